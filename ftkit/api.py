@@ -1,0 +1,67 @@
+"""All that a plugin may import, and all that the built-in plugins do import."""
+
+from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
+from ftkit.hooks import hookimpl
+from ftkit.images import ImageFiles, is_image, open_image
+from ftkit.spec.backbone import (
+    ROLES,
+    Backbone,
+    GroupSize,
+    LayerGroup,
+    Pretrained,
+    Role,
+    Summary,
+    group_of,
+)
+from ftkit.spec.dataset import (
+    SPLIT_NAMES,
+    SPLIT_SYNONYMS,
+    Dataset,
+    Split,
+    SplitName,
+    Splits,
+    class_order,
+    relabel,
+)
+from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from ftkit.spec.sampling import stratified_sample, stratified_split
+from ftkit.spec.schedule import Phase, Schedule, make_schedule
+from ftkit.spec.strategy import Strategy, Then
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ROLES",
+    "SPLIT_NAMES",
+    "SPLIT_SYNONYMS",
+    "Backbone",
+    "Dataset",
+    "FtkitError",
+    "GroupSize",
+    "ImageFiles",
+    "LayerGroup",
+    "Phase",
+    "Preprocessing",
+    "Pretrained",
+    "RequestError",
+    "Role",
+    "Schedule",
+    "Split",
+    "SplitName",
+    "Splits",
+    "Strategy",
+    "Summary",
+    "Then",
+    "class_order",
+    "group_of",
+    "hookimpl",
+    "is_image",
+    "make_schedule",
+    "nearest",
+    "one_line",
+    "open_image",
+    "relabel",
+    "stratified_sample",
+    "stratified_split",
+    "unknown",
+]

@@ -1,0 +1,173 @@
+"""Image files read the way a viewer shows them: upright, and in the colours that they mean."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftkit.errors import FtkitError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+IMAGE_SUFFIXES = frozenset(
+    (*JPEG_SUFFIXES, ".avif", ".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+)
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+
+
+class UnreadableImage(FtkitError):
+    """A file that is no image, is cut short, or is too large to be one in good faith."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Opens the samples of a split by position, where each is a file.
+
+    Attributes:
+        root: Folder that the names are relative to.
+        names: Paths, one a sample; absolute ones stand for themselves.
+    """
+
+    root: Path
+    names: Sequence[str] = field(repr=False)
+
+    def __call__(self, index: int) -> Image:
+        return open_image(self.root / self.names[index])
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether the name is that of an image; hidden files, as file managers leave them, are not.
+
+    Args:
+        path: A path, or as text the bare name of a file, which is the quicker way through many files.
+    """
+    name = path if isinstance(path, str) else path.name
+    stem, dot, suffix = name.rpartition(".")
+    return dot + suffix.lower() in IMAGE_SUFFIXES and stem != "" and not name.startswith(".")
+
+
+def open_image(path: str | Path) -> Image:
+    """Read an image whole and turn it upright by its EXIF orientation; the mode stays the file's own.
+
+    Of an animation it is the first frame.
+
+    Raises:
+        UnreadableImage: It can't be read; the message names the file and the reason.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        _require_file(Path(path))
+        with Image.open(path) as image:
+            _require_sane_size(image)
+            image.load()
+            return _upright(image)
+    except UnidentifiedImageError:
+        size = Path(path).stat().st_size
+        reason = "not an image, or of a kind that can't be read here" if size else "the file is empty"
+    except OSError as error:
+        reason = f"can't be read: {error.strerror or error}"
+    except Image.DecompressionBombWarning as error:  # Where warnings are made errors.
+        reason = str(error)
+    except Exception as error:
+        # On broken files decoders raise whatever their parsing runs into, struct.error and KeyError too.
+        reason = f"can't be read: {error or type(error).__name__}"
+    raise UnreadableImage(f"{path}: {reason}")
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is no ordinary file: opening a named pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a file")
+
+
+def _require_sane_size(image: Image) -> None:
+    """Refuse what PIL only warns about: more than its limit of pixels, which holds 268 MB of RGB."""
+    import PIL.Image
+
+    pixels = image.width * image.height
+    if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
+        raise OSError(f"{image.width} x {image.height} pixels are more than the limit of {PIL.Image.MAX_IMAGE_PIXELS}")
+
+
+def _upright(image: Image) -> Image:
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:
+        # Damaged metadata says nothing, but the picture itself is whole.
+        return image
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def with_channels(image: Image, channels: int) -> Image:
+    """The image as 8-bit grey (`channels=1`) or RGB (`channels=3`).
+
+    What is transparent becomes white, as on a page. Values of 16 and 32 bits are scaled to 8 instead of
+    cut off, which is what PIL's own conversion does: from 0..65535 for whole numbers; for others from
+    0..1, 0..255 or 0..65535, the narrowest that holds them. Where none does, from the image's own range.
+    """
+    import PIL.Image
+
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        image = _eight_bit(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    elif image.mode == "LAB":
+        image = _from_lab(image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bit(image: Image) -> Image:
+    import numpy as np
+    import PIL.Image
+
+    values = np.asarray(image).astype(np.float64)
+    low, high = _value_range(values, (65535.0,) if image.mode.startswith("I") else (1.0, 255.0, 65535.0))
+    grey = np.nan_to_num((values - low) / (high - low) * 255.0, posinf=255.0, neginf=0.0).round()
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = 255
+    return PIL.Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def _value_range(values: NDArray[np.float64], ceilings: tuple[float, ...]) -> tuple[float, float]:
+    """The values that mean black and white."""
+    import numpy as np
+
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low >= 0:
+        for ceiling in ceilings:
+            if high <= ceiling:
+                return 0.0, ceiling
+    return low, high if high > low else low + 1.0
+
+
+def _from_lab(image: Image) -> Image:
+    """CIELAB as sRGB, which PIL converts by colour profiles alone."""
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    assert converted is not None, "only a transform in place returns nothing"
+    return converted

@@ -1,0 +1,1 @@
+"""Plain data that describes backbones, datasets, strategies and schedules; standard library only."""

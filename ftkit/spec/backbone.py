@@ -1,0 +1,146 @@
+"""Backbones described as data: layer groups, head, preprocessing and the weights that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from ftkit.spec.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Role = Literal["weight", "bias", "norm-weight", "norm-bias"]
+"""What a parameter is: weight or bias of a normalisation layer, any other bias, any other weight."""
+
+ROLES: tuple[Role, ...] = ("weight", "bias", "norm-weight", "norm-bias")
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Parameters that are frozen, thawed and given a learning rate together.
+
+    Attributes:
+        name: How configs, plans and records call it: `stem`, `layer4`, `head`.
+        pattern: Regular expression, matched from the start of a parameter's name.
+        roles: Only parameters with one of these roles belong to the group.
+    """
+
+    name: str
+    pattern: str
+    roles: tuple[Role, ...] = ROLES
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    def owns(self, parameter: str, role: Role | None = None) -> bool:
+        """Whether a parameter (or, with `role=None`, a module without parameters) is in the group."""
+        if role is None and self.roles != ROLES:
+            return False
+        return (role is None or role in self.roles) and self._regex.match(parameter) is not None
+
+
+def group_of(groups: Sequence[LayerGroup], name: str, role: Role | None = None) -> LayerGroup | None:
+    """The group that owns a parameter; where several match, the one closest to the head.
+
+    So a strategy may put a narrow group after a wide one, and the narrow one takes its share.
+    """
+    return next((g for g in reversed(groups) if g.owns(name, role)), None)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One set of pretrained weights of a backbone.
+
+    Attributes:
+        name: `IMAGENET1K_V2`, `MNIST`: what `--weights` takes.
+        load: Returns the state dict; downloads where it must, and raises `FtkitError` that names the
+            file and where to put it when it can't.
+        preprocessing: What these weights were trained with.
+        file: The file's name in the cache, for plans and messages.
+        size_mb: Size of that file in megabytes.
+        note: What the weights were trained on and how well they do, one line.
+    """
+
+    name: str
+    load: Callable[[], Mapping[str, Tensor]]
+    preprocessing: Preprocessing
+    file: str = ""
+    size_mb: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GroupSize:
+    """What one layer group weighs, without the task's own head layers.
+
+    Attributes:
+        parameters: Number of parameters by role.
+        activations: Elements that training it keeps for the backward pass of one image at the default size.
+    """
+
+    parameters: Mapping[Role, int]
+    activations: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sizes known without building the model, so that lists and plans need no torch.
+
+    Attributes:
+        groups: By the backbone's own group names; the layers named in `Backbone.head` are left out.
+        head_inputs: Input features of each layer named in `Backbone.head`, in that order.
+        head_bias: Whether those layers have a bias.
+    """
+
+    groups: Mapping[str, GroupSize]
+    head_inputs: tuple[int, ...]
+    head_bias: bool = True
+
+    def parameters(self, num_classes: int) -> int:
+        """Total number of parameters with a head for `num_classes` classes."""
+        body = sum(sum(g.parameters.values()) for g in self.groups.values())
+        return body + sum((inputs + self.head_bias) * num_classes for inputs in self.head_inputs)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that can be fine-tuned.
+
+    Attributes:
+        name: What `--backbone` takes.
+        groups: Layer groups from the input to the head; the last one is the head. Together they own
+            every parameter exactly once.
+        head: Dotted names of the layers that put out one value a class: the classifier first, then
+            those of auxiliary classifiers. They are built anew for each task.
+        build: `build(num_classes)` returns the network with fresh weights, drawn from torch's global
+            generator. It takes `(batch, channels, size, size)` and returns `(batch, num_classes)`
+            logits, or while training a tuple of them, the auxiliary ones last.
+        preprocessing: For training without pretrained weights; otherwise those of the weights hold.
+        weights: The pretrained weights that exist; the first is the default.
+        summary: Sizes, or None where only building the model tells.
+        family: For lists: `resnet`, `vit`.
+        min_size: The smallest image side that the network can take, in pixels.
+        fixed_size: Whether the network takes only images of `preprocessing.size`.
+        aux_weight: Weight of the auxiliary classifiers' losses.
+    """
+
+    name: str
+    groups: tuple[LayerGroup, ...]
+    head: tuple[str, ...]
+    build: Callable[[int], nn.Module] = field(repr=False)
+    preprocessing: Preprocessing
+    weights: tuple[Pretrained, ...] = ()
+    summary: Summary | None = None
+    family: str = ""
+    min_size: int = 1
+    fixed_size: bool = False
+    aux_weight: float = 0.0
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        return tuple(g.name for g in self.groups)

@@ -1,0 +1,157 @@
+"""Learning-rate curves: pure functions of how far the run is, with a peak of 1."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ftkit.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Curve(ABC):
+    """The factor on the base learning rate over a run, from 0 to 1. Fields are options of `lr_curve`.
+
+    Attributes:
+        warmup_epochs: Epochs, or a part of one, in which the factor rises linearly to the curve's start.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.warmup_epochs >= 0:
+            raise RequestError(f"lr_curve.warmup_epochs is {self.warmup_epochs}", "give 0 or more")
+
+    def factor(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        """The factor for optimizer step `step`, counted from 0 over the whole run.
+
+        Raises:
+            RequestError: The warm-up is longer than the run, so the rate would never be reached.
+        """
+        if self.warmup_epochs > epochs:
+            raise RequestError(
+                f"lr_curve.warmup_epochs is {self.warmup_epochs:g}, more than the run's epochs ({epochs})",
+                "lower it or raise epochs",
+            )
+        warmup = self.warmup_epochs * steps_per_epoch
+        if step < warmup:
+            return self.shape(0.0, 0.0) * (step + 1) / (math.floor(warmup) + 1)
+        rest = steps_per_epoch * epochs - warmup
+        return self.shape((step - warmup) / rest, (step - warmup) / steps_per_epoch)
+
+    @abstractmethod
+    def shape(self, progress: float, epoch: float) -> float:
+        """The factor after warm-up: `progress` from 0 to 1, `epoch` in epochs since warm-up ended."""
+
+
+@dataclass(frozen=True)
+class Constant(Curve):
+    """The rate stays as it is."""
+
+    def shape(self, progress: float, epoch: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine(Curve):
+    """Half a cosine from 1 down to `final`.
+
+    Attributes:
+        final: The factor that the end of the run comes down to.
+    """
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_part("final", self.final)
+
+    def shape(self, progress: float, epoch: float) -> float:
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Linear(Curve):
+    """A straight line from 1 down to `final`.
+
+    Attributes:
+        final: The factor that the end of the run comes down to.
+    """
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_part("final", self.final)
+
+    def shape(self, progress: float, epoch: float) -> float:
+        return 1 + (self.final - 1) * progress
+
+
+@dataclass(frozen=True)
+class Step(Curve):
+    """Times `gamma` after every `every` epochs, as the PyTorch tutorials do.
+
+    Attributes:
+        every: Epochs between one drop and the next, counted from the end of the warm-up.
+        gamma: What is left of the factor at each drop.
+    """
+
+    every: int = 7
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1:
+            raise RequestError(f"lr_curve.every is {self.every}", "give a number of epochs from 1")
+        _check_part("gamma", self.gamma)
+
+    def shape(self, progress: float, epoch: float) -> float:
+        return float(self.gamma ** int(epoch // self.every))
+
+
+@dataclass(frozen=True)
+class OneCycle(Curve):
+    """Cosine up from `start` to 1 in the first `rise` of the run, then cosine down to `final` (Smith, 2018).
+
+    Attributes:
+        rise: Part of the run, between 0 and 1, in which the factor goes up.
+        start: The factor at the first step.
+        final: The factor that the end of the run comes down to.
+    """
+
+    rise: float = 0.3
+    start: float = 0.04
+    final: float = 0.000004
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rise < 1:
+            raise RequestError(f"lr_curve.rise is {self.rise}", "give a part of the run between 0 and 1")
+        _check_part("start", self.start)
+        _check_part("final", self.final)
+
+    def shape(self, progress: float, epoch: float) -> float:
+        if progress < self.rise:
+            low, part = self.start, progress / self.rise
+        else:
+            low, part = self.final, (1 - progress) / (1 - self.rise)
+        return low + (1 - low) * (1 - math.cos(math.pi * part)) / 2
+
+
+CURVES: dict[str, type[Curve]] = {
+    "cosine": Cosine,
+    "linear": Linear,
+    "constant": Constant,
+    "step": Step,
+    "one-cycle": OneCycle,
+}
+
+
+def _check_part(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise RequestError(f"lr_curve.{key} is {value}", "give a number from 0 to 1")

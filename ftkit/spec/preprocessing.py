@@ -1,0 +1,60 @@
+"""How an image becomes the tensor that a backbone was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ftkit.errors import RequestError
+
+Fit = Literal["crop", "pad", "stretch"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The deterministic way from an image to a normalised `(channels, size, size)` tensor.
+
+    Attributes:
+        size: Side of the square that the network sees, in pixels.
+        crop_pct: With `fit="crop"`, the part of the shorter side that the central crop keeps:
+            the shorter side is resized to `size / crop_pct` first.
+        interpolation: Filter of the resize; always with antialiasing.
+        mean, std: Per channel, of values scaled to 0..1. Their length is the number of channels:
+            3 for RGB, 1 for grey.
+        fit: What happens to images that are not square: the middle is kept (`crop`), bars of the
+            mean colour are added (`pad`), or the aspect ratio is given up (`stretch`).
+    """
+
+    size: int = 224
+    crop_pct: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise RequestError(f"preprocessing.size is {self.size}", "give a size of 1 pixel or more")
+        if not 0 < self.crop_pct <= 1:
+            raise RequestError(f"preprocessing.crop_pct is {self.crop_pct}", "give more than 0 and at most 1")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise RequestError(
+                f"preprocessing.mean has {len(self.mean)} and preprocessing.std {len(self.std)} values",
+                "give three values each for RGB, or one each for grey",
+            )
+        if min(self.std) <= 0:
+            raise RequestError("preprocessing.std has a value that is not positive", "it divides: give more than 0")
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for RGB."""
+        return len(self.mean)
+
+    @property
+    def resize(self) -> int:
+        """The length, in pixels, that the shorter side is resized to before the central crop."""
+        return round(self.size / self.crop_pct)

@@ -1,0 +1,1 @@
+"""What a run is asked to do: one validated `Config`, from defaults, file, environment and flags."""

@@ -1,0 +1,63 @@
+"""Names that a config may choose from, free of imports so that help and completion can list them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Augment = Literal["none", "light", "standard"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Monitor = Literal["accuracy", "macro_f1", "loss"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+AUGMENTS: tuple[str, ...] = get_args(Augment)
+DEVICES: tuple[str, ...] = get_args(Device)
+MONITORS: tuple[str, ...] = get_args(Monitor)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "adadelta": ("rho", "eps", "weight_decay"),
+    "adafactor": ("beta2_decay", "eps", "d", "weight_decay"),
+    "adagrad": ("lr_decay", "weight_decay", "initial_accumulator_value", "eps", "fused"),
+    "adam": ("betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "fused"),
+    "adamax": ("betas", "eps", "weight_decay"),
+    "adamw": ("betas", "eps", "weight_decay", "amsgrad", "fused"),
+    "asgd": ("lambd", "alpha", "t0", "weight_decay"),
+    "nadam": ("betas", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay"),
+    "radam": ("betas", "eps", "weight_decay", "decoupled_weight_decay"),
+    "rmsprop": ("alpha", "eps", "weight_decay", "momentum", "centered"),
+    "rprop": ("etas", "step_sizes"),
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov", "fused"),
+}
+"""Classes of torch.optim in lower case with their options beside `lr`, less those that can't train every layer
+by one plain step: LBFGS wants a closure, SparseAdam sparse gradients, Muon matrices."""
+
+CHOICES: tuple[str, ...] = ("dataset", "strategy", "optimizer", "lr_curve")
+"""Sections that name something, with its options beside the name."""
+
+KEY_PEERS: dict[str, str] = {
+    "batch": "batch_size",
+    "curve": "lr_curve",
+    "data": "dataset",
+    "gradient_accumulation_steps": "accumulate",
+    "image_size": "preprocessing.size",
+    "img_size": "preprocessing.size",
+    "imgsz": "preprocessing.size",
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "lr0": "optimizer.lr",
+    "max_train_samples": "train_samples",
+    "model": "backbone",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "num_workers": "workers",
+    "opt": "optimizer",
+    "output_dir": "output",
+    "pretrained": "weights",
+    "project": "output",
+    "root": "dataset.root",
+    "sched": "lr_curve",
+    "scheduler": "lr_curve",
+    "warmup_epochs": "lr_curve.warmup_epochs",
+    "weight_decay": "optimizer.weight_decay",
+}
+"""What other tools call our keys."""

@@ -1,0 +1,185 @@
+"""From defaults, `ftkit.yaml`, `FTKIT_*` and flags to one validated `Config`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from ftkit.config.choices import OPTIMIZERS
+from ftkit.config.layers import Key, from_env, from_flags, merge
+from ftkit.config.plugin_options import all_options, make, members, option_types, wants_text
+from ftkit.config.problems import ConfigError, lines, place, unknown_key
+from ftkit.config.schema import Choice, Config
+from ftkit.config.yamlfile import Setting, dump, read_file
+from ftkit.errors import unknown
+from ftkit.plugins import Registry
+from ftkit.spec.curve import CURVES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+T = TypeVar("T")
+
+DEFAULT_FILE = Path("ftkit.yaml")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
+KINDS = ("dataset", "strategy", "lr_curve")
+"""Sections whose options are the fields of a class."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What was asked for, whole.
+
+    Attributes:
+        config: Validated, with every path absolute and every option of the chosen classes filled in.
+        registry: The plugins that the names in it are looked up in.
+        sources: Who set a dotted key: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
+            Keys that nobody set aren't in it.
+    """
+
+    config: Config
+    registry: Registry
+    sources: Mapping[str, str]
+
+    def where(self, key: str) -> str:
+        """How a message calls a key: `ftkit.yaml:12: epochs`, `--epochs`, or only `epochs` where nobody set it."""
+        return place(self.sources, key)
+
+
+def resolve(
+    file: Path | None = None,
+    flags: Mapping[str, tuple[str, Any]] | None = None,
+    sets: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Lay defaults, file, environment and flags over each other and check the whole.
+
+    Relative paths start from the file's folder where the file gives them, and from the working folder
+    otherwise, the default `output` included.
+
+    Args:
+        file: The config file; unset, `ftkit.yaml` in the working folder where there is one.
+        flags: By dotted config key: how the flag was spelt, and its value.
+        sets: `KEY=VALUE`, later ones over earlier ones and over flags.
+        env: The environment; only names that start with `FTKIT_` are read.
+
+    Raises:
+        RequestError: Something in it is wrong, a line for each fault, with place, key and remedy.
+    """
+    layers = [_file_settings(file), from_env(env or {}), from_flags(flags or {}, sets)]
+    tree, marks = merge(layers)
+    sources = {".".join(key): setting.where for key, setting in marks.items()}
+    _settle(tree, marks, (), {n: f.annotation for n, f in Config.model_fields.items()})
+    _anchor_top(tree, marks)
+    config = _validated(tree, sources)
+    registry = Registry(tuple(Path(p) for p in config.plugins))
+    registry.backbones.get(config.backbone, where=place(sources, "backbone"))
+    _check_optimizer(config, sources)
+    filled = {section: _filled(section, config, registry, marks, sources) for section in KINDS}
+    return Resolved(config.model_copy(update=filled), registry, sources)
+
+
+def build(cls: type[T], options: Mapping[str, Any], section: str, resolved: Resolved) -> T:
+    """An instance of the class that a section names, of the section's options.
+
+    Raises:
+        RequestError: An option is unknown, missing or wrong, a line for each; or the class's own.
+    """
+    return make(cls, options, section, resolved.sources, resolved.registry)
+
+
+def project_plugins(file: Path | None = None) -> tuple[Path, ...]:
+    """The plugin files that a config file names, whatever else is in it."""
+    tree, marks = merge([_file_settings(file)])
+    _anchor_top(tree, marks)
+    sources = {".".join(key): setting.where for key, setting in marks.items()}
+    return tuple(Path(p) for p in _validated({"plugins": tree.get("plugins", [])}, sources).plugins)
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config; loading it anywhere on this machine starts the same run again."""
+    return dump(config.model_dump(mode="json"))
+
+
+def is_path(weights: str) -> bool:
+    """Whether `weights` means a file, and not the name of a set of weights."""
+    return "/" in weights or os.sep in weights or weights.lower().endswith(WEIGHT_SUFFIXES)
+
+
+def class_of(section: str, name: str, registry: Registry, where: str = "") -> type[Any]:
+    """The class that a name in `dataset`, `strategy` or `lr_curve` stands for."""
+    if section == "dataset":
+        return registry.datasets.get(name, where)
+    if section == "strategy":
+        return registry.strategies.get(name, where)
+    if name not in CURVES:
+        raise unknown("curve", name, CURVES, where)
+    return CURVES[name]
+
+
+def _file_settings(file: Path | None) -> list[Setting]:
+    if file is None:
+        return read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else []
+    return read_file(file)
+
+
+def _validated(tree: dict[str, Any], sources: Mapping[str, str]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(lines(error, tree, "", sources)) from None
+
+
+def _check_optimizer(config: Config, sources: Mapping[str, str]) -> None:
+    name = config.optimizer.name
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS, place(sources, "optimizer.name"))
+    known = ["lr", *OPTIMIZERS[name]]
+    faults = [unknown_key(sources, f"optimizer.{o}", known, {}) for o in config.optimizer.options if o not in known]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _filled(
+    section: str, config: Config, registry: Registry, marks: Mapping[Key, Setting], sources: Mapping[str, str]
+) -> Choice:
+    choice: Choice = getattr(config, section)
+    cls = class_of(section, choice.name, registry, place(sources, f"{section}.name"))
+    options, types = choice.options, option_types(cls)
+    _settle(options, marks, (section,), types)
+    for name in options.keys() & types.keys():
+        if Path in members(types[name]):
+            options[name] = _anchored(options[name], marks.get((section, name)))
+    instance = make(cls, options, section, sources, registry)
+    return Choice.model_validate({"name": choice.name, **all_options(instance, options)})
+
+
+def _settle(values: dict[str, Any], marks: Mapping[Key, Setting], section: Key, types: Mapping[str, Any]) -> None:
+    """Take as text what looks like a number where text is wanted: a run may be called 007."""
+    for name in values.keys() & types.keys():
+        setting = marks.get((*section, name))
+        is_scalar = isinstance(values[name], int | float)
+        if setting is not None and setting.text is not None and is_scalar and wants_text(types[name]):
+            values[name] = setting.text
+
+
+def _anchor_top(tree: dict[str, Any], marks: Mapping[Key, Setting]) -> None:
+    tree.setdefault("output", Config.model_fields["output"].default)
+    tree["output"] = _anchored(tree["output"], marks.get(("output",)))
+    if isinstance(tree.get("plugins"), list):
+        tree["plugins"] = _anchored(tree["plugins"], marks.get(("plugins",)))
+    weights = tree.get("weights")
+    if isinstance(weights, str) and is_path(weights):
+        tree["weights"] = _anchored(weights, marks.get(("weights",)))
+
+
+def _anchored(value: Any, setting: Setting | None) -> Any:
+    """Paths made absolute; whatever is no text is left for the validation to name."""
+    base = setting.base if setting else Path.cwd()
+    if isinstance(value, list):
+        return [_anchored(item, setting) for item in value]
+    return os.path.normpath(base / Path(value).expanduser()) if isinstance(value, str) else value

@@ -1,0 +1,155 @@
+"""Options of datasets, strategies and curves: checked against the class's fields, then handed to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from ftkit.config.problems import ConfigError, lines, place, shown, unknown_key
+from ftkit.errors import RequestError
+from ftkit.spec.strategy import Strategy
+
+if TYPE_CHECKING:
+    from ftkit.plugins import Registry
+
+T = TypeVar("T")
+
+
+def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mapping[str, str], registry: Registry) -> T:
+    """An instance of a plugin's class.
+
+    Args:
+        cls: A frozen dataclass whose fields are the options.
+        options: What the config gives, by field name.
+        section: Where in the config: `dataset`, `strategy`, `lr_curve`, `strategy.first`.
+        sources: Who set what, for messages.
+        registry: Where strategies inside a strategy are looked up.
+
+    Raises:
+        RequestError: An option is unknown, missing or wrong, a line for each; or the class's own.
+    """
+    values, faults = _checked(cls, options, section, sources, registry)
+    if faults:
+        raise ConfigError(faults)
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{place(sources, section)}: {error}") from error
+
+
+def all_options(instance: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a built instance with its value, as YAML has it, so that defaults are on record.
+
+    Strategies inside a strategy stay as they were given.
+    """
+    hints = option_types(type(instance))
+    found: dict[str, Any] = {}
+    for name in option_fields(type(instance)):
+        if _is_strategy(hints[name]):
+            found |= {name: given[name]} if name in given else {}
+            continue
+        try:
+            found[name] = to_jsonable_python(getattr(instance, name))
+        except PydanticSerializationError:
+            found |= {name: given[name]} if name in given else {}
+    return found
+
+
+def option_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a class that are options, in their order."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {f.name: f for f in fields if f.init}
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def option_types(cls: type) -> dict[str, Any]:
+    """The annotation of each option.
+
+    Raises:
+        RequestError: One of them names something that doesn't exist when the program runs.
+    """
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise RequestError(
+            f"{cls.__module__}.{cls.__qualname__}: its options can't be read: {error}",
+            "import that name outside of `if TYPE_CHECKING`",
+        ) from error
+
+
+def members(annotation: Any) -> set[Any]:
+    """The classes that an annotation is made of, those inside lists and unions too."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return {type(value) for value in inner}
+    return set().union(*map(members, inner)) if inner else {annotation}
+
+
+def wants_text(annotation: Any) -> bool:
+    """Whether `007` is text for it, and not a number."""
+    alternatives = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, UnionType) else ()
+    plain = set(alternatives or [annotation])
+    return bool(plain & {str, Path}) and not plain & {int, float, bool}
+
+
+def _checked(
+    cls: type, options: Mapping[str, Any], section: str, sources: Mapping[str, str], registry: Registry
+) -> tuple[dict[str, Any], list[str]]:
+    fields, types = option_fields(cls), option_types(cls)
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, value in options.items():
+        key = f"{section}.{name}"
+        if name not in fields:
+            faults.append(unknown_key(sources, key, list(fields), {}))
+        elif _is_strategy(types[name]):
+            values[name] = _nested(value, key, sources, registry)
+        else:
+            try:
+                values[name] = _adapter(cls, name, types[name]).validate_python(value)
+            except ValidationError as error:
+                faults += lines(error, value, key, sources)
+    missing = [n for n, f in fields.items() if is_required(f) and n not in options]
+    faults += [_missing(f"{section}.{n}", types[n], sources) for n in missing]
+    return values, faults
+
+
+def _adapter(cls: type, name: str, annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"{cls.__module__}.{cls.__qualname__}.{name}: can't be an option: {reason}",
+            "annotate it with plain types: str, int, float, bool, Path, lists and tuples of them",
+        ) from error
+
+
+def _is_strategy(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Strategy)
+
+
+def _nested(value: object, key: str, sources: Mapping[str, str], registry: Registry) -> Strategy:
+    options = {"name": value} if isinstance(value, str) else value
+    if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
+        raise RequestError(f"{place(sources, key)}: must be the name of a strategy, not {shown(value)}")
+    cls = registry.strategies.get(options["name"], where=place(sources, key))
+    return make(cls, {k: v for k, v in options.items() if k != "name"}, key, sources, registry)
+
+
+def _missing(key: str, annotation: Any, sources: Mapping[str, str]) -> str:
+    section = key.rpartition(".")[0]
+    where = place(sources, f"{section}.name").removesuffix(f": {section}.name").removesuffix(f"{section}.name")
+    value = "PATH" if Path in members(annotation) else "VALUE"
+    return f"{where + ': ' if where else ''}{key}: missing, give it with --set {key}={value}"

@@ -1,0 +1,137 @@
+"""What is wrong with a config, a line for each fault: the place, the key, the reason, the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftkit.config.choices import KEY_PEERS
+from ftkit.config.schema import Checkpoint, Config, PreprocessingOverrides
+from ftkit.errors import RequestError, nearest, one_line
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "none_required": "null",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+}
+_KEYS: dict[tuple[str, ...], Sequence[str]] = {
+    (): tuple(Config.model_fields),
+    ("preprocessing",): tuple(PreprocessingOverrides.model_fields),
+    ("checkpoint",): tuple(Checkpoint.model_fields),
+}
+
+
+class ConfigError(RequestError):
+    """Everything that is wrong with a config at once.
+
+    Attributes:
+        message: The first fault, complete in itself.
+        others: The rest, a line each.
+    """
+
+    def __init__(self, found: Sequence[str]) -> None:
+        super().__init__(found[0])
+        self.others = tuple(one_line(fault) for fault in found[1:])
+
+    def __str__(self) -> str:
+        return "; ".join([self.message, *self.others])
+
+
+def source_of(sources: Mapping[str, str], key: str) -> str:
+    """Where a key, or something in it, was set; empty where nobody set it."""
+    return sources.get(key) or next((where for k, where in sources.items() if k.startswith(f"{key}.")), "")
+
+
+def place(sources: Mapping[str, str], key: str) -> str:
+    """How a message calls a value: `ftkit.yaml:12: epochs`, `--epochs`, or only `epochs`."""
+    where = source_of(sources, key)
+    if not where:
+        above = source_of(sources, key.rpartition(".")[0])
+        return f"{above}: {key}" if above else key
+    return where if where.startswith(("--", "FTKIT_")) else f"{where}: {key}"
+
+
+def unknown_key(sources: Mapping[str, str], key: str, known: Sequence[str], peers: Mapping[str, str]) -> str:
+    """The line for a key that nothing takes, with the nearest one that something does.
+
+    Args:
+        peers: What other tools call keys, and what we call them.
+    """
+    close = nearest(key.rpartition(".")[2], [*known, *peers])
+    if close:
+        remedy = f", did you mean {peers.get(close, close)!r}?"
+    else:
+        remedy = f"; known: {', '.join(known)}" if known else "; there are no options"
+    return f"{place(sources, key)}: unknown key{remedy}"
+
+
+def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str, str]) -> list[str]:
+    """pydantic's findings, one line a key; those of the branches of a union are joined."""
+    expected: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    found: list[str] = []
+    for item in error.errors(include_url=False):
+        path = _path_in(given, item["loc"])
+        key = ".".join([*([prefix] if prefix else []), *map(str, path)])
+        if item["type"] == "extra_forbidden":
+            section = tuple(str(p) for p in path[:-1])
+            found.append(unknown_key(sources, key, _KEYS.get(section, ()), {} if section else KEY_PEERS))
+            continue
+        values[key] = item["input"]
+        expected.setdefault(key, []).append(_expectation(item["type"], item.get("ctx", {}), item["msg"]))
+    for key, wanted in expected.items():
+        either = " or ".join(dict.fromkeys(wanted))
+        found.append(f"{place(sources, key)}: must be {either}, not {shown(values[key])}")
+    return found
+
+
+def shown(value: Any) -> str:
+    """The value as a person wrote it, cut where it is long."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _path_in(given: Any, loc: Sequence[str | int]) -> list[str | int]:
+    """The part of pydantic's location that is in the input; the rest names branches of its schema."""
+    path: list[str | int] = []
+    for part in loc:
+        try:
+            given = given[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(part)
+    return path or list(loc)
+
+
+def _expectation(kind: str, context: Mapping[str, Any], message: str) -> str:
+    if kind == "literal_error":
+        names = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
+        return f"one of {', '.join(names)}" if len(names) > 1 else repr(names[0])
+    if kind in _EXPECTED:
+        return _EXPECTED[kind].format(
+            **{k: int(v) if isinstance(v, float) and v == int(v) else v for k, v in context.items()}
+        )
+    if kind in {"value_error", "assertion_error"}:
+        return f"valid ({context.get('error', message)})"
+    return message if kind == "not_a_switch" else message[:1].lower() + message[1:]

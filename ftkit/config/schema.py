@@ -1,0 +1,140 @@
+"""Every key of `ftkit.yaml`, with its default and its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError, to_jsonable_python
+
+from ftkit.config.choices import Augment, Device, Monitor, Precision
+from ftkit.spec.preprocessing import Fit, Interpolation
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """`epochs: true` would otherwise count as 1."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted is not bool and get_origin(wanted) is not Literal:
+            raise PydanticCustomError("not_a_switch", "a number or text")
+        return value
+
+
+class Choice(Section):
+    """A plugin or a built-in by name, with its options beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: object) -> object:
+        """Options as YAML has them, lists and text, so that a config equals itself after a round trip."""
+        return to_jsonable_python(dict(value)) if isinstance(value, Mapping) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[Choice, BeforeValidator(_named)]
+
+
+class Optimizer(Choice):
+    """A class of torch.optim in lower case, its learning rate, and its other options beside them."""
+
+    name: Annotated[str, BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)] = "adamw"
+    lr: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
+    """The base learning rate; the strategy's scales and the curve multiply it."""
+
+
+class PreprocessingOverrides(Section):
+    """Each key that is set takes the place of the backbone's own."""
+
+    size: int | None = Field(default=None, ge=1)
+    """Side of the square that the network sees, in pixels."""
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    """Part of the shorter side that the central crop keeps."""
+    interpolation: Interpolation | None = None
+    mean: tuple[float, ...] | None = None
+    """Per channel, of values scaled to 0..1."""
+    std: tuple[float, ...] | None = None
+    fit: Fit | None = None
+    """How images that are not square become so: crop, pad or stretch."""
+
+
+class Checkpoint(Section):
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between checkpoints, beside the one at the end of each epoch."""
+    keep: int = Field(default=2, ge=1)
+    """How many resume checkpoints to keep."""
+
+
+class Config(Section):
+    """One run, whole. Saved with it, this starts the same run again."""
+
+    plugins: tuple[str, ...] = ()
+    """Plugin files of this project, relative to the config file."""
+
+    dataset: Named = Choice(name="digits")
+    """Where the images come from: a name, or a mapping of name and options."""
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Part of the training images to validate on, where the dataset has no validation split."""
+    train_samples: int | None = Field(default=None, ge=1)
+    """Train on only so many images, drawn by seed and class."""
+
+    backbone: str = "lenet"
+    """The network; `ftkit backbones list` has them all."""
+    weights: str | None = None
+    """default, none, the name of a set of weights, or a file; unset, the strategy chooses."""
+    keep_head: bool = False
+    """Keep the pretrained head, whose classes must be the data's, in the same order."""
+    preprocessing: PreprocessingOverrides = PreprocessingOverrides()
+    """What to do otherwise than the weights were trained with."""
+    augment: Augment = "light"
+    """Random changes of training images: none; light, crops of 80 % or more; standard, crops and flips."""
+
+    strategy: Named = Choice(name="gradual")
+    """Which layer groups train when, and how fast: a name, or a mapping of name and options."""
+    train_bn: bool = False
+    """Let BatchNorm statistics move in frozen groups too."""
+    epochs: int = Field(default=10, ge=0)
+    """Passes over the training images; 0 makes a bundle of the weights as they are."""
+    batch_size: int = Field(default=32, ge=1)
+    """Images a step in each process."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients are summed before the optimizer steps."""
+    optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
+    """What moves the weights: a name, or a mapping of name, lr and options."""
+    lr_curve: Named = Choice(name="cosine")
+    """The learning rate over the run, with its warm-up: a name, or a mapping of name and options."""
+    monitor: Monitor = "accuracy"
+    """The validation figure that chooses the best epoch."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better one."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Everything random in a run follows from it."""
+
+    device: Device = "auto"
+    """Where to train; auto takes an accelerator where there is one."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward and backward pass; auto takes bf16 where the device is fast at it."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that read images; 0 reads them in the training process itself."""
+
+    output: str = "runs"
+    """Folder that run folders are made in; in a file, relative to it, and by default in the working folder."""
+    name: str | None = None
+    """The run folder's name; unset, made of date, backbone and strategy."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What is kept so that a run can be resumed."""

@@ -1,0 +1,1 @@
+"""Built-in plugins; they use `ftkit.api` alone, as any plugin does."""

@@ -1,0 +1,191 @@
+"""torchvision's classification networks.
+
+The facts about them lie in a table beside this file, which `scripts/measure_torchvision.py` makes from
+torchvision itself, so that they can be listed and planned with in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.api import ROLES, Backbone, FtkitError, GroupSize, Preprocessing, Pretrained, Summary, hookimpl
+from ftkit.builtin.torchvision_groups import FAMILIES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TABLE = Path(__file__).with_suffix(".json")
+_TIMEOUT_SECONDS = 30.0
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+
+
+@hookimpl
+def ftkit_backbones() -> Mapping[str, Backbone]:
+    return _Models()
+
+
+class _Models(Mapping[str, Backbone]):
+    """Backbones by name; each is made when it is asked for."""
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))["models"]
+        return facts
+
+    def __getitem__(self, name: str) -> Backbone:
+        return make_backbone(name, self._facts[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+
+def make_backbone(name: str, facts: Mapping[str, Any]) -> Backbone:
+    """The backbone that a row of the table describes; without sizes where the row has none yet."""
+    family = FAMILIES[facts["family"]]
+    size = facts["weights"][0]["size"]
+    weights = tuple(
+        _pretrained(name, entry, size if family.takes_size else entry["size"]) for entry in facts["weights"]
+    )
+    return Backbone(
+        name=name,
+        groups=family.layer_groups(name),
+        head=family.head,
+        build=partial(_build, name, facts["family"], size),
+        preprocessing=weights[0].preprocessing,
+        weights=weights,
+        summary=_summary(facts) if "groups" in facts else None,
+        family=facts["family"],
+        min_size=facts["min_size"],
+        fixed_size=facts["fixed_size"],
+        aux_weight=family.aux_weight,
+    )
+
+
+def _summary(facts: Mapping[str, Any]) -> Summary:
+    groups = {
+        name: GroupSize({role: sizes[role] for role in ROLES}, sizes["activations"])
+        for name, sizes in facts["groups"].items()
+    }
+    return Summary(groups, tuple(facts["head_inputs"]), facts["head_bias"])
+
+
+def _pretrained(name: str, entry: Mapping[str, Any], size: int) -> Pretrained:
+    """One set of weights, for a network that sees `size` pixels, which for a ViT may not be the weights' own."""
+    notes = [f"ImageNet-1K, top-1 {entry['top1']:.2f} %"]
+    if size != entry["size"]:
+        notes.append(f"made for {entry['size']} pixels, positions resampled to {size}")
+    if entry["name"].endswith("FEATURES"):
+        notes = ["ImageNet-1K, without the classifier"]
+    return Pretrained(
+        name=entry["name"],
+        load=partial(_load, name, entry["name"], size),
+        preprocessing=Preprocessing(
+            size=size,
+            crop_pct=entry["size"] / entry["resize"],
+            interpolation=entry["interpolation"],
+            mean=tuple(entry["mean"]),
+            std=tuple(entry["std"]),
+        ),
+        file=entry["file"],
+        size_mb=entry["size_mb"],
+        note=", ".join(notes),
+    )
+
+
+def _build(name: str, family: str, size: int, num_classes: int) -> nn.Module:
+    """A network with fresh weights.
+
+    googlenet and inception_v3 get their auxiliary classifiers, and the change of input that their
+    pretrained weights expect.
+    """
+    from torchvision import models
+
+    options: dict[str, Any] = dict(FAMILIES[family].options)
+    if FAMILIES[family].takes_size:
+        options["image_size"] = size
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return model
+
+
+def _load(name: str, weights: str, size: int) -> Mapping[str, Tensor]:
+    """The state dict of torchvision's weights, in the names and shapes that `_build` gives at `size` pixels.
+
+    Raises:
+        FtkitError: The file can't be had or read; says where to put it.
+    """
+    from torchvision import models
+
+    state = _fetch(models.get_model_weights(name)[weights])
+    if name.startswith("densenet"):
+        return _renamed_densenet(state)
+    if name.startswith("vit"):
+        return _resampled_positions(state, size)
+    if weights.endswith("FEATURES"):
+        return {key: value for key, value in state.items() if not key.startswith("classifier.")}  # these are NaN
+    return state
+
+
+def _fetch(weights: Any) -> dict[str, Tensor]:
+    """The state dict from torchvision's cache, downloaded into it and checked where it isn't there."""
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = weights.url.rsplit("/", 1)[-1]
+    by_hand = f"get {weights.url} where there is a network and put it into {folder}, or use --weights none"
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _network_timeout():
+            state: dict[str, Tensor] = weights.get_state_dict(
+                progress=False, check_hash=True, map_location="cpu", weights_only=True
+            )
+    except (OSError, HTTPException) as error:
+        raise FtkitError(f"no weights file {file} in {folder}, and no download: {_line(error)}", by_hand) from error
+    except Exception as error:
+        if (folder / file).exists():
+            remedy = "delete it to download it anew"
+            raise FtkitError(f"weights file {folder / file} can't be read: {_line(error)}", remedy) from error
+        raise FtkitError(f"the download of weights file {file} went wrong: {_line(error)}", by_hand) from error
+    return state
+
+
+@contextlib.contextmanager
+def _network_timeout() -> Iterator[None]:
+    """Give up on a server that says nothing, which torch's own download would wait for without end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # before it torch advises on its own API
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _renamed_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's files have `norm.1` and `conv.2` where its networks have `norm1` and `conv2`."""
+    return {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}
+
+
+def _resampled_positions(state: dict[str, Tensor], size: int) -> Mapping[str, Tensor]:
+    """Position embeddings for images of `size` pixels, bicubically from those of the weights' own size."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    patch = state["conv_proj.weight"].shape[-1]
+    if state["encoder.pos_embedding"].shape[1] == (size // patch) ** 2 + 1:
+        return state
+    resampled: Mapping[str, Tensor] = interpolate_embeddings(size, patch, state)
+    return resampled

@@ -1,0 +1,116 @@
+"""From layer groups to a network's parameters: who owns what, what trains, and what stays in eval mode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from ftkit.errors import RequestError, unknown
+from ftkit.spec.backbone import LayerGroup, Role, group_of
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORM_NAME = re.compile(r"(Batch|Layer|Group|Instance|RMS|Rms)Norm")  # classes that networks bring along
+
+
+def roles(model: nn.Module) -> dict[str, Role]:
+    """The role of each parameter, by name."""
+    return {name: _role(model, name) for name, _ in model.named_parameters()}
+
+
+def _role(model: nn.Module, parameter: str) -> Role:
+    module = model.get_submodule(parameter.rpartition(".")[0])
+    bias = parameter.endswith("bias")
+    if isinstance(module, _NORMS) or _NORM_NAME.search(type(module).__name__):
+        return "norm-bias" if bias else "norm-weight"
+    return "bias" if bias else "weight"
+
+
+def assign(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, list[str]]:
+    """Names of parameters by layer group, in the order of `groups`; a group may own none.
+
+    Raises:
+        RequestError: No group owns a parameter.
+    """
+    owned: dict[str, list[str]] = {group.name: [] for group in groups}
+    for name, role in roles(model).items():
+        group = group_of(groups, name, role)
+        if group is None:
+            raise RequestError(
+                f"parameter {name!r} is in none of the layer groups {', '.join(owned)}",
+                "this is a fault of the backbone or the strategy that made the groups: "
+                "together they must own every parameter",
+            )
+        owned[group.name].append(name)
+    return owned
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Which modules are in train mode in a phase; made once and applied again after each evaluation."""
+
+    training: tuple[nn.Module, ...]
+    evaluating: tuple[nn.Module, ...]
+
+    def apply(self) -> None:
+        """Put each module into its mode."""
+        for module in self.training:
+            module.training = True
+        for module in self.evaluating:
+            module.training = False
+
+
+def set_trainable(model: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str], train_bn: bool = False) -> Modes:
+    """Let the groups in `trainable` train and freeze all others, gradients and modes alike.
+
+    A frozen parameter loses its gradient too, so that no optimizer can move it any more.
+
+    Args:
+        model: The network itself, not a distributed wrapper around it.
+        groups: Layer groups that own every parameter.
+        trainable: Names of groups.
+        train_bn: Leave the BatchNorm modules of frozen groups in train mode.
+
+    Returns:
+        The modes, applied already.
+    """
+    for name in trainable - {group.name for group in groups}:
+        raise unknown("layer group", name, [group.name for group in groups])
+    parameters = dict(model.named_parameters())
+    for group, names in assign(model, groups).items():
+        for name in names:
+            parameters[name].requires_grad_(group in trainable)
+            if group not in trainable:
+                parameters[name].grad = None
+    modes = _modes(model, groups, trainable, train_bn)
+    modes.apply()
+    return modes
+
+
+def _modes(model: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str], train_bn: bool) -> Modes:
+    training: list[nn.Module] = []
+    evaluating: list[nn.Module] = []
+    for name, module in model.named_modules():
+        trains = _trains(name, module, groups, trainable) or (train_bn and isinstance(module, _BatchNorm))
+        (training if trains else evaluating).append(module)
+    return Modes(tuple(training), tuple(evaluating))
+
+
+def _trains(name: str, module: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str]) -> bool:
+    """Whether a module belongs in train mode, given which parameters require a gradient.
+
+    The network as a whole does if anything in it trains: some put out auxiliary logits then. A module
+    with parameters of its own does if all of them train, a container if anything in it does, and a leaf
+    without parameters (dropout) as its group does.
+    """
+    own = [p.requires_grad for p in module.parameters(recurse=False)]
+    if own and name:
+        return all(own)
+    below = [p.requires_grad for p in module.parameters()]
+    if below:
+        return any(below)
+    group = group_of(groups, f"{name}.")
+    return group is not None and group.name in trainable

@@ -1,0 +1,246 @@
+"""What every built-in backbone keeps to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from ftkit.builtin import cifar_resnet, lenet, torchvision_models
+from ftkit.engine.groups import roles, set_trainable
+from ftkit.engine.measure import build_on_meta, measure
+from ftkit.engine.weights import load_into
+from ftkit.spec.backbone import Backbone, Summary
+
+TORCHVISION = torchvision_models.ftkit_backbones()
+OWNER: dict[str, Mapping[str, Backbone]] = {
+    name: items for items in (TORCHVISION, cifar_resnet.ftkit_backbones(), lenet.ftkit_backbones()) for name in items
+}
+CLASSES = 7
+
+# The smallest of each family, and a size that is small, legal and not the minimum where that degenerates.
+SMALL = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "efficientnet_v2_s": 32,
+    "googlenet": 32,
+    "inception_v3": 299,
+    "maxvit_t": 224,
+    "mnasnet0_5": 32,
+    "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32,
+    "regnet_y_400mf": 32,
+    "resnet18": 32,
+    "resnext50_32x4d": 32,
+    "shufflenet_v2_x0_5": 32,
+    "squeezenet1_1": 32,
+    "swin_t": 32,
+    "swin_v2_t": 32,
+    "vgg11": 32,
+    "vit_b_32": 224,
+    "wide_resnet50_2": 32,
+    "cifar_resnet20": 32,
+    "lenet": 28,
+}
+HEAVY = {"regnet_y_128gf", "vit_h_14"}  # 645 and 633 million parameters: weights and gradients take 5 GB
+
+everyone = pytest.mark.parametrize("name", OWNER)
+
+
+def backbone(name: str) -> Backbone:
+    return OWNER[name][name]
+
+
+@cache
+def on_meta(name: str) -> nn.Module:
+    return build_on_meta(backbone(name), CLASSES)
+
+
+def test_the_listing_is_torchvisions_and_ours() -> None:
+    assert set(TORCHVISION) == set(models.list_models(module=models))
+    assert len(OWNER) == 80 + 4 + 1
+    assert {backbone(name).family for name in SMALL} == {backbone(name).family for name in OWNER}
+
+
+def test_listing_with_all_facts_imports_no_torch() -> None:
+    code = (
+        "import sys, json; from ftkit.builtin import torchvision_models as t, cifar_resnet as c, lenet as l;"
+        "found = [(b[k].summary.parameters(1000), b[k].weights)"
+        "         for b in (t.ftkit_backbones(), c.ftkit_backbones(), l.ftkit_backbones()) for k in b];"
+        "print(json.dumps([len(found), sorted({'torch', 'torchvision', 'numpy'} & sys.modules.keys())]))"
+    )
+    assert json.loads(subprocess.check_output([sys.executable, "-c", code])) == [85, []]
+
+
+def test_parameter_counts_are_the_published_ones() -> None:
+    """Whole networks with 1,000 classes; googlenet's published count leaves out its auxiliary classifiers."""
+    table = json.loads(torchvision_models.TABLE.read_text())["models"]
+    for name in TORCHVISION:
+        counted = sizes(name).parameters(1000)
+        assert counted == (13_004_888 if name == "googlenet" else table[name]["weights"][0]["parameters"]), name
+    assert sizes("cifar_resnet20").parameters(10) == 269_722  # 0.27M in the paper
+    assert sizes("cifar_resnet56").parameters(10) == 853_018  # 0.85M in the paper
+    assert sizes("lenet").parameters(10) == 61_706
+
+
+@everyone
+def test_each_parameter_and_each_leaf_is_in_exactly_one_group(name: str) -> None:
+    groups = backbone(name).groups
+    for parameter, role in roles(on_meta(name)).items():
+        assert len([g for g in groups if g.owns(parameter, role)]) == 1, parameter
+    for module_name, module in on_meta(name).named_modules():
+        if not list(module.children()):
+            assert len([g for g in groups if g.owns(f"{module_name}.")]) == 1, module_name
+
+
+@everyone
+def test_groups_run_from_input_to_head(name: str) -> None:
+    groups = backbone(name).groups
+    positions = [
+        [i for i, parameter in enumerate(on_meta(name).state_dict()) if group.owns(parameter)] for group in groups
+    ]
+    first = [min(places) for places in positions[:-1]]
+    assert first == sorted(first)
+    assert groups[-1].name == "head"
+    assert all(positions)
+    assert all(groups[-1].owns(f"{layer}.") for layer in backbone(name).head)
+    assert not any(group.owns(f"{layer}.") for layer in backbone(name).head for group in groups[:-1])
+
+
+@everyone
+def test_head_layers_put_out_one_value_a_class(name: str) -> None:
+    outputs = {on_meta(name).get_parameter(f"{layer}.weight").shape[0] for layer in backbone(name).head}
+    assert outputs == {CLASSES}
+
+
+@everyone
+def test_the_parameters_of_the_table_are_the_built_networks(name: str) -> None:
+    built = sum(p.numel() for p in on_meta(name).parameters())
+    assert sizes(name).parameters(CLASSES) == built
+    counts: dict[str, dict[str, int]] = {g: dict.fromkeys(s.parameters, 0) for g, s in sizes(name).groups.items()}
+    role_of = roles(on_meta(name))
+    for parameter, tensor in on_meta(name).named_parameters():
+        group = next(g.name for g in backbone(name).groups if g.owns(parameter, role_of[parameter]))
+        if not parameter.startswith(tuple(f"{layer}." for layer in backbone(name).head)):
+            counts[group][role_of[parameter]] += tensor.numel()
+    assert counts == {g: dict(s.parameters) for g, s in sizes(name).groups.items()}
+
+
+def sizes(name: str) -> Summary:
+    summary = backbone(name).summary
+    assert summary is not None
+    return summary
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.long) for n in OWNER], ids=list(OWNER)
+)
+def test_the_measures_of_the_table_are_the_built_networks(name: str) -> None:
+    measured = measure(backbone(name))
+    assert measured.head_inputs == sizes(name).head_inputs
+    assert measured.head_bias == sizes(name).head_bias
+    for group, size in sizes(name).groups.items():
+        assert dict(measured.groups[group].parameters) == dict(size.parameters)
+        assert measured.groups[group].activations == pytest.approx(size.activations, rel=0.1)  # torch's choice
+
+
+def trainable_cases() -> list[object]:
+    rest = [n for n in OWNER if n not in SMALL and n not in HEAVY]
+    return [*SMALL, *(pytest.param(n, marks=pytest.mark.long) for n in rest)]
+
+
+@pytest.mark.parametrize("name", trainable_cases())
+def test_trains_with_a_new_head_and_then_with_the_head_alone(name: str) -> None:
+    described = backbone(name)
+    size = described.preprocessing.size if described.fixed_size else SMALL.get(name, max(described.min_size, 32))
+    model = described.build(CLASSES)
+    images = torch.randn(2, described.preprocessing.channels, size, size)
+
+    set_trainable(model, described.groups, set(described.group_names))
+    logits = outputs(model, images)
+    assert [tuple(each.shape) for each in logits] == [(2, CLASSES)] * len(described.head)
+    torch.autograd.backward(loss(logits))
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+    set_trainable(model, described.groups, {"head"})
+    frozen = {n: b.clone() for n, b in model.named_buffers() if not described.groups[-1].owns(n)}
+    torch.autograd.backward(loss(outputs(model, images)))
+    assert all((p.grad is not None) == described.groups[-1].owns(n) for n, p in model.named_parameters())
+    assert all(torch.equal(b, frozen[n]) for n, b in model.named_buffers() if n in frozen)
+
+    model.eval()
+    assert model(images).shape == (2, CLASSES)
+    assert load_into(model, model.state_dict(), described.head, keep_head=True).missing == ()
+
+
+def outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    out = model(images)
+    return (out,) if isinstance(out, Tensor) else tuple(out)
+
+
+def loss(logits: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([each.square().sum() + each.sum() for each in logits]).sum()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if backbone(n).min_size > 1 else pytest.mark.long)
+        for n in SMALL
+        if not backbone(n).fixed_size
+    ],
+)
+def test_takes_its_smallest_size_and_nothing_smaller(name: str) -> None:
+    described, model = backbone(name), on_meta(name).train()
+    model(torch.empty(2, 3, described.min_size, described.min_size, device="meta"))
+    if described.min_size > 1:
+        less = described.min_size - 1
+        with pytest.raises((RuntimeError, ValueError)):
+            model(torch.empty(2, 3, less, less, device="meta"))
+
+
+@pytest.mark.parametrize("name", ["lenet", "vit_b_32", "maxvit_t"])
+def test_a_fixed_size_is_fixed(name: str) -> None:
+    described, model = backbone(name), on_meta(name).train()
+    assert described.fixed_size
+    assert described.min_size == described.preprocessing.size
+    size = 2 * described.preprocessing.size
+    with pytest.raises((RuntimeError, ValueError, AssertionError)):
+        model(torch.empty(2, described.preprocessing.channels, size, size, device="meta"))
+
+
+def test_groups_are_what_the_field_calls_them() -> None:
+    assert backbone("resnet50").group_names == ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+    assert backbone("vgg16").group_names[-3:] == ("block5", "hidden", "head")
+    assert backbone("vit_b_16").group_names == ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+    assert backbone("vgg16").head == ("classifier.6",)
+    assert backbone("googlenet").head == ("fc", "aux1.fc2", "aux2.fc2")
+    assert (backbone("googlenet").aux_weight, backbone("inception_v3").aux_weight) == (0.3, 0.3)
+
+
+def test_preprocessing_is_that_of_the_weights() -> None:
+    second, first = backbone("resnet50").weights
+    assert (second.name, first.name) == ("IMAGENET1K_V2", "IMAGENET1K_V1")
+    assert (second.preprocessing.size, second.preprocessing.resize) == (224, 232)
+    assert (first.preprocessing.size, first.preprocessing.resize) == (224, 256)
+    inception = backbone("inception_v3").preprocessing
+    assert (inception.size, inception.resize) == (299, 342)
+    large = backbone("efficientnet_v2_l").preprocessing
+    assert (large.size, large.crop_pct, large.interpolation, large.mean) == (480, 1.0, "bicubic", (0.5, 0.5, 0.5))
+    for name in OWNER:
+        for weights in backbone(name).weights:
+            assert weights.file
+            assert weights.size_mb > 0
+
+
+def test_a_cifar_resnet_takes_other_sizes() -> None:
+    assert backbone("cifar_resnet20").build(CLASSES)(torch.randn(2, 3, 64, 64)).shape == (2, CLASSES)

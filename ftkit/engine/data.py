@@ -1,0 +1,196 @@
+"""From a split to batches of tensors: our own order, shares and seeds, so that resuming is exact."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ftkit.engine.seeds import derive
+from ftkit.errors import FtkitError
+from ftkit.images import UnreadableImage
+from ftkit.spec.batches import Batches
+from ftkit.spec.dataset import Split
+
+Transform = Callable[[Image], Tensor]
+
+
+@dataclass
+class Batch:
+    """Images float32 `(b, channels, size, size)`, labels and positions in the split int64 `(b,)`."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.indices.to(device, non_blocking=True),
+        )
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels, self.indices))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    image: Tensor
+    label: int
+    index: int
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a sample couldn't be read. Errors lose their type on the way out of a worker; this doesn't."""
+
+    reason: str
+
+
+class Samples(Dataset["_Sample | _Fault"]):
+    """Transformed samples by `(epoch, index)`.
+
+    Random transforms draw from torch's generator, seeded here by epoch and index, so that a sample is the
+    same in whichever process, and after whatever else, it is made.
+    """
+
+    def __init__(self, split: Split, transform: Transform, seed: int = 0) -> None:
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> _Sample | _Fault:
+        epoch, index = key
+        torch.default_generator.manual_seed(derive(self.seed, "augment", epoch, index))
+        try:
+            image, label = self.split[index]
+            return _Sample(self.transform(image), label, index)
+        except UnreadableImage as error:
+            return _Fault(error.message)
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of `(epoch, index)` for one process, from any step of any epoch on.
+
+    The order is a permutation seeded by the epoch, the same in all processes.
+    """
+
+    def __init__(self, batches: Batches, seed: int, rank: int = 0) -> None:
+        self.batches = batches
+        self.seed = seed
+        self.rank = rank
+        self.epoch = 0
+        self.first_step = 0
+
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Go to a step of an epoch; the next iteration begins there."""
+        self.epoch, self.first_step = epoch, step
+
+    def permutation(self) -> Tensor:
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
+        return torch.randperm(self.batches.images, generator=generator)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.permutation().tolist()
+        for step in range(self.first_step, self.batches.steps):
+            for part in range(self.batches.accumulate):
+                yield [(self.epoch, order[i]) for i in self.batches.batch(step, part, self.rank)]
+
+    def __len__(self) -> int:
+        return (self.batches.steps - self.first_step) * self.batches.accumulate
+
+
+class Share(Sampler[list[tuple[int, int]]]):
+    """One process's share of a split, in order: every `world`-th sample, each exactly once overall."""
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, size, world)
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, i) for i in self.indices[start : start + self.batch_size]]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+
+def training_loader(
+    samples: Samples, order: TrainingOrder, workers: int, pin: bool = False
+) -> DataLoader[_Sample | _Fault]:
+    """Batches in training order; iterate anew for each epoch, after `order.start`."""
+    return _loader(samples, order, workers, pin)
+
+
+def evaluation_loader(
+    split: Split, transform: Transform, batch_size: int, workers: int, rank: int = 0, world: int = 1, pin: bool = False
+) -> DataLoader[_Sample | _Fault]:
+    """Batches of one process's share of a split, each sample once."""
+    return _loader(Samples(split, transform), Share(len(split), batch_size, rank, world), workers, pin)
+
+
+def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1) -> int:
+    """Worker processes for a loader: one less than the cores that a process has, none for tiny splits.
+
+    Starting a worker costs about as much as reading a few hundred images.
+    """
+    if workers != "auto":
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return 0 if images < 64 else max(1, min(8, cores // world - 1))
+
+
+def _loader(
+    samples: Samples, order: Sampler[list[tuple[int, int]]], workers: int, pin: bool
+) -> DataLoader[_Sample | _Fault]:
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        worker_init_fn=_quiet_worker if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def checked(batch: Batch | _Fault) -> Batch:
+    """The batch, or the error of the sample in it that couldn't be read."""
+    if isinstance(batch, _Fault):
+        raise FtkitError(batch.reason, "mend or remove the file, then run this again")
+    return batch
+
+
+def _collate(samples: Sequence[_Sample | _Fault]) -> Batch | _Fault:
+    whole = [s for s in samples if isinstance(s, _Sample)]
+    if len(whole) < len(samples):
+        return next(s for s in samples if isinstance(s, _Fault))
+    return Batch(
+        torch.stack([s.image for s in whole]),
+        torch.tensor([s.label for s in whole]),
+        torch.tensor([s.index for s in whole]),
+    )
+
+
+def _quiet_worker(worker: int) -> None:
+    """Signals are the main process's business; it ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

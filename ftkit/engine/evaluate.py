@@ -1,0 +1,169 @@
+"""How good a model is on a split: its outputs for every image, each exactly once, on one process or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ftkit.config.load import Resolved
+from ftkit.engine.bundle import Loaded
+from ftkit.engine.data import checked, evaluation_loader
+from ftkit.engine.metrics import Scores, score
+from ftkit.engine.transforms import evaluation
+from ftkit.errors import RequestError
+from ftkit.planning import load_splits
+from ftkit.runs import Card
+from ftkit.spec.dataset import Dataset, Split, SplitName, Splits, relabel
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+OnBatch = Callable[[int], None]
+"""Called after each batch with the number of its images, for progress and for signals."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images to judge a model by, with labels in the order of its classes.
+
+    Attributes:
+        source: Where they come from, for people.
+        name: The split that they are.
+        changed: Whether the data isn't any more what the model was trained on.
+        notes: Lines worth telling, such as files passed over.
+    """
+
+    source: str
+    name: SplitName
+    split: Split
+    changed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelled:
+    """A split of a run's own data, cut as in the run; by default test, else val.
+
+    Raises:
+        RequestError: The data is gone, has no such split, or has classes that the model lacks.
+    """
+    splits, notes = load_splits(resolved)
+    source = f"dataset {resolved.config.dataset.name}"
+    name, chosen = choose_split(splits, split, ("test", "val"), source)
+    chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
+    return Labelled(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
+
+
+def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | None) -> Labelled:
+    """A split of data that the model wasn't trained on.
+
+    Args:
+        source: Where it comes from, for people.
+        split: By default test, else val, else train, which is all of it where nothing is split.
+
+    Raises:
+        RequestError: It isn't there, has no such split, or has classes that the model lacks.
+    """
+    splits = dataset.load()
+    name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
+    return Labelled(source, name, relabel(chosen, splits.classes, card.classes, source), notes=splits.notes)
+
+
+def choose_split(
+    splits: Splits, wanted: SplitName | None, order: Sequence[SplitName], source: str
+) -> tuple[SplitName, Split]:
+    """The split that was asked for, or the first of `order` that there is.
+
+    Raises:
+        RequestError: There is none, or it has no image.
+    """
+    there = {name: split for name, split in splits.present() if len(split)}
+    for name in (wanted,) if wanted else order:
+        if name in there:
+            return name, there[name]
+    raise RequestError(
+        f"{source} has no {wanted or ' or '.join(order)} split",
+        f"it has {', '.join(there)}: give --split {next(iter(there))}" if there else "give other data with --data",
+    )
+
+
+def evaluate_bundle(
+    loaded: Loaded, split: Split, batch_size: int = 64, workers: int = 0, on_batch: OnBatch | None = None
+) -> Scores:
+    """The figures of a model on a split whose labels are in the order of the model's classes.
+
+    Raises:
+        FtkitError: An image can't be read; the message names it.
+    """
+    transform = evaluation(loaded.card.preprocessing)
+    loader = evaluation_loader(split, transform, batch_size, workers, pin=loaded.device.type == "cuda")
+    logits, labels, _ = infer(loaded.model, loader, loaded.device, on_batch=on_batch)
+    return score(logits, labels, loaded.card.classes)
+
+
+def collect(
+    model: nn.Module, loader: Iterable[Any], accelerator: Accelerator, on_batch: OnBatch | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits float32 `(n, classes)` and labels `(n,)` of a whole split, in its order, on every process's CPU.
+
+    Args:
+        loader: This process's share of the split, not prepared by accelerate, which would pad it with
+            images that count twice. Shares may differ in size and be empty.
+
+    The model is left in eval mode.
+    """
+    # A wrapped model synchronises its buffers at each call, and ranks may have different numbers of batches.
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    logits, labels, indices = infer(bare, loader, accelerator.device, accelerator.autocast(), on_batch)
+    if accelerator.num_processes > 1:
+        logits, labels, indices = _gathered(accelerator, logits, labels, indices)
+    order = indices.argsort()
+    return logits[order], labels[order]
+
+
+def infer(
+    model: nn.Module,
+    loader: Iterable[Any],
+    device: torch.device,
+    autocast: AbstractContextManager[Any] | None = None,
+    on_batch: OnBatch | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits float32 `(n, classes)`, labels and indices `(n,)` of a loader's batches, on the CPU.
+
+    A loader without a batch gives logits of the shape `(0, 0)`.
+    """
+    model.eval()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0, 0), torch.empty(0).long(), torch.empty(0).long())]
+    with torch.inference_mode(), autocast or nullcontext():
+        for batch in loader:
+            images, labels, indices = checked(batch)
+            logits = model(images.to(device, non_blocking=True))
+            parts.append((logits.float().cpu(), labels, indices))
+            if on_batch is not None:
+                on_batch(len(labels))
+    logits, labels, indices = (torch.cat(tensors) for tensors in zip(*(parts[1:] or parts), strict=True))
+    return logits, labels, indices
+
+
+def _gathered(accelerator: Accelerator, logits: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+    """All processes' rows: each is padded to the longest share, with index -1, which is dropped again."""
+    shapes = accelerator.gather(torch.tensor([logits.shape], device=accelerator.device))
+    rows, columns = shapes.amax(dim=0).tolist()
+    padded = (
+        _padded(logits if len(labels) else logits.new_empty(0, columns), rows, 0.0),
+        _padded(labels, rows, 0),
+        _padded(indices, rows, -1),
+    )
+    everything = [accelerator.gather(part.to(accelerator.device)).cpu() for part in padded]
+    real = everything[2] >= 0
+    return tuple(part[real] for part in everything)
+
+
+def _padded(tensor: Tensor, rows: int, value: float) -> Tensor:
+    missing = tensor.new_full((rows - len(tensor), *tensor.shape[1:]), value)
+    return torch.cat([tensor, missing])

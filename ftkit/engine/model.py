@@ -1,0 +1,71 @@
+"""The network of a plan: built, given its weights, and cut into the schedule's layer groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ftkit.engine.groups import assign
+from ftkit.engine.measure import build_on_meta
+from ftkit.engine.seeds import derive
+from ftkit.engine.weights import LoadReport, load_into, read_state_dict
+from ftkit.planning import Plan
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network ready to train.
+
+    Attributes:
+        members: Parameter names by layer group, from the input to the head.
+        report: What was loaded of the pretrained weights; None where there were none.
+    """
+
+    network: nn.Module
+    members: Mapping[str, Sequence[str]]
+    report: LoadReport | None
+
+
+def build_model(plan: Plan) -> BuiltModel:
+    """Build the network with fresh weights drawn from the plan's seed, then load the pretrained ones.
+
+    Raises:
+        FtkitError: The weights can't be had, read or matched.
+    """
+    torch.manual_seed(derive(plan.config.seed, "init"))
+    network = plan.backbone.build(plan.num_classes)
+    state = _state_dict(plan)
+    report = None
+    if state is not None:
+        report = load_into(
+            network, state, plan.backbone.head, plan.config.keep_head, str(plan.weights.path or plan.weights.name)
+        )
+    network = plan.strategy.adapt(network)
+    return BuiltModel(network, assign(network, plan.schedule.groups), report)
+
+
+def counted(plan: Plan) -> Plan:
+    """The plan with the parameters of each group counted, on the meta device where it takes the model."""
+    if plan.group_parameters is not None:
+        return plan
+    network = plan.strategy.adapt(build_on_meta(plan.backbone, plan.num_classes))
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    members = assign(network, plan.schedule.groups)
+    return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
+
+
+def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The classifier's logits, and those of auxiliary classifiers where the network has any."""
+    if isinstance(outputs, Tensor):
+        return outputs, ()
+    main, *auxiliary = outputs
+    return main, tuple(a for a in auxiliary if a is not None)
+
+
+def _state_dict(plan: Plan) -> Mapping[str, Tensor] | None:
+    if plan.weights.pretrained is not None:
+        return plan.weights.pretrained.load()
+    return read_state_dict(plan.weights.path) if plan.weights.path is not None else None

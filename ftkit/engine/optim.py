@@ -1,0 +1,65 @@
+"""The optimizer, built once with every layer group in it, and the learning rates of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftkit.config.choices import OPTIMIZERS
+from ftkit.config.schema import Optimizer
+from ftkit.errors import RequestError, unknown
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """The class of torch.optim whose name is `name` in lower case."""
+    classes: dict[str, type[torch.optim.Optimizer]] = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and key.lower() in OPTIMIZERS
+    }
+    if name not in classes:
+        raise unknown("optimizer", name, classes, "optimizer.name")
+    return classes[name]
+
+
+def check_options(optimizer: Optimizer) -> None:
+    """Refuse values of options that the optimizer's class doesn't accept.
+
+    Raises:
+        RequestError: Says what the class says.
+    """
+    _make(optimizer, [{"params": [nn.Parameter(torch.zeros(1))]}])
+
+
+def build_optimizer(
+    optimizer: Optimizer, model: nn.Module, members: Mapping[str, Sequence[str]]
+) -> torch.optim.Optimizer:
+    """One parameter group a layer group, in order, trainable or not; phases never rebuild it.
+
+    Args:
+        members: Parameter names by layer group, from the input to the head.
+    """
+    parameters = dict(model.named_parameters())
+    groups = [{"params": [parameters[n] for n in names], "name": group} for group, names in members.items()]
+    return _make(optimizer, groups)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:
+    """Set each group's rate; a frozen one's is 0 (and its gradients are None, so nothing moves it)."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates.get(group["name"], 0.0)
+
+
+def _make(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    cls = optimizer_class(optimizer.name)
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in optimizer.options.items()}
+    try:
+        return cls(groups, **{"lr": optimizer.lr, **options})
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"optimizer {optimizer.name}: {reason}", f"its options: {', '.join(OPTIMIZERS[optimizer.name])}"
+        ) from None

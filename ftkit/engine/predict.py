@@ -1,0 +1,164 @@
+"""Classify images with a model bundle: in constant memory, reading files while the network computes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import ImageOps
+from PIL.Image import Image
+from torch import Tensor
+
+from ftkit.engine.bundle import Loaded, load_bundle
+from ftkit.engine.devices import choose_device
+from ftkit.engine.transforms import evaluation
+from ftkit.errors import RequestError, one_line
+from ftkit.images import UnreadableImage, open_image
+from ftkit.plugins import Registry
+from ftkit.runs import Card, find_model
+from ftkit.spec.preprocessing import Preprocessing
+
+Source = str | Path | Image
+"""An image, or the path of one."""
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        name: The file as it was asked for; of an image in memory, its file's name or its position.
+        label: The likeliest class; None where the file can't be read.
+        probability: Of that class, from 0 to 1.
+        top: The likeliest classes with their probabilities, best first.
+        error: Why the file can't be read, or None.
+    """
+
+    name: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+class Predictor:
+    """A trained model with its classes and its preprocessing; `ftkit.load` makes one."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.card: Card = loaded.card
+        self.folder: Path = loaded.folder
+        self.device: torch.device = loaded.device
+        self._model = loaded.model
+        self._transform = evaluation(loaded.card.preprocessing)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.card.preprocessing
+
+    def predict(self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
+        """Classify one image or several, each a path or a PIL image, in order.
+
+        Raises:
+            UnreadableImage: A file can't be read; `iter_predict` goes on instead.
+            RequestError: `top_k` or `batch_size` is out of bounds.
+        """
+        sources = [images] if isinstance(images, str | Path | Image) else images
+        predictions = []
+        for prediction in self.iter_predict(sources, top_k, batch_size):
+            if prediction.error is not None:
+                raise UnreadableImage(f"{prediction.name}: {prediction.error}")
+            predictions.append(prediction)
+        return predictions
+
+    def iter_predict(self, images: Iterable[Source], top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
+        """Classify images one after another, in order, holding a few batches of them in memory.
+
+        A file that can't be read gives a prediction with its `error`.
+
+        Raises:
+            RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
+        """
+        self.check(top_k, batch_size)
+        return self._stream(images, top_k, batch_size)
+
+    def check(self, top_k: int, batch_size: int) -> None:
+        """Refuse a `top_k` or `batch_size` that can't be."""
+        if not 1 <= top_k <= len(self.classes):
+            raise RequestError(
+                f"top-k is {top_k}, but the model has {len(self.classes)} classes", f"give 1 to {len(self.classes)}"
+            )
+        if batch_size < 1:
+            raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
+
+    def _stream(self, images: Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
+        prepared = self._prepared(images, ahead=2 * batch_size)
+        while batch := list(islice(prepared, batch_size)):
+            whole = [image for _, image in batch if isinstance(image, Tensor)]
+            answers = iter(self._likeliest(torch.stack(whole), top_k) if whole else ())
+            for name, image in batch:
+                if isinstance(image, Tensor):
+                    top = next(answers)
+                    yield Prediction(name, *top[0], top)
+                else:
+                    yield Prediction(name, None, None, error=image)
+
+    def _prepared(self, images: Iterable[Source], ahead: int) -> Iterator[tuple[str, Tensor | str]]:
+        """Names with tensors, or with the reason why there is none, read by threads up to `ahead` images ahead."""
+        waiting: deque[Future[tuple[str, Tensor | str]]] = deque()
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="ftkit-read") as pool:
+            try:
+                for position, source in enumerate(images):
+                    if isinstance(source, Image):
+                        # PIL reads late; two threads with the same image would read it at once.
+                        source.load()
+                    waiting.append(pool.submit(self._prepare, source, position))
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _prepare(self, source: Source, position: int) -> tuple[str, Tensor | str]:
+        if isinstance(source, Image):
+            name = str(getattr(source, "filename", "") or position)
+            return name, self._transform(ImageOps.exif_transpose(source))
+        try:
+            return str(source), self._transform(open_image(source))
+        except UnreadableImage as error:
+            return str(source), error.message.removeprefix(one_line(f"{source}: "))
+
+    def _likeliest(self, images: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+        with torch.inference_mode():
+            logits = self._model(images.to(self.device, non_blocking=True))
+            values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
+        return [
+            tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True))
+            for row, probabilities in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def load(path: str | Path, device: str = "auto", registry: Registry | None = None) -> Predictor:
+    """Load a trained model: a bundle, a run folder, or the name of a run under `runs/`.
+
+    Args:
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        registry: Where backbones are looked up; by default what is built in or installed.
+
+    Raises:
+        RequestError: It isn't there, is damaged, or can't be used here; the message says which.
+    """
+    return Predictor(load_bundle(find_model(str(path), Path("runs")), choose_device(device), registry))

@@ -1,0 +1,166 @@
+"""Everything that a running training holds, put together once from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ftkit.engine import data, transforms
+from ftkit.engine.bundle import backbone_id
+from ftkit.engine.checkpoint import Progress, State
+from ftkit.engine.devices import make_accelerator
+from ftkit.engine.events import Listener
+from ftkit.engine.model import BuiltModel, build_model, counted
+from ftkit.engine.optim import build_optimizer
+from ftkit.errors import RequestError
+from ftkit.planning import Plan
+from ftkit.run_folder import RunFolder
+from ftkit.runs import Card
+
+
+@dataclass
+class Session:
+    """A run under way.
+
+    Attributes:
+        network: The bare model, which holds the weights.
+        model: The same as it is called in training; wrapped anew at each phase.
+        totals: Sum of losses, number right and number seen of this process in the epoch under way,
+            float64 `(3,)` on the device, so that counting needs no wait for the GPU.
+    """
+
+    plan: Plan
+    run: RunFolder
+    listener: Listener
+    accelerator: Accelerator
+    built: BuiltModel
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: data.TrainingOrder
+    train_loader: DataLoader[Any]
+    val_loader: DataLoader[Any]
+    workers: int
+    totals: Tensor
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.built.network
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+
+def open_session(plan: Plan, run: RunFolder, listener: Listener) -> Session:
+    """Build the model, the optimizer with every group in it, and the loaders."""
+    config = plan.config
+    accelerator = make_accelerator(config)
+    plan = replace(counted(plan), world=accelerator.num_processes)
+    built = build_model(plan)
+    built.network.to(accelerator.device)
+    optimizer = accelerator.prepare_optimizer(build_optimizer(config.optimizer, built.network, built.members))
+    train, val = plan.splits.train, plan.splits.val
+    assert train is not None, "make_plan refuses data without a training split"
+    assert val is not None, "make_plan refuses data without a validation split"
+    rank, world, pin = accelerator.process_index, accelerator.num_processes, accelerator.device.type == "cuda"
+    workers = data.resolve_workers(config.workers, len(train), world)
+    order = data.TrainingOrder(plan.batches, config.seed, rank)
+    samples = data.Samples(train, transforms.training(plan.preprocessing, config.augment), config.seed)
+    judge = transforms.evaluation(plan.preprocessing)
+    return Session(
+        plan=plan,
+        run=run,
+        listener=listener,
+        accelerator=accelerator,
+        built=built,
+        model=built.network,
+        optimizer=cast(torch.optim.Optimizer, optimizer),
+        order=order,
+        train_loader=data.training_loader(samples, order, workers, pin),
+        val_loader=data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin),
+        workers=workers,
+        totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
+    )
+
+
+def capture(session: Session) -> State:
+    """The run's state as a checkpoint holds it."""
+    session.progress.loss_sum, session.progress.correct, session.progress.seen = totals(session)
+    scaler = session.accelerator.scaler
+    return State(
+        progress=session.progress,
+        identity=identity(session.plan),
+        model=session.network.state_dict(),
+        optimizer=session.optimizer.state_dict()["state"],
+        scaler=scaler.state_dict() if scaler is not None else {},
+    )
+
+
+def restore(session: Session, state: State) -> None:
+    """Put a checkpoint's state into a session that was just opened.
+
+    Raises:
+        RequestError: The checkpoint is of another data, seed, batch size or world size.
+    """
+    _require_same(state.identity, identity(session.plan))
+    session.network.load_state_dict(dict(state.model))
+    groups = session.optimizer.state_dict()["param_groups"]
+    session.optimizer.load_state_dict({"state": dict(state.optimizer), "param_groups": groups})
+    if state.scaler and session.accelerator.scaler is not None:
+        session.accelerator.scaler.load_state_dict(dict(state.scaler))
+    session.progress = state.progress
+    values = [state.progress.loss_sum, state.progress.correct, state.progress.seen]
+    session.totals.copy_(torch.tensor(values, dtype=torch.float64))
+
+
+def totals(session: Session) -> tuple[float, int, int]:
+    """Sum of losses, images right and images seen in the epoch under way."""
+    loss, correct, seen = session.totals.tolist()
+    return loss, int(correct), int(seen)
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """What must stay the same for a run to go on to the same result."""
+    return {
+        "fingerprint": plan.splits.fingerprint(),
+        "classes": list(plan.splits.classes),
+        "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan.preprocessing).items()},
+        "backbone": plan.backbone.name,
+        "seed": plan.config.seed,
+        "batch_size": plan.config.batch_size,
+        "accumulate": plan.config.accumulate,
+        "epochs": plan.config.epochs,
+        "world": plan.world,
+    }
+
+
+def make_card(plan: Plan, metrics: Mapping[str, float], epoch: int) -> Card:
+    """The card of a bundle with the weights after `epoch` whole epochs."""
+    return Card(
+        classes=plan.splits.classes,
+        preprocessing=plan.preprocessing,
+        backbone=backbone_id(plan.resolved.registry, plan.config.backbone),
+        weights=plan.weights.describe(),
+        strategy={"name": plan.config.strategy.name, **plan.config.strategy.options},
+        metrics=metrics,
+        epoch=epoch,
+        fingerprint=plan.splits.fingerprint(),
+    )
+
+
+def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key, value in now.items():
+        if saved.get(key) != value:
+            change = f"{key} was {saved.get(key)}, now it is {value}"
+            raise RequestError(
+                "the run can't go on: " + ("its data has changed" if key in ("fingerprint", "classes") else change),
+                "put it back as it was, or start a new run",
+            )

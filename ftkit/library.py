@@ -1,0 +1,68 @@
+"""The library's two verbs for training; `ftkit.load` is the third."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.config.load import resolve, to_yaml
+from ftkit.config.schema import Config
+from ftkit.planning import Plan, make_plan
+from ftkit.run_folder import RunFolder, create_run
+
+if TYPE_CHECKING:
+    from ftkit.engine.events import Listener
+    from ftkit.engine.train import Outcome
+
+
+def plan(config: str | Path | None = None, **settings: Any) -> Plan:
+    """Decide a run without doing any of it.
+
+    Args:
+        config: A config file; None is `ftkit.yaml` in the working folder, where there is one.
+        settings: Keys of the config with their values: `backbone="resnet18"`,
+            `dataset={"name": "folder", "root": "photos"}`, `optimizer={"lr": 0.01}`.
+
+    Raises:
+        RequestError: A key, name, value or the data can't be used.
+    """
+    flags = {key: (key, value) for key, value in settings.items()}
+    return make_plan(resolve(Path(config) if config is not None else None, flags, [], {}))
+
+
+def train(plan: Plan, listener: Listener | None = None) -> Outcome:
+    """Execute a plan in a new run folder, and say how it ended.
+
+    Raises:
+        RequestError: The run's name is taken, or the machine can't do what was asked.
+        FtkitError: The run failed; what it had written is kept.
+    """
+    from ftkit.engine.train import train as run_plan
+
+    return run_plan(plan, open_run(plan), listener)
+
+
+def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
+    """Go on with a run that was stopped, to the very result it would have had.
+
+    Raises:
+        RequestError: The run has no checkpoint, is finished, or its data has changed.
+    """
+    from ftkit.engine.train import require_unfinished
+    from ftkit.engine.train import train as run_plan
+
+    folder = RunFolder(Path(run))
+    stopped = make_plan(resolve(folder.config, {}, [], {}))
+    require_unfinished(folder, stopped.config.epochs)
+    return run_plan(stopped, folder, listener, resume=True)
+
+
+def open_run(plan: Plan) -> RunFolder:
+    """A new run folder that holds the plan and the config that starts it again."""
+    config: Config = plan.config
+    folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
+    # A run that is started again from its config is another run: it gets a name of its own.
+    folder.config.write_text(to_yaml(config.model_copy(update={"name": None})), encoding="utf-8")
+    folder.plan.write_text(json.dumps(plan.to_json(), indent=1), encoding="utf-8")
+    return folder

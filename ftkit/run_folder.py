@@ -1,0 +1,118 @@
+"""The folder that a run leaves behind, and the records in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ftkit.errors import FtkitError, RequestError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside `runs/NAME`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved config; it starts the same run again."""
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The bundle of the best epoch."""
+        return self.path / "model"
+
+    @property
+    def last(self) -> Path:
+        """The bundle of the last epoch, written when the run ends."""
+        return self.path / "last"
+
+    def records(self) -> list[dict[str, Any]]:
+        """The epochs' records, oldest first; a line cut short by a crash is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def append_record(self, record: Mapping[str, Any]) -> None:
+        """Add one epoch's record, on disk when this returns."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewind_records(self, epoch: int) -> None:
+        """Drop the records after `epoch`, which a resumed run will write again."""
+        kept = [r for r in self.records() if r["epoch"] <= epoch]
+        temporary = self.metrics.with_name(".metrics.tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        temporary.replace(self.metrics)
+
+    def write_log(self, lines: Iterable[str]) -> None:
+        """Add lines, each with the time, to the run's log."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        with self.log.open("a", encoding="utf-8") as file:
+            file.writelines(f"{now} {line}\n" for line in lines)
+
+
+def create_run(output: Path, name: str | None, backbone: str, strategy: str) -> RunFolder:
+    """Make a new run folder; one that exists is never written into.
+
+    Args:
+        name: The folder's name, or None for one made of date, backbone and strategy.
+
+    Raises:
+        RequestError: The name is taken or is no name.
+        FtkitError: The folder can't be made.
+    """
+    if name is not None and (not name.strip() or name != Path(name).name):
+        raise RequestError(
+            f"--name {name!r} is not a folder's name", "give one without slashes; --output is for the path"
+        )
+    stem = name or "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", _plain(backbone), _plain(strategy)])
+    candidates = [stem] if name else [stem, *(f"{stem}-{n}" for n in range(2, 100))]
+    for candidate in candidates:
+        try:
+            (output / candidate).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except NotADirectoryError:
+            raise RequestError(f"--output {output} is not a folder", "give another one") from None
+        except OSError as error:
+            raise FtkitError(f"can't make {output / candidate}: {error.strerror}", "give another --output") from None
+        return RunFolder(output / candidate)
+    raise RequestError(
+        f"{output / stem} exists", "give another --name, or go on with it: --resume " + str(output / stem)
+    )
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-")

@@ -1,0 +1,189 @@
+"""A run that was stopped ends with the very bytes of one that wasn't."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ftkit
+from ftkit.engine.events import Listener, StepDone
+from ftkit.engine.session import Session
+from ftkit.errors import RequestError, RunInterrupted
+from ftkit.library import resume
+from ftkit.planning import Plan
+from tests.conftest import MakeFolder
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "cifar_resnet20",
+    "weights": "none",
+    "batch_size": 6,
+    "epochs": 4,
+    "workers": 0,
+    "augment": "standard",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+}
+
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "in the first epoch": ({"strategy": "gradual"}, 1),
+    "at a thaw": ({"strategy": "gradual"}, 4),
+    "just after a thaw": ({"strategy": "gradual"}, 5),
+    "in the middle of accumulated epochs": ({"strategy": "full", "accumulate": 2, "batch_size": 4}, 4),
+    "under momentum and one-cycle": (
+        {"strategy": "discriminative", "optimizer": {"name": "sgd", "momentum": 0.9}, "lr_curve": "one-cycle"},
+        6,
+    ),
+    "while patience runs": ({"strategy": "freeze", "patience": 2, "epochs": 8, "optimizer": {"lr": 1e-9}}, 9),
+    "with plain numbers in the optimizer's state": ({"strategy": "scratch", "optimizer": "nadam"}, 7),
+}
+
+
+class StopAt(Listener):
+    """Sends the process a signal after so many steps, as an impatient person or a scheduler would."""
+
+    def __init__(self, step: int, signum: signal.Signals = signal.SIGTERM) -> None:
+        self.left = step
+        self.signum = signum
+
+    def step_done(self, event: StepDone) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    layout = {"train": {"a": 9, "b": 9, "c": 9}, "val": {"a": 4, "b": 4, "c": 4}}
+    return image_folder(tmp_path_factory.mktemp("data"), layout)
+
+
+def planned(data: Path, output: Path, **settings: Any) -> Plan:
+    dataset = {"name": "folder", "root": str(data)}
+    return ftkit.plan(dataset=dataset, output=str(output), name="run", **(SETTINGS | settings))
+
+
+def result(run: Path) -> tuple[bytes, bytes, bytes, list[dict[str, Any]]]:
+    """Weights, best weights, optimizer state and records of a finished run, without the times."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    newest = run / "checkpoints" / (run / "checkpoints" / "LATEST").read_text()
+    return (
+        (run / "last" / "model.safetensors").read_bytes(),
+        (run / "model" / "model.safetensors").read_bytes(),
+        (newest / "optimizer.safetensors").read_bytes() + (newest / "state.json").read_bytes(),
+        [{k: v for k, v in r.items() if k != "seconds"} for r in records],
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_and_resumed_equals_never_stopped(case: str, data: Path, tmp_path: Path) -> None:
+    settings, step = CASES[case]
+    ftkit.train(planned(data, tmp_path / "whole", **settings))
+    with pytest.raises(RunInterrupted) as caught:
+        ftkit.train(planned(data, tmp_path / "cut", **settings), StopAt(step))
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    resume(tmp_path / "cut" / "run")
+    assert result(tmp_path / "cut" / "run") == result(tmp_path / "whole" / "run")
+
+
+def test_two_interruptions_in_one_epoch_equal_none(data: Path, tmp_path: Path) -> None:
+    ftkit.train(planned(data, tmp_path / "whole"))
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path / "cut"), StopAt(6))
+    with pytest.raises(RunInterrupted):
+        resume(tmp_path / "cut" / "run", StopAt(2))
+    resume(tmp_path / "cut" / "run")
+    assert result(tmp_path / "cut" / "run") == result(tmp_path / "whole" / "run")
+
+
+def test_workers_change_nothing(data: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        ftkit.train(planned(data, tmp_path / str(workers), workers=workers))
+    assert result(tmp_path / "0" / "run") == result(tmp_path / "2" / "run")
+
+
+def test_the_comparison_can_fail(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: a resume that starts its epoch anew ends elsewhere."""
+    ftkit.train(planned(data, tmp_path / "whole"))
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path / "cut"), StopAt(6))
+    monkeypatch.setattr("ftkit.engine.data.TrainingOrder.start", _start_over)
+    resume(tmp_path / "cut" / "run")
+    assert result(tmp_path / "cut" / "run")[0] != result(tmp_path / "whole" / "run")[0]
+
+
+def _start_over(order: Any, epoch: int, step: int = 0) -> None:
+    order.epoch, order.first_step = 0, 0
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(data: Path, tmp_path: Path) -> None:
+    ftkit.train(planned(data, tmp_path / "whole"))
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path / "cut"), StopAt(8))
+    checkpoints = tmp_path / "cut" / "run" / "checkpoints"
+    newest = checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    notes: list[str] = []
+
+    class Notes(Listener):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    resume(tmp_path / "cut" / "run", Notes())
+    assert any("model.safetensors" in note for note in notes)
+    assert result(tmp_path / "cut" / "run") == result(tmp_path / "whole" / "run")
+
+
+def test_frozen_groups_stay_byte_identical_buffers_included(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(data, tmp_path, strategy={"name": "freeze-unfreeze", "unfreeze_epoch": 2}, epochs=3)
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def watch(session: Session) -> None:
+        state = session.network.state_dict()
+        seen.append({k: v.clone() for k, v in state.items() if not k.startswith(("fc.", "linear."))})
+
+    monkeypatch.setattr("ftkit.engine.train.write_checkpoint", watch)
+    ftkit.train(plan)
+    first, second, third = seen
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not all(torch.equal(second[k], third[k]) for k in first)
+    assert any("running_mean" in k for k in first)
+
+
+def test_learning_rates_on_record_are_those_of_the_plan(data: Path, tmp_path: Path) -> None:
+    plan = planned(data, tmp_path, strategy={"name": "gradual", "every": 1, "decay": 0.1}, epochs=3)
+    outcome = ftkit.train(plan)
+    for epoch, record in enumerate(outcome.records):
+        last_step = (epoch + 1) * plan.batches.steps - 1
+        assert record["lr"] == plan.learning_rates(last_step)
+    assert [list(r["lr"]) for r in outcome.records] == [["head"], ["layer3", "head"], ["layer2", "layer3", "head"]]
+
+
+def test_a_finished_run_has_nothing_to_resume(data: Path, tmp_path: Path) -> None:
+    ftkit.train(planned(data, tmp_path, epochs=1, strategy="freeze"))
+    with pytest.raises(RequestError, match="is finished"):
+        resume(tmp_path / "run")
+
+
+def test_changed_data_is_refused(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", {"train": {"a": 9, "b": 9}, "val": {"a": 2, "b": 2}})
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path), StopAt(1))
+    (data / "train" / "a" / "0000.jpg").unlink()
+    with pytest.raises(RequestError, match="its data has changed"):
+        resume(tmp_path / "run")
+
+
+def test_the_saved_config_starts_the_same_run_again(data: Path, tmp_path: Path) -> None:
+    ftkit.train(planned(data, tmp_path, strategy="gradual"))
+    again = ftkit.train(ftkit.plan(tmp_path / "run" / "config.yaml"))
+    first, second = (load_file(r / "last" / "model.safetensors") for r in (tmp_path / "run", again.run.path))
+    assert again.run.path != tmp_path / "run"
+    assert all(torch.equal(first[k], second[k]) for k in first)

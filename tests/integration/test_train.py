@@ -1,0 +1,154 @@
+"""What training promises beside resume: batches, weights, early stopping, stop signals, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ftkit
+from ftkit.engine.events import Listener, Start
+from ftkit.errors import FtkitError, RequestError
+from tests.conftest import MakeFolder, RunFtkit
+
+SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    layout = {"train": {"a": 9, "b": 9}, "val": {"a": 4, "b": 4}, "test": {"a": 2, "b": 2}}
+    return image_folder(tmp_path_factory.mktemp("data"), layout)
+
+
+def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
+    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(data: Path, tmp_path: Path) -> None:
+    """In a network without BatchNorm the two ways are the same arithmetic but for rounding."""
+    common: dict[str, Any] = {"backbone": "lenet", "augment": "none", "optimizer": {"name": "sgd", "lr": 0.1}}
+    whole = ftkit.train(plan(data, tmp_path / "whole", batch_size=7, strategy="scratch", **common))
+    parts = ftkit.train(plan(data, tmp_path / "parts", batch_size=3, accumulate=3, strategy="scratch", **common))
+    first, second = (load_file(r.run.last / "model.safetensors") for r in (whole, parts))
+    assert all(torch.allclose(first[k], second[k], rtol=1e-3, atol=1e-5) for k in first)
+
+
+def test_epoch_figures_cover_each_image_once(data: Path, tmp_path: Path) -> None:
+    outcome = ftkit.train(plan(data, tmp_path, epochs=1))
+    record = outcome.records[0]
+    assert record["train_accuracy"] * 18 == pytest.approx(round(record["train_accuracy"] * 18))
+    assert record["val_accuracy"] * 8 == pytest.approx(round(record["val_accuracy"] * 8))
+
+
+def test_early_stopping_counts_epochs_without_a_better_one(data: Path, tmp_path: Path) -> None:
+    settings = {"epochs": 20, "patience": 3, "optimizer": {"lr": 1e-12}, "monitor": "accuracy"}
+    outcome = ftkit.train(plan(data, tmp_path, **settings))
+    assert outcome.stopped_early
+    assert [r["epoch"] for r in outcome.records] == [1, 2, 3, 4]
+    assert outcome.best["epoch"] == 1
+
+
+def test_the_bundle_is_of_the_best_epoch_and_last_of_the_last(data: Path, tmp_path: Path) -> None:
+    outcome = ftkit.train(plan(data, tmp_path, epochs=4, optimizer={"lr": 0.05}, monitor="loss"))
+    losses = [r["val_loss"] for r in outcome.records]
+    cards = {name: json.loads((outcome.run.path / name / "model.json").read_text()) for name in ("model", "last")}
+    assert outcome.best["val_loss"] == min(losses)
+    assert cards["model"]["metrics"]["val_loss"] == min(losses)
+    assert cards["last"]["metrics"]["val_loss"] == losses[-1]
+    assert cards["model"]["classes"] == ["a", "b"]
+
+
+def test_keep_head_with_no_epochs_bundles_the_weights_as_they_are(data: Path, tmp_path: Path) -> None:
+    trained = ftkit.train(plan(data, tmp_path, epochs=1))
+    weights = trained.run.last / "model.safetensors"
+    again = ftkit.train(plan(data, tmp_path, epochs=0, keep_head=True, weights=str(weights)))
+    before, after = load_file(weights), load_file(again.run.model / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert again.best["val_accuracy"] == trained.records[-1]["val_accuracy"]
+
+
+def test_a_run_is_the_weights_of_the_next_and_its_head_is_dropped(data: Path, tmp_path: Path) -> None:
+    first = ftkit.train(plan(data, tmp_path, epochs=1))
+    told: list[str] = []
+
+    class Heard(Listener):
+        def started(self, event: Start) -> None:
+            told.append(event.loaded)
+
+    ftkit.train(plan(data, tmp_path, epochs=1, weights=str(first.run.path), strategy="freeze"), Heard())
+    assert "head not taken" in told[0]
+
+
+def test_a_keep_head_of_another_size_is_refused(data: Path, tmp_path: Path) -> None:
+    trained = ftkit.train(plan(data, tmp_path, epochs=1))
+    state = load_file(trained.run.last / "model.safetensors")
+    head = {k: v for k, v in state.items() if v.shape[:1] == (2,)}
+    save_file({**state, **{k: torch.zeros(5, *v.shape[1:]) for k, v in head.items()}}, tmp_path / "five.safetensors")
+    with pytest.raises(RequestError, match="head"):
+        ftkit.train(plan(data, tmp_path, keep_head=True, weights=str(tmp_path / "five.safetensors")))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_where(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(FtkitError, match=r"the loss is (nan|inf) in epoch \d+, step \d+"):
+        ftkit.train(plan(data, tmp_path, optimizer={"name": "sgd", "lr": 1e30}, epochs=3, strategy="scratch"))
+
+
+def test_a_batch_of_one_under_batchnorm_is_refused_before_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="BatchNorm"):
+        ftkit.train(plan(data, tmp_path, batch_size=1, strategy="full"))
+
+
+def test_an_image_that_breaks_is_named(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", {"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}})
+    (data / "train" / "b" / "0001.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(FtkitError, match=r"b/0001\.png"):
+        ftkit.train(plan(data, tmp_path))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_a_checkpoint_and_the_command_that_resumes(
+    signum: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "--data", str(data), "--backbone", "cifar_resnet20", "--weights", "none", "--epochs", "500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftkit", *arguments, "--workers", "1", "--name", "run", "--output", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert said.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'}"
+    assert (tmp_path / "run" / "checkpoints" / "LATEST").exists()
+    assert "Traceback" not in said
+
+
+def test_the_default_run_is_transfer_learning_that_works_offline(run_ftkit: RunFtkit, tmp_path: Path) -> None:
+    done = run_ftkit("train", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["best"]["val_accuracy"] > 0.9
+    assert Path(result["run"]).parent == tmp_path / "runs"
+
+
+def test_the_last_lines_say_what_to_do_next(run_ftkit: RunFtkit, tmp_path: Path) -> None:
+    done = run_ftkit("train", "--epochs", "1", "--strategy", "freeze", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "ftkit train --data FOLDER" in done.stdout.splitlines()[-1]
+    assert any(line.startswith("predict your images:") for line in done.stdout.splitlines())

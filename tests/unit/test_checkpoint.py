@@ -1,0 +1,88 @@
+"""Checkpoints are whole or not at all, and a damaged one is never used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftkit.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
+from ftkit.errors import FtkitError, RequestError
+
+
+def state(epoch: int, step: int = 0) -> State:
+    return State(
+        progress=Progress(epoch=epoch, step=step, best=0.5, best_epoch=1, waited=2, loss_sum=0.1 + 0.2, seen=7),
+        identity={"seed": 3},
+        model={"weight": torch.full((2, 3), float(epoch)), "count": torch.tensor(epoch)},
+        optimizer={0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(2, 3)}, 1: {"mu": 0.25, "buffer": None}},
+        scaler={},
+    )
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(3, step=12), keep=2)
+    loaded, damaged = load_checkpoint(tmp_path)
+    assert damaged == ()
+    assert loaded.progress == state(3, step=12).progress
+    assert loaded.identity == {"seed": 3}
+    assert torch.equal(loaded.model["weight"], torch.full((2, 3), 3.0))
+    assert torch.equal(loaded.optimizer[0]["exp_avg"], torch.ones(2, 3))
+    assert loaded.optimizer[1] == {"mu": 0.25, "buffer": None}
+
+
+def test_the_newest_are_kept_and_latest_names_the_last(tmp_path: Path) -> None:
+    for epoch in range(5):
+        save_checkpoint(tmp_path, state(epoch), keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["LATEST", "e0003-s00000", "e0004-s00000"]
+    assert (tmp_path / "LATEST").read_text() == "e0004-s00000"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, name: str, damage: str) -> None:
+    save_checkpoint(tmp_path, state(1), keep=2)
+    newest = save_checkpoint(tmp_path, state(2), keep=2)
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 0x10
+    if damage == "remove":
+        (newest / name).unlink()
+    else:
+        (newest / name).write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    loaded, damaged = load_checkpoint(tmp_path)
+    assert loaded.progress.epoch == 1
+    assert len(damaged) == 1
+    assert str(newest) in damaged[0]
+
+
+def test_none_whole_is_an_error_that_names_the_damaged_one(tmp_path: Path) -> None:
+    newest = save_checkpoint(tmp_path, state(2), keep=2)
+    (newest / "state.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"no whole checkpoint .*state\.json"):
+        load_checkpoint(tmp_path)
+
+
+def test_what_a_kill_left_behind_is_not_a_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1), keep=2)
+    (tmp_path / ".tmp-e0002-s00000").mkdir()
+    (tmp_path / ".tmp-e0002-s00000" / "model.safetensors").write_bytes(b"half")
+    assert load_checkpoint(tmp_path)[0].progress.epoch == 1
+
+
+def test_no_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no checkpoint in"):
+        load_checkpoint(tmp_path / "checkpoints")
+
+
+def test_a_full_disk_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, state(1), keep=2)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ftkit.engine.checkpoint.save_tensors", full)
+    with pytest.raises(FtkitError, match="No space left on device"):
+        save_checkpoint(tmp_path, state(2), keep=1)
+    assert load_checkpoint(tmp_path)[0].progress.epoch == 1
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".tmp")] == []

@@ -1,0 +1,121 @@
+"""What the package promises as a whole: quick imports, no code run from data, everything in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "ftkit"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = ("torch", "torchvision", "numpy", "accelerate", "sklearn", "scipy", "torchmetrics")
+LIGHT = ["ftkit", *(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCES
+    if "engine" not in path.parts and "networks" not in path.parts and path.name != "__main__.py"
+)]  # fmt: skip
+"""Every module above the engine; `networks` hold the torch modules that backbones build."""
+
+
+def test_nothing_above_the_engine_imports_torch_or_numpy() -> None:
+    code = f"""
+import importlib, sys
+for name in {LIGHT}:
+    importlib.import_module(name)
+    heavy = [m for m in {HEAVY} if m in sys.modules]
+    assert not heavy, f"{{name}} imports {{heavy}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"weights_only\s*=\s*False",
+        r"\bpickle\.(\w*load|Unpickler)",
+        r"from\s+pickle\s+import",
+        r"^\s*(import|from)\s+(dill|joblib|cloudpickle|shelve|marshal)\b",
+        r"yaml\.(unsafe_|full_)?load(_all)?\(",
+        r"yaml\.(Unsafe|Full)?Loader\b",
+        r"allow_pickle\s*=\s*True",
+        r"register_for_checkpointing",
+        r"(?<![\w.])(eval|exec)\(",
+    ],
+)
+def test_nothing_that_is_read_can_run_code(pattern: str) -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert found == []
+
+
+def test_every_torch_load_is_of_weights_only() -> None:
+    unsafe = [
+        f"{path.relative_to(REPOSITORY)}:{call.lineno}"
+        for path in SOURCES
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "torch.load"
+        and "weights_only=True" not in [ast.unparse(keyword) for keyword in call.keywords]
+    ]
+    assert unsafe == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names of the files in a wheel built from this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_has_every_template(wheel: list[str]) -> None:
+    templates = REPOSITORY / "templates"
+    ours = {str(path.relative_to(templates)) for path in templates.rglob("*") if path.is_file()}
+    assert "project/ftkit.yaml.jinja" in ours
+    assert {name.removeprefix("ftkit/templates/") for name in wheel if name.startswith("ftkit/templates/")} == ours
+
+
+def test_the_wheel_has_the_whole_package_and_nothing_beside_it(wheel: list[str]) -> None:
+    ours = {
+        str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*") if path.suffix != ".pyc" and path.is_file()
+    }
+    assert {"ftkit/py.typed", "ftkit/cli/main.py"} <= ours
+    assert ours <= set(wheel)
+    assert {name.split("/")[0] for name in wheel} == {"ftkit", "ftkit-0.1.0.dist-info"}
+    assert "ftkit-0.1.0.dist-info/licenses/LICENSE" in wheel
+
+
+def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
+    guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+    modules = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(modules) == 2
+    for number, source in enumerate(modules):
+        (tmp_path / f"guide_{number}.py").write_text(source, encoding="utf-8")
+    code = """
+from pathlib import Path
+from ftkit.plugins import Registry
+registry = Registry((Path("guide_0.py").absolute(), Path("guide_1.py").absolute()))
+assert registry.faults == [], registry.faults
+strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
+print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
+print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
+"""
+    (tmp_path / "scans").mkdir()
+    for name in ("oak-1.jpg", "elm-1.jpg", "oak-2.jpg"):
+        (tmp_path / "scans" / name).touch()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[{'head': 1.0}, {'head': 1.0, 'stem': 0.3}]", "('elm', 'oak')"], done.stderr

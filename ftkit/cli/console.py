@@ -1,0 +1,68 @@
+"""What the commands print with: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def out() -> Console:
+    """For tables and text that were asked for. Markup is off: a class may be called `[/b]`."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+@cache
+def err() -> Console:
+    """For progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, never wrapped; NaN, which JSON doesn't have, becomes null."""
+    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=str))
+
+
+def print_text(text: str) -> None:
+    """Text on stdout as it is."""
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
+def note(text: str) -> None:
+    """A remark on stderr."""
+    print(text, file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Something that the user should know of, though the command goes on."""
+    print(f"{_coloured('warning:', 33)} {text}", file=sys.stderr)
+
+
+def error(message: str, hint: str | None = None) -> None:
+    """Why the command stops, and the remedy. Lines are never wrapped, so that they can be copied."""
+    print(f"{_coloured('error:', 31)} {message}", file=sys.stderr)
+    if hint:
+        print(f"{_coloured('hint:', 36)} {hint}", file=sys.stderr)
+
+
+def _coloured(word: str, code: int) -> str:
+    plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return word if plain else f"\033[{code}m{word}\033[0m"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,118 @@
+"""How a training looks while it runs: a live bar on a terminal, plain lines elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ftkit.cli import console
+from ftkit.engine.events import EpochDone, Listener, Start, StepDone
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ftkit.run_folder import RunFolder
+    from ftkit.spec.schedule import Phase
+
+
+def make_display(run: RunFolder, epochs: int, quiet: bool) -> Display:
+    """The display that suits the terminal."""
+    live = sys.stderr.isatty() and not quiet
+    return LiveDisplay(run, epochs) if live else Display(run, epochs, quiet)
+
+
+class Display(Listener):
+    """One line an epoch, on stderr and in the run's log."""
+
+    def __init__(self, run: RunFolder, epochs: int, quiet: bool = False) -> None:
+        self.run = run
+        self.epochs = epochs
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        self.run.write_log([text])
+        if not self.quiet:
+            console.err().print(text, soft_wrap=True)
+
+    def started(self, event: Start) -> None:
+        where = f"on {event.device} in {event.precision}, {event.workers} worker{'s' if event.workers != 1 else ''}"
+        again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
+        self.say(f"run {event.run} {where}{again}")
+        if event.loaded:
+            self.say(f"weights: {event.loaded}")
+
+    def phase_started(self, phase: Phase, trainable: int) -> None:
+        groups = ", ".join(sorted(phase.trainable))
+        self.say(f"epochs {phase.start + 1}-{phase.stop}: {groups} train ({trainable:,} parameters)")
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self.say(epoch_line(event.record, self.epochs, event.is_best))
+
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}")
+
+
+class LiveDisplay(Display):
+    """The same lines above a bar with loss, learning rate, images a second and the time left."""
+
+    def __init__(self, run: RunFolder, epochs: int) -> None:
+        super().__init__(run, epochs)
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> LiveDisplay:
+        return self
+
+    def step_done(self, event: StepDone) -> None:
+        progress = self.progress or self._start(event.steps)
+        assert self.task is not None, "_start sets it"
+        progress.update(
+            self.task,
+            completed=(event.epoch - 1) * event.steps + event.step,
+            description=f"epoch {event.epoch}/{self.epochs}",
+            loss=f"loss {event.loss:.4f}",
+            rate=f"lr {max(event.rates.values()):.2g}",
+            speed=f"{event.images_per_second:.0f} images/s",
+        )
+
+    def say(self, text: str) -> None:
+        if self.progress is None:
+            super().say(text)
+            return
+        self.run.write_log([text])
+        self.progress.console.print(text, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def _start(self, steps: int) -> Progress:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("loss", "rate", "speed")]
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *texts,
+            TimeRemainingColumn(),
+            console=console.err(),
+            transient=True,
+        )
+        self.task = self.progress.add_task("", total=steps * self.epochs, loss="", rate="", speed="")
+        self.progress.start()
+        return self.progress
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool) -> str:
+    """One epoch in a line; the sign at its end marks the best so far."""
+    width = len(str(epochs))
+    parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
+    if "train_loss" in record:
+        parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
+    parts.append(
+        f"val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f} macro F1 {record['val_macro_f1']:.4f}"
+    )
+    parts.append(f"{record['seconds']:.1f} s")
+    return "  ".join(parts) + ("  best" if is_best else "")

@@ -1,0 +1,165 @@
+"""`ftkit evaluate`: how good a model is on labelled images, by class name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftkit.cli import console
+from ftkit.cli.options import dataset_at
+from ftkit.cli.predict import model_folder
+from ftkit.config.choices import Device
+from ftkit.errors import RequestError, one_line
+from ftkit.spec.dataset import SplitName
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ftkit.config.load import Resolved
+    from ftkit.engine.evaluate import Labelled
+    from ftkit.engine.metrics import Scores
+    from ftkit.plugins import Registry
+    from ftkit.runs import Card
+
+app = typer.Typer()
+
+LARGEST_MATRIX = 20
+"""Classes up to which the whole confusion matrix is shown; beyond, the pairs most often confused."""
+PAIRS = 15
+PADDING = 3
+"""Blanks and rules around a column of a table."""
+
+
+@app.command(
+    epilog="Examples:\n"
+    "  ftkit evaluate runs/ants                     on the run's test split, or else its validation split\n"
+    "  ftkit evaluate runs/ants --data new-photos   on other images, by class name"
+)
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run, or a model with --data; else the latest run.")
+    ] = None,
+    split: Annotated[SplitName | None, typer.Option("--split", help="Which split; else test, else val.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="PATH", help="Other images: a folder, or a CSV file.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="All figures as JSON on stdout.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at a time.")] = 64,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that read images; else by the cores.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
+    ] = None,
+) -> None:
+    """Measure a model on labelled images."""
+    bundle = model_folder(model, output)
+    from ftkit.runs import read_card
+
+    card = read_card(bundle)
+    labelled, registry = _labelled(bundle, card, data, split)
+    from ftkit.engine.bundle import load_bundle
+    from ftkit.engine.data import resolve_workers
+    from ftkit.engine.devices import choose_device
+    from ftkit.engine.evaluate import evaluate_bundle
+
+    loaded = load_bundle(bundle, choose_device(device), registry)
+    _remark(bundle, labelled)
+    count = resolve_workers("auto" if workers is None else workers, len(labelled.split))
+    scores = evaluate_bundle(loaded, labelled.split, batch_size, count)
+    if json:
+        where = {"model": str(bundle), "data": labelled.source, "split": labelled.name}
+        console.print_json({**where, "data_changed": labelled.changed, **scores.to_json()})
+    else:
+        show(scores, labelled)
+
+
+def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | None) -> tuple[Labelled, Registry | None]:
+    """The images to judge by, and the plugins of the run that the model is of, if it is of one."""
+    from ftkit.engine.evaluate import other_data, run_data
+    from ftkit.plugins import Registry
+
+    resolved = _run_config(bundle)
+    registry = resolved.registry if resolved else None
+    if data is not None:
+        chosen = dataset_at(data)
+        dataset = (registry or Registry()).datasets.get(chosen.pop("name"))
+        options = {option: Path(path).expanduser() for option, path in chosen.items()}
+        return other_data(dataset(**options), data, card, split), registry
+    if resolved is None:
+        raise RequestError(f"{bundle} is a model on its own, without the data of its run", "give images with --data")
+    return run_data(resolved, card, split), registry
+
+
+def _run_config(bundle: Path) -> Resolved | None:
+    from ftkit.config.load import resolve
+    from ftkit.runs import run_of
+
+    run = run_of(bundle)
+    return resolve(run / "config.yaml", {}, [], {}) if run and (run / "config.yaml").is_file() else None
+
+
+def _remark(bundle: Path, labelled: Labelled) -> None:
+    console.note(f"model {bundle} on {labelled.source}: {labelled.name} split, {len(labelled.split)} images")
+    for line in labelled.notes:
+        console.note(f"note: {line}")
+    if labelled.changed:
+        console.warn(f"{labelled.source} has changed since the model was trained: the figures aren't of the same data")
+
+
+def show(scores: Scores, labelled: Labelled) -> None:
+    """Print the figures, the table of classes, and what is taken for what."""
+    out = console.out()
+    out.print(
+        f"{labelled.name}: accuracy {scores.accuracy:.4f}, macro F1 {scores.macro_f1:.4f}, loss {scores.loss:.4f}, "
+        f"{scores.images} images",
+        soft_wrap=True,
+    )
+    out.print(_class_table(scores))
+    out.print(_confusion_table(scores, out.width) or _pairs_table(scores))
+
+
+def _class_table(scores: Scores) -> Table:
+    table = _table("By class", ("class", "images", "precision", "recall", "F1"))
+    for one in scores.per_class:
+        figures = (f"{value:.4f}" for value in (one.precision, one.recall, one.f1))
+        table.add_row(one_line(one.name), str(one.support), *figures)
+    return table
+
+
+def _confusion_table(scores: Scores, width: int) -> Table | None:
+    """The whole matrix, with numbers over its columns where names don't fit; None where those don't either."""
+    names = [one_line(one.name) for one in scores.per_class]
+    numbered = [f"{i} {name}" for i, name in enumerate(names)]
+    digits = len(str(max(map(max, scores.confusion))))
+    for rows, columns in ((names, names), (numbered, [str(i) for i in range(len(names))])):
+        needed = max(map(len, rows)) + sum(max(len(column), digits) + PADDING for column in columns) + PADDING
+        if needed <= width and len(names) <= LARGEST_MATRIX:
+            table = _table("Confusion: rows are the true classes, columns the predicted ones", ("", *columns))
+            for name, row in zip(rows, scores.confusion, strict=True):
+                table.add_row(name, *(str(n) if n else "." for n in row))
+            return table
+    return None
+
+
+def _pairs_table(scores: Scores) -> Table:
+    names = [one_line(one.name) for one in scores.per_class]
+    table = _table("Most confused: the whole matrix is in --json", ("true class", "taken for", "images"))
+    errors = [(n, i, j) for i, row in enumerate(scores.confusion) for j, n in enumerate(row) if n and i != j]
+    for n, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:PAIRS]:
+        table.add_row(names[i], names[j], str(n))
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+    return table

@@ -1,0 +1,205 @@
+"""The `ftkit` program: finds the command, imports that one alone, and turns errors into one line each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ftkit.cli import console
+from ftkit.errors import FtkitError, RequestError
+
+INTERRUPTED = 130
+DEBUG = "--debug"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command as the table of `ftkit --help` shows it; its module is imported when it is run.
+
+    Attributes:
+        home: `module:attribute` of the typer app.
+        help: The first line of the command's own help.
+        panel: Heading that it stands under.
+    """
+
+    home: str
+    help: str
+    panel: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "init": Entry("ftkit.cli.init:app", "Make a project: settings with comments, a plugin of your own, tests.", "Work"),
+    "plan": Entry(
+        "ftkit.cli.plan:app", "Show what training would do: groups, rates, sizes and steps, epoch by epoch.", "Work"
+    ),
+    "train": Entry("ftkit.cli.train:app", "Fine-tune a backbone on images and keep the best model.", "Work"),
+    "evaluate": Entry("ftkit.cli.evaluate:app", "Measure a model on labelled images.", "Work"),
+    "predict": Entry("ftkit.cli.predict:app", "Say what is in images.", "Work"),
+    "config": Entry("ftkit.cli.config:app", "Show, describe and check the configuration.", "Look"),
+    "backbones": Entry("ftkit.cli.catalog:backbones", "List the networks that can be fine-tuned.", "Look"),
+    "datasets": Entry("ftkit.cli.catalog:datasets", "List the sources of images.", "Look"),
+    "strategies": Entry("ftkit.cli.catalog:strategies", "List the ways to freeze and thaw layers.", "Look"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Shows the table; imports a command's module only to run or complete it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """A line of the table, for help and completion."""
+        entry = COMMANDS.get(cmd_name)
+        return TyperCommand(cmd_name, help=entry.help, rich_help_panel=entry.panel) if entry else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, *rest = args
+        if name not in COMMANDS:
+            raise _unknown_command(name)
+        return name, load_command(name), rest
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`ftkit` alone shows the help: nothing was asked for, so nothing is wrong."""
+        return super().parse_args(ctx, args or ["--help"])
+
+
+def load_command(name: str) -> Any:
+    """Import a command and make it ready to run under its name."""
+    module, _, attribute = COMMANDS[name].home.partition(":")
+    command = typer.main.get_command(getattr(import_module(module), attribute))
+    command.name = name
+    # Completion belongs to `ftkit` itself; typer offers it on every app.
+    command.params = [p for p in command.params if p.name not in {"install_completion", "show_completion"}]
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Examples:\n"
+    "  ftkit train                               train on digits, offline, in seconds\n"
+    "  ftkit train --data photos                 train on a folder of images\n"
+    "  ftkit predict new-photos                  ask the latest model\n"
+    "  ftkit init my-project --data photos       start a project",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import ftkit
+
+        print(f"ftkit {ftkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; on every command.")] = False,
+) -> None:
+    """Fine-tune image classifiers: from a folder of images to a classifier that can be trusted."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns its exit code.
+
+    0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
+    """
+    arguments, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has had enough; Python would complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        if debug:
+            import traceback
+
+            traceback.print_exception(error)
+        return _explain(error)
+    if code == INTERRUPTED:
+        console.error("interrupted")
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    found = typer.main.get_command(app).main(arguments, prog_name="ftkit", standalone_mode=False)
+    return found if isinstance(found, int) else 0
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """`--debug` works anywhere on the line, up to a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [a for a in arguments[:end] if a != DEBUG]
+    wanted = len(kept) < end or os.environ.get("FTKIT_DEBUG", "") not in ("", "0")
+    return kept + arguments[end:], wanted
+
+
+def _unknown_command(name: str) -> RequestError:
+    from ftkit.cli.usage import COMMAND_PEERS
+    from ftkit.errors import unknown
+
+    if name in COMMAND_PEERS:
+        return RequestError(f"unknown command {name!r}", f"did you mean {COMMAND_PEERS[name]!r}?")
+    return unknown("command", name, COMMANDS)
+
+
+def _explain(error: BaseException) -> int:
+    """One line for an error, and the exit code that goes with it."""
+    if isinstance(error, KeyboardInterrupt):
+        console.error("interrupted")
+        return INTERRUPTED
+    if isinstance(error, FtkitError):
+        console.error(error.message, error.hint)
+        for other in getattr(error, "others", ()):
+            console.error(other)
+        return error.exit_code
+    if hasattr(error, "format_message"):
+        return _explain_usage(error)
+    if isinstance(error, typer.Abort):
+        console.error("stopped: the question was not answered")
+        return 1
+    if isinstance(error, OSError) and error.strerror:
+        console.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, _os_remedy(error))
+        return 1
+    text = " ".join(str(error).split())
+    console.error(
+        f"internal error: {type(error).__name__}{': ' + text if text else ''}",
+        f"run it again with {DEBUG}, or with FTKIT_DEBUG=1, for the traceback",
+    )
+    return 1
+
+
+def _explain_usage(error: BaseException) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 0
+    from ftkit.cli.usage import usage_error
+
+    ours = usage_error(error)
+    console.error(ours.message, ours.hint)
+    return ours.exit_code
+
+
+def _os_remedy(error: OSError) -> str | None:
+    if error.errno == errno.ENOSPC:
+        return "free some space, or write elsewhere with --output"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "check the permissions, or write elsewhere with --output"
+    return None

@@ -1,0 +1,210 @@
+"""The flags that set config keys, once for every command that takes them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ftkit.cli import console
+from ftkit.config.choices import AUGMENTS, DEVICES, MONITORS, OPTIMIZERS, PRECISIONS
+from ftkit.errors import RequestError
+
+if TYPE_CHECKING:
+    from ftkit.config.load import Resolved
+    from ftkit.plugins import Registry
+
+DATA, MODEL, TRAINING, MACHINE, RUN = "Data", "Model", "Training", "Machine", "Run"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag that sets one key of the config.
+
+    Attributes:
+        names: Spellings, the full one first.
+        key: Dotted config key.
+        metavar: What stands for the value in the help; None for a switch.
+        help: One line.
+        panel: Heading in the help.
+        values: Values to complete, or the kind of names to look up: `backbones`, `datasets`, `strategies`.
+        parse: From the flag's text to the key's value.
+    """
+
+    names: tuple[str, ...]
+    key: str
+    metavar: str | None
+    help: str
+    panel: str
+    values: tuple[str, ...] | str = ()
+    parse: Callable[[str], Any] = str
+
+    @property
+    def parameter(self) -> str:
+        """Name of the argument that it becomes."""
+        return "config_" + self.names[0].strip("-").replace("-", "_")
+
+
+def dataset_at(path: str) -> dict[str, str]:
+    """The dataset that a path means: a folder of images, or a CSV file.
+
+    Raises:
+        RequestError: Nothing is there, or it is neither.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return {"name": "folder", "root": path}
+    if place.suffix.lower() == ".csv" and place.is_file():
+        return {"name": "csv", "path": path}
+    if place.exists():
+        raise RequestError(f"--data {path}: neither a folder nor a .csv file")
+    raise RequestError(
+        f"--data {path}: nothing is there", "give a folder of images, or a .csv file of paths and labels"
+    )
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        ("--data",), "dataset", "PATH", "A folder of images, or a CSV file of paths and labels.", DATA, parse=dataset_at
+    ),
+    Flag(("--dataset",), "dataset.name", "NAME", "A dataset by name; see `ftkit datasets list`.", DATA, "datasets"),
+    Flag(("--train-samples",), "train_samples", "N", "Train on only so many images.", DATA),
+    Flag(("--backbone",), "backbone", "NAME", "The network; see `ftkit backbones list`.", MODEL, "backbones"),
+    Flag(("--weights",), "weights", "default|none|NAME|FILE", "Where to start from.", MODEL, ("default", "none")),
+    Flag(("--keep-head",), "keep_head", None, "Keep the pretrained head, for data of the same classes.", MODEL),
+    Flag(("--image-size",), "preprocessing.size", "PIXELS", "Side of the square that the network sees.", MODEL),
+    Flag(
+        ("--strategy",),
+        "strategy.name",
+        "NAME",
+        "What trains when; see `ftkit strategies list`.",
+        TRAINING,
+        "strategies",
+    ),
+    Flag(("--epochs",), "epochs", "N", "Passes over the training images.", TRAINING),
+    Flag(("--lr",), "optimizer.lr", "RATE", "Base learning rate.", TRAINING),
+    Flag(
+        ("--optimizer",), "optimizer.name", "NAME", "A class of torch.optim in lower case.", TRAINING, tuple(OPTIMIZERS)
+    ),
+    Flag(("--batch-size",), "batch_size", "N", "Images a step.", TRAINING),
+    Flag(("--accumulate",), "accumulate", "N", "Batches a step of the optimizer.", TRAINING),
+    Flag(("--augment",), "augment", "|".join(AUGMENTS), "Random changes of training images.", TRAINING, AUGMENTS),
+    Flag(("--monitor",), "monitor", "|".join(MONITORS), "What chooses the best epoch.", TRAINING, MONITORS),
+    Flag(("--patience",), "patience", "N", "Stop after so many epochs without a better one.", TRAINING),
+    Flag(("--seed",), "seed", "N", "Everything random follows from it.", TRAINING),
+    Flag(("--precision",), "precision", "|".join(PRECISIONS), "Arithmetic of training.", MACHINE, PRECISIONS),
+    Flag(("--device",), "device", "|".join(DEVICES), "Where to train.", MACHINE, DEVICES),
+    Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
+    Flag(("--output",), "output", "FOLDER", "Folder that run folders are made in.", RUN),
+    Flag(("--name",), "name", "NAME", "Name of the run folder.", RUN),
+)
+
+
+def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the config's flags, `--config` and `--set`; it gets `resolved` in their place.
+
+    The command's own parameters stay as they are. Faults of plugins are shown once, as warnings.
+    """
+    hints = typing.get_type_hints(command, localns={"Resolved": object}, include_extras=True)
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "resolved"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shown = [p.replace(annotation=hints[p.name], kind=keyword) for p in own]
+    signature = inspect.Signature([*shown, *_config_parameters()], return_annotation=None)
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> Any:
+        kept = {p.name: arguments.pop(p.name) for p in own}
+        return command(resolved=_resolve(arguments), **kept)
+
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return run
+
+
+def project_registry() -> Registry:
+    """The plugins that are built in, installed, and named by `ftkit.yaml` in the working folder."""
+    from ftkit.config.load import project_plugins
+    from ftkit.plugins import Registry
+
+    registry = Registry(project_plugins())
+    warn_of_faults(registry)
+    return registry
+
+
+def warn_of_faults(registry: Registry) -> None:
+    """Say which plugins are left out, and why."""
+    for fault in registry.faults:
+        console.warn(str(fault))
+
+
+def _resolve(arguments: dict[str, Any]) -> Resolved:
+    from ftkit.config.load import resolve
+
+    if arguments["config_data"] is not None and arguments["config_dataset"] is not None:
+        raise RequestError(
+            "--data and --dataset: give one of them",
+            "options of a named dataset are given like --set dataset.root=FOLDER",
+        )
+    flags = {
+        flag.key: (flag.names[0], flag.parse(value) if isinstance(value, str) else value)
+        for flag in FLAGS
+        if (value := arguments[flag.parameter]) is not None
+    }
+    resolved = resolve(arguments["config_file"], flags, arguments["config_sets"] or [], os.environ)
+    warn_of_faults(resolved.registry)
+    return resolved
+
+
+def _config_parameters() -> list[inspect.Parameter]:
+    file = Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="Config file; else ./ftkit.yaml, if any.", rich_help_panel=RUN
+        ),
+    ]
+    sets = Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key: --set optimizer.lr=0.01", rich_help_panel=RUN),
+    ]
+    parameters = [_parameter("config_file", file), _parameter("config_sets", sets)]
+    return [*(_flag_parameter(flag) for flag in FLAGS), *parameters]
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _flag_parameter(flag: Flag) -> inspect.Parameter:
+    """Values stay text here; the config's own check of them has the better message."""
+    if flag.metavar is None:
+        off = f"--no-{flag.names[0].strip('-')}"
+        switch = typer.Option(f"{flag.names[0]}/{off}", help=flag.help, rich_help_panel=flag.panel)
+        return _parameter(flag.parameter, Annotated[bool | None, switch])
+    option = typer.Option(
+        *flag.names,
+        metavar=flag.metavar,
+        help=flag.help,
+        rich_help_panel=flag.panel,
+        autocompletion=_completer(flag.values) if flag.values else None,
+    )
+    return _parameter(flag.parameter, Annotated[str | None, option])
+
+
+def _completer(values: tuple[str, ...] | str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        if isinstance(values, tuple):
+            names = list(values)
+        else:
+            from ftkit.plugins import Registry
+
+            names = list(getattr(Registry(), values))
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete

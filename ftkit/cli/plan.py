@@ -1,0 +1,151 @@
+"""`ftkit plan`: what a training would do, before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftkit.cli import console
+from ftkit.cli.options import with_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ftkit.config.load import Resolved
+    from ftkit.planning import Plan
+
+app = typer.Typer()
+
+LABELS, COLUMN = 30, 10
+"""Characters that the table's first two columns take together, and each further one."""
+
+
+@app.command(epilog="Example: ftkit plan --data photos --backbone resnet18 --strategy gradual")
+@with_config
+def plan(
+    resolved: Resolved,
+    json: Annotated[bool, typer.Option("--json", help="The plan as JSON on stdout.")] = False,
+) -> None:
+    """Show what training would do: groups, rates, sizes and steps, epoch by epoch."""
+    decided = complete(resolved)
+    if json:
+        console.print_json(decided.to_json())
+    else:
+        show(decided, console.out())
+
+
+def complete(resolved: Resolved) -> Plan:
+    """The plan with its parameters counted; torch is loaded only where that takes building the model."""
+    from ftkit.planning import make_plan
+
+    decided = make_plan(resolved)
+    if decided.group_parameters is not None:
+        return decided
+    from ftkit.engine.model import counted
+
+    return counted(decided)
+
+
+def show(plan: Plan, to: Console) -> None:
+    """Print a plan as lines and a table of groups by epochs."""
+    for name, value in facts(plan):
+        to.print(f"{name:>14}  {value}", soft_wrap=True)
+    fitting = max(1, (to.width - LABELS) // COLUMN)
+    for spans in _chunks(_spans(plan), fitting):
+        to.print(_table(plan, spans))
+    for note in plan.notes:
+        to.print(f"{'note':>14}  {note}", soft_wrap=True)
+
+
+def facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The lines of a plan, as name and value."""
+    config, pre = plan.config, plan.preprocessing
+    total = sum(plan.group_parameters.values()) if plan.group_parameters else 0
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
+    channels = "grey" if pre.channels == 1 else "RGB"
+    yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
+    yield "backbone", f"{plan.backbone.name}: {total:,} parameters with a head for {plan.num_classes} classes"
+    yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
+    yield (
+        "preprocessing",
+        f"{channels} {pre.size} x {pre.size}, {_fit(plan)}, {pre.interpolation}, mean {_numbers(pre.mean)}, "
+        f"std {_numbers(pre.std)}; augment {config.augment}",
+    )
+    options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
+    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
+    yield (
+        "steps",
+        f"{plan.batches.steps:,} an epoch x {config.epochs} epochs = {plan.steps:,}; "
+        f"{plan.batches.effective} images a step ({config.batch_size} x {config.accumulate} accumulated "
+        f"x {plan.world} process{'es' if plan.world > 1 else ''})",
+    )
+    patience = f", stop after {config.patience} epochs without a better one" if config.patience else ""
+    yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{patience}"
+
+
+def _spans(plan: Plan) -> list[tuple[int, int]]:
+    """First and last epoch, from 0, of each run of equal rows."""
+    runs = groupby(range(plan.config.epochs), key=lambda epoch: plan.schedule.rows[epoch])
+    return [(epochs[0], epochs[-1]) for epochs in (list(members) for _, members in runs)]
+
+
+def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"{plan.config.strategy.name}: peak learning rate by epoch", title_justify="left"
+    )
+    table.add_column("group", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for first, last in spans:
+        table.add_column(f"{first + 1}" if first == last else f"{first + 1}-{last + 1}", justify="right", no_wrap=True)
+    for group in plan.schedule.groups:
+        rates = [plan.schedule.rows[first].get(group.name) for first, _ in spans]
+        cells = ["frozen" if r is None else f"{r * plan.config.optimizer.lr:.2g}" for r in rates]
+        table.add_row(group.name, f"{(plan.group_parameters or {}).get(group.name, 0):,}", *cells)
+    table.add_section()
+    phases = [plan.schedule.phase_at(first) for first, _ in spans]
+    table.add_row("trainable", "", *(_short(plan.trainable(p)) for p in phases))
+    memory = [plan.memory(p) for p in phases]
+    if None not in memory:
+        table.add_row("memory", "", *(f"~{_short(m)}B" for m in memory))
+    return table
+
+
+def _chunks(spans: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    for start in range(0, len(spans), size):
+        yield spans[start : start + size]
+
+
+def _curve(plan: Plan) -> str:
+    warmup = f" after {plan.curve.warmup_epochs:g} epochs of warm-up" if plan.curve.warmup_epochs else ""
+    return f"{plan.config.lr_curve.name} curve{warmup}"
+
+
+def _fit(plan: Plan) -> str:
+    pre = plan.preprocessing
+    if pre.fit == "crop":
+        return f"middle of the image resized to {pre.resize}"
+    return "padded to a square" if pre.fit == "pad" else "stretched to a square"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 6 else ", ".join(names[:5]) + ", ..."
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{v:.3g}" for v in values)
+
+
+def _short(number: int | None) -> str:
+    """A number in three digits: 11.2M."""
+    value = float(number or 0)
+    for unit in ("", "K", "M"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}G"

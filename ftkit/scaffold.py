@@ -1,0 +1,175 @@
+"""Renders a project template into a folder: all of it or nothing.
+
+A template is a folder of files. In those that end in `.jinja` (the ending is dropped), and in all file
+names, `{{name}}` stands for a value from a fixed set; anything else between such braces is an error of the
+template. That is the part of Jinja that needs no engine and runs no code, and leaves the way open to tools
+that read Jinja templates. Other files are copied byte by byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ftkit.errors import FtkitError, RequestError
+
+SUFFIX = ".jinja"
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_IGNORED = frozenset({".git", ".DS_Store"})
+
+
+def template_folder(name: str = "project") -> Path:
+    """Where a template lies: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "templates" / name, package.parent / "templates" / name):
+        if folder.is_dir():
+            return folder
+    raise FtkitError(f"the template {name!r} is missing from this installation of ftkit", "install ftkit again")
+
+
+def render(template: Path, values: Mapping[str, str]) -> dict[Path, bytes]:
+    """The template's files by relative path, with every placeholder filled in."""
+    return {
+        Path(_fill(str(source.relative_to(template)).removesuffix(SUFFIX), values, source)): _content(source, values)
+        for source in sorted(template.rglob("*"))
+        if source.is_file() and "__pycache__" not in source.parts
+    }
+
+
+def _content(source: Path, values: Mapping[str, str]) -> bytes:
+    if source.suffix != SUFFIX:
+        return source.read_bytes()
+    return _fill(source.read_text(encoding="utf-8"), values, source).encode()
+
+
+def _fill(text: str, values: Mapping[str, str], source: Path) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise FtkitError(f"{source}: the template asks for {match[1]!r}, which ftkit doesn't give")
+        return values[match[1]]
+
+    return _PLACEHOLDER.sub(value, text)
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuse a target that is a file, or a folder with something in it unless `force` is set."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise RequestError(f"{target} is there already and is not a folder", "give the path of a new folder")
+    try:
+        there = sorted(p.name for p in target.iterdir() if p.name not in _IGNORED)
+    except OSError as error:
+        raise FtkitError(f"{target}: can't be listed: {error.strerror}", "give the path of a new folder") from None
+    if there and not force:
+        listed = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+        raise RequestError(
+            f"{target} is not empty: {listed}",
+            "give a new folder, or --force to overwrite the template's files and keep all others",
+        )
+
+
+def write(files: Mapping[Path, bytes], target: Path) -> list[Path]:
+    """Write all files into `target`, or none; other files there are left alone.
+
+    They are staged on the same disk first, so that what can go wrong has gone wrong before the target
+    changes.
+
+    Returns:
+        The files that were there before and are overwritten now.
+
+    Raises:
+        RequestError: A folder is where a file should go, or the other way round.
+        FtkitError: The disk is full or can't be written to. Nothing is left behind.
+    """
+    try:
+        return _fill_folder(files, target) if target.is_dir() else _make_folder(files, target)
+    except OSError as error:
+        raise FtkitError(f"can't write {target}: {error.strerror or error}", "nothing was changed") from None
+
+
+def _make_folder(files: Mapping[Path, bytes], target: Path) -> list[Path]:
+    """A new folder appears under its name only when it is whole."""
+    with _parents(target.parent), _staging(target.parent, target.name) as staging:
+        _stage(files, staging)
+        staging.rename(target)
+    return []
+
+
+def _fill_folder(files: Mapping[Path, bytes], target: Path) -> list[Path]:
+    _check_kinds(files, target)
+    with _staging(target, "new") as staging, _staging(target, "old") as old:
+        _stage(files, staging)
+        return _swap(files, staging, old, target)
+
+
+def _swap(files: Mapping[Path, bytes], staging: Path, old: Path, target: Path) -> list[Path]:
+    """Move staged files into place and the ones before them aside; back again where one fails."""
+    with _parents(*{(target / path).parent for path in files}):
+        try:
+            for path in files:
+                (old / path).parent.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(target / path):
+                    (target / path).rename(old / path)
+                (staging / path).rename(target / path)
+        except BaseException:
+            for path in files:
+                if os.path.lexists(old / path):
+                    (old / path).replace(target / path)
+                elif not (staging / path).exists():
+                    (target / path).unlink()
+            raise
+    return [path for path in files if os.path.lexists(old / path)]
+
+
+def _check_kinds(files: Mapping[Path, bytes], target: Path) -> None:
+    for path in files:
+        if (target / path).is_dir():
+            raise RequestError(f"{target / path} is a folder where the template has a file", "move it away")
+        for parent in list(path.parents)[:-1]:
+            if os.path.lexists(target / parent) and not (target / parent).is_dir():
+                raise RequestError(f"{target / parent} is a file where the template has a folder", "move it away")
+
+
+def _stage(files: Mapping[Path, bytes], staging: Path) -> None:
+    for path, content in files.items():
+        (staging / path).parent.mkdir(parents=True, exist_ok=True)
+        with (staging / path).open("wb") as file:
+            file.write(content)
+            file.flush()
+            # A full disk may only be noticed here; later there would be no way back.
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _staging(beside: Path, name: str) -> Iterator[Path]:
+    """A hidden folder, gone at the end whatever happens. Not `tempfile`'s: that one is closed to others."""
+    staging = beside / f".{name[:100]}-{secrets.token_hex(4)}"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _parents(*folders: Path) -> Iterator[None]:
+    """Make folders with their parents; where the body fails, those that were new go again."""
+    made: list[Path] = []
+    try:
+        for folder in folders:
+            missing = [p for p in (folder, *folder.parents) if not p.exists()]
+            for parent in reversed(missing):
+                parent.mkdir()
+                made.append(parent)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+        raise

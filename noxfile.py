@@ -1,0 +1,68 @@
+"""Every chore by one name: `nox -s lint`, `nox -s tests`.
+
+Each session has a virtual environment of its own; `nox --no-venv -s lint` uses the current one, which
+`pip install '.[dev]'` has filled.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+DEV: list[str] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
+
+
+def need(session: nox.Session, *packages: str) -> None:
+    """Install into the session's own environment; the current interpreter is left as it is."""
+    if session.venv_backend != "none":
+        session.install(*packages)
+
+
+def pinned(name: str) -> str:
+    """The requirement on `name` as the `dev` extra has it, for sessions that can do without torch."""
+    return next(requirement for requirement in DEV if requirement.startswith(f"{name}>="))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting, by ruff."""
+    need(session, pinned("ruff"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, by mypy in strict mode."""
+    need(session, ".[dev]")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """The order of the layers, by import-linter."""
+    need(session, ".[dev]")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All but the long tests; arguments go to pytest: `nox -s tests -- -k schedule`."""
+    need(session, ".[dev]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The tests that take minutes."""
+    need(session, ".[dev]")
+    session.run("pytest", "-m", "long", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and source archive in `dist/`."""
+    need(session, pinned("hatchling"))
+    session.run("python", "-m", "hatchling", "build")

@@ -1,0 +1,250 @@
+"""`ftkit evaluate` and the gathering of outputs: every image counts once, and classes are matched by name."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ftkit.cli.main import main
+from ftkit.config.load import resolve
+from ftkit.engine.bundle import backbone_id, save_bundle
+from ftkit.engine.evaluate import collect
+from ftkit.planning import load_splits
+from ftkit.plugins import Registry
+from ftkit.runs import Card
+from tests.conftest import MakeFolder
+
+CLASSES = ("[b]lue", "crimson", "gold")
+
+
+def make_run(folder: Path, data: Path, classes: tuple[str, ...]) -> Path:
+    """A run folder whose model puts everything into the first class, and prefers earlier ones."""
+    registry = Registry()
+    backbone = registry.backbones.get("cifar_resnet20")
+    model = backbone.build(len(classes))
+    head = cast(nn.Linear, model.get_submodule("linear"))
+    nn.init.zeros_(head.weight)
+    head.bias.data = torch.linspace(1, 0, len(classes))
+    folder.mkdir(parents=True)
+    config = f"dataset:\n  name: folder\n  root: {data}\nbackbone: cifar_resnet20\nweights: none\nepochs: 1\n"
+    (folder / "config.yaml").write_text(config + "strategy: full\n")
+    card = Card(classes, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    splits, _ = load_splits(resolve(folder / "config.yaml"))
+    save_bundle(folder / "model", model, replace(card, fingerprint=splits.fingerprint()))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path, image_folder: MakeFolder) -> Path:
+    each = dict.fromkeys(CLASSES, 2)
+    return image_folder(
+        tmp_path / "data", {"train": each, "val": each, "test": dict(zip(CLASSES, (3, 5, 2), strict=True))}
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Path:
+    return make_run(tmp_path / "runs" / "mine", data, CLASSES)
+
+
+def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
+    capsys.readouterr()
+    assert main(["evaluate", *arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def test_the_test_split_is_the_default(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, err = measured(capsys, str(run))
+    assert "test split, 10 images" in err
+    assert (found["split"], found["images"], found["accuracy"]) == ("test", 10, 0.3)
+    assert found["macro_f1"] == pytest.approx(2 * 0.3 / 1.3 / 3)
+    assert found["confusion"] == [[3, 0, 0], [5, 0, 0], [2, 0, 0]]
+    assert [(c["name"], c["support"], c["recall"]) for c in found["classes"]] == [
+        ("[b]lue", 3, 1.0), ("crimson", 5, 0.0), ("gold", 2, 0.0),
+    ]  # fmt: skip
+    assert found["data_changed"] is False
+    assert "warning" not in err
+
+
+def test_another_split_and_another_batch_size(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = measured(capsys, str(run), "--split", "val", "--batch-size", "4", "--workers", "0")
+    assert (found["split"], found["images"], found["accuracy"]) == ("val", 6, pytest.approx(1 / 3))
+
+
+def test_val_stands_in_where_there_is_no_test_split(
+    tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unsplit = image_folder(tmp_path / "unsplit", dict.fromkeys(CLASSES, 5))
+    run = make_run(tmp_path / "runs" / "unsplit", unsplit, CLASSES)
+    found, _ = measured(capsys, str(run))
+    assert (found["split"], found["images"]) == ("val", 3), "the run's own seeded split: one of five a class"
+    assert main(["evaluate", str(run), "--split", "test"]) == 2
+    assert "has no test split" in capsys.readouterr().err
+
+
+def test_other_data_is_matched_by_class_name(
+    run: Path, tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In this folder gold is class 1; in the model it is class 2.
+    other = image_folder(tmp_path / "other", {"[b]lue": 1, "gold": 3})
+    found, err = measured(capsys, str(run), "--data", str(other))
+    assert (found["split"], found["images"], found["accuracy"]) == ("train", 4, 0.25)
+    assert found["confusion"] == [[1, 0, 0], [0, 0, 0], [3, 0, 0]]
+    assert found["macro_f1"] == pytest.approx((2 / 5 + 0) / 2), "crimson has no image here"
+    assert str(other) in err
+
+
+def test_a_model_on_its_own_takes_a_csv(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "model").rename(tmp_path / "bare")
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\ndata/test/gold/0000.jpg,gold\ndata/test/[b]lue/0000.jpg,[b]lue\n")
+    found, _ = measured(capsys, str(tmp_path / "bare"), "--data", str(table))
+    assert (found["images"], found["accuracy"]) == (2, 0.5)
+    assert main(["evaluate", str(tmp_path / "bare")]) == 2
+    assert "give images with --data" in capsys.readouterr().err
+
+
+def test_a_class_that_the_model_lacks_is_named(
+    run: Path, tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = image_folder(tmp_path / "other", {"gold": 1, "violet": 1})
+    assert main(["evaluate", str(run), "--data", str(other)]) == 2
+    assert "'violet'" in capsys.readouterr().err
+
+
+def test_data_that_has_changed_is_warned_of(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "train" / "gold" / "0000.jpg").unlink()
+    found, err = measured(capsys, str(run))
+    assert found["data_changed"] is True
+    assert "has changed since the model was trained" in err
+
+
+def test_an_unreadable_image_is_named(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "test" / "gold" / "0000.jpg").write_bytes(b"no image")
+    assert main(["evaluate", str(run)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "gold/0000.jpg: not an image" in err
+
+
+def test_damage_and_bad_requests_exit_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ([str(run), "--data", "nowhere"], "--data nowhere: nothing is there"),
+        (["mien", "--output", str(run.parent)], "unknown run 'mien'"),
+        ([str(run), "--split", "trian"], "trian"),
+        ([str(run), "--batch-size", "0"], "batch-size"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    (run / "model" / "model.safetensors").write_bytes(b"")
+    assert main(["evaluate", str(run)]) == 2
+    assert "model.safetensors: the file is damaged" in capsys.readouterr().err
+
+
+def test_tables_show_class_names_as_they_are(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run)]) == 0
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert out.startswith("test: accuracy 0.3000, macro F1 0.1538, loss ")
+    assert ["[b]lue", "3", "0.3000", "1.0000", "0.4615"] in lines
+    assert ["[b]lue", "crimson", "gold"] in lines
+    assert ["crimson", "5", ".", "."] in lines
+
+
+def test_many_classes_show_the_most_confused_pairs(
+    tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tuple(f"kind{i:02d}" for i in range(25))
+    counts = dict.fromkeys(names, 2) | {"kind07": 4}
+    run = make_run(tmp_path / "runs" / "many", image_folder(tmp_path / "many", counts, (12, 12)), names)
+    assert main(["evaluate", str(run), "--split", "train"]) == 0
+    out = capsys.readouterr().out
+    assert "Most confused" in out
+    assert "Confusion:" not in out
+    pairs = [line.split() for line in out[out.index("Most confused") :].splitlines() if "kind" in line]
+    assert pairs[0] == ["kind07", "kind00", "3"]
+    assert len(pairs) == 15
+
+
+class Ranks:
+    """Gathers among threads, as accelerate does among processes."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self.barrier = threading.Barrier(world)
+        self.slots: list[Tensor] = [torch.empty(0)] * world
+
+    def gather(self, rank: int, tensor: Tensor) -> Tensor:
+        self.slots[rank] = tensor
+        self.barrier.wait(timeout=10)
+        assert len({t.shape for t in self.slots}) == 1, "gather wants equal shapes"
+        everything = torch.cat(self.slots)
+        self.barrier.wait(timeout=10)
+        return everything
+
+
+class Rank:
+    """The part of an Accelerator that `collect` uses."""
+
+    def __init__(self, ranks: Ranks, rank: int) -> None:
+        self.ranks, self.rank, self.num_processes = ranks, rank, ranks.world
+        self.device = torch.device("cpu")
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        return self.ranks.gather(self.rank, tensor)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def share(images: Tensor, labels: Tensor, rank: int, world: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """A rank's batches of two images."""
+    mine = list(range(rank, len(images), world))
+    parts = [torch.tensor(mine[start : start + 2]) for start in range(0, len(mine), 2)]
+    return [(images[part], labels[part], part) for part in parts]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 16, 17])
+def test_every_image_counts_once_whatever_the_number_of_processes(world: int, size: int) -> None:
+    torch.manual_seed(size)
+    images, labels = torch.rand(size, 3), torch.randint(0, 5, (size,))
+    model = nn.Linear(3, 5)
+    ranks, results = Ranks(world), dict[int, tuple[Tensor, Tensor]]()
+
+    def work(rank: int) -> None:
+        accelerator = cast(Accelerator, Rank(ranks, rank))
+        results[rank] = collect(model, share(images, labels, rank, world), accelerator)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == world
+    for logits, found in results.values():
+        assert torch.equal(found, labels)
+        assert torch.allclose(logits, model(images), atol=1e-6)
+        assert logits.dtype == torch.float32
+
+
+def test_collect_judges_in_eval_mode_and_reports_progress() -> None:
+    model, seen = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.9)), list[int]()
+    images, labels = torch.rand(5, 3), torch.zeros(5, dtype=torch.long)
+    accelerator = cast(Accelerator, Rank(Ranks(1), 0))
+    logits, _ = collect(model, share(images, labels, 0, 1), accelerator, on_batch=seen.append)
+    assert torch.allclose(logits, model[0](images), atol=1e-6)
+    assert seen == [2, 2, 1]
+    assert not logits.requires_grad

@@ -1,0 +1,253 @@
+"""The program as a whole: its help, its speed, its exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftkit.cli import main as program
+from ftkit.cli.main import COMMANDS, load_command, main
+from ftkit.cli.options import FLAGS
+from ftkit.cli.usage import COMMAND_PEERS, FLAG_PEERS
+from ftkit.config.schema import Config
+from ftkit.errors import FtkitError
+
+HEAVY = ("torch", "torchvision", "numpy", "accelerate", "pydantic", "sklearn", "PIL", "yaml", "pluggy")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ftkit(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("FTKIT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "ftkit", *arguments], capture_output=True, text=True, env={**kept, **env}, check=False
+    )
+
+
+# Help
+
+
+def test_help_imports_nothing_heavy_and_no_command() -> None:
+    script = (
+        "import sys\nfrom ftkit.cli.main import main\n"
+        "try: code = main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
+        f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "loaded += [m for m in sys.modules if m.startswith('ftkit.') and m not in "
+        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.console', 'ftkit.errors')]\n"
+        "print('code', code, 'loaded', loaded)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "code 0 loaded []"
+    assert "train" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_shows_every_command(arguments: list[str]) -> None:
+    done = ftkit(*arguments, COLUMNS="200")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for name, entry in COMMANDS.items():
+        assert f"{name} " in done.stdout
+        assert entry.help in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_command_says_of_itself(name: str) -> None:
+    module, _, attribute = COMMANDS[name].home.partition(":")
+    assert hasattr(importlib.import_module(module), attribute)
+    command = load_command(name)
+    assert command.help.splitlines()[0] == COMMANDS[name].help
+    assert command.name == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_its_help_with_an_example(name: str) -> None:
+    done = ftkit(name, "-h", COLUMNS="200")
+    assert done.returncode == 0
+    command = load_command(name)
+    commands = list(getattr(command, "commands", {}).values()) or [command]
+    for one in commands:
+        assert one.epilog, f"{name} {one.name} has no example"
+        assert f"ftkit {name}" in one.epilog
+
+
+def test_version() -> None:
+    import ftkit as library
+
+    done = ftkit("--version")
+    assert (done.returncode, done.stdout) == (0, f"ftkit {library.__version__}\n")
+
+
+def test_completion_offers_commands_and_names() -> None:
+    def complete(words: str, at: int) -> list[str]:
+        done = ftkit(_FTKIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(at))
+        return sorted(done.stdout.split())
+
+    assert complete("ftkit tr", 1) == ["train"]
+    assert complete("ftkit config show --backbone resnet1", 4) == ["resnet101", "resnet152", "resnet18"]
+    assert complete("ftkit config show --precision b", 4) == ["bf16"]
+
+
+@pytest.mark.long
+def test_help_starts_as_fast_as_the_smallest_typer_app(folder: Path) -> None:
+    small = folder / "small.py"
+    small.write_text(
+        "import typer\napp = typer.Typer()\n"
+        "@app.command()\ndef hello(name: str = 'you') -> None:\n    '''Say hello.'''\n    print(name)\napp()\n"
+    )
+
+    def best(*command: str) -> float:
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, check=True)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best("-m", "ftkit", "--help") <= 1.3 * best(str(small), "--help")
+
+
+# Mistakes
+
+SHOW = "config show "
+
+MISTAKES = [
+    ("trian", ["unknown command 'trian'", "did you mean 'train'?"]),
+    ("fit", ["unknown command 'fit'", "did you mean 'train'?"]),
+    ("config shwo", ["'shwo'", "show"]),
+    ("--verson", ["no such option --verson", "did you mean --version?"]),
+    (SHOW + "--learning-rate 1", ["no such option --learning-rate", "did you mean --lr?"]),
+    (SHOW + "--lr0=1", ["no such option --lr0", "did you mean --lr?"]),
+    (SHOW + "--batch_size 3", ["no such option --batch_size", "did you mean --batch-size?"]),
+    (SHOW + "--num_train_epochs 3", ["--num_train_epochs", "did you mean --epochs?"]),
+    (SHOW + "--imgsz 64", ["--imgsz", "did you mean --image-size?"]),
+    (SHOW + "-j 4", ["no such option -j", "did you mean --workers?"]),
+    (SHOW + "--epoch 3", ["no such option --epoch", "did you mean --epochs?"]),
+    (SHOW + "--lr", ["'--lr' requires an argument"]),
+    (SHOW + "extra", ["unexpected extra argument", "(extra)", "see ftkit config show --help"]),
+    (SHOW + "--keep-head=1", ["'--keep-head' does not take a value"]),
+    (SHOW + "--epochs three", ["--epochs: must be a whole number, not 'three'"]),
+    (SHOW + "--epochs -1", ["--epochs: must be 0 or more"]),
+    (SHOW + "--precision fp8", ["--precision: must be one of auto, fp32, bf16, fp16, not 'fp8'"]),
+    (SHOW + "--backbone resnt18", ["--backbone: unknown backbone 'resnt18'", "did you mean 'resnet18'?"]),
+    (SHOW + "--dataset mnits", ["--dataset: unknown dataset 'mnits'", "'mnist'"]),
+    (SHOW + "--strategy grdual", ["--strategy: unknown strategy 'grdual'", "did you mean 'gradual'?"]),
+    (SHOW + "--optimizer lion", ["--optimizer: unknown optimizer 'lion'", "known: adadelta"]),
+    (SHOW + "--data nowhere", ["--data nowhere: nothing is there", "give a folder of images"]),
+    (SHOW + "--data file.txt", ["--data file.txt: neither a folder nor a .csv file"]),
+    (SHOW + "--data . --dataset mnist", ["--data and --dataset: give one of them", "--set dataset.root=FOLDER"]),
+    (SHOW + "--dataset folder", ["dataset.root: missing, give it with --set dataset.root=PATH"]),
+    (SHOW + "--set strategy.dcay=1", ["--set strategy.dcay: unknown key, did you mean 'decay'?"]),
+    (SHOW + "--set optmizer.lr=1", ["--set optmizer.lr: unknown key, did you mean 'optimizer'?"]),
+    (SHOW + "--set epochs", ["--set epochs: not KEY=VALUE", "--set optimizer.lr=0.01"]),
+    (SHOW + "-c no.yaml", ["no.yaml: no such file", "ftkit init"]),
+    (SHOW + "-c bad.yaml", ["bad.yaml:2: [/x]: unknown key"]),
+    (SHOW + "-c broken.yaml", ["broken.yaml:1: not valid YAML"]),
+    ("config validate", ["no ftkit.yaml here", "ftkit config validate FILE"]),
+    ("config schema --output no/where.json", ["no/where.json: No such file or directory"]),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), MISTAKES)
+def test_a_mistake_is_told_in_a_line_with_its_remedy(line: str, says: list[str], folder: Path) -> None:
+    (folder / "file.txt").write_text("x")
+    (folder / "bad.yaml").write_text("epochs: 1\n'[/x]': 1\n")
+    (folder / "broken.yaml").write_text("epochs: ]\n")
+    done = ftkit(*line.split())
+    assert done.returncode == (1 if "schema" in line else 2)
+    assert done.stdout == ""
+    for part in says:
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\033" not in done.stderr
+    assert [entry.split(":")[0] for entry in done.stderr.splitlines()] in (["error"], ["error", "hint"])
+
+
+def test_an_unknown_variable_is_told() -> None:
+    done = ftkit("config", "show", FTKIT_EPOCS="3")
+    assert done.returncode == 2
+    assert done.stderr == "error: FTKIT_EPOCS: unknown variable\nhint: did you mean FTKIT_EPOCHS?\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--debug", "config", "show", "--epochs", "x"), ("config", "show", "--epochs", "x", "--debug")]
+)
+def test_debug_shows_the_traceback_wherever_it_stands(arguments: tuple[str, ...]) -> None:
+    done = ftkit(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: --epochs: must be a whole number, not 'x'"
+
+
+def test_debug_may_come_from_the_environment() -> None:
+    assert "Traceback" in ftkit("trian", FTKIT_DEBUG="1").stderr
+    assert "Traceback" not in ftkit("trian", FTKIT_DEBUG="0").stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (FtkitError("it broke [/x]", "mend it"), 1, "error: it broke [/x]\nhint: mend it\n"),
+        (OSError(28, "No space left on device", "/runs/a"), 1, "error: /runs/a: No space left on device\nhint: free"),
+        (OSError(30, "Read-only file system", "/runs/a"), 1, "error: /runs/a: Read-only file system\nhint: check"),
+        (KeyError("lost"), 1, "error: internal error: KeyError: 'lost'\nhint: run it again with --debug"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_whatever_goes_wrong_has_its_line_and_code(
+    error: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(program, "load_command", fail)
+    assert main(["train"]) == code
+    assert capsys.readouterr().err.startswith(says)
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftkit", "config", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+# Tables
+
+
+def test_flags_set_keys_that_exist_and_every_alias_leads_to_a_flag() -> None:
+    for flag in FLAGS:
+        assert flag.key.split(".")[0] in Config.model_fields
+    flags = {name for flag in FLAGS for name in flag.names} | {"--config", "--set"}
+    for name in COMMANDS:
+        command = load_command(name)
+        for one in [command, *getattr(command, "commands", {}).values()]:
+            flags |= {opt for param in one.params for opt in param.opts}
+    assert {ours for meant in FLAG_PEERS.values() for ours in meant} <= flags
+    assert set(COMMAND_PEERS.values()) <= set(COMMANDS)
+    assert not set(FLAG_PEERS) & {flag for flag in flags if flag not in ("--model", "-o")}
+
+
+def test_the_flags_of_the_config_are_on_the_commands_that_resolve_one() -> None:
+    for name in ("train", "plan"):
+        opts = {opt for param in load_command(name).params for opt in param.opts}
+        assert {flag.names[0] for flag in FLAGS} | {"--config", "--set", "-c"} <= opts

@@ -1,0 +1,226 @@
+"""`ftkit predict` and `ftkit.load(...).predict`: the model's own answers, for any files, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import ftkit
+from ftkit.cli.main import main
+from ftkit.engine.bundle import backbone_id, save_bundle
+from ftkit.engine.predict import Predictor
+from ftkit.engine.transforms import evaluation
+from ftkit.errors import RequestError
+from ftkit.images import UnreadableImage, open_image
+from ftkit.plugins import Registry
+from ftkit.runs import Card
+from tests.conftest import draw
+
+CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a run `runs/mine`, and eight images under `photos`, two of them unreadable."""
+    folder = tmp_path_factory.mktemp("work")
+    registry = Registry()
+    backbone = registry.backbones.get("cifar_resnet20")
+    torch.manual_seed(0)
+    card = Card(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    save_bundle(folder / "runs" / "mine" / "model", backbone.build(3), card)
+    (folder / "runs" / "mine" / "config.yaml").write_text("")
+    photos = folder / "photos"
+    (photos / "deep").mkdir(parents=True)
+    names = ("b.jpg", "a.png", "deep/c.jpg", "deep/with [b]rackets.png", "line\nbreak.png", "\u00fcn\u00efcode.png")
+    for number, name in enumerate(names):
+        draw(number, (40 + number, 32), name).save(photos / name)
+    (photos / "cut.jpg").write_bytes((photos / "b.jpg").read_bytes()[:300])
+    (photos / "empty.png").touch()
+    (photos / "notes.txt").write_text("no image")
+    (photos / ".hidden.png").touch()
+    return folder
+
+
+@pytest.fixture
+def inside(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(work)
+    return work
+
+
+def expected(path: Path, folder: Path) -> list[float]:
+    """Probabilities by a direct forward pass, without the code under test."""
+    model = ftkit.load(folder / "runs" / "mine")
+    with torch.no_grad():
+        images = evaluation(model.preprocessing)(open_image(path))[None]
+        found: list[float] = model._model(images).softmax(1)[0].tolist()
+    return found
+
+
+def json_lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_folder_as_json_lines(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "photos", "--json", "--top-k", "3", "--batch-size", "3"]) == 1
+    out, err = capsys.readouterr()
+    lines = json_lines(out)
+    assert [line["file"] for line in lines] == [
+        "photos/a.png", "photos/b.jpg", "photos/cut.jpg", "photos/empty.png", "photos/line\nbreak.png",
+        "photos/\u00fcn\u00efcode.png", "photos/deep/c.jpg", "photos/deep/with [b]rackets.png",
+    ]  # fmt: skip
+    for line in lines:
+        if line["file"] in ("photos/cut.jpg", "photos/empty.png"):
+            assert (line["label"], line["probability"], line["top"]) == (None, None, [])
+            continue
+        direct = dict(zip(CLASSES, expected(Path(str(line["file"])), inside), strict=True))
+        top = line["top"]
+        assert isinstance(top, list)
+        assert {t["label"]: t["probability"] for t in top} == pytest.approx(direct, abs=2e-6)
+        assert [t["probability"] for t in top] == sorted((t["probability"] for t in top), reverse=True)
+        assert (line["label"], line["probability"], line["error"]) == (top[0]["label"], top[0]["probability"], None)
+    assert lines[3]["error"] == "the file is empty"
+    assert "2 of 8 files can't be read" in err
+    assert "model: runs/mine/model" in err, "which model was taken is said"
+
+
+def test_csv_reads_back_with_any_file_name(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["photos/line\nbreak.png", "photos/a.png", 'no,\r"thing".png']
+    assert main(["predict", *files, "--format", "csv", "--top-k", "2"]) == 1
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert rows[0] == ["file", "label", "probability", "label_2", "probability_2", "error"]
+    assert [row[0] for row in rows[1:]] == files
+    assert rows[2][1] in CLASSES
+    assert rows[3][1:] == ["", "", "", "", "can't be read: No such file or directory"]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_the_table_is_a_line_an_image(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "photos/line\nbreak.png", "photos/deep/with [b]rackets.png", "photos/empty.png"]) == 1
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["class", "probability", "file"]
+    assert [line[heading.index("file") :] for line in lines] == [
+        r"photos/line\nbreak.png", "photos/deep/with [b]rackets.png", "photos/empty.png  (the file is empty)",
+    ]  # fmt: skip
+    assert lines[0].split("  ")[0] in CLASSES
+    assert lines[2].startswith("(unreadable)")
+
+
+def test_globs_and_stdin_and_success(
+    inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/b.jpg\n\nphotos/a.png\r\n"))
+    assert main(["predict", "-", "photos/**/*.jpg", "photos/deep/with [b]rackets.png", "--json", "-m", "mine"]) == 1
+    found = [line["file"] for line in json_lines(capsys.readouterr().out)]
+    listed = ["photos/b.jpg", "photos/a.png"]
+    assert found == [*listed, "photos/b.jpg", "photos/cut.jpg", "photos/deep/c.jpg", "photos/deep/with [b]rackets.png"]
+    assert main(["predict", "photos/deep", "--json", "--model", "runs/mine/model"]) == 0
+
+
+def test_a_name_that_is_no_text(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"photos/deep/\xff.png")
+    draw(0, (20, 20), "x").save(name)
+    try:
+        for form in ("table", "csv", "jsonl"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            assert main(["predict", name, "--format", form]) == 0
+            assert r"\udcff.png" in capsys.readouterr().out
+    finally:
+        Path(name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.png"], "nothing.png: no such file or folder"),
+        (["nothing*.png"], "nothing*.png: no such file or folder"),
+        (["void"], "no images in void"),
+        (["photos", "--top-k", "4"], "top-k is 4, but the model has 3 classes"),
+        (["photos", "--top-k", "0"], "top-k is 0"),
+        (["photos", "--batch-size", "0"], "batch-size is 0"),
+        (["photos", "--model", "mien"], "unknown run 'mien'"),
+        (["photos", "--output", "void"], "no trained run in void"),
+        (["photos", "--format", "xml"], "xml"),
+    ],
+)
+def test_what_cant_be_done_is_one_line_and_exit_2(
+    inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (inside / "void").mkdir(exist_ok=True)
+    assert main(["predict", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_empty_list_on_stdin(
+    inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["predict", "-"]) == 2
+    assert "no images in -" in capsys.readouterr().err
+
+
+def test_the_library_takes_paths_and_images(inside: Path) -> None:
+    model = ftkit.load("mine")
+    assert isinstance(model, Predictor)
+    assert model.classes == CLASSES
+    path = inside / "photos" / "a.png"
+    by_path, by_text, by_image = model.predict(path), model.predict(str(path)), model.predict(Image.open(path))
+    assert by_path[0].probability == by_text[0].probability == by_image[0].probability
+    assert by_path[0].probability == pytest.approx(max(expected(path, inside)), abs=1e-6)
+    many = model.predict([draw(1, (30, 30), "same")] * 70, top_k=2, batch_size=16)
+    assert len(many) == 70
+    assert [p.name for p in many[:2]] == ["0", "1"]
+    assert {p.label for p in many} == {many[0].label}
+
+
+def test_batch_size_doesnt_change_the_answers(inside: Path) -> None:
+    model = ftkit.load("mine")
+    pictures = [draw(n, (33, 40), str(n)) for n in range(9)]
+    one = [p.top for p in model.predict(pictures, top_k=3, batch_size=1)]
+    eight = [p.top for p in model.predict(pictures, top_k=3, batch_size=8)]
+    assert [[label for label, _ in top] for top in one] == [[label for label, _ in top] for top in eight]
+    assert [p for top in one for _, p in top] == pytest.approx([p for top in eight for _, p in top], abs=1e-6)
+
+
+def test_a_sideways_photograph_is_turned_upright(inside: Path, tmp_path: Path) -> None:
+    upright, exif = draw(0, (48, 32), "turn"), Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    model = ftkit.load("mine")
+    by_file = model.predict([tmp_path / "turned.png", upright, Image.open(tmp_path / "turned.png")], top_k=3)
+    assert by_file[0].top == by_file[1].top == by_file[2].top
+
+
+def test_the_library_raises_where_the_stream_goes_on(inside: Path) -> None:
+    model, files = ftkit.load("mine"), ["photos/a.png", "photos/empty.png", "photos/b.jpg"]
+    with pytest.raises(UnreadableImage, match=r"photos/empty\.png: the file is empty"):
+        model.predict(files)
+    assert [p.error for p in model.iter_predict(files)] == [None, "the file is empty", None]
+    with pytest.raises(RequestError, match="top-k is 9"):
+        model.iter_predict(files, top_k=9)
+
+
+def test_a_stream_is_read_as_it_is_needed(inside: Path) -> None:
+    asked = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield "photos/a.png"
+
+    predictions = ftkit.load("mine").iter_predict(endless(), batch_size=4)
+    for _ in range(10):
+        assert next(predictions).label in CLASSES
+    assert asked <= 24, "three batches, and two more ahead"

@@ -233,6 +233,7 @@ def steps_until_killed(save: Callable[[], None], after: int) -> bool:
     """Run `save` in a child that dies, without a word, before its step number `after`; whether it finished."""
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # OpenMP's other threads don't live on in a fork, and waiting for them never ends.
         left = [after]
 
         def counted(step: Callable[..., object]) -> Callable[..., object]:

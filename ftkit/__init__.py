@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftkit.engine.conclude import Outcome
     from ftkit.engine.predict import Prediction, Predictor, load
-    from ftkit.engine.train import Outcome
     from ftkit.errors import FtkitError, RequestError
     from ftkit.library import plan, resume, train
     from ftkit.planning import Plan
@@ -39,7 +39,7 @@ __all__ = [
 
 _HOMES = {
     "FtkitError": "ftkit.errors",
-    "Outcome": "ftkit.engine.train",
+    "Outcome": "ftkit.engine.conclude",
     "Plan": "ftkit.planning",
     "Prediction": "ftkit.engine.predict",
     "Predictor": "ftkit.engine.predict",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftkit.config.load import resolve, to_yaml
+from ftkit.config.load import Resolved, resolve, to_yaml
 from ftkit.config.schema import Config
 from ftkit.planning import Plan, make_plan
 from ftkit.run_folder import RunFolder, create_run
+from ftkit.spec.advice import AUTO
 
 if TYPE_CHECKING:
+    from ftkit.engine.conclude import Outcome
     from ftkit.engine.events import Listener
-    from ftkit.engine.train import Outcome
 
 
 def plan(config: str | Path | None = None, **settings: Any) -> Plan:
@@ -28,7 +31,35 @@ def plan(config: str | Path | None = None, **settings: Any) -> Plan:
         RequestError: A key, name, value or the data can't be used.
     """
     flags = {key: (key, value) for key, value in settings.items()}
-    return make_plan(resolve(Path(config) if config is not None else None, flags, [], {}))
+    return decide(resolve(Path(config) if config is not None else None, flags, [], {}))
+
+
+def decide(resolved: Resolved, tell: Callable[[str], None] | None = None) -> Plan:
+    """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
+
+    Args:
+        tell: Called with a line before that.
+
+    Raises:
+        RequestError: A name, value or the data can't be used.
+        FtkitError: The measurement failed: weights or an image couldn't be had.
+    """
+    settled, notes = settle(resolved, tell)
+    decided = make_plan(settled)
+    return replace(decided, notes=(*notes, *decided.notes))
+
+
+def settle(resolved: Resolved, tell: Callable[[str], None] | None = None) -> tuple[Resolved, tuple[str, ...]]:
+    """A request with the advised strategy and rates in place of `auto`, and notes for its plan on why.
+
+    Args and errors as in `decide`.
+    """
+    if resolved.config.strategy.name != AUTO:
+        return resolved, ()
+    from ftkit.engine.advise import consult
+
+    counsel = consult(resolved, resolved.sources, tell)
+    return counsel.resolved, counsel.notes
 
 
 def train(plan: Plan, listener: Listener | None = None) -> Outcome:
@@ -49,7 +80,7 @@ def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.
     """
-    from ftkit.engine.train import require_unfinished
+    from ftkit.engine.begin import require_unfinished
     from ftkit.engine.train import train as run_plan
 
     folder = RunFolder(Path(run))

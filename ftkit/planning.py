@@ -5,24 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
-from ftkit.config.load import Resolved, build, is_path
-from ftkit.config.schema import Config, PreprocessingOverrides
-from ftkit.errors import RequestError, unknown
-from ftkit.runs import WEIGHTS, find_model, read_card
-from ftkit.spec.backbone import ROLES, Backbone, LayerGroup, Pretrained, Role, Summary
+from ftkit.config.load import Resolved, build
+from ftkit.config.preprocessing import choose_preprocessing
+from ftkit.config.schema import Config
+from ftkit.errors import RequestError
+from ftkit.spec.augment import LEVELS, Augmentation, check_channels
+from ftkit.spec.backbone import Backbone, Head
+from ftkit.spec.balance import balance_notes, class_weights
 from ftkit.spec.batches import Batches
+from ftkit.spec.counting import count_parameters, kept_activations
 from ftkit.spec.curve import CURVES, Curve
 from ftkit.spec.dataset import Splits
+from ftkit.spec.figures import check_monitor
+from ftkit.spec.labels import choose_labels
 from ftkit.spec.preprocessing import Preprocessing
+from ftkit.spec.rates import check_group_rates, peak_rates
 from ftkit.spec.sampling import stratified_sample, stratified_split
 from ftkit.spec.schedule import Phase, Schedule, make_schedule
 from ftkit.spec.strategy import Strategy
+from ftkit.weight_source import WeightSource, choose_weights, require_head
 
 T = TypeVar("T")
 
@@ -31,31 +38,7 @@ OPTIMIZER_SLOTS = {"sgd": 0, "asgd": 2, "adagrad": 1, "rmsprop": 1, "adafactor":
 """Values that an optimizer keeps for each trainable parameter; the Adam family's 2 where not listed."""
 
 
-@dataclass(frozen=True)
-class WeightSource:
-    """Where a run's first weights come from.
-
-    Attributes:
-        kind: Drawn at random, one of the backbone's pretrained sets, or a file.
-        name: As the user may write it: `none`, `IMAGENET1K_V1`, the path.
-        preprocessing: What the weights were trained with, where that is known.
-    """
-
-    kind: Literal["none", "pretrained", "file"]
-    name: str
-    preprocessing: Preprocessing | None = None
-    pretrained: Pretrained | None = field(default=None, repr=False)
-    path: Path | None = None
-
-    def describe(self) -> str:
-        """One line for people."""
-        if self.kind == "none":
-            return "none: drawn at random"
-        if self.pretrained is None:
-            return f"file {self.path}"
-        size = f", {self.pretrained.size_mb:.0f} MB" if self.pretrained.size_mb >= 1 else ""
-        note = f": {self.pretrained.note}" if self.pretrained.note else ""
-        return f"{self.name} ({self.pretrained.file or 'pretrained'}{size}){note}"
+ProbeUse = Literal["usual", "required"] | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +48,8 @@ class Plan:
     Attributes:
         group_parameters: Number of parameters by layer group of the schedule; None where only building
             the model tells (`ftkit.engine.model.counted` does that).
+        probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
+            fails, None for not at all.
     """
 
     resolved: Resolved
@@ -74,8 +59,11 @@ class Plan:
     schedule: Schedule
     splits: Splits = field(repr=False)
     preprocessing: Preprocessing
+    augmentation: Augmentation
     weights: WeightSource
+    head: Head
     group_parameters: Mapping[str, int] | None
+    probe: ProbeUse = None
     notes: tuple[str, ...] = ()
     world: int = 1
 
@@ -100,8 +88,17 @@ class Plan:
     def learning_rates(self, step: int) -> dict[str, float]:
         """Rate of each group that trains at optimizer step `step`, counted from 0 over the run."""
         factor = self.curve.factor(step, self.batches.steps, self.config.epochs)
-        row = self.schedule.rows[step // self.batches.steps]
-        return {group: self.config.optimizer.lr * factor * scale for group, scale in row.items()}
+        return {group: factor * rate for group, rate in self.peak_rates(step // self.batches.steps).items()}
+
+    def peak_rates(self, epoch: int) -> dict[str, float]:
+        """Rate of each group that trains in `epoch`, counted from 0, before the curve."""
+        return peak_rates(self.schedule.rows[epoch], self.config.optimizer.lr, self.config.group_lr)
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...]:
+        """What an image of each class counts so that classes count the same; used where `balance` says so."""
+        assert self.splits.train is not None, "make_plan refuses data without a training split"
+        return class_weights(self.splits.train.labels, self.num_classes)
 
     def trainable(self, phase: Phase) -> int | None:
         """Number of parameters that train in a phase."""
@@ -116,7 +113,7 @@ class Plan:
         trainable = self.trainable(phase)
         if trainable is None or self.backbone.summary is None or self.group_parameters is None:
             return None
-        kept = _kept_activations(self.backbone, self.schedule.groups, phase)
+        kept = kept_activations(self.backbone, self.schedule.groups, phase)
         scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
         slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
         slots += bool(self.config.optimizer.options.get("momentum"))
@@ -131,7 +128,9 @@ class Plan:
             "classes": list(self.splits.classes),
             "data": {name: len(split) for name, split in self.splits.present()},
             "fingerprint": self.splits.fingerprint(),
+            "head": asdict(self.head),
             "preprocessing": asdict(self.preprocessing),
+            "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
             "strategy": {"name": self.config.strategy.name, **asdict(self.strategy)},  # type: ignore[call-overload]
             "groups": [{"name": g.name, "parameters": self._count(g.name)} for g in self.schedule.groups],
             "epochs": [
@@ -147,8 +146,15 @@ class Plan:
                 }
                 for p in self.schedule.phases
             ],
+            "optimizer": self.config.optimizer.model_dump(mode="json"),
+            "decay_all": self.config.decay_all,
+            "clip_grad": self.config.clip_grad,
+            "label_smoothing": self.config.label_smoothing,
+            "balance": self.config.balance,
+            "class_weights": None if self.config.balance == "none" else list(self.class_weights),
             "steps_per_epoch": self.batches.steps,
             "effective_batch": self.batches.effective,
+            "probe": self.probe,
             "notes": list(self.notes),
         }
 
@@ -162,32 +168,101 @@ def make_plan(resolved: Resolved) -> Plan:
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
     """
-    config, registry = resolved.config, resolved.registry
-    backbone = registry.backbones.get(config.backbone)
-    strategy = build_choice(resolved, "strategy", registry.strategies.get(config.strategy.name))
+    strategy = build_choice(resolved, "strategy", resolved.registry.strategies.get(resolved.config.strategy.name))
+    if strategy.probe == "only":
+        resolved = _without_epochs(resolved)
+    config, backbone = resolved.config, resolved.registry.backbones.get(resolved.config.backbone)
     splits, notes = load_splits(resolved)
     _require_classes(splits)
     weights = choose_weights(resolved, backbone, strategy)
-    if config.keep_head and weights.kind == "none":
-        raise RequestError("keep_head is set, but weights are none", "there is no head to keep: drop --keep-head")
+    head = Head(config.head.hidden, config.head.dropout)
+    if config.keep_head:
+        require_head(weights, head)
+    preprocessing = choose_preprocessing(
+        config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone
+    )
+    backbone = backbone.for_size(preprocessing.size)
     schedule = make_schedule(strategy, backbone, config.epochs, config.strategy.name)
-    return Plan(
+    plan = Plan(
         resolved=resolved,
         backbone=backbone,
         strategy=strategy,
         curve=build_choice(resolved, "lr_curve", CURVES[config.lr_curve.name]),
         schedule=schedule,
         splits=splits,
-        preprocessing=choose_preprocessing(
-            config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone
-        ),
+        preprocessing=preprocessing,
+        augmentation=build_choice(resolved, "augment", LEVELS[config.augment.name]),
         weights=weights,
-        group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes)),
+        head=head,
+        group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
+        probe=choose_probe(resolved, strategy, weights),
         notes=notes,
     )
+    return _means_checked(plan)
 
 
-def build_choice(resolved: Resolved, section: Literal["dataset", "strategy", "lr_curve"], cls: type[T]) -> T:
+def _means_checked(plan: Plan) -> Plan:
+    """The plan with what is worth saying of augmentation, rates and balance.
+
+    Raises:
+        RequestError: One of them would have no effect.
+    """
+    config, where = plan.config, plan.resolved.where
+    assert plan.splits.train is not None, "make_plan refuses data without a training split"
+    assert plan.splits.val is not None, "make_plan refuses data without a validation split"
+    check_monitor(config.monitor, plan.splits.val.labels, plan.splits.classes, where("monitor"))
+    _require_trackers(config.tracker)
+    check_channels(plan.augmentation, plan.preprocessing.channels)
+    notes = check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
+    return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _require_trackers(names: Iterable[str]) -> None:
+    """Refuse trackers that aren't installed; each is the name of its package and of the extra that brings it."""
+    for name in names:
+        if find_spec(name) is None:
+            raise RequestError(f"tracker {name!r} isn't installed", f"pip install 'ftkit[{name}]', or drop --tracker")
+
+
+def _without_epochs(resolved: Resolved) -> Resolved:
+    """For a strategy that trains no epochs: a number of them given on the command line is refused."""
+    if resolved.config.epochs and resolved.sources.get("epochs", "").startswith(("--", "FTKIT_")):
+        raise RequestError(
+            f"{resolved.where('epochs')}: strategy {resolved.config.strategy.name!r} trains no epochs", "leave it out"
+        )
+    return replace(resolved, config=resolved.config.model_copy(update={"epochs": 0}))
+
+
+def choose_probe(resolved: Resolved, strategy: Strategy, weights: WeightSource) -> ProbeUse:
+    """Whether the head is solved first: with pretrained weights it is, unless told not to.
+
+    Raises:
+        RequestError: It was asked for and can't be.
+    """
+    config = resolved.config
+    # A file may only repeat the default, as the config saved with a run does; a flag is meant.
+    where = resolved.sources.get("probe", "")
+    asked = strategy.probe != "usual" or (config.probe and (where == "probe" or where.startswith(("--", "FTKIT_"))))
+    reasons = {
+        "--no-probe is given": not config.probe,
+        "weights are none": weights.kind == "none",
+        "the head is kept": config.keep_head,
+        "the head has a hidden layer": config.head.hidden is not None,
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    if reason is None:
+        return "required" if asked else "usual"
+    if asked:
+        raise RequestError(
+            f"strategy {config.strategy.name!r} solves the head first, but {reason}"
+            if strategy.probe != "usual"
+            else f"{resolved.where('probe')}: the head can't be solved first, since {reason}",
+            "change one of the two",
+        )
+    return None
+
+
+def build_choice(resolved: Resolved, section: Literal["dataset", "augment", "strategy", "lr_curve"], cls: type[T]) -> T:
     """The dataset, strategy or curve that the config names, with its options."""
     options = getattr(resolved.config, section).options
     return build(cls, options, section, resolved)
@@ -196,11 +271,14 @@ def build_choice(resolved: Resolved, section: Literal["dataset", "strategy", "lr
 def load_splits(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
     """The data's splits as the run sees them, and what is worth saying of them.
 
-    A missing validation split is taken from the training images, stratified and seeded; then
-    `train_samples` draws from what is left, so that the validation images don't depend on it.
+    Classes are chosen and mapped first, so that everything else goes by what is learnt. A missing validation
+    split is taken from the training images, stratified and seeded; then `train_samples` draws from what is
+    left, so that the validation images don't depend on it.
     """
     config = resolved.config
     splits = build_choice(resolved, "dataset", resolved.registry.datasets.get(config.dataset.name)).load()
+    places = resolved.where("classes"), resolved.where("label_map")
+    splits = choose_labels(splits, config.classes, config.label_map, places)
     notes = splits.notes
     if splits.train is not None and splits.val is None:
         kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
@@ -210,97 +288,6 @@ def load_splits(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
         drawn = stratified_sample(splits.train.labels, config.train_samples, config.seed)
         splits = replace(splits, train=splits.train.subset(drawn))
     return splits, notes
-
-
-def choose_weights(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> WeightSource:
-    """Where the weights come from: what the config says, or else what suits the strategy."""
-    wanted = resolved.config.weights or strategy.default_weights
-    named = {w.name: w for w in backbone.weights}
-    if wanted == "none":
-        return WeightSource("none", "none")
-    if wanted == "default" and not named:
-        raise RequestError(
-            f"backbone {backbone.name!r} has no pretrained weights of its own",
-            "give a file with --weights FILE, or train from scratch with --weights none",
-        )
-    if wanted == "default" or wanted in named:
-        pretrained = named.get(wanted, backbone.weights[0])
-        return WeightSource("pretrained", pretrained.name, pretrained.preprocessing, pretrained)
-    if not Path(wanted).exists():
-        where = resolved.where("weights")
-        if is_path(wanted):
-            raise RequestError(f"{where}: no file {wanted}", "give default, none, or a file that is there")
-        raise unknown(f"weights of {backbone.name}", wanted, ["default", "none", *named], where)
-    return _weights_file(Path(wanted), Path(resolved.config.output))
-
-
-def _weights_file(path: Path, runs: Path) -> WeightSource:
-    """A file of weights, or the model of a run, whose card tells the preprocessing too."""
-    if path.is_file():
-        return WeightSource("file", str(path), path=path)
-    bundle = find_model(str(path), runs)
-    return WeightSource("file", str(path), read_card(bundle).preprocessing, path=bundle / WEIGHTS)
-
-
-def choose_preprocessing(overrides: PreprocessingOverrides, base: Preprocessing, backbone: Backbone) -> Preprocessing:
-    """The preprocessing of the weights, or else the backbone's, with what the config overrides.
-
-    Raises:
-        RequestError: The backbone can't take such images.
-    """
-    chosen = replace(base, **overrides.model_dump(exclude_none=True))
-    if chosen.channels != backbone.preprocessing.channels:
-        raise RequestError(
-            f"preprocessing.mean has {chosen.channels} values, but {backbone.name} takes "
-            f"{backbone.preprocessing.channels}-channel images",
-            f"give {backbone.preprocessing.channels} values each for mean and std",
-        )
-    if backbone.fixed_size and chosen.size != backbone.preprocessing.size:
-        raise RequestError(
-            f"{backbone.name} takes images of {backbone.preprocessing.size} pixels only, not {chosen.size}",
-            "drop --image-size, or choose another backbone",
-        )
-    if chosen.size < backbone.min_size:
-        raise RequestError(
-            f"{backbone.name} can't take images of {chosen.size} pixels",
-            f"give --image-size {backbone.min_size} or more",
-        )
-    return chosen
-
-
-def count_parameters(backbone: Backbone, groups: tuple[LayerGroup, ...], num_classes: int) -> dict[str, int] | None:
-    """Parameters by layer group from the backbone's summary; None where that can't tell.
-
-    The summary counts by the backbone's groups and roles, so groups that cut through those, as name
-    prefixes may, can only be counted on the model itself.
-    """
-    whole = {g.pattern for g in backbone.groups} | {".*"}
-    if backbone.summary is None or any(g.pattern not in whole for g in groups):
-        return None
-    counts = dict.fromkeys((g.name for g in groups), 0)
-    for own in backbone.groups:
-        for role, number in _by_role(backbone, own, backbone.summary, num_classes).items():
-            owner = next(g for g in reversed(groups) if role in g.roles and g.pattern in (own.pattern, ".*"))
-            counts[owner.name] += number
-    return counts
-
-
-def _by_role(backbone: Backbone, group: LayerGroup, summary: Summary, num_classes: int) -> dict[Role, int]:
-    size = summary.groups.get(group.name)
-    counts = {role: (size.parameters.get(role, 0) if size else 0) for role in ROLES}
-    if group == backbone.groups[-1]:
-        counts["weight"] += sum(summary.head_inputs) * num_classes
-        counts["bias"] += len(summary.head_inputs) * num_classes * summary.head_bias
-    return counts
-
-
-def _kept_activations(backbone: Backbone, groups: tuple[LayerGroup, ...], phase: Phase) -> int:
-    assert backbone.summary is not None
-    sizes = backbone.summary.groups
-    lowest = 0
-    if groups == backbone.groups:
-        lowest = min(i for i, g in enumerate(groups) if g.name in phase.trainable)
-    return sum(sizes[g.name].activations for g in backbone.groups[lowest:] if g.name in sizes)
 
 
 def _require_classes(splits: Splits) -> None:

@@ -32,6 +32,7 @@ BUILTIN = (
     "ftkit.builtin.torchvision_models",
     "ftkit.builtin.digits",
     "ftkit.builtin.folder",
+    "ftkit.builtin.archive",
     "ftkit.builtin.csv_file",
     "ftkit.builtin.torchvision_datasets",
     "ftkit.builtin.strategies",

@@ -112,7 +112,7 @@ def _is_taken(module: str) -> bool:
 
 def _look(data: Mapping[str, str], target: Path) -> Survey:
     found = survey(data)
-    if target.resolve().is_relative_to(found.path.resolve()):
+    if target.resolve().is_relative_to(Path(found.path).resolve()):
         raise RequestError(
             f"{target} would lie in the data, {found.path}, and its folders would be taken for classes",
             "make the project elsewhere, or move the images into a folder of their own in it",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +56,51 @@ class RunFolder:
     def last(self) -> Path:
         """The bundle of the last epoch, written when the run ends."""
         return self.path / "last"
+
+    @property
+    def first(self) -> Path:
+        """The weights that the run started from, there while it goes on."""
+        return self.path / "first"
+
+    @property
+    def movement(self) -> Path:
+        """How far each layer is from them at the end."""
+        return self.path / "movement.json"
+
+    @property
+    def trackers(self) -> Path:
+        """What was sent to trackers, and to which run of theirs."""
+        return self.path / "trackers.json"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Let no other process train this run meanwhile; the claim ends with the process, however that ends.
+
+        Raises:
+            RequestError: Another process has claimed it.
+        """
+        with self._lock.open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(f"{self.path}: another process trains this run", "wait for it, or stop it") from None
+            yield
+
+    def is_claimed(self) -> bool:
+        """Whether a process other than this one trains the run."""
+        if not self._lock.exists():
+            return False
+        # Opening it for appending, as an exclusive lock wants it, would fail in a folder that is only to be read.
+        with self._lock.open() as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
 
     def records(self) -> list[dict[str, Any]]:
         """The epochs' records, oldest first; a line cut short by a crash is left out."""

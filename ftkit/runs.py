@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import RequestError, unknown
+from ftkit.spec.backbone import Head
 from ftkit.spec.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -57,6 +58,9 @@ class Card:
         versions: Of python, torch and torchvision.
         created: Date and time, ISO 8601, UTC.
         ftkit: The version that wrote the bundle.
+        head: What the classifier is made of.
+        origin: Where classes were chosen or mapped: by class of the training data, which of `classes` it
+            counts as, None where its images weren't used.
         format: The version of the bundle's layout.
     """
 
@@ -71,6 +75,8 @@ class Card:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     ftkit: str = ""
+    head: Head = field(default_factory=Head)
+    origin: Mapping[str, str | None] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -159,10 +165,27 @@ def find_model(spec: str | None, runs_dir: Path) -> Path:
             f"{stopped}: the run has no model yet: it is still training, or was stopped",
             f"ftkit train --resume {stopped}",
         )
-    names = [run.name for run in _runs(runs_dir)]
+    names = [run.name for run in run_folders(runs_dir)]
     if Path(spec).exists() or not names:
         what = "is neither a run nor a model" if Path(spec).exists() else "isn't there"
         raise RequestError(f"{spec} {what}", "give a run's folder or name, or a model folder; ftkit train makes one")
+    raise unknown("run", spec, names, str(runs_dir))
+
+
+def find_run(spec: str, runs_dir: Path) -> Path:
+    """The run folder that a person means by its path or its name.
+
+    Raises:
+        RequestError: There is no such run.
+    """
+    for place in (Path(spec), runs_dir / spec):
+        if _is_run(place):
+            return place
+    if Path(spec).exists():
+        raise RequestError(f"{spec} is not a run", "give a run's folder or name; ftkit runs list shows them")
+    names = [run.name for run in run_folders(runs_dir)]
+    if not names:
+        raise RequestError(f"no run {spec}, nor any other in {runs_dir}", "ftkit train makes one")
     raise unknown("run", spec, names, str(runs_dir))
 
 
@@ -172,7 +195,7 @@ def run_of(bundle: Path) -> Path | None:
 
 
 def _latest(runs_dir: Path) -> Path:
-    runs = _runs(runs_dir)
+    runs = run_folders(runs_dir)
     bundles = [bundle for run in runs if _is_bundle(bundle := present(run / MODEL))]
     if bundles:
         return max(bundles, key=lambda bundle: bundle.stat().st_mtime_ns)
@@ -182,7 +205,8 @@ def _latest(runs_dir: Path) -> Path:
     raise RequestError(f"no trained run in {runs_dir}", "ftkit train makes one; or give a model with --model")
 
 
-def _runs(runs_dir: Path) -> list[Path]:
+def run_folders(runs_dir: Path) -> list[Path]:
+    """The run folders in a folder, by name."""
     return sorted(place for place in runs_dir.iterdir() if _is_run(place)) if runs_dir.is_dir() else []
 
 
@@ -218,4 +242,5 @@ def _decode(content: Mapping[str, Any]) -> Card:
     values["classes"] = tuple(content["classes"])
     values["preprocessing"] = Preprocessing(**{**look, "mean": tuple(look["mean"]), "std": tuple(look["std"])})
     values["backbone"] = BackboneId(**content["backbone"])
+    values["head"] = Head(**content["head"])
     return Card(**values)

@@ -145,7 +145,7 @@ def _batch_size(images: int) -> Setting:
 
 
 def _dataset(survey: Survey, target: Path) -> str:
-    path = _quoted(_seen_from(target, survey.path))
+    path = _quoted(survey.path if "://" in survey.path else _seen_from(target, Path(survey.path)))
     lines = ["dataset:", f"  name: {survey.dataset}", f"  {survey.option}: {path}"]
     lines += [f"  # {split}: {count} images" for split, count in survey.sizes.items()]
     lines += [f"  #   {one_line(name)}: {count}" for name, count in list(survey.counts.items())[:CLASSES_SHOWN]]

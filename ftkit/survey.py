@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median_low
 
 from ftkit.errors import RequestError
+from ftkit.images import ImageFiles
 from ftkit.plugins import Registry
 from ftkit.spec.dataset import Split
 
@@ -24,9 +25,9 @@ class Survey:
     """What a look at the data told.
 
     Attributes:
-        dataset: What reads it: `folder` or `csv`.
+        dataset: What reads it: `folder`, `csv` or `archive`.
         option: The option of it that says where the data lies.
-        path: Where that is, absolute.
+        path: Where that is: an absolute path, or the address of an archive.
         counts: Training images by class, in label order.
         sizes: Images by split.
         width, height: Medians of the sample, in pixels.
@@ -37,7 +38,7 @@ class Survey:
 
     dataset: str
     option: str
-    path: Path
+    path: str
     counts: Mapping[str, int]
     sizes: Mapping[str, int]
     width: int
@@ -69,13 +70,14 @@ def survey(dataset: Mapping[str, str]) -> Survey:
         RequestError: Nothing is there, or nothing that a classifier can be trained on.
     """
     name, (option, text) = dataset["name"], next(item for item in dataset.items() if item[0] != "name")
-    path = Path(text).expanduser().absolute()
+    place = text if "://" in text else Path(text).expanduser().absolute()
+    path = str(place)
     # The built-in dataset itself looks, so that there is one idea of what counts as data.
-    splits = Registry().datasets.get(name)(**{option: path}).load()
+    splits = Registry().datasets.get(name)(**{option: place}).load()
     train = splits.train
     if train is None or not len(train):
         raise RequestError(f"{path} has no training images", "put them into a folder called train, or a split train")
-    headers = _headers(path if path.is_dir() else path.parent, train)
+    headers = _headers(train)
     if not headers:
         raise RequestError(f"{path}: none of {min(len(train), SAMPLE)} images can be read", "look at one of them")
     images = Counter(train.labels)
@@ -101,7 +103,9 @@ class _Header:
     grey: bool
 
 
-def _headers(root: Path, split: Split) -> list[_Header]:
+def _headers(split: Split) -> list[_Header]:
+    assert isinstance(split.open, ImageFiles), "datasets of files open files"
+    root = split.open.root
     step = max(1, -(-len(split) // SAMPLE))
     read = (_header(root / split.names[index]) for index in range(0, len(split), step))
     return [header for header in read if header is not None]

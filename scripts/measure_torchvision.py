@@ -41,6 +41,7 @@ def facts(name: str) -> dict[str, Any]:
     row["min_size"] = backbone.preprocessing.size if row["fixed_size"] else smallest(backbone)
     summary = measure(backbone)
     row["head_inputs"], row["head_bias"] = list(summary.head_inputs), summary.head_bias
+    row["input_weights"] = summary.input_weights
     row["groups"] = {
         group: {**size.parameters, "activations": size.activations} for group, size in summary.groups.items()
     }

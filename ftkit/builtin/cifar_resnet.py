@@ -55,7 +55,7 @@ def _summary(blocks: int) -> Summary:
         convs = (inputs + (2 * blocks - 1) * width) * width * 9
         groups[f"layer{number}"] = _group(convs, 2 * blocks * width, 4 * blocks * width * (side**2 + 1))
         inputs = width
-    return Summary({**groups, "head": _group(0, 0, 64)}, head_inputs=(64,))
+    return Summary({**groups, "head": _group(0, 0, 64)}, head_inputs=(64,), input_weights=16 * 9)
 
 
 def _group(weight: int, norm: int, activations: int) -> GroupSize:

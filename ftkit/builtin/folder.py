@@ -123,7 +123,7 @@ def _existing_folder(root: Path) -> Path:
         if root.suffix.lower() in {".csv", ".tsv"}:
             hint = f"for a table of images use --dataset csv --set dataset.path={root}"
         elif root.suffix.lower() in ARCHIVES:
-            hint = "unpack it, and give the folder"
+            hint = "unpack it, and give the folder; --data reads zip and tar archives as they are"
         raise RequestError(f"{root} is a file, not a folder of images", hint)
     try:
         beside = [entry.name for entry in os.scandir(root.parent) if entry.is_dir()]

@@ -75,6 +75,7 @@ def _summary() -> Summary:
             "head": _group(0, 0, activations=0),
         },
         head_inputs=(84,),
+        input_weights=6 * 25,
     )
 
 

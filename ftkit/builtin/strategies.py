@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ftkit.api import Backbone, LayerGroup, RequestError, Strategy, Then, hookimpl
 from ftkit.builtin.option_checks import check_count, check_decay, check_scale, check_within, listed
@@ -168,6 +168,39 @@ class Scratch(Strategy):
         return dict.fromkeys(groups, 1.0)
 
 
+@dataclass(frozen=True)
+class Probe(Strategy):
+    """The head is solved to its optimum on frozen features, by logistic regression, and that is all."""
+
+    probe: ClassVar[Literal["usual", "first", "only"]] = "only"
+
+    def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
+        raise RequestError("strategy probe trains no epochs", "leave epochs unset")
+
+
+@dataclass(frozen=True)
+class ProbeThenFinetune(Full):
+    """The head is solved on frozen features first, then every group trains as in `full`.
+
+    Any strategy starts so where it can; this one fails where it can't.
+    """
+
+    probe: ClassVar[Literal["usual", "first", "only"]] = "first"
+
+
+@dataclass(frozen=True)
+class Auto(Strategy):
+    """Another of these strategies and its rates, chosen by how much the backbone's features tell of the data.
+
+    Before anything is planned, a probe on frozen features is measured; `ftkit advise` says what comes of it.
+    """
+
+    def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
+        raise RequestError(
+            "strategy auto has no schedule of its own: training takes the one that it advises", "see ftkit advise"
+        )
+
+
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "full": Full,
     "freeze": Freeze,
@@ -178,8 +211,11 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "freezer": Freezer,
     "norms": Norms,
     "bias": Bias,
+    "probe": Probe,
+    "probe-then-finetune": ProbeThenFinetune,
     "scratch": Scratch,
     "then": Then,
+    "auto": Auto,
 }
 
 ALIASES: Mapping[str, str] = {
@@ -188,6 +224,7 @@ ALIASES: Mapping[str, str] = {
     "feature-extraction": "freeze",
     "feature_extraction": "freeze",
     "linear-probe": "freeze",
+    "probe_then_finetune": "probe-then-finetune",
     "linear_probe": "freeze",
     "freeze_unfreeze": "freeze-unfreeze",
     "unfreeze-milestones": "milestones",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ftkit.api import LayerGroup
 
@@ -22,14 +23,20 @@ class Family:
         head: The layers that put out one value a class, the classifier first.
         options: Keyword arguments of torchvision's builder.
         aux_weight: Weight of the auxiliary classifiers' losses, as their papers' reference code has it.
-        takes_size: Whether the builder takes the image size, since the network is made for one.
+        size_step: Where a network is made for one size, given its name: what the sizes are multiples of.
+        size_options: Keyword arguments that make it for a size.
+        inputs: Mean and std of the images that the networks themselves take, where that isn't what
+            torchvision's transforms put out. It builds a conversion into these networks, which would fix
+            the number of channels; ours are built without.
     """
 
     groups: Callable[[str], dict[str, str]]
     head: tuple[str, ...]
     options: dict[str, bool] = field(default_factory=dict)
     aux_weight: float = 0.0
-    takes_size: bool = False
+    size_step: Callable[[str], int] | None = None
+    size_options: Callable[[int], dict[str, Any]] | None = None
+    inputs: tuple[float, float] | None = None
 
     def layer_groups(self, name: str) -> tuple[LayerGroup, ...]:
         """The layer groups of the network called `name`."""
@@ -188,9 +195,17 @@ def _swin(name: str) -> dict[str, str]:
     }
 
 
+_MAXVIT_WINDOW = 7
+"""Side of an attention window, which must fill the map of the last block, a 32nd of the image, without a rest."""
+
+
 def _maxvit(name: str) -> dict[str, str]:
     blocks = {f"block{n + 1}": rf"blocks\.{n}\." for n in range(4)}
     return {"stem": r"stem\.", **blocks, "hidden": r"classifier\.[0-4]\.", "head": r"classifier\.5\."}
+
+
+def _vit_patch(name: str) -> int:
+    return int(name.rsplit("_", 1)[1])
 
 
 def _vit(name: str) -> dict[str, str]:
@@ -207,7 +222,8 @@ def _vit(name: str) -> dict[str, str]:
     }
 
 
-_AUXILIARY = {"aux_logits": True, "transform_input": True, "init_weights": True}
+_AUXILIARY = {"aux_logits": True, "transform_input": False, "init_weights": True}
+_AROUND_ZERO = (0.5, 0.5)
 
 FAMILIES = {
     "alexnet": Family(_alexnet, ("classifier.6",)),
@@ -215,9 +231,14 @@ FAMILIES = {
     "densenet": Family(_densenet, ("classifier",)),
     "efficientnet": Family(_efficientnet, ("classifier.1",)),
     "efficientnet_v2": Family(_efficientnet, ("classifier.1",)),
-    "googlenet": Family(_googlenet, ("fc", "aux1.fc2", "aux2.fc2"), _AUXILIARY, 0.3),
-    "inception_v3": Family(_inception, ("fc", "AuxLogits.fc"), _AUXILIARY, 0.3),
-    "maxvit": Family(_maxvit, ("classifier.5",)),
+    "googlenet": Family(_googlenet, ("fc", "aux1.fc2", "aux2.fc2"), _AUXILIARY, 0.3, inputs=_AROUND_ZERO),
+    "inception_v3": Family(_inception, ("fc", "AuxLogits.fc"), _AUXILIARY, 0.3, inputs=_AROUND_ZERO),
+    "maxvit": Family(
+        _maxvit,
+        ("classifier.5",),
+        size_step=lambda name: 32 * _MAXVIT_WINDOW,
+        size_options=lambda size: {"input_size": (size, size)},
+    ),
     "mnasnet": Family(_mnasnet, ("classifier.1",)),
     "mobilenet_v2": Family(_mobilenet_v2, ("classifier.1",)),
     "mobilenet_v3": Family(_mobilenet_v3, ("classifier.3",)),
@@ -229,7 +250,7 @@ FAMILIES = {
     "swin": Family(_swin, ("head",)),
     "swin_v2": Family(_swin, ("head",)),
     "vgg": Family(_vgg, ("classifier.6",)),
-    "vit": Family(_vit, ("heads.head",), takes_size=True),
+    "vit": Family(_vit, ("heads.head",), size_step=_vit_patch, size_options=lambda size: {"image_size": size}),
     "wide_resnet": Family(_resnet, ("fc",)),
 }
 

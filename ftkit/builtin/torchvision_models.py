@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.api import ROLES, Backbone, FtkitError, GroupSize, Preprocessing, Pretrained, Summary, hookimpl
-from ftkit.builtin.torchvision_groups import FAMILIES
+from ftkit.builtin.torchvision_groups import FAMILIES, Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TABLE = Path(__file__).with_suffix(".json")
 _TIMEOUT_SECONDS = 30.0
+_POSITIONS = "encoder.pos_embedding"
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
@@ -51,76 +54,95 @@ class _Models(Mapping[str, Backbone]):
         return len(self._facts)
 
 
-def make_backbone(name: str, facts: Mapping[str, Any]) -> Backbone:
-    """The backbone that a row of the table describes; without sizes where the row has none yet."""
+def make_backbone(name: str, facts: Mapping[str, Any], size: int | None = None) -> Backbone:
+    """The backbone that a row of the table describes; without sizes where the row has none yet.
+
+    Args:
+        size: What a network that is made for one size is made for, in pixels; by default as its default weights.
+    """
     family = FAMILIES[facts["family"]]
-    size = facts["weights"][0]["size"]
-    weights = tuple(
-        _pretrained(name, entry, size if family.takes_size else entry["size"]) for entry in facts["weights"]
-    )
+    weights = tuple(_pretrained(name, entry, family) for entry in facts["weights"])
+    preprocessing = weights[0].preprocessing
+    if size is not None:
+        preprocessing = replace(preprocessing, size=size)
+    step = family.size_step(name) if family.size_step else None
     return Backbone(
         name=name,
         groups=family.layer_groups(name),
         head=family.head,
-        build=partial(_build, name, facts["family"], size),
-        preprocessing=weights[0].preprocessing,
+        build=partial(_build, name, facts["family"], preprocessing.size),
+        preprocessing=preprocessing,
         weights=weights,
-        summary=_summary(facts) if "groups" in facts else None,
+        summary=_summary(facts, preprocessing.size, step) if "groups" in facts else None,
         family=facts["family"],
-        min_size=facts["min_size"],
+        min_size=step or facts["min_size"],
         fixed_size=facts["fixed_size"],
         aux_weight=family.aux_weight,
+        resized=partial(make_backbone, name, facts) if step else None,
+        size_step=step or 1,
+        refit=_refit(facts["family"], preprocessing.size, step),
     )
 
 
-def _summary(facts: Mapping[str, Any]) -> Summary:
+def _summary(facts: Mapping[str, Any], size: int, step: int | None) -> Summary:
+    """Sizes of the network for images of `size` pixels, where those of the table are for the default weights'."""
+    made_for = facts["weights"][0]["size"]
     groups = {
-        name: GroupSize({role: sizes[role] for role in ROLES}, sizes["activations"])
+        name: GroupSize({role: sizes[role] for role in ROLES}, round(sizes["activations"] * (size / made_for) ** 2))
         for name, sizes in facts["groups"].items()
     }
-    return Summary(groups, tuple(facts["head_inputs"]), facts["head_bias"])
+    if facts["family"] == "vit" and step:
+        positions = (size // step) ** 2 - (made_for // step) ** 2
+        stem = groups["stem"].parameters
+        more = {**stem, "weight": stem["weight"] + positions * facts["head_inputs"][0]}
+        groups["stem"] = replace(groups["stem"], parameters=more)
+    return Summary(groups, tuple(facts["head_inputs"]), facts["head_bias"], facts["input_weights"])
 
 
-def _pretrained(name: str, entry: Mapping[str, Any], size: int) -> Pretrained:
-    """One set of weights, for a network that sees `size` pixels, which for a ViT may not be the weights' own."""
-    notes = [f"ImageNet-1K, top-1 {entry['top1']:.2f} %"]
-    if size != entry["size"]:
-        notes.append(f"made for {entry['size']} pixels, positions resampled to {size}")
+def _pretrained(name: str, entry: Mapping[str, Any], family: Family) -> Pretrained:
+    note = f"ImageNet-1K, top-1 {entry['top1']:.2f} %"
     if entry["name"].endswith("FEATURES"):
-        notes = ["ImageNet-1K, without the classifier"]
+        note = "ImageNet-1K, without the classifier"
+    mean, std = family.inputs or (None, None)
     return Pretrained(
         name=entry["name"],
-        load=partial(_load, name, entry["name"], size),
+        load=partial(_load, name, entry["name"]),
         preprocessing=Preprocessing(
-            size=size,
+            size=entry["size"],
             crop_pct=entry["size"] / entry["resize"],
             interpolation=entry["interpolation"],
-            mean=tuple(entry["mean"]),
-            std=tuple(entry["std"]),
+            mean=tuple(entry["mean"]) if mean is None else (mean,) * 3,
+            std=tuple(entry["std"]) if std is None else (std,) * 3,
         ),
         file=entry["file"],
         size_mb=entry["size_mb"],
-        note=", ".join(notes),
+        note=note,
     )
 
 
 def _build(name: str, family: str, size: int, num_classes: int) -> nn.Module:
-    """A network with fresh weights.
-
-    googlenet and inception_v3 get their auxiliary classifiers, and the change of input that their
-    pretrained weights expect.
-    """
+    """A network with fresh weights; googlenet and inception_v3 get their auxiliary classifiers."""
     from torchvision import models
 
     options: dict[str, Any] = dict(FAMILIES[family].options)
-    if FAMILIES[family].takes_size:
-        options["image_size"] = size
+    for_size = FAMILIES[family].size_options
+    if for_size is not None:
+        options |= for_size(size)
     model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     return model
 
 
-def _load(name: str, weights: str, size: int) -> Mapping[str, Tensor]:
-    """The state dict of torchvision's weights, in the names and shapes that `_build` gives at `size` pixels.
+def _refit(family: str, size: int, patch: int | None) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None:
+    """What weights of this family need, so that they fit the network for `size` pixels."""
+    if family == "densenet":
+        return _renamed_densenet
+    if family == "vit" and patch:
+        return partial(_resampled_positions, size, patch)
+    return None
+
+
+def _load(name: str, weights: str) -> Mapping[str, Tensor]:
+    """The state dict of torchvision's weights.
 
     Raises:
         FtkitError: The file can't be had or read; says where to put it.
@@ -128,10 +150,6 @@ def _load(name: str, weights: str, size: int) -> Mapping[str, Tensor]:
     from torchvision import models
 
     state = _fetch(models.get_model_weights(name)[weights])
-    if name.startswith("densenet"):
-        return _renamed_densenet(state)
-    if name.startswith("vit"):
-        return _resampled_positions(state, size)
     if weights.endswith("FEATURES"):
         return {key: value for key, value in state.items() if not key.startswith("classifier.")}  # these are NaN
     return state
@@ -180,12 +198,13 @@ def _renamed_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}
 
 
-def _resampled_positions(state: dict[str, Tensor], size: int) -> Mapping[str, Tensor]:
+def _resampled_positions(size: int, patch: int, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Position embeddings for images of `size` pixels, bicubically from those of the weights' own size."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    patch = state["conv_proj.weight"].shape[-1]
-    if state["encoder.pos_embedding"].shape[1] == (size // patch) ** 2 + 1:
+    positions = state.get(_POSITIONS)
+    if positions is None or positions.ndim != 3 or positions.shape[1] == (size // patch) ** 2 + 1:
         return state
-    resampled: Mapping[str, Tensor] = interpolate_embeddings(size, patch, state)
-    return resampled
+    if len(positions) != 1 or math.isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
+        return state  # another network's, which loading refuses
+    return {**state, **interpolate_embeddings(size, patch, {_POSITIONS: positions.float()})}

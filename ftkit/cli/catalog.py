@@ -165,13 +165,7 @@ def _backbone_row(name: str, backbone: Backbone) -> tuple[str, ...]:
 def _backbone_lines(name: str, backbone: Backbone, origin: str) -> Iterator[str]:
     from ftkit.cli.describe import aligned, group_parameters, preprocessing_text
 
-    side = backbone.preprocessing.size
-    sizes = (
-        f"{side} x {side} pixels only"
-        if backbone.fixed_size
-        else f"at least {backbone.min_size} x {backbone.min_size} pixels"
-    )
-    yield f"{name}: family {backbone.family or '-'}, {origin}; images of {sizes}"
+    yield f"{name}: family {backbone.family or '-'}, {origin}; images of {backbone.sizes}"
     yield "\nlayer groups, from the input to the head"
     counts = [group_parameters(backbone, group) for group in backbone.group_names]
     shown = ["?" if count is None else f"{count:,}" for count in counts]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 @cache
@@ -36,6 +37,18 @@ def print_json(value: Any) -> None:
 def print_text(text: str) -> None:
     """Text on stdout as it is."""
     print(text, end="" if text.endswith("\n") else "\n")
+
+
+def table(title: str, columns: tuple[str, ...]) -> Table:
+    """An empty table whose first column is names, and the others numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for number, column in enumerate(columns):
+        made.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+    return made
 
 
 def note(text: str) -> None:

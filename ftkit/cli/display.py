@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli import console
 from ftkit.engine.events import EpochDone, Listener, Start, StepDone
+from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,6 +30,7 @@ class Display(Listener):
         self.run = run
         self.epochs = epochs
         self.quiet = quiet
+        self.monitor = "accuracy"
 
     def say(self, text: str) -> None:
         self.run.write_log([text])
@@ -36,6 +38,7 @@ class Display(Listener):
             console.err().print(text, soft_wrap=True)
 
     def started(self, event: Start) -> None:
+        self.monitor = event.plan.config.monitor
         where = f"on {event.device} in {event.precision}, {event.workers} worker{'s' if event.workers != 1 else ''}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
         self.say(f"run {event.run} {where}{again}")
@@ -47,7 +50,7 @@ class Display(Listener):
         self.say(f"epochs {phase.start + 1}-{phase.stop}: {groups} train ({trainable:,} parameters)")
 
     def epoch_done(self, event: EpochDone) -> None:
-        self.say(epoch_line(event.record, self.epochs, event.is_best))
+        self.say(epoch_line(event.record, self.epochs, event.is_best, self.monitor))
 
     def note(self, text: str) -> None:
         self.say(f"note: {text}")
@@ -105,14 +108,22 @@ class LiveDisplay(Display):
         return self.progress
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool) -> str:
-    """One epoch in a line; the sign at its end marks the best so far."""
+def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: str = "accuracy") -> str:
+    """One epoch in a line; the sign at its end marks the best so far.
+
+    Args:
+        monitor: The figure that chooses the best epoch, shown among the others.
+    """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
     if "train_loss" in record:
         parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
-    parts.append(
-        f"val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f} macro F1 {record['val_macro_f1']:.4f}"
-    )
+    parts.append(f"val {figures_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
     parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts) + ("  best" if is_best else "")
+
+
+def figures_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
+    """Figures of the validation split by their labels, each once; what the data doesn't have is left out."""
+    values = {FIGURES[name].label: record.get(f"val_{name}") for name in names}
+    return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

@@ -13,6 +13,7 @@ from ftkit.cli.predict import model_folder
 from ftkit.config.choices import Device
 from ftkit.errors import RequestError, one_line
 from ftkit.spec.dataset import SplitName
+from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +44,7 @@ def evaluate(
     ] = None,
     split: Annotated[SplitName | None, typer.Option("--split", help="Which split; else test, else val.")] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="PATH", help="Other images: a folder, or a CSV file.")
+        str | None, typer.Option("--data", metavar="PATH|URL", help="Other images: a folder, a CSV file, an archive.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="All figures as JSON on stdout.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at a time.")] = 64,
@@ -87,7 +88,7 @@ def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | Non
     if data is not None:
         chosen = dataset_at(data)
         dataset = (registry or Registry()).datasets.get(chosen.pop("name"))
-        options = {option: Path(path).expanduser() for option, path in chosen.items()}
+        options = {option: path if "://" in path else Path(path).expanduser() for option, path in chosen.items()}
         return other_data(dataset(**options), data, card, split), registry
     if resolved is None:
         raise RequestError(f"{bundle} is a model on its own, without the data of its run", "give images with --data")
@@ -113,17 +114,17 @@ def _remark(bundle: Path, labelled: Labelled) -> None:
 def show(scores: Scores, labelled: Labelled) -> None:
     """Print the figures, the table of classes, and what is taken for what."""
     out = console.out()
-    out.print(
-        f"{labelled.name}: accuracy {scores.accuracy:.4f}, macro F1 {scores.macro_f1:.4f}, loss {scores.loss:.4f}, "
-        f"{scores.images} images",
-        soft_wrap=True,
-    )
+    found = {FIGURES[name].label: scores.summary.get(name) for name in FIGURES}
+    figures = [f"{label} {value:.4f}" for label, value in found.items() if value is not None]
+    out.print(f"{labelled.name}: {', '.join(figures)}, {scores.images} images", soft_wrap=True)
+    for name, reason in scores.missing.items():
+        out.print(f"no {FIGURES[name].label}: {one_line(reason)}", soft_wrap=True)
     out.print(_class_table(scores))
     out.print(_confusion_table(scores, out.width) or _pairs_table(scores))
 
 
 def _class_table(scores: Scores) -> Table:
-    table = _table("By class", ("class", "images", "precision", "recall", "F1"))
+    table = console.table("By class", ("class", "images", "precision", "recall", "F1"))
     for one in scores.per_class:
         figures = (f"{value:.4f}" for value in (one.precision, one.recall, one.f1))
         table.add_row(one_line(one.name), str(one.support), *figures)
@@ -138,7 +139,7 @@ def _confusion_table(scores: Scores, width: int) -> Table | None:
     for rows, columns in ((names, names), (numbered, [str(i) for i in range(len(names))])):
         needed = max(map(len, rows)) + sum(max(len(column), digits) + PADDING for column in columns) + PADDING
         if needed <= width and len(names) <= LARGEST_MATRIX:
-            table = _table("Confusion: rows are the true classes, columns the predicted ones", ("", *columns))
+            table = console.table("Confusion: rows are the true classes, columns the predicted ones", ("", *columns))
             for name, row in zip(rows, scores.confusion, strict=True):
                 table.add_row(name, *(str(n) if n else "." for n in row))
             return table
@@ -147,19 +148,8 @@ def _confusion_table(scores: Scores, width: int) -> Table | None:
 
 def _pairs_table(scores: Scores) -> Table:
     names = [one_line(one.name) for one in scores.per_class]
-    table = _table("Most confused: the whole matrix is in --json", ("true class", "taken for", "images"))
+    table = console.table("Most confused: the whole matrix is in --json", ("true class", "taken for", "images"))
     errors = [(n, i, j) for i, row in enumerate(scores.confusion) for j, n in enumerate(row) if n and i != j]
     for n, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:PAIRS]:
         table.add_row(names[i], names[j], str(n))
-    return table
-
-
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     return table

@@ -24,7 +24,7 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder, or . for this one.")],
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="PATH", help="A folder of images, or a CSV file, to set the project up for."),
+        typer.Option("--data", metavar="PATH|URL", help="A folder, CSV file or archive of images to set it up for."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The project's name, if not the folder's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the template's files; keep all others.")] = False,
@@ -46,7 +46,7 @@ def _show_data(data: Survey) -> None:
     out = console.out()
     splits = ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())
     colour = "grey" if data.grey else "in colour"
-    out.print(f"found {one_line(str(data.path))}: {len(data.counts)} classes; {splits} images", soft_wrap=True)
+    out.print(f"found {one_line(data.path)}: {len(data.counts)} classes; {splits} images", soft_wrap=True)
     out.print(f"images of about {data.width} x {data.height} pixels, {colour}", soft_wrap=True)
     width = max(map(len, data.counts))
     for name, count in list(data.counts.items())[:CLASSES_SHOWN]:

@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.config.choices import AUGMENTS, DEVICES, MONITORS, OPTIMIZERS, PRECISIONS
+from ftkit.config.choices import BALANCES, DEVICES, MONITORS, OPTIMIZERS, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
+from ftkit.spec.augment import LEVELS
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.plugins import Registry
 
 DATA, MODEL, TRAINING, MACHINE, RUN = "Data", "Model", "Training", "Machine", "Run"
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Endings of files that are unpacked."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +57,49 @@ class Flag:
 
 
 def dataset_at(path: str) -> dict[str, str]:
-    """The dataset that a path means: a folder of images, or a CSV file.
+    """The dataset that a path means: a folder of images, a CSV file, or an archive, which may be at an address.
 
     Raises:
-        RequestError: Nothing is there, or it is neither.
+        RequestError: Nothing is there, or it is none of these.
     """
     place = Path(path).expanduser()
+    if "://" in path:
+        return {"name": "archive", "source": path}
     if place.is_dir():
         return {"name": "folder", "root": path}
     if place.suffix.lower() == ".csv" and place.is_file():
         return {"name": "csv", "path": path}
+    if place.name.lower().endswith(ARCHIVES) and place.is_file():
+        return {"name": "archive", "source": path}
     if place.exists():
-        raise RequestError(f"--data {path}: neither a folder nor a .csv file")
+        raise RequestError(f"--data {path}: neither a folder, nor a .csv file, nor a zip or tar archive")
     raise RequestError(
-        f"--data {path}: nothing is there", "give a folder of images, or a .csv file of paths and labels"
+        f"--data {path}: nothing is there",
+        "give a folder of images, a .csv file of paths and labels, or an archive or its https address",
     )
+
+
+def _listed(text: str) -> list[str]:
+    return text.split(",")
 
 
 FLAGS: tuple[Flag, ...] = (
     Flag(
-        ("--data",), "dataset", "PATH", "A folder of images, or a CSV file of paths and labels.", DATA, parse=dataset_at
+        ("--data",),
+        "dataset",
+        "PATH|URL",
+        "A folder of images, a CSV file of paths and labels, or a zip or tar archive.",
+        DATA,
+        parse=dataset_at,
     ),
     Flag(("--dataset",), "dataset.name", "NAME", "A dataset by name; see `ftkit datasets list`.", DATA, "datasets"),
     Flag(("--train-samples",), "train_samples", "N", "Train on only so many images.", DATA),
     Flag(("--backbone",), "backbone", "NAME", "The network; see `ftkit backbones list`.", MODEL, "backbones"),
     Flag(("--weights",), "weights", "default|none|NAME|FILE", "Where to start from.", MODEL, ("default", "none")),
     Flag(("--keep-head",), "keep_head", None, "Keep the pretrained head, for data of the same classes.", MODEL),
+    Flag(("--channels",), "preprocessing.channels", "1|3", "1 trains on grey images.", MODEL, ("1", "3")),
+    Flag(("--head-hidden",), "head.hidden", "N", "Width of a hidden layer in the head.", MODEL),
+    Flag(("--head-dropout",), "head.dropout", "PART", "Dropout before the head's last layer.", MODEL),
     Flag(("--image-size",), "preprocessing.size", "PIXELS", "Side of the square that the network sees.", MODEL),
     Flag(
         ("--strategy",),
@@ -95,13 +116,20 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--batch-size",), "batch_size", "N", "Images a step.", TRAINING),
     Flag(("--accumulate",), "accumulate", "N", "Batches a step of the optimizer.", TRAINING),
-    Flag(("--augment",), "augment", "|".join(AUGMENTS), "Random changes of training images.", TRAINING, AUGMENTS),
+    Flag(
+        ("--augment",), "augment.name", "|".join(LEVELS), "Random changes of training images.", TRAINING, tuple(LEVELS)
+    ),
+    Flag(("--label-smoothing",), "label_smoothing", "PART", "Part of each target spread over all classes.", TRAINING),
+    Flag(("--clip-grad",), "clip_grad", "NORM", "Largest norm of the gradient.", TRAINING),
+    Flag(("--balance",), "balance", "|".join(BALANCES), "Against classes of unequal size.", TRAINING, BALANCES),
+    Flag(("--probe",), "probe", None, "Start from the head solved on frozen features.", TRAINING),
     Flag(("--monitor",), "monitor", "|".join(MONITORS), "What chooses the best epoch.", TRAINING, MONITORS),
     Flag(("--patience",), "patience", "N", "Stop after so many epochs without a better one.", TRAINING),
     Flag(("--seed",), "seed", "N", "Everything random follows from it.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Arithmetic of training.", MACHINE, PRECISIONS),
     Flag(("--device",), "device", "|".join(DEVICES), "Where to train.", MACHINE, DEVICES),
     Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
+    Flag(("--tracker",), "tracker", "|".join(TRACKERS), "Send the records there too.", RUN, TRACKERS, _listed),
     Flag(("--output",), "output", "FOLDER", "Folder that run folders are made in.", RUN),
     Flag(("--name",), "name", "NAME", "Name of the run folder.", RUN),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,11 +38,14 @@ def plan(
         show(decided, console.out())
 
 
-def complete(resolved: Resolved) -> Plan:
-    """The plan with its parameters counted; torch is loaded only where that takes building the model."""
-    from ftkit.planning import make_plan
+def complete(resolved: Resolved, tell: Callable[[str], None] | None = console.note) -> Plan:
+    """The plan with its parameters counted; torch is loaded only where that takes building the model.
 
-    decided = make_plan(resolved)
+    Or where the strategy is `auto`, which is measured here; `tell` is called with a line before that.
+    """
+    from ftkit.library import decide
+
+    decided = decide(resolved, tell)
     if decided.group_parameters is not None:
         return decided
     from ftkit.engine.model import counted
@@ -67,15 +71,21 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
     channels = "grey" if pre.channels == 1 else "RGB"
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
-    yield "backbone", f"{plan.backbone.name}: {total:,} parameters with a head for {plan.num_classes} classes"
+    head = f"a head for {plan.num_classes} classes{_head(plan)}"
+    yield "backbone", f"{plan.backbone.name}: {total:,} parameters with {head}"
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
     yield (
         "preprocessing",
         f"{channels} {pre.size} x {pre.size}, {_fit(plan)}, {pre.interpolation}, mean {_numbers(pre.mean)}, "
-        f"std {_numbers(pre.std)}; augment {config.augment}",
+        f"std {_numbers(pre.std)}",
     )
+    yield "augment", config.augment.name + _changes(plan)
+    if plan.probe:
+        yield "probe", "the head starts as logistic regression solves it on frozen features, and that is the floor"
     options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
     yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
+    yield from _restraints(plan)
+    yield "loss", "cross entropy" + _weighting(plan)
     yield (
         "steps",
         f"{plan.batches.steps:,} an epoch x {config.epochs} epochs = {plan.steps:,}; "
@@ -104,8 +114,8 @@ def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
     for first, last in spans:
         table.add_column(f"{first + 1}" if first == last else f"{first + 1}-{last + 1}", justify="right", no_wrap=True)
     for group in plan.schedule.groups:
-        rates = [plan.schedule.rows[first].get(group.name) for first, _ in spans]
-        cells = ["frozen" if r is None else f"{r * plan.config.optimizer.lr:.2g}" for r in rates]
+        rates = [plan.peak_rates(first).get(group.name) for first, _ in spans]
+        cells = ["frozen" if r is None else f"{r:.2g}" for r in rates]
         table.add_row(group.name, f"{(plan.group_parameters or {}).get(group.name, 0):,}", *cells)
     table.add_section()
     phases = [plan.schedule.phase_at(first) for first, _ in spans]
@@ -126,11 +136,49 @@ def _curve(plan: Plan) -> str:
     return f"{plan.config.lr_curve.name} curve{warmup}"
 
 
+def _changes(plan: Plan) -> str:
+    """The random changes in use, with their values."""
+    values = asdict(plan.augmentation)
+    if not values.get("erase"):
+        values.pop("erase_scale", None)
+    shown = [name if value is True else f"{name} {_value(value)}" for name, value in values.items() if value]
+    return f": {', '.join(shown)}" if shown else ""
+
+
+def _value(value: float | tuple[float, float]) -> str:
+    return f"{value[0]:.3g} to {value[1]:.3g}" if isinstance(value, tuple) else f"{value:.3g}"
+
+
+def _restraints(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What holds the weights back, where anything does."""
+    config = plan.config
+    if config.optimizer.decay:
+        spared = "all parameters" if config.decay_all else "all but biases and normalisation parameters"
+        yield "weight decay", f"{config.optimizer.decay} of {spared}"
+    if config.clip_grad is not None:
+        yield "gradient", f"clipped to a norm of {config.clip_grad:g} at most"
+
+
+def _weighting(plan: Plan) -> str:
+    config, weights = plan.config, plan.class_weights
+    smoothed = f", {config.label_smoothing:g} of each target spread over all classes" if config.label_smoothing else ""
+    if config.balance == "sampler":
+        return f"{smoothed}; images drawn so that each class comes equally often"
+    if config.balance == "weights":
+        return f"{smoothed}; an image counts {min(w for w in weights if w):.3g} to {max(weights):.3g} by its class"
+    return smoothed
+
+
 def _fit(plan: Plan) -> str:
     pre = plan.preprocessing
     if pre.fit == "crop":
         return f"middle of the image resized to {pre.resize}"
     return "padded to a square" if pre.fit == "pad" else "stretched to a square"
+
+
+def _head(plan: Plan) -> str:
+    described = plan.head.describe()
+    return f" ({described})" if described else ""
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from ftkit.errors import RequestError
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.config.schema import Config
-    from ftkit.engine.train import Outcome
+    from ftkit.engine.conclude import Outcome
     from ftkit.planning import Plan
     from ftkit.run_folder import RunFolder
 
@@ -40,7 +40,7 @@ def train(
         resolved = _resolve_run(resume, resolved)
     from ftkit.cli.plan import complete, show
 
-    plan = complete(resolved)
+    plan = complete(resolved, None if quiet else console.note)
     if (not quiet and not json) or dry_run:
         show(plan, console.out() if dry_run else console.err())
     if dry_run:
@@ -49,12 +49,13 @@ def train(
     if json:
         console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
     else:
-        _conclude(plan, outcome)
+        _conclude(plan, outcome, quiet)
 
 
 def _execute(plan: Plan, resumed: Path | None, quiet: bool) -> Outcome:
     from ftkit.cli.display import LiveDisplay, make_display
-    from ftkit.engine.train import require_unfinished, train
+    from ftkit.engine.begin import require_unfinished
+    from ftkit.engine.train import train
     from ftkit.library import open_run
     from ftkit.run_folder import RunFolder
 
@@ -96,12 +97,18 @@ def _value(config: Config, key: str) -> object:
     return found
 
 
-def _conclude(plan: Plan, outcome: Outcome) -> None:
+def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
+    from ftkit.cli.bars import movement_lines
+    from ftkit.cli.display import figures_line
+
+    last = outcome.records[-1]
     best, run, out = outcome.best, outcome.run, console.out()
     early = f", stopped early after {len(outcome.records)}" if outcome.stopped_early else ""
     lines = [
-        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation accuracy {best['val_accuracy']:.4f}, "
-        f"macro F1 {best['val_macro_f1']:.4f}, loss {best['val_loss']:.4f}",
+        *(movement_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
+        *_gain(outcome, plan.config.monitor),
+        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
+        + figures_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {run.path}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {run.path}",
@@ -109,3 +116,15 @@ def _conclude(plan: Plan, outcome: Outcome) -> None:
     ]
     for line in lines:
         out.print(line, soft_wrap=True)
+
+
+def _gain(outcome: Outcome, monitor: str) -> list[str]:
+    """What fine-tuning added to the probe, where there was one."""
+    first = outcome.records[0]
+    if "probe_strength" not in first or len(outcome.records) < 2:
+        return []
+    key = f"val_{monitor}"
+    before, after = first[key], outcome.best[key]
+    if outcome.best["epoch"] == 0:
+        return [f"probe: {monitor} {before:.4f}; fine-tuning added nothing, so the model is the probe"]
+    return [f"probe: {monitor} {before:.4f}; fine-tuning made it {after:.4f} ({after - before:+.4f})"]

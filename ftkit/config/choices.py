@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Augment = Literal["none", "light", "standard"]
+Balance = Literal["none", "sampler", "weights"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Monitor = Literal["accuracy", "macro_f1", "loss"]
+Monitor = Literal["accuracy", "top5", "macro_f1", "weighted_f1", "auroc", "calibration_error", "loss"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
-AUGMENTS: tuple[str, ...] = get_args(Augment)
+BALANCES: tuple[str, ...] = get_args(Balance)
 DEVICES: tuple[str, ...] = get_args(Device)
 MONITORS: tuple[str, ...] = get_args(Monitor)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+TRACKERS: tuple[str, ...] = get_args(Tracker)
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adadelta": ("rho", "eps", "weight_decay"),
@@ -31,7 +33,10 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
 """Classes of torch.optim in lower case with their options beside `lr`, less those that can't train every layer
 by one plain step: LBFGS wants a closure, SparseAdam sparse gradients, Muon matrices."""
 
-CHOICES: tuple[str, ...] = ("dataset", "strategy", "optimizer", "lr_curve")
+DEFAULT_DECAY: dict[str, float] = {"adamw": 0.01}
+"""Weight decay of the optimizers that have one unless told otherwise."""
+
+CHOICES: tuple[str, ...] = ("dataset", "augment", "strategy", "optimizer", "lr_curve")
 """Sections that name something, with its options beside the name."""
 
 KEY_PEERS: dict[str, str] = {

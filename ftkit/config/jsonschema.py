@@ -12,6 +12,7 @@ from ftkit.config.choices import OPTIMIZERS
 from ftkit.config.load import class_of
 from ftkit.config.plugin_options import is_required, option_fields, option_types
 from ftkit.config.schema import Config
+from ftkit.spec.augment import LEVELS
 from ftkit.spec.curve import CURVES
 from ftkit.spec.strategy import Strategy
 
@@ -31,6 +32,7 @@ def json_schema(registry: Registry) -> Schema:
     properties: Schema = schema["properties"]
     names: dict[str, Iterable[str]] = {
         "dataset": registry.datasets,
+        "augment": LEVELS,
         "strategy": registry.strategies,
         "lr_curve": CURVES,
     }

@@ -12,10 +12,10 @@ from ftkit.config.yamlfile import Setting, read_text
 from ftkit.errors import RequestError, nearest
 
 PREFIX = "FTKIT_"
-RESERVED = ("FTKIT_DISABLE_PLUGINS", "FTKIT_DEBUG")
+RESERVED = ("FTKIT_CACHE_DIR", "FTKIT_DISABLE_PLUGINS", "FTKIT_DEBUG")
 TEST_PREFIX = "FTKIT_TEST_"
 
-_SECTIONS = (*CHOICES, "preprocessing", "checkpoint", "plugins")
+_SECTIONS = (*CHOICES, "preprocessing", "group_lr", "checkpoint", "plugins")
 
 Key = tuple[str, ...]
 

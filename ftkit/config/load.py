@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from ftkit.config.schema import Choice, Config
 from ftkit.config.yamlfile import Setting, dump, read_file
 from ftkit.errors import unknown
 from ftkit.plugins import Registry
+from ftkit.spec.augment import LEVELS
 from ftkit.spec.curve import CURVES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 DEFAULT_FILE = Path("ftkit.yaml")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
-KINDS = ("dataset", "strategy", "lr_curve")
+KINDS = ("dataset", "augment", "strategy", "lr_curve")
 """Sections whose options are the fields of a class."""
 
 
@@ -92,6 +93,26 @@ def build(cls: type[T], options: Mapping[str, Any], section: str, resolved: Reso
     return make(cls, options, section, resolved.sources, resolved.registry)
 
 
+def choosing(
+    resolved: Resolved, section: str, name: str, options: Mapping[str, Any], sources: Mapping[str, str]
+) -> Resolved:
+    """The same request with something else in `dataset`, `augment`, `strategy` or `lr_curve`.
+
+    Args:
+        options: Its options; the rest are filled in with their defaults.
+        sources: Who set what in that section, by dotted key, for messages.
+
+    Raises:
+        RequestError: There is no such name, or an option is wrong.
+    """
+    others = {key: where for key, where in resolved.sources.items() if key.partition(".")[0] != section}
+    known = {**others, **sources}
+    cls = class_of(section, name, resolved.registry, place(known, f"{section}.name"))
+    instance = make(cls, options, section, known, resolved.registry)
+    choice = Choice.model_validate({"name": name, **all_options(instance, options)})
+    return replace(resolved, config=resolved.config.model_copy(update={section: choice}), sources=known)
+
+
 def project_plugins(file: Path | None = None) -> tuple[Path, ...]:
     """The plugin files that a config file names, whatever else is in it."""
     tree, marks = merge([_file_settings(file)])
@@ -111,14 +132,15 @@ def is_path(weights: str) -> bool:
 
 
 def class_of(section: str, name: str, registry: Registry, where: str = "") -> type[Any]:
-    """The class that a name in `dataset`, `strategy` or `lr_curve` stands for."""
+    """The class that a name in `dataset`, `augment`, `strategy` or `lr_curve` stands for."""
     if section == "dataset":
         return registry.datasets.get(name, where)
     if section == "strategy":
         return registry.strategies.get(name, where)
-    if name not in CURVES:
-        raise unknown("curve", name, CURVES, where)
-    return CURVES[name]
+    known: Mapping[str, type[Any]] = LEVELS if section == "augment" else CURVES
+    if name not in known:
+        raise unknown("level" if section == "augment" else "curve", name, known, where)
+    return known[name]
 
 
 def _file_settings(file: Path | None) -> list[Setting]:
@@ -140,8 +162,17 @@ def _check_optimizer(config: Config, sources: Mapping[str, str]) -> None:
         raise unknown("optimizer", name, OPTIMIZERS, place(sources, "optimizer.name"))
     known = ["lr", *OPTIMIZERS[name]]
     faults = [unknown_key(sources, f"optimizer.{o}", known, {}) for o in config.optimizer.options if o not in known]
+    if config.decay_all and not config.optimizer.decay:
+        faults.append(f"{place(sources, 'decay_all')}: {_no_decay(name)}")
     if faults:
         raise ConfigError(faults)
+
+
+def _no_decay(optimizer: str) -> str:
+    if "weight_decay" in OPTIMIZERS[optimizer]:
+        return f"optimizer {optimizer} has no weight decay unless told so, set optimizer.weight_decay too"
+    having = ", ".join(name for name, options in OPTIMIZERS.items() if "weight_decay" in options)
+    return f"optimizer {optimizer} has no weight decay; these have: {having}"
 
 
 def _filled(
@@ -178,8 +209,10 @@ def _anchor_top(tree: dict[str, Any], marks: Mapping[Key, Setting]) -> None:
 
 
 def _anchored(value: Any, setting: Setting | None) -> Any:
-    """Paths made absolute; whatever is no text is left for the validation to name."""
+    """Paths made absolute; addresses stay, and whatever is no text is left for the validation to name."""
     base = setting.base if setting else Path.cwd()
+    if isinstance(value, str) and "://" in value:
+        return value
     if isinstance(value, list):
         return [_anchored(item, setting) for item in value]
     return os.path.normpath(base / Path(value).expanduser()) if isinstance(value, str) else value

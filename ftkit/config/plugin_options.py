@@ -113,6 +113,8 @@ def _checked(
         key = f"{section}.{name}"
         if name not in fields:
             faults.append(unknown_key(sources, key, list(fields), {}))
+        elif isinstance(value, bool) and members(types[name]) & {int, float} and bool not in members(types[name]):
+            faults.append(f"{place(sources, key)}: must be a number, not {shown(value)}")
         elif _is_strategy(types[name]):
             values[name] = _nested(value, key, sources, registry)
         else:

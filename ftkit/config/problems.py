@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.config.choices import KEY_PEERS
-from ftkit.config.schema import Checkpoint, Config, PreprocessingOverrides
+from ftkit.config.schema import Checkpoint, Config, Head, PreprocessingOverrides
 from ftkit.errors import RequestError, nearest, one_line
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _EXPECTED = {
 _KEYS: dict[tuple[str, ...], Sequence[str]] = {
     (): tuple(Config.model_fields),
     ("preprocessing",): tuple(PreprocessingOverrides.model_fields),
+    ("head",): tuple(Head.model_fields),
     ("checkpoint",): tuple(Checkpoint.model_fields),
 }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
-from ftkit.config.choices import Augment, Device, Monitor, Precision
+from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS, Balance, Device, Monitor, Precision, Tracker
 from ftkit.spec.preprocessing import Fit, Interpolation
 
 
@@ -50,12 +50,50 @@ def _named(value: object) -> object:
 Named = Annotated[Choice, BeforeValidator(_named)]
 
 
+def _undotted(value: object) -> object:
+    """`group_lr.features.0`, which reads as a key in a section in a section, as one name again."""
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, object] = {}
+    for name, item in value.items():
+        inner = _undotted(item)
+        found |= {f"{name}.{rest}": v for rest, v in inner.items()} if isinstance(inner, Mapping) else {name: item}
+    return found
+
+
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("not_a_switch", "a number or text")
+    return value
+
+
+def _name_of_number(value: object) -> object:
+    """Classes are often called 0, 1, 2, which YAML takes for numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ClassName = Annotated[str, BeforeValidator(_name_of_number)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_switch)]
+
+
 class Optimizer(Choice):
     """A class of torch.optim in lower case, its learning rate, and its other options beside them."""
 
     name: Annotated[str, BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)] = "adamw"
     lr: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
     """The base learning rate; the strategy's scales and the curve multiply it."""
+
+    @property
+    def decay(self) -> Any:
+        """The weight decay in effect, be it by the optimizer's own default; 0 where there is none."""
+        if "weight_decay" not in OPTIMIZERS.get(self.name, ()):
+            return 0.0
+        return self.options.get("weight_decay", DEFAULT_DECAY.get(self.name, 0.0))
+
+
+def _digit(value: object) -> object:
+    """Flags and the environment give text, which a choice of numbers wouldn't take."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class PreprocessingOverrides(Section):
@@ -69,8 +107,19 @@ class PreprocessingOverrides(Section):
     mean: tuple[float, ...] | None = None
     """Per channel, of values scaled to 0..1."""
     std: tuple[float, ...] | None = None
+    channels: Annotated[Literal[1, 3] | None, BeforeValidator(_digit)] = None
+    """1 for grey images: the first convolution's weights are summed over the colours."""
     fit: Fit | None = None
     """How images that are not square become so: crop, pad or stretch."""
+
+
+class Head(Section):
+    """The classifier on top of the backbone; by default one linear layer."""
+
+    hidden: int | None = Field(default=None, ge=1)
+    """Width of a hidden layer with ReLU before the last one; null for none."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the last layer, beside any that the backbone has itself."""
 
 
 class Checkpoint(Section):
@@ -93,19 +142,31 @@ class Config(Section):
     train_samples: int | None = Field(default=None, ge=1)
     """Train on only so many images, drawn by seed and class."""
 
+    classes: tuple[ClassName, ...] | None = None
+    """Use only images of these classes, in this order."""
+    label_map: Annotated[dict[str, ClassName] | None, BeforeValidator(_undotted)] = None
+    """The target for each class of the data: {0: even, 1: odd, ...}; every class that is used must be in it."""
+
     backbone: str = "lenet"
     """The network; `ftkit backbones list` has them all."""
     weights: str | None = None
     """default, none, the name of a set of weights, or a file; unset, the strategy chooses."""
     keep_head: bool = False
     """Keep the pretrained head, whose classes must be the data's, in the same order."""
+    head: Head = Head()
+    """What the classifier on top is made of."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()
     """What to do otherwise than the weights were trained with."""
-    augment: Augment = "light"
-    """Random changes of training images: none; light, crops of 80 % or more; standard, crops and flips."""
+    augment: Named = Choice(name="light")
+    """Random changes of training images, a name or a mapping of name and options: none; light, crops of 80 % or
+    more; standard, crops and mirror images; strong, more besides."""
 
     strategy: Named = Choice(name="gradual")
     """Which layer groups train when, and how fast: a name, or a mapping of name and options."""
+    probe: bool = True
+    """With pretrained weights, start from the head solved on frozen features, and never end below it."""
+    group_lr: Annotated[dict[str, Rate], BeforeValidator(_undotted)] = {}
+    """Learning rates by layer group, in place of the base rate times the strategy's scale."""
     train_bn: bool = False
     """Let BatchNorm statistics move in frozen groups too."""
     epochs: int = Field(default=10, ge=0)
@@ -116,6 +177,14 @@ class Config(Section):
     """Batches whose gradients are summed before the optimizer steps."""
     optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
     """What moves the weights: a name, or a mapping of name, lr and options."""
+    decay_all: bool = False
+    """Let weight decay act on biases and normalisation parameters too."""
+    clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Largest norm of the gradient over all parameters."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """How much of each target is spread evenly over all classes."""
+    balance: Balance = "none"
+    """Against imbalance: sampler draws each class equally often, weights lets each class count equally in the loss."""
     lr_curve: Named = Choice(name="cosine")
     """The learning rate over the run, with its warm-up: a name, or a mapping of name and options."""
     monitor: Monitor = "accuracy"
@@ -132,6 +201,8 @@ class Config(Section):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that read images; 0 reads them in the training process itself."""
 
+    tracker: tuple[Tracker, ...] = ()
+    """Where to send the records beside the run folder."""
     output: str = "runs"
     """Folder that run folders are made in; in a file, relative to it, and by default in the working folder."""
     name: str | None = None

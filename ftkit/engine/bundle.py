@@ -21,6 +21,8 @@ from torch import Tensor, nn
 import ftkit
 from ftkit.config.load import project_plugins
 from ftkit.engine.durable import replace_folder, save_tensors
+from ftkit.engine.surgery import build_network
+from ftkit.engine.weights import put_back
 from ftkit.errors import RequestError
 from ftkit.plugins import GROUP as BUILT_IN
 from ftkit.plugins import Registry
@@ -86,7 +88,7 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu", registry: Regi
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{weights}: can't be read: {error}", "copy the bundle again, or train anew") from None
-    model = _build(backbone, len(card.classes))
+    model = _build(backbone, card)
     _fill(model, state, card, weights)
     device = torch.device(device)
     return Loaded(model.to(device).eval(), card, folder, device)
@@ -111,15 +113,16 @@ def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
     )
 
 
-def _build(backbone: Backbone, classes: int) -> nn.Module:
+def _build(backbone: Backbone, card: Card) -> nn.Module:
+    look = card.preprocessing
     # Building draws first weights, which a caller's own random numbers must not depend on.
     with torch.random.fork_rng(devices=[]):
-        return backbone.build(classes)
+        return build_network(backbone.for_size(look.size), len(card.classes), card.head, look.channels)
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], card: Card, weights: Path) -> None:
     try:
-        model.load_state_dict(state, strict=True)
+        put_back(model, state)
     except RuntimeError as error:
         first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
         raise RequestError(

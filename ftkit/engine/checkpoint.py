@@ -104,6 +104,11 @@ def load_checkpoint(folder: Path) -> tuple[State, tuple[str, ...]]:
     raise RequestError(f"no checkpoint in {folder}", "the run stopped before its first one: start it anew")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from, be it damaged."""
+    return any(_whole_names(folder))
+
+
 def _whole_names(folder: Path) -> Iterator[str]:
     """Checkpoints that were written to their end; `.tmp-` folders are what a kill left."""
     if folder.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,11 +62,15 @@ class _Fault:
     reason: str
 
 
-class Samples(Dataset["_Sample | _Fault"]):
-    """Transformed samples by `(epoch, index)`.
+Key = tuple[int, int, int]
+"""Which sample is wanted: epoch, index, and how many times the epoch has had that index before."""
 
-    Random transforms draw from torch's generator, seeded here by epoch and index, so that a sample is the
-    same in whichever process, and after whatever else, it is made.
+
+class Samples(Dataset["_Sample | _Fault"]):
+    """Transformed samples by key.
+
+    Random transforms draw from torch's generator, seeded here by the key, so that a sample is the same in
+    whichever process, and after whatever else, it is made, and one that an epoch has twice differs.
     """
 
     def __init__(self, split: Split, transform: Transform, seed: int = 0) -> None:
@@ -76,9 +81,9 @@ class Samples(Dataset["_Sample | _Fault"]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> _Sample | _Fault:
-        epoch, index = key
-        torch.default_generator.manual_seed(derive(self.seed, "augment", epoch, index))
+    def __getitem__(self, key: Key) -> _Sample | _Fault:
+        index = key[1]
+        torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
         try:
             image, label = self.split[index]
             return _Sample(self.transform(image), label, index)
@@ -86,16 +91,21 @@ class Samples(Dataset["_Sample | _Fault"]):
             return _Fault(error.message)
 
 
-class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of `(epoch, index)` for one process, from any step of any epoch on.
+class TrainingOrder(Sampler[list[Key]]):
+    """Batches of keys for one process, from any step of any epoch on.
 
-    The order is a permutation seeded by the epoch, the same in all processes.
+    The order is a permutation seeded by the epoch, the same in all processes. With weights it is as many
+    images drawn with replacement, each as often as its weight has it.
+
+    Args:
+        weights: One for each image, in any unit.
     """
 
-    def __init__(self, batches: Batches, seed: int, rank: int = 0) -> None:
+    def __init__(self, batches: Batches, seed: int, rank: int = 0, weights: Sequence[float] | None = None) -> None:
         self.batches = batches
         self.seed = seed
         self.rank = rank
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.epoch = 0
         self.first_step = 0
 
@@ -103,30 +113,42 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         """Go to a step of an epoch; the next iteration begins there."""
         self.epoch, self.first_step = epoch, step
 
-    def permutation(self) -> Tensor:
+    def indices(self) -> Tensor:
+        """The images of the whole epoch, int64 `(images,)`."""
         generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
-        return torch.randperm(self.batches.images, generator=generator)
+        if self.weights is None:
+            return torch.randperm(self.batches.images, generator=generator)
+        return torch.multinomial(self.weights, self.batches.images, replacement=True, generator=generator)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self.permutation().tolist()
+    def keys(self) -> list[Key]:
+        """The same as keys, which tell one draw of an image from another."""
+        drawn: Counter[int] = Counter()
+        found: list[Key] = []
+        for index in self.indices().tolist():
+            found.append((self.epoch, index, drawn[index]))
+            drawn[index] += 1
+        return found
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self.keys()
         for step in range(self.first_step, self.batches.steps):
             for part in range(self.batches.accumulate):
-                yield [(self.epoch, order[i]) for i in self.batches.batch(step, part, self.rank)]
+                yield [order[i] for i in self.batches.batch(step, part, self.rank)]
 
     def __len__(self) -> int:
         return (self.batches.steps - self.first_step) * self.batches.accumulate
 
 
-class Share(Sampler[list[tuple[int, int]]]):
+class Share(Sampler[list[Key]]):
     """One process's share of a split, in order: every `world`-th sample, each exactly once overall."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.indices = range(rank, size, world)
         self.batch_size = batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self.indices), self.batch_size):
-            yield [(0, i) for i in self.indices[start : start + self.batch_size]]
+            yield [(0, i, 0) for i in self.indices[start : start + self.batch_size]]
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -157,9 +179,7 @@ def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1)
     return 0 if images < 64 else max(1, min(8, cores // world - 1))
 
 
-def _loader(
-    samples: Samples, order: Sampler[list[tuple[int, int]]], workers: int, pin: bool
-) -> DataLoader[_Sample | _Fault]:
+def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool) -> DataLoader[_Sample | _Fault]:
     return DataLoader(
         samples,
         batch_sampler=order,

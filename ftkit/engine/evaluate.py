@@ -20,6 +20,7 @@ from ftkit.errors import RequestError
 from ftkit.planning import load_splits
 from ftkit.runs import Card
 from ftkit.spec.dataset import Dataset, Split, SplitName, Splits, relabel
+from ftkit.spec.labels import labels_as_trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,7 +70,7 @@ def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | Non
     Raises:
         RequestError: It isn't there, has no such split, or has classes that the model lacks.
     """
-    splits = dataset.load()
+    splits = labels_as_trained(dataset.load(), card.origin, card.classes, source)
     name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
     return Labelled(source, name, relabel(chosen, splits.classes, card.classes, source), notes=splits.notes)
 

@@ -12,8 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from ftkit.engine.groups import assign, roles
+from ftkit.engine.surgery import build_network, first_convolution
 from ftkit.errors import RequestError
-from ftkit.spec.backbone import ROLES, Backbone, GroupSize, LayerGroup, Role, Summary, group_of
+from ftkit.spec.backbone import ROLES, Backbone, GroupSize, Head, LayerGroup, Role, Summary, group_of
 
 _CLASSES = 2
 _BATCH = 2
@@ -31,10 +32,12 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build_on_meta(backbone: Backbone, num_classes: int) -> nn.Module:
+def build_on_meta(
+    backbone: Backbone, num_classes: int, head: Head | None = None, channels: int | None = None
+) -> nn.Module:
     """The network with shapes but no values, so that the largest costs no memory and no time."""
     with _EmptyOnMeta():
-        model = backbone.build(num_classes)
+        model = build_network(backbone, num_classes, head or Head(), channels or backbone.preprocessing.channels)
     return model.to("meta")
 
 
@@ -54,10 +57,12 @@ def measure(backbone: Backbone, image_size: int | None = None) -> Summary:
     size = image_size or preprocessing.size
     kept = _activations(model, backbone.groups, torch.empty(_BATCH, preprocessing.channels, size, size, device="meta"))
     counts = _parameters(model, backbone)
+    first = first_convolution(model, preprocessing.channels)
     return Summary(
         groups={g: GroupSize(counts[g], kept[g]) for g in backbone.group_names},
         head_inputs=tuple(weight[0].numel() for weight, _ in heads),
         head_bias=all(bias for _, bias in heads),
+        input_weights=first[1].weight[:, 0].numel() if first else 0,
     )
 
 

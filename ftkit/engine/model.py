@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ftkit.engine.groups import assign
 from ftkit.engine.measure import build_on_meta
 from ftkit.engine.seeds import derive
+from ftkit.engine.surgery import build_network, refit
 from ftkit.engine.weights import LoadReport, load_into, read_state_dict
 from ftkit.planning import Plan
 
@@ -36,13 +38,13 @@ def build_model(plan: Plan) -> BuiltModel:
         FtkitError: The weights can't be had, read or matched.
     """
     torch.manual_seed(derive(plan.config.seed, "init"))
-    network = plan.backbone.build(plan.num_classes)
+    network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
     state = _state_dict(plan)
     report = None
     if state is not None:
-        report = load_into(
-            network, state, plan.backbone.head, plan.config.keep_head, str(plan.weights.path or plan.weights.name)
-        )
+        source = str(plan.weights.path or plan.weights.name)
+        fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
+        report = load_into(network, state, plan.backbone.head, plan.config.keep_head, source, fitted)
     network = plan.strategy.adapt(network)
     return BuiltModel(network, assign(network, plan.schedule.groups), report)
 
@@ -51,7 +53,8 @@ def counted(plan: Plan) -> Plan:
     """The plan with the parameters of each group counted, on the meta device where it takes the model."""
     if plan.group_parameters is not None:
         return plan
-    network = plan.strategy.adapt(build_on_meta(plan.backbone, plan.num_classes))
+    built = build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+    network = plan.strategy.adapt(built)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     members = assign(network, plan.schedule.groups)
     return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})

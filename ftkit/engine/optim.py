@@ -10,6 +10,7 @@ from torch import nn
 
 from ftkit.config.choices import OPTIMIZERS
 from ftkit.config.schema import Optimizer
+from ftkit.engine.groups import roles
 from ftkit.errors import RequestError, unknown
 
 
@@ -35,16 +36,30 @@ def check_options(optimizer: Optimizer) -> None:
 
 
 def build_optimizer(
-    optimizer: Optimizer, model: nn.Module, members: Mapping[str, Sequence[str]]
+    optimizer: Optimizer, model: nn.Module, members: Mapping[str, Sequence[str]], decay_all: bool = False
 ) -> torch.optim.Optimizer:
-    """One parameter group a layer group, in order, trainable or not; phases never rebuild it.
+    """Parameter groups for all layer groups, in order, trainable or not; phases never rebuild it.
+
+    A layer group is one of them, or with weight decay two of the same name: the second has its biases and
+    normalisation parameters, which don't decay. Pulling those to 0 doesn't simplify a network, and pulls
+    pretrained ones away from where they belong.
 
     Args:
         members: Parameter names by layer group, from the input to the head.
+        decay_all: Let weight decay act on all parameters alike.
     """
     parameters = dict(model.named_parameters())
-    groups = [{"params": [parameters[n] for n in names], "name": group} for group, names in members.items()]
+    spared = _spared(model) if optimizer.decay and not decay_all else frozenset()
+    groups: list[dict[str, Any]] = []
+    for group, names in members.items():
+        groups.append({"params": [parameters[n] for n in names if n not in spared], "name": group})
+        if without := [parameters[n] for n in names if n in spared]:
+            groups.append({"params": without, "name": group, "weight_decay": 0.0})
     return _make(optimizer, groups)
+
+
+def _spared(model: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, role in roles(model).items() if role != "weight")
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:

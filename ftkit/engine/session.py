@@ -16,8 +16,11 @@ from ftkit.engine.bundle import backbone_id
 from ftkit.engine.checkpoint import Progress, State
 from ftkit.engine.devices import make_accelerator
 from ftkit.engine.events import Listener
+from ftkit.engine.interrupt import StopFlag
+from ftkit.engine.loss import Loss, make_loss
 from ftkit.engine.model import BuiltModel, build_model, counted
 from ftkit.engine.optim import build_optimizer
+from ftkit.engine.weights import put_back
 from ftkit.errors import RequestError
 from ftkit.planning import Plan
 from ftkit.run_folder import RunFolder
@@ -42,11 +45,13 @@ class Session:
     built: BuiltModel
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    loss: Loss
     order: data.TrainingOrder
     train_loader: DataLoader[Any]
     val_loader: DataLoader[Any]
     workers: int
     totals: Tensor
+    flag: StopFlag
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -59,21 +64,24 @@ class Session:
         return device
 
 
-def open_session(plan: Plan, run: RunFolder, listener: Listener) -> Session:
+def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag) -> Session:
     """Build the model, the optimizer with every group in it, and the loaders."""
     config = plan.config
     accelerator = make_accelerator(config)
     plan = replace(counted(plan), world=accelerator.num_processes)
     built = build_model(plan)
     built.network.to(accelerator.device)
-    optimizer = accelerator.prepare_optimizer(build_optimizer(config.optimizer, built.network, built.members))
+    optimizer = accelerator.prepare_optimizer(
+        build_optimizer(config.optimizer, built.network, built.members, config.decay_all)
+    )
     train, val = plan.splits.train, plan.splits.val
     assert train is not None, "make_plan refuses data without a training split"
     assert val is not None, "make_plan refuses data without a validation split"
     rank, world, pin = accelerator.process_index, accelerator.num_processes, accelerator.device.type == "cuda"
     workers = data.resolve_workers(config.workers, len(train), world)
-    order = data.TrainingOrder(plan.batches, config.seed, rank)
-    samples = data.Samples(train, transforms.training(plan.preprocessing, config.augment), config.seed)
+    weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
+    order = data.TrainingOrder(plan.batches, config.seed, rank, weights)
+    samples = data.Samples(train, transforms.training(plan.preprocessing, plan.augmentation), config.seed)
     judge = transforms.evaluation(plan.preprocessing)
     return Session(
         plan=plan,
@@ -83,11 +91,13 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener) -> Session:
         built=built,
         model=built.network,
         optimizer=cast(torch.optim.Optimizer, optimizer),
+        loss=make_loss(plan, accelerator.device),
         order=order,
         train_loader=data.training_loader(samples, order, workers, pin),
         val_loader=data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin),
         workers=workers,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
+        flag=flag,
     )
 
 
@@ -111,7 +121,7 @@ def restore(session: Session, state: State) -> None:
         RequestError: The checkpoint is of another data, seed, batch size or world size.
     """
     _require_same(state.identity, identity(session.plan))
-    session.network.load_state_dict(dict(state.model))
+    put_back(session.network, state.model)
     groups = session.optimizer.state_dict()["param_groups"]
     session.optimizer.load_state_dict({"state": dict(state.optimizer), "param_groups": groups})
     if state.scaler and session.accelerator.scaler is not None:
@@ -134,6 +144,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "classes": list(plan.splits.classes),
         "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan.preprocessing).items()},
         "backbone": plan.backbone.name,
+        "head": asdict(plan.head),
         "seed": plan.config.seed,
         "batch_size": plan.config.batch_size,
         "accumulate": plan.config.accumulate,
@@ -142,7 +153,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     }
 
 
-def make_card(plan: Plan, metrics: Mapping[str, float], epoch: int) -> Card:
+def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Card:
     """The card of a bundle with the weights after `epoch` whole epochs."""
     return Card(
         classes=plan.splits.classes,
@@ -153,6 +164,8 @@ def make_card(plan: Plan, metrics: Mapping[str, float], epoch: int) -> Card:
         metrics=metrics,
         epoch=epoch,
         fingerprint=plan.splits.fingerprint(),
+        head=plan.head,
+        origin=plan.splits.origin,
     )
 
 

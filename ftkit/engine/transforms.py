@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -13,37 +13,14 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from ftkit.images import with_channels
+from ftkit.spec.augment import Augmentation, Changes
 from ftkit.spec.preprocessing import Preprocessing
 
 Transform = Callable[[Image], Tensor]
-Augment = Literal["none", "light", "standard"]
+Change = Callable[[Any], Any]
 
 LONGEST = 32
 """Images longer than this many times their width lose their ends: resized whole, they fill the memory."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """How much a random crop may take away.
-
-    Attributes:
-        scale: Least and greatest part of the area that is kept.
-        ratio: Least and greatest ratio of width to height.
-        square: Take the part from a square as wide as the image's shorter side, at a random place: a part
-            of 80 % doesn't fit into a 3:2 photograph, whose largest square is 67 % of it.
-        flip: Mirror every second image.
-    """
-
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    square: bool
-    flip: bool
-
-
-CROPS = {
-    "light": Crop((0.8, 1.0), (0.9, 1.1), square=True, flip=False),
-    "standard": Crop((0.35, 1.0), (3 / 4, 4 / 3), square=False, flip=True),
-}
 
 
 def evaluation(pre: Preprocessing) -> Transform:
@@ -54,14 +31,16 @@ def evaluation(pre: Preprocessing) -> Transform:
     return _Evaluation(pre)
 
 
-def training(pre: Preprocessing, level: Augment) -> Transform:
-    """The transform of training images; `none` is `evaluation`.
+def training(pre: Preprocessing, augmentation: Augmentation) -> Transform:
+    """The transform of training images; where nothing is to change, it is `evaluation`.
 
     All randomness comes from torch's default CPU generator, so that seeding it makes each image a function
     of the seed. Images that aren't square are fitted as in evaluation: a padded one is padded before it is
     cropped, and a stretched one is cropped in the same proportions.
     """
-    return _Evaluation(pre) if level == "none" else _Training(pre, CROPS[level])
+    if not isinstance(augmentation, Changes):
+        return _Evaluation(pre)
+    return _Training(pre, augmentation, _on_images(augmentation, pre), _on_tensors(augmentation))
 
 
 @dataclass(frozen=True)
@@ -86,20 +65,58 @@ class _Evaluation:
 
 @dataclass(frozen=True)
 class _Training:
+    """A crop, then the changes of 8-bit images, then those of normalised tensors, each made once."""
+
     pre: Preprocessing
-    crop: Crop
+    changes: Changes
+    on_images: tuple[Change, ...]
+    on_tensors: tuple[Change, ...]
 
     def __call__(self, image: Image) -> Tensor:
-        pre, crop = self.pre, self.crop
-        image = with_channels(image, pre.channels)
+        image = self._crop(with_channels(image, self.pre.channels))
+        for change in self.on_images:
+            image = change(image)
+        tensor = _normalised(image, self.pre)
+        for change in self.on_tensors:
+            tensor = change(tensor)
+        return tensor
+
+    def _crop(self, image: Image) -> Image:
+        pre, changes = self.pre, self.changes
         aspect = image.width / image.height if pre.fit == "stretch" else 1.0
         if pre.fit == "pad":
-            image = F.pad(image, _bars(*image.size), fill=[round(255 * value) for value in pre.mean])
-        elif pre.fit == "crop" and crop.square:
-            image = v2.RandomCrop(min(image.size))(image)
-        ratio = (crop.ratio[0] * aspect, crop.ratio[1] * aspect)
-        image = v2.RandomResizedCrop(pre.size, crop.scale, ratio, _filter(pre), antialias=True)(image)
-        return _normalised(v2.RandomHorizontalFlip()(image) if crop.flip else image, pre)
+            image = F.pad(image, _bars(*image.size), fill=_mean_colour(pre))
+        elif pre.fit == "crop" and changes.from_square:
+            side = min(image.size)
+            image = F.crop(image, *v2.RandomCrop.get_params(image, (side, side)))
+        ratio = [bound * aspect for bound in changes.ratio]
+        place = v2.RandomResizedCrop.get_params(image, list(changes.scale), ratio)
+        cropped: Image = F.resized_crop(image, *place, [pre.size, pre.size], _filter(pre), antialias=True)
+        return cropped
+
+
+def _on_images(changes: Changes, pre: Preprocessing) -> tuple[Change, ...]:
+    colours = {name: getattr(changes, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    fill = _mean_colour(pre)
+    made: list[Change] = []
+    if changes.flip:
+        made.append(v2.RandomHorizontalFlip(changes.flip))
+    if changes.rotate:
+        made.append(v2.RandomRotation(changes.rotate, InterpolationMode.BILINEAR, fill=fill))
+    if any(colours.values()):
+        made.append(v2.ColorJitter(**colours))
+    if changes.trivial:
+        made.append(v2.TrivialAugmentWide(fill=fill))
+    return tuple(made)
+
+
+def _on_tensors(changes: Changes) -> tuple[Change, ...]:
+    # Its filling, 0, is the mean colour of what is normalised.
+    return (v2.RandomErasing(changes.erase, changes.erase_scale),) if changes.erase else ()
+
+
+def _mean_colour(pre: Preprocessing) -> list[int]:
+    return [round(255 * value) for value in pre.mean]
 
 
 def _resize(image: Image, width: int, height: int, pre: Preprocessing) -> Image:

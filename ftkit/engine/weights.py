@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ class LoadReport:
         missing: Tensors of the network, beside the new head's, that the file hasn't got.
         unexpected: Tensors of the file that the network has no place for.
         prefix: What the file's names began with, beyond the network's own.
+        adapted: Tensors that were brought into another shape for this network, with both shapes.
     """
 
     loaded: int
@@ -118,13 +119,19 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     prefix: str = ""
+    adapted: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line for people."""
         parts = [f"loaded {self.loaded} of {self.total} tensors"]
         if self.prefix:
             parts.append(f"prefix {self.prefix!r} removed")
-        for label, names in (("head not taken", self.dropped), ("missing", self.missing), ("unused", self.unexpected)):
+        for label, names in (
+            ("adapted", self.adapted),
+            ("head not taken", self.dropped),
+            ("missing", self.missing),
+            ("unused", self.unexpected),
+        ):
             if names:
                 parts.append(f"{label}: {_few(names)}")
         return "; ".join(parts)
@@ -136,6 +143,7 @@ def load_into(
     head: tuple[str, ...],
     keep_head: bool,
     source: str = "the weights",
+    refit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> LoadReport:
     """Load a state dict into a network, in place.
 
@@ -148,6 +156,7 @@ def load_into(
         head: Dotted names of the layers that put out one value a class.
         keep_head: Load the head too; otherwise it stays as drawn, whatever its size in the file.
         source: What messages call the weights: a file, or the name of a pretrained set.
+        refit: Brings tensors of the file, without the prefix, into the network's names and shapes.
 
     Raises:
         RequestError: Nothing or too little matches, a shape differs, a value isn't finite, or the head that
@@ -156,7 +165,8 @@ def load_into(
     own = model.state_dict()
     where = f"{source} for {type(model).__name__}"
     prefix = _best_prefix(state, own)
-    matched = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    matched = refit(found) if refit is not None else found
     strangers = tuple(name for name in state if not name.startswith(prefix))
     if not own.keys() & matched.keys():
         raise RequestError(
@@ -176,6 +186,11 @@ def load_into(
         missing=tuple(name for name in missing if keep_head or not name.startswith(in_head)),
         unexpected=(*unexpected, *strangers),
         prefix=prefix,
+        adapted=tuple(
+            f"{name} {_shape(found[name])} to {_shape(value)}"
+            for name, value in taken.items()
+            if name in found and found[name].shape != value.shape
+        ),
     )
 
 
@@ -242,6 +257,20 @@ def _check_missing(
             f"too little in {where} matches: {len(gone)} of {len(body)} tensors are missing, such as {gone[0]}",
             _OTHER_NETWORK,
         )
+
+
+def put_back(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network all of its tensors, as one built alike had them.
+
+    Files don't keep the versions of the modules, without which some refuse to load: the state is that of the
+    modules as they are now.
+
+    Raises:
+        RuntimeError: A tensor is missing, has no place, or another shape.
+    """
+    taken = OrderedDict(state)
+    taken._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(taken, strict=True)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from ftkit.errors import RequestError
 from ftkit.spec.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -53,13 +54,31 @@ def group_of(groups: Sequence[LayerGroup], name: str, role: Role | None = None) 
 
 
 @dataclass(frozen=True)
+class Head:
+    """What the classifier on top of a backbone is made of; by default one linear layer.
+
+    Attributes:
+        hidden: Width of a hidden layer with ReLU before the last layer, or None for none.
+        dropout: Probability of dropout before the last layer, beside any that the backbone has itself.
+    """
+
+    hidden: int | None = None
+    dropout: float = 0.0
+
+    def describe(self) -> str:
+        """For people: `hidden layer of 512, dropout 0.3`; empty for one linear layer."""
+        hidden = [f"hidden layer of {self.hidden}"] if self.hidden else []
+        return ", ".join(hidden + ([f"dropout {self.dropout:g}"] if self.dropout else []))
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """One set of pretrained weights of a backbone.
 
     Attributes:
         name: `IMAGENET1K_V2`, `MNIST`: what `--weights` takes.
-        load: Returns the state dict; downloads where it must, and raises `FtkitError` that names the
-            file and where to put it when it can't.
+        load: Returns the state dict, in names and shapes that `Backbone.refit` understands; downloads where
+            it must, and raises `FtkitError` that names the file and where to put it when it can't.
         preprocessing: What these weights were trained with.
         file: The file's name in the cache, for plans and messages.
         size_mb: Size of that file in megabytes.
@@ -95,11 +114,13 @@ class Summary:
         groups: By the backbone's own group names; the layers named in `Backbone.head` are left out.
         head_inputs: Input features of each layer named in `Backbone.head`, in that order.
         head_bias: Whether those layers have a bias.
+        input_weights: Weights that the first convolution has for each channel of the image; 0 where unknown.
     """
 
     groups: Mapping[str, GroupSize]
     head_inputs: tuple[int, ...]
     head_bias: bool = True
+    input_weights: int = 0
 
     def parameters(self, num_classes: int) -> int:
         """Total number of parameters with a head for `num_classes` classes."""
@@ -127,6 +148,11 @@ class Backbone:
         min_size: The smallest image side that the network can take, in pixels.
         fixed_size: Whether the network takes only images of `preprocessing.size`.
         aux_weight: Weight of the auxiliary classifiers' losses.
+        resized: `resized(size)` returns the backbone whose network is made for images of that size, where
+            the size is fixed but can be chosen.
+        size_step: The sizes that can be chosen are the multiples of this, in pixels.
+        refit: Brings the tensors of weights made for another size, or by an older version, into the names
+            and shapes of what `build` returns. It leaves what it doesn't know as it is.
     """
 
     name: str
@@ -140,7 +166,44 @@ class Backbone:
     min_size: int = 1
     fixed_size: bool = False
     aux_weight: float = 0.0
+    resized: Callable[[int], Backbone] | None = field(default=None, repr=False)
+    size_step: int = 1
+    refit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = field(default=None, repr=False)
 
     @property
     def group_names(self) -> tuple[str, ...]:
         return tuple(g.name for g in self.groups)
+
+    @property
+    def sizes(self) -> str:
+        """The sizes of images that it takes, for people."""
+        if self.fixed_size and self.resized is None:
+            return f"{self.preprocessing.size} x {self.preprocessing.size} pixels only"
+        step = f", in multiples of {self.size_step}" if self.size_step > 1 else ""
+        return f"at least {self.min_size} x {self.min_size} pixels{step}"
+
+    def for_size(self, size: int) -> Backbone:
+        """The backbone for images of `size` pixels: itself, or one made for them.
+
+        Raises:
+            RequestError: It can't take such images; names the nearest sizes that it can.
+        """
+        if self.fixed_size and size == self.preprocessing.size:
+            return self
+        if self.fixed_size and self.resized is None:
+            raise RequestError(
+                f"{self.name} takes images of {self.preprocessing.size} pixels only, not {size}",
+                "drop --image-size, or choose another backbone",
+            )
+        if size % self.size_step:
+            below = size - size % self.size_step
+            nearest = " or ".join(str(s) for s in (below, below + self.size_step) if s >= self.min_size)
+            raise RequestError(
+                f"{self.name} takes images whose side is a multiple of {self.size_step} pixels, not {size}",
+                f"give --image-size {nearest}",
+            )
+        if size < self.min_size:
+            raise RequestError(
+                f"{self.name} can't take images of {size} pixels", f"give --image-size {self.min_size} or more"
+            )
+        return self.resized(size) if self.resized is not None else self

@@ -78,6 +78,8 @@ class Splits:
         val: To choose by; where it is None, it is split off `train`, stratified and seeded.
         test: To report on, untouched until then; may be None.
         notes: Lines worth telling the user, such as files passed over.
+        origin: Where classes were chosen or mapped by the config: by class of the data, what it counts as,
+            None where its images aren't used. Datasets leave it empty.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +87,7 @@ class Splits:
     val: Split | None = None
     test: Split | None = None
     notes: tuple[str, ...] = ()
+    origin: Mapping[str, str | None] = field(default_factory=dict)
 
     def get(self, name: SplitName) -> Split | None:
         return {"train": self.train, "val": self.val, "test": self.test}[name]

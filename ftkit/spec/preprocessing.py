@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal
 
 from ftkit.errors import RequestError
@@ -53,6 +54,10 @@ class Preprocessing:
     def channels(self) -> int:
         """1 for grey images, 3 for RGB."""
         return len(self.mean)
+
+    def grey(self) -> Preprocessing:
+        """The same for grey images, with the means over the channels as the one channel's mean and std."""
+        return replace(self, mean=(fmean(self.mean),), std=(fmean(self.std),))
 
     @property
     def resize(self) -> int:

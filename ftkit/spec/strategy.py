@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftkit.errors import RequestError
 from ftkit.spec.backbone import Backbone, LayerGroup
@@ -22,10 +22,13 @@ class Strategy(ABC):
 
     Attributes:
         default_weights: What `weights` means when the user doesn't set it: `default` or `none`.
+        probe: Whether the head must be solved on frozen features before training (`first`), is all that is
+            done (`only`), or is solved as in any run with pretrained weights (`usual`).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     default_weights: ClassVar[str] = "default"
+    probe: ClassVar[Literal["usual", "first", "only"]] = "usual"
 
     def groups(self, backbone: Backbone) -> tuple[LayerGroup, ...]:
         """Layer groups from the input to the head; by default the backbone's own.
@@ -71,6 +74,7 @@ class Then(Strategy):
             raise RequestError(f"strategy.at is {self.at}", "give the first strategy 1 epoch or more")
         # The run's first weights are the first strategy's business: `default_weights` is read off the instance.
         object.__setattr__(self, "default_weights", self.first.default_weights)
+        object.__setattr__(self, "probe", self.first.probe)
 
     def groups(self, backbone: Backbone) -> tuple[LayerGroup, ...]:
         first, second = self.first.groups(backbone), self.second.groups(backbone)

@@ -122,8 +122,10 @@ def test_a_backbone_is_shown_with_groups_preprocessing_and_weights(run_ftkit: Ru
 
 
 def test_a_backbone_that_takes_one_size_says_so(run_ftkit: Run, tmp_path: Path) -> None:
+    lines = lines_of(run_ftkit("backbones", "show", "lenet", cwd=tmp_path))
+    assert lines[0] == "lenet: family lenet, built in; images of 28 x 28 pixels only"
     lines = lines_of(run_ftkit("backbones", "show", "vit_b_16", cwd=tmp_path))
-    assert lines[0] == "vit_b_16: family vit, built in; images of 224 x 224 pixels only"
+    assert lines[0] == "vit_b_16: family vit, built in; images of at least 16 x 16 pixels, in multiples of 16"
 
 
 def test_a_backbone_as_json(run_ftkit: Run, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_strategies_are_listed_once_with_their_aliases(run_ftkit: Run, tmp_path:
     names = [line.split()[0] for line in lines[1 : lines.index("")]]
     assert names == [
         *("full", "freeze", "freeze-unfreeze", "milestones", "gradual", "discriminative"),
-        *("freezer", "norms", "bias", "scratch", "then"),
+        *("freezer", "norms", "bias", "probe", "probe-then-finetune", "scratch", "then"),
     ]
     assert fields(lines, "scratch")[1].startswith("Every group trains at the full rate")
     assert "  full: no-freeze, no_freeze" in lines

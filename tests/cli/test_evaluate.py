@@ -153,11 +153,24 @@ def test_damage_and_bad_requests_exit_2(run: Path, capsys: pytest.CaptureFixture
     assert "model.safetensors: the file is damaged" in capsys.readouterr().err
 
 
+def test_a_missing_auroc_is_null_and_says_why(
+    run: Path, image_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = image_folder(tmp_path / "other", {"crimson": 2, "gold": 3})
+    found, _ = measured(capsys, str(run), "--data", str(other))
+    assert found["auroc"] is None
+    assert found["missing"] == {"auroc": "no image is of class '[b]lue'"}
+    assert main(["evaluate", str(run), "--data", str(other)]) == 0
+    assert "no AUROC: no image is of class '[b]lue'\n" in capsys.readouterr().out
+
+
 def test_tables_show_class_names_as_they_are(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run)]) == 0
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
-    assert out.startswith("test: accuracy 0.3000, macro F1 0.1538, loss ")
+    assert out.startswith("test: accuracy 0.3000, macro F1 0.1538, weighted F1 0.1385, AUROC 0.5000, ")
+    assert ", 10 images\n" in out
+    assert "top-5" not in out
     assert ["[b]lue", "3", "0.3000", "1.0000", "0.4615"] in lines
     assert ["[b]lue", "crimson", "gold"] in lines
     assert ["crimson", "5", ".", "."] in lines

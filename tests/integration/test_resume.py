@@ -40,6 +40,18 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
         6,
     ),
     "while patience runs": ({"strategy": "freeze", "patience": 2, "epochs": 8, "optimizer": {"lr": 1e-9}}, 9),
+    "with every means on": (
+        {
+            "strategy": "gradual",
+            "augment": {"name": "strong", "rotate": 10, "brightness": 0.2, "hue": 0.1},
+            "label_smoothing": 0.1,
+            "clip_grad": 0.5,
+            "group_lr": {"layer3": 0.002},
+            "balance": "sampler",
+            "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1},
+        },
+        7,
+    ),
     "with plain numbers in the optimizer's state": ({"strategy": "scratch", "optimizer": "nadam"}, 7),
 }
 
@@ -149,7 +161,7 @@ def test_frozen_groups_stay_byte_identical_buffers_included(
         state = session.network.state_dict()
         seen.append({k: v.clone() for k, v in state.items() if not k.startswith(("fc.", "linear."))})
 
-    monkeypatch.setattr("ftkit.engine.train.write_checkpoint", watch)
+    monkeypatch.setattr("ftkit.engine.conclude.write_checkpoint", watch)
     ftkit.train(plan)
     first, second, third = seen
     assert all(torch.equal(first[k], second[k]) for k in first)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 import yaml
 from pydantic import TypeAdapter
@@ -193,8 +193,17 @@ def test_scalars_mean_what_they_look_like() -> None:
         ("epochz: 1\n", "ftkit.yaml:1: epochz: unknown key, did you mean 'epochs'?"),
         ("batch-size: 1\n", "did you mean 'batch_size'?"),
         ("learning_rate: 1\n", "did you mean 'optimizer.lr'?"),
-        ("augment: no\n", "ftkit.yaml:1: augment: must be one of none, light, standard, not 'no'"),
-        ("augment: false\n", "must be one of none, light, standard, not false"),
+        ("augment: no\n", "ftkit.yaml:1: augment.name: unknown level 'no' (did you mean 'none'?)"),
+        ("augment: false\n", "ftkit.yaml:1: augment: must be a number or text, not false"),
+        ("augment: {name: none, flip: 0.5}\n", "ftkit.yaml:1: augment.flip: unknown key; there are no options"),
+        ("augment: {name: light, flip: true}\n", "ftkit.yaml:1: augment.flip: must be a number, not true"),
+        ("augment: {scale: [0.5]}\n", "augment.scale"),
+        ("group_lr: {head: 0}\n", "ftkit.yaml:1: group_lr.head: must be more than 0, not 0"),
+        ("group_lr: {head: true}\n", "ftkit.yaml:1: group_lr.head: must be a number or text, not true"),
+        ("group_lr: {head: .inf}\n", "ftkit.yaml:1: group_lr.head: must be a finite number, not inf"),
+        ("optimizer: sgd\ndecay_all: true\n", "ftkit.yaml:2: decay_all: optimizer sgd has no weight decay unless"),
+        ("optimizer: rprop\ndecay_all: true\n", "optimizer rprop has no weight decay; these have: adadelta, "),
+        ("optimizer: {weight_decay: 0}\ndecay_all: true\n", "decay_all: optimizer adamw has no weight decay"),
         ("epochs: true\n", "ftkit.yaml:1: epochs: must be a number or text, not true"),
         ("workers: -1\n", "workers: must be 0 or more or 'auto', not -1"),
         ("preprocessing:\n  sise: 3\n", "ftkit.yaml:2: preprocessing.sise: unknown key, did you mean 'size'?"),
@@ -240,6 +249,19 @@ def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
     assert "can't be read" in refused(file=folder)
     Path("bad.yaml").write_bytes(b"name: \xff\xfe")
     assert refused(file=Path("bad.yaml")) == "bad.yaml: not a text file in UTF-8"
+
+
+def test_rates_of_groups_add_up_and_names_may_have_dots() -> None:
+    write("group_lr: {head: 1e-3, features.0: 1e-4}\n")
+    assert asked("group_lr.features.0=2e-4").group_lr == {"head": 1e-3, "features.0": 2e-4}
+    assert resolve(sets=["group_lr.features.0=2e-4"]).sources["group_lr.features.0"] == "--set group_lr.features.0"
+
+
+def test_augmentation_options_stay_with_their_level() -> None:
+    write("augment: {name: standard, flip: 0}\n")
+    assert asked().augment.options["flip"] == 0
+    assert asked("augment.scale=[0.5, 1]").augment.options["scale"] == [0.5, 1.0]
+    assert asked("augment=strong").augment.options["flip"] == 0.5
 
 
 # Paths
@@ -341,6 +363,7 @@ def test_curves_get_their_options() -> None:
         "name: '1e-3'\naugment: none\npreprocessing: {mean: [0.5], std: [0.25], size: 28}\n",
         "dataset: {name: folder, root: photos}\nstrategy: {name: milestones, milestones: [2, 4]}\n",
         "strategy: {name: then, first: freeze, second: {name: gradual, decay: 0.25}, at: 3}\npatience: 3\n",
+        "augment: {name: strong, scale: [0.5, 1], hue: 0.1}\ngroup_lr: {head: 1e-3, features.0: 1e-4}\n",
         "name: 'no'\nlr_curve: {name: one-cycle, rise: 0.25, warmup_epochs: 1}\nworkers: 0\n",
     ],
 )
@@ -415,6 +438,8 @@ def test_the_schema_is_valid_and_describes_every_key(schema: dict[str, Any]) -> 
         "strategy: {decay: 0.25}",
         "strategy: {name: then, first: freeze, second: {name: full}, at: 3}",
         "optimizer: {name: sgd, lr: 0.1, momentum: 0.9}\nlr_curve: {name: step, every: 3}",
+        "augment: strong\ngroup_lr: {layer4: 0.0001}",
+        "augment: {name: standard, scale: [0.5, 1], flip: 0}",
         "preprocessing: {size: 64, mean: [0.5, 0.5, 0.5]}\nworkers: auto",
     ],
 )
@@ -435,6 +460,9 @@ def test_the_schema_accepts_what_loads(schema: dict[str, Any], text: str) -> Non
         "strategy: {name: then, first: freeze, second: fll, at: 3}",
         "optimizer: lbfgs",
         "lr_curve: {name: cosine, every: 3}",
+        "augment: {name: none, flip: 0}",
+        "augment: stronger",
+        "group_lr: {head: 0}",
         "preprocessing: {sise: 3}",
     ],
 )

@@ -13,6 +13,7 @@ from ftkit.engine.data import Samples, TrainingOrder, checked, evaluation_loader
 from ftkit.engine.transforms import evaluation, training
 from ftkit.errors import FtkitError
 from ftkit.images import open_image
+from ftkit.spec.augment import Standard
 from ftkit.spec.batches import Batches
 from ftkit.spec.dataset import Split
 from ftkit.spec.preprocessing import Preprocessing
@@ -38,7 +39,7 @@ def drawn(folder: Path, count: int) -> Split:
 
 def epoch(split: Split, workers: int, number: int, first: int = 0, rank: int = 0, world: int = 1) -> list[Any]:
     order = TrainingOrder(Batches(len(split), 4, world=world), seed=5, rank=rank)
-    loader = training_loader(Samples(split, training(PRE, "standard"), seed=5), order, workers)
+    loader = training_loader(Samples(split, training(PRE, Standard()), seed=5), order, workers)
     order.start(number, first)
     return [checked(b) for b in loader]
 
@@ -66,6 +67,39 @@ def test_epochs_differ_in_order_and_in_augmentation(tmp_path: Path) -> None:
         {int(i): image for b in run for i, image in zip(b.indices, b.images, strict=True)} for run in (one, two)
     ]
     assert any(not torch.equal(by_index[0][i], by_index[1][i]) for i in range(10))
+
+
+WEIGHTS = [0.5] * 90 + [4.5] * 10
+
+
+def drawn_by_weight(number: int, rank: int = 0, world: int = 1) -> list[tuple[int, int, int]]:
+    order = TrainingOrder(Batches(100, 16, world=world), 5, rank, WEIGHTS)
+    order.start(number)
+    return [key for batch in order for key in batch]
+
+
+def test_weighted_draws_are_as_many_and_follow_the_weights() -> None:
+    rare = [sum(index >= 90 for _, index, _ in drawn_by_weight(number)) for number in range(40)]
+    assert {len(drawn_by_weight(number)) for number in range(40)} == {100}
+    # Half of 4000 draws, give or take three standard deviations.
+    assert 1900 < sum(rare) < 2100
+
+
+def test_weighted_draws_are_of_the_epoch_and_shared_by_processes() -> None:
+    assert drawn_by_weight(3) == drawn_by_weight(3)
+    assert drawn_by_weight(3) != [(3, *rest) for _, *rest in drawn_by_weight(4)]
+    shares = [drawn_by_weight(3, rank, 2) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == sorted(drawn_by_weight(3))
+
+
+def test_an_image_that_an_epoch_has_twice_is_changed_in_two_ways(tmp_path: Path) -> None:
+    keys = drawn_by_weight(0)
+    assert len(set(keys)) == len(keys)
+    assert max(times for _, _, times in keys) > 2
+    samples = Samples(drawn(tmp_path, 1), training(PRE, Standard()), seed=5)
+    once, twice, again = (samples[0, 0, times] for times in (0, 1, 1))
+    assert not torch.equal(once.image, twice.image)  # type: ignore[union-attr]
+    assert torch.equal(twice.image, again.image)  # type: ignore[union-attr]
 
 
 def test_processes_share_an_epoch_without_overlap(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -11,12 +12,20 @@ import torch
 from sklearn import metrics
 from torch import Tensor
 
-from ftkit.engine.metrics import ClassScores, score
+from ftkit.config.choices import MONITORS
+from ftkit.engine.metrics import ClassScores, Scores, score
+from ftkit.errors import RequestError
+from ftkit.spec.figures import FIGURES, check_monitor, is_better
 
 
 def decided(predictions: list[int], classes: int, margin: float = 10.0) -> Tensor:
     """Logits whose greatest is at each prediction."""
     return margin * torch.nn.functional.one_hot(torch.tensor(predictions), classes).float()
+
+
+def sure(rows: list[list[float]], labels: list[int]) -> Scores:
+    """The figures for answers of these probabilities."""
+    return score(torch.tensor(rows, dtype=torch.float64).log(), torch.tensor(labels), tuple("abcdefgh"[: len(rows[0])]))
 
 
 def test_small_case_by_hand() -> None:
@@ -86,9 +95,155 @@ def test_json_says_everything_by_class_name() -> None:
         "loss": pytest.approx(scores.loss),
         "accuracy": 2 / 3,
         "macro_f1": pytest.approx(2 / 3),
+        "weighted_f1": pytest.approx(2 / 3),
+        "auroc": pytest.approx(3 / 4),
+        "calibration_error": pytest.approx(1 / 3, abs=1e-4),
+        "missing": {},
         "classes": [
             {"name": "ant", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2},
             {"name": "bee", "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1},
         ],
         "confusion": [[1, 1], [0, 1]],
     }
+
+
+def test_weighted_f1_counts_each_class_by_its_images() -> None:
+    #                        F1 of cat 0.8 on 3 images, of dog 0.5 on 2
+    scores = score(decided([0, 0, 1, 1, 2], 3), torch.tensor([0, 0, 0, 1, 1]), ("cat", "dog", "owl"))
+    assert scores.weighted_f1 == pytest.approx((3 * 0.8 + 2 * 0.5) / 5)
+
+
+def test_top5_looks_at_the_five_likeliest_of_six_classes() -> None:
+    logits = torch.tensor([[6.0, 5, 4, 3, 2, 1], [6.0, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6]])
+    scores = score(logits, torch.tensor([4, 5, 1]), tuple("abcdef"))
+    assert scores.top5 == 2 / 3
+    assert scores.summary["top5"] == 2 / 3
+
+
+def test_top5_is_no_figure_of_five_classes() -> None:
+    scores = score(decided([0, 1], 5), torch.tensor([0, 1]), tuple("abcde"))
+    assert scores.top5 is None
+    assert "top5" not in scores.summary
+    assert "top5" not in scores.to_json()
+
+
+def test_auroc_by_hand() -> None:
+    """Of the 2 x 2 pairs of one image of b and one of a, three are in the right order and one ties."""
+    scores = sure([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1, 1])
+    assert scores.auroc == pytest.approx(3.5 / 4)
+
+
+def test_auroc_tells_sure_answers_apart_that_single_precision_doesnt() -> None:
+    logits = torch.tensor([[0.0, 30.0], [0.0, 31.0], [0.0, 32.0], [0.0, 33.0]])
+    assert score(logits, torch.tensor([0, 0, 1, 1]), ("a", "b")).auroc == pytest.approx(1.0)
+
+
+def test_auroc_never_exceeds_one() -> None:
+    for images in range(20, 200, 7):
+        labels = torch.arange(images) % 7
+        auroc = score(decided(labels.tolist(), 7), labels, tuple("abcdefg")).auroc
+        assert auroc is not None
+        assert 1 - 1e-6 < auroc <= 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([0, 1, 1], "no image is of class 'owl'"),
+        ([2, 2, 2], "all images are of class 'owl'"),
+    ],
+)
+def test_auroc_without_positives_or_negatives_is_missing_and_says_why(labels: list[int], reason: str) -> None:
+    scores = score(decided(labels, 3), torch.tensor(labels), ("cat", "dog", "owl"))
+    assert scores.auroc is None
+    assert scores.to_json()["auroc"] is None
+    assert scores.to_json()["missing"] == {"auroc": reason}
+
+
+def test_calibration_error_by_hand() -> None:
+    """Four answers in two bins: 0.9 sure and half right, 0.7 sure and all right."""
+    scores = sure([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]], [0, 1, 1, 1])
+    assert scores.calibration_error == pytest.approx(0.5 * 0.4 + 0.5 * 0.3)
+
+
+def test_complete_certainty_shares_the_uppermost_bin() -> None:
+    """Right at 0.95 and wrong at 1: one bin, half right, 0.975 sure. Two bins would make it 0.525."""
+    logits = torch.tensor([[math.log(0.95), math.log(0.05)], [1000.0, 0.0]])
+    scores = score(logits, torch.tensor([0, 1]), ("a", "b"))
+    assert scores.calibration_error == pytest.approx(0.475)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_of_probabilities_agree_with_scikit_learn(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits, labels = generator.normal(size=(300, 7)), generator.permutation(np.arange(300) % 7)
+    logits[np.arange(300), labels] += 1
+    scores = score(torch.tensor(logits), torch.tensor(labels), tuple("abcdefg"))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert scores.loss == pytest.approx(metrics.log_loss(labels, probabilities))
+    assert scores.top5 == pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5))
+    assert scores.auroc == pytest.approx(metrics.roc_auc_score(labels, probabilities, multi_class="ovr"), abs=1e-6)
+    assert scores.weighted_f1 == pytest.approx(metrics.f1_score(labels, logits.argmax(axis=1), average="weighted"))
+    assert scores.calibration_error == pytest.approx(plain_calibration_error(probabilities, labels), abs=1e-6)
+
+
+def plain_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """As the papers define it, written out."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    total = 0.0
+    for low in range(15):
+        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+def test_outputs_that_are_no_numbers_make_figures_that_are_none() -> None:
+    logits = torch.full((4, 6), math.nan)
+    found = score(logits, torch.tensor([0, 1, 2, 3]), tuple("abcdef")).to_json()
+    assert (found["loss"], found["auroc"], found["calibration_error"]) == (None, None, None)
+
+
+def test_two_thousand_images_take_milliseconds() -> None:
+    logits, labels = torch.randn(2000, 10), torch.arange(2000) % 10
+    names = tuple("abcdefghij")
+    score(logits, labels, names)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        score(logits, labels, names)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.1
+
+
+def test_every_figure_can_be_monitored() -> None:
+    assert tuple(FIGURES) == MONITORS
+    scores = score(decided([0, 1, 2, 3, 4, 5], 6), torch.arange(6), tuple("abcdef"))
+    assert set(scores.summary) == set(MONITORS)
+
+
+@pytest.mark.parametrize("figure", MONITORS)
+def test_lower_is_better_of_loss_and_calibration_error_only(figure: str) -> None:
+    lower = figure in ("loss", "calibration_error")
+    assert is_better(figure, 0.2, 0.5) is lower
+    assert is_better(figure, 0.5, 0.2) is not lower
+    assert not is_better(figure, 0.5, 0.5)
+    assert is_better(figure, 0.5, None)
+    assert is_better(figure, 0.5, math.nan), "or a first epoch that isn't a number would stay the best"
+    assert not is_better(figure, math.nan, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("figure", "labels", "message"),
+    [
+        ("top5", [0, 1, 2], "top5 of 3 classes says nothing: it wants more than 5"),
+        ("auroc", [0, 0, 1], "no image is of class 'owl'"),
+        ("auroc", [1, 1, 1], "all images are of class 'dog'"),
+    ],
+)
+def test_a_figure_that_the_data_lacks_cant_choose_epochs(figure: str, labels: list[int], message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        check_monitor(figure, labels, ("cat", "dog", "owl"), "--monitor")
+    assert caught.value.message.startswith("--monitor: ")
+    assert "--monitor" in (caught.value.hint or "")
+    check_monitor("macro_f1", labels, ("cat", "dog", "owl"), "--monitor")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.config.choices import OPTIMIZERS
+from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS
 from ftkit.config.schema import Optimizer
 from ftkit.engine.optim import build_optimizer, check_options, optimizer_class, set_learning_rates
 from ftkit.errors import RequestError
@@ -25,6 +25,62 @@ def test_groups_are_in_order_and_named() -> None:
         ("body", 2, 0.9),
         ("rest", 0, 0.9),
         ("head", 2, 0.9),
+    ]
+
+
+def decays(settings: dict[str, object], decay_all: bool = False) -> list[tuple[str, int, float]]:
+    """Name, number of parameters and weight decay of each parameter group."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Linear(4, 2, bias=False))
+    members = {"stem": ["0.weight", "0.bias"], "norms": ["1.weight", "1.bias", "2.weight", "2.bias"]}
+    members["head"] = ["3.weight"]
+    optimizer = build_optimizer(Optimizer.model_validate(settings), model, members, decay_all)
+    return [(g["name"], len(g["params"]), g.get("weight_decay", 0.0)) for g in optimizer.param_groups]
+
+
+def test_weight_decay_spares_biases_and_norms() -> None:
+    apart = [("stem", 1, 0.3), ("stem", 1, 0.0), ("norms", 0, 0.3), ("norms", 4, 0.0), ("head", 1, 0.3)]
+    assert decays({"name": "sgd", "weight_decay": 0.3}) == apart
+    assert decays({"name": "adamw"}) == [(name, count, decay and 0.01) for name, count, decay in apart]
+
+
+def test_decay_of_all_or_of_nothing_needs_one_group_each() -> None:
+    assert decays({"name": "adamw"}, decay_all=True) == [("stem", 2, 0.01), ("norms", 4, 0.01), ("head", 1, 0.01)]
+    for name in ("sgd", "rprop"):
+        assert decays({"name": name}) == [("stem", 2, 0.0), ("norms", 4, 0.0), ("head", 1, 0.0)]
+    assert decays({"name": "adamw", "weight_decay": 0}) == [("stem", 2, 0.0), ("norms", 4, 0.0), ("head", 1, 0.0)]
+
+
+def test_a_norm_without_a_signal_stays_and_a_weight_decays() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    members = {"all": [name for name, _ in model.named_parameters()]}
+    optimizer = build_optimizer(
+        Optimizer.model_validate({"name": "sgd", "lr": 0.5, "weight_decay": 0.2}), model, members
+    )
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = dict(model.named_parameters())
+    assert torch.allclose(after["0.weight"], before["0.weight"] * 0.9)
+    assert all(torch.equal(after[name], before[name]) for name in ("0.bias", "1.weight", "1.bias"))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_default_decays_are_those_of_torch(name: str) -> None:
+    parameter = inspect.signature(optimizer_class(name).__init__).parameters.get("weight_decay")
+    assert (parameter.default if parameter else 0.0) == DEFAULT_DECAY.get(name, 0.0)
+
+
+def test_both_halves_of_a_group_get_its_rate() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    members = {"body": ["0.weight", "0.bias"], "head": ["1.weight", "1.bias"]}
+    optimizer = build_optimizer(Optimizer.model_validate({"name": "adamw"}), model, members)
+    set_learning_rates(optimizer, {"head": 0.25})
+    assert [(g["name"], g["lr"]) for g in optimizer.param_groups] == [
+        ("body", 0.0),
+        ("body", 0.0),
+        ("head", 0.25),
+        ("head", 0.25),
     ]
 
 
@@ -48,7 +104,7 @@ def test_a_frozen_group_stays_byte_identical_under_weight_decay_and_momentum() -
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     assert torch.equal(body.weight, before)
-    assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.1]
+    assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0, 0.1, 0.1]
 
 
 @pytest.mark.parametrize(

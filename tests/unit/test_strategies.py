@@ -26,12 +26,15 @@ from ftkit.builtin.selective import Bias, Freezer, Norms
 from ftkit.builtin.strategies import (
     ALIASES,
     STRATEGIES,
+    Auto,
     Discriminative,
     Freeze,
     FreezeUnfreeze,
     Full,
     Gradual,
     Milestones,
+    Probe,
+    ProbeThenFinetune,
     Scratch,
     ftkit_strategies,
 )
@@ -359,6 +362,7 @@ EACH = [
     Freezer(("layer1",)),
     Norms(),
     Bias(),
+    ProbeThenFinetune(),
     Scratch(),
     Then(Freeze(), Full(), at=4),
 ]
@@ -373,8 +377,19 @@ def test_rows_depend_on_nothing_but_the_epoch(strategy: Strategy) -> None:
     assert [dict(strategy.lr_scales(7, 10, names)) for _ in range(2)] == [forward[7]] * 2
 
 
-def test_each_is_covered() -> None:
-    assert {type(strategy) for strategy in EACH} == set(STRATEGIES.values())
+def test_each_with_a_schedule_is_covered() -> None:
+    assert {type(strategy) for strategy in EACH} == set(STRATEGIES.values()) - {Probe, Auto}
+
+
+@pytest.mark.parametrize("strategy", [Probe(), Auto()])
+def test_what_trains_no_epochs_of_its_own_says_so(strategy: Strategy) -> None:
+    with pytest.raises(RequestError, match=r"trains no epochs|no schedule of its own"):
+        strategy.lr_scales(0, 10, ("stem", "head"))
+
+
+def test_the_probe_comes_first_where_a_strategy_asks_for_it() -> None:
+    assert (Probe.probe, ProbeThenFinetune.probe, Full.probe) == ("only", "first", "usual")
+    assert ProbeThenFinetune().lr_scales(0, 3, ("stem", "head")) == Full().lr_scales(0, 3, ("stem", "head"))
 
 
 REFUSED: list[tuple[Callable[[], Strategy], str]] = [
@@ -456,7 +471,11 @@ def test_names_of_the_literature_mean_the_same_strategies() -> None:
         "freezer": "Freezer",
         "norms": "Norms",
         "bias": "Bias",
+        "probe": "Probe",
+        "probe-then-finetune": "ProbeThenFinetune",
+        "probe_then_finetune": "ProbeThenFinetune",
         "scratch": "Scratch",
         "then": "Then",
+        "auto": "Auto",
     }
     assert set(ALIASES) == set(strategies) - set(STRATEGIES)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
-from ftkit.engine.transforms import Augment, evaluation, training
+from ftkit.engine.transforms import evaluation, training
 from ftkit.images import open_image
+from ftkit.spec.augment import LEVELS, Light
 from ftkit.spec.preprocessing import Preprocessing
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "hymenoptera" / "val" / "bees"
@@ -56,9 +57,8 @@ def test_equals_a_bicubic_preset_of_another_size() -> None:
 def test_every_mode_becomes_the_same_shape(mode: str, mean: tuple[float, ...], fit: str) -> None:
     pre = Preprocessing(size=24, mean=mean, std=mean, fit=fit)  # type: ignore[arg-type]
     image = noise(40, 30, "L").convert("I").convert("I;16") if mode == "I;16" else noise(40, 30, mode)
-    levels: tuple[Augment, ...] = ("none", "light", "standard")
-    for level in levels:
-        tensor = training(pre, level)(image)
+    for level in LEVELS.values():
+        tensor = training(pre, level())(image)
         assert tensor.shape == (len(mean), 24, 24)
         assert tensor.dtype == torch.float32
         assert tensor.isfinite().all()
@@ -108,10 +108,10 @@ def test_a_hair_thin_image_doesnt_fill_the_memory() -> None:
     assert torch.allclose(tensor, tensor[:, :1, :1].expand_as(tensor))
 
 
-@pytest.mark.parametrize("level", ["light", "standard"])
+@pytest.mark.parametrize("level", ["light", "standard", "strong"])
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_training_is_a_function_of_torchs_seed(level: Augment, fit: str) -> None:
-    transform = training(Preprocessing(size=16, fit=fit), level)  # type: ignore[arg-type]
+def test_training_is_a_function_of_torchs_seed(level: str, fit: str) -> None:
+    transform = training(Preprocessing(size=16, fit=fit), LEVELS[level]())  # type: ignore[arg-type]
     image = noise(48, 32)
 
     def drawn(seed: int) -> torch.Tensor:
@@ -124,12 +124,12 @@ def test_training_is_a_function_of_torchs_seed(level: Augment, fit: str) -> None
 
 def test_level_none_is_evaluation() -> None:
     image = noise(50, 40)
-    assert torch.equal(training(Preprocessing(), "none")(image), evaluation(Preprocessing())(image))
+    assert torch.equal(training(Preprocessing(), LEVELS["none"]())(image), evaluation(Preprocessing())(image))
 
 
 @pytest.mark.parametrize(("level", "flips"), [("light", False), ("standard", True)])
-def test_only_standard_flips(level: Augment, flips: bool) -> None:
-    transform = training(GREY, level)
+def test_only_standard_flips(level: str, flips: bool) -> None:
+    transform = training(GREY, LEVELS[level]())
     seen = set()
     for seed in range(40):
         torch.manual_seed(seed)
@@ -141,7 +141,7 @@ def test_only_standard_flips(level: Augment, flips: bool) -> None:
 def test_light_crops_of_a_photograph_vary_and_keep_most_of_the_square() -> None:
     # The image's columns count upwards, so that a crop's ends tell how wide it is.
     ramp = Image.fromarray(np.tile(np.arange(150, dtype=np.uint8), (100, 1)))
-    transform = training(Preprocessing(size=100, mean=(0.0,), std=(1.0,)), "light")
+    transform = training(Preprocessing(size=100, mean=(0.0,), std=(1.0,)), Light())
     widths = []
     for seed in range(60):
         torch.manual_seed(seed)
@@ -154,15 +154,15 @@ def test_light_crops_of_a_photograph_vary_and_keep_most_of_the_square() -> None:
 def test_stretched_crops_keep_the_images_proportions() -> None:
     # A 3:1 image: a crop that ignored its proportions could never hold more than a third of its columns.
     ramp = Image.fromarray(np.tile(np.arange(240, dtype=np.uint8), (80, 1)))
-    transform = training(Preprocessing(size=80, mean=(0.0,), std=(1.0,), fit="stretch"), "light")
+    transform = training(Preprocessing(size=80, mean=(0.0,), std=(1.0,), fit="stretch"), Light())
     torch.manual_seed(0)
     row = transform(ramp)[0, 40] * 255
     assert float(row.max() - row.min()) > 190
 
 
-@pytest.mark.parametrize("level", ["none", "light", "standard"])
-def test_survives_pickling_for_workers(level: Augment) -> None:
-    transform = training(Preprocessing(size=16), level)
+@pytest.mark.parametrize("level", LEVELS)
+def test_survives_pickling_for_workers(level: str) -> None:
+    transform = training(Preprocessing(size=16), LEVELS[level]())
     torch.manual_seed(1)
     here = transform(noise(30, 20))
     torch.manual_seed(1)

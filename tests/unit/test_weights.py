@@ -21,7 +21,7 @@ from torchvision import models
 from ftkit.builtin.cifar_resnet import cifar_resnet
 from ftkit.builtin.lenet import WEIGHTS, lenet
 from ftkit.builtin.torchvision_models import ftkit_backbones
-from ftkit.engine.weights import load_into, read_state_dict
+from ftkit.engine.weights import load_into, put_back, read_state_dict
 from ftkit.errors import FtkitError, RequestError
 
 RESNET20 = Path(__file__).parents[3] / "shared" / "weights" / "resnet20-12fca82f.th"
@@ -182,6 +182,7 @@ def test_older_files_and_files_without_versions_load() -> None:
     assert load_into(mnasnet, plain, ("classifier.1",), keep_head=True).missing == ()
     versioned = mnasnet.state_dict()
     assert load_into(mnasnet, versioned, ("classifier.1",), keep_head=True).missing == ()
+    put_back(mnasnet, plain)
 
 
 def test_the_published_resnet20_loads_whole() -> None:
@@ -297,13 +298,16 @@ def test_old_densenet_names_and_vit_positions_are_brought_up_to_date(
     old = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): v for name, v in state.items()}
     assert old.keys() != state.keys()
     serve(server, monkeypatch, "densenet121", old)
-    assert backbone.weights[0].load().keys() == state.keys()
-    linear = next(w for w in ftkit_backbones()["vit_h_14"].weights if w.name == "IMAGENET1K_SWAG_LINEAR_V1")
+    assert backbone.refit is not None
+    assert backbone.refit(backbone.weights[0].load()).keys() == state.keys()
+    vit = ftkit_backbones()["vit_h_14"]
+    linear = next(w for w in vit.weights if w.name == "IMAGENET1K_SWAG_LINEAR_V1")
     positions = {"conv_proj.weight": torch.zeros(8, 3, 14, 14), "encoder.pos_embedding": torch.rand(1, 257, 8)}
     entry = models.get_model_weights("vit_h_14")["IMAGENET1K_SWAG_LINEAR_V1"]
     monkeypatch.setattr(entry.value, "url", serve_at(server, positions))
-    assert linear.load()["encoder.pos_embedding"].shape == (1, 37 * 37 + 1, 8)
-    assert linear.preprocessing.size == 518
+    assert (linear.preprocessing.size, vit.preprocessing.size) == (224, 518)
+    assert vit.refit is not None
+    assert vit.refit(linear.load())["encoder.pos_embedding"].shape == (1, 37 * 37 + 1, 8)
 
 
 def serve_at(folder: Path, state: object) -> str:

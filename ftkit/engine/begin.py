@@ -1,0 +1,77 @@
+"""The start of a run: where it left off, or its first weights and the probe."""
+
+from __future__ import annotations
+
+import time
+
+from ftkit.engine.checkpoint import has_checkpoint, load_checkpoint
+from ftkit.engine.conclude import conclude_epoch
+from ftkit.engine.events import Start
+from ftkit.engine.movement import keep_first
+from ftkit.engine.probe import NoProbeError, Solution, probe_head
+from ftkit.engine.session import Session, restore
+from ftkit.engine.stopping import stop_if_alone
+from ftkit.engine.tracking import start_trackers
+from ftkit.errors import RequestError
+from ftkit.run_folder import RunFolder
+
+
+def begin(session: Session, resume: bool) -> None:
+    """Go to where the run left off, or judge the first weights where they are already good."""
+    resumed = resume and go_on(session)
+    report = session.built.report
+    session.listener.started(
+        Start(
+            plan=session.plan,
+            run=session.run.path,
+            device=str(session.device),
+            precision={"no": "fp32"}.get(session.accelerator.mixed_precision, session.accelerator.mixed_precision),
+            workers=session.workers,
+            loaded=report.summary() if report else "",
+            resumed=session.progress.epoch if resumed else None,
+        )
+    )
+    start_trackers(session)
+    if resumed:
+        return
+    started = time.perf_counter()
+    solution = solve_head(session) if session.plan.probe else None
+    keep_first(session)
+    if solution is not None:
+        conclude_epoch(session, {}, started, {"probe_strength": solution.strength})
+    elif session.plan.config.keep_head or session.plan.config.epochs == 0:
+        conclude_epoch(session, {}, started)
+
+
+def go_on(session: Session) -> bool:
+    """Take up the newest whole checkpoint; a run that stopped before its first one starts over."""
+    if not has_checkpoint(session.run.checkpoints):
+        session.run.rewind_records(-1)
+        return False
+    state, damaged = load_checkpoint(session.run.checkpoints)
+    for line in damaged:
+        session.listener.note(line)
+    restore(session, state)
+    session.run.rewind_records(session.progress.epoch)
+    return True
+
+
+def solve_head(session: Session) -> Solution | None:
+    """Start the head from the probe; where the network doesn't allow one and nobody asked for it, say so."""
+    try:
+        return probe_head(session, on_batch=lambda _: stop_if_alone(session))
+    except NoProbeError as error:
+        if session.plan.probe == "required":
+            raise
+        session.listener.note(f"no probe: {error.message}")
+        return None
+
+
+def require_unfinished(run: RunFolder, epochs: int) -> None:
+    """Refuse to resume a run that is done.
+
+    Raises:
+        RequestError: Its last bundle is there, which is written when a run ends.
+    """
+    if run.last.is_dir():
+        raise RequestError(f"{run.path} is finished: there is nothing to resume", "start a new run")

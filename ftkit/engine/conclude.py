@@ -1,0 +1,101 @@
+"""The end of an epoch, and of the run: validate, keep what is best, write everything down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ftkit.engine.bundle import save_bundle
+from ftkit.engine.clock import require_finite
+from ftkit.engine.evaluate import collect
+from ftkit.engine.events import EpochDone
+from ftkit.engine.metrics import Scores, score
+from ftkit.engine.movement import forget_first, moved, write_movement
+from ftkit.engine.session import Session, make_card
+from ftkit.engine.stopping import stop_if_alone, write_checkpoint
+from ftkit.engine.tracking import track
+from ftkit.run_folder import RunFolder
+from ftkit.spec.figures import is_better
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its folder, the records of its epochs, the best of them, and why it stopped early."""
+
+    run: RunFolder
+    records: list[dict[str, Any]]
+    best: dict[str, Any]
+    stopped_early: bool
+
+
+def train_record(session: Session) -> dict[str, float]:
+    """Mean loss and accuracy over the epoch's training images, as they were drawn, augmented and seen."""
+    loss, correct, seen = session.accelerator.reduce(session.totals, "sum").tolist()
+    require_finite(session, loss)
+    return {"train_loss": loss / seen, "train_accuracy": correct / seen}
+
+
+def conclude_epoch(
+    session: Session, trained: dict[str, float], started: float, extra: dict[str, float] | None = None
+) -> None:
+    """Validate, keep the weights if they are the best so far, record the epoch, write a checkpoint."""
+    progress, plan = session.progress, session.plan
+    seconds = time.perf_counter() - started
+    outputs = collect(session.network, session.val_loader, session.accelerator, lambda _: stop_if_alone(session))
+    scores = score(*outputs, plan.splits.classes)
+    if trained:
+        progress.epoch, progress.step = progress.epoch + 1, 0
+    session.totals.zero_()
+    is_best = note_value(session, scores)
+    # By position, since a run that was stopped in its validation goes on without a step of this epoch.
+    last = plan.learning_rates(progress.epoch * plan.batches.steps - 1) if trained else {}
+    rates = {group: rate for group, rate in last.items() if rate}
+    record = {
+        "epoch": progress.epoch,
+        **trained,
+        **(extra or {}),
+        **figures(scores),
+        "lr": rates,
+        "moved": moved(session),
+        "seconds": round(seconds, 3),
+    }
+    if session.accelerator.is_main_process:
+        session.run.append_record(record)
+        track(session, record, scores)
+        if is_best:
+            save_bundle(session.run.model, session.network, make_card(plan, figures(scores), progress.epoch))
+    write_checkpoint(session)
+    session.listener.epoch_done(EpochDone(record, is_best))
+
+
+def note_value(session: Session, scores: Scores) -> bool:
+    """Whether the monitored figure is the best so far; counts the epochs that weren't, for early stopping."""
+    progress, config = session.progress, session.plan.config
+    value = scores.summary[config.monitor]
+    assert value is not None, "make_plan refuses to monitor what the data doesn't have"
+    better = is_better(config.monitor, value, progress.best)
+    if better:
+        progress.best, progress.best_epoch, progress.waited = value, progress.epoch, 0
+    else:
+        progress.waited += 1
+    progress.stopped = config.patience is not None and progress.waited >= config.patience
+    return better
+
+
+def figures(scores: Scores) -> dict[str, float | None]:
+    """What an epoch's record and a model's card say of the validation split."""
+    return {f"val_{name}": value for name, value in scores.summary.items()}
+
+
+def finish(session: Session) -> Outcome:
+    """Keep the last weights beside the best."""
+    run, progress = session.run, session.progress
+    records = run.records()
+    by_epoch = {r["epoch"]: r for r in records}
+    if session.accelerator.is_main_process:
+        last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
+        write_movement(session)
+        save_bundle(run.last, session.network, make_card(session.plan, last, progress.epoch))
+        forget_first(session)
+    return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

@@ -1,0 +1,77 @@
+"""The figures that runs are judged by: what people call them, and which way is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ftkit.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a split.
+
+    Attributes:
+        label: As text for people has it.
+        lower: Whether lower is better.
+    """
+
+    label: str
+    lower: bool = False
+
+
+FIGURES: Mapping[str, Figure] = {
+    "accuracy": Figure("accuracy"),
+    "top5": Figure("top-5 accuracy"),
+    "macro_f1": Figure("macro F1"),
+    "weighted_f1": Figure("weighted F1"),
+    "auroc": Figure("AUROC"),
+    "calibration_error": Figure("calibration error", lower=True),
+    "loss": Figure("loss", lower=True),
+}
+"""By the names that `--monitor` takes."""
+
+TOP = 5
+"""Answers that top-5 accuracy looks at; with no more classes than that it is always 1."""
+
+
+def is_better(figure: str, value: float, best: float | None) -> bool:
+    """Whether a value of a figure beats the best so far; what isn't a number is beaten by anything."""
+    if best is None or math.isnan(best):
+        return True
+    return value < best if FIGURES[figure].lower else value > best
+
+
+def no_auroc(labels: Iterable[int], classes: Sequence[str]) -> str:
+    """Why these labels have no AUROC: a class without an image, or with all of them; empty where they have one."""
+    found = set(labels)
+    if len(found) == 1:
+        return f"all images are of class {classes[found.pop()]!r}"
+    missing = [name for label, name in enumerate(classes) if label not in found]
+    more = f", nor of {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"no image is of class {missing[0]!r}{more}" if missing else ""
+
+
+def check_monitor(figure: str, labels: Iterable[int], classes: Sequence[str], where: str) -> None:
+    """Refuse to choose epochs by a figure that the validation images don't have.
+
+    Args:
+        labels: Of the validation images.
+        where: How messages call the setting.
+
+    Raises:
+        RequestError: Top-5 of five classes or fewer, or AUROC where a class has no curve.
+    """
+    if figure == "top5" and len(classes) <= TOP:
+        raise RequestError(
+            f"{where}: top5 of {len(classes)} classes says nothing: it wants more than {TOP}",
+            "give --monitor accuracy, or another one of the figures",
+        )
+    reason = no_auroc(labels, classes) if figure == "auroc" else ""
+    if reason:
+        raise RequestError(
+            f"{where}: auroc wants images of every class to validate on, but {reason}",
+            "add such images, or give --monitor macro_f1",
+        )

@@ -1,0 +1,226 @@
+"""Trackers: what is in TensorBoard's files, once each however often the run is stopped, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.tracking import TensorBoardTracker
+
+import ftkit
+from ftkit.engine import tracking
+from ftkit.engine.events import EpochDone, Listener, StepDone
+from ftkit.engine.session import Session
+from ftkit.engine.tracking import Sent, flattened, picture, scalars
+from ftkit.errors import FtkitError, RequestError, RunInterrupted
+from ftkit.library import resume
+from tests.conftest import MakeFolder
+
+SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 3}
+VAL_FIGURES = ("loss", "accuracy", "macro_f1", "weighted_f1", "auroc", "calibration_error")
+
+
+class StopAt(Listener):
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def step_done(self, event: StepDone) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    layout = {"train": {"a|b": 9, "c": 9}, "val": {"a|b": 4, "c": 4}}
+    return image_folder(tmp_path_factory.mktemp("data"), layout)
+
+
+def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
+    dataset = {"name": "folder", "root": str(data)}
+    wanted: dict[str, Any] = {"tracker": ["tensorboard"], "strategy": "gradual"} | SMALL | settings
+    return ftkit.plan(dataset=dataset, output=str(output), name="run", **wanted)
+
+
+def events(run: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    return read.Reload()
+
+
+def series(read: Any) -> dict[str, list[tuple[int, float]]]:
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def expected(outcome: ftkit.Outcome) -> dict[str, list[tuple[int, Any]]]:
+    """The records of the run folder in the form of the event files, which hold single precision."""
+    found: dict[str, list[tuple[int, Any]]] = {}
+
+    def add(tag: str, record: dict[str, Any], value: float) -> None:
+        found.setdefault(tag, []).append((record["epoch"], pytest.approx(value, rel=1e-6)))
+
+    for record in outcome.records:
+        for name in ("loss", "accuracy"):
+            add(f"train/{name}", record, record[f"train_{name}"])
+        for name in VAL_FIGURES:
+            add(f"val/{name}", record, record[f"val_{name}"])
+        for kind in ("lr", "moved"):
+            for group, value in record[kind].items():
+                add(f"{kind}/{group}", record, value)
+        add("seconds", record, record["seconds"])
+    return found
+
+
+def test_tensorboard_has_every_figure_of_every_epoch(data: Path, tmp_path: Path) -> None:
+    outcome = ftkit.train(plan(data, tmp_path))
+    found = series(events(outcome.run.path))
+    assert found == expected(outcome)
+    assert [step for step, _ in found["lr/head"]] == [1, 2, 3]
+    assert [step for step, _ in found["lr/layer3"]] == [2, 3]
+
+
+def test_tensorboard_has_the_config_and_the_confusion_matrix(data: Path, tmp_path: Path) -> None:
+    outcome = ftkit.train(plan(data, tmp_path, epochs=1))
+    read = events(outcome.run.path)
+    texts = {tag: read.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in read.Tags()["tensors"]}
+    assert "backbone: cifar_resnet20" in texts["config/text_summary"]
+    table = texts["val/confusion/text_summary"].splitlines()
+    assert table[0] == "| true \\ predicted | a\\|b | c |"
+    numbers = [int(cell) for line in table[2:] for cell in line.replace("a\\|b", "").split("|")[2:-1]]
+    assert sum(numbers) == 8
+    assert (numbers[0] + numbers[3]) / 8 == outcome.records[0]["val_accuracy"]
+    image = read.Images("val/confusion")[-1]
+    assert (image.width, image.height, image.step) == (320, 320, 1)
+    settings = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"optimizer.lr" in settings
+
+
+@pytest.mark.parametrize("steps", [(2,), (4, 2)])
+def test_a_stopped_run_goes_on_in_the_same_place_without_a_step_twice(
+    steps: tuple[int, ...], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(plan(data, tmp_path), StopAt(steps[0]))
+    for step in steps[1:]:
+        with pytest.raises(RunInterrupted):
+            resume(tmp_path / "run", StopAt(step))
+    outcome = resume(tmp_path / "run")
+    read = events(tmp_path / "run")
+    assert series(read) == expected(outcome)
+    assert [image.step for image in read.Images("val/confusion")] == [1, 2, 3]
+    assert len(read.Tensors("config/text_summary")) == 1
+
+
+def test_an_epoch_trained_again_is_not_sent_again(data: Path, tmp_path: Path) -> None:
+    """The newest checkpoint is damaged, so the run goes back by an epoch that TensorBoard knows already."""
+
+    class StopAfterTwo(Listener):
+        def epoch_done(self, event: EpochDone) -> None:
+            if event.record["epoch"] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(RunInterrupted):
+        ftkit.train(plan(data, tmp_path), StopAfterTwo())
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors").write_bytes(b"")
+    resume(tmp_path / "run")
+    found = series(events(tmp_path / "run"))
+    assert [step for step, _ in found["val/loss"]] == [1, 2, 3]
+
+
+def test_what_a_kill_left_unnoted_is_replaced(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kill comes after epoch 2 was sent and before that is noted: it is sent again, and shows once."""
+
+    def killed(session: Session, sent: Sent) -> None:
+        if sent.epoch == 2:
+            raise KeyboardInterrupt
+        note(session, sent)
+
+    note = tracking._remember
+    monkeypatch.setattr(tracking, "_remember", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ftkit.train(plan(data, tmp_path))
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run" / "trackers.json").read_text())["epoch"] == 1
+    outcome = resume(tmp_path / "run")
+    assert series(events(tmp_path / "run")) == expected(outcome)
+
+
+def test_a_run_without_trackers_leaves_nothing_of_them(data: Path, tmp_path: Path) -> None:
+    ftkit.train(plan(data, tmp_path, tracker=[], epochs=1))
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert not (tmp_path / "run" / "trackers.json").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_a_tracker_that_isnt_installed_is_refused_before_training(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftkit.planning.find_spec", lambda package: None if package == name else object())
+    with pytest.raises(RequestError, match=f"tracker '{name}' isn't installed") as caught:
+        plan(data, tmp_path, tracker=[name])
+    assert f"pip install 'ftkit[{name}]'" in (caught.value.hint or "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_tracker_is_refused_with_those_there_are(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"tracker.*tensorboard, wandb, mlflow"):
+        plan(data, tmp_path, tracker=["comet"])
+
+
+def test_a_tracker_that_cant_start_ends_the_run_in_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any) -> None:
+        raise OSError("no room\nleft")
+
+    monkeypatch.setattr(TensorBoardTracker, "start", refuse)
+    with pytest.raises(FtkitError) as caught:
+        ftkit.train(plan(data, tmp_path))
+    assert caught.value.message == r"--tracker tensorboard: OSError: no room\nleft"
+
+
+def test_a_tracker_that_fails_later_costs_no_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    class Notes(Listener):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def refuse(self: Any, values: Any, step: int | None = None) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(TensorBoardTracker, "log", refuse)
+    outcome = ftkit.train(plan(data, tmp_path, epochs=2), Notes())
+    assert len(outcome.records) == 2
+    assert notes == ["epoch 1 isn't in the trackers: gone", "epoch 2 isn't in the trackers: gone"]
+
+
+def test_scalars_leave_out_what_has_no_value() -> None:
+    record = {"epoch": 2, "train_loss": 1.5, "val_auroc": None, "val_macro_f1": 0.5, "lr": {"head": 0.1}, "seconds": 2}
+    assert scalars(record) == {"train/loss": 1.5, "val/macro_f1": 0.5, "lr/head": 0.1, "seconds": 2.0}
+
+
+def test_the_flat_config_has_plain_values_only(data: Path, tmp_path: Path) -> None:
+    flat = flattened(plan(data, tmp_path).config)
+    assert flat["optimizer.lr"] == 0.003
+    assert flat["dataset.name"] == "folder"
+    assert flat["tracker"] == '["tensorboard"]'
+    assert flat["patience"] == "null"
+
+
+def test_the_picture_is_white_for_never_and_blue_for_always() -> None:
+    image = picture(((4, 0), (0, 0)))
+    assert image.shape == (3, 320, 320)
+    assert image.dtype == torch.uint8
+    assert image[:, 0, 0].tolist() == [0, 0, 255]
+    assert image[:, 0, 319].tolist() == [255, 255, 255]
+    assert image[:, 319, 319].tolist() == [255, 255, 255], "no image of the class"

@@ -13,6 +13,10 @@ from typing import Protocol
 import pytest
 from PIL import Image, ImageDraw
 
+# Before torch is imported, and for the processes that tests start: two test processes share the cores, and
+# OpenMP's threads spin where there are more of them than cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Layout = Mapping[str, "int | Mapping[str, int]"]
 """`{"train": {"ants": 6, "bees": 6}, "val": ...}`, or `{"ants": 6, "bees": 6}` without splits."""
 

@@ -144,26 +144,33 @@ def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None
     """Two tables: each run by itself, and each against the first."""
     from ftkit.engine.bootstrap import RESAMPLES
 
-    out, names = console.out(), _names(results)
+    names = _names(results)
     images = len(results[0].answers.names)
     title = f"{split}: {images} images; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
     if any(len(r.answers.names) != images for r in results):
         title = f"{split}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
-    table = console.table(title, ("run", *(FIGURES[f].label for f in figures), "best epoch", "seconds", "trainable"))
-    for name, result in zip(names, results, strict=True):
-        cells = [_estimate(result.figures[figure]) for figure in figures]
-        table.add_row(name, *cells, *_cost(result))
-    out.print(table)
+    columns = ("run", *(FIGURES[f].label for f in figures), "best epoch", "seconds", "trainable")
+    rows = [
+        (name, *(_estimate(result.figures[figure]) for figure in figures), *_cost(result))
+        for name, result in zip(names, results, strict=True)
+    ]
+    console.show_table(title, columns, rows)
     rest = [(name, r.against) for name, r in zip(names, results, strict=True) if r.against is not None]
     if not rest:
         return
-    heads = (*(f"{FIGURES[f].label} more" for f in figures), f"right where {names[0]} is wrong", "wrong", "p")
-    table = console.table(f"against {names[0]}, image by image", ("run", *heads))
-    for name, against in rest:
-        cells = [_estimate(against.differences[figure], "+.4f") for figure in figures]
-        table.add_row(name, *cells, str(against.only_this), str(against.only_first), f"{against.p:.3g}")
-    out.print(table)
-    out.print("p: McNemar's exact test of whether the two are right equally often", soft_wrap=True)
+    heads = ("only it is right", f"only {names[0]} is", "p", *(f"{FIGURES[f].label}" for f in figures))
+    rows = [
+        (
+            name,
+            str(a.only_this),
+            str(a.only_first),
+            f"{a.p:.3g}",
+            *(_estimate(a.differences[f], "+.4f") for f in figures),
+        )
+        for name, a in rest
+    ]
+    console.show_table(f"more or less than {names[0]}, image by image", ("run", *heads), rows)
+    console.print_text("p: McNemar's exact test of whether the two are right equally often")
 
 
 def _names(results: Sequence[Result]) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+GAP = 3
+"""Blanks and rules around a column of a table."""
 
 
 @cache
@@ -49,6 +53,20 @@ def table(title: str, columns: tuple[str, ...]) -> Table:
     for number, column in enumerate(columns):
         made.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     return made
+
+
+def show_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table on stdout that never breaks a cell; where it is too wide, several, each with the first column."""
+    widths = [max(len(row[i]) for row in (columns, *rows)) + GAP for i in range(len(columns))]
+    shown = [1]
+    for i in range(1, len(columns)):
+        if sum(widths[shown[-1] : i + 1]) + widths[0] > out().width and i > shown[-1]:
+            shown.append(i)
+    for start, stop in zip(shown, [*shown[1:], len(columns)], strict=True):
+        part = table(title if start == 1 else "", (columns[0], *columns[start:stop]))
+        for row in rows:
+            part.add_row(row[0], *row[start:stop])
+        out().print(part, soft_wrap=True)
 
 
 def note(text: str) -> None:

@@ -105,7 +105,7 @@ FLAGS: tuple[Flag, ...] = (
         ("--strategy",),
         "strategy.name",
         "NAME",
-        "What trains when; see `ftkit strategies list`.",
+        "What trains when, auto to have it chosen; see `ftkit strategies list`.",
         TRAINING,
         "strategies",
     ),

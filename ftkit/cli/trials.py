@@ -10,8 +10,6 @@ from ftkit.errors import RequestError, RunInterrupted
 from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ftkit.config.load import Resolved
     from ftkit.engine.compare import Machine
     from ftkit.spec.dataset import SplitName
@@ -39,7 +37,7 @@ def compare_strategies(
     if json:
         console.print_json(_summary(strategies, tried, splits, figures))
         return
-    console.out().print(_strategies_table(strategies, tried, splits, figures, seeds))
+    _show(strategies, tried, splits, figures, seeds)
 
 
 def _splits(trials: Sequence[Trial], wanted: SplitName | None) -> tuple[SplitName, ...]:
@@ -68,25 +66,23 @@ def _train(trial: Trial, which: str) -> None:
             display.close()
 
 
-def _strategies_table(
+def _show(
     strategies: Sequence[str],
     tried: Sequence[Tried],
     splits: Sequence[SplitName],
     figures: Sequence[str],
     seeds: int,
-) -> Table:
+) -> None:
     names = [f"{split} {FIGURES[figure].label}" for split in splits for figure in figures]
     spread = ", mean ± standard deviation" if seeds > 1 else ""
-    columns = ("strategy", *names, "best epoch", "of", "seconds", "trainable")
-    table = console.table(f"{seeds} seed{'s' * (seeds > 1)} a strategy{spread}", columns)
+    rows = []
     for strategy in strategies:
         mine = [one for one in tried if one.trial.strategy == strategy]
         cells = [_spread([one.figures[s][f] for one in mine], ".4f") for s in splits for f in figures]
-        epochs = [_spread([one.epoch for one in mine], ".1f"), _spread([one.epochs for one in mine], "g", bare=True)]
-        table.add_row(
-            strategy, *cells, *epochs, _spread([one.seconds for one in mine], ".1f"), f"{mine[0].trainable:,}"
-        )
-    return table
+        epochs = f"{_spread([one.epoch for one in mine], '.1f')} of {_spread([one.epochs for one in mine], 'g', True)}"
+        rows.append((strategy, *cells, epochs, _spread([one.seconds for one in mine], ".1f"), f"{mine[0].trainable:,}"))
+    columns = ("strategy", *names, "best epoch", "seconds", "trainable")
+    console.show_table(f"{seeds} seed{'s' * (seeds > 1)} a strategy{spread}", columns, rows)
 
 
 def _spread(values: Sequence[float | None], form: str, bare: bool = False) -> str:

@@ -44,7 +44,7 @@ def resampled(
         labels: `(n,)`.
         figures: Names in `ftkit.spec.figures.FIGURES`.
     """
-    judges = {name: _JUDGES[name](logits.double(), labels.numpy()) for name in figures}
+    judges = {name: _judge_of(name, logits, labels) for name in figures}
     found: dict[str, list[Array]] = {name: [] for name in figures}
     for counts in _counts(len(labels), seed, resamples):
         for name, judge in judges.items():
@@ -90,6 +90,11 @@ def _counts(images: int, seed: int, resamples: int) -> Iterator[Array]:
 
 
 Judge = Callable[[Array], Array]
+"""From counts `(rows, images)`, each row adding up to the number of images, to a figure for each row."""
+
+
+def _judge_of(figure: str, logits: Tensor, labels: Tensor) -> Judge:
+    return _JUDGES[figure](logits.double(), labels.numpy())
 
 
 def _mean(values: Array) -> Judge:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from multiprocessing.sharedctypes import RawValue
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
@@ -187,7 +190,7 @@ def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool
         collate_fn=_collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=_quiet_worker if workers else None,
+        worker_init_fn=partial(_quiet_worker, _LEAVING) if workers else None,
         prefetch_factor=4 if workers else None,
     )
 
@@ -210,7 +213,22 @@ def _collate(samples: Sequence[_Sample | _Fault]) -> Batch | _Fault:
     )
 
 
-def _quiet_worker(worker: int) -> None:
-    """Signals are the main process's business; it ends its workers itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+def _quiet_worker(leaving: Any, worker: int) -> None:
+    """Signals that stop a run reach its whole process group, but are the main process's business alone.
+
+    It still needs its last batches for a whole checkpoint. Only when it leaves itself, which `leaving` tells,
+    does SIGTERM end a worker: Python sends it then, and would wait for ever for one that ignored it.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
+
+
+_LEAVING = RawValue("b", 0)
+"""Whether this process is about to end; shared with its workers."""
+
+
+# Registered after multiprocessing's own handler, and so called before it, which ends the workers.
+@atexit.register
+def _leave() -> None:
+    _LEAVING.value = 1

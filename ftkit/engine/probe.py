@@ -152,9 +152,14 @@ class _Features(nn.Module):
             logits = self.network(images)
         finally:
             hook.remove()
-        if len(seen) != 1 or seen[0][0].ndim != 2 or not torch.equal(seen[0][1], logits):
+        if len(seen) != 1 or seen[0][0].ndim != 2 or not _same(seen[0][1], logits):
             raise NoProbeError("the network does more with its head's output than return it")
         return seen[0][0]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether all values are equal; what is not a number counts as equal to itself, and is told elsewhere."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def solve(

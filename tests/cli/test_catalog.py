@@ -142,7 +142,7 @@ def test_strategies_are_listed_once_with_their_aliases(run_ftkit: Run, tmp_path:
     names = [line.split()[0] for line in lines[1 : lines.index("")]]
     assert names == [
         *("full", "freeze", "freeze-unfreeze", "milestones", "gradual", "discriminative"),
-        *("freezer", "norms", "bias", "probe", "probe-then-finetune", "scratch", "then"),
+        *("freezer", "norms", "bias", "probe", "probe-then-finetune", "scratch", "then", "auto"),
     ]
     assert fields(lines, "scratch")[1].startswith("Every group trains at the full rate")
     assert "  full: no-freeze, no_freeze" in lines

@@ -144,7 +144,7 @@ MISTAKES = [
     (SHOW + "--strategy grdual", ["--strategy: unknown strategy 'grdual'", "did you mean 'gradual'?"]),
     (SHOW + "--optimizer lion", ["--optimizer: unknown optimizer 'lion'", "known: adadelta"]),
     (SHOW + "--data nowhere", ["--data nowhere: nothing is there", "give a folder of images"]),
-    (SHOW + "--data file.txt", ["--data file.txt: neither a folder nor a .csv file"]),
+    (SHOW + "--data file.txt", ["--data file.txt: neither a folder, nor a .csv file, nor a zip or tar archive"]),
     (SHOW + "--data . --dataset mnist", ["--data and --dataset: give one of them", "--set dataset.root=FOLDER"]),
     (SHOW + "--dataset folder", ["dataset.root: missing, give it with --set dataset.root=PATH"]),
     (SHOW + "--set strategy.dcay=1", ["--set strategy.dcay: unknown key, did you mean 'decay'?"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,24 @@ def test_an_unreadable_image_is_named(tmp_path: Path, workers: int) -> None:
     (tmp_path / "003.png").write_bytes(b"not an image")
     with pytest.raises(FtkitError, match=r"003\.png: not an image"):
         [checked(b) for b in evaluation_loader(split, evaluation(PRE), 2, workers)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_ends_ends_its_workers(tmp_path: Path, workers: int) -> None:
+    """They ignore the signals that stop a run, but must not be waited for when it is over."""
+    drawn(tmp_path, 6)
+    code = f"""
+from pathlib import Path
+from tests.unit.test_data import PRE, Files
+from ftkit.engine.data import evaluation_loader
+from ftkit.engine.transforms import evaluation
+from ftkit.spec.dataset import Split
+paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
+loader = evaluation_loader(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE), 2, {workers})
+print(len(list(loader)))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=90, check=True
+    )
+    assert done.stdout == "3\n"

@@ -1,0 +1,272 @@
+"""`ftkit advise` and strategy `auto`: a measurement, advice that follows from it, and a run that does as advised."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ftkit
+from ftkit.cli.main import main
+from ftkit.config.load import resolve
+from ftkit.engine import advise as engine
+from ftkit.engine.model import build_model
+from ftkit.engine.probe import cross_validated
+from tests.conftest import MakeFolder
+
+FEW = ["--train-samples", "60", "--workers", "0", "--device", "cpu"]
+"""Digits for the network that knows them, six a class."""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def advised(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["advise", *arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main([*arguments]) == 2
+    return capsys.readouterr().err
+
+
+def config_of(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The config that a command as it is printed would train by."""
+    words = shlex.split(command)
+    assert words[:2] == ["ftkit", "train"]
+    capsys.readouterr()
+    assert main(["config", "show", *words[2:], "--json"]) == 0
+    config: dict[str, Any] = json.loads(capsys.readouterr().out)["config"]
+    return config
+
+
+# The measurement
+
+
+def heaps(images: int, classes: int, heaps_each: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features in tight heaps, each class with so many heaps, drawn on a circle and given to classes by turns."""
+    generator = torch.Generator().manual_seed(seed)
+    heap = torch.arange(images) % (classes * heaps_each)
+    angle = heap * 2 * torch.pi / (classes * heaps_each)
+    points = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return points + 0.05 * torch.randn(images, 2, generator=generator), heap % classes
+
+
+def test_tight_heaps_are_told_by_both_and_mixed_ones_by_neither() -> None:
+    assert cross_validated(*heaps(60, 3, 1)) == (1.0, 1.0)
+    probe, nearest = cross_validated(*heaps(60, 2, 2))
+    assert probe < 0.75
+    assert nearest < 0.75
+
+
+def test_a_class_of_one_heap_inside_another_is_seen_by_the_probe_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    # One axis tells the classes apart; the other, much wider, says nothing, and one class is spread along it.
+    points = torch.stack([labels * 1.0, torch.randn(200, generator=generator) * 20 * labels], dim=1)
+    probe, nearest = cross_validated(points, labels)
+    assert probe == 1.0
+    assert nearest < 0.9
+
+
+def test_labels_without_sense_are_at_chance() -> None:
+    features, _ = heaps(400, 4, 1)
+    labels = torch.randint(0, 2, (400,), generator=torch.Generator().manual_seed(1))
+    probe, nearest = cross_validated(features, labels)
+    assert probe == pytest.approx(0.5, abs=0.1)
+    assert nearest == pytest.approx(0.5, abs=0.1)
+
+
+# Advice
+
+
+def test_few_images_that_the_network_knows_want_the_probe_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    found = advised(capsys, *FEW)
+    facts = found["facts"]
+    assert (facts["images"], facts["classes"], facts["per_class"], facts["measured_on"]) == (60, 10, 6.0, 60)
+    assert facts["chance"] == pytest.approx(0.1, abs=0.02)
+    assert facts["probe"] > 0.8
+    assert facts["similarity"] > 0.7
+    assert facts["weights"].startswith("MNIST")
+    assert found["advice"]["strategy"] == "probe"
+    assert found["command"] == "ftkit train --train-samples 60 --device cpu --workers 0 --strategy probe"
+
+
+def test_the_text_says_facts_advice_reasons_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", *FEW]) == 0
+    out = capsys.readouterr().out.splitlines()
+    heads = [line.split("  ")[0] for line in (text.strip() for text in out) if line]
+    assert [
+        h for h in ("data", "backbone", "chance", "probe", "nearest mean", "advice", "because") if h not in heads
+    ] == []
+    assert "60 training images, 6 a class" in out[0]
+    assert out[-1].startswith("ftkit train ")
+    assert out[-2] == ""
+
+
+def test_images_that_the_network_doesnt_know_want_one_rate(
+    tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All images are drawn alike, and classes given by turns: there is nothing to be known.
+    image_folder(tmp_path / "made", {"a": 80}, (12, 12))
+    for number, path in enumerate(sorted((tmp_path / "made/a").iterdir())):
+        place = tmp_path / "photos" / ("bees", "wasps")[number % 4 // 2]
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+    found = advised(capsys, "--data", "photos", "--workers", "0", "--device", "cpu")
+    assert found["facts"]["similarity"] < 0.7
+    assert found["advice"]["options"] == {"backbone_lr_scale": 1.0}
+    config = config_of(found["command"], capsys)
+    assert (config["strategy"], config["optimizer"]["lr"]) == ({"name": "full", "backbone_lr_scale": 1.0}, 0.001)
+    assert config["dataset"]["root"] == str(tmp_path / "photos")
+    assert "--data photos " in found["command"]
+
+
+def test_advice_covers_the_config_file_and_gives_way_to_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("long.yaml").write_text(
+        "epochs: 77\ntrain_samples: 60\nstrategy: {name: full, backbone_lr_scale: 0.5}\noptimizer: {lr: 0.5}\n"
+        "augment: {name: light, scale: [0.1, 1.0]}\nworkers: 0\n"
+    )
+    found = advised(capsys, "-c", "long.yaml", "--set", "optimizer.weight_decay=0.2", "--epochs", "4")
+    assert found["advice"]["strategy"] == "full"
+    assert found["notes"] == ["epochs stay 4, from --epochs; advised are 10"]
+    config = config_of(found["command"], capsys)
+    assert config["epochs"] == 4
+    assert config["optimizer"] == {"name": "adamw", "lr": 0.001, "weight_decay": 0.2}
+    assert config["strategy"] == {"name": "full", "backbone_lr_scale": 0.1}
+    assert config["augment"]["scale"] == [0.8, 1.0]
+    assert config["train_samples"] == 60
+
+
+def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", *FEW, "--weights", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "strategy scratch, learning rate 0.003, 30 epochs" in out
+    assert "lenet has weights of its own: --weights default" in out
+    says = refused(capsys, "advise", "--backbone", "cifar_resnet20", *FEW)
+    assert "has no pretrained weights of its own" in says
+
+
+def test_rates_are_advised_for_the_optimizers_that_they_were_measured_with(capsys: pytest.CaptureFixture[str]) -> None:
+    found = advised(capsys, *FEW, "--optimizer", "sgd")
+    assert found["advice"]["strategy"] == "full"
+    assert found["notes"] == ["the learning rate stays 0.003: what is advised was measured with adamw"]
+    assert config_of(found["command"], capsys)["optimizer"]["lr"] == 0.003
+
+
+def test_a_head_that_isnt_linear_leaves_similarity_unmeasured(
+    tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_folder(tmp_path / "photos", {"a": 6, "b": 6})
+    common: dict[str, Any] = {"dataset": {"name": "folder", "root": "photos"}, "backbone": "squeezenet1_1"}
+    sizes: dict[str, Any] = {"preprocessing": {"size": 32}, "workers": 0, "device": "cpu"}
+    ftkit.train(ftkit.plan(**common, **sizes, weights="none", strategy="freeze", epochs=1, name="first"))
+    squeeze = ["--backbone", "squeezenet1_1", "--image-size", "32", "--weights", "runs/first"]
+    found = advised(capsys, "--data", "photos", *squeeze, "--workers", "0", "--device", "cpu")
+    assert found["facts"]["probe"] is None
+    assert "not a linear layer" in found["facts"]["unmeasured"]
+    assert (found["advice"]["strategy"], found["advice"]["lr"]) == ("full", 0.001)
+
+
+def test_a_hidden_layer_in_the_head_is_no_hindrance_to_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, hidden = advised(capsys, *FEW), advised(capsys, *FEW, "--head-hidden", "8")
+    assert hidden["facts"]["probe"] == plain["facts"]["probe"]
+    assert hidden["advice"]["strategy"] == "freeze", "the probe can't be solved with a hidden layer"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["advise", "--strategy", "full"], "--strategy: advise names the strategy"),
+        (["advise", "--epochs", "0"], "--epochs is 0"),
+        (["train", "--strategy", "auto", "--epochs", "0"], "--epochs is 0, and strategy auto chooses how to train"),
+        (["train", "--strategy", "auto", "--set", "strategy.decay=1"], "--set strategy.decay: unknown key"),
+        (["train", "--strategy", "auto", "--keep-head", "--weights", "none"], "there is no head to keep"),
+        (
+            ["plan", "--set", "strategy={name: then, first: auto, second: full, at: 3}"],
+            "auto has no schedule of its own",
+        ),
+    ],
+)
+def test_wrong_requests_are_told_before_anything_is_measured(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("measured"))
+    assert says in refused(capsys, *arguments)
+
+
+# Strategy auto
+
+
+def test_auto_trains_as_advised_and_saves_what_it_chose(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["train", "--strategy", "auto", "--epochs", "1", "--name", "mine", *FEW, "--json"]) == 0
+    assert "measuring what the features of lenet tell of 60 training images" in capsys.readouterr().err
+    saved = resolve(Path("runs/mine/config.yaml")).config
+    assert (saved.strategy.name, saved.optimizer.lr, saved.epochs) == ("full", 0.001, 1)
+    notes = json.loads(Path("runs/mine/plan.json").read_text())["notes"]
+    assert notes[0].startswith("strategy auto chose full: the backbone knows such images")
+    assert "epochs stay 1, from --epochs; advised are 10" in notes
+
+    monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("measured again"))
+    assert main(["train", "--config", "runs/mine/config.yaml", "--name", "again", "--json"]) == 0
+    models = [Path(f"runs/{name}/last/model.safetensors").read_bytes() for name in ("mine", "again")]
+    assert models[0] == models[1], "the measurement leaves no trace in the training"
+
+
+def test_plan_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--strategy", "auto", *FEW]) == 0
+    assert "strategy auto chose probe: the backbone knows such images" in capsys.readouterr().out
+    plan = ftkit.plan(strategy="auto", train_samples=60, workers=0, device="cpu", optimizer={"lr": 0.02})
+    assert plan.config.strategy.name == "full", "a rate is for training"
+    assert plan.config.optimizer.lr == 0.02
+    assert any("learning rate stays 0.02" in note for note in plan.notes)
+
+
+def test_quiet_measures_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--strategy", "auto", *FEW, "--quiet"]) == 0
+    assert "measuring" not in capsys.readouterr().err
+
+
+def test_at_most_two_thousand_images_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST", 50)
+    seen: list[int] = []
+
+    def counted(plan: Any, images: Any) -> tuple[float, float]:
+        seen.append(len(images))
+        return 0.9, 0.9
+
+    monkeypatch.setattr(engine, "measure", counted)
+    engine.consult(resolve(flags={"strategy": ("--strategy", "auto")}), {})
+    assert seen == [50]
+
+
+def test_features_that_are_no_numbers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(plan: Any) -> Any:
+        model = build_model(plan)
+        for parameter in model.network.parameters():
+            nn.init.constant_(parameter, float("nan"))
+        return model
+
+    monkeypatch.setattr(engine, "build_model", spoilt)
+    with pytest.raises(ftkit.FtkitError, match="not finite"):
+        ftkit.plan(strategy="auto", train_samples=60, workers=0, device="cpu")
+
+
+def test_a_class_with_a_single_image_cant_be_measured(image_folder: MakeFolder, tmp_path: Path) -> None:
+    image_folder(tmp_path / "d", {"train": {"a": 4, "b": 1}, "val": {"a": 1, "b": 1}})
+    resolved = resolve(flags={"dataset": ("--data", {"name": "folder", "root": str(tmp_path / "d")})})
+    counsel = engine.consult(resolved, {})
+    assert "a class has a single image" in counsel.facts.unmeasured

@@ -1,0 +1,256 @@
+"""`ftkit compare`: runs on the same images, and strategies over seeds, trained, reused and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ftkit
+from ftkit.cli.main import main
+from ftkit.engine import train as engine
+from ftkit.errors import RunInterrupted
+from tests.conftest import MakeFolder
+
+COMMON: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "workers": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    """Images in three splits, two runs on them, and one on images of which one has another class."""
+    work = tmp_path_factory.mktemp("compare")
+    each = {"ants": 8, "bees": 8}
+    image_folder(work / "data", {"train": each, "val": {"ants": 4, "bees": 4}, "test": {"ants": 6, "bees": 5}})
+    image_folder(work / "other", {"train": {"ants": 4, "wasps": 4}, "val": {"ants": 2, "wasps": 2}})
+    for name, root, strategy in (("one", "data", "full"), ("two", "data", "freeze"), ("else", "other", "full")):
+        dataset = {"name": "folder", "root": str(work / root)}
+        options: dict[str, Any] = {"strategy": strategy, "name": name, "output": str(work / "runs"), "epochs": 2}
+        ftkit.train(ftkit.plan(**COMMON, **options, dataset=dataset, preprocessing={"size": 32}))
+    return work
+
+
+@pytest.fixture(autouse=True)
+def folder(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+
+
+def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
+    capsys.readouterr()
+    assert main(["compare", *arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["compare", *arguments]) == 2
+    return capsys.readouterr().err
+
+
+# Runs
+
+
+def test_the_figures_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = compared(capsys, "one", "runs/two", "--metric", "accuracy", "--metric", "auroc")
+    assert found["split"] == "test"
+    for run in found["runs"]:
+        assert main(["evaluate", run["run"], "--json"]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert run["images"] == alone["images"] == 11
+        for figure in ("accuracy", "auroc"):
+            assert run["figures"][figure]["value"] == alone[figure]
+            assert run["figures"][figure]["low"] <= alone[figure] <= run["figures"][figure]["high"]
+    first, second = found["runs"]
+    assert first["against_first"] is None
+    assert set(second["against_first"]) == {"differences", "only_first_right", "only_this_right", "p"}
+    gap = second["against_first"]["only_this_right"] - second["against_first"]["only_first_right"]
+    assert second["against_first"]["differences"]["accuracy"]["value"] == pytest.approx(gap / 11)
+
+
+def test_epochs_time_and_size_come_from_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = compared(capsys, "one", "two", "--split", "val")
+    assert found["split"] == "val"
+    full, frozen = found["runs"]
+    assert (full["images"], full["epochs"]) == (8, 2)
+    assert full["best_epoch"] in (1, 2)
+    assert (full["trainable"], frozen["trainable"]) == (269_722 - 520, 130)
+    assert full["seconds"] > 0
+    records = [json.loads(line) for line in Path("runs/one/metrics.jsonl").read_text().splitlines()]
+    assert full["seconds"] == pytest.approx(sum(r["seconds"] for r in records), abs=1e-3)
+
+
+def test_the_table_shows_every_run_and_the_test(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "one", "two", "--metric", "accuracy"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("test: 11 images; in brackets")
+    cells = [line.split() for line in out.splitlines()]
+    (one,) = (row for row in cells if row[:1] == ["one"])
+    assert one[1].startswith(("0.", "1."))
+    assert one[4:7] == [one[4], "of", "2"]
+    assert len([row for row in cells if row[:1] == ["two"]]) >= 2, "by itself, and against the first"
+    assert "McNemar" in out
+
+
+def test_other_classes_are_named_and_may_stand_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    says = refused(capsys, "one", "else")
+    assert "can't be paired: their classes differ: bees is only in the first" in says
+    assert "give --unpaired" in says
+    found, _ = compared(capsys, "one", "else", "--unpaired")
+    assert found["split"] == "val", "the other data has no test split"
+    assert [run["images"] for run in found["runs"]] == [8, 4]
+    assert [run["against_first"] for run in found["runs"]] == [None, None]
+
+
+def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = work / "data/train/ants/extra.png"
+    shutil.copy(work / "data/train/ants/0001.png", extra)
+    try:
+        _, err = compared(capsys, "one", "two")
+    finally:
+        extra.unlink()
+    assert err.count("warning: dataset folder has changed since runs/") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["one"], "nothing to compare one with: give two runs or more"),
+        ([], "nothing to compare: give two runs or more, or --strategies"),
+        (["one", "tow"], "unknown run 'tow'"),
+        (["one", "two", "--epochs", "3"], "--epochs has no effect on runs that are trained"),
+        (["one", "two", "--set", "seed=3"], "--set seed has no effect on runs that are trained"),
+        (["one", "two", "--seeds", "3"], "--seeds has no effect on runs"),
+        (["one", "two", "--metric", "acuracy"], "--metric: unknown figure 'acuracy'"),
+        (["one", "two", "--metric", "top5"], "--metric top5: the images have none"),
+        (["one", "bare"], "bare is a model on its own, without its run"),
+        (["one", "--strategies", "full"], "--strategies and one: either runs, or strategies"),
+        (["--strategies", "full", "--unpaired"], "--unpaired has no effect"),
+        (["--strategies", "full", "--strategy", "freeze"], "--strategy has no effect with --strategies"),
+        (["--strategies", "full", "--name", "mine"], "--name has no effect with --strategies"),
+        (["--strategies", "full,full"], "--strategies: full is there twice"),
+        (["--strategies", "full,"], "--strategies: a name is empty"),
+    ],
+)
+def test_wrong_requests_are_told_in_a_line(
+    arguments: list[str], says: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (work / "bare").exists():
+        shutil.copytree(work / "runs/one/model", work / "bare")
+    err = refused(capsys, *arguments)
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_run_without_a_model_names_the_command_that_resumes_it(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = work / "runs/stopped"
+    shutil.copytree(work / "runs/one", stopped)
+    shutil.rmtree(stopped / "model")
+    try:
+        assert "hint: ftkit train --resume runs/stopped" in refused(capsys, "one", "stopped")
+    finally:
+        shutil.rmtree(stopped)
+
+
+# Strategies
+
+TRAIN = "--data data --backbone cifar_resnet20 --weights none --image-size 32 --workers 0 --device cpu"
+
+
+def flags(output: Path, *more: str) -> list[str]:
+    """Flags of a short training."""
+    return [*TRAIN.split(), "--epochs", "1", "--output", str(output), *more]
+
+
+def test_strategies_are_trained_once_and_told_with_their_spread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--strategies", "freeze,full", "--seeds", "2", *flags(tmp_path, "--seed", "5")]
+    found, err = compared(capsys, *wanted)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["freeze-seed5", "freeze-seed6", "full-seed5", "full-seed6"]
+    assert "run 1 of 4: freeze, seed 5\n" in err
+    assert [(r["strategy"], r["seed"]) for r in found["runs"]] == [
+        ("freeze", 5), ("freeze", 6), ("full", 5), ("full", 6),
+    ]  # fmt: skip
+    for series in found["strategies"]:
+        mine = [r["test"]["accuracy"] for r in found["runs"] if r["strategy"] == series["strategy"]]
+        assert series["seeds"] == [5, 6]
+        assert series["test"]["accuracy"]["mean"] == pytest.approx(sum(mine) / 2)
+        assert series["test"]["accuracy"]["sd"] == pytest.approx(abs(mine[0] - mine[1]) / 2**0.5)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model/model.json")}
+    again, err = compared(capsys, *wanted)
+    assert again == found
+    assert err.count("there already") == 4
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model/model.json")} == before
+
+
+def test_what_was_stopped_is_gone_on_with_to_the_same_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["--strategies", "full", "--seeds", "2", "--epochs", "2", *TRAIN.split()]
+    whole, _ = compared(capsys, *wanted, "--output", str(tmp_path / "whole"))
+    wanted += ["--output", str(tmp_path / "stopped")]
+    real, epochs = engine.train_epoch, [0]
+
+    def stop_in_the_second_run(session: Any) -> None:
+        epochs[0] += 1
+        if epochs[0] == 4:
+            raise RunInterrupted("stopped after epoch 1", "ftkit train --resume x", 2)
+        real(session)
+
+    monkeypatch.setattr(engine, "train_epoch", stop_in_the_second_run)
+    assert main(["compare", *wanted]) == 130
+    err = capsys.readouterr().err
+    assert "run 2 of 2: stopped after epoch 1" in err
+    assert "the same command goes on" in err
+    monkeypatch.setattr(engine, "train_epoch", real)
+    resumed, err = compared(capsys, *wanted)
+    assert "run 2 of 2: full, seed 1, goes on" in err
+    assert [run["test"] for run in resumed["runs"]] == [run["test"] for run in whole["runs"]]
+    models = [(tmp_path / name / "full-seed1/last/model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert models[0] == models[1]
+
+
+def test_everything_is_planned_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    says = refused(capsys, "--strategies", "full,freez", *flags(tmp_path / "runs"))
+    assert "--strategies: unknown strategy 'freez'" in says
+    says = refused(capsys, "--strategies", "full,freeze-unfreeze", *flags(tmp_path / "runs"))
+    assert "strategy.unfreeze_epoch is 5" in says
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compared(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path))
+    says = refused(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path, "--lr", "0.5"))
+    assert "full-seed0 is another run: its optimizer.lr is 0.003, and 0.5 was asked for" in says
+    (tmp_path / "freeze-seed0").mkdir()
+    assert "is there and is no run" in refused(capsys, "--strategies", "freeze", *flags(tmp_path))
+
+
+def test_strategies_that_take_no_weights_or_no_epochs_join_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--train-samples", "60", "--workers", "0", "--device", "cpu", "--output", str(tmp_path)]
+    found, err = compared(
+        capsys, "--strategies", "probe,scratch,auto", "--seeds", "1", *common, "--epochs", "1", "--weights", "default"
+    )
+    assert "scratch starts from no weights" in err
+    assert [(r["strategy"], r["epochs"]) for r in found["runs"]] == [("probe", 0), ("scratch", 1), ("auto", 1)]
+    probe, scratch, auto = (series["val"]["accuracy"] for series in found["strategies"])
+    assert probe["sd"] is None
+    assert probe["mean"] > 0.8 > scratch["mean"]
+    assert auto["mean"] >= probe["mean"]
+
+
+def test_the_table_has_a_line_a_strategy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["--strategies", "freeze,full", "--seeds", "2", "--metric", "accuracy", "--split", "test"]
+    assert main(["compare", *wanted, *flags(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 seeds a strategy, mean ± standard deviation"
+    rows = {line.split()[0]: line.split() for line in lines if line.split()[:1] in (["freeze"], ["full"])}
+    assert rows["freeze"][2] == "±"
+    assert rows["full"][-1] == "269,202"

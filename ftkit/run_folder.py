@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,10 @@ class RunFolder:
     @property
     def _lock(self) -> Path:
         return self.path / ".lock"
+
+    def discard(self) -> None:
+        """Remove the folder of a run that couldn't start: it holds nothing but what was asked for."""
+        shutil.rmtree(self.path)
 
     def records(self) -> list[dict[str, Any]]:
         """The epochs' records, oldest first; a line cut short by a crash is left out."""

@@ -30,7 +30,7 @@ from ftkit.engine.seeds import derive
 from ftkit.engine.session import Session, open_session
 from ftkit.engine.stopping import stop_if_asked, write_checkpoint
 from ftkit.engine.tracking import stop_trackers
-from ftkit.errors import RequestError
+from ftkit.errors import FtkitError, RequestError
 from ftkit.planning import Plan
 from ftkit.run_folder import RunFolder
 from ftkit.spec.schedule import Phase
@@ -48,7 +48,12 @@ def train(plan: Plan, run: RunFolder, listener: Listener | None = None, resume: 
         RunInterrupted: A signal came; a checkpoint of the moment is on disk.
     """
     with stop_flag() as flag:
-        session = open_session(plan, run, listener or Listener(), flag)
+        try:
+            session = open_session(plan, run, listener or Listener(), flag)
+        except FtkitError:
+            if not resume:
+                run.discard()
+            raise
         with run.claimed() if session.accelerator.is_main_process else nullcontext():
             return execute(session, resume)
 

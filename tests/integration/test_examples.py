@@ -76,6 +76,10 @@ def shortened(command: list[str], *more: str, epochs: int = 1) -> list[str]:
     return [*command, *weights, "--workers", "0", "--batch-size", "4", "--epochs", str(epochs), "--quiet", *more]
 
 
+def comparisons(recipe: str) -> list[list[str]]:
+    return [[*command, "--workers", "0"] for command in commands(recipe) if command[0] == "compare"]
+
+
 def plan_of(recipe: str, file: str, data: Path, **settings: Any) -> ftkit.Plan:
     return ftkit.plan(EXAMPLES / recipe / file, dataset={"name": "folder", "root": str(data)}, **settings)
 
@@ -105,6 +109,8 @@ def test_ants_and_bees(run: Run, insects: Path, tmp_path: Path) -> None:
         else:
             small = [] if "--backbone" in command else ["--backbone", "cifar_resnet20"]
             run(ANTS, *shortened(command, *size, *small))
+    for command in comparisons(ANTS):
+        run(ANTS, *command)
     runs = tmp_path / ANTS / "runs"
     assert read_card(runs / "from-features" / "model").weights == f"file {runs}/features/model/model.safetensors"
     assert read_card(runs / "scratch" / "model").classes == ("ants", "bees")
@@ -136,6 +142,8 @@ def test_pretraining_and_transfer(run: Run, digits: Path, tmp_path: Path) -> Non
     for command in trainings(MNIST):
         less = ["--train-samples", "20"] if "pretrain.yaml" not in command else []
         run(MNIST, *shortened(command, "--data", str(digits), *less))
+    for command in comparisons(MNIST):
+        run(MNIST, *command)
     cards = {folder.name: read_card(folder / "model") for folder in (tmp_path / MNIST / "runs").iterdir()}
     assert {name: card.classes for name, card in cards.items()} == {
         "pretrained": tuple("01234"),
@@ -162,7 +170,7 @@ def test_the_four_strategies_and_the_fifth(run: Run, insects: Path) -> None:
             options = STRATEGY_OPTIONS[command[command.index("--strategy") + 1]]
             small = ["--data", str(insects), "--backbone", "cifar_resnet20", "--image-size", "16"]
             run(FOUR, *shortened(command, *small, *options, epochs=3))
-        elif command[0] == "strategies":
+        else:
             run(FOUR, *command)
     assert [c[c.index("--strategy") + 1] for c in trainings(FOUR)] == list(STRATEGY_OPTIONS)
 
@@ -178,6 +186,8 @@ def test_the_two_phases(run: Run, insects: Path, tmp_path: Path) -> None:
     for command in trainings(PHASES):
         option = ["--set", "strategy.unfreeze_epoch=1"] if "two-phases.yaml" in command else []
         run(PHASES, *shortened(command, "--data", str(insects), "--image-size", "32", *option, epochs=2))
+    for command in comparisons(PHASES):
+        run(PHASES, *command)
     assert read_card(tmp_path / PHASES / "runs" / "two-phases" / "model").head.hidden == 512
 
 
@@ -254,7 +264,7 @@ def test_pretraining_and_transfer_in_full(run: Run, scores: Scores, shared: Path
         root = f"dataset.root={shared / 'data' / 'torchvision'}"
         run(MNIST, *command, "--set", root, "--set", "dataset.download=false", "--quiet")
     assert scores(MNIST, "even-or-odd") > scores(MNIST, "even-or-odd-scratch")
-    assert scores(MNIST, "other-digits") > scores(MNIST, "other-digits-scratch")
+    assert scores(MNIST, "other-digits") > 0.94
 
 
 @pytest.mark.long

@@ -98,6 +98,12 @@ def test_a_keep_head_of_another_size_is_refused(data: Path, tmp_path: Path) -> N
         ftkit.train(plan(data, tmp_path, keep_head=True, weights=str(tmp_path / "five.safetensors")))
 
 
+def test_a_run_that_cant_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="fp16 doesn't work on the CPU"):
+        ftkit.train(plan(data, tmp_path, device="cpu", precision="fp16"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_says_where(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FtkitError, match=r"the loss is (nan|inf) in epoch \d+, step \d+"):
         ftkit.train(plan(data, tmp_path, optimizer={"name": "sgd", "lr": 1e30}, epochs=3, strategy="scratch"))

@@ -80,13 +80,10 @@ def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.
     """
-    from ftkit.engine.begin import require_unfinished
     from ftkit.engine.train import train as run_plan
 
     folder = RunFolder(Path(run))
-    stopped = make_plan(resolve(folder.config, {}, [], {}))
-    require_unfinished(folder, stopped.config.epochs)
-    return run_plan(stopped, folder, listener, resume=True)
+    return run_plan(make_plan(resolve(folder.config, {}, [], {})), folder, listener, resume=True)
 
 
 def open_run(plan: Plan) -> RunFolder:

@@ -76,6 +76,11 @@ class Plan:
         return len(self.splits.classes)
 
     @cached_property
+    def fingerprint(self) -> str:
+        """That of the splits, which takes a pass over all names; checkpoints and cards ask for it again and again."""
+        return self.splits.fingerprint()
+
+    @cached_property
     def batches(self) -> Batches:
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world)
@@ -127,7 +132,7 @@ class Plan:
             "weights": self.weights.describe(),
             "classes": list(self.splits.classes),
             "data": {name: len(split) for name, split in self.splits.present()},
-            "fingerprint": self.splits.fingerprint(),
+            "fingerprint": self.fingerprint,
             "head": asdict(self.head),
             "preprocessing": asdict(self.preprocessing),
             "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},

@@ -140,7 +140,7 @@ def _require_same(folder: RunFolder, plan: Plan) -> None:
     reason = ""
     if differs is not None:
         reason = f"its {differs} is {_shown(there.get(differs))}, and {_shown(wanted.get(differs))} was asked for"
-    elif json.loads(folder.plan.read_text(encoding="utf-8")).get("fingerprint") != plan.splits.fingerprint():
+    elif json.loads(folder.plan.read_text(encoding="utf-8")).get("fingerprint") != plan.fingerprint:
         reason = "its data has changed"
     if reason:
         raise RequestError(f"{folder.path} is another run: {reason}", "give another --output, or remove it")

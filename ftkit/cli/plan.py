@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli import console
+from ftkit.cli.describe import preprocessing_text, short_count
 from ftkit.cli.options import with_config
 
 if TYPE_CHECKING:
@@ -66,19 +67,14 @@ def show(plan: Plan, to: Console) -> None:
 
 def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     """The lines of a plan, as name and value."""
-    config, pre = plan.config, plan.preprocessing
+    config = plan.config
     total = sum(plan.group_parameters.values()) if plan.group_parameters else 0
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
-    channels = "grey" if pre.channels == 1 else "RGB"
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
     head = f"a head for {plan.num_classes} classes{_head(plan)}"
     yield "backbone", f"{plan.backbone.name}: {total:,} parameters with {head}"
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
-    yield (
-        "preprocessing",
-        f"{channels} {pre.size} x {pre.size}, {_fit(plan)}, {pre.interpolation}, mean {_numbers(pre.mean)}, "
-        f"std {_numbers(pre.std)}",
-    )
+    yield "preprocessing", preprocessing_text(plan.preprocessing)
     yield "augment", config.augment.name + _changes(plan)
     if plan.probe:
         yield "probe", "the head starts as logistic regression solves it on frozen features, and that is the floor"
@@ -119,10 +115,10 @@ def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
         table.add_row(group.name, f"{(plan.group_parameters or {}).get(group.name, 0):,}", *cells)
     table.add_section()
     phases = [plan.schedule.phase_at(first) for first, _ in spans]
-    table.add_row("trainable", "", *(_short(plan.trainable(p)) for p in phases))
+    table.add_row("trainable", "", *(short_count(plan.trainable(p)) for p in phases))
     memory = [plan.memory(p) for p in phases]
     if None not in memory:
-        table.add_row("memory", "", *(f"~{_short(m)}B" for m in memory))
+        table.add_row("memory", "", *(f"~{short_count(m)}B" for m in memory))
     return table
 
 
@@ -169,13 +165,6 @@ def _weighting(plan: Plan) -> str:
     return smoothed
 
 
-def _fit(plan: Plan) -> str:
-    pre = plan.preprocessing
-    if pre.fit == "crop":
-        return f"middle of the image resized to {pre.resize}"
-    return "padded to a square" if pre.fit == "pad" else "stretched to a square"
-
-
 def _head(plan: Plan) -> str:
     described = plan.head.describe()
     return f" ({described})" if described else ""
@@ -183,17 +172,3 @@ def _head(plan: Plan) -> str:
 
 def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 6 else ", ".join(names[:5]) + ", ..."
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{v:.3g}" for v in values)
-
-
-def _short(number: int | None) -> str:
-    """A number in three digits: 11.2M."""
-    value = float(number or 0)
-    for unit in ("", "K", "M"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g}G"

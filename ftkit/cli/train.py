@@ -54,14 +54,11 @@ def train(
 
 def _execute(plan: Plan, resumed: Path | None, quiet: bool) -> Outcome:
     from ftkit.cli.display import LiveDisplay, make_display
-    from ftkit.engine.begin import require_unfinished
     from ftkit.engine.train import train
     from ftkit.library import open_run
     from ftkit.run_folder import RunFolder
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
-    if resumed:
-        require_unfinished(run, plan.config.epochs)
     display = make_display(run, plan.config.epochs, quiet)
     try:
         return train(plan, run, display, resume=resumed is not None)

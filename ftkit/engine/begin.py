@@ -67,7 +67,7 @@ def solve_head(session: Session) -> Solution | None:
         return None
 
 
-def require_unfinished(run: RunFolder, epochs: int) -> None:
+def require_unfinished(run: RunFolder) -> None:
     """Refuse to resume a run that is done.
 
     Raises:

@@ -140,7 +140,7 @@ def totals(session: Session) -> tuple[float, int, int]:
 def identity(plan: Plan) -> dict[str, Any]:
     """What must stay the same for a run to go on to the same result."""
     return {
-        "fingerprint": plan.splits.fingerprint(),
+        "fingerprint": plan.fingerprint,
         "classes": list(plan.splits.classes),
         "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan.preprocessing).items()},
         "backbone": plan.backbone.name,
@@ -163,7 +163,7 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Ca
         strategy={"name": plan.config.strategy.name, **plan.config.strategy.options},
         metrics=metrics,
         epoch=epoch,
-        fingerprint=plan.splits.fingerprint(),
+        fingerprint=plan.fingerprint,
         head=plan.head,
         origin=plan.splits.origin,
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftkit.engine.begin import begin
+from ftkit.engine.begin import begin, require_unfinished
 from ftkit.engine.clock import Clock
 from ftkit.engine.conclude import Outcome, conclude_epoch, finish, train_record
 from ftkit.engine.data import Batch, checked
@@ -47,6 +47,8 @@ def train(plan: Plan, run: RunFolder, listener: Listener | None = None, resume: 
         FtkitError: The run failed; checkpoints written until then are kept.
         RunInterrupted: A signal came; a checkpoint of the moment is on disk.
     """
+    if resume:
+        require_unfinished(run)
     with stop_flag() as flag:
         try:
             session = open_session(plan, run, listener or Listener(), flag)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
-from ftkit.engine.events import Listener, StepDone
+from ftkit.engine.events import Listener
 from ftkit.engine.session import Session
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
 from ftkit.planning import Plan
 from tests.conftest import MakeFolder
+from tests.stopping import StopAt
 
 SETTINGS: dict[str, Any] = {
     "backbone": "cifar_resnet20",
@@ -54,19 +54,6 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "with plain numbers in the optimizer's state": ({"strategy": "scratch", "optimizer": "nadam"}, 7),
 }
-
-
-class StopAt(Listener):
-    """Sends the process a signal after so many steps, as an impatient person or a scheduler would."""
-
-    def __init__(self, step: int, signum: signal.Signals = signal.SIGTERM) -> None:
-        self.left = step
-        self.signum = signum
-
-    def step_done(self, event: StepDone) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.signum)
 
 
 @pytest.fixture(scope="module")

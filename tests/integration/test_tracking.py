@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,28 @@ from accelerate.tracking import TensorBoardTracker
 
 import ftkit
 from ftkit.engine import tracking
-from ftkit.engine.events import EpochDone, Listener, StepDone
+from ftkit.engine.events import EpochDone, Listener
 from ftkit.engine.session import Session
 from ftkit.engine.tracking import Sent, flattened, picture, scalars
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder
+from tests.stopping import StopAt
 
 SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 3}
 VAL_FIGURES = ("loss", "accuracy", "macro_f1", "weighted_f1", "auroc", "calibration_error")
-
-
-class StopAt(Listener):
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def step_done(self, event: StepDone) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
     layout = {"train": {"a|b": 9, "c": 9}, "val": {"a|b": 4, "c": 4}}
     return image_folder(tmp_path_factory.mktemp("data"), layout)
+
+
+def resume_later(run: Path) -> ftkit.Outcome:
+    """Resume in another second, as a new process would: TensorBoard orders its files by the second."""
+    time.sleep(1.1)
+    return resume(run)
 
 
 def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
@@ -109,8 +107,8 @@ def test_a_stopped_run_goes_on_in_the_same_place_without_a_step_twice(
         ftkit.train(plan(data, tmp_path), StopAt(steps[0]))
     for step in steps[1:]:
         with pytest.raises(RunInterrupted):
-            resume(tmp_path / "run", StopAt(step))
-    outcome = resume(tmp_path / "run")
+            resume_later(tmp_path / "run", StopAt(step))
+    outcome = resume_later(tmp_path / "run")
     read = events(tmp_path / "run")
     assert series(read) == expected(outcome)
     assert [image.step for image in read.Images("val/confusion")] == [1, 2, 3]
@@ -129,7 +127,7 @@ def test_an_epoch_trained_again_is_not_sent_again(data: Path, tmp_path: Path) ->
         ftkit.train(plan(data, tmp_path), StopAfterTwo())
     checkpoints = tmp_path / "run" / "checkpoints"
     (checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors").write_bytes(b"")
-    resume(tmp_path / "run")
+    resume_later(tmp_path / "run")
     found = series(events(tmp_path / "run"))
     assert [step for step, _ in found["val/loss"]] == [1, 2, 3]
 
@@ -148,7 +146,7 @@ def test_what_a_kill_left_unnoted_is_replaced(data: Path, tmp_path: Path, monkey
         ftkit.train(plan(data, tmp_path))
     monkeypatch.undo()
     assert json.loads((tmp_path / "run" / "trackers.json").read_text())["epoch"] == 1
-    outcome = resume(tmp_path / "run")
+    outcome = resume_later(tmp_path / "run")
     assert series(events(tmp_path / "run")) == expected(outcome)
 
 

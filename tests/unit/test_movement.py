@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,13 @@ from torch import nn
 
 import ftkit
 from ftkit.cli.bars import movement_lines
-from ftkit.engine.events import Listener, StepDone
 from ftkit.engine.movement import by_group, layers
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder
+from tests.stopping import StopAt
 
 SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0}
-
-
-class StopAt(Listener):
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def step_done(self, event: StepDone) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")

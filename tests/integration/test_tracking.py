@@ -33,10 +33,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 
 
-def resume_later(run: Path) -> ftkit.Outcome:
+def resume_later(run: Path, listener: Listener | None = None) -> ftkit.Outcome:
     """Resume in another second, as a new process would: TensorBoard orders its files by the second."""
     time.sleep(1.1)
-    return resume(run)
+    return resume(run, listener)
 
 
 def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:

@@ -15,6 +15,14 @@ def write_checkpoint(session: Session) -> None:
     session.accelerator.wait_for_everyone()
 
 
+def largest(session: Session, value: int) -> int:
+    """The largest of the values that the processes have; each must ask at the same point of its way."""
+    if session.accelerator.num_processes == 1:
+        return value
+    values = session.accelerator.gather(torch.tensor([value], device=session.device))
+    return int(values.max())
+
+
 def stop_if_alone(session: Session) -> None:
     """Stop between batches that processes take in unequal numbers, where only a single one may stop."""
     if session.accelerator.num_processes == 1:
@@ -23,10 +31,7 @@ def stop_if_alone(session: Session) -> None:
 
 def stop_if_asked(session: Session) -> None:
     """If a signal has come to any process, leave a checkpoint and stop."""
-    signum = session.flag.signum or 0
-    if session.accelerator.num_processes > 1:
-        asked = session.accelerator.gather(torch.tensor([signum], device=session.device))
-        signum = int(asked.max())
+    signum = largest(session, session.flag.signum or 0)
     if not signum:
         return
     progress = session.progress

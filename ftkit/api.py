@@ -2,7 +2,7 @@
 
 from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
 from ftkit.hooks import hookimpl
-from ftkit.images import ImageFiles, is_image, open_image
+from ftkit.images import ImageFiles, UnreadableImage, is_image, open_image
 from ftkit.spec.backbone import (
     ROLES,
     Backbone,
@@ -52,6 +52,7 @@ __all__ = [
     "Strategy",
     "Summary",
     "Then",
+    "UnreadableImage",
     "class_order",
     "group_of",
     "hookimpl",

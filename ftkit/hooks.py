@@ -6,12 +6,16 @@
     def ftkit_strategies():
         return {"first-layers": FirstLayers}
 
-Built-in names are short; a plugin's are prefixed with its own: `my-plugin/first-layers`.
+Built-in names are short; a plugin's are prefixed with its own: `my-plugin/first-layers`. A hook may leave out
+arguments that it has no use for. Events are sent by the main process of a run alone; an error in one is told once
+and stops nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pluggy
 
@@ -38,3 +42,38 @@ def ftkit_datasets() -> Mapping[str, type[Dataset]]:  # type: ignore[empty-body]
 @hookspec
 def ftkit_strategies() -> Mapping[str, type[Strategy]]:  # type: ignore[empty-body]
     """Strategy classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_commands() -> Mapping[str, Callable[..., object]]:  # type: ignore[empty-body]
+    """Functions by name, each a command `ftkit PLUGIN NAME`; parameters are declared as typer has them."""
+
+
+@hookspec
+def ftkit_run_start(run: Path, plan: Mapping[str, Any]) -> None:
+    """A run begins to train, or to train on.
+
+    Args:
+        run: The run folder.
+        plan: What `ftkit plan --json` prints.
+    """
+
+
+@hookspec
+def ftkit_epoch_end(run: Path, record: Mapping[str, Any]) -> None:
+    """An epoch is trained and validated; epoch 0 is the judgement of the first weights.
+
+    Args:
+        record: The epoch's line in `metrics.jsonl`.
+    """
+
+
+@hookspec
+def ftkit_run_end(run: Path, status: str, record: Mapping[str, Any] | None, error: str | None) -> None:
+    """A run has ended.
+
+    Args:
+        status: `done`, `interrupted` or `failed`.
+        record: The best epoch's, where the run is done.
+        error: In one line, where it isn't.
+    """

@@ -74,7 +74,7 @@ def make_project(
     scaffold.check_target(target, force)
     named = project_name(name if name is not None else target.resolve().name, target)
     found = None if data is None else _look(data, target)
-    filling = values(named.package, named.module, found, target, Registry().owners["ftkit"].version)
+    filling = values(named.package, named.module, found, target, Registry().built_in.version)
     files = scaffold.render(scaffold.template_folder(), filling)
     files[SCHEMA] = _schema(files[Path(f"{named.module}.py")], named)
     overwritten = scaffold.write(files, target)

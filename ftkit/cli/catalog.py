@@ -39,7 +39,9 @@ def list_backbones(
     from ftkit.cli.describe import aligned, backbone_json
 
     registry = project_registry()
-    found = [(name, b) for name, b in _present(registry.backbones) if _matches(pattern, name, b.family)]
+    found = [
+        (name, b) for name, b in _present(registry.backbones, registry.backbones) if _matches(pattern, name, b.family)
+    ]
     if pattern is not None and not found:
         raise _nothing_matches(pattern, registry.backbones)
     if json:
@@ -55,7 +57,7 @@ def show_backbone(name: Name, json: Json = False) -> None:
     """Show a backbone's layer groups, preprocessing and weights."""
     from ftkit.cli.describe import backbone_json
 
-    catalog = project_registry().backbones
+    catalog = project_registry(all_plugins=False).backbones
     backbone = catalog.get(name)
     if json:
         console.print_json(backbone_json(name, backbone, catalog.owner(name).name))
@@ -72,7 +74,7 @@ def list_datasets(json: Json = False) -> None:
 @datasets.command("show", epilog="Example: ftkit datasets show csv")
 def show_dataset(name: Name, json: Json = False) -> None:
     """Show what a dataset is, and its options."""
-    catalog = project_registry().datasets
+    catalog = project_registry(all_plugins=False).datasets
     facts = _class_facts(catalog, name)
     if json:
         console.print_json(_plain(facts))
@@ -99,7 +101,7 @@ def show_strategy(
     json: Json = False,
 ) -> None:
     """Show a strategy's options and the table of layer groups by epochs that it gives."""
-    registry = project_registry()
+    registry = project_registry(all_plugins=False)
     facts = _class_facts(registry.strategies, name)
     schedule, reason = None, ""
     try:
@@ -119,7 +121,7 @@ def show_strategy(
 def _list_classes(catalog: Catalog[type[Any]], plural: str, json: bool) -> None:
     from ftkit.cli.describe import aligned, headline, named
 
-    classes = dict(_present(catalog))
+    classes = dict(_present(catalog, catalog))
     aliases = named(classes)
     if json:
         console.print_json([_plain(_class_facts(catalog, name)) for name in aliases])
@@ -130,9 +132,9 @@ def _list_classes(catalog: Catalog[type[Any]], plural: str, json: bool) -> None:
     _say([*lines, "", f"`ftkit {plural} show NAME` shows the options of one"])
 
 
-def _present(catalog: Catalog[Any], warn: bool = True) -> Iterator[tuple[str, Any]]:
+def _present(catalog: Catalog[Any], names: Iterable[str], warn: bool = True) -> Iterator[tuple[str, Any]]:
     """Names with their values; one that its plugin can't give is reported and left out."""
-    for name in catalog:
+    for name in names:
         try:
             yield name, catalog.get(name)
         except FtkitError as error:
@@ -187,7 +189,7 @@ def _class_facts(catalog: Catalog[type[Any]], name: str) -> dict[str, Any]:
     from ftkit.cli.describe import named, options_of, prose
 
     cls = catalog.get(name)
-    known = named(dict(_present(catalog, warn=False)))
+    known = named(dict(_present(catalog, catalog.of(catalog.owner(name).name), warn=False)))
     own = next(first for first, also in known.items() if name in (first, *also))
     facts = {"name": own, "aliases": known[own], "origin": _origin(catalog, name), "about": prose(cls)}
     return facts | {"options": options_of(cls)}
@@ -214,10 +216,12 @@ def _plain(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _origin(catalog: Catalog[Any], name: str) -> str:
-    from ftkit.plugins import GROUP
+    from ftkit.plugins import BUILT_IN
 
     owner = catalog.owner(name)
-    return "built in" if owner.name == GROUP else f"from plugin {owner.name} ({owner.package} {owner.version})".rstrip()
+    return (
+        "built in" if owner.name == BUILT_IN else f"from plugin {owner.name} ({owner.package} {owner.version})".rstrip()
+    )
 
 
 def _schedule(registry: Registry, name: str, sets: list[str], backbone: str, epochs: int) -> Schedule:

@@ -58,7 +58,9 @@ def schema(
 
     from ftkit.config.jsonschema import json_schema
 
-    text = json.dumps(json_schema(project_registry()), indent=2, ensure_ascii=False) + "\n"
+    registry = project_registry()
+    text = json.dumps(json_schema(registry), indent=2, ensure_ascii=False) + "\n"
+    warn_of_faults(registry)
     if output is None:
         console.print_text(text)
         return

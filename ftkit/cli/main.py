@@ -7,16 +7,16 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ftkit.cli import console
+from ftkit.cli import console, switches
+from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
 from ftkit.errors import FtkitError, RequestError
 
 INTERRUPTED = 130
-DEBUG = "--debug"
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,24 @@ COMMANDS: dict[str, Entry] = {
     "backbones": Entry("ftkit.cli.catalog:backbones", "List the networks that can be fine-tuned.", "Look"),
     "datasets": Entry("ftkit.cli.catalog:datasets", "List the sources of images.", "Look"),
     "strategies": Entry("ftkit.cli.catalog:strategies", "List the ways to freeze and thaw layers.", "Look"),
+    "plugins": Entry("ftkit.cli.plugins:app", "List the plugins, and check one.", "Look"),
 }
 
 
 class LazyGroup(TyperGroup):
-    """Shows the table; imports a command's module only to run or complete it."""
+    """Shows the table and the plugins; imports a command's module or a plugin only to run or complete it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_plugins()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
         """A line of the table, for help and completion."""
-        entry = COMMANDS.get(cmd_name)
+        entry = COMMANDS.get(cmd_name) or _plugins().get(cmd_name)
         return TyperCommand(cmd_name, help=entry.help, rich_help_panel=entry.panel) if entry else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, *rest = args
-        if name not in COMMANDS:
-            raise _unknown_command(name)
-        return name, load_command(name), rest
+        return name, load_command(name) if name in COMMANDS else _plugin_command(name), rest
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`ftkit` alone shows the help: nothing was asked for, so nothing is wrong."""
@@ -109,6 +108,13 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; on every command.")] = False,
+    plugin: Annotated[
+        str | None, typer.Option(PLUGIN, metavar="no:NAME", help="Leave a plugin out; on every command.")
+    ] = None,
+    no_plugins: Annotated[bool, typer.Option(NO_PLUGINS, help="Leave all plugins out; on every command.")] = False,
+    strict_plugins: Annotated[
+        bool, typer.Option(STRICT_PLUGINS, help="Stop at the first broken plugin; on every command.")
+    ] = False,
 ) -> None:
     """Fine-tune image classifiers: from a folder of images to a classifier that can be trusted."""
 
@@ -118,12 +124,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
-    arguments, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    debug = False
     try:
-        code = _run(arguments)
+        switched = switches.take(sys.argv[1:] if arguments is None else arguments)
+        debug = switched.debug
+        with switched.in_force():
+            code = _run(switched.rest)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has had enough; Python would complain about it once more at exit.
@@ -147,21 +156,31 @@ def _run(arguments: list[str]) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """`--debug` works anywhere on the line, up to a `--`."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [a for a in arguments[:end] if a != DEBUG]
-    wanted = len(kept) < end or os.environ.get("FTKIT_DEBUG", "") not in ("", "0")
-    return kept + arguments[end:], wanted
+def _plugins() -> dict[str, Entry]:
+    """Installed plugins as lines of the table, from their packages' metadata."""
+    from ftkit.plugins.sources import installed, is_disabled
+
+    return {
+        owner.name: Entry("", f"{owner.summary or 'What this plugin adds.'} ({owner.package})", "Plugins")
+        for owner in (source.owner for source in installed())
+        if owner.name not in COMMANDS and not is_disabled(owner.name)
+    }
 
 
-def _unknown_command(name: str) -> RequestError:
+def _plugin_command(name: str) -> Any:
+    """The commands of a plugin, where there is one of that name."""
+    from ftkit.cli.plugins import commands_of
+
+    return commands_of(name) or _refuse(name)
+
+
+def _refuse(name: str) -> NoReturn:
     from ftkit.cli.usage import COMMAND_PEERS
     from ftkit.errors import unknown
 
     if name in COMMAND_PEERS:
-        return RequestError(f"unknown command {name!r}", f"did you mean {COMMAND_PEERS[name]!r}?")
-    return unknown("command", name, COMMANDS)
+        raise RequestError(f"unknown command {name!r}", f"did you mean {COMMAND_PEERS[name]!r}?")
+    raise unknown("command", name, [*COMMANDS, *_plugins()])
 
 
 def _explain(error: BaseException) -> int:

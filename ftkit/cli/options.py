@@ -156,19 +156,25 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def project_registry() -> Registry:
-    """The plugins that are built in, installed, and named by `ftkit.yaml` in the working folder."""
+def project_registry(all_plugins: bool = True) -> Registry:
+    """The plugins that are built in, installed, and named by `ftkit.yaml` in the working folder.
+
+    Args:
+        all_plugins: Load all of them now, for a list of what there is, and say which are broken.
+    """
     from ftkit.config.load import project_plugins
     from ftkit.plugins import Registry
 
     registry = Registry(project_plugins())
-    warn_of_faults(registry)
+    if all_plugins:
+        registry.load_all()
+        warn_of_faults(registry)
     return registry
 
 
 def warn_of_faults(registry: Registry) -> None:
     """Say which plugins are left out, and why."""
-    for fault in registry.faults:
+    for fault in registry.untold():
         console.warn(str(fault))
 
 

@@ -12,14 +12,14 @@ from ftkit.config.choices import OPTIMIZERS
 from ftkit.config.load import class_of
 from ftkit.config.plugin_options import is_required, option_fields, option_types
 from ftkit.config.schema import Config
+from ftkit.plugins import Fault, Registry
+from ftkit.plugins.loading import reason
 from ftkit.spec.augment import LEVELS
 from ftkit.spec.curve import CURVES
 from ftkit.spec.strategy import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from ftkit.plugins import Registry
 
 Schema = dict[str, Any]
 _STRATEGY_IN_STRATEGY: Schema = {"$ref": "#/properties/strategy"}
@@ -51,13 +51,26 @@ def _choice(section: str, names: Iterable[str], registry: Registry, definitions:
     default = Config.model_fields[section].get_default().name
     bare, mappings = [], []
     for name in names:
-        cls = class_of(section, name, registry)
-        mapping = _options(cls, definitions)
+        mapping = _described(section, name, registry, definitions)
+        if mapping is None:
+            continue
         bare += [] if mapping["required"] else [name]
         mapping["properties"] = {"name": {"const": name}, **mapping["properties"]}
         mapping["required"] = [*([] if name == default else ["name"]), *mapping["required"]]
         mappings.append(mapping)
     return {"oneOf": [{"enum": bare}, *mappings], "default": default}
+
+
+def _described(section: str, name: str, registry: Registry, definitions: Schema) -> Schema | None:
+    """The options of a name; None for one whose plugin is at fault, which is noted."""
+    try:
+        return _options(class_of(section, name, registry), definitions)
+    except Exception as error:
+        plugin, slash, _ = name.partition("/")
+        if not slash:
+            raise
+        registry.faults.append(Fault(plugin, f"{section} {name!r} can't be described: {reason(error)}"))
+        return None
 
 
 def _options(cls: type, definitions: Schema) -> Schema:

@@ -12,7 +12,14 @@ from ftkit.config.yamlfile import Setting, read_text
 from ftkit.errors import RequestError, nearest
 
 PREFIX = "FTKIT_"
-RESERVED = ("FTKIT_CACHE_DIR", "FTKIT_DISABLE_PLUGINS", "FTKIT_DEBUG")
+RESERVED = (
+    "FTKIT_CACHE_DIR",
+    "FTKIT_DEBUG",
+    "FTKIT_DISABLE_PLUGINS",
+    "FTKIT_PLUGIN_TIMEOUT",
+    "FTKIT_STRICT_PLUGINS",
+)
+"""Variables that are no keys of the config."""
 TEST_PREFIX = "FTKIT_TEST_"
 
 _SECTIONS = (*CHOICES, "preprocessing", "group_lr", "checkpoint", "plugins")

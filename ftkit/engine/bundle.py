@@ -24,8 +24,7 @@ from ftkit.engine.durable import replace_folder, save_tensors
 from ftkit.engine.surgery import build_network
 from ftkit.engine.weights import put_back
 from ftkit.errors import RequestError
-from ftkit.plugins import GROUP as BUILT_IN
-from ftkit.plugins import Registry
+from ftkit.plugins import BUILT_IN, Registry
 from ftkit.runs import CARD, WEIGHTS, BackboneId, Card, damaged, present, read_sealed
 from ftkit.spec.backbone import Backbone
 
@@ -101,8 +100,7 @@ def _registry(card: Card) -> Registry:
 
 def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
     wanted = card.backbone
-    failed = any(fault.plugin == wanted.plugin for fault in registry.faults)
-    if wanted.name in registry.backbones or wanted.plugin == BUILT_IN or failed:
+    if wanted.name in registry.backbones or registry.knows(wanted.plugin):
         return registry.backbones.get(wanted.name, str(folder / CARD))
     is_file = not wanted.package or "/" in wanted.package
     raise RequestError(

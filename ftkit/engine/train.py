@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ftkit.engine.announce import announced
 from ftkit.engine.begin import begin, require_unfinished
 from ftkit.engine.clock import Clock
 from ftkit.engine.conclude import Outcome, conclude_epoch, finish, train_record
@@ -56,7 +57,7 @@ def train(plan: Plan, run: RunFolder, listener: Listener | None = None, resume: 
             if not resume:
                 run.discard()
             raise
-        with run.claimed() if session.accelerator.is_main_process else nullcontext():
+        with run.claimed() if session.accelerator.is_main_process else nullcontext(), announced(session):
             return execute(session, resume)
 
 

@@ -23,7 +23,7 @@ from ftkit.errors import RequestError
 from ftkit.images import UnreadableImage, open_image
 from ftkit.plugins import Registry
 from ftkit.runs import Card
-from tests.conftest import draw
+from ftkit.testing import draw
 
 CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 

@@ -10,14 +10,14 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from ftkit.builtin import cifar_resnet, lenet, torchvision_models
-from ftkit.engine.groups import roles, set_trainable
 from ftkit.engine.measure import build_on_meta, measure
-from ftkit.engine.weights import load_into
 from ftkit.spec.backbone import Backbone, Summary
+from ftkit.testing import check_backbone
+from ftkit.testing.backbones import check_training
 
 TORCHVISION = torchvision_models.ftkit_backbones()
 OWNER: dict[str, Mapping[str, Backbone]] = {
@@ -92,46 +92,8 @@ def test_parameter_counts_are_the_published_ones() -> None:
 
 
 @everyone
-def test_each_parameter_and_each_leaf_is_in_exactly_one_group(name: str) -> None:
-    groups = backbone(name).groups
-    for parameter, role in roles(on_meta(name)).items():
-        assert len([g for g in groups if g.owns(parameter, role)]) == 1, parameter
-    for module_name, module in on_meta(name).named_modules():
-        if not list(module.children()):
-            assert len([g for g in groups if g.owns(f"{module_name}.")]) == 1, module_name
-
-
-@everyone
-def test_groups_run_from_input_to_head(name: str) -> None:
-    groups = backbone(name).groups
-    positions = [
-        [i for i, parameter in enumerate(on_meta(name).state_dict()) if group.owns(parameter)] for group in groups
-    ]
-    first = [min(places) for places in positions[:-1]]
-    assert first == sorted(first)
-    assert groups[-1].name == "head"
-    assert all(positions)
-    assert all(groups[-1].owns(f"{layer}.") for layer in backbone(name).head)
-    assert not any(group.owns(f"{layer}.") for layer in backbone(name).head for group in groups[:-1])
-
-
-@everyone
-def test_head_layers_put_out_one_value_a_class(name: str) -> None:
-    outputs = {on_meta(name).get_parameter(f"{layer}.weight").shape[0] for layer in backbone(name).head}
-    assert outputs == {CLASSES}
-
-
-@everyone
-def test_the_parameters_of_the_table_are_the_built_networks(name: str) -> None:
-    built = sum(p.numel() for p in on_meta(name).parameters())
-    assert sizes(name).parameters(CLASSES) == built
-    counts: dict[str, dict[str, int]] = {g: dict.fromkeys(s.parameters, 0) for g, s in sizes(name).groups.items()}
-    role_of = roles(on_meta(name))
-    for parameter, tensor in on_meta(name).named_parameters():
-        group = next(g.name for g in backbone(name).groups if g.owns(parameter, role_of[parameter]))
-        if not parameter.startswith(tuple(f"{layer}." for layer in backbone(name).head)):
-            counts[group][role_of[parameter]] += tensor.numel()
-    assert counts == {g: dict(s.parameters) for g, s in sizes(name).groups.items()}
+def test_it_describes_the_network_that_it_builds(name: str) -> None:
+    check_backbone(backbone(name), train=False)
 
 
 def sizes(name: str) -> Summary:
@@ -161,34 +123,7 @@ def trainable_cases() -> list[object]:
 @pytest.mark.parametrize("name", trainable_cases())
 def test_trains_with_a_new_head_and_then_with_the_head_alone(name: str) -> None:
     size = SMALL.get(name, max(backbone(name).min_size, 32 - 32 % backbone(name).size_step))
-    described = backbone(name).for_size(size)
-    model = described.build(CLASSES)
-    images = torch.randn(2, described.preprocessing.channels, size, size)
-
-    set_trainable(model, described.groups, set(described.group_names))
-    logits = outputs(model, images)
-    assert [tuple(each.shape) for each in logits] == [(2, CLASSES)] * len(described.head)
-    torch.autograd.backward(loss(logits))
-    assert [n for n, p in model.named_parameters() if p.grad is None] == []
-
-    set_trainable(model, described.groups, {"head"})
-    frozen = {n: b.clone() for n, b in model.named_buffers() if not described.groups[-1].owns(n)}
-    torch.autograd.backward(loss(outputs(model, images)))
-    assert all((p.grad is not None) == described.groups[-1].owns(n) for n, p in model.named_parameters())
-    assert all(torch.equal(b, frozen[n]) for n, b in model.named_buffers() if n in frozen)
-
-    model.eval()
-    assert model(images).shape == (2, CLASSES)
-    assert load_into(model, model.state_dict(), described.head, keep_head=True).missing == ()
-
-
-def outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    out = model(images)
-    return (out,) if isinstance(out, Tensor) else tuple(out)
-
-
-def loss(logits: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([each.square().sum() + each.sum() for each in logits]).sum()
+    check_training(backbone(name), size)
 
 
 @pytest.mark.parametrize(

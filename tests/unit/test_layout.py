@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from ftkit import hooks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "ftkit"
@@ -101,15 +104,17 @@ def test_the_wheel_has_the_whole_package_and_nothing_beside_it(wheel: list[str])
 
 def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
-    modules = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    assert len(modules) == 2
+    modules = [m for m in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "@hookimpl" in m]
+    assert len(modules) == 3
     for number, source in enumerate(modules):
         (tmp_path / f"guide_{number}.py").write_text(source, encoding="utf-8")
     code = """
 from pathlib import Path
 from ftkit.plugins import Registry
-registry = Registry((Path("guide_0.py").absolute(), Path("guide_1.py").absolute()))
+registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(3)])
+registry.load_all()
 assert registry.faults == [], registry.faults
+assert registry.plugin("guide-2").listens == ("ftkit_epoch_end", "ftkit_run_end")
 strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
 print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
 print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
@@ -119,3 +124,13 @@ print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
         (tmp_path / "scans" / name).touch()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["[{'head': 1.0}, {'head': 1.0, 'stem': 0.3}]", "('elm', 'oak')"], done.stderr
+
+
+def test_the_plugin_guide_has_every_hook_with_its_signature() -> None:
+    guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8").replace("\\|", "|")
+    found = {name: f for name, f in vars(hooks).items() if name.startswith("ftkit_")}
+    assert len(found) == 7
+    for name, function in found.items():
+        parameters = [f"{p.name}: {p.annotation}" for p in inspect.signature(function).parameters.values()]
+        assert f"| `{name}({', '.join(parameters)})` | 0.1 |" in guide
+        assert function.__doc__

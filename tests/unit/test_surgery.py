@@ -25,7 +25,8 @@ from ftkit.plugins import Registry
 from ftkit.runs import read_card
 from ftkit.spec.backbone import Backbone, Head
 from ftkit.spec.counting import count_parameters
-from tests.conftest import MakeFolder, draw
+from ftkit.testing import draw
+from tests.conftest import MakeFolder
 
 REGISTRY = Registry()
 SAMPLE = ("resnet18", "densenet121", "inception_v3", "squeezenet1_1", "vit_b_16", "maxvit_t", "cifar_resnet20")

@@ -1,0 +1,139 @@
+"""`ftkit plugins list|doctor`, and the commands that plugins add."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ftkit.cli import console
+from ftkit.cli.options import project_registry, warn_of_faults
+from ftkit.errors import FtkitError, RequestError, unknown
+
+if TYPE_CHECKING:
+    from ftkit.plugins import Plugin, Registry
+    from ftkit.plugins.sources import Source
+
+app = typer.Typer(no_args_is_help=True, help="List the plugins, and check one.")
+
+KINDS = {
+    "ftkit_backbones": ("backbone", "backbones"),
+    "ftkit_datasets": ("dataset", "datasets"),
+    "ftkit_strategies": ("strategy", "strategies"),
+    "ftkit_commands": ("command", "commands"),
+}
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
+
+
+@app.command("list", epilog="Example: ftkit plugins list")
+def list_plugins(json: Json = False) -> None:
+    """List plugins with their state, and what each brings."""
+    from ftkit.cli.describe import aligned
+
+    registry = project_registry(all_plugins=False)
+    registry.load_all()
+    found = [_facts(registry, source) for source in registry.sources()]
+    if json:
+        console.print_json(found)
+        return
+    if not found:
+        console.print_text("no plugin is installed, and ftkit.yaml names none; docs/plugins.md says how to write one")
+        return
+    rows = [("name", "package", "version", "state", "brings")]
+    rows += [
+        (f["name"], f["package"], f["version"] or "-", f["state"], _brings_text(f["brings"]) or "-") for f in found
+    ]
+    console.print_text("\n".join(aligned(rows)))
+    warn_of_faults(registry)
+
+
+@app.command(epilog="Example: ftkit plugins doctor my-plugin")
+def doctor(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Check that a plugin loads, and that what it brings keeps the contracts."""
+    from ftkit.testing.doctor import examine
+
+    registry = project_registry(all_plugins=False)
+    if not registry.knows(name) or name == "ftkit":
+        raise unknown("plugin", name, [source.owner.name for source in registry.sources()])
+    absence = registry.absence(name)
+    if registry.plugin(name) is None and absence is not None:
+        raise RequestError(absence, "leave that out to have it checked")
+    findings = list(examine(registry, name))
+    if json:
+        console.print_json([finding.to_json() for finding in findings])
+    else:
+        for finding in findings:
+            console.print_text(f"{'ok    ' if finding.fault is None else 'FAULT '} {finding.what}")
+            if finding.fault is not None:
+                console.print_text(f"       {finding.fault}")
+    faults = sum(finding.fault is not None for finding in findings)
+    if faults:
+        raise FtkitError(f"plugin {name!r} has {faults} of {len(findings)} checks at fault")
+
+
+def commands_of(name: str) -> Any:
+    """The commands of a plugin as one command of `ftkit`; None where there is no such plugin.
+
+    Raises:
+        RequestError: The plugin is broken, disabled, or brings no command.
+    """
+    registry = project_registry(all_plugins=False)
+    if not registry.knows(name):
+        return None
+    from ftkit.plugins import Plugin
+
+    plugin = registry.plugin(name)
+    if not isinstance(plugin, Plugin):
+        raise RequestError(registry.absence(name) or f"there is no plugin {name!r}")
+    offer = plugin.offers.get("ftkit_commands")
+    if offer is None or not offer.names:
+        raise RequestError(
+            f"plugin {name!r} adds no command: it brings {_brings_text(_brings(plugin))}",
+            "see ftkit plugins list",
+        )
+    group = typer.Typer(no_args_is_help=True, help=plugin.owner.summary or f"Commands of plugin {name}.")
+    # With one command alone typer would leave out its name.
+    group.callback()(lambda: None)
+    for command in offer.names:
+        group.command(command)(offer.items[command])
+    built = typer.main.get_command(group)
+    built.name = name
+    built.params = [p for p in built.params if p.name not in {"install_completion", "show_completion"}]
+    return built
+
+
+def _facts(registry: Registry, source: Source) -> dict[str, Any]:
+    from ftkit.plugins import Plugin
+
+    found = registry.plugin(source.owner.name)
+    state, brings, why = "disabled", dict[str, Any](), None
+    if isinstance(found, Plugin):
+        state, brings = "ok", _brings(found)
+    elif found is not None:
+        state, why = "broken", found.reason
+    owner = source.owner
+    return {
+        "name": owner.name,
+        "package": owner.package,
+        "version": owner.version,
+        "state": state,
+        "brings": brings,
+        "reason": why,
+    }
+
+
+def _brings(plugin: Plugin) -> dict[str, Any]:
+    """How many of what a plugin offers, and the events that it listens to."""
+    counts: dict[str, Any] = {KINDS[hook][1]: len(offer.names) for hook, offer in plugin.offers.items()}
+    return counts | ({"listens": list(plugin.listens)} if plugin.listens else {})
+
+
+def _brings_text(brings: dict[str, Any]) -> str:
+    singular = {many: one for one, many in KINDS.values()}
+    parts = [f"{n} {kind if n != 1 else singular[kind]}" for kind, n in brings.items() if kind != "listens"]
+    listens = ", ".join(name.removeprefix("ftkit_") for name in brings.get("listens", ()))
+    return ", ".join([*parts, f"listens to {listens}"] if listens else parts)

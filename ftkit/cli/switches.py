@@ -1,0 +1,81 @@
+"""Switches of the program itself, which work anywhere on the line and on every command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ftkit.errors import RequestError
+
+DEBUG, NO_PLUGINS, STRICT_PLUGINS, PLUGIN = "--debug", "--no-plugins", "--strict-plugins", "-p"
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What was switched on a command line.
+
+    Attributes:
+        rest: The line without the switches.
+        settings: The variables that they stand for, so that processes which the command starts know of them.
+    """
+
+    rest: list[str]
+    debug: bool
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Set the variables meanwhile."""
+        before = {name: os.environ.get(name) for name in self.settings}
+        os.environ.update(self.settings)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def take(arguments: list[str]) -> Switches:
+    """Take the switches off a line, up to a `--`.
+
+    Raises:
+        RequestError: `-p` is followed by something else than `no:NAME`.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words, rest, disabled = iter(arguments[:end]), list[str](), list[str]()
+    found: set[str] = set()
+    for word in words:
+        if word in (DEBUG, NO_PLUGINS, STRICT_PLUGINS):
+            found.add(word)
+        elif word == PLUGIN:
+            disabled.append(_disabled(next(words, "")))
+        elif word.startswith(f"{PLUGIN}no:"):
+            disabled.append(_disabled(word.removeprefix(PLUGIN)))
+        else:
+            rest.append(word)
+    debug = DEBUG in found or os.environ.get("FTKIT_DEBUG", "") not in ("", "0")
+    return Switches(rest + arguments[end:], debug, _settings(found, disabled))
+
+
+def _disabled(value: str) -> str:
+    word, colon, name = value.partition(":")
+    if word != "no" or not colon or not name:
+        raise RequestError(f"{PLUGIN} {value}".rstrip() + ": not no:NAME", f"leave a plugin out with {PLUGIN} no:NAME")
+    return name
+
+
+def _settings(found: set[str], disabled: list[str]) -> dict[str, str]:
+    settings = {}
+    if NO_PLUGINS in found:
+        disabled = ["*"]
+    if disabled:
+        before = [name for name in os.environ.get("FTKIT_DISABLE_PLUGINS", "").split(",") if name]
+        settings["FTKIT_DISABLE_PLUGINS"] = ",".join([*before, *disabled])
+    if STRICT_PLUGINS in found:
+        settings["FTKIT_STRICT_PLUGINS"] = "1"
+    return settings

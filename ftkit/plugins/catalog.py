@@ -1,0 +1,109 @@
+"""What plugins offer of one kind, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from ftkit.errors import RequestError, nearest, unknown
+from ftkit.plugins.loading import Offer, reason
+from ftkit.plugins.sources import BUILT_IN, Fault, Owner
+
+T = TypeVar("T")
+
+
+class Loader(Protocol):
+    """Loads plugins on demand; each adds to the catalogs what it offers."""
+
+    faults: list[Fault]
+
+    def load(self, plugin: str) -> None: ...
+
+    def load_all(self) -> None: ...
+
+    def knows(self, plugin: str) -> bool:
+        """Whether there is a plugin of that name, be it broken or disabled."""
+        ...
+
+    def absence(self, plugin: str) -> str | None:
+        """Why nothing of a plugin is there, or None where that isn't known."""
+        ...
+
+
+@dataclass
+class Catalog(Generic[T]):
+    """Everything of one kind. A name with a slash loads its plugin; a listing loads all.
+
+    Values are taken from a plugin's mapping when they are asked for, so that it may be lazy.
+
+    Attributes:
+        suits: Whether a value is of the kind.
+    """
+
+    kind: str
+    suits: Callable[[object], bool]
+    loader: Loader
+    _entries: dict[str, tuple[Owner, Mapping[str, T], str]] = field(default_factory=dict)
+
+    def add(self, owner: Owner, offer: Offer) -> None:
+        for key in offer.names:
+            name = key if owner.name == BUILT_IN else f"{owner.name}/{key}"
+            self._entries[name] = (owner, offer.items, key)
+
+    def __iter__(self) -> Iterator[str]:
+        self.loader.load_all()
+        return iter(tuple(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) is not None
+
+    def owner(self, name: str) -> Owner:
+        """The plugin that offers a name that is there."""
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        return found[0]
+
+    def of(self, plugin: str) -> list[str]:
+        """The names that a plugin offers, if it is loaded."""
+        return [name for name, (owner, _, _) in self._entries.items() if owner.name == plugin]
+
+    def get(self, name: str, where: str = "") -> T:
+        """The value called `name`; `where` says in messages where the name was given.
+
+        Raises:
+            RequestError: No such name, with the nearest one, or with its plugin's own error.
+        """
+        found = self._find(name)
+        if found is None:
+            raise self._missing(name, where)
+        owner, items, key = found
+        if owner.name == BUILT_IN:
+            return items[key]
+        try:
+            value = items[key]
+        except (Exception, SystemExit) as error:
+            raise self._failed(name, owner, reason(error)) from error
+        if not self.suits(value):
+            raise self._failed(name, owner, f"{value!r} is no {self.kind}")
+        return value
+
+    def _find(self, name: str) -> tuple[Owner, Mapping[str, T], str] | None:
+        plugin, slash, _ = name.partition("/")
+        if slash and name not in self._entries:
+            self.loader.load(plugin)
+        return self._entries.get(name)
+
+    def _missing(self, name: str, where: str) -> RequestError:
+        plugin, slash, _ = name.partition("/")
+        absence = self.loader.absence(plugin) if slash else None
+        if absence is not None:
+            return RequestError(f"{where + ': ' if where else ''}{self.kind} {name!r}: {absence}")
+        error = unknown(self.kind, name, self, where)
+        if slash and not self.loader.knows(plugin) and nearest(name, self) is None:
+            error.hint = f"no plugin {plugin!r} is installed; a package that brings it is called ftkit-{plugin}"
+        return error
+
+    def _failed(self, name: str, owner: Owner, why: str) -> RequestError:
+        return RequestError(f"{self.kind} {name!r}: plugin {owner.name!r} failed: {why}")

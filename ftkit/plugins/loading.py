@@ -1,0 +1,203 @@
+"""One plugin imported and checked, so that whatever is wrong with it stays its own affair."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import pluggy
+
+from ftkit import hooks
+from ftkit.errors import nearest
+from ftkit.plugins.sources import Fault, Owner, Source
+
+TIME_LIMIT = 30.0
+"""Seconds that a plugin may take to be imported; FTKIT_PLUGIN_TIMEOUT sets another number."""
+TIMEOUT = "FTKIT_PLUGIN_TIMEOUT"
+HOOKS = tuple(name for name in vars(hooks) if name.startswith("ftkit_"))
+CATALOGS = ("ftkit_backbones", "ftkit_datasets", "ftkit_strategies", "ftkit_commands")
+"""The hooks that return what a plugin offers by name; the others are called with what happens."""
+
+
+class UnsuitablePlugin(Exception):
+    """A plugin that imports, but isn't one; the text says why."""
+
+
+class _TimeUp(BaseException):
+    """Not an `Exception`, so that a plugin's own `except Exception` doesn't swallow it."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a hook returned, and its names, which were listed once to see that they can be."""
+
+    items: Mapping[str, Any]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that works.
+
+    Attributes:
+        hooks: pluggy's caller of the hooks that it has.
+        offers: What it offers by name, by hook.
+        listens: The hooks of run events that it has.
+    """
+
+    owner: Owner
+    hooks: pluggy.HookRelay
+    offers: Mapping[str, Offer]
+    listens: tuple[str, ...]
+
+
+def load(source: Source, version: str) -> Plugin | Fault:
+    """Import a plugin and take what it offers; nothing that it does wrong gets out, nor what it prints to stdout.
+
+    Args:
+        version: That of ftkit, for plugins that ask for another.
+    """
+    name = source.owner.name
+    try:
+        _require_version(source.requires, version)
+        with redirect_stdout(sys.stderr), time_limit(_seconds()):
+            return register(source.owner, _import(source))
+    except _TimeUp:
+        return Fault(name, f"importing it takes more than {_seconds():g} s ({TIMEOUT} sets the limit)")
+    except (Exception, SystemExit) as error:
+        return Fault(name, reason(error))
+
+
+def register(owner: Owner, module: ModuleType) -> Plugin:
+    """Check a plugin's hooks and take what it offers.
+
+    Raises:
+        UnsuitablePlugin: It has no hook, one that nothing calls, or one that returns no mapping.
+        Exception: Whatever its hooks raise.
+    """
+    mine = _own_hooks(module)
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    manager.register(module, name=owner.name)
+    offers = {name: _offered(name, call()) for name, call in _calls(manager, mine, CATALOGS)}
+    return Plugin(owner, manager.hook, offers, tuple(name for name in mine if name not in CATALOGS))
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UnsuitablePlugin):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise in the midst of what takes longer; only in the main thread, where Python can interrupt itself."""
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # Again and again, lest an `except:` of the plugin's swallows the one.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _seconds() -> float:
+    try:
+        seconds = float(os.environ.get(TIMEOUT, ""))
+    except ValueError:
+        return TIME_LIMIT
+    return seconds if seconds > 0 else TIME_LIMIT
+
+
+def _require_version(requires: str, version: str) -> None:
+    from packaging.specifiers import SpecifierSet
+
+    if version and not SpecifierSet(requires).contains(version, prereleases=True):
+        raise UnsuitablePlugin(f"it needs ftkit{requires}, and this is ftkit {version}")
+
+
+def _import(source: Source) -> ModuleType:
+    if source.file is not None:
+        path = source.file / "__init__.py" if source.file.is_dir() else source.file
+        return import_file(source.file.stem, path)
+    assert source.entry is not None, "a source is a file or an entry point"
+    loaded = source.entry.load()
+    if not inspect.ismodule(loaded):
+        raise UnsuitablePlugin(f"its entry point {source.entry.value} is no module")
+    return loaded
+
+
+def import_file(name: str, path: Path) -> ModuleType:
+    """Import one file under its own name, so that its classes can be pickled for worker processes."""
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _own_hooks(module: ModuleType) -> list[str]:
+    """The hooks that a module implements.
+
+    pluggy passes over a function that isn't marked, and would so leave a plugin without effect.
+    """
+    functions = {name: f for name, f in vars(module).items() if callable(f)}
+    marked = [name for name, f in functions.items() if getattr(f, f"{hooks.PROJECT}_impl", None) is not None]
+    for name in marked:
+        if name not in HOOKS:
+            close = nearest(name, HOOKS)
+            raise UnsuitablePlugin(f"there is no hook {name}" + (f", did you mean {close}?" if close else ""))
+    for name in functions:
+        if name in HOOKS and name not in marked:
+            raise UnsuitablePlugin(f"{name} is not marked: write @hookimpl above it")
+    if not marked:
+        raise UnsuitablePlugin("it implements no hook")
+    return marked
+
+
+def _calls(manager: pluggy.PluginManager, mine: list[str], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for name in names:
+        if name in mine:
+            yield name, getattr(manager.hook, name)
+
+
+def _offered(hook: str, answers: list[Any]) -> Offer:
+    """What a hook's one implementation returned; pluggy drops None."""
+    items = answers[0] if answers else None
+    if not isinstance(items, Mapping):
+        raise UnsuitablePlugin(f"{hook} returned {type(items).__name__}, not a mapping of names")
+    names = tuple(items)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UnsuitablePlugin(f"{hook} offers something called {name!r}; a name is text")
+    return Offer(items, names)

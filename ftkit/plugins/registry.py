@@ -1,0 +1,158 @@
+"""All plugins of a request, loaded as they are needed; a typed face over pluggy.
+
+Built-in plugins are registered through the same hooks as everybody else's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ftkit.errors import FtkitError, RequestError
+from ftkit.plugins.catalog import Catalog
+from ftkit.plugins.loading import Plugin, load, register
+from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
+from ftkit.spec.backbone import Backbone
+from ftkit.spec.dataset import Dataset
+from ftkit.spec.strategy import Strategy
+
+MODULES = (
+    "ftkit.builtin.lenet",
+    "ftkit.builtin.cifar_resnet",
+    "ftkit.builtin.torchvision_models",
+    "ftkit.builtin.digits",
+    "ftkit.builtin.folder",
+    "ftkit.builtin.archive",
+    "ftkit.builtin.csv_file",
+    "ftkit.builtin.torchvision_datasets",
+    "ftkit.builtin.strategies",
+)
+
+
+class Registry:
+    """Backbones, datasets and strategies: built in, installed, and of the project's own files.
+
+    Args:
+        project_plugins: Paths of plugin files, absolute, as `plugins:` in the config names them. They take
+            precedence over installed packages of the same name.
+
+    Attributes:
+        faults: What came of the plugins that were loaded and can't be used.
+
+    Raises:
+        RequestError: A plugin file isn't there.
+        FtkitError: Faults are errors here, by `--strict-plugins`, and a plugin has one.
+    """
+
+    def __init__(self, project_plugins: Sequence[Path] = ()) -> None:
+        self.faults: list[Fault] = []
+        self.backbones: Catalog[Backbone] = Catalog("backbone", lambda v: isinstance(v, Backbone), self)
+        self.datasets: Catalog[type[Dataset]] = Catalog("dataset", _is_class_of(Dataset), self)
+        self.strategies: Catalog[type[Strategy]] = Catalog("strategy", _is_class_of(Strategy), self)
+        self.built_in = Owner(BUILT_IN, BUILT_IN, _version())
+        self._loaded: dict[str, Plugin | Fault] = {}
+        self._sources: dict[str, Source] = {}
+        self._second: list[Source] = []
+        self._told = 0
+        for name in MODULES:
+            self._offer(register(self.built_in, importlib.import_module(name)))
+        for path in project_plugins:
+            _require_file(path)
+        for source in (*of_project(project_plugins), *installed()):
+            self._note(source)
+        # What a config names is asked for, whatever of it is used.
+        for source in of_project(project_plugins):
+            self.load(source.owner.name)
+        if is_strict():
+            self.load_all()
+
+    def load(self, plugin: str) -> None:
+        """Load one plugin, if it is there, may be used, and isn't loaded."""
+        if plugin not in self._sources or plugin in self._loaded or is_disabled(plugin):
+            return
+        found = self._loaded[plugin] = load(self._sources[plugin], self.built_in.version)
+        if isinstance(found, Fault):
+            self._report(found)
+        else:
+            self._offer(found)
+
+    def load_all(self) -> None:
+        """Load every plugin that may be used."""
+        for source in self._second:
+            self._report(Fault(source.owner.name, f"{source.owner.package} offers another plugin of that name"))
+        self._second.clear()
+        for name in self._sources:
+            self.load(name)
+
+    def untold(self) -> list[Fault]:
+        """The faults that have come up since the last call, to be told once."""
+        fresh, self._told = self.faults[self._told :], len(self.faults)
+        return fresh
+
+    def knows(self, plugin: str) -> bool:
+        """Whether there is a plugin of that name, be it broken or disabled."""
+        return plugin in self._sources or plugin == BUILT_IN
+
+    def absence(self, plugin: str) -> str | None:
+        """Why nothing of a plugin is there: its fault, or that it is disabled; None where it works or is unknown."""
+        if plugin in self._sources and is_disabled(plugin):
+            return f"plugin {plugin!r} is disabled, by -p no:{plugin}, --no-plugins or FTKIT_DISABLE_PLUGINS"
+        found = self._loaded.get(plugin)
+        return str(found) if isinstance(found, Fault) else None
+
+    def sources(self) -> list[Source]:
+        """The plugins that there are besides the built-in ones, loaded or not."""
+        return list(self._sources.values())
+
+    def plugin(self, name: str) -> Plugin | Fault | None:
+        """A plugin, loaded now if it wasn't; None where it is disabled or not there."""
+        self.load(name)
+        return self._loaded.get(name)
+
+    def plugins(self) -> Iterator[Plugin]:
+        """Every plugin that works, besides the built-in ones."""
+        self.load_all()
+        for found in self._loaded.values():
+            if isinstance(found, Plugin):
+                yield found
+
+    def _note(self, source: Source) -> None:
+        known = self._sources.setdefault(source.owner.name, source)
+        # A package that is found twice, as an editable install may be, is one plugin all the same, and a
+        # project's own file is meant to stand before an installed package.
+        if known is not source and known.file is None and known.owner.package != source.owner.package:
+            self._second.append(source)
+
+    def _report(self, fault: Fault) -> None:
+        if is_strict():
+            raise FtkitError(str(fault))
+        self.faults.append(fault)
+
+    def _offer(self, plugin: Plugin) -> None:
+        catalogs: tuple[tuple[str, Catalog[Any]], ...] = (
+            ("ftkit_backbones", self.backbones),
+            ("ftkit_datasets", self.datasets),
+            ("ftkit_strategies", self.strategies),
+        )
+        for hook, catalog in catalogs:
+            if hook in plugin.offers:
+                catalog.add(plugin.owner, plugin.offers[hook])
+
+
+def _is_class_of(base: type) -> Any:
+    return lambda value: isinstance(value, type) and issubclass(value, base)
+
+
+def _require_file(path: Path) -> None:
+    if not (path / "__init__.py" if path.is_dir() else path).is_file():
+        raise RequestError(f"plugins: no file {path}", "give the path of a Python file, relative to the config file")
+
+
+def _version() -> str:
+    try:
+        return version(BUILT_IN)
+    except PackageNotFoundError:
+        return ""

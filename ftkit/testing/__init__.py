@@ -1,0 +1,19 @@
+"""Contract checks for authors of plugins; ftkit's own tests use them too.
+
+    from ftkit.testing import check_strategy
+
+    def test_the_contract():
+        check_strategy(TopDown(all_at=2))
+
+Each check raises `ContractError` at the first thing that would hurt a user. With ftkit installed, pytest has the
+fixtures `ftkit_images`, which draws a small folder of images, and `ftkit_project`, which writes files and runs
+ftkit among them.
+"""
+
+from ftkit.testing.backbones import check_backbone
+from ftkit.testing.contract import ContractError
+from ftkit.testing.datasets import check_dataset
+from ftkit.testing.pictures import draw, make_image_folder
+from ftkit.testing.strategies import check_strategy
+
+__all__ = ["ContractError", "check_backbone", "check_dataset", "check_strategy", "draw", "make_image_folder"]

@@ -1,0 +1,144 @@
+"""What a backbone must keep: groups that own the network, a head that is its own, and a forward pass that fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftkit.api import Backbone
+from ftkit.testing.contract import require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CLASSES = 7
+
+
+def check_backbone(backbone: Backbone, size: int | None = None, train: bool = True) -> None:
+    """Check a backbone's description against the network that it builds.
+
+    Args:
+        size: Side of the images that it is run on, in pixels; by default its own. A small one is quicker.
+        train: Build it with weights and go forward and backward; otherwise only its shapes are looked at, which
+            takes no memory.
+
+    Raises:
+        ContractError: A parameter or a layer is in no group, or in several; groups aren't in order from the input
+            to the head; the head puts out another number of values than there are classes; the summary isn't the
+            network's; a pass fails, leaves a parameter without a gradient, or moves what is frozen.
+    """
+    from ftkit.engine.measure import build_on_meta
+
+    network = build_on_meta(backbone, CLASSES)
+    check_groups(backbone, network)
+    check_head(backbone, network)
+    if backbone.summary is not None:
+        check_parameters(backbone, network)
+    if train:
+        check_training(backbone, size)
+
+
+def check_groups(backbone: Backbone, network: nn.Module) -> None:
+    """Each parameter and each leaf module is in exactly one group, and groups run from the input to the head."""
+    from ftkit.engine.groups import roles
+
+    role_of = roles(network)
+    for name, role in role_of.items():
+        owners = [group.name for group in backbone.groups if group.owns(name, role)]
+        require(len(owners) == 1, f"parameter {name} is in {_few(owners)} of its layer groups")
+    for name, module in network.named_modules():
+        if name and not list(module.children()):
+            owners = [group.name for group in backbone.groups if group.owns(f"{name}.")]
+            require(len(owners) == 1, f"layer {name} is in {_few(owners)} of its layer groups")
+    order = list(network.state_dict())
+    first = []
+    for group in backbone.groups:
+        places = [place for place, name in enumerate(order) if group.owns(name)]
+        require(bool(places), f"layer group {group.name} owns nothing")
+        first.append(places[0])
+    require(first[:-1] == sorted(first[:-1]), "its layer groups don't run from the input to the head")
+
+
+def check_head(backbone: Backbone, network: nn.Module) -> None:
+    """The last group is the head, holds the head's layers, and each of these puts out one value a class."""
+    *body, last = backbone.groups
+    require(last.name == "head", f"its last layer group is {last.name}", "call it head")
+    for layer in backbone.head:
+        require(last.owns(f"{layer}."), f"the head's layer {layer} isn't in the last layer group")
+        require(not any(group.owns(f"{layer}.") for group in body), f"the head's layer {layer} is in two groups")
+        outputs = network.get_parameter(f"{layer}.weight").shape[0]
+        require(outputs == CLASSES, f"the head's layer {layer} puts out {outputs} values for {CLASSES} classes")
+
+
+def check_parameters(backbone: Backbone, network: nn.Module) -> None:
+    """The summary counts the network's parameters, group by group and role by role."""
+    from ftkit.engine.groups import roles
+
+    assert backbone.summary is not None, "the caller looks"
+    built = sum(parameter.numel() for parameter in network.parameters())
+    said = backbone.summary.parameters(CLASSES)
+    require(said == built, f"its summary has {said:,} parameters, the network {built:,}")
+    counts = {group: dict.fromkeys(size.parameters, 0) for group, size in backbone.summary.groups.items()}
+    role_of, in_head = roles(network), tuple(f"{layer}." for layer in backbone.head)
+    for name, tensor in network.named_parameters():
+        group = next(group.name for group in backbone.groups if group.owns(name, role_of[name]))
+        if not name.startswith(in_head):
+            counts[group][role_of[name]] += tensor.numel()
+    for group, count in counts.items():
+        listed = dict(backbone.summary.groups[group].parameters)
+        require(count == listed, f"its summary has {listed} parameters in group {group}, the network {count}")
+
+
+def check_training(backbone: Backbone, size: int | None = None) -> None:
+    """Forward and backward with everything trainable, then with the head alone; then in eval mode."""
+    import torch
+
+    from ftkit.engine.groups import set_trainable
+    from ftkit.engine.weights import load_into
+
+    described = backbone.for_size(size or backbone.preprocessing.size)
+    network = described.build(CLASSES)
+    side = described.preprocessing.size if described.fixed_size else (size or described.preprocessing.size)
+    images = torch.randn(2, described.preprocessing.channels, side, side)
+    set_trainable(network, described.groups, set(described.group_names))
+    logits = _outputs(network, images)
+    shapes = [tuple(each.shape) for each in logits]
+    require(shapes == [(2, CLASSES)] * len(described.head), f"while it trains it puts out {shapes}")
+    torch.autograd.backward(_loss(logits))
+    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    require(not without, f"{_few(without)} get no gradient")
+    _check_frozen(network, described, images)
+    network.eval()
+    shape = tuple(network(images).shape)
+    require(shape == (2, CLASSES), f"in eval mode it puts out {shape} for two images and {CLASSES} classes")
+    report = load_into(network, network.state_dict(), described.head, keep_head=True)
+    require(report.missing == (), f"its own weights don't load: {_few(list(report.missing))} are missing")
+
+
+def _check_frozen(network: nn.Module, backbone: Backbone, images: Tensor) -> None:
+    import torch
+
+    from ftkit.engine.groups import set_trainable
+
+    head = backbone.groups[-1]
+    set_trainable(network, backbone.groups, {head.name})
+    before = {name: buffer.clone() for name, buffer in network.named_buffers() if not head.owns(name)}
+    torch.autograd.backward(_loss(_outputs(network, images)))
+    for name, parameter in network.named_parameters():
+        require((parameter.grad is not None) == head.owns(name), f"with the head alone, {name} has the wrong gradient")
+    for name, buffer in network.named_buffers():
+        require(name not in before or torch.equal(buffer, before[name]), f"{name} moved while it was frozen")
+
+
+def _outputs(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    out: Any = network(images)
+    return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+
+def _loss(logits: tuple[Tensor, ...]) -> Tensor:
+    import torch
+
+    return torch.stack([each.square().sum() + each.sum() for each in logits]).sum()
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"

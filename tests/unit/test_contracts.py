@@ -1,0 +1,190 @@
+"""The checks for authors find what would hurt a user, and pass what wouldn't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ftkit.api import Backbone, Dataset, LayerGroup, Preprocessing, Split, Splits, Strategy, Then
+from ftkit.builtin.selective import Freezer
+from ftkit.builtin.strategies import Auto, Freeze, Gradual, Probe
+from ftkit.plugins import Registry
+from ftkit.testing import ContractError, check_backbone, check_dataset, check_strategy, make_image_folder
+
+
+def fault(check: Callable[[], object]) -> str:
+    with pytest.raises(ContractError) as caught:
+        check()
+    return str(caught.value)
+
+
+# Strategies
+
+
+BUILT_IN = {Registry().strategies.get(name) for name in Registry().strategies}
+TRAINED = sorted(BUILT_IN - {Auto, Probe, Then}, key=lambda cls: cls.__name__)
+OPTIONS: dict[type[Strategy], dict[str, object]] = {
+    Freezer: {"name_starts_with": ("conv1", "layer1"), "until_epoch": 3}
+}
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_each_built_in_strategy_keeps_the_contract(cls: type[Strategy]) -> None:
+    check_strategy(cls(**OPTIONS.get(cls, {})))
+
+
+def test_two_strategies_joined_keep_the_contract() -> None:
+    check_strategy(Then(Freeze(), Gradual(), at=2), lengths=(5,))
+
+
+@dataclass(frozen=True)
+class Moody(Strategy):
+    """Answers by how often it was asked."""
+
+    def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
+        ASKED.append(epoch)
+        return {groups[-1]: float(len(ASKED))}
+
+
+ASKED: list[int] = []
+
+
+class Bare(Gradual):
+    """Derived, and not decorated: its fields would be nobody's options."""
+
+    every: int | None = 3
+
+
+def test_a_strategy_must_be_pure() -> None:
+    assert "lr_scales(29, 30, ...) gave" in fault(lambda: check_strategy(Moody()))
+
+
+def test_a_strategy_must_be_a_frozen_dataclass() -> None:
+    assert fault(lambda: check_strategy(Bare())).startswith("Bare is no frozen dataclass")
+
+
+def test_a_strategy_must_pickle() -> None:
+    @dataclass(frozen=True)
+    class Local(Strategy):
+        def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
+            return {groups[-1]: 1.0}
+
+    assert "it can't be pickled" in fault(lambda: check_strategy(Local()))
+
+
+# Datasets
+
+
+@dataclass(frozen=True)
+class Squares(Dataset):
+    """Squares of one colour, with a fault as asked."""
+
+    fault: str = ""
+
+    def load(self) -> Splits:
+        names = ["a", "b", "c", "d"]
+        labels = [0, 1, 0, 1]
+        if self.fault == "order":
+            names = [f"{name}{next(COUNTER)}" for name in names]
+        if self.fault == "names":
+            names[1] = "a"
+        if self.fault == "labels":
+            labels[2] = 2
+        if self.fault == "lengths":
+            labels.append(1)
+        opener: Callable[[int], Image.Image] = {"lambda": lambda index: square(index), "image": text}.get(
+            self.fault, square
+        )
+        classes = ("x", "x") if self.fault == "classes" else ("x", "y")
+        return Splits(classes, Split(names, labels, opener))
+
+
+COUNTER = iter(range(1000))
+
+
+def square(index: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (index * 20, 0, 0))
+
+
+def text(index: int) -> Image.Image:
+    return "no image"  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("order", "the second time"),
+        ("names", "a name is there twice"),
+        ("labels", "label 2 is no index of the 2 classes"),
+        ("lengths", "4 names, 5 labels"),
+        ("lambda", "can't be sent to a reading process"),
+        ("image", "opened to str"),
+        ("classes", "a class is there twice"),
+    ],
+)
+def test_a_dataset_at_fault_is_found(kind: str, says: str) -> None:
+    assert says in fault(lambda: check_dataset(Squares(kind)))
+
+
+def test_a_dataset_that_keeps_the_contract_is_returned_loaded(tmp_path: Path) -> None:
+    assert check_dataset(Squares()).classes == ("x", "y")
+    folder = make_image_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}})
+    assert check_dataset(Registry().datasets.get("folder")(root=folder)).val is not None  # type: ignore[call-arg]
+
+
+def test_a_dataset_whose_image_is_cut_short_is_found(tmp_path: Path) -> None:
+    folder = make_image_folder(tmp_path, {"a": 2, "b": 2})
+    broken = folder / "a" / "0000.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    dataset = Registry().datasets.get("folder")(root=folder)  # type: ignore[call-arg]
+    assert "0000.jpg" in fault(lambda: check_dataset(dataset))
+
+
+# Backbones
+
+
+class Tiny(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.unused = nn.Linear(2, 2)
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.stem(images).mean(dim=(2, 3)))
+        return logits
+
+
+class Whole(Tiny):
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        del self.unused
+
+
+GROUPS = (LayerGroup("stem", r"stem\."), LayerGroup("head", r"head\."))
+TINY = Backbone("tiny", GROUPS, ("head",), Whole, Preprocessing(size=16))
+
+
+def test_a_backbone_that_keeps_the_contract_passes() -> None:
+    check_backbone(TINY)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (replace(TINY, build=Tiny), "parameter unused.weight is in none of its layer groups"),
+        (replace(TINY, groups=(LayerGroup("stem", r"stem|unused"), GROUPS[1]), build=Tiny), "unused"),
+        (replace(TINY, groups=(LayerGroup("all", r"stem|head"), GROUPS[1])), "is in all, head of its layer groups"),
+        (replace(TINY, groups=(GROUPS[0], LayerGroup("top", r"head\."))), "its last layer group is top"),
+        (replace(TINY, groups=(GROUPS[0], LayerGroup("more", "more"), GROUPS[1])), "layer group more owns nothing"),
+        (replace(TINY, build=lambda classes: Whole(classes + 1)), "puts out 8 values for 7 classes"),
+    ],
+)
+def test_a_backbone_at_fault_is_found(broken: Backbone, says: str) -> None:
+    assert says in fault(lambda: check_backbone(broken))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftkit.errors import FtkitError
+from ftkit.spec.dataset import Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,18 @@ class ImageFiles:
 
     def __call__(self, index: int) -> Image:
         return open_image(self.root / self.names[index])
+
+
+def sample_file(split: Split, index: int) -> Path | None:
+    """The file of a sample, or None where it comes out of something else, such as an array."""
+    opens, position = split.source(index)
+    return opens.root / opens.names[position] if isinstance(opens, ImageFiles) else None
+
+
+def sample_name(split: Split, index: int) -> str:
+    """What messages call a sample: the path of its file, else its name in the split."""
+    file = sample_file(split, index)
+    return str(file) if file is not None else split.names[index]
 
 
 def is_image(path: str | Path) -> bool:

@@ -58,6 +58,13 @@ class Split:
             _Reindexed(self.open, tuple(indices)),
         )
 
+    def source(self, index: int) -> tuple[Callable[[int], Image], int]:
+        """What opens a sample in the end, below any subsets, and the position that it is given."""
+        opens = self.open
+        while isinstance(opens, _Reindexed):
+            opens, index = opens.open, opens.indices[index]
+        return opens, index
+
 
 @dataclass(frozen=True)
 class _Reindexed:

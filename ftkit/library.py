@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.config.load import Resolved, resolve, to_yaml
 from ftkit.config.schema import Config
+from ftkit.errors import FtkitError
 from ftkit.planning import Plan, make_plan
 from ftkit.run_folder import RunFolder, create_run
 from ftkit.spec.advice import AUTO
@@ -90,7 +91,25 @@ def open_run(plan: Plan) -> RunFolder:
     """A new run folder that holds the plan and the config that starts it again."""
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
-    # A run that is started again from its config is another run: it gets a name of its own.
-    folder.config.write_text(to_yaml(config.model_copy(update={"name": None})), encoding="utf-8")
-    folder.plan.write_text(json.dumps(plan.to_json(), indent=1), encoding="utf-8")
+    write_request(folder, plan)
     return folder
+
+
+def write_request(folder: RunFolder, plan: Plan) -> None:
+    """Write a run's config and plan into its folder.
+
+    Raises:
+        FtkitError: They can't be written.
+    """
+    # A run that is started again from its config is another run: it gets a name of its own.
+    texts = {
+        folder.config: to_yaml(plan.config.model_copy(update={"name": None})),
+        folder.plan: json.dumps(plan.to_json(), indent=1),
+    }
+    for path, text in texts.items():
+        temporary = path.with_name(f".tmp-{path.name}")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise FtkitError(f"{path} can't be written: {error.strerror or error}", "make room there") from error

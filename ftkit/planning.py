@@ -187,7 +187,9 @@ def make_plan(resolved: Resolved) -> Plan:
         config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone
     )
     backbone = backbone.for_size(preprocessing.size)
-    schedule = make_schedule(strategy, backbone, config.epochs, config.strategy.name)
+    schedule = lengthened(
+        make_schedule(strategy, backbone, config.extended_from or config.epochs, config.strategy.name), config
+    )
     plan = Plan(
         resolved=resolved,
         backbone=backbone,
@@ -204,6 +206,21 @@ def make_plan(resolved: Resolved) -> Plan:
         notes=notes,
     )
     return _means_checked(plan)
+
+
+def lengthened(schedule: Schedule, config: Config) -> Schedule:
+    """The schedule with its last row again for each epoch that the run was extended by.
+
+    A strategy that spreads its phases over the run would else freeze again what it has thawed.
+    """
+    if config.extended_from is None:
+        return schedule
+    more = config.epochs - config.extended_from
+    if more < 0:
+        raise RequestError(
+            f"extended_from is {config.extended_from}, but the run has {config.epochs} epochs", "raise epochs"
+        )
+    return replace(schedule, rows=schedule.rows + schedule.rows[-1:] * more)
 
 
 def _means_checked(plan: Plan) -> Plan:

@@ -60,7 +60,7 @@ class RunFolder:
 
     @property
     def first(self) -> Path:
-        """The weights that the run started from, there while it goes on."""
+        """The weights that the run started from, to measure from."""
         return self.path / "first"
 
     @property

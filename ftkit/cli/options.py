@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.config.choices import BALANCES, DEVICES, MONITORS, OPTIMIZERS, PRECISIONS, TRACKERS
+from ftkit.config.choices import BALANCES, DEVICES, MONITORS, ON_NAN, OPTIMIZERS, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
 from ftkit.spec.augment import LEVELS
 
@@ -121,6 +121,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--label-smoothing",), "label_smoothing", "PART", "Part of each target spread over all classes.", TRAINING),
     Flag(("--clip-grad",), "clip_grad", "NORM", "Largest norm of the gradient.", TRAINING),
+    Flag(("--on-nan",), "on_nan", "|".join(ON_NAN), "A step whose loss is not finite.", TRAINING, ON_NAN),
     Flag(("--balance",), "balance", "|".join(BALANCES), "Against classes of unequal size.", TRAINING, BALANCES),
     Flag(("--probe",), "probe", None, "Start from the head solved on frozen features.", TRAINING),
     Flag(("--monitor",), "monitor", "|".join(MONITORS), "What chooses the best epoch.", TRAINING, MONITORS),
@@ -135,13 +136,45 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Request:
+    """The config's flags as they were given, for a command that decides itself what they are laid over.
+
+    Attributes:
+        file: `--config`.
+        flags: By dotted config key: how the flag was spelt, and its value.
+        sets: `--set`, as given.
+    """
+
+    file: Path | None
+    flags: Mapping[str, tuple[str, Any]]
+    sets: Sequence[str]
+
+    def resolve(self, file: Path | None = None) -> Resolved:
+        """Lay the flags and the environment over a config file, by default the one that was given."""
+        from ftkit.config.load import resolve
+
+        resolved = resolve(file or self.file, self.flags, self.sets, os.environ)
+        warn_of_faults(resolved.registry)
+        return resolved
+
+
+def with_request(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `with_config`; the command gets a `request` instead, and nothing is resolved yet."""
+    return _with_flags(command, "request", _request)
+
+
 def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the config's flags, `--config` and `--set`; it gets `resolved` in their place.
 
     The command's own parameters stay as they are. Faults of plugins are shown once, as warnings.
     """
-    hints = typing.get_type_hints(command, localns={"Resolved": object}, include_extras=True)
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "resolved"]
+    return _with_flags(command, "resolved", lambda arguments: _request(arguments).resolve())
+
+
+def _with_flags(command: Callable[..., Any], name: str, made: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+    hints = typing.get_type_hints(command, localns={"Resolved": object, "Request": object}, include_extras=True)
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     keyword = inspect.Parameter.KEYWORD_ONLY
     shown = [p.replace(annotation=hints[p.name], kind=keyword) for p in own]
     signature = inspect.Signature([*shown, *_config_parameters()], return_annotation=None)
@@ -149,7 +182,7 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(**arguments: Any) -> Any:
         kept = {p.name: arguments.pop(p.name) for p in own}
-        return command(resolved=_resolve(arguments), **kept)
+        return command(**{name: made(arguments)}, **kept)
 
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
@@ -178,9 +211,7 @@ def warn_of_faults(registry: Registry) -> None:
         console.warn(str(fault))
 
 
-def _resolve(arguments: dict[str, Any]) -> Resolved:
-    from ftkit.config.load import resolve
-
+def _request(arguments: dict[str, Any]) -> Request:
     if arguments["config_data"] is not None and arguments["config_dataset"] is not None:
         raise RequestError(
             "--data and --dataset: give one of them",
@@ -191,9 +222,7 @@ def _resolve(arguments: dict[str, Any]) -> Resolved:
         for flag in FLAGS
         if (value := arguments[flag.parameter]) is not None
     }
-    resolved = resolve(arguments["config_file"], flags, arguments["config_sets"] or [], os.environ)
-    warn_of_faults(resolved.registry)
-    return resolved
+    return Request(arguments["config_file"], flags, arguments["config_sets"] or [])
 
 
 def _config_parameters() -> list[inspect.Parameter]:

@@ -6,92 +6,120 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ftkit.cli import console
-from ftkit.cli.options import with_config
+from ftkit.cli.options import with_request
 from ftkit.errors import RequestError
 
 if TYPE_CHECKING:
-    from ftkit.config.load import Resolved
-    from ftkit.config.schema import Config
+    from ftkit.cli.options import Request
     from ftkit.engine.conclude import Outcome
     from ftkit.planning import Plan
     from ftkit.run_folder import RunFolder
 
 app = typer.Typer()
 
-FREE_ON_RESUME = {"workers", "device"}
-"""Settings that can't change the result of a run."""
+RESUME, NEWEST = "--resume", ":newest:"
 
 
-@app.command(epilog="Example: ftkit train --data photos --backbone resnet18 --strategy freeze --epochs 5")
-@with_config
+class TrainCommand(TyperCommand):
+    """Takes `--resume` without a run too, which the parser has no word for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [
+            f"{RESUME}={NEWEST}" if word == RESUME and (after is None or after.startswith("-")) else word
+            for word, after in zip(args, [*args[1:], None], strict=True)
+        ]
+        return super().parse_args(ctx, words)
+
+
+@app.command(
+    cls=TrainCommand, epilog="Example: ftkit train --data photos --backbone resnet18 --strategy freeze --epochs 5"
+)
+@with_request
 def train(
-    resolved: Resolved,
+    request: Request,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped, by its own config.")
+        str | None,
+        typer.Option(
+            RESUME,
+            metavar="[RUN]",
+            help="Go on with a run that stopped, by its own config; without RUN, the newest one.",
+        ),
     ] = None,
+    extend: Annotated[
+        int | None, typer.Option("--extend", metavar="EPOCHS", min=1, help="With --resume: train so many epochs more.")
+    ] = None,
+    other_world: Annotated[
+        bool,
+        typer.Option(
+            "--allow-world-size-change", help="With --resume: go on with another number of processes than before."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
-    if resume is not None:
-        resolved = _resolve_run(resume, resolved)
     from ftkit.cli.plan import complete, show
 
+    if resume is None:
+        _only_with_resume({"--extend": extend, "--allow-world-size-change": other_world})
+        run, resolved = None, request.resolve()
+    else:
+        run, resolved = _own_request(request, resume, extend)
     plan = complete(resolved, None if quiet else console.note)
     if (not quiet and not json) or dry_run:
         show(plan, console.out() if dry_run else console.err())
     if dry_run:
         return
-    outcome = _execute(plan, Path(resume) if resume is not None else None, quiet)
+    outcome = _execute(plan, run, quiet, extend is not None, other_world)
     if json:
         console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
     else:
         _conclude(plan, outcome, quiet)
 
 
-def _execute(plan: Plan, resumed: Path | None, quiet: bool) -> Outcome:
+def _only_with_resume(flags: dict[str, object]) -> None:
+    for name, value in flags.items():
+        if value:
+            raise RequestError(f"{name}: there is no run to go on with", f"give {RESUME} RUN too")
+
+
+def _own_request(request: Request, resume: str, extend: int | None) -> tuple[Path, Any]:
+    """The run to go on with, and what it is resumed by."""
+    from ftkit.resuming import extended, latest_unfinished, own_request
+
+    if request.file is not None:
+        raise RequestError(f"--config {request.file}: a run that is resumed keeps its own config", "drop it")
+
+    def runs_dir() -> Path:
+        return Path(request.resolve().config.output)
+
+    if resume == NEWEST:
+        resume = str(latest_unfinished(runs_dir()))
+        console.note(f"resuming {resume}")
+    run, resolved = own_request(resume, runs_dir, request.resolve)
+    return run, extended(resolved, extend) if extend else resolved
+
+
+def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.display import LiveDisplay, make_display
     from ftkit.engine.train import train
     from ftkit.library import open_run
+    from ftkit.resuming import extend
     from ftkit.run_folder import RunFolder
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
+    if extending:
+        extend(run, plan)
     display = make_display(run, plan.config.epochs, quiet)
     try:
-        return train(plan, run, display, resume=resumed is not None)
+        return train(plan, run, display, resume=resumed is not None, other_world=other_world)
     finally:
         if isinstance(display, LiveDisplay):
             display.close()
-
-
-def _resolve_run(run: str, given: Resolved) -> Resolved:
-    """The config of the run to resume; flags and variables that would change its result are refused."""
-    from ftkit.config.load import resolve
-
-    config = Path(run) / "config.yaml"
-    if not config.is_file():
-        raise RequestError(f"--resume {run}: no run is there", "give a run folder, such as runs/NAME")
-    own = resolve(config, {}, [], {})
-    free: dict[str, tuple[str, object]] = {}
-    for key, where in given.sources.items():
-        if where.startswith(("--", "FTKIT_")):
-            value = _value(given.config, key)
-            if key in FREE_ON_RESUME:
-                free[key] = (where, value)
-            elif value != _value(own.config, key):
-                raise RequestError(f"{where}: a run that is resumed keeps its own {key}", "drop it, or start a new run")
-    return resolve(config, free, [], {}) if free else own
-
-
-def _value(config: Config, key: str) -> object:
-    """The value of a dotted key."""
-    found: Any = config.model_dump(mode="json")
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
 
 
 def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
@@ -100,10 +128,12 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
 
     last = outcome.records[-1]
     best, run, out = outcome.best, outcome.run, console.out()
+    skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
     early = f", stopped early after {len(outcome.records)}" if outcome.stopped_early else ""
     lines = [
         *(movement_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),
+        *([f"{skipped} steps were left out: their loss or gradients were not finite"] if skipped else ()),
         f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
         + figures_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
         f"model: {run.model}",

@@ -7,12 +7,14 @@ from typing import Literal, get_args
 Balance = Literal["none", "sampler", "weights"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Monitor = Literal["accuracy", "top5", "macro_f1", "weighted_f1", "auroc", "calibration_error", "loss"]
+OnNan = Literal["error", "skip"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 BALANCES: tuple[str, ...] = get_args(Balance)
 DEVICES: tuple[str, ...] = get_args(Device)
 MONITORS: tuple[str, ...] = get_args(Monitor)
+ON_NAN: tuple[str, ...] = get_args(OnNan)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 

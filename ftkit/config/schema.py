@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
-from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS, Balance, Device, Monitor, Precision, Tracker
+from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS, Balance, Device, Monitor, OnNan, Precision, Tracker
 from ftkit.spec.preprocessing import Fit, Interpolation
 
 
@@ -125,6 +125,8 @@ class Head(Section):
 class Checkpoint(Section):
     every_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps between checkpoints, beside the one at the end of each epoch."""
+    every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Minutes between checkpoints, beside those."""
     keep: int = Field(default=2, ge=1)
     """How many resume checkpoints to keep."""
 
@@ -171,6 +173,8 @@ class Config(Section):
     """Let BatchNorm statistics move in frozen groups too."""
     epochs: int = Field(default=10, ge=0)
     """Passes over the training images; 0 makes a bundle of the weights as they are."""
+    extended_from: int | None = Field(default=None, ge=1)
+    """The epochs that a run had before `--extend`; in later ones what trained last goes on to train."""
     batch_size: int = Field(default=32, ge=1)
     """Images a step in each process."""
     accumulate: int = Field(default=1, ge=1)
@@ -179,6 +183,8 @@ class Config(Section):
     """What moves the weights: a name, or a mapping of name, lr and options."""
     decay_all: bool = False
     """Let weight decay act on biases and normalisation parameters too."""
+    on_nan: OnNan = "error"
+    """A step whose loss is not finite: error stops the run, skip leaves the step out and counts it."""
     clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient over all parameters."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

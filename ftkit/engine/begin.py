@@ -9,16 +9,16 @@ from ftkit.engine.conclude import conclude_epoch
 from ftkit.engine.events import Start
 from ftkit.engine.movement import keep_first
 from ftkit.engine.probe import NoProbeError, Solution, probe_head
-from ftkit.engine.session import Session, restore
+from ftkit.engine.session import Session, restore, versions
 from ftkit.engine.stopping import stop_if_alone
 from ftkit.engine.tracking import start_trackers
 from ftkit.errors import RequestError
 from ftkit.run_folder import RunFolder
 
 
-def begin(session: Session, resume: bool) -> None:
+def begin(session: Session, resume: bool, other_world: bool = False) -> None:
     """Go to where the run left off, or judge the first weights where they are already good."""
-    resumed = resume and go_on(session)
+    resumed = resume and go_on(session, other_world)
     report = session.built.report
     session.listener.started(
         Start(
@@ -43,15 +43,26 @@ def begin(session: Session, resume: bool) -> None:
         conclude_epoch(session, {}, started)
 
 
-def go_on(session: Session) -> bool:
-    """Take up the newest whole checkpoint; a run that stopped before its first one starts over."""
+def go_on(session: Session, other_world: bool = False) -> bool:
+    """Take up the newest whole checkpoint; a run that stopped before its first one starts over.
+
+    Args:
+        other_world: Let it be one of another number of processes. Their steps are cut otherwise, so it is the newest
+            at the end of an epoch then.
+    """
     if not has_checkpoint(session.run.checkpoints):
         session.run.rewind_records(-1)
         return False
     state, damaged = load_checkpoint(session.run.checkpoints)
+    if other_world and state.identity.get("world") != session.plan.world:
+        state, damaged = load_checkpoint(session.run.checkpoints, whole_epochs=True)
     for line in damaged:
         session.listener.note(line)
-    restore(session, state)
+    for name, now in versions(session.plan).items():
+        before = state.versions.get(name, now)
+        if before != now:
+            session.listener.note(f"the run was begun with {name} {before}, this is {now}: last digits may differ")
+    restore(session, state, other_world)
     session.run.rewind_records(session.progress.epoch)
     return True
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from ftkit.errors import FtkitError, RequestError
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
+FILES = {"model.safetensors", "optimizer.safetensors", "state.json"}
+_NAME = re.compile(r"e(\d{4,})-s(\d{5,})")
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Progress:
         best_epoch: The epoch that reached it; 0 is the state before training.
         waited: Epochs since then.
         loss_sum, correct, seen: Totals over the images of the epoch under way.
+        skipped: Steps of it that were left out, since their loss or gradients weren't finite.
         stopped: Whether early stopping has ended the run.
     """
 
@@ -52,6 +56,7 @@ class Progress:
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
+    skipped: int = 0
     stopped: bool = False
 
 
@@ -63,6 +68,7 @@ class State:
         identity: What must be the same for the run to go on: seed, batch size, classes, data fingerprint.
         optimizer: torch's own state dict of the optimizer, without its hyperparameters.
         scaler: The fp16 loss scaler's state; empty in other precisions.
+        versions: Of ftkit, torch and the plugins that wrote it.
     """
 
     progress: Progress
@@ -70,10 +76,14 @@ class State:
     model: Mapping[str, Tensor]
     optimizer: Mapping[int, Mapping[str, Any]]
     scaler: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, state: State, keep: int) -> Path:
-    """Write a checkpoint under `folder`, point LATEST to it, then remove all but the newest `keep`.
+    """Write a checkpoint under `folder`, point LATEST to it, then remove those that it makes superfluous.
+
+    These are all but the newest `keep`, and those further on in the run, which are damaged or of a course that the
+    run has left: as the newest ones they would else outlive the good ones.
 
     Raises:
         FtkitError: It can't be written; those already there are untouched.
@@ -82,37 +92,55 @@ def save_checkpoint(folder: Path, state: State, keep: int) -> Path:
     folder.mkdir(exist_ok=True)
     replace_folder(folder / name, lambda target: _write(target, state))
     replace_file(folder / "LATEST", name.encode())
-    for old in sorted(_whole_names(folder))[:-keep]:
+    names = _names(folder)
+    reached = names.index(name) + 1
+    for old in names[: max(0, reached - keep)] + names[reached:]:
         shutil.rmtree(folder / old)
     return folder / name
 
 
-def load_checkpoint(folder: Path) -> tuple[State, tuple[str, ...]]:
+def load_checkpoint(folder: Path, whole_epochs: bool = False) -> tuple[State, tuple[str, ...]]:
     """The newest whole checkpoint under `folder`, and a line for each newer one that is damaged.
+
+    Args:
+        whole_epochs: Look at those at the end of an epoch alone.
 
     Raises:
         RequestError: None is there, or none is whole, or they are of a newer format.
     """
     damaged: list[str] = []
-    for name in sorted(_whole_names(folder), reverse=True):
+    for name in reversed(_names(folder)):
+        if whole_epochs and position(name)[1]:
+            continue
         fault = _fault(folder / name)
         if fault is None:
             return _read(folder / name), tuple(damaged)
         damaged.append(f"{folder / name} is damaged: {fault}")
     if damaged:
         raise RequestError(f"no whole checkpoint in {folder}; {damaged[0]}", "start the run anew")
+    if whole_epochs:
+        raise RequestError(
+            f"no checkpoint at the end of an epoch in {folder}", "go on with as many processes to the end of this one"
+        )
     raise RequestError(f"no checkpoint in {folder}", "the run stopped before its first one: start it anew")
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is one to go on from, be it damaged."""
-    return any(_whole_names(folder))
+    return bool(_names(folder))
 
 
-def _whole_names(folder: Path) -> Iterator[str]:
-    """Checkpoints that were written to their end; `.tmp-` folders are what a kill left."""
-    if folder.is_dir():
-        yield from (p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def position(name: str) -> tuple[int, int]:
+    """Whole epochs, and steps of the next, of a checkpoint by its name."""
+    found = _NAME.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else (-1, -1)
+
+
+def _names(folder: Path) -> list[str]:
+    """Checkpoints that were written to their end, oldest first; `.tmp-` folders are what a kill left."""
+    if not folder.is_dir():
+        return []
+    return sorted((p.name for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()), key=position)
 
 
 def _write(target: Path, state: State) -> None:
@@ -125,6 +153,7 @@ def _write(target: Path, state: State) -> None:
         "identity": dict(state.identity),
         "optimizer": scalars,
         "scaler": dict(state.scaler),
+        "versions": dict(state.versions),
     }
     (target / "state.json").write_text(json.dumps(text, indent=1), encoding="utf-8")
     files = {p.name: {"sha256": _sha256(p), "size": p.stat().st_size} for p in sorted(target.iterdir())}
@@ -135,6 +164,9 @@ def _fault(checkpoint: Path) -> str | None:
     """Why a checkpoint can't be trusted, or None."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        # No other names: a manifest that somebody made could else lead anywhere.
+        if set(files) != FILES:
+            return f"{MANIFEST} doesn't list its files"
         for name, expected in files.items():
             if _sha256(checkpoint / name) != expected["sha256"]:
                 return f"{name} doesn't have the hash of its manifest"
@@ -142,25 +174,22 @@ def _fault(checkpoint: Path) -> str | None:
         return f"{Path(str(error.filename)).name} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{MANIFEST} can't be read"
-    return None if {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(files) else "a file is missing"
+    return None
 
 
 def _read(checkpoint: Path) -> State:
-    text = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    if text["format"] > FORMAT:
-        raise RequestError(f"{checkpoint} was written by a newer ftkit (format {text['format']})", "upgrade ftkit")
     try:
+        text = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        if text["format"] > FORMAT:
+            raise RequestError(f"{checkpoint} was written by a newer ftkit (format {text['format']})", "upgrade ftkit")
         tensors = load_file(checkpoint / "optimizer.safetensors")
         model = load_file(checkpoint / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise FtkitError(f"{checkpoint}: {error}") from None
-    return State(
-        Progress(**text["progress"]),
-        text["identity"],
-        model,
-        _join_optimizer(tensors, text["optimizer"]),
-        text["scaler"],
-    )
+        optimizer = _join_optimizer(tensors, text["optimizer"])
+        return State(
+            Progress(**text["progress"]), dict(text["identity"]), model, optimizer, text["scaler"], text["versions"]
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FtkitError(f"{checkpoint}: not a checkpoint that ftkit wrote: {error}", "remove it") from None
 
 
 def _split_optimizer(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from ftkit.engine.events import StepDone
 from ftkit.engine.session import Session, totals
-from ftkit.errors import FtkitError
 
 LISTEN_EVERY = 0.2
 """Seconds between looks at the totals on a GPU, each of which waits for it."""
@@ -21,22 +19,20 @@ class Clock:
         self.started = self.told = time.perf_counter()
         self.seen_before = totals(session)[2]
 
-    def tell(self, rates: dict[str, float]) -> None:
-        now, session = time.perf_counter(), self.session
+    def is_due(self) -> bool:
+        """Whether to look now. Several processes look at each step, since they must at the same ones."""
+        session, since = self.session, time.perf_counter() - self.told
         last = session.progress.step == session.plan.batches.steps
-        if session.device.type != "cpu" and now - self.told < LISTEN_EVERY and not last:
-            return
-        self.told = now
+        waits = session.device.type != "cpu" and session.accelerator.num_processes == 1
+        return last or not waits or since >= LISTEN_EVERY
+
+    def tell(self, rates: dict[str, float]) -> None:
+        """Tell of the step just done, unless nothing of the epoch was trained on yet."""
+        session = self.session
+        now = self.told = time.perf_counter()
         loss, _, seen = totals(session)
-        require_finite(session, loss)
+        if not seen:
+            return
         speed = (seen - self.seen_before) * session.accelerator.num_processes / (now - self.started)
         progress, steps = session.progress, session.plan.batches.steps
         session.listener.step_done(StepDone(progress.epoch + 1, progress.step, steps, loss / seen, rates, speed))
-
-
-def require_finite(session: Session, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise FtkitError(
-            f"the loss is {loss} in epoch {session.progress.epoch + 1}, step {session.progress.step}",
-            "lower --lr; the checkpoints from before are kept",
-        )

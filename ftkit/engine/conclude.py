@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftkit.engine.bundle import save_bundle
-from ftkit.engine.clock import require_finite
 from ftkit.engine.evaluate import collect
 from ftkit.engine.events import EpochDone
+from ftkit.engine.finite import require_finite_weights
 from ftkit.engine.metrics import Scores, score
-from ftkit.engine.movement import forget_first, moved, write_movement
+from ftkit.engine.movement import moved, write_movement
 from ftkit.engine.session import Session, make_card
 from ftkit.engine.stopping import stop_if_alone, write_checkpoint
 from ftkit.engine.tracking import track
+from ftkit.errors import FtkitError
 from ftkit.run_folder import RunFolder
 from ftkit.spec.figures import is_better
 
@@ -32,8 +33,11 @@ class Outcome:
 def train_record(session: Session) -> dict[str, float]:
     """Mean loss and accuracy over the epoch's training images, as they were drawn, augmented and seen."""
     loss, correct, seen = session.accelerator.reduce(session.totals, "sum").tolist()
-    require_finite(session, loss)
-    return {"train_loss": loss / seen, "train_accuracy": correct / seen}
+    epoch, skipped = session.progress.epoch + 1, session.progress.skipped
+    if not seen:
+        raise FtkitError(f"every step of epoch {epoch} was left out: none had a finite loss", "lower --lr")
+    record = {"train_loss": loss / seen, "train_accuracy": correct / seen}
+    return {**record, "skipped_steps": skipped} if session.plan.config.on_nan == "skip" else record
 
 
 def conclude_epoch(
@@ -42,10 +46,11 @@ def conclude_epoch(
     """Validate, keep the weights if they are the best so far, record the epoch, write a checkpoint."""
     progress, plan = session.progress, session.plan
     seconds = time.perf_counter() - started
+    require_finite_weights(session)
     outputs = collect(session.network, session.val_loader, session.accelerator, lambda _: stop_if_alone(session))
     scores = score(*outputs, plan.splits.classes)
     if trained:
-        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0
     session.totals.zero_()
     is_best = note_value(session, scores)
     # By position, since a run that was stopped in its validation goes on without a step of this epoch.
@@ -97,5 +102,4 @@ def finish(session: Session) -> Outcome:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
         write_movement(session)
         save_bundle(run.last, session.network, make_card(session.plan, last, progress.epoch))
-        forget_first(session)
     return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

@@ -1,14 +1,13 @@
 """How far the weights are from the first ones of the run: by layer group each epoch, by layer at its end.
 
-The first weights lie in the run folder while the run goes on: there they take no memory, and a resumed run
-measures from the same start.
+The first weights lie in the run folder: there they take no memory, and a resumed or extended run measures from the
+same start.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,11 +74,6 @@ def write_movement(session: Session) -> None:
         ],
     }
     replace_file(session.run.movement, json.dumps(content, indent=1).encode() + b"\n")
-
-
-def forget_first(session: Session) -> None:
-    """Remove the first weights of a run that is done."""
-    shutil.rmtree(session.run.first, ignore_errors=True)
 
 
 def layers(network: nn.Module, members: Mapping[str, Sequence[str]], first: Path) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import ftkit
 from ftkit.engine import data, transforms
 from ftkit.engine.bundle import backbone_id
 from ftkit.engine.checkpoint import Progress, State
@@ -36,6 +38,7 @@ class Session:
         model: The same as it is called in training; wrapped anew at each phase.
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
             float64 `(3,)` on the device, so that counting needs no wait for the GPU.
+        wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
     """
 
     plan: Plan
@@ -52,7 +55,9 @@ class Session:
     workers: int
     totals: Tensor
     flag: StopFlag
+    wrong_step: Tensor
     progress: Progress = field(default_factory=Progress)
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def network(self) -> nn.Module:
@@ -98,6 +103,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
         workers=workers,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
         flag=flag,
+        wrong_step=torch.tensor(-1, device=accelerator.device),
     )
 
 
@@ -111,16 +117,41 @@ def capture(session: Session) -> State:
         model=session.network.state_dict(),
         optimizer=session.optimizer.state_dict()["state"],
         scaler=scaler.state_dict() if scaler is not None else {},
+        versions=versions(session.plan),
     )
 
 
-def restore(session: Session, state: State) -> None:
+def versions(plan: Plan) -> dict[str, str]:
+    """What a run was computed with: another version of it may end with other last digits."""
+    config, registry = plan.config, plan.resolved.registry
+    found = {"ftkit": ftkit.__version__, "torch": str(torch.__version__)}
+    for catalog, name in (
+        (registry.backbones, config.backbone),
+        (registry.strategies, config.strategy.name),
+        (registry.datasets, config.dataset.name),
+    ):
+        owner = catalog.owner(name)
+        found[owner.package or owner.name] = owner.version or found.get(owner.package, "")
+    return found
+
+
+def restore(session: Session, state: State, other_world: bool = False) -> None:
     """Put a checkpoint's state into a session that was just opened.
+
+    Args:
+        other_world: Let the checkpoint be that of another number of processes.
 
     Raises:
         RequestError: The checkpoint is of another data, seed, batch size or world size.
     """
-    _require_same(state.identity, identity(session.plan))
+    now = identity(session.plan)
+    if session.plan.config.extended_from is not None and state.identity.get("epochs", 0) < now["epochs"]:
+        # More was asked for than before, so that whatever had ended the run has not.
+        now["epochs"] = state.identity["epochs"]
+        state.progress.stopped, state.progress.waited = False, 0
+    if other_world:
+        now["world"] = state.identity.get("world")
+    _require_same(state.identity, now, session.plan)
     put_back(session.network, state.model)
     groups = session.optimizer.state_dict()["param_groups"]
     session.optimizer.load_state_dict({"state": dict(state.optimizer), "param_groups": groups})
@@ -169,11 +200,22 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Ca
     )
 
 
-def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> None:
     for key, value in now.items():
+        if saved.get(key) != value and key == "world":
+            raise RequestError(_other_world(saved, plan), "give --allow-world-size-change, or as many processes")
         if saved.get(key) != value:
             change = f"{key} was {saved.get(key)}, now it is {value}"
             raise RequestError(
                 "the run can't go on: " + ("its data has changed" if key in ("fingerprint", "classes") else change),
                 "put it back as it was, or start a new run",
             )
+
+
+def _other_world(saved: Mapping[str, Any], plan: Plan) -> str:
+    """What another number of processes changes."""
+    before, now = replace(plan, world=int(saved.get("world", 1))).batches, plan.batches
+    return (
+        f"the run had {before.world} processes, now there are {now.world}: a step sees {now.effective} images in place "
+        f"of {before.effective}, an epoch has {now.steps} steps in place of {before.steps}, at the same rates"
+    )

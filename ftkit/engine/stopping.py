@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
-import torch
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from ftkit.engine.agree import largest
 from ftkit.engine.checkpoint import has_checkpoint, save_checkpoint
+from ftkit.engine.finite import require_finite, require_finite_weights
 from ftkit.engine.session import Session, capture
 from ftkit.errors import RunInterrupted
+from ftkit.run_folder import RunFolder
 
 
 def write_checkpoint(session: Session) -> None:
+    """Write the state of the moment, on the main process.
+
+    Raises:
+        FtkitError: It can't be written, or isn't finite; the checkpoints from before are kept.
+    """
+    require_finite(session)
+    require_finite_weights(session)
     if session.accelerator.is_main_process:
         save_checkpoint(session.run.checkpoints, capture(session), session.plan.config.checkpoint.keep)
+    session.saved_at = time.monotonic()
     session.accelerator.wait_for_everyone()
 
 
-def largest(session: Session, value: int) -> int:
-    """The largest of the values that the processes have; each must ask at the same point of its way."""
-    if session.accelerator.num_processes == 1:
-        return value
-    values = session.accelerator.gather(torch.tensor([value], device=session.device))
-    return int(values.max())
+def checkpoint_is_due(session: Session) -> bool:
+    """Whether `checkpoint.every_steps` or `checkpoint.every_minutes` asks for one after this step."""
+    wanted = session.plan.config.checkpoint
+    if wanted.every_steps and session.progress.step % wanted.every_steps == 0:
+        return True
+    if wanted.every_minutes is None:
+        return False
+    # The main process's clock decides for all; the others have nothing to add.
+    late = time.monotonic() - session.saved_at >= 60 * wanted.every_minutes
+    return bool(largest(session.accelerator, int(late and session.accelerator.is_main_process)))
+
+
+@contextmanager
+def stopped_at_once(run: RunFolder) -> Iterator[None]:
+    """Turn the second Ctrl-C, which stops a run wherever it is, into the words that say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = "the newest checkpoint is whole" if has_checkpoint(run.checkpoints) else "no checkpoint was written yet"
+        raise RunInterrupted(f"stopped at once; {saved}", f"ftkit train --resume {run.path}", signal.SIGINT) from None
 
 
 def stop_if_alone(session: Session) -> None:
@@ -31,7 +59,7 @@ def stop_if_alone(session: Session) -> None:
 
 def stop_if_asked(session: Session) -> None:
     """If a signal has come to any process, leave a checkpoint and stop."""
-    signum = largest(session, session.flag.signum or 0)
+    signum = largest(session.accelerator, session.flag.signum or 0)
     if not signum:
         return
     progress = session.progress

@@ -23,13 +23,14 @@ from ftkit.engine.clock import Clock
 from ftkit.engine.conclude import Outcome, conclude_epoch, finish, train_record
 from ftkit.engine.data import Batch, checked
 from ftkit.engine.events import Listener
+from ftkit.engine.finite import Undo, is_sound, note_loss, require_finite, skip_step
 from ftkit.engine.groups import Modes, set_trainable
 from ftkit.engine.interrupt import stop_flag
 from ftkit.engine.model import split_outputs
 from ftkit.engine.optim import set_learning_rates
 from ftkit.engine.seeds import derive
 from ftkit.engine.session import Session, open_session
-from ftkit.engine.stopping import stop_if_asked, write_checkpoint
+from ftkit.engine.stopping import checkpoint_is_due, stop_if_asked, stopped_at_once, write_checkpoint
 from ftkit.engine.tracking import stop_trackers
 from ftkit.errors import FtkitError, RequestError
 from ftkit.planning import Plan
@@ -37,11 +38,14 @@ from ftkit.run_folder import RunFolder
 from ftkit.spec.schedule import Phase
 
 
-def train(plan: Plan, run: RunFolder, listener: Listener | None = None, resume: bool = False) -> Outcome:
+def train(
+    plan: Plan, run: RunFolder, listener: Listener | None = None, resume: bool = False, other_world: bool = False
+) -> Outcome:
     """Execute a plan in a run folder.
 
     Args:
         resume: Go on from the newest whole checkpoint in the folder.
+        other_world: Where that was written by another number of processes, go on from the end of an epoch.
 
     Raises:
         RequestError: The checkpoint doesn't fit the plan, or nothing is left to do.
@@ -50,7 +54,7 @@ def train(plan: Plan, run: RunFolder, listener: Listener | None = None, resume: 
     """
     if resume:
         require_unfinished(run)
-    with stop_flag() as flag:
+    with stop_flag() as flag, stopped_at_once(run):
         try:
             session = open_session(plan, run, listener or Listener(), flag)
         except FtkitError:
@@ -58,13 +62,13 @@ def train(plan: Plan, run: RunFolder, listener: Listener | None = None, resume: 
                 run.discard()
             raise
         with run.claimed() if session.accelerator.is_main_process else nullcontext(), announced(session):
-            return execute(session, resume)
+            return execute(session, resume, other_world)
 
 
-def execute(session: Session, resume: bool) -> Outcome:
+def execute(session: Session, resume: bool, other_world: bool = False) -> Outcome:
     """Go through the phases that aren't done, and end the trackers' runs whatever happens."""
     try:
-        begin(session, resume)
+        begin(session, resume, other_world)
         for phase in session.plan.schedule.phases:
             if phase.stop > session.progress.epoch and not session.progress.stopped:
                 train_phase(session, phase)
@@ -116,9 +120,11 @@ def train_epoch(session: Session) -> None:
         set_learning_rates(session.optimizer, rates)
         train_step(session, batches, step)
         progress.step = step + 1
-        clock.tell(rates)
+        if clock.is_due():
+            require_finite(session)
+            clock.tell(rates)
         if progress.step < plan.batches.steps:
-            if plan.config.checkpoint.every_steps and progress.step % plan.config.checkpoint.every_steps == 0:
+            if checkpoint_is_due(session):
                 write_checkpoint(session)
             stop_if_asked(session)
 
@@ -127,14 +133,24 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
     """One optimizer step: the gradient of the mean loss over all images of the step, on all processes."""
     accelerator, plan = session.accelerator, session.plan
     images = len(plan.batches.step(step))
+    undo = Undo(session) if plan.config.on_nan == "skip" else None
+    total = torch.zeros((), device=session.device)
     for part in range(plan.batches.accumulate):
         batch = checked(next(batches)).to(session.device)
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(session.model):
             loss = batch_loss(session, batch)
+            total += loss.detach()
             # Wrappers average gradients over processes; the mean wanted is over images.
             accelerator.backward(loss * (accelerator.num_processes / images))
+    if undo is None:
+        note_loss(session, total, step)
+    elif not is_sound(session, total):
+        undo.apply()
+        skip_step(session, step)
+        session.optimizer.zero_grad(set_to_none=True)
+        return
     if plan.config.clip_grad is not None:
         # It takes the loss scale of fp16 off first, and here the gradient is whole: all batches, all processes.
         accelerator.clip_grad_norm_(session.model.parameters(), plan.config.clip_grad)

@@ -60,9 +60,10 @@ class Split:
 
     def source(self, index: int) -> tuple[Callable[[int], Image], int]:
         """What opens a sample in the end, below any subsets, and the position that it is given."""
-        opens = self.open
+        opens: Callable[[int], Image] = self.open
         while isinstance(opens, _Reindexed):
-            opens, index = opens.open, opens.indices[index]
+            index = opens.indices[index]
+            opens = opens.open
         return opens, index
 
 

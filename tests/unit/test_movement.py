@@ -106,12 +106,13 @@ def test_a_resumed_run_measures_from_the_same_start(step: int, data: Path, tmp_p
     assert movement(again.run.path) == movement(whole.run.path)
 
 
-def test_the_first_weights_are_kept_only_while_the_run_goes_on(data: Path, tmp_path: Path) -> None:
+def test_the_first_weights_outlive_the_run_so_that_it_can_be_extended(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted):
         ftkit.train(plan(data, tmp_path, epochs=2, strategy="freeze"), StopAt(1))
-    assert (tmp_path / "run" / "first" / "model.safetensors").exists()
+    first = tmp_path / "run" / "first" / "model.safetensors"
+    before = first.read_bytes()
     resume(tmp_path / "run")
-    assert not (tmp_path / "run" / "first").exists()
+    assert first.read_bytes() == before
 
 
 def test_after_a_probe_the_solved_head_is_the_start(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class TrainCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = [
             f"{RESUME}={NEWEST}" if word == RESUME and (after is None or after.startswith("-")) else word
-            for word, after in zip(args, [*args[1:], None], strict=True)
+            for word, after in zip(args, [*args[1:], None], strict=False)
         ]
         return super().parse_args(ctx, words)
 

@@ -69,7 +69,8 @@ def place(sources: Mapping[str, str], key: str) -> str:
     if not where:
         above = source_of(sources, key.rpartition(".")[0])
         return f"{above}: {key}" if above else key
-    return where if where.startswith(("--", "FTKIT_")) else f"{where}: {key}"
+    # The library's keyword arguments are called as the keys are.
+    return where if where == key or where.startswith(("--", "FTKIT_")) else f"{where}: {key}"
 
 
 def unknown_key(sources: Mapping[str, str], key: str, known: Sequence[str], peers: Mapping[str, str]) -> str:

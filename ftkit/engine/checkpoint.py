@@ -186,7 +186,12 @@ def _read(checkpoint: Path) -> State:
         model = load_file(checkpoint / "model.safetensors")
         optimizer = _join_optimizer(tensors, text["optimizer"])
         return State(
-            Progress(**text["progress"]), dict(text["identity"]), model, optimizer, text["scaler"], text["versions"]
+            Progress(**text["progress"]),
+            dict(text["identity"]),
+            model,
+            optimizer,
+            dict(text["scaler"]),
+            dict(text.get("versions", {})),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FtkitError(f"{checkpoint}: not a checkpoint that ftkit wrote: {error}", "remove it") from None

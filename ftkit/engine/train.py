@@ -28,6 +28,7 @@ from ftkit.engine.groups import Modes, set_trainable
 from ftkit.engine.interrupt import stop_flag
 from ftkit.engine.model import split_outputs
 from ftkit.engine.optim import set_learning_rates
+from ftkit.engine.room import require_room
 from ftkit.engine.seeds import derive
 from ftkit.engine.session import Session, open_session
 from ftkit.engine.stopping import checkpoint_is_due, stop_if_asked, stopped_at_once, write_checkpoint
@@ -57,6 +58,7 @@ def train(
     with stop_flag() as flag, stopped_at_once(run):
         try:
             session = open_session(plan, run, listener or Listener(), flag)
+            require_room(session)
         except FtkitError:
             if not resume:
                 run.discard()

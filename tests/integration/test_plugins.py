@@ -138,29 +138,31 @@ def test_a_good_plugin_is_listed_used_checked_and_switched_off(site: Path) -> No
     assert variable.code == 2
 
 
-@pytest.mark.parametrize(
-    ("rule", "says"),
-    [
-        ("return {groups[-1]: 1.0 + self.seen()}", "lr_scales"),
-        ("raise RequestError('never', 'not at all')", "it refuses every length"),
-        ("return {'no-such-group': 1.0}", "no-such-group"),
-    ],
-)
-def test_doctor_finds_a_strategy_that_breaks_its_contract(rule: str, says: str, site: Path) -> None:
-    source = HEAD + (
-        "from ftkit.api import RequestError\n"
-        "@dataclass(frozen=True)\nclass Odd(Strategy):\n    calls = []\n"
-        "    def seen(self):\n        self.calls.append(1)\n        return len(self.calls)\n"
-        f"    def lr_scales(self, epoch, epochs, groups):\n        {rule}\n"
-        "@hookimpl\ndef ftkit_strategies():\n    return {'odd': Odd, 'even': Even}\n"
-    )
-    install(site, "odd", source)
-    (answer,) = session(site, "plugins doctor odd")
-    assert answer.code == 1
-    assert "plugin 'odd' has 1 of 3 checks at fault" in answer.err
-    assert "FAULT  strategy odd/odd" in answer.out
-    assert says in answer.out
-    assert "ok     strategy odd/even" in answer.out
+ODD = {
+    "return {groups[-1]: 1.0 + self.seen()}": "lr_scales",
+    "raise RequestError('never', 'not at all')": "it refuses every length",
+    "return {'no-such-group': 1.0}": "no-such-group",
+}
+"""Rules that break the contract, and what the doctor says of them."""
+
+
+def test_doctor_finds_strategies_that_break_their_contract(site: Path) -> None:
+    for number, rule in enumerate(ODD):
+        source = HEAD + (
+            "from ftkit.api import RequestError\n"
+            "@dataclass(frozen=True)\nclass Odd(Strategy):\n    calls = []\n"
+            "    def seen(self):\n        self.calls.append(1)\n        return len(self.calls)\n"
+            f"    def lr_scales(self, epoch, epochs, groups):\n        {rule}\n"
+            "@hookimpl\ndef ftkit_strategies():\n    return {'odd': Odd, 'even': Even}\n"
+        )
+        install(site, f"odd{number}", source)
+    answers = session(site, *(f"plugins doctor odd{number}" for number in range(len(ODD))))
+    for number, (answer, says) in enumerate(zip(answers, ODD.values(), strict=True)):
+        assert answer.code == 1
+        assert f"plugin 'odd{number}' has 1 of 3 checks at fault" in answer.err
+        assert f"FAULT  strategy odd{number}/odd" in answer.out
+        assert says in answer.out
+        assert f"ok     strategy odd{number}/even" in answer.out
 
 
 def test_two_packages_of_one_name_are_told_and_the_first_is_used(site: Path) -> None:

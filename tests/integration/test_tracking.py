@@ -137,12 +137,12 @@ def test_what_a_kill_left_unnoted_is_replaced(data: Path, tmp_path: Path, monkey
 
     def killed(session: Session, sent: Sent) -> None:
         if sent.epoch == 2:
-            raise KeyboardInterrupt
+            raise SystemExit
         note(session, sent)
 
     note = tracking._remember
     monkeypatch.setattr(tracking, "_remember", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         ftkit.train(plan(data, tmp_path))
     monkeypatch.undo()
     assert json.loads((tmp_path / "run" / "trackers.json").read_text())["epoch"] == 1

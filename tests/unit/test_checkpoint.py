@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,14 @@ def state(epoch: int, step: int = 0) -> State:
         optimizer={0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(2, 3)}, 1: {"mu": 0.25, "buffer": None}},
         scaler={},
     )
+
+
+def rewrite_state(checkpoint: Path, text: str) -> None:
+    """Put another state into a checkpoint, with the hash that goes with it."""
+    (checkpoint / "state.json").write_text(text)
+    manifest = json.loads((checkpoint / "MANIFEST.json").read_text())
+    manifest["state.json"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (checkpoint / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -86,3 +96,63 @@ def test_a_full_disk_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.Monk
         save_checkpoint(tmp_path, state(2), keep=1)
     assert load_checkpoint(tmp_path)[0].progress.epoch == 1
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".tmp")] == []
+
+
+def test_steps_are_counted_and_not_spelt(tmp_path: Path) -> None:
+    for step in (99_999, 100_000, 100_001):
+        save_checkpoint(tmp_path, state(0, step), keep=2)
+    assert load_checkpoint(tmp_path)[0].progress.step == 100_001
+    assert {p.name for p in tmp_path.glob("e*")} == {"e0000-s100000", "e0000-s100001"}
+
+
+def test_a_damaged_newer_one_never_pushes_out_a_whole_one(tmp_path: Path) -> None:
+    """It is further on than where the resumed run writes next, so that by name it would stay the newest."""
+    for epoch in (1, 2):
+        newest = save_checkpoint(tmp_path, state(epoch), keep=2)
+    (newest / "state.json").write_text("{}")
+    save_checkpoint(tmp_path, state(1, step=5), keep=1)
+    loaded, damaged = load_checkpoint(tmp_path)
+    assert (loaded.progress.epoch, loaded.progress.step) == (1, 5)
+    assert damaged == ()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "MANIFEST.json"])
+def test_a_manifest_names_the_three_files_alone(tmp_path: Path, name: str) -> None:
+    save_checkpoint(tmp_path, state(1), keep=2)
+    newest = save_checkpoint(tmp_path, state(2), keep=2)
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((newest / "MANIFEST.json").read_text())
+    manifest[name] = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}
+    (newest / "MANIFEST.json").write_text(json.dumps(manifest))
+    loaded, damaged = load_checkpoint(tmp_path)
+    assert loaded.progress.epoch == 1
+    assert "MANIFEST.json doesn't list its files" in damaged[0]
+
+
+STATES = [
+    "[]",
+    "null",
+    '{"format": "x"}',
+    '{"format": 1, "progress": {"epoch": 1, "speed": 9}}',
+    '{"format": 1, "progress": {}, "identity": 3, "optimizer": {}, "scaler": {}}',
+    '{"format": 1, "progress": {}, "identity": {}, "optimizer": {"one": {}}, "scaler": {}}',
+]
+
+
+@pytest.mark.parametrize("text", STATES)
+def test_a_state_that_somebody_wrote_is_one_line(tmp_path: Path, text: str) -> None:
+    """Its hash is right, so that what is in it must be read with care."""
+    newest = save_checkpoint(tmp_path, state(2), keep=2)
+    rewrite_state(newest, text)
+    with pytest.raises(FtkitError, match="not a checkpoint that ftkit wrote") as caught:
+        load_checkpoint(tmp_path)
+    assert str(newest) in str(caught.value)
+
+
+def test_a_checkpoint_from_before_versions_were_noted_is_read(tmp_path: Path) -> None:
+    newest = save_checkpoint(tmp_path, state(2), keep=2)
+    content = json.loads((newest / "state.json").read_text())
+    del content["versions"]
+    text = json.dumps(content)
+    rewrite_state(newest, text)
+    assert load_checkpoint(tmp_path)[0].versions == {}

@@ -1,0 +1,264 @@
+"""Which run `--resume` takes up and by which settings, `--extend`, and stops that come at a bad time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ftkit
+from ftkit.cli.main import main
+from ftkit.engine.events import Listener, StepDone
+from ftkit.errors import RunInterrupted
+from ftkit.library import resume
+from ftkit.planning import Plan
+from tests.conftest import MakeFolder
+from tests.stopping import StopAt
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "lenet",
+    "weights": "none",
+    "strategy": "gradual",
+    "batch_size": 4,
+    "epochs": 2,
+    "workers": 0,
+    "optimizer": {"name": "adamw", "lr": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    return image_folder(tmp_path_factory.mktemp("data"), {"train": {"a": 8, "b": 8}, "val": {"a": 3, "b": 3}})
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `ftkit.yaml` but the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(data: Path, name: str = "run", **settings: Any) -> Plan:
+    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
+
+
+def stopped(data: Path, name: str = "run", step: int = 6, **settings: Any) -> Path:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, name, **settings), StopAt(step))
+    return Path("runs", name)
+
+
+@pytest.fixture(scope="module")
+def half_done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in its second epoch; tests copy it."""
+    output = tmp_path_factory.mktemp("half")
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, output=str(output)), StopAt(6))
+    return output / "run"
+
+
+@pytest.fixture
+def half(half_done: Path) -> Path:
+    """The same under the name by which the README's commands know it."""
+    return shutil.copytree(half_done, Path("runs", "run"))
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
+
+
+def files(run: Path) -> Iterator[tuple[str, bytes]]:
+    """What a run can be told by: its weights and its last state."""
+    for name in ("model/model.safetensors", "last/model.safetensors", "checkpoints/LATEST"):
+        yield name, (run / name).read_bytes()
+
+
+def test_without_a_name_the_newest_unfinished_run_goes_on(data: Path, half: Path) -> None:
+    older = shutil.copytree(half, Path("runs", "older"))
+    for age, run in ((100, older), (50, half)):
+        os.utime(run, (time.time() - age,) * 2)
+    ftkit.train(planned(data, "finished", epochs=1))
+    assert main(["train", "--resume", "--quiet"]) == 0
+    assert (half / "last").is_dir()
+    assert not (older / "last").exists()
+
+
+def test_a_run_is_found_by_its_name(half: Path) -> None:
+    assert main(["train", "--resume", half.name, "--quiet"]) == 0
+    assert (half / "last").is_dir()
+
+
+def test_where_nothing_is_unfinished_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume"]) == 2
+    assert "no unfinished run in" in capsys.readouterr().err
+
+
+CHANGES = {
+    "--lr": ["--lr", "0.5"],
+    "--epochs": ["--epochs", "9"],
+    "--strategy": ["--strategy", "full"],
+    "--set seed": ["--set", "seed=3"],
+    "--config other.yaml": ["--config", "other.yaml"],
+    "--on-nan": ["--on-nan", "skip"],
+}
+
+
+@pytest.mark.parametrize("flag", CHANGES)
+def test_settings_that_would_change_the_result_are_refused(
+    flag: str, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("other.yaml").write_text("epochs: 9\n")
+    before = sorted(path.name for path in (half / "checkpoints").iterdir())
+    assert main(["train", "--resume", str(half), *CHANGES[flag]]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {flag}" in said
+    assert "keeps its own" in said
+    assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
+
+
+def test_a_variable_that_would_change_the_result_is_refused(
+    half: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FTKIT_SEED", "3")
+    assert main(["train", "--resume", str(half)]) == 2
+    assert "error: FTKIT_SEED: a run that is resumed keeps its own seed" in capsys.readouterr().err
+
+
+def test_settings_that_cannot_change_the_result_are_taken(data: Path, half: Path, tmp_path: Path) -> None:
+    ftkit.train(planned(data, "whole"))
+    asked = ["--workers", "1", "--set", "checkpoint.every_steps=1", "--set", "checkpoint.keep=9"]
+    assert main(["train", "--resume", str(half), "--quiet", *asked]) == 0
+    assert dict(files(half)) == dict(files(Path("runs", "whole")))
+    assert len(list((half / "checkpoints").glob("e0001-s*"))) >= 2
+
+
+def test_the_folders_own_settings_may_be_broken_or_changed_meanwhile(half: Path) -> None:
+    Path("ftkit.yaml").write_text("epochs: [")
+    assert main(["train", "--resume", str(half), "--quiet"]) == 0
+    assert (half / "last").is_dir()
+
+
+@pytest.mark.parametrize("flag", [["--extend", "2"], ["--allow-world-size-change"]])
+def test_flags_for_a_resume_are_refused_without_one(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *flag]) == 2
+    assert "there is no run to go on with" in capsys.readouterr().err
+
+
+def test_an_extended_run_goes_on_from_its_last_weights(data: Path) -> None:
+    run = Path("runs", "run")
+    ftkit.train(planned(data))
+    before = lines(run)
+    assert main(["train", "--resume", "run", "--extend", "2", "--quiet"]) == 0
+    after = lines(run)
+    assert after[: len(before)] == before
+    assert [record["epoch"] for record in after][-3:] == [2, 3, 4]
+    assert list(after[-1]["lr"]) == list(before[-1]["lr"]), "what trained at the end goes on to train"
+    assert main(["train", "--resume", "run"]) == 2, "it is finished again"
+
+
+def test_an_extended_run_may_be_stopped_and_extended_again(data: Path) -> None:
+    for name in ("whole", "cut"):
+        ftkit.train(planned(data, name))
+        if name == "cut":
+            shutil.copytree(Path("runs", name), Path("runs", "later"))
+        assert main(["train", "--resume", name, "--extend", "1", "--quiet"]) == 0
+        assert main(["train", "--resume", name, "--extend", "1", "--quiet"]) == 0
+    assert dict(files(Path("runs", "whole"))) == dict(files(Path("runs", "cut")))
+    assert len(lines(Path("runs", "whole"))) == len(lines(Path("runs", "later"))) + 2
+
+
+def test_a_run_that_stopped_early_can_be_extended(data: Path) -> None:
+    run = Path("runs", "run")
+    ftkit.train(planned(data, epochs=6, patience=1, optimizer={"lr": 1e-9}, strategy="freeze"))
+    before = len(lines(run))
+    assert before < 6
+    assert main(["train", "--resume", "run", "--extend", "1", "--quiet"]) == 0
+    assert len(lines(run)) > before
+
+
+def test_a_run_without_a_checkpoint_cannot_be_extended(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(half / "checkpoints")
+    config = (half / "config.yaml").read_bytes()
+    assert main(["train", "--resume", "run", "--extend", "1"]) == 2
+    assert "no checkpoint to go on from" in capsys.readouterr().err
+    assert (half / "config.yaml").read_bytes() == config
+
+
+def test_checkpoints_by_the_clock(data: Path) -> None:
+    keep = {"keep": 99}
+    ftkit.train(planned(data, "never", checkpoint=keep))
+    ftkit.train(planned(data, "always", checkpoint=keep | {"every_minutes": 1e-9}))
+    names = [{p.name for p in Path("runs", name, "checkpoints").glob("e*")} for name in ("never", "always")]
+    assert names[0] == {"e0001-s00000", "e0002-s00000"}
+    assert names[1] == names[0] | {f"e{epoch:04d}-s{step:05d}" for epoch in (0, 1) for step in (1, 2, 3)}
+
+
+def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("ftkit.engine.session.versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
+        run = stopped(data)
+    notes = Notes()
+    resume(run, notes)
+    assert [note for note in notes.said if "begun with torch 0.4" in note]
+    assert not [note for note in notes.said if "begun with ftkit" in note]
+
+
+class Notes(Listener):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+class Impatient(Listener):
+    """Ctrl-C, and again at once."""
+
+    def step_done(self, event: StepDone) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing_that_was_saved(data: Path, half: Path) -> None:
+    before = sorted(path.name for path in (half / "checkpoints").iterdir())
+    with pytest.raises(RunInterrupted, match="stopped at once; the newest checkpoint is whole") as caught:
+        resume(half, Impatient())
+    assert caught.value.exit_code == 130
+    assert caught.value.hint == f"ftkit train --resume {half}"
+    assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
+    resume(half)
+    ftkit.train(planned(data, "whole"))
+    assert dict(files(half)) == dict(files(Path("runs", "whole")))
+
+
+KILLED = """
+import json, signal, sys
+import ftkit
+from tests.stopping import StopAt
+
+ftkit.train(ftkit.plan(**json.loads(sys.argv[1])), StopAt(int(sys.argv[2]), signal.SIGKILL))
+"""
+
+
+def test_killed_outright_and_resumed_equals_never_stopped(data: Path) -> None:
+    settings = SETTINGS | {"dataset": {"name": "folder", "root": str(data)}, "epochs": 3}
+    settings["checkpoint"] = {"every_steps": 3}
+    request = json.dumps(settings | {"name": "killed", "output": str(Path("runs").absolute())})
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, request, "9"], cwd=repository, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL
+    run = Path("runs", "killed")
+    assert (run / "checkpoints" / "LATEST").read_text() == "e0002-s00000"
+    resume(run)
+    ftkit.train(ftkit.plan(**settings, name="whole"))
+    assert dict(files(run)) == dict(files(Path("runs", "whole")))
+    assert lines(run) == lines(Path("runs", "whole"))

@@ -1,16 +1,18 @@
-"""Fixtures that every test may use: folders of small drawn images, the real data, and `ftkit` as a process."""
+"""Fixtures that every test may use: folders of small drawn images, the real data, and `ftkit` as if typed."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from ftkit.cli.main import main
 from ftkit.testing.pictures import Layout, make_image_folder
 
 # Before torch is imported, and for the processes that tests start: two test processes share the cores, and
@@ -44,22 +46,29 @@ def shared() -> Path:
     return path
 
 
+def typed(
+    *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What `ftkit` does as if typed in a folder, without the settings of the shell that runs the tests.
+
+    It runs in the test's own process, which has imported torch already; what is about processes, signals or imports
+    starts one itself.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name in [name for name in os.environ if name.startswith("FTKIT_")]:
+            patch.delenv(name)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        patch.chdir(cwd or Path.cwd())
+        try:
+            code: Any = main(list(args))
+        except SystemExit as stop:
+            code = stop.code
+    return subprocess.CompletedProcess(args, code or 0, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
 def run_ftkit() -> RunFtkit:
-    """Runs `ftkit` in a process of its own, without the settings of the shell that runs the tests."""
-
-    def run(
-        *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("FTKIT_")}
-        return subprocess.run(
-            [sys.executable, "-m", "ftkit", *args],
-            cwd=cwd,
-            env=clean | dict(env or {}),
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-
-    return run
+    """Runs `ftkit` as `typed` says."""
+    return typed

@@ -1,4 +1,4 @@
-"""`ftkit backbones|datasets|strategies list|show`, each run as a process of its own."""
+"""`ftkit backbones|datasets|strategies list|show`, each as if typed."""
 
 from __future__ import annotations
 

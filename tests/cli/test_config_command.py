@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.conftest import typed
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ftkit(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FTKIT_")}
-    return subprocess.run(
-        [sys.executable, "-m", "ftkit", *arguments], capture_output=True, text=True, env={**kept, **env}, check=False
-    )
+    return typed(*arguments, env=env)
 
 
 def test_show_prints_a_config_that_starts_the_same_run_again(folder: Path) -> None:

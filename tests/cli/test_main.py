@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from ftkit.cli.options import FLAGS
 from ftkit.cli.usage import COMMAND_PEERS, FLAG_PEERS
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
+from tests.conftest import typed
 
 HEAVY = ("torch", "torchvision", "numpy", "accelerate", "pydantic", "sklearn", "PIL", "yaml", "pluggy")
 
@@ -28,10 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ftkit(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FTKIT_")}
-    return subprocess.run(
-        [sys.executable, "-m", "ftkit", *arguments], capture_output=True, text=True, env={**kept, **env}, check=False
-    )
+    return typed(*arguments, env=env)
 
 
 # Help

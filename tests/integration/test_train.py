@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import ftkit
 from ftkit.engine.events import Listener, Start
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from tests.conftest import MakeFolder, RunFtkit
+from tests.stopping import StopAt
 
 SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 2}
 
@@ -121,7 +122,9 @@ def test_an_image_that_breaks_is_named(image_folder: MakeFolder, tmp_path: Path)
         ftkit.train(plan(data, tmp_path))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.long) for s in (signal.SIGTERM, signal.SIGUSR1))]
+)
 def test_a_signal_leaves_a_checkpoint_and_the_command_that_resumes(
     signum: signal.Signals, data: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +145,14 @@ def test_a_signal_leaves_a_checkpoint_and_the_command_that_resumes(
     assert said.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'}"
     assert (tmp_path / "run" / "checkpoints" / "LATEST").exists()
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_each_signal_has_its_own_exit_code(signum: signal.Signals, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted) as caught:
+        ftkit.train(plan(data, tmp_path, strategy="freeze", name="run"), StopAt(1, signum))
+    assert caught.value.exit_code == 128 + signum
+    assert (tmp_path / "run" / "checkpoints" / "LATEST").exists()
 
 
 def test_the_default_run_is_transfer_learning_that_works_offline(run_ftkit: RunFtkit, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_an_unreadable_image_is_named(tmp_path: Path, workers: int) -> None:
         [checked(b) for b in evaluation_loader(split, evaluation(PRE), 2, workers)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_process_that_ends_ends_its_workers(tmp_path: Path, workers: int) -> None:
     """They ignore the signals that stop a run, but must not be waited for when it is over."""
     drawn(tmp_path, 6)

@@ -137,28 +137,28 @@ def test_held_out_and_drawn_images_are_stratified_by_target(tmp_path: Path, imag
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"classes": ["0", "6"]}, "classes: classes: unknown class '6' (known: 0, 1, 2, 3, 4, 5)"),
-        ({"classes": ["0", "00"]}, "classes: classes: unknown class '00' (did you mean '0'?)"),
-        ({"classes": ["0"]}, "classes: classes: only class '0' is given (a classifier needs two or more)"),
-        ({"classes": []}, "classes: classes: no class is given (a classifier needs two or more)"),
-        ({"classes": ["0", "1", "0"]}, "classes: classes: class '0' is given 2 times (give it once)"),
+        ({"classes": ["0", "6"]}, "classes: unknown class '6' (known: 0, 1, 2, 3, 4, 5)"),
+        ({"classes": ["0", "00"]}, "classes: unknown class '00' (did you mean '0'?)"),
+        ({"classes": ["0"]}, "classes: only class '0' is given (a classifier needs two or more)"),
+        ({"classes": []}, "classes: no class is given (a classifier needs two or more)"),
+        ({"classes": ["0", "1", "0"]}, "classes: class '0' is given 2 times (give it once)"),
         (
             {"label_map": {k: v for k, v in PARITY.items() if k != 4}},
-            "label_map: label_map: class '4' has no target (add one, or name the classes to use with classes: [...])",
+            "label_map: class '4' has no target (add one, or name the classes to use with classes: [...])",
         ),
         (
             {"label_map": {0: "even", 1: "odd"}},
-            "label_map: label_map: classes '2', '3', '4', '5' have no target "
+            "label_map: classes '2', '3', '4', '5' have no target "
             "(add one, or name the classes to use with classes: [...])",
         ),
-        ({"label_map": {**PARITY, "05": "odd"}}, "label_map: label_map: unknown class '05' (did you mean '5'?)"),
+        ({"label_map": {**PARITY, "05": "odd"}}, "label_map: unknown class '05' (did you mean '5'?)"),
         (
             {"label_map": dict.fromkeys(range(6), "digit")},
-            "label_map: label_map: the only target is 'digit' (give two or more)",
+            "label_map: the only target is 'digit' (give two or more)",
         ),
         (
             {"classes": ["0", "1"], "label_map": {0: "a", 1: "b", 2: "b"}},
-            "label_map: label_map: class '2' isn't used, since classes leaves it out (drop it here)",
+            "label_map: class '2' isn't used, since classes leaves it out (drop it here)",
         ),
     ],
 )

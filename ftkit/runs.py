@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ftkit.errors import RequestError, unknown
+from ftkit.errors import RequestError, one_line, unknown
 from ftkit.spec.backbone import Head
 from ftkit.spec.preprocessing import Preprocessing
 
@@ -126,9 +126,11 @@ def read_sealed(folder: Path) -> tuple[Card, str]:
     if not whole:
         raise damaged(path)
     try:
-        return _decode(content), content["weights_sha256"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"{path}: not a card that ftkit wrote: {error}", "train or export the model again") from None
+        return _decode(content), str(content["weights_sha256"])
+    except (KeyError, ValueError, RequestError) as error:
+        raise RequestError(
+            f"{path}: not a card that ftkit wrote: {first_fault(error)}", "train or export the model again"
+        ) from None
 
 
 def damaged(path: Path) -> RequestError:
@@ -237,10 +239,19 @@ def _is_whole(raw: bytes) -> bool:
 
 
 def _decode(content: Mapping[str, Any]) -> Card:
-    values = {f.name: content[f.name] for f in fields(Card)}
-    look = content["preprocessing"]
-    values["classes"] = tuple(content["classes"])
-    values["preprocessing"] = Preprocessing(**{**look, "mean": tuple(look["mean"]), "std": tuple(look["std"])})
-    values["backbone"] = BackboneId(**content["backbone"])
-    values["head"] = Head(**content["head"])
-    return Card(**values)
+    """The card of its JSON, each value of its type: a sum is right for whatever somebody wrote under it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Card).validate_python({f.name: content[f.name] for f in fields(Card)})
+
+
+def first_fault(error: Exception) -> str:
+    """What is wrong, in a line, with a value that has another shape than it should."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return one_line(error.message if isinstance(error, RequestError) else str(error))

@@ -12,7 +12,7 @@ from ftkit.engine.probe import NoProbeError, Solution, probe_head
 from ftkit.engine.session import Session, restore, versions
 from ftkit.engine.stopping import stop_if_alone
 from ftkit.engine.tracking import start_trackers
-from ftkit.errors import RequestError
+from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.run_folder import RunFolder
 
 
@@ -62,9 +62,30 @@ def go_on(session: Session, other_world: bool = False) -> bool:
         before = state.versions.get(name, now)
         if before != now:
             session.listener.note(f"the run was begun with {name} {before}, this is {now}: last digits may differ")
-    restore(session, state, other_world)
+    try:
+        restore(session, state, other_world)
+        require_place(session)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise FtkitError(
+            f"{session.run.checkpoints}: the newest checkpoint isn't of this run: {one_line(str(error))}",
+            "remove it to go on from the one before",
+        ) from None
     session.run.rewind_records(session.progress.epoch)
     return True
+
+
+def require_place(session: Session) -> None:
+    """Look whether the position is one of the plan's, and its records are there.
+
+    Raises:
+        ValueError: Says what is wrong.
+    """
+    progress, plan = session.progress, session.plan
+    done = progress.epoch, progress.step
+    if done > (plan.config.epochs, 0) or progress.step > plan.batches.steps:
+        raise ValueError(f"it is at epoch {done[0]}, step {done[1]}")
+    if progress.best is not None and progress.best_epoch not in {r["epoch"] for r in session.run.records()}:
+        raise ValueError(f"{session.run.metrics.name} has no epoch {progress.best_epoch}, its best one")
 
 
 def solve_head(session: Session) -> Solution | None:

@@ -23,7 +23,7 @@ from ftkit.config.load import project_plugins
 from ftkit.engine.durable import replace_folder, save_tensors
 from ftkit.engine.surgery import build_network
 from ftkit.engine.weights import put_back
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, one_line
 from ftkit.plugins import BUILT_IN, Registry
 from ftkit.runs import CARD, WEIGHTS, BackboneId, Card, damaged, present, read_sealed
 from ftkit.spec.backbone import Backbone
@@ -87,7 +87,7 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu", registry: Regi
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{weights}: can't be read: {error}", "copy the bundle again, or train anew") from None
-    model = _build(backbone, card)
+    model = _build(backbone, card, folder)
     _fill(model, state, card, weights)
     device = torch.device(device)
     return Loaded(model.to(device).eval(), card, folder, device)
@@ -111,11 +111,17 @@ def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
     )
 
 
-def _build(backbone: Backbone, card: Card) -> nn.Module:
+def _build(backbone: Backbone, card: Card, folder: Path) -> nn.Module:
     look = card.preprocessing
-    # Building draws first weights, which a caller's own random numbers must not depend on.
-    with torch.random.fork_rng(devices=[]):
-        return build_network(backbone.for_size(look.size), len(card.classes), card.head, look.channels)
+    try:
+        # Building draws first weights, which a caller's own random numbers must not depend on.
+        with torch.random.fork_rng(devices=[]):
+            return build_network(backbone.for_size(look.size), len(card.classes), card.head, look.channels)
+    except (RuntimeError, ValueError, OverflowError, MemoryError, RequestError) as error:
+        cause = error.message if isinstance(error, RequestError) else str(error)
+        raise RequestError(
+            f"{folder / CARD}: {card.backbone.name} can't be built so: {one_line(cause)}", "copy the bundle again"
+        ) from None
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], card: Card, weights: Path) -> None:

@@ -18,19 +18,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ftkit.engine.durable import replace_file, replace_folder, save_tensors
 from ftkit.errors import FtkitError, RequestError
+from ftkit.runs import first_fault
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 FILES = {"model.safetensors", "optimizer.safetensors", "state.json"}
 _NAME = re.compile(r"e(\d{4,})-s(\d{5,})")
+
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -48,16 +53,28 @@ class Progress:
         stopped: Whether early stopping has ended the run.
     """
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    step: Count = 0
     best: float | None = None
-    best_epoch: int = 0
-    waited: int = 0
+    best_epoch: Count = 0
+    waited: Count = 0
     loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    skipped: int = 0
+    correct: Count = 0
+    seen: Count = 0
+    skipped: Count = 0
     stopped: bool = False
+
+
+@dataclass(frozen=True)
+class _Text:
+    """`state.json`: all of the state that isn't tensors."""
+
+    format: int
+    progress: Progress
+    identity: dict[str, Any]
+    optimizer: dict[int, dict[str, int | float | bool | None]]
+    scaler: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,77 +164,76 @@ def _write(target: Path, state: State) -> None:
     tensors, scalars = _split_optimizer(state.optimizer)
     save_tensors(target / "model.safetensors", state.model)
     save_tensors(target / "optimizer.safetensors", tensors)
-    text = {
-        "format": FORMAT,
-        "progress": asdict(state.progress),
-        "identity": dict(state.identity),
-        "optimizer": scalars,
-        "scaler": dict(state.scaler),
-        "versions": dict(state.versions),
-    }
-    (target / "state.json").write_text(json.dumps(text, indent=1), encoding="utf-8")
-    files = {p.name: {"sha256": _sha256(p), "size": p.stat().st_size} for p in sorted(target.iterdir())}
-    (target / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+    text = _Text(FORMAT, state.progress, dict(state.identity), scalars, dict(state.scaler), dict(state.versions))
+    (target / "state.json").write_text(json.dumps(asdict(text), indent=1), encoding="utf-8")
+    (target / MANIFEST).write_bytes(_manifest(target))
+
+
+def _manifest(checkpoint: Path) -> bytes:
+    """The hash and size of each file, always in the same words, so that every byte of it counts."""
+    paths = [checkpoint / name for name in sorted(FILES)]
+    files = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in paths}
+    return json.dumps(files, indent=1).encode()
 
 
 def _fault(checkpoint: Path) -> str | None:
     """Why a checkpoint can't be trusted, or None."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        # No other names: a manifest that somebody made could else lead anywhere.
-        if set(files) != FILES:
-            return f"{MANIFEST} doesn't list its files"
-        for name, expected in files.items():
-            if _sha256(checkpoint / name) != expected["sha256"]:
+        written, found = (checkpoint / MANIFEST).read_bytes(), _manifest(checkpoint)
+        if written == found:
+            return None
+        expected, files = json.loads(written), json.loads(found)
+        for name in files:
+            if expected[name]["sha256"] != files[name]["sha256"]:
                 return f"{name} doesn't have the hash of its manifest"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return f"{MANIFEST} can't be read"
-    return None
+    except OSError as error:
+        return f"{Path(str(error.filename)).name} can't be read: {error.strerror}"
+    except (ValueError, TypeError, KeyError):
+        pass
+    return f"{MANIFEST} isn't what ftkit wrote"
 
 
 def _read(checkpoint: Path) -> State:
+    """Its hashes are right, but anybody can make those: each value is looked at."""
     try:
-        text = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        if text["format"] > FORMAT:
-            raise RequestError(f"{checkpoint} was written by a newer ftkit (format {text['format']})", "upgrade ftkit")
-        tensors = load_file(checkpoint / "optimizer.safetensors")
+        content = json.loads((checkpoint / "state.json").read_bytes())
+        if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
+            raise RequestError(
+                f"{checkpoint} was written by a newer ftkit (format {content['format']})", "upgrade ftkit"
+            )
+        text = TypeAdapter(_Text).validate_python(content)
+        optimizer = _join_optimizer(load_file(checkpoint / "optimizer.safetensors"), text.optimizer)
         model = load_file(checkpoint / "model.safetensors")
-        optimizer = _join_optimizer(tensors, text["optimizer"])
-        return State(
-            Progress(**text["progress"]),
-            dict(text["identity"]),
-            model,
-            optimizer,
-            dict(text["scaler"]),
-            dict(text.get("versions", {})),
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FtkitError(f"{checkpoint}: not a checkpoint that ftkit wrote: {error}", "remove it") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FtkitError(
+            f"{checkpoint}: not a checkpoint that ftkit wrote: {first_fault(error)}", "remove it"
+        ) from None
+    return State(text.progress, text.identity, model, optimizer, text.scaler, text.versions)
 
 
 def _split_optimizer(
     state: Mapping[int, Mapping[str, Any]],
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, Tensor], dict[int, dict[str, Any]]]:
     """Tensors by `index/key` for safetensors, and the plain numbers beside them for JSON."""
     tensors: dict[str, Tensor] = {}
-    scalars: dict[str, dict[str, Any]] = {}
+    scalars: dict[int, dict[str, Any]] = {}
     for index, values in state.items():
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"{index}/{key}"] = value
             else:
-                scalars.setdefault(str(index), {})[key] = value
+                scalars.setdefault(index, {})[key] = value
     return tensors, scalars
 
 
 def _join_optimizer(
-    tensors: Mapping[str, Tensor], scalars: Mapping[str, Mapping[str, Any]]
+    tensors: Mapping[str, Tensor], scalars: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in scalars.items()}
+    state: dict[int, dict[str, Any]] = {index: dict(values) for index, values in scalars.items()}
     for name, tensor in tensors.items():
-        index, key = name.split("/", 1)
+        index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = tensor
     return state
 

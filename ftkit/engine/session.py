@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -154,12 +154,24 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
     _require_same(state.identity, now, session.plan)
     put_back(session.network, state.model)
     groups = session.optimizer.state_dict()["param_groups"]
+    _require_fit(
+        state.optimizer, [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
+    )
     session.optimizer.load_state_dict({"state": dict(state.optimizer), "param_groups": groups})
     if state.scaler and session.accelerator.scaler is not None:
         session.accelerator.scaler.load_state_dict(dict(state.scaler))
     session.progress = state.progress
     values = [state.progress.loss_sum, state.progress.correct, state.progress.seen]
     session.totals.copy_(torch.tensor(values, dtype=torch.float64))
+
+
+def _require_fit(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[Tensor]) -> None:
+    for index, values in state.items():
+        if index not in range(len(parameters)):
+            raise ValueError(f"its optimizer has {index + 1} parameters in place of {len(parameters)}")
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[index].shape:
+                raise ValueError(f"{key} of parameter {index} is of shape {tuple(value.shape)}")
 
 
 def totals(session: Session) -> tuple[float, int, int]:

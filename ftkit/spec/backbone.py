@@ -65,6 +65,12 @@ class Head:
     hidden: int | None = None
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.hidden is not None and self.hidden < 1:
+            raise RequestError(f"head.hidden is {self.hidden}", "give a width of 1 or more, or leave it out")
+        if not 0 <= self.dropout < 1:
+            raise RequestError(f"head.dropout is {self.dropout}", "give 0 or more, and less than 1")
+
     def describe(self) -> str:
         """For people: `hidden layer of 512, dropout 0.3`; empty for one linear layer."""
         hidden = [f"hidden layer of {self.hidden}"] if self.hidden else []

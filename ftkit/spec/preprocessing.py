@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from statistics import fmean
 from typing import Literal
 
@@ -10,6 +11,9 @@ from ftkit.errors import RequestError
 
 Fit = Literal["crop", "pad", "stretch"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+LARGEST_SIDE = 16_384
+"""Pixels; what is larger is a slip of the hand, or meant to use up the memory."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,15 +42,20 @@ class Preprocessing:
     fit: Fit = "crop"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise RequestError(f"preprocessing.size is {self.size}", "give a size of 1 pixel or more")
-        if not 0 < self.crop_pct <= 1:
-            raise RequestError(f"preprocessing.crop_pct is {self.crop_pct}", "give more than 0 and at most 1")
+        if not 1 <= self.size <= LARGEST_SIDE:
+            raise RequestError(f"preprocessing.size is {self.size}", f"give a size of 1 to {LARGEST_SIDE} pixels")
+        if not self.size / LARGEST_SIDE <= self.crop_pct <= 1:
+            raise RequestError(
+                f"preprocessing.crop_pct is {self.crop_pct}",
+                f"give at most 1, and so much that size / crop_pct is {LARGEST_SIDE} pixels or less",
+            )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise RequestError(
                 f"preprocessing.mean has {len(self.mean)} and preprocessing.std {len(self.std)} values",
                 "give three values each for RGB, or one each for grey",
             )
+        if not all(isfinite(value) for value in (*self.mean, *self.std)):
+            raise RequestError("preprocessing.mean or preprocessing.std has a value that is not finite", "give numbers")
         if min(self.std) <= 0:
             raise RequestError("preprocessing.std has a value that is not positive", "it divides: give more than 0")
 

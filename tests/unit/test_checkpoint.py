@@ -27,8 +27,8 @@ def rewrite_state(checkpoint: Path, text: str) -> None:
     """Put another state into a checkpoint, with the hash that goes with it."""
     (checkpoint / "state.json").write_text(text)
     manifest = json.loads((checkpoint / "MANIFEST.json").read_text())
-    manifest["state.json"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    (checkpoint / "MANIFEST.json").write_text(json.dumps(manifest))
+    manifest["state.json"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "size": len(text.encode())}
+    (checkpoint / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_manifest_names_the_three_files_alone(tmp_path: Path, name: str) -> No
     (newest / "MANIFEST.json").write_text(json.dumps(manifest))
     loaded, damaged = load_checkpoint(tmp_path)
     assert loaded.progress.epoch == 1
-    assert "MANIFEST.json doesn't list its files" in damaged[0]
+    assert "MANIFEST.json isn't what ftkit wrote" in damaged[0]
 
 
 STATES = [

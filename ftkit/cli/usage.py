@@ -88,6 +88,8 @@ def usage_error(error: Any) -> RequestError:
     text = " ".join(str(error.format_message()).split()).rstrip(".")
     if type(error).__name__ == "BadParameter":
         text = _bad_value(error)
+    elif extra := re.fullmatch(r"Got unexpected extra argument\S* \((.*)\)", text):
+        text = f"unexpected argument {extra[1]!r}"
     return RequestError(text[:1].lower() + text[1:], _help_of(context))
 
 

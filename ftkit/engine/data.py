@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,11 @@ def evaluation_loader(
     return _loader(Samples(split, transform), Share(len(split), batch_size, rank, world), workers, pin)
 
 
+START = "fork" if sys.platform == "linux" else None
+"""How workers start: Python's own default there until 3.13. Those of its later one, a fork server, live on when the run
+is killed, and take seconds to start."""
+
+
 def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1) -> int:
     """Worker processes for a loader: one less than the cores that a process has, none for tiny splits.
 
@@ -192,6 +198,7 @@ def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool
         persistent_workers=workers > 0,
         worker_init_fn=partial(_quiet_worker, _LEAVING) if workers else None,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=START if workers else None,
     )
 
 

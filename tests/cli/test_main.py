@@ -132,7 +132,7 @@ MISTAKES = [
     (SHOW + "-j 4", ["no such option -j", "did you mean --workers?"]),
     (SHOW + "--epoch 3", ["no such option --epoch", "did you mean --epochs?"]),
     (SHOW + "--lr", ["'--lr' requires an argument"]),
-    (SHOW + "extra", ["unexpected extra argument", "(extra)", "see ftkit config show --help"]),
+    (SHOW + "extra", ["unexpected argument 'extra'", "see ftkit config show --help"]),
     (SHOW + "--keep-head=1", ["'--keep-head' does not take a value"]),
     (SHOW + "--epochs three", ["--epochs: must be a whole number, not 'three'"]),
     (SHOW + "--epochs -1", ["--epochs: must be 0 or more"]),

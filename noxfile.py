@@ -62,6 +62,13 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Kills, faults and fuzz by the thousand, for a release; FTKIT_SOAK=0.1 does a tenth of them."""
+    need(session, ".[dev]")
+    session.run("pytest", "-m", "soak", "-n", "0", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Wheel and source archive in `dist/`."""
     need(session, pinned("hatchling"))

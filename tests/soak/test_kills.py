@@ -134,7 +134,7 @@ def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(data: Path, tmp_path: 
         settings = trial.settings(data, tmp_path / str(number))
         process = started(settings)
         time.sleep(chance.uniform(0, seconds))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join(60)
         outcomes["killed" if process.exitcode == -signal.SIGKILL else "done before"] += 1
         deadline = time.monotonic() + 60

@@ -1,5 +1,6 @@
 """All that a plugin may import, and all that the built-in plugins do import."""
 
+from ftkit.cache import cache_folder
 from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
 from ftkit.hooks import hookimpl
 from ftkit.images import ImageFiles, UnreadableImage, is_image, open_image
@@ -53,6 +54,7 @@ __all__ = [
     "Summary",
     "Then",
     "UnreadableImage",
+    "cache_folder",
     "class_order",
     "group_of",
     "hookimpl",

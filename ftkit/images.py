@@ -75,6 +75,15 @@ def open_image(path: str | Path) -> Image:
     Raises:
         UnreadableImage: It can't be read; the message names the file and the reason.
     """
+    return open_with_format(path)[0]
+
+
+def open_with_format(path: str | Path) -> tuple[Image, str]:
+    """The same, and what the file's content is, in PIL's words: `JPEG`, whatever the file's name says.
+
+    Raises:
+        UnreadableImage: As above.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -82,7 +91,7 @@ def open_image(path: str | Path) -> Image:
         with Image.open(path) as image:
             _require_sane_size(image)
             image.load()
-            return _upright(image)
+            return _upright(image), image.format or ""
     except UnidentifiedImageError:
         size = Path(path).stat().st_size
         reason = "not an image, or of a kind that can't be read here" if size else "the file is empty"

@@ -39,14 +39,14 @@ def decide(resolved: Resolved, tell: Callable[[str], None] | None = None) -> Pla
     """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
 
     Args:
-        tell: Called with a line before that.
+        tell: Called with a line before that, and where looking at the images takes long.
 
     Raises:
         RequestError: A name, value or the data can't be used.
         FtkitError: The measurement failed: weights or an image couldn't be had.
     """
     settled, notes = settle(resolved, tell)
-    decided = make_plan(settled)
+    decided = make_plan(settled, tell)
     return replace(decided, notes=(*notes, *decided.notes))
 
 
@@ -92,6 +92,7 @@ def open_run(plan: Plan) -> RunFolder:
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
     write_request(folder, plan)
+    folder.write_list(folder.bad_images, plan.findings.bad)
     return folder
 
 

@@ -15,6 +15,8 @@ from ftkit.config.load import Resolved, build
 from ftkit.config.preprocessing import choose_preprocessing
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
+from ftkit.run_splits import load_splits, require_classes
+from ftkit.screening import Findings, Tell, screen
 from ftkit.spec.augment import LEVELS, Augmentation, check_channels
 from ftkit.spec.backbone import Backbone, Head
 from ftkit.spec.balance import balance_notes, class_weights
@@ -23,10 +25,8 @@ from ftkit.spec.counting import count_parameters, kept_activations
 from ftkit.spec.curve import CURVES, Curve
 from ftkit.spec.dataset import Splits
 from ftkit.spec.figures import check_monitor
-from ftkit.spec.labels import choose_labels
 from ftkit.spec.preprocessing import Preprocessing
 from ftkit.spec.rates import check_group_rates, peak_rates
-from ftkit.spec.sampling import stratified_sample, stratified_split
 from ftkit.spec.schedule import Phase, Schedule, make_schedule
 from ftkit.spec.strategy import Strategy
 from ftkit.weight_source import WeightSource, choose_weights, require_head
@@ -66,6 +66,7 @@ class Plan:
     probe: ProbeUse = None
     notes: tuple[str, ...] = ()
     world: int = 1
+    findings: Findings = field(default=Findings(), repr=False)
 
     @property
     def config(self) -> Config:
@@ -133,6 +134,7 @@ class Plan:
             "classes": list(self.splits.classes),
             "data": {name: len(split) for name, split in self.splits.present()},
             "fingerprint": self.fingerprint,
+            "bad_images": len(self.findings.bad),
             "head": asdict(self.head),
             "preprocessing": asdict(self.preprocessing),
             "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
@@ -167,8 +169,11 @@ class Plan:
         return None if self.group_parameters is None else self.group_parameters[group]
 
 
-def make_plan(resolved: Resolved) -> Plan:
-    """Decide everything that a config leaves to plugins and data.
+def make_plan(resolved: Resolved, tell: Tell | None = None) -> Plan:
+    """Decide everything that a config leaves to plugins and data, and look at the images.
+
+    Args:
+        tell: Called with a line where looking at the images takes long.
 
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
@@ -178,7 +183,7 @@ def make_plan(resolved: Resolved) -> Plan:
         resolved = _without_epochs(resolved)
     config, backbone = resolved.config, resolved.registry.backbones.get(resolved.config.backbone)
     splits, notes = load_splits(resolved)
-    _require_classes(splits)
+    require_classes(splits)
     weights = choose_weights(resolved, backbone, strategy)
     head = Head(config.head.hidden, config.head.dropout)
     if config.keep_head:
@@ -205,7 +210,14 @@ def make_plan(resolved: Resolved) -> Plan:
         probe=choose_probe(resolved, strategy, weights),
         notes=notes,
     )
-    return _means_checked(plan)
+    _means_checked(plan)  # What else is wrong with the request should be said before the images are read.
+    return _means_checked(_screened(plan, tell))
+
+
+def _screened(plan: Plan, tell: Tell | None) -> Plan:
+    """The plan without the images that can't be read, or the error that says which these are."""
+    found = screen(plan.splits, plan.config.on_bad_image, tell)
+    return replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
 
 
 def lengthened(schedule: Schedule, config: Config) -> Schedule:
@@ -288,35 +300,3 @@ def build_choice(resolved: Resolved, section: Literal["dataset", "augment", "str
     """The dataset, strategy or curve that the config names, with its options."""
     options = getattr(resolved.config, section).options
     return build(cls, options, section, resolved)
-
-
-def load_splits(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
-    """The data's splits as the run sees them, and what is worth saying of them.
-
-    Classes are chosen and mapped first, so that everything else goes by what is learnt. A missing validation
-    split is taken from the training images, stratified and seeded; then `train_samples` draws from what is
-    left, so that the validation images don't depend on it.
-    """
-    config = resolved.config
-    splits = build_choice(resolved, "dataset", resolved.registry.datasets.get(config.dataset.name)).load()
-    places = resolved.where("classes"), resolved.where("label_map")
-    splits = choose_labels(splits, config.classes, config.label_map, places)
-    notes = splits.notes
-    if splits.train is not None and splits.val is None:
-        kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
-        splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
-        notes += (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
-    if splits.train is not None and config.train_samples is not None:
-        drawn = stratified_sample(splits.train.labels, config.train_samples, config.seed)
-        splits = replace(splits, train=splits.train.subset(drawn))
-    return splits, notes
-
-
-def _require_classes(splits: Splits) -> None:
-    if splits.train is None or not len(splits.train):
-        raise RequestError("the dataset has no training split", "give one with a train folder, or another dataset")
-    if len(splits.classes) < 2:
-        names = ", ".join(splits.classes)
-        raise RequestError(f"the data has one class only ({names})", "a classifier needs two or more: add another")
-    if splits.val is None or not len(splits.val):
-        raise RequestError("the validation split is empty", "give it images, or drop it and let ftkit hold some out")

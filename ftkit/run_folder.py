@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON record an epoch."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def bad_images(self) -> Path:
+        """The image files that can't be read or are named wrongly, with reasons; there where there are any."""
+        return self.path / "bad-images.jsonl"
 
     @property
     def log(self) -> Path:
@@ -127,6 +132,12 @@ class RunFolder:
         temporary = self.metrics.with_name(".metrics.tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(self.metrics)
+
+    def write_list(self, file: Path, items: Iterable[Any]) -> None:
+        """Write dataclasses as one JSON object a line; where there are none, there is no file."""
+        lines = [json.dumps(asdict(item)) + "\n" for item in items]
+        if lines:
+            file.write_text("".join(lines), encoding="utf-8")
 
     def write_log(self, lines: Iterable[str]) -> None:
         """Add lines, each with the time, to the run's log."""

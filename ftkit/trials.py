@@ -110,7 +110,7 @@ def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Tr
     name = f"{strategy.replace('/', '-')}-seed{seed}"
     config = resolved.config.model_copy(update={"seed": seed, "name": name})
     settled, notes = settle(replace(resolved, config=config), tell)
-    plan = make_plan(settled)
+    plan = make_plan(settled, tell)
     folder = RunFolder(Path(config.output) / name)
     has_test = plan.splits.test is not None and len(plan.splits.test) > 0
     return Trial(strategy, seed, plan.resolved, folder, _state(folder, plan), has_test, notes)

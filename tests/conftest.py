@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -18,6 +19,10 @@ from ftkit.testing.pictures import Layout, make_image_folder
 # Before torch is imported, and for the processes that tests start: two test processes share the cores, and
 # OpenMP's threads spin where there are more of them than cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is remembered of images goes where it harms nobody, and where nothing is known at the start.
+_CACHE = tempfile.TemporaryDirectory(prefix="ftkit-tests-")
+os.environ["FTKIT_CACHE_DIR"] = _CACHE.name
 
 
 class MakeFolder(Protocol):
@@ -56,7 +61,7 @@ def typed(
     """
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        for name in [name for name in os.environ if name.startswith("FTKIT_")]:
+        for name in [name for name in os.environ if name.startswith("FTKIT_") and name != "FTKIT_CACHE_DIR"]:
             patch.delenv(name)
         for name, value in (env or {}).items():
             patch.setenv(name, value)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ftkit.api import SPLIT_SYNONYMS, Dataset, FtkitError, RequestError, Splits, hookimpl, one_line
+from ftkit.api import SPLIT_SYNONYMS, Dataset, FtkitError, RequestError, Splits, cache_folder, hookimpl, one_line
 from ftkit.builtin.folder import SYSTEM_NAMES, Folder
 
 SCHEMES = ("http", "https")
@@ -56,20 +56,6 @@ class Archive(Dataset):
         splits = Folder(_within(folder)).load()
         note = f"archive {text}: {found.size:,} bytes, sha256 {found.sha256}, unpacked in {folder}"
         return replace(splits, notes=(one_line(note), *splits.notes))
-
-
-def cache_folder() -> Path:
-    """Where fetched and unpacked archives are kept.
-
-    Raises:
-        RequestError: There is no home folder to keep them in.
-    """
-    own, common = os.environ.get("FTKIT_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = Path(own) if own else Path(common, "ftkit") if common else Path.home() / ".cache" / "ftkit"
-        return folder.expanduser().absolute()
-    except RuntimeError:
-        raise RequestError("there is no home folder to keep archives in", "set FTKIT_CACHE_DIR") from None
 
 
 def _is_address(text: str) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.config.choices import BALANCES, DEVICES, MONITORS, ON_NAN, OPTIMIZERS, PRECISIONS, TRACKERS
+from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DEVICES, MONITORS, ON_NAN, OPTIMIZERS, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
 from ftkit.spec.augment import LEVELS
 
@@ -94,6 +94,14 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--dataset",), "dataset.name", "NAME", "A dataset by name; see `ftkit datasets list`.", DATA, "datasets"),
     Flag(("--train-samples",), "train_samples", "N", "Train on only so many images.", DATA),
+    Flag(
+        ("--on-bad-image",),
+        "on_bad_image",
+        "|".join(BAD_IMAGE_WAYS),
+        "Stop at image files that can't be read, or leave them out.",
+        DATA,
+        BAD_IMAGE_WAYS,
+    ),
     Flag(("--backbone",), "backbone", "NAME", "The network; see `ftkit backbones list`.", MODEL, "backbones"),
     Flag(("--weights",), "weights", "default|none|NAME|FILE", "Where to start from.", MODEL, ("default", "none")),
     Flag(("--keep-head",), "keep_head", None, "Keep the pretrained head, for data of the same classes.", MODEL),

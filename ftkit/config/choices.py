@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+BadImage = Literal["error", "skip"]
 Balance = Literal["none", "sampler", "weights"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Monitor = Literal["accuracy", "top5", "macro_f1", "weighted_f1", "auroc", "calibration_error", "loss"]
@@ -11,6 +12,7 @@ OnNan = Literal["error", "skip"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
+BAD_IMAGE_WAYS: tuple[str, ...] = get_args(BadImage)
 BALANCES: tuple[str, ...] = get_args(Balance)
 DEVICES: tuple[str, ...] = get_args(Device)
 MONITORS: tuple[str, ...] = get_args(Monitor)

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
-from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS, Balance, Device, Monitor, OnNan, Precision, Tracker
+from ftkit.config.choices import (
+    DEFAULT_DECAY,
+    OPTIMIZERS,
+    BadImage,
+    Balance,
+    Device,
+    Monitor,
+    OnNan,
+    Precision,
+    Tracker,
+)
 from ftkit.spec.preprocessing import Fit, Interpolation
 
 
@@ -143,6 +153,8 @@ class Config(Section):
     """Part of the training images to validate on, where the dataset has no validation split."""
     train_samples: int | None = Field(default=None, ge=1)
     """Train on only so many images, drawn by seed and class."""
+    on_bad_image: BadImage = "error"
+    """What to do about image files that can't be read: error, say which before training; skip, leave them out."""
 
     classes: tuple[ClassName, ...] | None = None
     """Use only images of these classes, in this order."""

@@ -87,7 +87,7 @@ def consult(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = No
             f"{resolved.where('epochs')} is 0, and strategy {AUTO} chooses how to train", "raise it, or leave it out"
         )
     # Whatever else is wrong with the request should be said before minutes are spent on it.
-    draft = make_plan(choosing(resolved, "strategy", "full", {}, {}))
+    draft = make_plan(choosing(resolved, "strategy", "full", {}, {}), tell)
     facts = find_facts(draft, tell)
     limits = Limits(trains=any(key.partition(".")[0] in TRAINS for key in given), solvable=draft.probe is not None)
     advice = advise(facts, limits)

@@ -19,7 +19,7 @@ from ftkit.engine.evaluate import infer, run_data
 from ftkit.engine.metrics import score
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError, one_line
-from ftkit.planning import load_splits
+from ftkit.run_splits import splits_of_run
 from ftkit.run_summary import RunSummary, summarize
 from ftkit.runs import find_model, read_card, run_of
 from ftkit.spec.dataset import SplitName
@@ -118,7 +118,7 @@ def find_contenders(specs: Iterable[str], runs_dir: Path) -> list[Contender]:
 
 def common_split(contenders: Sequence[Contender]) -> SplitName:
     """Test, where the data of all runs has such a split; else val."""
-    splits = [load_splits(one.resolved)[0].test for one in contenders]
+    splits = [splits_of_run(one.resolved)[0].test for one in contenders]
     return "test" if all(split is not None and len(split) for split in splits) else "val"
 
 

@@ -17,7 +17,7 @@ from ftkit.engine.data import checked, evaluation_loader
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
-from ftkit.planning import load_splits
+from ftkit.run_splits import splits_of_run
 from ftkit.runs import Card
 from ftkit.spec.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.spec.labels import labels_as_trained
@@ -53,7 +53,7 @@ def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelle
     Raises:
         RequestError: The data is gone, has no such split, or has classes that the model lacks.
     """
-    splits, notes = load_splits(resolved)
+    splits, notes = splits_of_run(resolved)
     source = f"dataset {resolved.config.dataset.name}"
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")

@@ -18,8 +18,8 @@ from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.engine.bundle import backbone_id, save_bundle
 from ftkit.engine.evaluate import collect
-from ftkit.planning import load_splits
 from ftkit.plugins import Registry
+from ftkit.run_splits import load_splits
 from ftkit.runs import Card
 from tests.conftest import MakeFolder
 

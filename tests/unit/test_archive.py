@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ftkit.api import cache_folder
 from ftkit.builtin import unpack as unpacking
-from ftkit.builtin.archive import Archive, cache_folder
+from ftkit.builtin.archive import Archive
 from ftkit.errors import FtkitError, RequestError
 from ftkit.spec.dataset import Splits
 from tests.conftest import RunFtkit

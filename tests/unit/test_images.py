@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkit.images import ORIENTATION, ImageFiles, UnreadableImage, is_image, open_image, with_channels
+from ftkit.images import (
+    ORIENTATION,
+    ImageFiles,
+    UnreadableImage,
+    is_image,
+    open_image,
+    sample_file,
+    sample_name,
+    with_channels,
+)
+from ftkit.spec.dataset import Split
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -230,3 +240,16 @@ def test_files_open_by_position_also_after_pickling(tmp_path: Path) -> None:
     elsewhere = save(Image.new("RGB", (1, 1), BLUE), tmp_path / "b.png")
     opener = pickle.loads(pickle.dumps(ImageFiles(tmp_path, ["a.png", str(elsewhere)])))
     assert [opener(0).getpixel((0, 0)), opener(1).getpixel((0, 0))] == [RED, BLUE]
+
+
+def test_the_file_of_a_sample_is_found_below_subsets(tmp_path: Path) -> None:
+    names = ["a.png", "b.png", str(tmp_path / "elsewhere" / "c.png")]
+    split = Split(names, [0, 1, 0], ImageFiles(tmp_path, names)).subset([2, 0]).subset([1, 0])
+    assert [sample_file(split, i) for i in (0, 1)] == [tmp_path / "a.png", tmp_path / "elsewhere" / "c.png"]
+    assert sample_name(split, 0) == str(tmp_path / "a.png")
+
+
+def test_a_sample_without_a_file_goes_by_its_name() -> None:
+    split = Split(["0", "1"], [0, 1], lambda _: Image.new("L", (1, 1))).subset([1])
+    assert sample_file(split, 0) is None
+    assert sample_name(split, 0) == "1"

@@ -13,7 +13,7 @@ from ftkit.builtin.folder import Folder
 from ftkit.config.load import resolve, to_yaml
 from ftkit.engine.evaluate import Labelled, other_data, run_data
 from ftkit.errors import RequestError
-from ftkit.planning import load_splits
+from ftkit.run_splits import load_splits
 from ftkit.runs import read_card
 from ftkit.spec.dataset import Splits
 from tests.conftest import MakeFolder, RunFtkit

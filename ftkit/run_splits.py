@@ -1,0 +1,65 @@
+"""The images that a run sees: as the config cuts and draws them, without those that can't be read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftkit.config.load import Resolved, build
+from ftkit.errors import RequestError
+from ftkit.screening import screen
+from ftkit.spec.dataset import Splits
+from ftkit.spec.labels import choose_labels
+from ftkit.spec.sampling import stratified_sample, stratified_split
+
+
+def load_splits(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
+    """The data's splits as the run sees them, and what is worth saying of them.
+
+    Classes are chosen and mapped first, so that everything else goes by what is learnt. A missing validation
+    split is taken from the training images, stratified and seeded; then `train_samples` draws from what is
+    left, so that the validation images don't depend on it.
+    """
+    config = resolved.config
+    dataset = build(resolved.registry.datasets.get(config.dataset.name), config.dataset.options, "dataset", resolved)
+    splits = dataset.load()
+    places = resolved.where("classes"), resolved.where("label_map")
+    splits = choose_labels(splits, config.classes, config.label_map, places)
+    notes = splits.notes
+    if splits.train is not None and splits.val is None:
+        kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
+        splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
+        notes += (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
+    if splits.train is not None and config.train_samples is not None:
+        drawn = stratified_sample(splits.train.labels, config.train_samples, config.seed)
+        splits = replace(splits, train=splits.train.subset(drawn))
+    return splits, notes
+
+
+def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
+    """The splits as `load_splits` has them, less the images that a run of this config leaves out.
+
+    Where it leaves none out, nothing is opened: a file that has broken since is named when it is read.
+
+    Raises:
+        RequestError: The data isn't there any more, or can't be used.
+    """
+    splits, notes = load_splits(resolved)
+    if resolved.config.on_bad_image != "skip":
+        return splits, notes
+    screened = screen(splits, "skip")
+    return screened.splits, (*notes, *screened.notes)
+
+
+def require_classes(splits: Splits) -> None:
+    """Refuse data that nothing can be learnt from.
+
+    Raises:
+        RequestError: A split or a second class is missing.
+    """
+    if splits.train is None or not len(splits.train):
+        raise RequestError("the dataset has no training split", "give one with a train folder, or another dataset")
+    if len(splits.classes) < 2:
+        names = ", ".join(splits.classes)
+        raise RequestError(f"the data has one class only ({names})", "a classifier needs two or more: add another")
+    if splits.val is None or not len(splits.val):
+        raise RequestError("the validation split is empty", "give it images, or drop it and let ftkit hold some out")

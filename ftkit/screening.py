@@ -1,0 +1,200 @@
+"""A look at the image files of a run before it starts: which of them can't be read, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Literal
+
+from ftkit.errors import RequestError, one_line
+from ftkit.images import JPEG_SUFFIXES, UnreadableImage, open_with_format, sample_file
+from ftkit.memory import Look, Memory, open_memory
+from ftkit.spec.dataset import SPLIT_NAMES, Split, SplitName, Splits
+
+FEW = 64
+"""Files that are sooner read than a pool of threads is started."""
+
+TOGETHER = 1000
+"""Looks that are remembered at once; so many are lost where a run is stopped."""
+
+PATIENCE_SECONDS = 5.0
+"""After this long without a word, a person wants to know how far it is."""
+
+NAMED = 5
+"""Files that a message names."""
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(JPEG_SUFFIXES, ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".pbm", ".pgm", ".pnm", ".ppm"), ("PPM",)),
+    ".avif": ("AVIF",),
+    ".bmp": ("BMP", "DIB"),
+    ".gif": ("GIF",),
+    ".png": ("PNG",),
+    ".webp": ("WEBP",),
+}
+"""What PIL may call the content of a file with such a name; cameras write MPO, two JPEGs in one, as .jpg."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that something is wrong with.
+
+    Attributes:
+        used: Whether the run uses it all the same, since it can be read.
+    """
+
+    split: SplitName
+    file: str
+    reason: str
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that there is to say of the images of a run."""
+
+    bad: tuple[BadImage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The splits without the images that can't be read, what was found, and lines for the plan."""
+
+    splits: Splits
+    findings: Findings = Findings()
+    notes: tuple[str, ...] = ()
+
+
+def screen(splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None = None) -> Screened:
+    """Read every image file of the splits once. What comes out of an array is taken as it is.
+
+    Args:
+        tell: Called with a line now and then where it takes long.
+
+    Raises:
+        RequestError: Files can't be read and `on_bad` is `error`, or a class has none that can.
+    """
+    files = {name: _files(split) for name, split in splits.present()}
+    memory = open_memory()
+    looks = look_at(list(dict.fromkeys(f for some in files.values() for f in some if f is not None)), memory, tell)
+    odd = [bad for name in files for bad in _odd(name, files[name], looks)]
+    unreadable = [bad for bad in odd if not bad.used]
+    if unreadable and on_bad == "error":
+        raise RequestError(
+            f"{_images(len(unreadable))} can't be used: {_first(unreadable)}",
+            "mend or remove what is named, or leave it out with --on-bad-image skip",
+        )
+    notes = [
+        *_notes(unreadable, "can't be read, and left out"),
+        *_notes([bad for bad in odd if bad.used], "named wrongly, though readable"),
+        *([memory.trouble] if memory.trouble else []),
+    ]
+    left = _without_faulty(splits, files, looks) if unreadable else splits
+    return Screened(left, Findings(tuple(odd)), tuple(notes))
+
+
+def look_at(files: Sequence[str], memory: Memory, tell: Tell | None = None) -> dict[str, Look]:
+    """What each file is like, by its path; only what isn't remembered is read."""
+    found = memory.recall(files)
+    unknown = [file for file in files if file not in found]
+    fresh: dict[str, Look] = {}
+    for file, seen in zip(unknown, _told(_looks(unknown), len(unknown), tell), strict=True):
+        found[file] = fresh[file] = seen
+        if len(fresh) == TOGETHER:
+            memory.keep(fresh)
+            fresh = {}
+    memory.keep(fresh)
+    return found
+
+
+def look(file: str) -> Look:
+    """Read one file whole, as training will."""
+    try:
+        _, kind = open_with_format(file)
+    except UnreadableImage as error:
+        return Look(fault=error.message.removeprefix(one_line(f"{file}: ")))
+    suffix = Path(file).suffix.lower()
+    if kind in KINDS.get(suffix, (kind,)):
+        return Look()
+    return Look(remark=f"named {suffix}, but its content is {kind}")
+
+
+def _looks(files: Sequence[str]) -> Iterator[Look]:
+    """In threads, since decoders let go of Python's lock."""
+    if len(files) < FEW:
+        yield from map(look, files)
+        return
+    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
+    try:
+        yield from pool.map(look, files)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _told(looks: Iterator[Look], count: int, tell: Tell | None) -> Iterator[Look]:
+    """The same, with a word on how far it is whenever it takes long."""
+    spoke = monotonic()
+    for done, each in enumerate(looks, 1):
+        yield each
+        if tell is not None and monotonic() - spoke > PATIENCE_SECONDS:
+            spoke = monotonic()
+            tell(f"looked at {done:,} of {count:,} images")
+
+
+def _files(split: Split) -> list[str | None]:
+    """The file of each sample; None where there is none."""
+    files = (sample_file(split, index) for index in range(len(split)))
+    return [str(file.absolute()) if file is not None else None for file in files]
+
+
+def _odd(name: SplitName, files: Sequence[str | None], looks: Mapping[str, Look]) -> Iterator[BadImage]:
+    for file in files:
+        seen = looks[file] if file is not None else Look()
+        reason = seen.fault or seen.remark
+        if file is not None and reason is not None:
+            yield BadImage(name, file, reason, used=seen.fault is None)
+
+
+def _without_faulty(
+    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], looks: Mapping[str, Look]
+) -> Splits:
+    """The splits with the readable samples alone.
+
+    Raises:
+        RequestError: A class of a split loses all of its samples.
+    """
+    left: dict[SplitName, Split] = {}
+    for name, split in splits.present():
+        kept = [i for i, file in enumerate(files[name]) if file is None or looks[file].fault is None]
+        lost = set(split.labels) - {split.labels[i] for i in kept}
+        if lost:
+            few = ", ".join(repr(splits.classes[label]) for label in sorted(lost)[:NAMED])
+            raise RequestError(
+                f"{name} split: no image of class {few} can be read",
+                "mend the files, add others, or choose the classes to use with the config key classes",
+            )
+        left[name] = split.subset(kept) if len(kept) < len(split) else split
+    train, val, test = (left.get(name) for name in SPLIT_NAMES)
+    return replace(splits, train=train, val=val, test=test)
+
+
+def _notes(bad: Sequence[BadImage], what: str) -> Iterator[str]:
+    if bad:
+        yield f"{_images(len(bad))} {what}: {_first(bad)}"
+
+
+def _first(bad: Sequence[BadImage]) -> str:
+    """The first few with their reasons."""
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return "; ".join(f"{each.file}: {each.reason}" for each in bad[:NAMED]) + more
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"

@@ -1,0 +1,229 @@
+"""Image files that can't be read: found before training, named with the reason, left out where that is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import ftkit
+from ftkit.cli.main import main
+from ftkit.errors import RequestError
+from tests.conftest import MakeFolder
+
+SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
+LAYOUT = {"train": {"a": 6, "b": 6}, "val": {"a": 3, "b": 3}}
+
+
+def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
+    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
+
+
+def break_files(data: Path) -> dict[str, str]:
+    """Break four of the images, and say what is wrong with each."""
+    large = Image.effect_noise((64, 64), 50)
+    large.save(data / "train/a/0001.png")
+    whole = (data / "train/a/0001.png").read_bytes()
+    (data / "train/a/0001.png").write_bytes(whole[: len(whole) // 2])
+    (data / "train/b/0002.jpg").write_bytes(b"")
+    (data / "val/a/0000.jpg").write_text("<html>404</html>")
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (60_000).to_bytes(4, "big") * 2
+    (data / "val/b/0001.png").write_bytes(header + whole[24:])
+    return {
+        "train/a/0001.png": "truncated",
+        "train/b/0002.jpg": "the file is empty",
+        "val/a/0000.jpg": "not an image",
+        "val/b/0001.png": "can't be read",
+    }
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_bad_files_stop_a_run_before_it_has_a_folder(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    broken = break_files(data)
+    with pytest.raises(RequestError, match=r"^4 images can't be used: ") as caught:
+        ftkit.train(plan(data, tmp_path / "runs"))
+    for name, reason in broken.items():
+        assert f"{data / name}: " in caught.value.message
+        assert reason in caught.value.message
+    assert "--on-bad-image skip" in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_skipped_files_are_listed_and_the_rest_is_learnt_and_judged(
+    image_folder: MakeFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    broken = break_files(data)
+    run = tmp_path / "runs" / "run"
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    where = [f"--data={data}", f"--output={tmp_path / 'runs'}", "--name=run"]
+    assert main(["train", *where, *flags, "--on-bad-image", "skip"]) == 0
+    said = capfd.readouterr().err
+    assert "4 images can't be read, and left out: " in said
+    listed = {Path(line["file"]).relative_to(data).as_posix(): line for line in lines_of(run / "bad-images.jsonl")}
+    assert listed.keys() == broken.keys()
+    for name, reason in broken.items():
+        assert reason in listed[name]["reason"]
+        assert listed[name]["split"] == name.split("/")[0]
+        assert listed[name]["used"] is False
+    planned = json.loads((run / "plan.json").read_text())
+    assert planned["data"] == {"train": 10, "val": 4}
+    assert planned["bad_images"] == 4
+    assert main(["evaluate", str(run), "--split", "val", "--json"]) == 0
+    told = capfd.readouterr()
+    assert "changed" not in told.err
+    assert json.loads(told.out)["images"] == 4
+
+
+def test_a_hold_out_split_stays_the_same_when_a_file_breaks(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", {"a": 10, "b": 10})
+    before = plan(data, tmp_path).splits
+    assert before.train is not None
+    assert before.val is not None
+    gone = before.train.names[3]
+    (data / gone).write_bytes(b"")
+    after = plan(data, tmp_path, on_bad_image="skip").splits
+    assert after.train is not None
+    assert after.val is not None
+    assert list(after.val.names) == list(before.val.names)
+    assert list(after.train.names) == [name for name in before.train.names if name != gone]
+
+
+def test_images_that_are_not_used_may_be_broken(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    used = plan(data, tmp_path, train_samples=4).splits.train
+    assert used is not None
+    unused = next(p for p in sorted((data / "train" / "a").iterdir()) if f"train/a/{p.name}" not in used.names)
+    unused.write_bytes(b"")
+    assert plan(data, tmp_path, train_samples=4).findings.bad == ()
+
+
+def test_a_class_without_a_readable_image_is_an_error(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    for file in (data / "val" / "b").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(RequestError, match=r"val split: no image of class 'b' can be read"):
+        plan(data, tmp_path, on_bad_image="skip")
+
+
+def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
+    image_folder: MakeFolder, tmp_path: Path
+) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    Image.effect_noise((40, 32), 50).convert("RGB").save(data / "train/a/0001.png", "JPEG")
+    decided = plan(data, tmp_path)
+    outcome = ftkit.train(decided)
+    (line,) = lines_of(outcome.run.bad_images)
+    assert line == {
+        "split": "train",
+        "file": str(data / "train/a/0001.png"),
+        "reason": "named .png, but its content is JPEG",
+        "used": True,
+    }
+    assert any("1 image named wrongly, though readable" in note for note in decided.notes)
+
+
+def test_whole_data_leaves_no_list(image_folder: MakeFolder, tmp_path: Path) -> None:
+    outcome = ftkit.train(plan(image_folder(tmp_path / "data", LAYOUT), tmp_path / "runs"))
+    assert not outcome.run.bad_images.exists()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def rewrite(file: Path, content: bytes, mtime_ns: int) -> None:
+    file.write_bytes(content)
+    os.utime(file, ns=(mtime_ns, mtime_ns))
+
+
+def test_a_file_is_read_again_only_when_its_size_or_time_changes(
+    image_folder: MakeFolder, tmp_path: Path, cache: Path
+) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    plan(data, tmp_path)
+    file = data / "train/a/0001.png"
+    was = file.stat()
+    rewrite(file, bytes(was.st_size), was.st_mtime_ns)
+    assert plan(data, tmp_path).findings.bad == ()
+    rewrite(file, bytes(was.st_size), was.st_mtime_ns + 1)
+    with pytest.raises(RequestError, match=r"a/0001\.png: not an image"):
+        plan(data, tmp_path)
+    rewrite(file, bytes(was.st_size + 1), was.st_mtime_ns)
+    with pytest.raises(RequestError, match=r"a/0001\.png: not an image"):
+        plan(data, tmp_path)
+
+
+def test_a_bad_file_that_is_mended_is_seen_whatever_its_time(
+    image_folder: MakeFolder, tmp_path: Path, cache: Path
+) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    file = data / "train/a/0001.png"
+    good, was = file.read_bytes(), file.stat()
+    rewrite(file, bytes(was.st_size), was.st_mtime_ns)
+    with pytest.raises(RequestError, match=r"a/0001\.png"):
+        plan(data, tmp_path)
+    rewrite(file, good, was.st_mtime_ns)
+    assert plan(data, tmp_path).findings.bad == ()
+
+
+def test_without_a_cache_one_note_says_so(
+    image_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "file"))
+    (note,) = [note for note in plan(data, tmp_path).notes if "isn't remembered" in note]
+    assert str(tmp_path / "file") in note
+
+
+def test_a_damaged_memory_is_told_of_once_and_made_anew(image_folder: MakeFolder, tmp_path: Path, cache: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    plan(data, tmp_path)
+    (memory,) = cache.iterdir()
+    memory.write_bytes(b"no database" * 1000)
+    assert sum("isn't remembered" in note for note in plan(data, tmp_path).notes) == 1
+    assert not any("isn't remembered" in note for note in plan(data, tmp_path).notes)
+    assert rows(memory) == 18
+
+
+def test_the_memory_is_bounded_and_loses_what_was_not_asked_for_longest(
+    image_folder: MakeFolder, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftkit.memory.MOST", 30)
+    first, second = (image_folder(tmp_path / name, LAYOUT) for name in ("first", "second"))
+    plan(first, tmp_path)
+    (memory,) = cache.iterdir()
+    with closing(sqlite3.connect(memory)) as database, database:
+        database.execute("update looks set used = used - 10 * 86400")
+    plan(second, tmp_path)
+    assert rows(memory) == 30
+    assert rows(memory, f"{second}/%") == 18
+
+
+def test_many_plans_at_once_share_one_memory(image_folder: MakeFolder, tmp_path: Path, cache: Path) -> None:
+    folders = [image_folder(tmp_path / f"data{i}", LAYOUT) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        plans = list(pool.map(lambda data: plan(data, tmp_path), folders))
+    assert not any("isn't remembered" in note for one in plans for note in one.notes)
+    assert rows(next(cache.iterdir())) == 8 * 18
+
+
+def rows(memory: Path, like: str = "%") -> int:
+    with closing(sqlite3.connect(memory)) as database:
+        return int(
+            database.execute("select count(*) from looks where cast(path as text) like ?", (like,)).fetchone()[0]
+        )

@@ -93,6 +93,7 @@ def open_run(plan: Plan) -> RunFolder:
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
     write_request(folder, plan)
     folder.write_list(folder.bad_images, plan.findings.bad)
+    folder.write_list(folder.duplicates, plan.findings.duplicates)
     return folder
 
 

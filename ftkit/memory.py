@@ -31,11 +31,11 @@ WAIT_SECONDS = 20.0
 
 TABLE = """
 create table if not exists looks (
-    path blob primary key, size integer, mtime_ns integer, used integer, remark text
+    path blob primary key, size integer, mtime_ns integer, used integer, remark text, content blob, picture blob
 ) without rowid
 """
 
-QUESTION = "select used, remark from looks where path = ? and size = ? and mtime_ns = ?"
+QUESTION = "select used, remark, content, picture from looks where path = ? and size = ? and mtime_ns = ?"
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,14 @@ class Look:
     Attributes:
         fault: Why it can't be used; None where it can.
         remark: What is odd about a file that can be used.
+        content: A digest of its bytes; None where it can't be used.
+        picture: What copies of the picture share; None where it is too plain to tell.
     """
 
     fault: str | None = None
     remark: str | None = None
+    content: bytes | None = None
+    picture: bytes | None = None
 
 
 Stamp = tuple[int, int]
@@ -93,7 +97,7 @@ class Memory:
         """Remember the good ones among them."""
         now = int(time.time())
         rows = [
-            (os.fsencode(path), *self._stamps[path], now, look.remark)
+            (os.fsencode(path), *self._stamps[path], now, look.remark, look.content, look.picture)
             for path, look in looks.items()
             if look.fault is None and path in self._stamps
         ]

@@ -135,6 +135,7 @@ class Plan:
             "data": {name: len(split) for name, split in self.splits.present()},
             "fingerprint": self.fingerprint,
             "bad_images": len(self.findings.bad),
+            "duplicates": len(self.findings.duplicates),
             "head": asdict(self.head),
             "preprocessing": asdict(self.preprocessing),
             "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},

@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "bad-images.jsonl"
 
     @property
+    def duplicates(self) -> Path:
+        """Pictures that are in two splits; there where there are any."""
+        return self.path / "duplicates.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
 

@@ -1,15 +1,18 @@
-"""A look at the image files of a run before it starts: which of them can't be read, and why."""
+"""A look at the image files of a run before it starts: which can't be read, and why; which are in two splits."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+from ftkit.duplicates import Duplicate, find_duplicates, picture_hash, summary
 from ftkit.errors import RequestError, one_line
 from ftkit.images import JPEG_SUFFIXES, UnreadableImage, open_with_format, sample_file
 from ftkit.memory import Look, Memory, open_memory
@@ -61,6 +64,7 @@ class Findings:
     """All that there is to say of the images of a run."""
 
     bad: tuple[BadImage, ...] = ()
+    duplicates: tuple[Duplicate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,15 @@ def screen(splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None =
             f"{_images(len(unreadable))} can't be used: {_first(unreadable)}",
             "mend or remove what is named, or leave it out with --on-bad-image skip",
         )
+    duplicates = find_duplicates(splits, files, looks)
     notes = [
         *_notes(unreadable, "can't be read, and left out"),
         *_notes([bad for bad in odd if bad.used], "named wrongly, though readable"),
+        *summary(duplicates, NAMED),
         *([memory.trouble] if memory.trouble else []),
     ]
     left = _without_faulty(splits, files, looks) if unreadable else splits
-    return Screened(left, Findings(tuple(odd)), tuple(notes))
+    return Screened(left, Findings(tuple(odd), duplicates), tuple(notes))
 
 
 def look_at(files: Sequence[str], memory: Memory, tell: Tell | None = None) -> dict[str, Look]:
@@ -117,13 +123,17 @@ def look_at(files: Sequence[str], memory: Memory, tell: Tell | None = None) -> d
 def look(file: str) -> Look:
     """Read one file whole, as training will."""
     try:
-        _, kind = open_with_format(file)
+        image, kind = open_with_format(file)
+        picture = picture_hash(image)
+        with Path(file).open("rb") as opened:
+            content = hashlib.file_digest(opened, partial(hashlib.blake2b, digest_size=16)).digest()
     except UnreadableImage as error:
         return Look(fault=error.message.removeprefix(one_line(f"{file}: ")))
+    except (OSError, ValueError) as error:
+        return Look(fault=f"can't be read: {error}")
     suffix = Path(file).suffix.lower()
-    if kind in KINDS.get(suffix, (kind,)):
-        return Look()
-    return Look(remark=f"named {suffix}, but its content is {kind}")
+    remark = None if kind in KINDS.get(suffix, (kind,)) else f"named {suffix}, but its content is {kind}"
+    return Look(None, remark, content, picture)
 
 
 def _looks(files: Sequence[str]) -> Iterator[Look]:

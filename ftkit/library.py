@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,18 +35,21 @@ def plan(config: str | Path | None = None, **settings: Any) -> Plan:
     return decide(resolve(Path(config) if config is not None else None, flags, [], {}))
 
 
-def decide(resolved: Resolved, tell: Callable[[str], None] | None = None) -> Plan:
+def decide(
+    resolved: Resolved, tell: Callable[[str], None] | None = None, left_out: Collection[str] | None = None
+) -> Plan:
     """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
 
     Args:
         tell: Called with a line before that, and where looking at the images takes long.
+        left_out: As in `make_plan`.
 
     Raises:
         RequestError: A name, value or the data can't be used.
         FtkitError: The measurement failed: weights or an image couldn't be had.
     """
     settled, notes = settle(resolved, tell)
-    decided = make_plan(settled, tell)
+    decided = make_plan(settled, tell, left_out)
     return replace(decided, notes=(*notes, *decided.notes))
 
 
@@ -84,7 +87,8 @@ def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
     from ftkit.engine.train import train as run_plan
 
     folder = RunFolder(Path(run))
-    return run_plan(make_plan(resolve(folder.config, {}, [], {})), folder, listener, resume=True)
+    plan = make_plan(resolve(folder.config, {}, [], {}), left_out=folder.left_out())
+    return run_plan(plan, folder, listener, resume=True)
 
 
 def open_run(plan: Plan) -> RunFolder:
@@ -92,8 +96,8 @@ def open_run(plan: Plan) -> RunFolder:
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
     write_request(folder, plan)
-    folder.write_list(folder.bad_images, plan.findings.bad)
-    folder.write_list(folder.duplicates, plan.findings.duplicates)
+    folder.append_list(folder.bad_images, plan.findings.bad)
+    folder.append_list(folder.duplicates, plan.findings.duplicates)
     return folder
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from ftkit.config.preprocessing import choose_preprocessing
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
 from ftkit.run_splits import load_splits, require_classes
-from ftkit.screening import Findings, Tell, screen
+from ftkit.screening import Findings, Tell, leave_out, screen
 from ftkit.spec.augment import LEVELS, Augmentation, check_channels
 from ftkit.spec.backbone import Backbone, Head
 from ftkit.spec.balance import balance_notes, class_weights
@@ -170,11 +170,13 @@ class Plan:
         return None if self.group_parameters is None else self.group_parameters[group]
 
 
-def make_plan(resolved: Resolved, tell: Tell | None = None) -> Plan:
+def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection[str] | None = None) -> Plan:
     """Decide everything that a config leaves to plugins and data, and look at the images.
 
     Args:
         tell: Called with a line where looking at the images takes long.
+        left_out: Of a run that goes on, the image files that it has left out. Then no image is looked at: the run
+            must see the same ones as before, whatever has broken since.
 
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
@@ -193,9 +195,10 @@ def make_plan(resolved: Resolved, tell: Tell | None = None) -> Plan:
         config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone
     )
     backbone = backbone.for_size(preprocessing.size)
-    schedule = lengthened(
-        make_schedule(strategy, backbone, config.extended_from or config.epochs, config.strategy.name), config
-    )
+    planned = config.extended_from or config.epochs
+    if planned > config.epochs:
+        raise RequestError(f"extended_from is {planned}, but epochs is {config.epochs}", "raise epochs, or drop it")
+    schedule = make_schedule(strategy, backbone, planned, config.strategy.name).lengthened(config.epochs - planned)
     plan = Plan(
         resolved=resolved,
         backbone=backbone,
@@ -212,28 +215,15 @@ def make_plan(resolved: Resolved, tell: Tell | None = None) -> Plan:
         notes=notes,
     )
     _means_checked(plan)  # What else is wrong with the request should be said before the images are read.
-    return _means_checked(_screened(plan, tell))
+    return _means_checked(_screened(plan, tell, left_out))
 
 
-def _screened(plan: Plan, tell: Tell | None) -> Plan:
+def _screened(plan: Plan, tell: Tell | None, left_out: Collection[str] | None) -> Plan:
     """The plan without the images that can't be read, or the error that says which these are."""
+    if left_out is not None:
+        return replace(plan, splits=leave_out(plan.splits, left_out))
     found = screen(plan.splits, plan.config.on_bad_image, tell)
     return replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
-
-
-def lengthened(schedule: Schedule, config: Config) -> Schedule:
-    """The schedule with its last row again for each epoch that the run was extended by.
-
-    A strategy that spreads its phases over the run would else freeze again what it has thawed.
-    """
-    if config.extended_from is None:
-        return schedule
-    more = config.epochs - config.extended_from
-    if more < 0:
-        raise RequestError(
-            f"extended_from is {config.extended_from}, but the run has {config.epochs} epochs", "raise epochs"
-        )
-    return replace(schedule, rows=schedule.rows + schedule.rows[-1:] * more)
 
 
 def _means_checked(plan: Plan) -> Plan:

@@ -138,11 +138,19 @@ class RunFolder:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(self.metrics)
 
-    def write_list(self, file: Path, items: Iterable[Any]) -> None:
+    def append_list(self, file: Path, items: Iterable[Any]) -> None:
         """Write dataclasses as one JSON object a line; where there are none, there is no file."""
         lines = [json.dumps(asdict(item)) + "\n" for item in items]
         if lines:
-            file.write_text("".join(lines), encoding="utf-8")
+            with file.open("a", encoding="utf-8") as opened:
+                opened.write("".join(lines))
+
+    def left_out(self) -> frozenset[str]:
+        """The image files that the run has left out from its start."""
+        if not self.bad_images.exists():
+            return frozenset()
+        listed = [json.loads(line) for line in self.bad_images.read_text(encoding="utf-8").splitlines()]
+        return frozenset(bad["file"] for bad in listed if not (bad["used"] or bad["late"]))
 
     def write_log(self, lines: Iterable[str]) -> None:
         """Add lines, each with the time, to the run's log."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,12 +51,14 @@ class BadImage:
 
     Attributes:
         used: Whether the run uses it all the same, since it can be read.
+        late: Whether it could be read at the start, and broke while the run went on.
     """
 
     split: SplitName
     file: str
     reason: str
     used: bool = False
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,31 @@ def screen(splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None =
         *summary(duplicates, NAMED),
         *([memory.trouble] if memory.trouble else []),
     ]
-    left = _without_faulty(splits, files, looks) if unreadable else splits
+    left = leave_out(splits, {bad.file for bad in unreadable})
     return Screened(left, Findings(tuple(odd), duplicates), tuple(notes))
+
+
+def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
+    """The splits without the samples that come from these files.
+
+    Raises:
+        RequestError: A class of a split loses all of its samples.
+    """
+    if not unwanted:
+        return splits
+    left: dict[SplitName, Split] = {}
+    for name, split in splits.present():
+        kept = [index for index, file in enumerate(_files(split)) if file not in unwanted]
+        lost = set(split.labels) - {split.labels[index] for index in kept}
+        if lost:
+            few = ", ".join(repr(splits.classes[label]) for label in sorted(lost)[:NAMED])
+            raise RequestError(
+                f"{name} split: no image of class {few} can be read",
+                "mend the files, add others, or choose the classes to use with the config key classes",
+            )
+        left[name] = split.subset(kept) if len(kept) < len(split) else split
+    train, val, test = (left.get(name) for name in SPLIT_NAMES)
+    return replace(splits, train=train, val=val, test=test)
 
 
 def look_at(files: Sequence[str], memory: Memory, tell: Tell | None = None) -> dict[str, Look]:
@@ -170,29 +195,6 @@ def _odd(name: SplitName, files: Sequence[str | None], looks: Mapping[str, Look]
         reason = seen.fault or seen.remark
         if file is not None and reason is not None:
             yield BadImage(name, file, reason, used=seen.fault is None)
-
-
-def _without_faulty(
-    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], looks: Mapping[str, Look]
-) -> Splits:
-    """The splits with the readable samples alone.
-
-    Raises:
-        RequestError: A class of a split loses all of its samples.
-    """
-    left: dict[SplitName, Split] = {}
-    for name, split in splits.present():
-        kept = [i for i, file in enumerate(files[name]) if file is None or looks[file].fault is None]
-        lost = set(split.labels) - {split.labels[i] for i in kept}
-        if lost:
-            few = ", ".join(repr(splits.classes[label]) for label in sorted(lost)[:NAMED])
-            raise RequestError(
-                f"{name} split: no image of class {few} can be read",
-                "mend the files, add others, or choose the classes to use with the config key classes",
-            )
-        left[name] = split.subset(kept) if len(kept) < len(split) else split
-    train, val, test = (left.get(name) for name in SPLIT_NAMES)
-    return replace(splits, train=train, val=val, test=test)
 
 
 def _notes(bad: Sequence[BadImage], what: str) -> Iterator[str]:

@@ -82,7 +82,7 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
     """
     from ftkit.engine.train import train
 
-    plan = make_plan(trial.resolved)
+    plan = make_plan(trial.resolved, left_out=None if trial.state == "new" else trial.folder.left_out())
     plan = replace(plan, notes=(*trial.notes, *plan.notes))
     if trial.state == "new":
         return train(plan, open_run(plan), listener)

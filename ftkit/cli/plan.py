@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
@@ -39,14 +39,16 @@ def plan(
         show(decided, console.out())
 
 
-def complete(resolved: Resolved, tell: Callable[[str], None] | None = console.note) -> Plan:
+def complete(
+    resolved: Resolved, tell: Callable[[str], None] | None = console.note, left_out: Collection[str] | None = None
+) -> Plan:
     """The plan with its parameters counted; torch is loaded only where that takes building the model.
 
     Or where the strategy is `auto`, which is measured here; `tell` is called with a line before that.
     """
     from ftkit.library import decide
 
-    decided = decide(resolved, tell)
+    decided = decide(resolved, tell, left_out)
     if decided.group_parameters is not None:
         return decided
     from ftkit.engine.model import counted

@@ -63,13 +63,14 @@ def train(
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
     from ftkit.cli.plan import complete, show
+    from ftkit.run_folder import RunFolder
 
     if resume is None:
         _only_with_resume({"--extend": extend, "--allow-world-size-change": other_world})
         run, resolved = None, request.resolve()
     else:
         run, resolved = _own_request(request, resume, extend)
-    plan = complete(resolved, None if quiet else console.note)
+    plan = complete(resolved, None if quiet else console.note, RunFolder(run).left_out() if run else None)
     if (not quiet and not json) or dry_run:
         show(plan, console.out() if dry_run else console.err())
     if dry_run:

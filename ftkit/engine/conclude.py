@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ftkit.engine.bundle import save_bundle
 from ftkit.engine.evaluate import collect
 from ftkit.engine.events import EpochDone
 from ftkit.engine.finite import require_finite_weights
+from ftkit.engine.late import usable
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.movement import moved, write_movement
 from ftkit.engine.session import Session, make_card
@@ -47,7 +49,13 @@ def conclude_epoch(
     progress, plan = session.progress, session.plan
     seconds = time.perf_counter() - started
     require_finite_weights(session)
-    outputs = collect(session.network, session.val_loader, session.accelerator, lambda _: stop_if_alone(session))
+    outputs = collect(
+        session.network,
+        session.val_loader,
+        session.accelerator,
+        lambda _: stop_if_alone(session),
+        partial(usable, session, "val"),
+    )
     scores = score(*outputs, plan.splits.classes)
     if trained:
         progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0

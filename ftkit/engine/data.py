@@ -19,33 +19,46 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ftkit.engine.seeds import derive
-from ftkit.errors import FtkitError
-from ftkit.images import UnreadableImage
+from ftkit.errors import FtkitError, one_line
+from ftkit.images import UnreadableImage, sample_name
 from ftkit.spec.batches import Batches
 from ftkit.spec.dataset import Split
 
 Transform = Callable[[Image], Tensor]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why a file couldn't be read. Errors lose their type on the way out of a worker; this doesn't."""
+
+    file: str
+    reason: str
+
+
 @dataclass
 class Batch:
-    """Images float32 `(b, channels, size, size)`, labels and positions in the split int64 `(b,)`."""
+    """What could be read of a batch, and what couldn't.
+
+    Images float32 `(b, channels, size, size)`, labels and positions in the split int64 `(b,)`.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    faults: tuple[Fault, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pin_memory(self) -> Batch:
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.faults)
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
             self.images.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
             self.indices.to(device, non_blocking=True),
+            self.faults,
         )
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -59,18 +72,11 @@ class _Sample:
     index: int
 
 
-@dataclass(frozen=True)
-class _Fault:
-    """Why a sample couldn't be read. Errors lose their type on the way out of a worker; this doesn't."""
-
-    reason: str
-
-
 Key = tuple[int, int, int]
 """Which sample is wanted: epoch, index, and how many times the epoch has had that index before."""
 
 
-class Samples(Dataset["_Sample | _Fault"]):
+class Samples(Dataset["_Sample | Fault"]):
     """Transformed samples by key.
 
     Random transforms draw from torch's generator, seeded here by the key, so that a sample is the same in
@@ -85,14 +91,15 @@ class Samples(Dataset["_Sample | _Fault"]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: Key) -> _Sample | _Fault:
+    def __getitem__(self, key: Key) -> _Sample | Fault:
         index = key[1]
         torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
         try:
             image, label = self.split[index]
             return _Sample(self.transform(image), label, index)
         except UnreadableImage as error:
-            return _Fault(error.message)
+            file = sample_name(self.split, index)
+            return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
 
 
 class TrainingOrder(Sampler[list[Key]]):
@@ -160,14 +167,14 @@ class Share(Sampler[list[Key]]):
 
 def training_loader(
     samples: Samples, order: TrainingOrder, workers: int, pin: bool = False
-) -> DataLoader[_Sample | _Fault]:
+) -> DataLoader[_Sample | Fault]:
     """Batches in training order; iterate anew for each epoch, after `order.start`."""
     return _loader(samples, order, workers, pin)
 
 
 def evaluation_loader(
     split: Split, transform: Transform, batch_size: int, workers: int, rank: int = 0, world: int = 1, pin: bool = False
-) -> DataLoader[_Sample | _Fault]:
+) -> DataLoader[_Sample | Fault]:
     """Batches of one process's share of a split, each sample once."""
     return _loader(Samples(split, transform), Share(len(split), batch_size, rank, world), workers, pin)
 
@@ -188,7 +195,7 @@ def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1)
     return 0 if images < 64 else max(1, min(8, cores // world - 1))
 
 
-def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool) -> DataLoader[_Sample | _Fault]:
+def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool) -> DataLoader[_Sample | Fault]:
     return DataLoader(
         samples,
         batch_sampler=order,
@@ -202,21 +209,20 @@ def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool
     )
 
 
-def checked(batch: Batch | _Fault) -> Batch:
-    """The batch, or the error of the sample in it that couldn't be read."""
-    if isinstance(batch, _Fault):
-        raise FtkitError(batch.reason, "mend or remove the file, then run this again")
+def checked(batch: Batch) -> Batch:
+    """The batch, or the error of the first file that it lacks."""
+    for fault in batch.faults:
+        raise FtkitError(f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again")
     return batch
 
 
-def _collate(samples: Sequence[_Sample | _Fault]) -> Batch | _Fault:
+def _collate(samples: Sequence[_Sample | Fault]) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
-    if len(whole) < len(samples):
-        return next(s for s in samples if isinstance(s, _Fault))
     return Batch(
-        torch.stack([s.image for s in whole]),
-        torch.tensor([s.label for s in whole]),
-        torch.tensor([s.index for s in whole]),
+        torch.stack([s.image for s in whole]) if whole else torch.empty(0),
+        torch.tensor([s.label for s in whole], dtype=torch.int64),
+        torch.tensor([s.index for s in whole], dtype=torch.int64),
+        tuple(s for s in samples if isinstance(s, Fault)),
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ftkit.config.load import Resolved
 from ftkit.engine.bundle import Loaded
-from ftkit.engine.data import checked, evaluation_loader
+from ftkit.engine.data import Batch, checked, evaluation_loader
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
@@ -24,6 +24,8 @@ from ftkit.spec.labels import labels_as_trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Usable = Callable[[Batch], Batch]
 
 OnBatch = Callable[[int], None]
 """Called after each batch with the number of its images, for progress and for signals."""
@@ -108,19 +110,24 @@ def evaluate_bundle(
 
 
 def collect(
-    model: nn.Module, loader: Iterable[Any], accelerator: Accelerator, on_batch: OnBatch | None = None
+    model: nn.Module,
+    loader: Iterable[Any],
+    accelerator: Accelerator,
+    on_batch: OnBatch | None = None,
+    usable: Usable = checked,
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 `(n, classes)` and labels `(n,)` of a whole split, in its order, on every process's CPU.
 
     Args:
         loader: This process's share of the split, not prepared by accelerate, which would pad it with
             images that count twice. Shares may differ in size and be empty.
+        usable: What becomes of batches with files that can't be read.
 
     The model is left in eval mode.
     """
     # A wrapped model synchronises its buffers at each call, and ranks may have different numbers of batches.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
-    logits, labels, indices = infer(bare, loader, accelerator.device, accelerator.autocast(), on_batch)
+    logits, labels, indices = infer(bare, loader, accelerator.device, accelerator.autocast(), on_batch, usable)
     if accelerator.num_processes > 1:
         logits, labels, indices = _gathered(accelerator, logits, labels, indices)
     order = indices.argsort()
@@ -133,6 +140,7 @@ def infer(
     device: torch.device,
     autocast: AbstractContextManager[Any] | None = None,
     on_batch: OnBatch | None = None,
+    usable: Usable = checked,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits float32 `(n, classes)`, labels and indices `(n,)` of a loader's batches, on the CPU.
 
@@ -142,7 +150,9 @@ def infer(
     parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0, 0), torch.empty(0).long(), torch.empty(0).long())]
     with torch.inference_mode(), autocast or nullcontext():
         for batch in loader:
-            images, labels, indices = checked(batch)
+            images, labels, indices = usable(batch)
+            if not len(labels):
+                continue
             logits = model(images.to(device, non_blocking=True))
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ftkit.engine import data, transforms
-from ftkit.engine.evaluate import OnBatch, collect
+from ftkit.engine.evaluate import OnBatch, Usable, collect
+from ftkit.engine.late import usable as without_broken
 from ftkit.engine.seeds import derive
 from ftkit.errors import FtkitError, RequestError
 
@@ -116,7 +118,7 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
         accelerator.num_processes,
         accelerator.device.type == "cuda",
     )
-    return head_inputs(session.network, layer, loader, accelerator, on_batch)
+    return head_inputs(session.network, layer, loader, accelerator, on_batch, partial(without_broken, session, "train"))
 
 
 def head_inputs(
@@ -125,6 +127,7 @@ def head_inputs(
     loader: Iterable[Any],
     accelerator: Accelerator,
     on_batch: OnBatch | None = None,
+    usable: Usable = data.checked,
 ) -> tuple[Tensor, Tensor]:
     """What a layer at the network's end sees of each image, float32 `(n, features)`, and the labels `(n,)`.
 
@@ -134,7 +137,7 @@ def head_inputs(
     Raises:
         NoProbeError: The network does more with the layer's output than return it.
     """
-    return collect(_Features(network, layer), loader, accelerator, on_batch)
+    return collect(_Features(network, layer), loader, accelerator, on_batch, usable)
 
 
 class _Features(nn.Module):

@@ -38,6 +38,7 @@ class Session:
         model: The same as it is called in training; wrapped anew at each phase.
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
             float64 `(3,)` on the device, so that counting needs no wait for the GPU.
+        broken: Image files that could no more be read, and were told of.
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
     """
 
@@ -58,6 +59,7 @@ class Session:
     wrong_step: Tensor
     progress: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
+    broken: set[str] = field(default_factory=set)
 
     @property
     def network(self) -> nn.Module:

@@ -21,11 +21,12 @@ from ftkit.engine.announce import announced
 from ftkit.engine.begin import begin, require_unfinished
 from ftkit.engine.clock import Clock
 from ftkit.engine.conclude import Outcome, conclude_epoch, finish, train_record
-from ftkit.engine.data import Batch, checked
+from ftkit.engine.data import Batch
 from ftkit.engine.events import Listener
 from ftkit.engine.finite import Undo, is_sound, note_loss, require_finite, skip_step
 from ftkit.engine.groups import Modes, set_trainable
 from ftkit.engine.interrupt import stop_flag
+from ftkit.engine.late import enough, usable
 from ftkit.engine.model import split_outputs
 from ftkit.engine.optim import set_learning_rates
 from ftkit.engine.room import require_room
@@ -138,7 +139,9 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
     undo = Undo(session) if plan.config.on_nan == "skip" else None
     total = torch.zeros((), device=session.device)
     for part in range(plan.batches.accumulate):
-        batch = checked(next(batches)).to(session.device)
+        batch = usable(session, "train", next(batches)).to(session.device)
+        if not enough(session, batch, len(batch) + len(batch.faults)):
+            continue
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(session.model):

@@ -48,6 +48,13 @@ class Schedule:
                 return phase
         raise IndexError(f"epoch {epoch} of a schedule of {len(self.rows)}")
 
+    def lengthened(self, epochs: int) -> Schedule:
+        """The schedule for so many epochs more, in which what trained last goes on to train.
+
+        A strategy that spreads its phases over the run would, asked anew, freeze again what it has thawed.
+        """
+        return Schedule(self.groups, self.rows + self.rows[-1:] * epochs)
+
 
 def make_schedule(strategy: Strategy, backbone: Backbone, epochs: int, name: str = "strategy") -> Schedule:
     """Ask a strategy for all of its rows, and check them.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from PIL import Image
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.errors import RequestError
+from ftkit.engine.events import Listener, StepDone
+from ftkit.errors import FtkitError, RequestError, RunInterrupted
+from ftkit.library import resume
 from tests.conftest import MakeFolder
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
@@ -130,6 +134,7 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
         "file": str(data / "train/a/0001.png"),
         "reason": "named .png, but its content is JPEG",
         "used": True,
+        "late": False,
     }
     assert any("1 image named wrongly, though readable" in note for note in decided.notes)
 
@@ -227,3 +232,76 @@ def rows(memory: Path, like: str = "%") -> int:
         return int(
             database.execute("select count(*) from looks where cast(path as text) like ?", (like,)).fetchone()[0]
         )
+
+
+class Breaks(Listener):
+    """After a step, files turn into junk, as on a failing disk."""
+
+    def __init__(self, files: Sequence[Path], after: int = 1) -> None:
+        self.files, self.left = files, after
+        self.notes: list[str] = []
+
+    def step_done(self, event: StepDone) -> None:
+        self.left -= 1
+        if self.left == 0:
+            for file in self.files:
+                file.write_bytes(b"junk")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class BreaksAndStops(Breaks):
+    def step_done(self, event: StepDone) -> None:
+        super().step_done(event)
+        if self.left == -2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+LATE = {"epochs": 3, "batch_size": 4, "on_bad_image": "skip", "augment": "standard"}
+
+
+def test_a_file_that_breaks_later_is_named_and_ends_the_run(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    victim = data / "train/a/0001.png"
+    with pytest.raises(FtkitError, match=r"train/a/0001\.png: not an image"):
+        ftkit.train(plan(data, tmp_path, **LATE | {"on_bad_image": "error"}), Breaks([victim]))
+
+
+def test_a_file_that_breaks_later_is_left_out_listed_and_told_once(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    broken = [data / "train/a/0001.png", data / "val/b/0001.png"]
+    listener = Breaks(broken)
+    outcome = ftkit.train(plan(data, tmp_path, **LATE), listener)
+    listed = {line["file"]: line for line in lines_of(outcome.run.bad_images)}
+    assert listed.keys() == {str(file) for file in broken}
+    assert all(line["late"] and not line["used"] for line in listed.values())
+    assert {line["split"] for line in listed.values()} == {"train", "val"}
+    for file in broken:
+        assert sum(str(file) in note for note in listener.notes) == 1
+    last = outcome.records[-1]
+    assert last["train_accuracy"] * 11 == pytest.approx(round(last["train_accuracy"] * 11)), "of 12 images, 11 are left"
+    assert last["val_accuracy"] * 5 == pytest.approx(round(last["val_accuracy"] * 5))
+
+
+def test_a_run_that_leaves_files_out_goes_on_to_the_same_end(image_folder: MakeFolder, tmp_path: Path) -> None:
+    """What was left out from the start stays so, and nothing else: the order of the images must not change."""
+    weights = []
+    for name, listener in (("whole", Breaks), ("cut", BreaksAndStops)):
+        data = image_folder(tmp_path / name, LAYOUT)
+        (data / "train/b/0003.png").write_bytes(b"")
+        decided = plan(data, tmp_path / "runs", name=name, **LATE)
+        with pytest.raises(RunInterrupted) if name == "cut" else nullcontext():
+            ftkit.train(decided, listener([data / "train/a/0001.png"]))
+        if name == "cut":
+            resume(tmp_path / "runs" / name)
+        weights.append((tmp_path / "runs" / name / "last" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_batches_that_lose_all_their_images_are_passed_over(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    broken = sorted((data / "train").rglob("*.*"))[::2]
+    outcome = ftkit.train(plan(data, tmp_path, **LATE | {"batch_size": 2}), Breaks(broken))
+    assert outcome.records[-1]["epoch"] == 3
+    assert len(lines_of(outcome.run.bad_images)) == len(broken)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.engine.bundle import backbone_id, save_bundle
+from ftkit.engine.data import Batch
 from ftkit.engine.evaluate import collect
 from ftkit.plugins import Registry
 from ftkit.run_splits import load_splits
@@ -222,11 +223,11 @@ class Rank:
         return nullcontext()
 
 
-def share(images: Tensor, labels: Tensor, rank: int, world: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def share(images: Tensor, labels: Tensor, rank: int, world: int) -> list[Batch]:
     """A rank's batches of two images."""
     mine = list(range(rank, len(images), world))
     parts = [torch.tensor(mine[start : start + 2]) for start in range(0, len(mine), 2)]
-    return [(images[part], labels[part], part) for part in parts]
+    return [Batch(images[part], labels[part], part) for part in parts]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftkit import ranks
 from ftkit.config.load import Resolved, resolve, to_yaml
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
@@ -92,7 +93,16 @@ def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
 
 
 def open_run(plan: Plan) -> RunFolder:
-    """A new run folder that holds the plan and the config that starts it again."""
+    """A new run folder that holds the plan and the config that starts it again; one for all processes."""
+    if ranks.world() == 1:
+        return _create(plan)
+    from ftkit.engine.processes import from_main, join
+
+    join(plan.config)
+    return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world=ranks.world())).path))))
+
+
+def _create(plan: Plan) -> RunFolder:
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
     write_request(folder, plan)

@@ -161,6 +161,8 @@ class Plan:
             "balance": self.config.balance,
             "class_weights": None if self.config.balance == "none" else list(self.class_weights),
             "steps_per_epoch": self.batches.steps,
+            "world": self.world,
+            "per_process_batch": self.config.batch_size,
             "effective_batch": self.batches.effective,
             "probe": self.probe,
             "notes": list(self.notes),

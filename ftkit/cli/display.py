@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ftkit import ranks
 from ftkit.cli import console
 from ftkit.engine.events import EpochDone, Listener, Start, StepDone
 from ftkit.spec.figures import FIGURES
@@ -33,7 +34,8 @@ class Display(Listener):
         self.monitor = "accuracy"
 
     def say(self, text: str) -> None:
-        self.run.write_log([text])
+        if ranks.rank() == 0:
+            self.run.write_log([text])
         if not self.quiet:
             console.err().print(text, soft_wrap=True)
 

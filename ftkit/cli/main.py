@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ftkit.cli import console, switches
+from ftkit.cli import console, switches, voice
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
 from ftkit.errors import FtkitError, RequestError
 
@@ -145,14 +145,14 @@ def main(arguments: list[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        return _explain(error)
+        return voice.leave(voice.explain_once(error, _explain))
     if code == INTERRUPTED:
         console.error("interrupted")
-    return code
+    return voice.leave(code)
 
 
 def _run(arguments: list[str]) -> int:
-    found = typer.main.get_command(app).main(arguments, prog_name="ftkit", standalone_mode=False)
+    found = typer.main.get_command(app).main(arguments, prog_name="ftkit", standalone_mode=False, obj=arguments)
     return found if isinstance(found, int) else 0
 
 

@@ -90,6 +90,11 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{plan.batches.effective} images a step ({config.batch_size} x {config.accumulate} accumulated "
         f"x {plan.world} process{'es' if plan.world > 1 else ''})",
     )
+    if plan.world > 1:
+        yield (
+            "processes",
+            f"{plan.world}, each with batches of {config.batch_size}; rates stay as given, whatever their number",
+        )
     patience = f", stop after {config.patience} epochs without a better one" if config.patience else ""
     yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{patience}"
 

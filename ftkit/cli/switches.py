@@ -76,6 +76,8 @@ def _settings(found: set[str], disabled: list[str]) -> dict[str, str]:
     if disabled:
         before = [name for name in os.environ.get("FTKIT_DISABLE_PLUGINS", "").split(",") if name]
         settings["FTKIT_DISABLE_PLUGINS"] = ",".join([*before, *disabled])
+    if DEBUG in found:
+        settings["FTKIT_DEBUG"] = "1"
     if STRICT_PLUGINS in found:
         settings["FTKIT_STRICT_PLUGINS"] = "1"
     return settings

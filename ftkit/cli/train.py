@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from ftkit.cli import console
+from ftkit import ranks
+from ftkit.cli import console, voice
+from ftkit.cli.launch import request as asked_launch
+from ftkit.cli.launch import run as run_agent
 from ftkit.cli.options import with_request
 from ftkit.errors import RequestError
 
 if TYPE_CHECKING:
     from ftkit.cli.options import Request
+    from ftkit.config.load import Resolved
     from ftkit.engine.conclude import Outcome
     from ftkit.planning import Plan
     from ftkit.run_folder import RunFolder
 
 app = typer.Typer()
 
+SEVERAL = "Several processes"
 RESUME, NEWEST = "--resume", ":newest:"
 
 
@@ -39,6 +45,7 @@ class TrainCommand(TyperCommand):
 )
 @with_request
 def train(
+    ctx: typer.Context,
     request: Request,
     resume: Annotated[
         str | None,
@@ -57,25 +64,49 @@ def train(
             "--allow-world-size-change", help="With --resume: go on with another number of processes than before."
         ),
     ] = False,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--num-processes", metavar="N", help="Processes on this machine.", rich_help_panel=SEVERAL),
+    ] = None,
+    nnodes: Annotated[
+        int | None, typer.Option("--nnodes", metavar="N", help="Number of machines.", rich_help_panel=SEVERAL)
+    ] = None,
+    node_rank: Annotated[
+        int | None,
+        typer.Option("--node-rank", metavar="N", help="Which of them this is, from 0.", rich_help_panel=SEVERAL),
+    ] = None,
+    rdzv_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--rdzv-endpoint", metavar="HOST:PORT", help="Where machine 0 can be met.", rich_help_panel=SEVERAL
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
-    from ftkit.cli.plan import complete, show
-    from ftkit.run_folder import RunFolder
+    launch = asked_launch(num_processes, nnodes, node_rank, rdzv_endpoint)
+    if launch is not None and not dry_run:
+        raise SystemExit(run_agent(launch, ctx.find_root().obj))
+    voice.follow_agent()
+    world = launch.processes * launch.nodes if launch is not None else ranks.world()
+    quiet = quiet or ranks.rank() > 0
+    from ftkit.cli.plan import show
 
     if resume is None:
         _only_with_resume({"--extend": extend, "--allow-world-size-change": other_world})
         run, resolved = None, request.resolve()
     else:
         run, resolved = _own_request(request, resume, extend)
-    plan = complete(resolved, None if quiet else console.note, RunFolder(run).left_out() if run else None)
+    plan = replace(_plan(resolved, run, quiet), world=world)
     if (not quiet and not json) or dry_run:
         show(plan, console.out() if dry_run else console.err())
     if dry_run:
         return
     outcome = _execute(plan, run, quiet, extend is not None, other_world)
+    if ranks.rank() > 0:
+        return
     if json:
         console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
     else:
@@ -105,6 +136,23 @@ def _own_request(request: Request, resume: str, extend: int | None) -> tuple[Pat
     return run, extended(resolved, extend) if extend else resolved
 
 
+def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
+    """The plan; of several processes the main one is first to find and load what it takes."""
+    from ftkit.cli.plan import complete
+    from ftkit.run_folder import RunFolder
+
+    left_out = RunFolder(run).left_out() if run else None
+    if ranks.world() == 1:
+        return complete(resolved, None if quiet else console.note, left_out)
+    from ftkit.engine.processes import join, main_first
+    from ftkit.spec.advice import AUTO
+
+    if resolved.config.strategy.name == AUTO:
+        raise RequestError("strategy 'auto' measures in one process", "run ftkit advise, and give what it names")
+    join(resolved.config)
+    return main_first(lambda: complete(resolved, None, left_out))
+
+
 def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.display import LiveDisplay, make_display
     from ftkit.engine.train import train
@@ -113,8 +161,9 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
     from ftkit.run_folder import RunFolder
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
-    if extending:
+    if extending and ranks.rank() == 0:
         extend(run, plan)
+    voice.note_run(run.path)
     display = make_display(run, plan.config.epochs, quiet)
     try:
         return train(plan, run, display, resume=resumed is not None, other_world=other_world)

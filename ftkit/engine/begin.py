@@ -10,7 +10,7 @@ from ftkit.engine.events import Start
 from ftkit.engine.movement import keep_first
 from ftkit.engine.probe import NoProbeError, Solution, probe_head
 from ftkit.engine.session import Session, restore, versions
-from ftkit.engine.stopping import stop_if_alone
+from ftkit.engine.stopping import stop_if_asked
 from ftkit.engine.tracking import start_trackers
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.run_folder import RunFolder
@@ -51,7 +51,7 @@ def go_on(session: Session, other_world: bool = False) -> bool:
             at the end of an epoch then.
     """
     if not has_checkpoint(session.run.checkpoints):
-        session.run.rewind_records(-1)
+        rewind(session, -1)
         return False
     state, damaged = load_checkpoint(session.run.checkpoints)
     if other_world and state.identity.get("world") != session.plan.world:
@@ -70,8 +70,15 @@ def go_on(session: Session, other_world: bool = False) -> bool:
             f"{session.run.checkpoints}: the newest checkpoint isn't of this run: {one_line(str(error))}",
             "remove it to go on from the one before",
         ) from None
-    session.run.rewind_records(session.progress.epoch)
+    rewind(session, session.progress.epoch)
     return True
+
+
+def rewind(session: Session, epoch: int) -> None:
+    """Drop the records after `epoch`, once, before any process reads them."""
+    if session.accelerator.is_main_process:
+        session.run.rewind_records(epoch)
+    session.accelerator.wait_for_everyone()
 
 
 def require_place(session: Session) -> None:
@@ -91,7 +98,7 @@ def require_place(session: Session) -> None:
 def solve_head(session: Session) -> Solution | None:
     """Start the head from the probe; where the network doesn't allow one and nobody asked for it, say so."""
     try:
-        return probe_head(session, on_batch=lambda _: stop_if_alone(session))
+        return probe_head(session, on_batch=lambda _: stop_if_asked(session))
     except NoProbeError as error:
         if session.plan.probe == "required":
             raise

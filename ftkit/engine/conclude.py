@@ -14,8 +14,8 @@ from ftkit.engine.finite import require_finite_weights
 from ftkit.engine.late import usable
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.movement import moved, write_movement
-from ftkit.engine.session import Session, make_card
-from ftkit.engine.stopping import stop_if_alone, write_checkpoint
+from ftkit.engine.session import Session, all_totals, make_card
+from ftkit.engine.stopping import stop_if_asked, write_checkpoint
 from ftkit.engine.tracking import track
 from ftkit.errors import FtkitError
 from ftkit.run_folder import RunFolder
@@ -34,7 +34,7 @@ class Outcome:
 
 def train_record(session: Session) -> dict[str, float]:
     """Mean loss and accuracy over the epoch's training images, as they were drawn, augmented and seen."""
-    loss, correct, seen = session.accelerator.reduce(session.totals, "sum").tolist()
+    loss, correct, seen = all_totals(session)
     epoch, skipped = session.progress.epoch + 1, session.progress.skipped
     if not seen:
         raise FtkitError(f"every step of epoch {epoch} was left out: none had a finite loss", "lower --lr")
@@ -53,7 +53,7 @@ def conclude_epoch(
         session.network,
         session.val_loader,
         session.accelerator,
-        lambda _: stop_if_alone(session),
+        lambda _: stop_if_asked(session),
         partial(usable, session, "val"),
     )
     scores = score(*outputs, plan.splits.classes)
@@ -110,4 +110,5 @@ def finish(session: Session) -> Outcome:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
         write_movement(session)
         save_bundle(run.last, session.network, make_card(session.plan, last, progress.epoch))
+    session.accelerator.wait_for_everyone()
     return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import sys
@@ -156,6 +157,8 @@ class Share(Sampler[list[Key]]):
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.indices = range(rank, size, world)
         self.batch_size = batch_size
+        self.rounds = math.ceil(math.ceil(size / world) / batch_size)
+        """Batches of the process that has most."""
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self.indices), self.batch_size):
@@ -166,10 +169,14 @@ class Share(Sampler[list[Key]]):
 
 
 def training_loader(
-    samples: Samples, order: TrainingOrder, workers: int, pin: bool = False
+    samples: Samples, order: TrainingOrder, workers: int, pin: bool = False, shape: Sequence[int] = (0,)
 ) -> DataLoader[_Sample | Fault]:
-    """Batches in training order; iterate anew for each epoch, after `order.start`."""
-    return _loader(samples, order, workers, pin)
+    """Batches in training order; iterate anew for each epoch, after `order.start`.
+
+    Args:
+        shape: Of one image, `(channels, size, size)`; a batch without an image has it too.
+    """
+    return _loader(samples, order, workers, pin, shape)
 
 
 def evaluation_loader(
@@ -195,12 +202,14 @@ def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1)
     return 0 if images < 64 else max(1, min(8, cores // world - 1))
 
 
-def _loader(samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool) -> DataLoader[_Sample | Fault]:
+def _loader(
+    samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool, shape: Sequence[int] = (0,)
+) -> DataLoader[_Sample | Fault]:
     return DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, tuple(shape)),
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=partial(_quiet_worker, _LEAVING) if workers else None,
@@ -216,10 +225,10 @@ def checked(batch: Batch) -> Batch:
     return batch
 
 
-def _collate(samples: Sequence[_Sample | Fault]) -> Batch:
+def _collate(shape: tuple[int, ...], samples: Sequence[_Sample | Fault]) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
     return Batch(
-        torch.stack([s.image for s in whole]) if whole else torch.empty(0),
+        torch.stack([s.image for s in whole]) if whole else torch.empty(0, *shape),
         torch.tensor([s.label for s in whole], dtype=torch.int64),
         torch.tensor([s.index for s in whole], dtype=torch.int64),
         tuple(s for s in samples if isinstance(s, Fault)),

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ftkit.config.schema import Config
+from ftkit.engine.processes import require_backend
 from ftkit.errors import RequestError, unknown
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -28,6 +29,7 @@ def make_accelerator(config: Config) -> Accelerator:
             f"asked for {device} in {precision}, got {accelerator.device.type} in {accelerator.mixed_precision}",
             "unset the ACCELERATE_ variables of the environment",
         )
+    require_backend(device, accelerator.num_processes)
     return accelerator
 
 

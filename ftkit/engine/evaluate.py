@@ -129,9 +129,18 @@ def collect(
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     logits, labels, indices = infer(bare, loader, accelerator.device, accelerator.autocast(), on_batch, usable)
     if accelerator.num_processes > 1:
+        _keep_step(loader, on_batch)
         logits, labels, indices = _gathered(accelerator, logits, labels, indices)
     order = indices.argsort()
     return logits[order], labels[order]
+
+
+def _keep_step(loader: Iterable[Any], on_batch: OnBatch | None) -> None:
+    """Call `on_batch` as often as the process with most batches does, so that all can agree on something there."""
+    order = getattr(loader, "batch_sampler", None)
+    if on_batch is not None and order is not None:
+        for _ in range(order.rounds - len(order)):
+            on_batch(0)
 
 
 def infer(

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ftkit.engine import data, transforms
 from ftkit.engine.evaluate import OnBatch, Usable, collect
 from ftkit.engine.late import usable as without_broken
+from ftkit.engine.processes import from_main_tensor
 from ftkit.engine.seeds import derive
 from ftkit.errors import FtkitError, RequestError
 
@@ -84,9 +84,9 @@ def probe_head(session: Session, on_batch: OnBatch | None = None) -> Solution:
     if session.accelerator.is_main_process:
         solution = solve(features, labels, classes, layer.bias is not None, balanced, seed)
     with torch.no_grad():
-        layer.weight.copy_(broadcast(solution.weight.to(session.device)))
+        layer.weight.copy_(from_main_tensor(solution.weight.to(session.device)))
         if layer.bias is not None:
-            layer.bias.copy_(broadcast(solution.bias.to(session.device)))
+            layer.bias.copy_(from_main_tensor(solution.bias.to(session.device)))
     return solution
 
 

@@ -22,6 +22,7 @@ from ftkit.engine.interrupt import StopFlag
 from ftkit.engine.loss import Loss, make_loss
 from ftkit.engine.model import BuiltModel, build_model, counted
 from ftkit.engine.optim import build_optimizer
+from ftkit.engine.processes import main_first
 from ftkit.engine.weights import put_back
 from ftkit.errors import RequestError
 from ftkit.planning import Plan
@@ -76,7 +77,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
     config = plan.config
     accelerator = make_accelerator(config)
     plan = replace(counted(plan), world=accelerator.num_processes)
-    built = build_model(plan)
+    built = main_first(lambda: build_model(plan))
     built.network.to(accelerator.device)
     optimizer = accelerator.prepare_optimizer(
         build_optimizer(config.optimizer, built.network, built.members, config.decay_all)
@@ -89,6 +90,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
     order = data.TrainingOrder(plan.batches, config.seed, rank, weights)
     samples = data.Samples(train, transforms.training(plan.preprocessing, plan.augmentation), config.seed)
+    shape = (plan.preprocessing.channels, plan.preprocessing.size, plan.preprocessing.size)
     judge = transforms.evaluation(plan.preprocessing)
     return Session(
         plan=plan,
@@ -100,7 +102,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
         optimizer=cast(torch.optim.Optimizer, optimizer),
         loss=make_loss(plan, accelerator.device),
         order=order,
-        train_loader=data.training_loader(samples, order, workers, pin),
+        train_loader=data.training_loader(samples, order, workers, pin, shape),
         val_loader=data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin),
         workers=workers,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
@@ -110,8 +112,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
 
 
 def capture(session: Session) -> State:
-    """The run's state as a checkpoint holds it."""
-    session.progress.loss_sum, session.progress.correct, session.progress.seen = totals(session)
+    """The run's state as a checkpoint holds it, once the totals over all processes are in its progress."""
     scaler = session.accelerator.scaler
     return State(
         progress=session.progress,
@@ -163,8 +164,10 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
     if state.scaler and session.accelerator.scaler is not None:
         session.accelerator.scaler.load_state_dict(dict(state.scaler))
     session.progress = state.progress
-    values = [state.progress.loss_sum, state.progress.correct, state.progress.seen]
-    session.totals.copy_(torch.tensor(values, dtype=torch.float64))
+    # They are sums over all processes, which are added up again.
+    if session.accelerator.is_main_process:
+        values = [state.progress.loss_sum, state.progress.correct, state.progress.seen]
+        session.totals.copy_(torch.tensor(values, dtype=torch.float64))
 
 
 def _require_fit(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[Tensor]) -> None:
@@ -177,8 +180,14 @@ def _require_fit(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[Te
 
 
 def totals(session: Session) -> tuple[float, int, int]:
-    """Sum of losses, images right and images seen in the epoch under way."""
+    """Sum of losses, images right and images seen in the epoch under way, in this process."""
     loss, correct, seen = session.totals.tolist()
+    return loss, int(correct), int(seen)
+
+
+def all_totals(session: Session) -> tuple[float, int, int]:
+    """The same over all processes, each of which must ask."""
+    loss, correct, seen = session.accelerator.reduce(session.totals, "sum").tolist()
     return loss, int(correct), int(seen)
 
 

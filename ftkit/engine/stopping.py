@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ftkit import ranks
 from ftkit.engine.agree import largest
 from ftkit.engine.checkpoint import has_checkpoint, save_checkpoint
 from ftkit.engine.finite import require_finite, require_finite_weights
-from ftkit.engine.session import Session, capture
+from ftkit.engine.session import Session, all_totals, capture
 from ftkit.errors import RunInterrupted
 from ftkit.run_folder import RunFolder
 
@@ -23,6 +24,7 @@ def write_checkpoint(session: Session) -> None:
     """
     require_finite(session)
     require_finite_weights(session)
+    session.progress.loss_sum, session.progress.correct, session.progress.seen = all_totals(session)
     if session.accelerator.is_main_process:
         save_checkpoint(session.run.checkpoints, capture(session), session.plan.config.checkpoint.keep)
     session.saved_at = time.monotonic()
@@ -48,13 +50,8 @@ def stopped_at_once(run: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         saved = "the newest checkpoint is whole" if has_checkpoint(run.checkpoints) else "no checkpoint was written yet"
-        raise RunInterrupted(f"stopped at once; {saved}", f"ftkit train --resume {run.path}", signal.SIGINT) from None
-
-
-def stop_if_alone(session: Session) -> None:
-    """Stop between batches that processes take in unequal numbers, where only a single one may stop."""
-    if session.accelerator.num_processes == 1:
-        stop_if_asked(session)
+        command = ranks.resume_command(str(run.path), ranks.world())
+        raise RunInterrupted(f"stopped at once; {saved}", command, signal.SIGINT) from None
 
 
 def stop_if_asked(session: Session) -> None:
@@ -69,6 +66,6 @@ def stop_if_asked(session: Session) -> None:
     raise RunInterrupted(
         f"stopped after epoch {progress.epoch}, step {progress.step} of {session.plan.batches.steps}; "
         + ("a checkpoint is on disk" if saved else "nothing is lost, for nothing was trained yet"),
-        f"ftkit train --resume {session.run.path}",
+        ranks.resume_command(str(session.run.path), session.accelerator.num_processes),
         signum,
     )

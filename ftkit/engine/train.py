@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ftkit import ranks
 from ftkit.engine.announce import announced
 from ftkit.engine.begin import begin, require_unfinished
 from ftkit.engine.clock import Clock
@@ -29,6 +30,7 @@ from ftkit.engine.interrupt import stop_flag
 from ftkit.engine.late import enough, usable
 from ftkit.engine.model import split_outputs
 from ftkit.engine.optim import set_learning_rates
+from ftkit.engine.processes import share_buffers
 from ftkit.engine.room import require_room
 from ftkit.engine.seeds import derive
 from ftkit.engine.session import Session, open_session
@@ -61,7 +63,7 @@ def train(
             session = open_session(plan, run, listener or Listener(), flag)
             require_room(session)
         except FtkitError:
-            if not resume:
+            if not resume and ranks.rank() == 0:
                 run.discard()
             raise
         with run.claimed() if session.accelerator.is_main_process else nullcontext(), announced(session):
@@ -130,6 +132,7 @@ def train_epoch(session: Session) -> None:
             if checkpoint_is_due(session):
                 write_checkpoint(session)
             stop_if_asked(session)
+    share_buffers(session.network)
 
 
 def train_step(session: Session, batches: Iterator[Any], step: int) -> None:

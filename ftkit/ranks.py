@@ -1,0 +1,114 @@
+"""Which of several processes this one is, by the environment that a launcher sets. Loads nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+
+from ftkit.errors import RequestError
+
+LAUNCH = "LAUNCH_FOLDER_OF_FTKIT"
+"""Set by our own agent: a folder where the processes of a launch leave word for each other."""
+FIRST_PORT, PORTS = 20000, 20000
+_ON = {"1", "true", "yes", "on"}
+_REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP shards parameters, which freezing group by group can't use yet",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed keeps its own optimizer, which freezing group by group can't use",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM doesn't train image classifiers",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "only data parallelism is supported",
+    "ACCELERATE_USE_SAGEMAKER": "SageMaker's launcher isn't supported",
+}
+
+
+def rank() -> int:
+    """The number of this process among all, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
+
+
+def resume_command(run: str, processes: int) -> str:
+    """What goes on with a run in as many processes."""
+    return f"ftkit train --resume {run}" + (f" --num-processes {processes}" if processes > 1 else "")
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return "RANK" in environment or "LOCAL_RANK" in environment
+
+
+def settle(asked: int | None, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Take SLURM's numbers over, and refuse what a run could only ignore.
+
+    Args:
+        asked: What `--num-processes` asks for.
+
+    Raises:
+        RequestError: The environment asks for something else than the command line, or for what can't be done.
+    """
+    refuse_unsupported(environment)
+    if not launched(environment):
+        _from_slurm(asked, environment)
+    if not launched(environment):
+        return
+    missing = [k for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if k not in environment]
+    if missing:
+        raise RequestError(f"the launcher hasn't set {', '.join(missing)}", "start with ftkit train --num-processes N")
+    for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):
+        _number(environment, key)
+    if asked is not None and LAUNCH not in environment and asked != int(environment["WORLD_SIZE"]):
+        raise RequestError(
+            f"--num-processes {asked}, but the launcher started {environment['WORLD_SIZE']}", "drop --num-processes"
+        )
+
+
+def refuse_unsupported(environment: Mapping[str, str]) -> None:
+    """Refuse what `accelerate launch` may ask for by the environment and no part of a run would do.
+
+    Raises:
+        RequestError: Names the variable, and says why.
+    """
+    for key, why in _REFUSED.items():
+        if environment.get(key, "").lower() in _ON:
+            raise RequestError(f"{key}={environment[key]}: {why}", f"unset {key}, or choose plain data parallelism")
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() not in ("no", ""):
+        raise RequestError(f"ACCELERATE_DYNAMO_BACKEND={backend}: networks aren't compiled", "unset it")
+    steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps != "1":
+        raise RequestError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} isn't used", "give --accumulate instead")
+
+
+def _from_slurm(asked: int | None, environment: MutableMapping[str, str]) -> None:
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    if tasks == "1" or "SLURM_PROCID" not in environment:
+        return
+    if "SLURM_STEP_ID" not in environment:
+        if asked is None:
+            raise RequestError(
+                f"SLURM gives {tasks} tasks, and this would use one", "start it with srun, or give --num-processes"
+            )
+        return
+    if "SLURM_LOCALID" not in environment:
+        raise RequestError("SLURM_PROCID is set without SLURM_LOCALID", "start it with srun")
+    environment.setdefault("MASTER_ADDR", _first_host(environment.get("SLURM_JOB_NODELIST", "127.0.0.1")))
+    job = re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or "0"
+    environment.setdefault("MASTER_PORT", str(FIRST_PORT + int(job) % PORTS))
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+    environment["WORLD_SIZE"] = tasks
+
+
+def _first_host(nodes: str) -> str:
+    """The first name of SLURM's list: `gpu[07-09,12],login` is `gpu07`."""
+    found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
+    return "".join(part or "" for part in found.groups()) if found else nodes
+
+
+def _number(environment: Mapping[str, str], key: str) -> None:
+    if not environment[key].isdigit():
+        raise RequestError(f"{key}={environment[key]} is not a number", "start with ftkit train --num-processes N")

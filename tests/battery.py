@@ -1,0 +1,203 @@
+"""What several processes must agree on, checked from within each of them: `python -m tests.battery FOLDER PART`.
+
+The environment says which of them this is, as torchrun sets it. Each writes what it found to `FOLDER/RANK.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ftkit
+from ftkit import ranks
+from ftkit.engine import conclude, evaluate, transforms
+from ftkit.engine.data import evaluation_loader
+from ftkit.engine.devices import make_accelerator
+from ftkit.engine.metrics import score
+from ftkit.engine.session import Session
+from ftkit.engine.stopping import write_checkpoint
+from ftkit.errors import RunInterrupted
+from ftkit.library import resume
+from ftkit.spec.dataset import Split
+from ftkit.spec.preprocessing import Preprocessing
+from tests.stopping import StopAt
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "freeze": {},
+    "freeze-unfreeze": {"unfreeze_epoch": 1},
+    "milestones": {"milestones": [1, 2]},
+    "gradual": {},
+    "discriminative": {},
+    "freezer": {"name_starts_with": ["conv1", "bn1"], "until_epoch": 1},
+    "norms": {},
+    "bias": {},
+    "scratch": {},
+    "then": {"first": "freeze", "second": "full", "at": 1},
+}
+WITH_PROBE: dict[str, dict[str, Any]] = {"gradual": {}, "probe-then-finetune": {}, "probe": {}}
+"""On LeNet, the network whose weights come with ftkit."""
+
+SAMPLE = ("gradual", "then")
+STOPS = (("gradual", 5), ("gradual", 2), ("full", 4), ("gradual", 1), ("discriminative", 7), ("norms", 6))
+"""Strategies, and steps after which a process gets a signal; an epoch has three."""
+
+SIZES = [1, 2, 3, 6, 7, 8, 13, 14, 15, 97]
+
+LOOK = Preprocessing(size=4, crop_pct=1.0, fit="stretch")
+
+
+def digest(session: Session) -> str:
+    """Of all that must be the same everywhere: weights, buffers, and what the optimizer remembers."""
+    found = hashlib.sha256()
+    for name, tensor in session.network.state_dict().items():
+        found.update(name.encode() + tensor.contiguous().view(-1).numpy().tobytes())
+    for index, values in sorted(session.optimizer.state_dict()["state"].items()):
+        for key, value in sorted(values.items()):
+            found.update(f"{index}{key}".encode() + torch.as_tensor(value).contiguous().view(-1).numpy().tobytes())
+    return found.hexdigest()
+
+
+class Watch:
+    """At each checkpoint: is everything the same in all processes, and what is frozen as it was?"""
+
+    def __init__(self) -> None:
+        self.spread: list[str] = []
+        self.thawed: list[str] = []
+        self.rates: list[dict[str, float]] = []
+        self._before: dict[str, torch.Tensor] = {}
+
+    def __call__(self, session: Session) -> None:
+        write_checkpoint(session)
+        everywhere: list[Any] = [None] * session.accelerator.num_processes
+        torch.distributed.all_gather_object(everywhere, digest(session))
+        epoch = session.progress.epoch
+        if len(set(everywhere)) > 1:
+            self.spread.append(f"after epoch {epoch}")
+        state = {name: tensor.clone() for name, tensor in session.network.state_dict().items()}
+        if epoch:
+            self.rates.append(session.plan.learning_rates((epoch - 1) * session.plan.batches.steps))
+        if epoch and self._before:
+            rows = session.plan.schedule.rows[epoch - 1]
+            frozen = [g for g in session.plan.schedule.groups if g.name not in rows]
+            owned = {name for group in frozen for name in session.built.members[group.name]}
+            moved = [name for name in owned if not torch.equal(state[name], self._before[name])]
+            self.thawed += [f"{name} in epoch {epoch}" for name in moved]
+        self._before = state
+
+
+def settings(
+    data: Path, output: Path, name: str, strategy: str, options: dict[str, Any], lenet: bool
+) -> dict[str, Any]:
+    return {
+        "dataset": {"name": "folder", "root": str(data)},
+        "backbone": "lenet" if lenet else "cifar_resnet20",
+        "weights": "default" if lenet else "none",
+        "strategy": {"name": strategy, **options},
+        "output": str(output),
+        "name": name,
+        "batch_size": 4,
+        "epochs": 0 if strategy == "probe" else 3,
+        "workers": 0,
+        "device": "cpu",
+    }
+
+
+def schedules(folder: Path, sample: bool) -> dict[str, Any]:
+    """Each strategy trained: equal everywhere, frozen is frozen, and the rates are those of one process."""
+    found: dict[str, Any] = {}
+    cases = [(n, o, False) for n, o in STRATEGIES.items()] + [(n, o, True) for n, o in WITH_PROBE.items()]
+    for strategy, options, lenet in [case for case in cases if case[0] in SAMPLE or not sample]:
+        watch = Watch()
+        vars(conclude)["write_checkpoint"] = watch
+        name = f"{'lenet-' if lenet else ''}{strategy}"
+        plan = ftkit.plan(**settings(folder / "data", folder / "runs", name, strategy, options, lenet))
+        ftkit.train(plan)
+        alone = [plan.learning_rates(epoch * plan.batches.steps) for epoch in range(plan.config.epochs)]
+        found[name] = {"spread": watch.spread, "thawed": watch.thawed, "rates": watch.rates, "rates of one": alone}
+    vars(conclude)["write_checkpoint"] = write_checkpoint
+    return found
+
+
+class StopOne(StopAt):
+    """A signal that reaches one process alone."""
+
+    def __init__(self, rank: int, step: int, signum: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__(step if ranks.rank() == rank else -1, signum)
+
+
+def stops(folder: Path, sample: bool) -> dict[str, Any]:
+    """A run that a signal to one process stopped, in all kinds of places, and one that went through."""
+    found: dict[str, Any] = {}
+    for number, (strategy, step) in enumerate(STOPS[:2] if sample else STOPS):
+        plain = settings(folder / "data", folder / "whole", strategy, strategy, {}, lenet=False)
+        if not (folder / "whole" / strategy).exists():
+            # The main process makes it a little later than the others look, so all must have looked first.
+            torch.distributed.barrier()
+            ftkit.train(ftkit.plan(**plain))
+        name = f"{strategy}-{step}"
+        cut = plain | {"output": str(folder / "cut"), "name": name, "checkpoint": {"every_steps": 1}}
+        try:
+            ftkit.train(ftkit.plan(**cut), StopOne(number % 2, step))
+            code = 0
+        except RunInterrupted as error:
+            code = error.exit_code
+        resume(folder / "cut" / name)
+        weights = [root / "last" / "model.safetensors" for root in (folder / "whole" / strategy, folder / "cut" / name)]
+        records = [
+            [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines.splitlines()]
+            for lines in ((root.parents[1] / "metrics.jsonl").read_text() for root in weights)
+        ]
+        found[name] = {
+            "code": code,
+            "weights": weights[0].read_bytes() == weights[1].read_bytes(),
+            "records": records[0] == records[1],
+        }
+    return found
+
+
+def figures(sizes: list[int]) -> list[int]:
+    """Sizes of a split at which the processes together don't get the very figures of one."""
+    accelerator = make_accelerator(ftkit.plan(device="cpu").config)
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 3)).eval()
+    pixels = np.random.default_rng(3).integers(0, 256, (max(sizes), 4, 4, 3), dtype=np.uint8)
+    wrong = []
+    for size in sizes:
+        split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
+        look = transforms.evaluation(LOOK)
+        share = evaluation_loader(split, look, 7, 0, accelerator.process_index, accelerator.num_processes)
+        together = evaluate.collect(network, share, accelerator)
+        logits, labels, _ = evaluate.infer(network, evaluation_loader(split, look, 7, 0), accelerator.device)
+        # Of batches of other sizes, the last digit of a sum may be another.
+        same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
+        summaries = [score(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]
+        if not (same and all(summaries[0][name] == pytest.approx(value) for name, value in summaries[1].items())):
+            wrong.append(size)
+    return wrong
+
+
+def main(folder: Path, part: str) -> None:
+    found: dict[str, Any] = {}
+    if part != "all figures":
+        found["schedules"] = schedules(folder, part == "sample")
+        found["stops"] = stops(folder, part == "sample")
+    found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
+    (folder / f"{ranks.rank()}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,367 @@
+"""Several processes train as one: equal in all, told once, stopped whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftkit import ranks
+from ftkit.engine.checkpoint import load_checkpoint
+from ftkit.errors import RequestError
+from tests.conftest import MakeFolder, RunFtkit, typed
+
+LIMIT = 300.0
+"""Seconds, against hangs alone."""
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAYOUT = {"train": {"a": 9, "b": 8}, "val": {"a": 4, "b": 3}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    return image_folder(tmp_path_factory.mktemp("processes") / "data", LAYOUT)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Without what the tests' own environment may say of launchers and settings."""
+    strange = ("FTKIT_", "ACCELERATE_", "SLURM_", "TORCHELASTIC_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(strange) or k == "FTKIT_CACHE_DIR"}
+    return kept | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | more
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+# From within
+
+
+def battery(folder: Path, world: int, *parts: str) -> list[dict[str, Any]]:
+    """What tests/battery.py finds in each of so many processes that are started as torchrun does."""
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.battery", str(folder), *parts],
+            cwd=REPOSITORY,
+            env=environment(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        said = [process.communicate(timeout=2 * LIMIT)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world, "\n".join(said)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.fixture(scope="module", params=["sample", pytest.param("all", marks=pytest.mark.long)])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("battery")
+    (folder / "data").symlink_to(data)
+    return battery(folder, 2, request.param)
+
+
+def test_processes_stay_the_same_to_the_bit_in_each_phase_of_a_strategy(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert {name: each["spread"] for name, each in rank["schedules"].items() if each["spread"]} == {}
+
+
+def test_what_is_frozen_stays_as_it_was_in_all_processes(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert {name: each["thawed"] for name, each in rank["schedules"].items() if each["thawed"]} == {}
+
+
+def test_learning_rates_dont_depend_on_the_number_of_processes(found: list[dict[str, Any]]) -> None:
+    for name, each in found[0]["schedules"].items():
+        for of_two, of_one in zip(each["rates"], each["rates of one"], strict=True):
+            assert of_two == pytest.approx(of_one), name
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_to_the_same_end(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        for name, each in rank["stops"].items():
+            assert each == {"code": 143, "weights": True, "records": True}, name
+
+
+def test_figures_are_those_of_one_process_whatever_the_number_of_images(found: list[dict[str, Any]]) -> None:
+    assert [rank["figures"] for rank in found] == [[], []]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_figures_of_1_to_200_images(world: int, tmp_path: Path) -> None:
+    assert [rank["figures"] for rank in battery(tmp_path, world, "all figures")] == [[]] * world
+
+
+# By command
+
+
+def command(data: Path, output: Path, *more: str) -> list[str]:
+    dataset = ("--data", str(data), "--backbone", "cifar_resnet20", "--weights", "none", "--augment", "none")
+    return ["train", *dataset, "--output", str(output), "--name", "run", "--workers", "0", "--device", "cpu", *more]
+
+
+LONG_RUN = ("--epochs", "2000", "--batch-size", "4", "--strategy", "gradual", "--num-processes", "2")
+
+
+def run(arguments: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ftkit", *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def started(arguments: Sequence[str], **more: str) -> subprocess.Popen[str]:
+    """In a process group of its own, as a shell does it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ftkit", *arguments],
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + LIMIT
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"{path} doesn't come"
+        time.sleep(0.05)
+
+
+def members(session: int) -> Iterator[int]:
+    """Processes that live in the session of one that was started."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                yield int(entry.name)
+
+
+def children(process: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def no_orphans(process: subprocess.Popen[str]) -> bool:
+    end = time.monotonic() + 60
+    while list(members(process.pid)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not list(members(process.pid))
+
+
+def hit(process: subprocess.Popen[str], whom: str, signum: int) -> None:
+    if whom == "the group":
+        os.killpg(process.pid, signum)
+    else:
+        os.kill(process.pid if whom == "the agent" else children(process.pid)[-1], signum)
+
+
+STOPS = [
+    ("the agent", signal.SIGUSR1, 138),
+    *(
+        pytest.param(*case, marks=pytest.mark.long)
+        for case in (
+            ("the agent", signal.SIGTERM, 143),
+            ("the agent", signal.SIGINT, 130),
+            ("the group", signal.SIGINT, 130),
+            ("the group", signal.SIGTERM, 143),
+            ("a process", signal.SIGTERM, 143),
+            ("a process", signal.SIGUSR1, 138),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("whom", "signum", "code"), STOPS)
+def test_a_signal_leaves_one_whole_checkpoint_and_the_command_that_resumes(
+    whom: str, signum: signal.Signals, code: int, data: Path, tmp_path: Path
+) -> None:
+    process = started(command(data, tmp_path, *LONG_RUN))
+    wait_for(tmp_path / "run" / "checkpoints" / "LATEST", process)
+    hit(process, whom, signum)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == code, err
+    assert err.count("error:") == 1, err
+    assert err.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'} --num-processes 2"
+    assert load_checkpoint(tmp_path / "run" / "checkpoints")[1] == ()
+    assert no_orphans(process)
+
+
+@pytest.mark.long
+def test_a_process_that_is_killed_ends_all_and_is_named(data: Path, tmp_path: Path) -> None:
+    process = started(command(data, tmp_path, *LONG_RUN))
+    wait_for(tmp_path / "run" / "checkpoints" / "LATEST", process)
+    began = time.monotonic()
+    hit(process, "a process", signal.SIGKILL)
+    _, err = process.communicate(timeout=LIMIT)
+    assert time.monotonic() - began < 60
+    assert process.returncode == 137, err
+    assert "process 1 was killed by SIGKILL" in err
+    assert err.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'} --num-processes 2"
+    assert no_orphans(process)
+    again = run(["train", "--resume", str(tmp_path / "run"), "--num-processes", "1"])
+    assert again.returncode == 2
+    assert "the run had 2 processes, now there are 1" in again.stderr
+
+
+@pytest.mark.long
+def test_an_agent_that_is_killed_leaves_no_orphan(data: Path, tmp_path: Path) -> None:
+    process = started(command(data, tmp_path, *LONG_RUN))
+    wait_for(tmp_path / "run" / "checkpoints" / "LATEST", process)
+    process.kill()
+    process.communicate(timeout=LIMIT)
+    assert no_orphans(process)
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
+    data: Path, tmp_path: Path, run_ftkit: RunFtkit
+) -> None:
+    """No BatchNorm in LeNet; 17 images are uneven shares, and the probe must reach both processes."""
+    network = ("--backbone", "lenet", "--weights", "default", "--epochs", "2")
+    one = run_ftkit(*command(data, tmp_path / "1", *network, "--batch-size", "8"))
+    two = run(command(data, tmp_path / "2", *network, "--batch-size", "4", "--num-processes", "2"))
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert "2, each with batches of 4; rates stay as given" in two.stderr
+    first, second = (load_file(tmp_path / n / "run" / "last" / "model.safetensors") for n in "12")
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+    plan = json.loads((tmp_path / "2" / "run" / "plan.json").read_text())
+    assert (plan["world"], plan["per_process_batch"], plan["effective_batch"]) == (2, 4, 8)
+
+
+@pytest.mark.long
+def test_an_error_of_all_processes_is_told_once(tmp_path: Path) -> None:
+    done = run(command(tmp_path / "nowhere", tmp_path / "out", "--num-processes", "2"))
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1, done.stderr
+    assert "nowhere" in done.stderr
+
+
+# Launchers of others
+
+
+@pytest.mark.long
+def test_torchrun_starts_it_too(data: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    arguments = command(data, tmp_path, "--epochs", "1", "--batch-size", "4")
+    done = subprocess.run(
+        [*launcher, "-m", "ftkit", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world"] == 2
+    assert done.stdout.count("best epoch") == 1
+
+
+@pytest.mark.long
+def test_tasks_of_slurm_are_processes(data: Path, tmp_path: Path) -> None:
+    """The environment that srun gives two tasks on one node."""
+    job = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_JOB_ID": free_port()}
+    arguments = command(data, tmp_path, "--epochs", "1", "--batch-size", "4")
+    tasks = [started(arguments, SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **job) for task in range(2)]
+    said = [task.communicate(timeout=LIMIT) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world"] == 2
+    assert "".join(out for out, _ in said).count("best epoch") == 1
+
+
+@pytest.mark.long
+def test_two_machines_are_two_agents(data: Path, tmp_path: Path) -> None:
+    port = free_port()
+    several = ("--nnodes", "2", "--rdzv-endpoint", f"127.0.0.1:{port}", "--epochs", "1", "--batch-size", "4")
+    nodes = [started(command(data, tmp_path, *several, "--node-rank", str(node))) for node in range(2)]
+    said = [node.communicate(timeout=LIMIT) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world"] == 2
+    assert "".join(out for out, _ in said).count("best epoch") == 1
+
+
+def test_slurm_is_taken_over() -> None:
+    environment = {
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_NTASKS": "4",
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": "123456",
+        "SLURM_JOB_NODELIST": "gpu[07-09,12],login",
+    }
+    ranks.settle(4, environment)
+    assert [environment[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["3", "1", "4"]
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("gpu07", "23456")
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    "key", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"]
+)
+def test_what_would_be_ignored_is_refused_by_name(key: str) -> None:
+    with pytest.raises(RequestError, match=key):
+        ranks.settle(None, {key: "true"})
+
+
+def test_tasks_that_slurm_gives_and_nothing_uses_are_refused() -> None:
+    with pytest.raises(RequestError, match="SLURM gives 4 tasks"):
+        ranks.settle(None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})
+
+
+def test_another_number_than_the_launcher_started_is_refused() -> None:
+    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    with pytest.raises(RequestError, match="--num-processes 2, but the launcher started 3"):
+        ranks.settle(2, given)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--num-processes", "0"), "--num-processes 0: must be 1 or more"),
+        (("--nnodes", "2"), "--nnodes 2 wants --node-rank, 0 to 1"),
+        (("--nnodes", "2", "--node-rank", "2"), "--nnodes 2 wants --node-rank, 0 to 1"),
+        (("--nnodes", "2", "--node-rank", "0"), "--nnodes 2 wants --rdzv-endpoint HOST:PORT"),
+        (("--node-rank", "0"), "--node-rank is for several machines"),
+    ],
+)
+def test_flags_that_dont_go_together_are_refused(flags: Sequence[str], says: str) -> None:
+    done = typed("train", *flags)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_the_plan_says_what_several_processes_change(data: Path) -> None:
+    done = typed(*command(data, Path("nowhere"), "--batch-size", "4", "--num-processes", "2", "--dry-run"))
+    assert done.returncode == 0, done.stderr
+    assert "2, each with batches of 4; rates stay as given" in done.stdout

@@ -30,6 +30,7 @@ FILES = [
     "samples/square.png",
     "samples/triangle.png",
     "tests/test_my_project.py",
+    "train.sbatch",
 ]
 
 

@@ -1,6 +1,6 @@
 """Which strategy does best on little data: ftkit's own beside plain loops and fastai's `fine_tune`.
 
-    python benchmarks/accuracy.py --data ../shared --case cifar10-10 --seeds 3 [--only default,probe,fastai]
+    python benchmarks/accuracy.py --data ../shared --results accuracy.jsonl [--case cifar10-10] [--only default,probe]
 
 The same pretrained network (ResNet-20 of CIFAR-10), the same training images for each seed, ten epochs, batches
 of 32, accuracy on the same test images. ftkit holds a part of the other training images out to choose its epoch
@@ -8,16 +8,21 @@ by; the loops and fastai report their last epoch. The loops are written as the t
 at 0.01 and the rest at 0.001 where there are two rates, cosine except in the gradual one, which thaws one group
 every second epoch from a head drawn at random.
 
-Prints a line a run as it ends, then mean and spread over the seeds. Nothing is timed.
+Each run ends as a line in the results file; those that are there aren't run again, so a stopped benchmark goes on
+where it was. At the end come the tables of all that the file has: mean and, in brackets, least and greatest
+accuracy over the seeds. `statistics move` is the default with BatchNorm statistics that move in frozen groups too
+(`train_bn`). Nothing is timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +42,76 @@ EPOCHS, BATCH = 10, 32
 CASES = ("cifar10-10", "cifar10-50", "hymenoptera-64")
 STRATEGIES = ("probe", "freeze", "full", "gradual", "discriminative", "freeze-unfreeze", "norms", "scratch")
 
-Method = Callable[[ftkit.Plan], float]
+Settings = dict[str, Any]
+Method = Callable[[Settings], float]
+"""Trains by the settings of `ftkit.plan` and gives the accuracy on the test images."""
+Results = dict[tuple[str, str, int], float]
+VERSIONS = {"ftkit": ftkit.__version__, "torch": torch.__version__}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
-    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one a run; made, or gone on with")
+    parser.add_argument("--case", choices=CASES, action="append", help="may be given again; all by default")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", type=lambda text: text.split(","), help="methods, by name")
+    parser.add_argument("--only", type=chosen_methods, default=tuple(METHODS), help="methods, by name, with commas")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        methods = {**{n: ftkit_run(n) for n in ("default", *STRATEGIES)}, **LOOPS, "fastai fine_tune": fastai_run}
-        settings = case(options.case, options.data, Path(scratch))
-        for name in options.only or methods:
-            results = [methods[name](plan_of(settings, seed)) for seed in range(options.seeds)]
-            report(options.case, name, results)
+    torch.set_num_threads(1)
+    for name in options.case or CASES:
+        with tempfile.TemporaryDirectory() as scratch:
+            settings = case(name, options.data, Path(scratch))
+            fill_in(options.results, name, settings, options.only, options.seeds)
+    print_tables(read_results(options.results))
 
 
-def report(case: str, name: str, results: list[float]) -> None:
-    spread = statistics.stdev(results) if len(results) > 1 else 0.0
-    each = " ".join(f"{100 * r:.1f}" for r in results)
-    print(f"{case:15} {name:20} {100 * statistics.mean(results):5.1f} +- {100 * spread:.1f}   ({each})", flush=True)
+def chosen_methods(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - METHODS.keys():
+        raise argparse.ArgumentTypeError(f"no method {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+    return names
 
 
-def case(name: str, shared: Path, scratch: Path) -> dict[str, Any]:
+def fill_in(results: Path, case_name: str, settings: Settings, methods: Sequence[str], seeds: int) -> None:
+    """Run what the file of results lacks, seed by seed, so that a stopped benchmark has all methods on some."""
+    for seed in range(seeds):
+        for method in methods:
+            if (case_name, method, seed) in read_results(results):
+                continue
+            accuracy = METHODS[method]({**settings, "seed": seed})
+            record = {"case": case_name, "method": method, "seed": seed, "accuracy": accuracy, **VERSIONS}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            print(f"{case_name} {method}, seed {seed}: {100 * accuracy:.1f} %", file=sys.stderr, flush=True)
+
+
+def read_results(results: Path) -> Results:
+    """Accuracy by case, method and seed. A last line that a kill cut short counts as not there."""
+    if not results.exists():
+        return {}
+    text = results.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        results.write_text(whole, encoding="utf-8")
+    found = [json.loads(line) for line in whole.splitlines()]
+    return {(each["case"], each["method"], each["seed"]): each["accuracy"] for each in found}
+
+
+def print_tables(results: Results) -> None:
+    """A table in Markdown for each case, the best method first."""
+    for name in CASES:
+        rows = []
+        for method in METHODS:
+            values = [100 * accuracy for (c, m, _), accuracy in results.items() if (c, m) == (name, method)]
+            if values:
+                rows.append((statistics.mean(values), min(values), max(values), len(values), method))
+        if rows:
+            print(f"\n| {name} | mean % | least to greatest | seeds |\n| --- | --- | --- | --- |")
+        for mean, least, greatest, count, method in sorted(rows, reverse=True):
+            print(f"| {method} | {mean:.1f} | {least:.1f} to {greatest:.1f} | {count} |")
+
+
+def case(name: str, shared: Path, scratch: Path) -> Settings:
     """The settings of a case, its data unpacked or linked into `scratch`."""
     if name == "hymenoptera-64":
         source = (shared / "data" / "hymenoptera").resolve()
@@ -84,23 +134,17 @@ def case(name: str, shared: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
-def plan_of(settings: dict[str, Any], seed: int) -> ftkit.Plan:
-    return ftkit.plan(**settings, seed=seed)
+def ftkit_run(name: str | None = None, **more: Any) -> Method:
+    """A strategy of ftkit; None is what a person gets who asks for none."""
 
-
-def ftkit_run(name: str) -> Method:
-    """A strategy of ftkit; `default` is what a person gets who asks for none."""
-
-    def run(plan: ftkit.Plan) -> float:
-        given = plan.config.model_dump(include=set(type(plan.config).model_fields) - {"strategy", "optimizer"})
-        kept = {key: value for key, value in given.items() if key in plan.resolved.sources}
-        if name != "default":
-            kept["strategy"] = name
+    def run(settings: Settings) -> float:
+        changed = {**settings, **more} if name is None else {**settings, **more, "strategy": name}
         if name == "probe":
-            del kept["epochs"]
+            del changed["epochs"]
         if name == "scratch":
-            kept["weights"] = "none"
-        outcome = ftkit.train(ftkit.plan(**kept))
+            changed["weights"] = "none"
+        plan = ftkit.plan(**changed)
+        outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
         return evaluate_bundle(load_bundle(outcome.run.model), plan.splits.test, 128).accuracy
 
@@ -112,9 +156,8 @@ def plain_loop(
 ) -> Method:
     """A tutorial's loop: `rates` for the body and the head."""
 
-    def run(plan: ftkit.Plan) -> float:
-        if not pretrained:
-            plan = ftkit.plan(**{**_settings(plan), "weights": "none"})
+    def run(settings: Settings) -> float:
+        plan = ftkit.plan(**(settings if pretrained else {**settings, "weights": "none"}))
         built = build_model(plan)
         network, members = built.network, assign(built.network, plan.backbone.groups)
         parameters = dict(network.named_parameters())
@@ -164,12 +207,13 @@ def test_accuracy(network: nn.Module, plan: ftkit.Plan) -> float:
     return right / len(plan.splits.test)
 
 
-def fastai_run(plan: ftkit.Plan) -> float:
+def fastai_run(settings: Settings) -> float:
     """fastai's `fine_tune` with its defaults: one frozen epoch, then the rest at falling rates."""
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
 
+    plan = ftkit.plan(**settings)
     built = build_model(plan)
     network, members = built.network, assign(built.network, plan.backbone.groups)
     parameters = dict(network.named_parameters())
@@ -202,17 +246,19 @@ def fastai_run(plan: ftkit.Plan) -> float:
     return test_accuracy(network, plan)
 
 
-def _settings(plan: ftkit.Plan) -> dict[str, Any]:
-    dumped = plan.config.model_dump()
-    return {key: dumped[key] for key in plan.resolved.sources if key in dumped} | {"dataset": dumped["dataset"]}
-
-
 LOOPS: dict[str, Method] = {
     "loop: frozen": plain_loop({"head": 0.01, "body": 0.0}, frozen=True),
     "loop: one rate": plain_loop({"head": 0.001, "body": 0.001}),
     "loop: two rates": plain_loop({"head": 0.01, "body": 0.001}),
     "loop: gradual": plain_loop({"head": 0.01, "body": 0.001}, gradual=True),
     "loop: scratch": plain_loop({"head": 0.001, "body": 0.001}, pretrained=False),
+}
+METHODS: dict[str, Method] = {
+    "default": ftkit_run(),
+    "statistics move": ftkit_run(train_bn=True),
+    **{name: ftkit_run(name) for name in STRATEGIES},
+    **LOOPS,
+    "fastai fine_tune": fastai_run,
 }
 
 if __name__ == "__main__":

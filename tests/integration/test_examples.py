@@ -27,7 +27,10 @@ Scores = Callable[[str, str], float]
 
 def commands(recipe: str) -> list[list[str]]:
     """The arguments of each `ftkit` line in the README's blocks of shell commands."""
-    text = (EXAMPLES / recipe / "README.md").read_text(encoding="utf-8")
+    return commands_in((EXAMPLES / recipe / "README.md").read_text(encoding="utf-8"))
+
+
+def commands_in(text: str) -> list[list[str]]:
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     assert all(line.startswith("ftkit ") for line in lines if line)
     return [shlex.split(line, comments=True)[1:] for line in lines if line]
@@ -90,6 +93,16 @@ def plan_of(recipe: str, file: str, data: Path, **settings: Any) -> ftkit.Plan:
 def test_each_recipe_is_listed() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| \[(.*?)\]\((.*?)\)", text, re.MULTILINE) == [(name, name) for name in RECIPES]
+
+
+def test_the_page_of_recipes_has_commands_of_each() -> None:
+    page = (EXAMPLES.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    sections = [section for section in page.split("\n## ") if "```sh" in section]
+    linked = [re.findall(r"\(\.\./examples/(.+?)\)", section) for section in sections]
+    assert linked == [[name] for name in RECIPES]
+    for recipe, section in zip(RECIPES, sections, strict=True):
+        assert commands_in(section)
+        assert [command for command in commands_in(section) if command not in commands(recipe)] == []
 
 
 def test_each_config_is_used_by_a_command() -> None:

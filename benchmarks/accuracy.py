@@ -209,6 +209,8 @@ def test_accuracy(network: nn.Module, plan: ftkit.Plan) -> float:
 
 def fastai_run(settings: Settings) -> float:
     """fastai's `fine_tune` with its defaults: one frozen epoch, then the rest at falling rates."""
+    import fastai.callback.progress  # gives Learner its no_bar
+    import fastai.callback.schedule  # noqa: F401  gives it fine_tune
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat

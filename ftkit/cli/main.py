@@ -12,7 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ftkit.cli import console, switches, voice
+from ftkit import ranks
+from ftkit.cli import console, switches
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
 from ftkit.errors import FtkitError, RequestError
 
@@ -66,7 +67,13 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, *rest = args
-        return name, load_command(name) if name in COMMANDS else _plugin_command(name), rest
+        if name not in COMMANDS:
+            return name, _plugin_command(name), rest
+        if "" in rest or any(text.endswith("=") for text in rest):
+            from ftkit.cli.usage import refuse_empty
+
+            refuse_empty(rest)
+        return name, load_command(name), rest
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`ftkit` alone shows the help: nothing was asked for, so nothing is wrong."""
@@ -145,9 +152,25 @@ def main(arguments: list[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        return voice.leave(voice.explain_once(error, _explain))
+        return _end(error)
     if code == INTERRUPTED:
         console.error("interrupted")
+    return _leave(code)
+
+
+def _end(error: BaseException) -> int:
+    if not ranks.launched():
+        return _explain(error)
+    from ftkit.cli import voice
+
+    return voice.leave(voice.explain_once(error, _explain))
+
+
+def _leave(code: int) -> int:
+    if not ranks.launched():
+        return code
+    from ftkit.cli import voice
+
     return voice.leave(code)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ftkit.errors import RequestError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import typer
 
 FLAG_PEERS: dict[str, tuple[str, ...]] = {
@@ -77,6 +79,21 @@ COMMAND_PEERS = {
     "val": "evaluate",
 }
 """What other tools call our commands."""
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse values without a character: as a path they would mean the working folder, and nobody says it so.
+
+    Raises:
+        RequestError: Names the flag.
+    """
+    remedy = "a variable of the shell may not be set: give a value, or leave it out"
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        flag, given, value = text.partition("=")
+        if text == "":
+            raise RequestError(f"{before} is empty" if before.startswith("-") else "an argument is empty", remedy)
+        if flag.startswith("--") and given and not value:
+            raise RequestError(f"{flag} is empty", remedy)
 
 
 def usage_error(error: Any) -> RequestError:

@@ -1,0 +1,62 @@
+"""How fast the program answers: `ftkit --help` beside that of the smallest typer app, in whole processes.
+
+    python benchmarks/startup.py [--rounds 15]
+
+Both are run in turn, the one that goes first changing each round; prints the ratio of the medians, and the
+ratio must be 1.3 at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SMALLEST = """
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def hello(name: str = "you") -> None:
+    '''Say hello.'''
+    print(name)
+
+
+app()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder, "small.py")
+        small.write_text(SMALLEST, encoding="utf-8")
+        commands = {"ftkit": ("-m", "ftkit", "--help"), "the smallest app": (str(small), "--help")}
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for number in range(-1, rounds):
+            for name in sorted(commands, reverse=number % 2 == 1):
+                seconds = timed(*commands[name])
+                if number >= 0:  # The first round fills the disk's cache.
+                    times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, seconds in medians.items():
+        print(f"{name}: {1000 * seconds:.0f} ms")
+    print(f"ratio: {medians['ftkit'] / medians['the smallest app']:.2f} (at most 1.3)")
+
+
+def timed(*command: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

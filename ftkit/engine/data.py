@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import signal
@@ -10,7 +9,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from multiprocessing import util
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
 
@@ -212,7 +212,7 @@ def _loader(
         collate_fn=partial(_collate, tuple(shape)),
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=partial(_quiet_worker, _LEAVING) if workers else None,
+        worker_init_fn=partial(_quiet_worker, _leaving(os.getpid())) if workers else None,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=START if workers else None,
     )
@@ -246,11 +246,10 @@ def _quiet_worker(leaving: Any, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
 
 
-_LEAVING = RawValue("b", 0)
-"""Whether this process is about to end; shared with its workers."""
-
-
-# Registered after multiprocessing's own handler, and so called before it, which ends the workers.
-@atexit.register
-def _leave() -> None:
-    _LEAVING.value = 1
+@cache
+def _leaving(process: int) -> Any:
+    """Whether this process, by its number, is about to end; shared with its workers alone."""
+    leaving = RawValue("b", 0)
+    # Not by atexit, which the processes of multiprocessing pass over: theirs is called before workers are ended.
+    util.Finalize(None, setattr, args=(leaving, "value", 1), exitpriority=100)
+    return leaving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -238,6 +239,24 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing_that_was_saved(data: Pa
     resume(half)
     ftkit.train(planned(data, "whole"))
     assert dict(files(half)) == dict(files(Path("runs", "whole")))
+
+
+class Failing(Listener):
+    def step_done(self, event: StepDone) -> None:
+        raise ValueError("its own")
+
+
+def fail_with_workers(settings: dict[str, Any]) -> None:
+    ftkit.train(ftkit.plan(**settings), Failing())
+
+
+def test_a_run_that_fails_in_a_process_of_multiprocessing_ends_with_its_workers(data: Path) -> None:
+    settings = SETTINGS | {"dataset": {"name": "folder", "root": str(data)}, "workers": 2, "name": "failed"}
+    process = multiprocessing.get_context("spawn").Process(target=fail_with_workers, args=(settings,))
+    process.start()
+    process.join(300)
+    process.kill()
+    assert process.exitcode == 1
 
 
 KILLED = """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from tests.soak import times
 
 pytestmark = pytest.mark.soak
 
+LOG = logging.getLogger(__name__)
+"""`--log-cli-level INFO` shows how far it is."""
 KILLS = 200
 WORKERS = (0, 2, 4)
 STRATEGIES: tuple[dict[str, Any], ...] = (
@@ -45,6 +49,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 class Trial:
     strategy: dict[str, Any]
     workers: int
+    processes: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.strategy['name']}-{self.workers}-{self.processes}"
 
     def settings(self, data: Path, output: Path) -> dict[str, Any]:
         # Only this one has normalisation layers, which the strategy wants; only the other has weights at hand.
@@ -66,30 +75,45 @@ class Trial:
         }
 
 
-def run_here(settings: dict[str, Any]) -> None:
+def run_here(settings: dict[str, Any], environment: dict[str, str]) -> None:
     """In a process of its own: the whole run, or the rest of it."""
+    os.setsid()
+    os.environ |= environment
     import ftkit
     from ftkit.library import resume
 
-    os.setsid()
     run = Path(settings["output"], "run")
-    if (run / "config.yaml").is_file():
+    # Not by the folder alone, which the main one of two processes may have made since.
+    if settings.pop("begun"):
         resume(run)
     else:
         ftkit.train(ftkit.plan(**settings))
 
 
-def started(settings: dict[str, Any]) -> Any:
-    process = CONTEXT.Process(target=run_here, args=(settings,))
-    process.start()
-    return process
+def started(trial: Trial, data: Path, output: Path) -> list[Any]:
+    """Its processes, which find each other as those of torchrun do."""
+    settings = trial.settings(data, output) | {"begun": (output / "run" / "config.yaml").is_file()}
+    world = {"WORLD_SIZE": str(trial.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    processes = []
+    for rank in map(str, range(trial.processes)):
+        own = {"RANK": rank, "LOCAL_RANK": rank, **world} if trial.processes > 1 else {}
+        processes.append(CONTEXT.Process(target=run_here, args=(settings, own)))
+        processes[-1].start()
+    return processes
 
 
-def finished(settings: dict[str, Any]) -> float:
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def finished(trial: Trial, data: Path, output: Path) -> float:
     began = time.monotonic()
-    process = started(settings)
-    process.join(600)
-    assert process.exitcode == 0
+    processes = started(trial, data, output)
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0] * trial.processes
     return time.monotonic() - began
 
 
@@ -125,26 +149,35 @@ def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(data: Path, tmp_path: 
     wholes: dict[str, tuple[dict[str, Any], float]] = {}
     outcomes = {"killed": 0, "done before": 0}
     for number in range(times(KILLS)):
-        trial = Trial(STRATEGIES[number % len(STRATEGIES)], WORKERS[number % len(WORKERS)])
-        name = f"{trial.strategy['name']}-{trial.workers}"
-        if name not in wholes:
-            seconds = finished(trial.settings(data, tmp_path / f"whole-{name}"))
-            wholes[name] = result(tmp_path / f"whole-{name}" / "run"), seconds
-        expected, seconds = wholes[name]
-        settings = trial.settings(data, tmp_path / str(number))
-        process = started(settings)
+        # The three numbers have no common divisor, so that all combinations come.
+        trial = Trial(STRATEGIES[number % 13], WORKERS[number % 3], 1 + (number % 4 == 3))
+        if trial.name not in wholes:
+            whole = tmp_path / f"whole-{trial.name}"
+            seconds = finished(trial, data, whole)
+            wholes[trial.name] = result(whole / "run"), seconds
+        expected, seconds = wholes[trial.name]
+        output = tmp_path / str(number)
+        processes = started(trial, data, output)
         time.sleep(chance.uniform(0, seconds))
-        process.kill()
-        process.join(60)
-        outcomes["killed" if process.exitcode == -signal.SIGKILL else "done before"] += 1
+        # Of two, both or either; the one that is left must end by itself.
+        doomed = chance.choice([processes, processes[:1], processes[-1:]])
+        for process in doomed:
+            process.kill()
+        for process in processes:
+            process.join(120)
+        outcomes["killed" if doomed[0].exitcode == -signal.SIGKILL else "done before"] += 1
+        assert all(process.exitcode is not None for process in processes), "none waits for one that is gone"
         deadline = time.monotonic() + 60
-        while list(group_members(process.pid)) and time.monotonic() < deadline:
+        left = [member for process in processes for member in group_members(process.pid)]
+        while left and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert list(group_members(process.pid)) == [], "its workers have ended too"
-        run = tmp_path / str(number) / "run"
+            left = [member for process in processes for member in group_members(process.pid)]
+        assert left == [], "their workers have ended too"
+        run = output / "run"
         if run.exists() and not (run / "config.yaml").exists():
             run.rename(run.with_name("never-began"))
         if not (run / "last").is_dir():
-            finished(settings)
+            finished(trial, data, output)
         assert result(run) == expected, f"trial {number}: {trial}"
+        LOG.info("%d: %s, %.1f s when whole; %s", number, trial.name, seconds, outcomes)
     assert outcomes["killed"] > 0.8 * times(KILLS), outcomes

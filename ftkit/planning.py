@@ -17,10 +17,11 @@ from ftkit.config.schema import Config
 from ftkit.errors import RequestError
 from ftkit.run_splits import load_splits, require_classes
 from ftkit.screening import Findings, Tell, leave_out, screen
-from ftkit.spec.augment import LEVELS, Augmentation, check_channels
+from ftkit.spec.augment import LEVELS, Augmentation, Unchanged, check_channels
 from ftkit.spec.backbone import Backbone, Head
 from ftkit.spec.balance import balance_notes, class_weights
 from ftkit.spec.batches import Batches
+from ftkit.spec.caching import CutSize, Use, decide, entering
 from ftkit.spec.counting import count_parameters, kept_activations
 from ftkit.spec.curve import CURVES, Curve
 from ftkit.spec.dataset import Splits
@@ -85,6 +86,38 @@ class Plan:
     def batches(self) -> Batches:
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world)
+
+    @property
+    def views(self) -> int:
+        """Versions of a training image that are cached; 0 where nothing is."""
+        if not self.config.cache.use or self.config.train_bn:
+            return 0
+        return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.views
+
+    @cached_property
+    def caching(self) -> tuple[Use, ...] | None:
+        """What each phase is expected to take from the cache; None where only the network itself tells.
+
+        The network's own cuts, which a run finds, may lie a little deeper.
+        """
+        groups, scale = self.schedule.groups, (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
+        width = 2 if self.config.precision in ("bf16", "fp16") else BYTES_PER_VALUE
+        thawed = [*(phase.trainable for phase in self.schedule.phases), frozenset({groups[-1].name})]
+        *cuts, probe = (entering(self.backbone, groups, some, scale, width) for some in thawed)
+        if self.views == 0 or None in cuts:
+            return None
+        assert self.splits.train is not None, "make_plan refuses data without a training split"
+        assert self.splits.val is not None, "make_plan refuses data without a validation split"
+        return decide(
+            self.schedule.phases,
+            [cut for cut in cuts if cut is not None],
+            probe if self.probe and isinstance(probe, CutSize) else None,
+            len(self.splits.train),
+            len(self.splits.val),
+            self.views,
+            self.config.balance == "sampler",
+            self.config.cache.limit,
+        )
 
     @property
     def steps(self) -> int:
@@ -165,11 +198,21 @@ class Plan:
             "per_process_batch": self.config.batch_size,
             "effective_batch": self.batches.effective,
             "probe": self.probe,
+            "cache": {
+                "views": self.views,
+                "phases": None if self.caching is None else [_use(use) for use in self.caching],
+            },
             "notes": list(self.notes),
         }
 
     def _count(self, group: str) -> int | None:
         return None if self.group_parameters is None else self.group_parameters[group]
+
+
+def _use(use: Use) -> dict[str, Any] | None:
+    if use.cut is None:
+        return None
+    return {"before": use.cut.name, "views": list(use.views), "bytes": use.nbytes, "passes": use.passes}
 
 
 def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection[str] | None = None) -> Plan:
@@ -240,8 +283,27 @@ def _means_checked(plan: Plan) -> Plan:
     check_monitor(config.monitor, plan.splits.val.labels, plan.splits.classes, where("monitor"))
     _require_trackers(config.tracker)
     check_channels(plan.augmentation, plan.preprocessing.channels)
+    _require_views(plan)
     notes = check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _require_views(plan: Plan) -> None:
+    """Refuse a number of views that was asked for where nothing takes it."""
+    resolved, config = plan.resolved, plan.config
+    if not resolved.sources.get("cache.views", "").startswith(("--", "FTKIT_")):
+        return
+    reasons = {
+        "nothing is cached with --no-cache": not config.cache.use,
+        "nothing is cached where BatchNorm statistics move in frozen groups (train_bn)": config.train_bn,
+        "without augmentation all views are the same": isinstance(plan.augmentation, Unchanged),
+        f"with strategy {config.strategy.name!r} nothing is frozen": all(
+            len(phase.trainable) == len(plan.schedule.groups) for phase in plan.schedule.phases
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RequestError(f"{resolved.where('cache.views')} has no effect: {reason}", "drop it")
 
 
 def _require_trackers(names: Iterable[str]) -> None:

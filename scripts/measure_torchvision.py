@@ -43,7 +43,8 @@ def facts(name: str) -> dict[str, Any]:
     row["head_inputs"], row["head_bias"] = list(summary.head_inputs), summary.head_bias
     row["input_weights"] = summary.input_weights
     row["groups"] = {
-        group: {**size.parameters, "activations": size.activations} for group, size in summary.groups.items()
+        group: {**size.parameters, "activations": size.activations, "entering": size.entering}
+        for group, size in summary.groups.items()
     }
     return row
 

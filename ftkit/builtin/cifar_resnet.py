@@ -48,15 +48,16 @@ def _build(blocks: int, num_classes: int) -> nn.Module:
 def _summary(blocks: int) -> Summary:
     """Sizes in closed form; a block keeps four maps of its stage's width, and two numbers a channel for each norm."""
     pixels = _SIZE**2
-    groups = {"stem": _group(3 * 16 * 9, 16, 3 * pixels + 2 * 16 * (pixels + 1))}
+    groups = {"stem": _group(3 * 16 * 9, 16, 3 * pixels + 2 * 16 * (pixels + 1), 3 * pixels)}
     inputs = 16
     for number, width in enumerate((16, 32, 64), 1):
         side = _SIZE >> (number - 1)
         convs = (inputs + (2 * blocks - 1) * width) * width * 9
-        groups[f"layer{number}"] = _group(convs, 2 * blocks * width, 4 * blocks * width * (side**2 + 1))
+        entering = inputs * pixels if number < 3 else inputs * (2 * side) ** 2
+        groups[f"layer{number}"] = _group(convs, 2 * blocks * width, 4 * blocks * width * (side**2 + 1), entering)
         inputs = width
-    return Summary({**groups, "head": _group(0, 0, 64)}, head_inputs=(64,), input_weights=16 * 9)
+    return Summary({**groups, "head": _group(0, 0, 64, 64)}, head_inputs=(64,), input_weights=16 * 9)
 
 
-def _group(weight: int, norm: int, activations: int) -> GroupSize:
-    return GroupSize({"weight": weight, "bias": 0, "norm-weight": norm, "norm-bias": norm}, activations)
+def _group(weight: int, norm: int, activations: int, entering: int) -> GroupSize:
+    return GroupSize({"weight": weight, "bias": 0, "norm-weight": norm, "norm-bias": norm}, activations, entering)

@@ -68,16 +68,16 @@ def _load() -> Mapping[str, Tensor]:
 def _summary() -> Summary:
     return Summary(
         {
-            "stem": _group(1 * 6 * 25, 6, activations=6664),
-            "conv2": _group(6 * 16 * 25, 16, activations=3176),
-            "fc1": _group(400 * 120, 120, activations=520),
-            "fc2": _group(120 * 84, 84, activations=84),
-            "head": _group(0, 0, activations=0),
+            "stem": _group(1 * 6 * 25, 6, activations=6664, entering=28 * 28),
+            "conv2": _group(6 * 16 * 25, 16, activations=3176, entering=6 * 14 * 14),
+            "fc1": _group(400 * 120, 120, activations=520, entering=400),
+            "fc2": _group(120 * 84, 84, activations=84, entering=120),
+            "head": _group(0, 0, activations=0, entering=84),
         },
         head_inputs=(84,),
         input_weights=6 * 25,
     )
 
 
-def _group(weight: int, bias: int, activations: int) -> GroupSize:
-    return GroupSize({"weight": weight, "bias": bias, "norm-weight": 0, "norm-bias": 0}, activations)
+def _group(weight: int, bias: int, activations: int, entering: int) -> GroupSize:
+    return GroupSize({"weight": weight, "bias": bias, "norm-weight": 0, "norm-bias": 0}, activations, entering)

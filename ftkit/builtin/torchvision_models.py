@@ -87,8 +87,13 @@ def make_backbone(name: str, facts: Mapping[str, Any], size: int | None = None) 
 def _summary(facts: Mapping[str, Any], size: int, step: int | None) -> Summary:
     """Sizes of the network for images of `size` pixels, where those of the table are for the default weights'."""
     made_for = facts["weights"][0]["size"]
+    scale = (size / made_for) ** 2
     groups = {
-        name: GroupSize({role: sizes[role] for role in ROLES}, round(sizes["activations"] * (size / made_for) ** 2))
+        name: GroupSize(
+            {role: sizes[role] for role in ROLES},
+            round(sizes["activations"] * scale),
+            round(sizes["entering"] * scale),
+        )
         for name, sizes in facts["groups"].items()
     }
     if facts["family"] == "vit" and step:

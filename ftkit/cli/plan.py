@@ -81,6 +81,7 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.probe:
         yield "probe", "the head starts as logistic regression solves it on frozen features, and that is the floor"
     options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
+    yield from _cache(plan)
     yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
     yield from _restraints(plan)
     yield "loss", "cross entropy" + _weighting(plan)
@@ -150,6 +151,34 @@ def _changes(plan: Plan) -> str:
 
 def _value(value: float | tuple[float, float]) -> str:
     return f"{value[0]:.3g} to {value[1]:.3g}" if isinstance(value, tuple) else f"{value:.3g}"
+
+
+def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
+    """How often what is frozen is computed, and what that takes on disk."""
+    config, uses = plan.config.cache, plan.caching
+    if not plan.views:
+        reason = "" if not config.use else ": train_bn lets statistics of frozen groups move"
+        yield "cache", f"off{reason}; what is frozen is computed in each epoch"
+        return
+    views = "1 view" if plan.views == 1 else f"{plan.views} views"
+    if uses is None:
+        yield "cache", f"what is frozen is computed once for {views} of an image, where that pays"
+        return
+    served = [(phase, use) for phase, use in zip(plan.schedule.phases, uses, strict=True) if use.cut is not None]
+    if not served:
+        return
+    from ftkit.activation_folder import activation_folder
+
+    epochs = sum(phase.stop - phase.start for phase, _ in served)
+    passes = sum(use.passes for _, use in served) + bool(plan.probe)
+    yield (
+        "cache",
+        f"{views} of an image; what is frozen is computed {passes} times in place of {epochs + bool(plan.probe)}, and "
+        f"~{short_count(sum(use.nbytes for _, use in served))}B kept in {activation_folder(config.dir)}",
+    )
+    for phase, use in zip(plan.schedule.phases, uses, strict=True):
+        if "limit" in use.reason:
+            yield "", f"not in epochs {phase.start + 1} to {phase.stop}: {use.reason} of {short_count(config.limit)}B"
 
 
 def _restraints(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_origin
 
@@ -106,6 +107,12 @@ def _digit(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _bytes(value: object) -> object:
+    """`20GB` as a number of bytes."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT])?i?B?", value.strip()) if isinstance(value, str) else None
+    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")) if found else value
+
+
 class PreprocessingOverrides(Section):
     """Each key that is set takes the place of the backbone's own."""
 
@@ -139,6 +146,19 @@ class Checkpoint(Section):
     """Minutes between checkpoints, beside those."""
     keep: int = Field(default=2, ge=1)
     """How many resume checkpoints to keep."""
+
+
+class Cache(Section):
+    """Of the activations of frozen layers."""
+
+    use: bool = True
+    """Compute what is frozen once for an image and keep it; otherwise anew in each epoch."""
+    views: int = Field(default=4, ge=1)
+    """Versions of a training image that are kept: one as evaluation sees it, the others augmented."""
+    limit: Annotated[int, BeforeValidator(_bytes)] = Field(default=20_000_000_000, ge=0)
+    """Most that all runs together keep, in bytes or as 20GB; what was not used for longest goes first."""
+    dir: str | None = None
+    """Where; unset, in the folder of FTKIT_CACHE_DIR, or the user's cache folder."""
 
 
 class Config(Section):
@@ -225,5 +245,7 @@ class Config(Section):
     """Folder that run folders are made in; in a file, relative to it, and by default in the working folder."""
     name: str | None = None
     """The run folder's name; unset, made of date, backbone and strategy."""
+    cache: Cache = Cache()
+    """The activations of frozen layers, computed once."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept so that a run can be resumed."""

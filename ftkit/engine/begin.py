@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ftkit.engine.activations import Activations, open_activations
 from ftkit.engine.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.engine.conclude import conclude_epoch
 from ftkit.engine.events import Start
@@ -16,8 +17,8 @@ from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.run_folder import RunFolder
 
 
-def begin(session: Session, resume: bool, other_world: bool = False) -> None:
-    """Go to where the run left off, or judge the first weights where they are already good."""
+def begin(session: Session, resume: bool, other_world: bool = False) -> Activations | None:
+    """Go to where the run left off, or judge the first weights where they are already good; open the cache."""
     resumed = resume and go_on(session, other_world)
     report = session.built.report
     session.listener.started(
@@ -32,15 +33,19 @@ def begin(session: Session, resume: bool, other_world: bool = False) -> None:
         )
     )
     start_trackers(session)
+    cache = open_activations(session)
     if resumed:
-        return
+        return cache
     started = time.perf_counter()
+    if cache is not None and session.plan.probe:
+        session.feed = cache.probe_feed()
     solution = solve_head(session) if session.plan.probe else None
     keep_first(session)
     if solution is not None:
         conclude_epoch(session, {}, started, {"probe_strength": solution.strength})
     elif session.plan.config.keep_head or session.plan.config.epochs == 0:
         conclude_epoch(session, {}, started)
+    return cache
 
 
 def go_on(session: Session, other_world: bool = False) -> bool:

@@ -50,8 +50,8 @@ def conclude_epoch(
     seconds = time.perf_counter() - started
     require_finite_weights(session)
     outputs = collect(
-        session.network,
-        session.val_loader,
+        session.feed.judged,
+        session.feed.val_loader,
         session.accelerator,
         lambda _: stop_if_asked(session),
         partial(usable, session, "val"),

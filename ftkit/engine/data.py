@@ -97,10 +97,14 @@ class Samples(Dataset["_Sample | Fault"]):
         torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
         try:
             image, label = self.split[index]
-            return _Sample(self.transform(image), label, index)
+            return _Sample(self.transform_of(key)(image), label, index)
         except UnreadableImage as error:
             file = sample_name(self.split, index)
             return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+
+    def transform_of(self, key: Key) -> Transform:
+        """What a sample goes through."""
+        return self.transform
 
 
 class TrainingOrder(Sampler[list[Key]]):
@@ -150,6 +154,11 @@ class TrainingOrder(Sampler[list[Key]]):
     def __len__(self) -> int:
         return (self.batches.steps - self.first_step) * self.batches.accumulate
 
+    def views(self, count: int) -> set[int]:
+        """Which of so many views of the images the epoch has, over all processes."""
+        most = int(self.indices().bincount().max()) if self.weights is not None else 1
+        return {(self.epoch + drawn) % count for drawn in range(most)}
+
 
 class Share(Sampler[list[Key]]):
     """One process's share of a split, in order: every `world`-th sample, each exactly once overall."""
@@ -184,6 +193,13 @@ def evaluation_loader(
 ) -> DataLoader[_Sample | Fault]:
     """Batches of one process's share of a split, each sample once."""
     return _loader(Samples(split, transform), Share(len(split), batch_size, rank, world), workers, pin)
+
+
+def keyed_loader(
+    samples: Samples, batches: Sampler[list[Key]], workers: int, pin: bool = False
+) -> DataLoader[_Sample | Fault]:
+    """The batches of a sampler as they are; no worker is started for a single one."""
+    return _loader(samples, batches, workers if len(batches) > 1 else 0, pin)  # type: ignore[arg-type]
 
 
 START = "fork" if sys.platform == "linux" else None

@@ -55,11 +55,13 @@ def measure(backbone: Backbone, image_size: int | None = None) -> Summary:
     heads = [_head_layer(model, backbone, name) for name in backbone.head]
     preprocessing = backbone.preprocessing
     size = image_size or preprocessing.size
-    kept = _activations(model, backbone.groups, torch.empty(_BATCH, preprocessing.channels, size, size, device="meta"))
+    kept, entering = _activations(
+        model, backbone.groups, torch.empty(_BATCH, preprocessing.channels, size, size, device="meta")
+    )
     counts = _parameters(model, backbone)
     first = first_convolution(model, preprocessing.channels)
     return Summary(
-        groups={g: GroupSize(counts[g], kept[g]) for g in backbone.group_names},
+        groups={g: GroupSize(counts[g], kept[g], entering[g]) for g in backbone.group_names},
         head_inputs=tuple(weight[0].numel() for weight, _ in heads),
         head_bias=all(bias for _, bias in heads),
         input_weights=first[1].weight[:, 0].numel() if first else 0,
@@ -90,12 +92,13 @@ def _parameters(model: nn.Module, backbone: Backbone) -> dict[str, dict[Role, in
     return counts
 
 
-def _activations(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> Counter[str]:
-    """Elements kept for the backward pass, by the group whose module was running; one image's share.
+def _activations(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> tuple[Counter[str], Counter[str]]:
+    """Elements kept for the backward pass, by the group whose module was running, and entering it; one image's share.
 
     A storage counts once, for the group that kept it first; parameters don't count.
     """
     counts: Counter[str] = Counter()
+    entering: Counter[str] = Counter()
     running = [groups[0].name]  # what a network does between its modules counts for the last one that ran
     seen = {p.untyped_storage()._cdata for p in model.parameters()}
     alive: list[Tensor] = []
@@ -110,6 +113,8 @@ def _activations(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor)
 
     def enter(module: nn.Module, args: Any) -> None:
         running.append(owner[module])
+        if running[-1] not in entering and args and isinstance(args[0], Tensor):
+            entering[running[-1]] = args[0].numel() // len(images)
 
     for_group = ((name, module, group_of(groups, f"{name}.")) for name, module in model.named_modules())
     owner = {module: group.name for _, module, group in for_group if group is not None}
@@ -120,4 +125,4 @@ def _activations(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor)
     finally:
         for hook in hooks:
             hook.remove()
-    return counts
+    return counts, entering

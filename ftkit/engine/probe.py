@@ -109,6 +109,9 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
     train = session.plan.splits.train
     assert train is not None, "make_plan refuses data without a training split"
     accelerator = session.accelerator
+    skip = partial(without_broken, session, "train")
+    if session.feed is not session.ordinary:
+        return head_inputs(session.feed.judged, layer, session.feed.train_loader, accelerator, on_batch, skip)
     loader = data.evaluation_loader(
         train,
         transforms.evaluation(session.plan.preprocessing),
@@ -118,7 +121,7 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
         accelerator.num_processes,
         accelerator.device.type == "cuda",
     )
-    return head_inputs(session.network, layer, loader, accelerator, on_batch, partial(without_broken, session, "train"))
+    return head_inputs(session.network, layer, loader, accelerator, on_batch, skip)
 
 
 def head_inputs(

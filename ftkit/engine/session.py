@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import ftkit
 from ftkit.engine import data, transforms
@@ -28,6 +27,22 @@ from ftkit.errors import RequestError
 from ftkit.planning import Plan
 from ftkit.run_folder import RunFolder
 from ftkit.runs import Card
+from ftkit.spec.dataset import Split, SplitName
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What is trained and judged, and on what.
+
+    Attributes:
+        trained: The network, or what of it comes after the cached activations; takes batches of `train_loader`.
+        judged: The same in evaluation, for `val_loader`.
+    """
+
+    trained: nn.Module
+    train_loader: Any
+    judged: nn.Module
+    val_loader: Any
 
 
 @dataclass
@@ -36,7 +51,9 @@ class Session:
 
     Attributes:
         network: The bare model, which holds the weights.
-        model: The same as it is called in training; wrapped anew at each phase.
+        model: What of it is called in training; wrapped anew at each phase.
+        ordinary: The whole network, and images.
+        feed: What the phase under way uses.
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
             float64 `(3,)` on the device, so that counting needs no wait for the GPU.
         broken: Image files that could no more be read, and were told of.
@@ -52,8 +69,8 @@ class Session:
     optimizer: torch.optim.Optimizer
     loss: Loss
     order: data.TrainingOrder
-    train_loader: DataLoader[Any]
-    val_loader: DataLoader[Any]
+    ordinary: Feed
+    feed: Feed
     workers: int
     totals: Tensor
     flag: StopFlag
@@ -70,6 +87,20 @@ class Session:
     def device(self) -> torch.device:
         device: torch.device = self.accelerator.device
         return device
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    def split(self, name: SplitName) -> Split:
+        """Training or validation images, which every run has."""
+        split = self.plan.splits.get(name)
+        assert split is not None, "make_plan refuses data without these splits"
+        return split
 
 
 def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag) -> Session:
@@ -92,6 +123,12 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
     samples = data.Samples(train, transforms.training(plan.preprocessing, plan.augmentation), config.seed)
     shape = (plan.preprocessing.channels, plan.preprocessing.size, plan.preprocessing.size)
     judge = transforms.evaluation(plan.preprocessing)
+    ordinary = Feed(
+        built.network,
+        data.training_loader(samples, order, workers, pin, shape),
+        built.network,
+        data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin),
+    )
     return Session(
         plan=plan,
         run=run,
@@ -102,8 +139,8 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
         optimizer=cast(torch.optim.Optimizer, optimizer),
         loss=make_loss(plan, accelerator.device),
         order=order,
-        train_loader=data.training_loader(samples, order, workers, pin, shape),
-        val_loader=data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin),
+        ordinary=ordinary,
+        feed=ordinary,
         workers=workers,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
         flag=flag,

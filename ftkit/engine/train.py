@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftkit import ranks
+from ftkit.engine.activations import Activations
 from ftkit.engine.announce import announced
 from ftkit.engine.begin import begin, require_unfinished
 from ftkit.engine.clock import Clock
@@ -72,25 +73,34 @@ def train(
 
 def execute(session: Session, resume: bool, other_world: bool = False) -> Outcome:
     """Go through the phases that aren't done, and end the trackers' runs whatever happens."""
+    cache: Activations | None = None
     try:
-        begin(session, resume, other_world)
+        cache = begin(session, resume, other_world)
         for phase in session.plan.schedule.phases:
             if phase.stop > session.progress.epoch and not session.progress.stopped:
-                train_phase(session, phase)
+                train_phase(session, phase, cache)
         return finish(session)
     finally:
         stop_trackers(session)
+        if cache is not None:
+            cache.close()
 
 
-def train_phase(session: Session, phase: Phase) -> None:
-    """Train the epochs of one phase that aren't done yet."""
+def train_phase(session: Session, phase: Phase, cache: Activations | None = None) -> None:
+    """Train the epochs of one phase that aren't done yet.
+
+    Args:
+        cache: Of the activations of what is frozen in it.
+    """
     # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters
     # would let the processes drift apart.
     accelerator = session.accelerator
-    network = accelerator.unwrap_model(session.model, keep_fp32_wrapper=False)
+    accelerator.unwrap_model(session.model, keep_fp32_wrapper=False)
+    network = session.network
     modes = set_trainable(network, session.plan.schedule.groups, phase.trainable, session.plan.config.train_bn)
     require_batches(session.plan, modes)
-    session.model = accelerator.prepare_model(network)
+    session.feed = cache.feed(phase) if cache is not None else session.ordinary
+    session.model = accelerator.prepare_model(session.feed.trained)
     session.listener.phase_started(phase, sum(p.numel() for p in network.parameters() if p.requires_grad))
     while session.progress.epoch < phase.stop and not session.progress.stopped:
         modes.apply()
@@ -118,7 +128,7 @@ def train_epoch(session: Session) -> None:
     """Take the steps of one epoch, from the one where the run stands."""
     plan, progress = session.plan, session.progress
     session.order.start(progress.epoch, progress.step)
-    batches = iter(session.train_loader)
+    batches = iter(session.feed.train_loader)
     clock = Clock(session)
     for step in range(progress.step, plan.batches.steps):
         rates = plan.learning_rates(progress.epoch * plan.batches.steps + step)

@@ -106,10 +106,12 @@ class GroupSize:
     Attributes:
         parameters: Number of parameters by role.
         activations: Elements that training it keeps for the backward pass of one image at the default size.
+        entering: Elements of what enters it for one image at that size; 0 where unknown.
     """
 
     parameters: Mapping[Role, int]
     activations: int = 0
+    entering: int = 0
 
 
 @dataclass(frozen=True)

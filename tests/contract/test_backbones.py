@@ -112,6 +112,7 @@ def test_the_measures_of_the_table_are_the_built_networks(name: str) -> None:
     assert measured.input_weights == sizes(name).input_weights
     for group, size in sizes(name).groups.items():
         assert dict(measured.groups[group].parameters) == dict(size.parameters)
+        assert measured.groups[group].entering == size.entering
         assert measured.groups[group].activations == pytest.approx(size.activations, rel=0.1)  # torch's choice
 
 

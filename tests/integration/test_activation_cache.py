@@ -1,0 +1,304 @@
+"""Runs that compute what is frozen once: to the same end, never from what is stale, and in spite of the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ftkit
+from ftkit.activation_folder import Store
+from ftkit.engine.conclude import Outcome
+from ftkit.engine.cut import Cutter
+from ftkit.engine.events import EpochDone, Listener
+from ftkit.engine.tables import Table
+from ftkit.errors import RunInterrupted
+from ftkit.library import resume
+from tests.conftest import MakeFolder, RunFtkit
+from tests.stopping import StopAt
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "cifar_resnet20",
+    "weights": "none",
+    "strategy": {"name": "gradual", "every": 2},
+    "batch_size": 6,
+    "epochs": 6,
+    "workers": 0,
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    layout = {"train": {"a": 40, "b": 30}, "val": {"a": 4, "b": 4}}
+    return image_folder(tmp_path_factory.mktemp("data"), layout)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `ftkit.yaml` but the test's own, and nothing cached before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+
+
+class Notes(Listener):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def train(data: Path, name: str = "run", listener: Listener | None = None, **settings: Any) -> Outcome:
+    dataset = {"name": "folder", "root": str(data)}
+    return ftkit.train(ftkit.plan(dataset=dataset, name=name, **(SETTINGS | settings)), listener)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "model.safetensors")
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def same(one: Path, other: Path) -> bool:
+    pair = weights(one), weights(other)
+    return all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0]) and records(one) == records(other)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows are put into tables, by call."""
+    counts: list[int] = []
+    put = Table.put
+
+    def counted(table: Table, chunk: int, places: Any, values: torch.Tensor) -> None:
+        counts.append(len(places))
+        put(table, chunk, places, values)
+
+    monkeypatch.setattr(Table, "put", counted)
+    return counts
+
+
+@pytest.mark.parametrize("strategy", ["freeze", "gradual", "full", "freeze-unfreeze", "norms", "bias"])
+def test_without_augmentation_it_ends_where_a_run_without_the_cache_ends(strategy: str, data: Path) -> None:
+    cached = train(data, "cached", strategy=strategy, augment="none")
+    plain = train(data, "plain", strategy=strategy, augment="none", cache={"use": False})
+    one, other = weights(cached.run.path), weights(plain.run.path)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=1e-5, msg=name)
+    for before, after in zip(records(cached.run.path), records(plain.run.path), strict=True):
+        assert before["val_loss"] == pytest.approx(after["val_loss"], abs=1e-5)
+        assert before["train_loss"] == pytest.approx(after["train_loss"], abs=1e-5)
+
+
+def test_as_many_views_as_epochs_are_the_images_of_a_run_without_the_cache_but_the_first(data: Path) -> None:
+    changes: dict[str, Any] = {"strategy": "freeze", "epochs": 3, "optimizer": {"name": "sgd", "lr": 1e-12}}
+    cached = train(data, "cached", cache={"views": 2}, **changes)
+    plain = train(data, "plain", cache={"use": False}, **changes)
+    one, other = records(cached.run.path), records(plain.run.path)
+    assert one[1]["train_loss"] == pytest.approx(other[1]["train_loss"], abs=1e-6)
+    assert one[0]["train_loss"] == pytest.approx(one[2]["train_loss"], abs=1e-6)
+    assert one[0]["train_loss"] != pytest.approx(other[0]["train_loss"], abs=1e-6)
+
+
+def test_one_pass_over_each_view_serves_all_phases_and_the_next_run_makes_none(data: Path, computed: list[int]) -> None:
+    train(data, "first", cache={"views": 2})
+    assert sum(computed) == 2 * 70 * 3 + 8 * 3
+    computed.clear()
+    train(data, "second", cache={"views": 2})
+    assert computed == []
+    train(data, "another-strategy", strategy="freeze", cache={"views": 2})
+    assert computed == []
+    assert same(Path("runs", "first"), Path("runs", "second"))
+
+
+@pytest.mark.parametrize("change", ["image", "preprocessing", "augmentation", "seed", "weights"])
+def test_what_changed_is_computed_anew(change: str, data: Path, tmp_path: Path, computed: list[int]) -> None:
+    own = shutil.copytree(data, tmp_path / "own")
+    settings: dict[str, Any] = {"strategy": "freeze", "epochs": 4, "cache": {"views": 2}}
+    train(own, "first", **settings)
+    computed.clear()
+    if change == "image":
+        one, other = sorted((own / "train" / "a").iterdir())[:2]
+        os.utime(shutil.copyfile(other, one), ns=(1, 1))
+    changes: dict[str, dict[str, Any]] = {
+        "preprocessing": {"preprocessing": {"mean": [0.4, 0.4, 0.4]}},
+        "augmentation": {"augment": "standard"},
+        "seed": {"seed": 1},
+        "weights": {"weights": "runs/first", "keep_head": True},
+    }
+    settings |= changes.get(change, {})
+    if change == "weights":
+        train(own, "other", strategy="full", epochs=1)
+        settings["weights"] = "runs/other"
+        computed.clear()
+    after = train(own, "second", **settings)
+    # Of a changed image or augmentation, the validation images are still the same.
+    assert sum(computed) == {"image": 140, "augmentation": 70}.get(change, 148)
+    shutil.rmtree(tmp_path / "cache")
+    train(own, "fresh", **settings)
+    assert same(after.run.path, Path("runs", "fresh"))
+
+
+@pytest.mark.parametrize("step", [3, 14, 30, 50])
+def test_a_stopped_run_goes_on_to_the_same_end_with_or_without_what_was_cached(
+    step: int, data: Path, tmp_path: Path
+) -> None:
+    whole = train(data, "whole")
+    for name in ("kept", "lost"):
+        shutil.rmtree(tmp_path / "cache" / "activations")
+        with pytest.raises(RunInterrupted):
+            train(data, name, StopAt(step))
+        if name == "lost":
+            shutil.rmtree(tmp_path / "cache" / "activations")
+        resume(Path("runs", name))
+        assert same(Path("runs", name), whole.run.path)
+
+
+def test_a_signal_while_it_is_filled_leaves_what_was_computed(
+    data: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Table.put
+
+    def interrupted(table: Table, chunk: int, places: Any, values: torch.Tensor) -> None:
+        put(table, chunk, places, values)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Table, "put", interrupted)
+    with pytest.raises(RunInterrupted, match="nothing is lost"):
+        train(data, "run", strategy="freeze")
+    monkeypatch.setattr(Table, "put", put)
+    resume(Path("runs", "run"))
+    train(data, "whole", strategy="freeze")
+    assert same(Path("runs", "run"), Path("runs", "whole"))
+
+
+def test_a_damaged_row_is_computed_again(data: Path, tmp_path: Path, computed: list[int]) -> None:
+    first = train(data, "first", strategy="freeze")
+    computed.clear()
+    for table in (tmp_path / "cache" / "activations").glob("*/data"):
+        content = bytearray(table.read_bytes())
+        content[7] ^= 1
+        table.write_bytes(content)
+    second = train(data, "second", strategy="freeze")
+    assert same(first.run.path, second.run.path)
+    assert computed
+    assert set(computed) <= {64, 8}, "only the chunks that were damaged, the first of each table"
+
+
+def test_where_the_disk_fails_it_goes_on_without_the_cache_and_says_so_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(data, "whole", augment="none")
+    shutil.rmtree(tmp_path / "cache" / "activations")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Table, "put", full)
+    told = Notes()
+    after = train(data, "after", told, augment="none")
+    (line,) = [line for line in told.notes if "No space left" in line]
+    assert str(tmp_path / "cache" / "activations") in line
+    assert "computed in each epoch from now on" in line
+    one, other = weights(whole.run.path), weights(after.run.path)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=1e-5)
+
+
+def test_a_cache_folder_that_cant_be_made_is_told_of_and_trains(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = Notes()
+    train(data, "run", told, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "views": 1})
+    assert [line for line in told.notes if f"{tmp_path / 'file'}: Not a directory" in line]
+
+
+def test_a_network_that_cant_be_cut_is_told_of_and_trains(
+    data: Path, monkeypatch: pytest.MonkeyPatch, computed: list[int]
+) -> None:
+    monkeypatch.setattr(Cutter, "_tried", lambda *_: "the parts don't give what the network gives")
+    told = Notes()
+    train(data, "run", told, strategy="freeze", epochs=2)
+    assert [n for n in told.notes if "epochs 1 to 2: nothing is cached, since the parts don't give" in n]
+    assert computed == []
+
+
+class Breaks(Listener):
+    """An image that breaks while the first epoch is judged."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def epoch_done(self, event: EpochDone) -> None:
+        if event.record["epoch"] == 1:
+            self.file.write_bytes(b"broken")
+
+
+def test_an_image_that_breaks_before_its_view_is_computed_is_left_out_and_listed(data: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(data, tmp_path / "own")
+    broken = sorted((own / "train" / "a").iterdir())[3]
+    outcome = train(own, "run", Breaks(broken), strategy="freeze", epochs=4, on_bad_image="skip", cache={"views": 2})
+    listed = [json.loads(line) for line in (outcome.run.path / "bad-images.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["late"]) for line in listed] == [(str(broken), True)]
+    assert len(outcome.records) == 4
+
+
+def test_the_sampler_that_draws_twice_sees_another_view_the_second_time(data: Path) -> None:
+    settings: dict[str, Any] = {"balance": "sampler", "strategy": "freeze", "epochs": 4, "cache": {"views": 2}}
+    one = train(data, "one", **settings)
+    two = train(data, "two", **settings)
+    assert same(one.run.path, two.run.path)
+    assert len(list(Store(Path("cache", "activations").absolute(), 0).entries())) == 2 + 1
+
+
+def test_more_than_the_limit_isnt_kept(data: Path) -> None:
+    told = Notes()
+    train(data, "run", told, cache={"views": 2, "limit": 100_000})
+    sizes = [entry.nbytes for entry in Store(Path("cache", "activations").absolute(), 0).entries()]
+    assert 0 < sum(sizes) < 200_000, "with the blocks of the file system"
+    assert [line for line in told.notes if "would pass the limit" in line]
+
+
+def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:
+    environment = {"FTKIT_CACHE_DIR": str(tmp_path / "cache")}
+    train(data, "run", strategy="freeze", epochs=2, cache={"views": 1})
+    found = json.loads(run_ftkit("cache", "list", "--json", env=environment).stdout)
+    assert len(found) == 2
+    assert {row["about"].partition(":")[0] for row in found} == {"cifar_resnet20 after mean"}
+    assert "2 tables" in run_ftkit("cache", "list", env=environment).stdout
+    assert "removed" in run_ftkit("cache", "clear", env=environment).stdout
+    assert json.loads(run_ftkit("cache", "list", "--json", env=environment).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--no-cache"], "nothing is cached with --no-cache"),
+        (["--augment", "none"], "all views are the same"),
+        (["--strategy", "full"], "nothing is frozen"),
+        (["--set", "train_bn=true"], "train_bn"),
+    ],
+)
+def test_views_that_nothing_takes_are_refused(flags: list[str], says: str, data: Path, run_ftkit: RunFtkit) -> None:
+    done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--views", "2", *flags)
+    assert done.returncode == 2
+    assert "--views has no effect" in done.stderr
+    assert says in done.stderr
+
+
+def test_the_plan_says_what_is_kept_and_how_much_is_saved(data: Path, run_ftkit: RunFtkit) -> None:
+    flags = ["--data", str(data), "--backbone", "resnet18", "--strategy", "freeze", "--views", "2", "--cache-dir", "x"]
+    shown = run_ftkit("plan", *flags).stdout
+    assert "2 views of an image; what is frozen is computed 2 times in place of 11" in shown
+    assert run_ftkit("plan", *flags[:-4], "--no-cache").stdout.count("what is frozen is computed in each epoch") == 1

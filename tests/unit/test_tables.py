@@ -1,0 +1,103 @@
+"""The folder of activations: what is written comes back, what is damaged is missing, and there is a limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftkit.activation_folder import CHUNK, Store
+from ftkit.engine.tables import Table, open_table
+
+ROWS = CHUNK + 5
+PLENTY = 10**9
+
+
+def opened(folder: Path, key: str = "aa", dtype: torch.dtype = torch.float32, limit: int = PLENTY) -> Table:
+    return open_table(Store(folder, limit), key, f"about {key}", ROWS, (3, 2), dtype)
+
+
+def values(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(ROWS, 3, 2, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def fill(table: Table, rows: torch.Tensor) -> None:
+    for chunk in table.missing():
+        places = list(table.rows_of(chunk))
+        table.put(chunk, places, rows[places])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rows_come_back_bit_for_bit_in_any_order(dtype: torch.dtype, tmp_path: Path) -> None:
+    table, rows = opened(tmp_path, dtype=dtype), values(dtype)
+    assert table.missing() == [0, 1]
+    fill(table, rows)
+    table.close()
+    again = opened(tmp_path, dtype=dtype)
+    assert again.missing() == []
+    order = torch.randperm(ROWS)
+    assert torch.equal(again.take(order), rows[order])
+
+
+def test_what_is_taken_is_a_copy(tmp_path: Path) -> None:
+    table, rows = opened(tmp_path), values()
+    fill(table, rows)
+    table.take(torch.tensor([0])).zero_()
+    assert torch.equal(table.take(torch.tensor([0])), rows[:1])
+
+
+def test_a_flipped_byte_makes_its_chunk_missing(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    fill(table, values())
+    table.close()
+    (data,) = tmp_path.glob("*/data")
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    assert opened(tmp_path).missing() == [1]
+
+
+def test_a_chunk_with_rows_left_out_counts_as_missing_though_they_can_be_read(tmp_path: Path) -> None:
+    table, rows = opened(tmp_path), values()
+    table.put(0, [0, 2, 3], rows[[0, 2, 3]])
+    assert table.missing() == [0, 1]
+    assert torch.equal(table.take(torch.tensor([3])), rows[[3]])
+
+
+def test_those_go_that_were_not_used_for_longest_and_those_in_use_stay(tmp_path: Path) -> None:
+    for number, key in enumerate(("aa", "bb", "cc")):
+        opened(tmp_path, key).close()
+        about = tmp_path / f"v1-{key}" / "about.json"
+        about.write_text(f'{{"about": "about {key}", "used": {number}}}')
+    used = opened(tmp_path, "aa")
+    size = sum(entry.nbytes for entry in Store(tmp_path, 0).entries())
+    opened(tmp_path, "dd", limit=size)
+    left = {entry.about: entry.busy for entry in Store(tmp_path, 0).entries()}
+    assert left.keys() == {"about aa", "about cc", "about dd"}
+    assert left["about aa"]
+    used.close()
+
+
+def test_no_room_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no room") as caught:
+        opened(tmp_path, limit=100)
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftkit.activation_folder.SPARE", 10**18)
+    with pytest.raises(OSError, match="no room"):
+        opened(tmp_path)
+
+
+def test_what_a_killed_removal_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".gone-1-v1-aa").mkdir(parents=True)
+    opened(tmp_path).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["v1-aa"]
+
+
+def test_a_place_that_is_no_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        opened(tmp_path / "file")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from ftkit.spec.backbone import Backbone, LayerGroup
 from ftkit.spec.schedule import Phase
 
-
 NO_GAIN = "each of its views would be computed for one epoch alone"
 
 

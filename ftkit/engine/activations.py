@@ -51,20 +51,23 @@ def open_activations(session: Session) -> Activations | None:
     if plan.views == 0:
         return None
     groups, phases = plan.schedule.groups, plan.schedule.phases
+    if not plan.probe and all(len(phase.trainable) == len(groups) for phase in phases):
+        return None
     pre = plan.preprocessing
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(2, pre.channels, pre.size, pre.size, generator=generator).to(device)
-    thawed = [frozenset({groups[-1].name})] if plan.probe else []
-    thawed += [phase.trainable for phase in phases]
+    head = frozenset({groups[-1].name})
+    thawed = {phase.trainable for phase in phases} | ({head} if plan.probe else set())
     try:
         cutter = Cutter(session.network, sample, session.accelerator.autocast)
-        found = [_cut(cutter, session, trainable) for trainable in thawed]
+        known = {trainable: _cut(cutter, session, trainable) for trainable in thawed}
     except NoCutError as error:
         session.listener.note(f"nothing is cached: the network can't be cut in two, since {error}")
         return None
     finally:
         session.network.requires_grad_(True)
-    probe = found.pop(0) if plan.probe else None
+    probe = known[head] if plan.probe else None
+    found = [known[phase.trainable] for phase in phases]
     uses = decide(
         phases,
         [_size(cut) if isinstance(cut, Cut) else cut for cut in found],

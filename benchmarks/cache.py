@@ -1,0 +1,187 @@
+"""What the activation cache saves, against loops as the tutorials have them: whole processes, and time after imports.
+
+    python benchmarks/cache.py [--data FOLDER] [--weights FILE] [--times 3] [--only freeze,gradual] [--size 224]
+
+The network is ResNet-18; its speed doesn't depend on its weights, so without a file they are drawn at random. The
+images are those of a folder with `train` and `val`; without one, 244 and 153 pictures of 500 x 375 pixels are drawn.
+Both sides of a ratio run in turns, in processes of their own, and the medians are compared. ftkit's cache is empty
+before each run but that of `second`, which is what a second strategy on the same data takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+EPOCHS, GRADUAL_EPOCHS = 20, 12
+
+LOOP = """
+import sys, time
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader
+from torchvision import datasets, models, transforms
+
+data, size, schedule, epochs, weights = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+began = time.perf_counter()
+norm = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+change = {
+    "train": transforms.Compose(
+        [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor(), norm]
+    ),
+    "val": transforms.Compose(
+        [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size), transforms.ToTensor(), norm]
+    ),
+}
+sets = {x: datasets.ImageFolder(f"{data}/{x}", change[x]) for x in change}
+loaders = {x: DataLoader(sets[x], batch_size=32, shuffle=x == "train", num_workers=2) for x in sets}
+model = models.resnet18(weights=None)
+if weights:
+    model.load_state_dict(torch.load(weights, weights_only=True))
+for parameter in model.parameters():
+    parameter.requires_grad = False
+model.fc = nn.Linear(model.fc.in_features, len(sets["train"].classes))
+optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+criterion = nn.CrossEntropyLoss()
+for epoch in range(epochs):
+    thawed = {"freeze": [], "gradual": ["layer4", "layer3", "layer2", "layer1", "conv1"][: epoch // 2]}[schedule]
+    for name in thawed:
+        for parameter in getattr(model, name).parameters():
+            parameter.requires_grad = True
+    for phase in ("train", "val"):
+        model.train(phase == "train")
+        for inputs, labels in loaders[phase]:
+            optimizer.zero_grad()
+            with torch.set_grad_enabled(phase == "train"):
+                outputs = model(inputs)
+                loss = criterion(outputs, labels)
+                if phase == "train":
+                    loss.backward()
+                    optimizer.step()
+            outputs.argmax(1).eq(labels).sum().item()
+print(time.perf_counter() - began)
+"""
+
+FTKIT = """
+import json, sys, time
+import ftkit, ftkit.engine.train, torchvision.models
+settings = json.loads(sys.argv[1])
+began = time.perf_counter()
+ftkit.train(ftkit.plan(**settings))
+print(time.perf_counter() - began)
+"""
+
+Run = Callable[[], tuple[float, float]]
+"""Seconds of the whole process, and after its imports."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with train/ and val/")
+    parser.add_argument("--weights", type=Path, help="ResNet-18's, as torchvision has them")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--size", type=int, default=224, help="side of the images that the network sees")
+    parser.add_argument("--only", default="freeze,views,gradual,second")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(Path(scratch), options.data or drawn(Path(scratch)), options.weights, options.size)
+        print(
+            f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, ResNet-18 at {options.size} pixels"
+        )
+        for name in options.only.split(","):
+            bench.compare(name, options.times)
+
+
+def drawn(scratch: Path) -> Path:
+    """Pictures of noise that was scaled up, which are about as large as photographs."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for split, count in (("train", 244), ("val", 153)):
+        for number in range(count):
+            place = scratch / "images" / split / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            small = Image.fromarray(random.integers(0, 255, (47, 63, 3), dtype=np.uint8))
+            small.resize((500, 375)).save(place / f"{number}.jpg", quality=90)
+    return scratch / "images"
+
+
+class Bench:
+    """Both sides of each ratio."""
+
+    def __init__(self, scratch: Path, data: Path, weights: Path | None, size: int) -> None:
+        self.scratch, self.data, self.weights, self.size = scratch, data, weights, size
+
+    def compare(self, name: str, times: int) -> None:
+        if name == "second":
+            seconds = [self.second() for _ in range(times)]
+            print(f"second strategy on the same data, freeze: {statistics.median(seconds):.2f} s after imports")
+            return
+        sides = {
+            "freeze": (self.loop("freeze", EPOCHS), self.ftkit("freeze", EPOCHS, 1)),
+            "views": (self.loop("freeze", EPOCHS), self.ftkit("freeze", EPOCHS, None)),
+            "gradual": (self.loop("gradual", GRADUAL_EPOCHS), self.ftkit("gradual", GRADUAL_EPOCHS, None)),
+        }[name]
+        taken: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+        for turn in range(times):
+            for side in (0, 1) if turn % 2 == 0 else (1, 0):
+                taken[side].append(sides[side]())
+        whole, inner = ([statistics.median(t[n] for t in side) for side in taken] for n in (0, 1))
+        print(
+            f"{name}: loop {whole[0]:.1f} s, ftkit {whole[1]:.1f} s: {whole[0] / whole[1]:.1f}x; "
+            f"after imports {inner[0]:.1f} and {inner[1]:.1f} s: {inner[0] / inner[1]:.1f}x",
+            flush=True,
+        )
+
+    def loop(self, schedule: str, epochs: int) -> Run:
+        arguments = [str(self.data), str(self.size), schedule, str(epochs), str(self.weights or "")]
+        return lambda: timed([sys.executable, "-W", "ignore", "-c", LOOP, *arguments], {})
+
+    def ftkit(self, strategy: str, epochs: int, views: int | None, keep: bool = False) -> Run:
+        cache = self.scratch / "cache"
+        settings = {
+            "dataset": {"name": "folder", "root": str(self.data)},
+            "backbone": "resnet18",
+            "weights": str(self.weights) if self.weights else "none",
+            "preprocessing": {"size": self.size},
+            "augment": "standard",
+            "strategy": {"name": strategy, **({"every": 2} if strategy == "gradual" else {})},
+            "epochs": epochs,
+            "output": str(self.scratch / "runs"),
+            "cache": {"views": views} if views else {},
+        }
+
+        def run() -> tuple[float, float]:
+            if not keep:
+                shutil.rmtree(cache, ignore_errors=True)
+            return timed([sys.executable, "-c", FTKIT, json.dumps(settings)], {"FTKIT_CACHE_DIR": str(cache)})
+
+        return run
+
+    def second(self) -> float:
+        self.ftkit("gradual", GRADUAL_EPOCHS, 1)()
+        return self.ftkit("freeze", EPOCHS, 1, keep=True)()[1]
+
+
+def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    began = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    whole = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return whole, float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()

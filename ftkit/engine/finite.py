@@ -78,10 +78,13 @@ def skip_step(session: Session, step: int) -> None:
 def require_finite_weights(session: Session) -> None:
     """Keep weights that are no numbers out of checkpoints and models.
 
+    Only what trains can have become so, and buffers; all of it is looked at while nothing is frozen yet.
+
     Raises:
         FtkitError: A parameter or buffer isn't finite; names it.
     """
-    for name, tensor in session.network.state_dict().items():
+    trained = ((name, tensor) for name, tensor in session.network.named_parameters() if tensor.requires_grad)
+    for name, tensor in (*trained, *session.network.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             progress = session.progress
             raise FtkitError(

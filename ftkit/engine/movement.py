@@ -59,7 +59,7 @@ def moved(session: Session) -> dict[str, float | None]:
 
 def measure(session: Session) -> list[Layer]:
     """Every layer of the session's network, from the input to the head."""
-    return layers(session.network, session.built.members, session.run.first / WEIGHTS)
+    return layers(session.network, session.built.members, session.run.first / WEIGHTS, session.first_norms)
 
 
 def write_movement(session: Session) -> None:
@@ -76,16 +76,19 @@ def write_movement(session: Session) -> None:
     replace_file(session.run.movement, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def layers(network: nn.Module, members: Mapping[str, Sequence[str]], first: Path) -> list[Layer]:
+def layers(
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, norms: dict[str, float] | None = None
+) -> list[Layer]:
     """How far each layer of a network is from the parameters in a safetensors file.
 
     One tensor at a time is read; differences are summed in double precision on the CPU.
 
     Args:
         members: Parameter names by layer group.
+        norms: Of the first weights, by name: what is there isn't computed again, and what is computed goes there.
     """
     found: defaultdict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
-    for group, name, size, distance, norm in _parameters(network, members, first):
+    for group, name, size, distance, norm in _parameters(network, members, first, {} if norms is None else norms):
         found[name.rpartition(".")[0] or name, group].append((size, distance, norm))
     return [
         Layer(layer, group, sum(s for s, _, _ in parts), _norm(d for _, d, _ in parts), _norm(n for _, _, n in parts))
@@ -112,7 +115,7 @@ def relative(distance: float, first: float) -> float | None:
 
 
 def _parameters(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, norms: dict[str, float]
 ) -> Iterator[tuple[str, str, int, float, float]]:
     """Group, name, size, distance and first norm of each parameter."""
     parameters = dict(network.named_parameters())
@@ -120,7 +123,11 @@ def _parameters(
         for group, names in members.items():
             for name in names:
                 before, now = file.get_tensor(name), parameters[name].cpu()
-                yield group, name, now.numel(), _length(now - before), _length(before)
+                if name not in norms:
+                    norms[name] = _length(before)
+                # Most are frozen, and to compare is a fraction of the work.
+                distance = 0.0 if torch.equal(now, before) else _length(now - before)
+                yield group, name, now.numel(), distance, norms[name]
 
 
 def _length(tensor: torch.Tensor) -> float:

@@ -57,6 +57,7 @@ class Session:
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
             float64 `(3,)` on the device, so that counting needs no wait for the GPU.
         broken: Image files that could no more be read, and were told of.
+        first_norms: Norms of the weights that the run began with, by parameter, as far as they were computed.
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
     """
 
@@ -78,6 +79,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
     broken: set[str] = field(default_factory=set)
+    first_norms: dict[str, float] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:

@@ -23,7 +23,8 @@ def write_checkpoint(session: Session) -> None:
         FtkitError: It can't be written, or isn't finite; the checkpoints from before are kept.
     """
     require_finite(session)
-    require_finite_weights(session)
+    if session.progress.step:  # At the end of an epoch they were looked at before they were judged.
+        require_finite_weights(session)
     session.progress.loss_sum, session.progress.correct, session.progress.seen = all_totals(session)
     if session.accelerator.is_main_process:
         save_checkpoint(session.run.checkpoints, capture(session), session.plan.config.checkpoint.keep)

@@ -115,18 +115,18 @@ class Activations:
         self._close_but(phase)
         if isinstance(cut, str) or use.cut is None:
             return self.session.ordinary
-        return self._feed(cut, use.views)
+        return self._feed(cut)
 
     def probe_feed(self) -> Feed:
         """What the probe takes its features from: training and validation images as evaluation sees them."""
         if not isinstance(self.probe_cut, Cut):
             return self.session.ordinary
-        feed = self._feed(self.probe_cut, (PLAIN,))
+        feed = self._feed(self.probe_cut)
         share = feed.val_loader.batch_sampler
         plain = data.Share(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
         return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.judged, feed.val_loader)
 
-    def _feed(self, cut: Cut, views: Sequence[int]) -> Feed:
+    def _feed(self, cut: Cut) -> Feed:
         session = self.session
         share = data.Share(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
         return Feed(

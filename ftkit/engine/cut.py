@@ -66,6 +66,7 @@ class Cutter:
         self._autocast = autocast
         self._eval = self._traced()
         self._places = {path: node for node, path in self._eval.paths.items()}
+        self._prefixes: dict[tuple[str, ...], nn.Module] = {}
 
     def cut(self, modes: Modes) -> Cut:
         """The deepest cut for what trains now.
@@ -93,7 +94,13 @@ class Cutter:
             modes.apply()
 
     def prefix(self, names: Sequence[str]) -> nn.Module:
-        """The beginning of the network that gives the values at some cuts, as a tuple in their order."""
+        """The beginning of the network that gives the values at some cuts, as a tuple in their order; in eval mode."""
+        key = tuple(names)
+        if key not in self._prefixes:
+            self._prefixes[key] = self._beginning(names)
+        return self._prefixes[key].eval()
+
+    def _beginning(self, names: Sequence[str]) -> nn.Module:
         nodes = [self._places[name] for name in names]
         graph, kept = fx.Graph(), dict[fx.Node, fx.Node]()
         last = max(self._eval.order[node] for node in nodes)
@@ -110,7 +117,7 @@ class Cutter:
         prefix.graph.eliminate_dead_code()
         prefix.recompile()
         prefix.delete_all_unused_submodules()
-        return prefix.eval()
+        return prefix
 
     def state(self, name: str) -> Iterator[tuple[str, Tensor]]:
         """Names and values of the parameters and buffers that a cut's value depends on."""

@@ -90,7 +90,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("strategy", ["freeze", "gradual", "full", "freeze-unfreeze", "norms", "bias"])
+QUICK, LONG = ("freeze", "gradual"), ("full", "freeze-unfreeze", "norms", "bias")
+
+
+@pytest.mark.parametrize("strategy", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
 def test_without_augmentation_it_ends_where_a_run_without_the_cache_ends(strategy: str, data: Path) -> None:
     cached = train(data, "cached", strategy=strategy, augment="none")
     plain = train(data, "plain", strategy=strategy, augment="none", cache={"use": False})
@@ -123,7 +126,10 @@ def test_one_pass_over_each_view_serves_all_phases_and_the_next_run_makes_none(d
     assert same(Path("runs", "first"), Path("runs", "second"))
 
 
-@pytest.mark.parametrize("change", ["image", "preprocessing", "augmentation", "seed", "weights"])
+@pytest.mark.parametrize(
+    "change",
+    ["image", "weights", *(pytest.param(c, marks=pytest.mark.long) for c in ("preprocessing", "augmentation", "seed"))],
+)
 def test_what_changed_is_computed_anew(change: str, data: Path, tmp_path: Path, computed: list[int]) -> None:
     own = shutil.copytree(data, tmp_path / "own")
     settings: dict[str, Any] = {"strategy": "freeze", "epochs": 4, "cache": {"views": 2}}
@@ -151,7 +157,7 @@ def test_what_changed_is_computed_anew(change: str, data: Path, tmp_path: Path, 
     assert same(after.run.path, Path("runs", "fresh"))
 
 
-@pytest.mark.parametrize("step", [3, 14, 30, 50])
+@pytest.mark.parametrize("step", [14, *(pytest.param(step, marks=pytest.mark.long) for step in (3, 30, 50))])
 def test_a_stopped_run_goes_on_to_the_same_end_with_or_without_what_was_cached(
     step: int, data: Path, tmp_path: Path
 ) -> None:

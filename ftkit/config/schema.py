@@ -153,7 +153,7 @@ class Cache(Section):
 
     use: bool = True
     """Compute what is frozen once for an image and keep it; otherwise anew in each epoch."""
-    views: int = Field(default=4, ge=1)
+    views: int = Field(default=2, ge=1)
     """Versions of a training image that are kept: one as evaluation sees it, the others augmented."""
     limit: Annotated[int, BeforeValidator(_bytes)] = Field(default=20_000_000_000, ge=0)
     """Most that all runs together keep, in bytes or as 20GB; what was not used for longest goes first."""

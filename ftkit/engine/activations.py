@@ -150,15 +150,23 @@ class Activations:
         place, accelerator = (cut.name, split, view), self.session.accelerator
         cuts = [cut, *self._later(cut, split, view)]
         tables = [table for each in cuts if (table := self._opened(each, split, view)) is not None]
+        shared = self.session.world > 1
         # Each process may find the disk full by itself, and all must go on in the same way.
         while not largest(accelerator, int(bool(self.trouble))):
             missing = [chunk for chunk in tables[0].missing() if (place, chunk) not in self.settled]
             accelerator.wait_for_everyone()
             if not largest(accelerator, len(missing)):
                 return tables[0]
-            self._fill(split, view, missing, cuts, tables)
+            self._fill(split, view, self._share(missing) if shared else missing, cuts, tables)
+            # What a process lacks after that, others have kept where it can't see it.
+            shared = False
         self._tell_trouble()
         return None
+
+    def _share(self, missing: Sequence[int]) -> Sequence[int]:
+        """This process's part of what its machine computes; machines need not have a folder in common."""
+        place = int(self.session.accelerator.local_process_index)
+        return missing[place :: max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), place + 1)]
 
     def computed(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
         """Batches whose rows are computed for this once; their keys' first number is the view."""
@@ -188,13 +196,11 @@ class Activations:
                 yield other
 
     def _fill(
-        self, split: SplitName, view: int, missing: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
+        self, split: SplitName, view: int, own: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
     ) -> None:
-        """Compute chunks of a view, this process its share, into the tables of all the cuts."""
+        """Compute chunks of a view into the tables of all the cuts; other processes compute others meanwhile."""
         session = self.session
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", session.world))
         lacking = [set(table.missing()) for table in tables]
-        own = missing[session.accelerator.local_process_index :: local]
         prefix, rows_of = self.cutter.prefix([cut.name for cut in cuts]), tables[0].rows_of
         batches = iter(self._loader(split, [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]))
         told, found = time.monotonic(), dict[int, Fault]()

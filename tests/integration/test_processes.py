@@ -259,6 +259,35 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
 
 
 @pytest.mark.long
+def test_processes_that_have_no_cache_folder_in_common_compute_it_each(data: Path, tmp_path: Path) -> None:
+    port, flags = free_port(), ["--strategy", "freeze", "--backbone", "lenet", "--epochs", "2", "--name", "run", "-q"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ftkit", "train", "--data", str(data), "--output", str(tmp_path), *flags],
+            cwd=tmp_path,
+            env=environment(
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+                FTKIT_CACHE_DIR=str(tmp_path / f"cache{rank}"),
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        said = [process.communicate(timeout=LIMIT)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    kept = [{path.name for path in (tmp_path / f"cache{rank}" / "activations").iterdir()} for rank in (0, 1)]
+    assert kept[0] == kept[1] != set()
+
+
 def test_an_error_of_all_processes_is_told_once(tmp_path: Path) -> None:
     done = run(command(tmp_path / "nowhere", tmp_path / "out", "--num-processes", "2"))
     assert done.returncode == 2

@@ -24,7 +24,8 @@ from ftkit.spec.dataset import (
     class_order,
     relabel,
 )
-from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from ftkit.spec.lazy import LazySequence
+from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from ftkit.spec.sampling import stratified_sample, stratified_split
 from ftkit.spec.schedule import Phase, Schedule, make_schedule
 from ftkit.spec.strategy import Strategy, Then
@@ -40,7 +41,9 @@ __all__ = [
     "FtkitError",
     "GroupSize",
     "ImageFiles",
+    "Interpolation",
     "LayerGroup",
+    "LazySequence",
     "Phase",
     "Preprocessing",
     "Pretrained",

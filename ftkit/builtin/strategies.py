@@ -96,7 +96,7 @@ class Milestones(Strategy):
                 "layer groups below its head, so the second milestone has nothing to thaw",
                 f"give {below - 1} or less" if below > 1 else "use strategy freeze-unfreeze",
             )
-        return backbone.groups
+        return tuple(backbone.groups)
 
     def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
         first, second = self.milestones

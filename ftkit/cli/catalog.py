@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.cli.options import project_registry
+from ftkit.cli.options import project_registry, warn_of_faults
 from ftkit.errors import FtkitError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def list_backbones(
     found = [
         (name, b) for name, b in _present(registry.backbones, registry.backbones) if _matches(pattern, name, b.family)
     ]
+    warn_of_faults(registry)
     if pattern is not None and not found:
         raise _nothing_matches(pattern, registry.backbones)
     if json:
@@ -68,7 +69,9 @@ def show_backbone(name: Name, json: Json = False) -> None:
 @datasets.command("list", epilog="Example: ftkit datasets list")
 def list_datasets(json: Json = False) -> None:
     """List datasets by name."""
-    _list_classes(project_registry().datasets, "datasets", json)
+    registry = project_registry()
+    _list_classes(registry.datasets, "datasets", json)
+    warn_of_faults(registry)
 
 
 @datasets.command("show", epilog="Example: ftkit datasets show csv")
@@ -85,7 +88,9 @@ def show_dataset(name: Name, json: Json = False) -> None:
 @strategies.command("list", epilog="Example: ftkit strategies list")
 def list_strategies(json: Json = False) -> None:
     """List strategies with their aliases."""
-    _list_classes(project_registry().strategies, "strategies", json)
+    registry = project_registry()
+    _list_classes(registry.strategies, "strategies", json)
+    warn_of_faults(registry)
 
 
 @strategies.command("show", epilog="Example: ftkit strategies show gradual --epochs 20 --set decay=0.4")
@@ -180,7 +185,7 @@ def _backbone_lines(name: str, backbone: Backbone, origin: str) -> Iterator[str]
         yield f"  {weights.name}{': ' * bool(weights.note)}{weights.note}"
         yield f"    {preprocessing_text(weights.preprocessing)}"
         if weights.file:
-            yield f"    {weights.file}, {weights.size_mb:.3g} MB"
+            yield f"    {weights.file}" + (f", {weights.size_mb:.3g} MB" if weights.size_mb else "")
     yield f"  none: {preprocessing_text(backbone.preprocessing)}"
 
 
@@ -190,8 +195,9 @@ def _class_facts(catalog: Catalog[type[Any]], name: str) -> dict[str, Any]:
 
     cls = catalog.get(name)
     known = named(dict(_present(catalog, catalog.of(catalog.owner(name).name), warn=False)))
-    own = next(first for first, also in known.items() if name in (first, *also))
-    facts = {"name": own, "aliases": known[own], "origin": _origin(catalog, name), "about": prose(cls)}
+    # A plugin may offer more than it lists.
+    own = next((first for first, also in known.items() if name in (first, *also)), name)
+    facts = {"name": own, "aliases": known.get(own, []), "origin": _origin(catalog, name), "about": prose(cls)}
     return facts | {"options": options_of(cls)}
 
 

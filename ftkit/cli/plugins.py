@@ -90,15 +90,19 @@ def commands_of(name: str) -> Any:
     if not isinstance(plugin, Plugin):
         raise RequestError(registry.absence(name) or f"there is no plugin {name!r}")
     offer = plugin.offers.get("ftkit_commands")
-    if offer is None or not offer.names:
+    names = () if offer is None else registry.ask(name, offer.names)
+    if names is None:
+        raise RequestError(registry.absence(name) or f"plugin {name!r} can't list its commands")
+    if offer is None or not names:
+        brings = _brings_text(_brings(plugin, registry.brings(plugin) or {}))
         raise RequestError(
-            f"plugin {name!r} adds no command: it brings {_brings_text(_brings(plugin))}",
+            f"plugin {name!r} adds no command: it brings {brings}",
             "see ftkit plugins list",
         )
     group = typer.Typer(no_args_is_help=True, help=plugin.owner.summary or f"Commands of plugin {name}.")
     # With one command alone typer would leave out its name.
     group.callback()(lambda: None)
-    for command in offer.names:
+    for command in names:
         group.command(command)(offer.items[command])
     built = typer.main.get_command(group)
     built.name = name
@@ -108,13 +112,15 @@ def commands_of(name: str) -> Any:
 
 def _facts(registry: Registry, source: Source) -> dict[str, Any]:
     from ftkit.plugins import Plugin
+    from ftkit.plugins.sources import Fault
 
     found = registry.plugin(source.owner.name)
     state, brings, why = "disabled", dict[str, Any](), None
     if isinstance(found, Plugin):
-        state, brings = "ok", _brings(found)
-    elif found is not None:
-        state, why = "broken", found.reason
+        state, brings = "ok", _brings(found, registry.brings(found) or {})
+        found = registry.plugin(source.owner.name)
+    if isinstance(found, Fault):
+        state, brings, why = "broken", {}, found.reason
     owner = source.owner
     return {
         "name": owner.name,
@@ -126,9 +132,9 @@ def _facts(registry: Registry, source: Source) -> dict[str, Any]:
     }
 
 
-def _brings(plugin: Plugin) -> dict[str, Any]:
+def _brings(plugin: Plugin, names: dict[str, int]) -> dict[str, Any]:
     """How many of what a plugin offers, and the events that it listens to."""
-    counts: dict[str, Any] = {KINDS[hook][1]: len(offer.names) for hook, offer in plugin.offers.items()}
+    counts: dict[str, Any] = {KINDS[hook][1]: count for hook, count in names.items()}
     return counts | ({"listens": list(plugin.listens)} if plugin.listens else {})
 
 

@@ -36,9 +36,14 @@ def build_on_meta(
     backbone: Backbone, num_classes: int, head: Head | None = None, channels: int | None = None
 ) -> nn.Module:
     """The network with shapes but no values, so that the largest costs no memory and no time."""
-    with _EmptyOnMeta():
-        model = build_network(backbone, num_classes, head or Head(), channels or backbone.preprocessing.channels)
-    return model.to("meta")
+    wanted = (backbone, num_classes, head or Head(), channels or backbone.preprocessing.channels)
+    try:
+        with _EmptyOnMeta():
+            return build_network(*wanted).to("meta")
+    except (RuntimeError, NotImplementedError, RequestError):
+        # Some networks run a part of themselves while they are built, which takes values.
+        with torch.random.fork_rng(devices=[]):
+            return build_network(*wanted).to("meta")
 
 
 def measure(backbone: Backbone, image_size: int | None = None) -> Summary:

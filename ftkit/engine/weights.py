@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class LoadReport:
 def load_into(
     model: nn.Module,
     state: Mapping[str, Tensor],
-    head: tuple[str, ...],
+    head: Sequence[str],
     keep_head: bool,
     source: str = "the weights",
     refit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,

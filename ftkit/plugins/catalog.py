@@ -30,12 +30,17 @@ class Loader(Protocol):
         """Why nothing of a plugin is there, or None where that isn't known."""
         ...
 
+    def ask(self, plugin: str, question: Callable[[], T]) -> T | None:
+        """What a plugin's own code answers; None where it fails, which is a fault of the plugin from then on."""
+        ...
+
 
 @dataclass
 class Catalog(Generic[T]):
     """Everything of one kind. A name with a slash loads its plugin; a listing loads all.
 
-    Values are taken from a plugin's mapping when they are asked for, so that it may be lazy.
+    Values, and the names of those that aren't built in, are taken from a plugin's mapping when they are asked for,
+    so that it may be lazy.
 
     Attributes:
         suits: Whether a value is of the kind.
@@ -44,16 +49,23 @@ class Catalog(Generic[T]):
     kind: str
     suits: Callable[[object], bool]
     loader: Loader
-    _entries: dict[str, tuple[Owner, Mapping[str, T], str]] = field(default_factory=dict)
+    _built_in: dict[str, tuple[Owner, Mapping[str, T], str]] = field(default_factory=dict)
+    _offers: dict[str, tuple[Owner, Offer]] = field(default_factory=dict)
+    _listed: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, owner: Owner, offer: Offer) -> None:
-        for key in offer.names:
-            name = key if owner.name == BUILT_IN else f"{owner.name}/{key}"
-            self._entries[name] = (owner, offer.items, key)
+        if owner.name == BUILT_IN:
+            self._built_in |= {name: (owner, offer.items, name) for name in offer.names()}
+        else:
+            self._offers[owner.name] = (owner, offer)
+
+    def drop(self, plugin: str) -> None:
+        """Leave out what a plugin offers, which has turned out to be broken."""
+        self._offers.pop(plugin, None)
 
     def __iter__(self) -> Iterator[str]:
         self.loader.load_all()
-        return iter(tuple(self._entries))
+        return iter([*self._built_in, *(name for plugin in tuple(self._offers) for name in self.of(plugin))])
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._find(name) is not None
@@ -65,9 +77,14 @@ class Catalog(Generic[T]):
             raise KeyError(name)
         return found[0]
 
-    def of(self, plugin: str) -> list[str]:
-        """The names that a plugin offers, if it is loaded."""
-        return [name for name, (owner, _, _) in self._entries.items() if owner.name == plugin]
+    def of(self, plugin: str) -> tuple[str, ...]:
+        """The names that a plugin lists, if it is loaded."""
+        if plugin == BUILT_IN:
+            return tuple(self._built_in)
+        if plugin in self._offers and plugin not in self._listed:
+            names = self.loader.ask(plugin, self._offers[plugin][1].names) or ()
+            self._listed[plugin] = tuple(f"{plugin}/{name}" for name in names)
+        return self._listed.get(plugin, ())
 
     def get(self, name: str, where: str = "") -> T:
         """The value called `name`; `where` says in messages where the name was given.
@@ -90,18 +107,25 @@ class Catalog(Generic[T]):
         return value
 
     def _find(self, name: str) -> tuple[Owner, Mapping[str, T], str] | None:
-        plugin, slash, _ = name.partition("/")
-        if slash and name not in self._entries:
-            self.loader.load(plugin)
-        return self._entries.get(name)
+        plugin, slash, key = name.partition("/")
+        if not slash:
+            return self._built_in.get(name)
+        self.loader.load(plugin)
+        if plugin not in self._offers:
+            return None
+        owner, offer = self._offers[plugin]
+        return (owner, offer.items, key) if self.loader.ask(plugin, lambda: key in offer.items) else None
 
     def _missing(self, name: str, where: str) -> RequestError:
         plugin, slash, _ = name.partition("/")
+        # What can't be listed is a reason too, and comes to light only then.
+        self.of(plugin)
         absence = self.loader.absence(plugin) if slash else None
         if absence is not None:
             return RequestError(f"{where + ': ' if where else ''}{self.kind} {name!r}: {absence}")
         error = unknown(self.kind, name, self, where)
-        if slash and not self.loader.knows(plugin) and nearest(name, self) is None:
+        close = nearest(name, self)
+        if slash and not self.loader.knows(plugin) and (close is None or "/" not in close):
             error.hint = f"no plugin {plugin!r} is installed; a package that brings it is called ftkit-{plugin}"
         return error
 

@@ -9,18 +9,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
 from ftkit import hooks
 from ftkit.errors import nearest
 from ftkit.plugins.sources import Fault, Owner, Source
+
+T = TypeVar("T")
 
 TIME_LIMIT = 30.0
 """Seconds that a plugin may take to be imported; FTKIT_PLUGIN_TIMEOUT sets another number."""
@@ -40,10 +42,26 @@ class _TimeUp(BaseException):
 
 @dataclass(frozen=True)
 class Offer:
-    """What a hook returned, and its names, which were listed once to see that they can be."""
+    """What a hook returned.
 
+    Its names are asked for only where everything is listed: there may be thousands, of a library that takes
+    seconds to import, and a mapping may hold more than it lists.
+    """
+
+    hook: str
     items: Mapping[str, Any]
-    names: tuple[str, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """The names, from the plugin's own code, which may raise anything.
+
+        Raises:
+            UnsuitablePlugin: One of them is no text.
+        """
+        names = tuple(self.items)
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise UnsuitablePlugin(f"{self.hook} offers something called {name!r}; a name is text")
+        return names
 
 
 @dataclass(frozen=True)
@@ -68,15 +86,25 @@ def load(source: Source, version: str) -> Plugin | Fault:
     Args:
         version: That of ftkit, for plugins that ask for another.
     """
-    name = source.owner.name
-    try:
+
+    def loaded() -> Plugin:
         _require_version(source.requires, version)
-        with redirect_stdout(sys.stderr), time_limit(_seconds()):
+        with time_limit(_seconds()):
             return register(source.owner, _import(source))
+
+    try:
+        return contained(source.owner.name, loaded)
     except _TimeUp:
-        return Fault(name, f"importing it takes more than {_seconds():g} s ({TIMEOUT} sets the limit)")
+        return Fault(source.owner.name, f"importing it takes more than {_seconds():g} s ({TIMEOUT} sets the limit)")
+
+
+def contained(plugin: str, call: Callable[[], T]) -> T | Fault:
+    """What a plugin's own code returns, or what is wrong with it; nothing of it gets out but onto stderr."""
+    try:
+        with redirect_stdout(sys.stderr):
+            return call()
     except (Exception, SystemExit) as error:
-        return Fault(name, reason(error))
+        return Fault(plugin, reason(error))
 
 
 def register(owner: Owner, module: ModuleType) -> Plugin:
@@ -196,8 +224,4 @@ def _offered(hook: str, answers: list[Any]) -> Offer:
     items = answers[0] if answers else None
     if not isinstance(items, Mapping):
         raise UnsuitablePlugin(f"{hook} returned {type(items).__name__}, not a mapping of names")
-    names = tuple(items)
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise UnsuitablePlugin(f"{hook} offers something called {name!r}; a name is text")
-    return Offer(items, names)
+    return Offer(hook, items)

@@ -6,18 +6,20 @@ Built-in plugins are registered through the same hooks as everybody else's.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ftkit.errors import FtkitError, RequestError
 from ftkit.plugins.catalog import Catalog
-from ftkit.plugins.loading import Plugin, load, register
+from ftkit.plugins.loading import Plugin, contained, load, register
 from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
 from ftkit.spec.backbone import Backbone
 from ftkit.spec.dataset import Dataset
 from ftkit.spec.strategy import Strategy
+
+T = TypeVar("T")
 
 MODULES = (
     "ftkit.builtin.lenet",
@@ -87,6 +89,21 @@ class Registry:
         for name in self._sources:
             self.load(name)
 
+    def ask(self, plugin: str, question: Callable[[], T]) -> T | None:
+        """What a plugin's own code answers; None where it fails, which is a fault of the plugin from then on."""
+        answer = contained(plugin, question)
+        if not isinstance(answer, Fault):
+            return answer
+        self._loaded[plugin] = answer
+        for catalog in self._catalogs().values():
+            catalog.drop(plugin)
+        self._report(answer)
+        return None
+
+    def brings(self, plugin: Plugin) -> dict[str, int] | None:
+        """How many names of each hook a plugin lists; None where it can't."""
+        return self.ask(plugin.owner.name, lambda: {hook: len(offer.names()) for hook, offer in plugin.offers.items()})
+
     def untold(self) -> list[Fault]:
         """The faults that have come up since the last call, to be told once."""
         fresh, self._told = self.faults[self._told :], len(self.faults)
@@ -132,14 +149,16 @@ class Registry:
         self.faults.append(fault)
 
     def _offer(self, plugin: Plugin) -> None:
-        catalogs: tuple[tuple[str, Catalog[Any]], ...] = (
-            ("ftkit_backbones", self.backbones),
-            ("ftkit_datasets", self.datasets),
-            ("ftkit_strategies", self.strategies),
-        )
-        for hook, catalog in catalogs:
+        for hook, catalog in self._catalogs().items():
             if hook in plugin.offers:
                 catalog.add(plugin.owner, plugin.offers[hook])
+
+    def _catalogs(self) -> dict[str, Catalog[Any]]:
+        return {
+            "ftkit_backbones": self.backbones,
+            "ftkit_datasets": self.datasets,
+            "ftkit_strategies": self.strategies,
+        }
 
 
 def _is_class_of(base: type) -> Any:

@@ -143,7 +143,7 @@ class Backbone:
     Attributes:
         name: What `--backbone` takes.
         groups: Layer groups from the input to the head; the last one is the head. Together they own
-            every parameter exactly once.
+            every parameter exactly once. A `LazySequence` where only building the network tells them.
         head: Dotted names of the layers that put out one value a class: the classifier first, then
             those of auxiliary classifiers. They are built anew for each task.
         build: `build(num_classes)` returns the network with fresh weights, drawn from torch's global
@@ -164,8 +164,8 @@ class Backbone:
     """
 
     name: str
-    groups: tuple[LayerGroup, ...]
-    head: tuple[str, ...]
+    groups: Sequence[LayerGroup]
+    head: Sequence[str]
     build: Callable[[int], nn.Module] = field(repr=False)
     preprocessing: Preprocessing
     weights: tuple[Pretrained, ...] = ()

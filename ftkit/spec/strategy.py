@@ -35,7 +35,7 @@ class Strategy(ABC):
 
         Where two groups match a parameter, the later one owns it.
         """
-        return backbone.groups
+        return tuple(backbone.groups)
 
     @abstractmethod
     def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftkit.api import Backbone
@@ -22,8 +24,8 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
             takes no memory.
 
     Raises:
-        ContractError: A parameter or a layer is in no group, or in several; groups aren't in order from the input
-            to the head; the head puts out another number of values than there are classes; the summary isn't the
+        ContractError: A parameter or a layer is in no group, or in several; groups aren't used in order from the
+            input to the head; the head puts out another number of values than there are classes; the summary isn't the
             network's; a pass fails, leaves a parameter without a gradient, or moves what is frozen.
     """
     from ftkit.engine.measure import build_on_meta
@@ -38,7 +40,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
 
 
 def check_groups(backbone: Backbone, network: nn.Module) -> None:
-    """Each parameter and each leaf module is in exactly one group, and groups run from the input to the head."""
+    """Each parameter and each leaf module is in exactly one group, and each group has one."""
     from ftkit.engine.groups import roles
 
     role_of = roles(network)
@@ -49,13 +51,20 @@ def check_groups(backbone: Backbone, network: nn.Module) -> None:
         if name and not list(module.children()):
             owners = [group.name for group in backbone.groups if group.owns(f"{name}.")]
             require(len(owners) == 1, f"layer {name} is in {_few(owners)} of its layer groups")
-    order = list(network.state_dict())
-    first = []
     for group in backbone.groups:
-        places = [place for place, name in enumerate(order) if group.owns(name)]
-        require(bool(places), f"layer group {group.name} owns nothing")
-        first.append(places[0])
-    require(first[:-1] == sorted(first[:-1]), "its layer groups don't run from the input to the head")
+        require(any(map(group.owns, network.state_dict())), f"layer group {group.name} owns nothing")
+
+
+def check_order(backbone: Backbone, layers: Sequence[str]) -> None:
+    """Groups run from the input to the head.
+
+    Args:
+        layers: Names of layers in the order in which they are used.
+    """
+    first = [next((layers.index(name) for name in layers if group.owns(f"{name}.")), None) for group in backbone.groups]
+    # A group of a network's own tensors has no layer; a classifier may be used anywhere by its name.
+    places = [place for place in first[:-1] if place is not None]
+    require(places == sorted(places), "its layer groups don't run from the input to the head")
 
 
 def check_head(backbone: Backbone, network: nn.Module) -> None:
@@ -100,7 +109,10 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
     side = described.preprocessing.size if described.fixed_size else (size or described.preprocessing.size)
     images = torch.randn(2, described.preprocessing.channels, side, side)
     set_trainable(network, described.groups, set(described.group_names))
-    logits = _outputs(network, images)
+    used: list[str] = []
+    with _noting(network, used):
+        logits = _outputs(network, images)
+    check_order(described, used)
     shapes = [tuple(each.shape) for each in logits]
     require(shapes == [(2, CLASSES)] * len(described.head), f"while it trains it puts out {shapes}")
     torch.autograd.backward(_loss(logits))
@@ -127,6 +139,22 @@ def _check_frozen(network: nn.Module, backbone: Backbone, images: Tensor) -> Non
         require((parameter.grad is not None) == head.owns(name), f"with the head alone, {name} has the wrong gradient")
     for name, buffer in network.named_buffers():
         require(name not in before or torch.equal(buffer, before[name]), f"{name} moved while it was frozen")
+
+
+@contextmanager
+def _noting(network: nn.Module, used: list[str]) -> Iterator[None]:
+    """Note the names of the layers with parameters as they are used."""
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, inputs: used.append(name)
+
+    layers = [(n, m) for n, m in network.named_modules() if n and next(m.parameters(recurse=False), None) is not None]
+    handles = [module.register_forward_pre_hook(note(name)) for name, module in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _outputs(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:

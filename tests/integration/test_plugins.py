@@ -289,3 +289,22 @@ def test_a_listener_hears_of_a_run_and_its_errors_stop_nothing(site: Path, tmp_p
     last = heard(tmp_path / "runs" / "failed")[-1]
     assert (last["hook"], last["status"], last["best"]) == ("end", "failed", None)
     assert "the loss is" in str(last["error"])
+
+
+def test_what_a_plugin_offers_is_listed_only_when_everything_is(site: Path) -> None:
+    source = (
+        HEAD + "class Items(dict):\n"
+        "    def __iter__(self):\n        print('listing')\n        return super().__iter__()\n"
+        "    def __contains__(self, name):\n        return name in ('even', 'evener')\n"
+        "    def __getitem__(self, name):\n        return Even\n"
+        "@hookimpl\ndef ftkit_strategies():\n    return Items(even=Even)\n"
+    )
+    install(site, "shy", source)
+    plan = "plan --dataset digits --backbone lenet --strategy shy/evener --json"
+    hidden, listed = session(site, plan, "strategies list")
+    assert hidden.code == 0
+    assert "listing" not in hidden.err
+    assert "shy/evener" in hidden.out
+    assert listed.err == "listing\n", "what a plugin prints goes to stderr"
+    assert "shy/even " in listed.out
+    assert "shy/evener" not in listed.out

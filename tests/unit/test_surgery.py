@@ -316,7 +316,7 @@ class TestCounts:
         built = {
             group: sum(parameters[n].numel() for n in names) for group, names in assign(model, described.groups).items()
         }
-        assert count_parameters(described, described.groups, 3, head, channels) == built
+        assert count_parameters(described, tuple(described.groups), 3, head, channels) == built
 
     def test_groups_by_name_are_counted_on_the_network(self, keys: dict[str, Any]) -> None:
         named = {"name": "freezer", "name_starts_with": ["conv1"], "until_epoch": None}

@@ -1,0 +1,180 @@
+"""Layer groups from timm's own group matcher, as patterns on names.
+
+timm numbers parameters from the input to the head. ftkit wants every parameter and every layer in exactly one
+group, the last being what puts out the classes alone. So what timm leaves to the head is shared out: final norms
+go to the last stage, hidden layers become a group of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.models import group_parameters
+from torch import nn
+
+from ftkit.api import LayerGroup, RequestError
+
+STEM, HIDDEN, HEAD = "stem", "hidden", "head"
+MATCHER = {
+    "stem": r"^stem|^patch_embed|^pos_embed|^cls_token",
+    "stages": r"^(?:stages|blocks|layers|transformers)\.(\d+)",
+}
+"""For the few networks of timm's that have none of their own."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layer groups of a network from the input to the head, and the layers that put out one value a class."""
+
+    groups: tuple[LayerGroup, ...]
+    head: tuple[str, ...]
+
+
+def layers_of(model: Any, num_classes: int) -> Layers:
+    """Cut a timm model, on whatever device, into groups.
+
+    Raises:
+        RequestError: It has no layer of `num_classes` outputs.
+    """
+    head = tuple(_classifiers(model, num_classes))
+    of_parameter, hidden = _numbered(model, head)
+    last = max(of_parameter.values())
+    places = {**of_parameter, **_bare_layers(model, of_parameter, last)}
+    names = [*_body_names(of_parameter, last - hidden), *[HIDDEN] * hidden, HEAD]
+    return Layers(tuple(LayerGroup(name, _pattern(places, number)) for number, name in enumerate(names)), head)
+
+
+def _classifiers(model: Any, num_classes: int) -> Iterator[str]:
+    """Names of the layers that put out one value a class, in timm's order."""
+    if not hasattr(model, "get_classifier"):
+        raise RequestError(f"timm's {type(model).__name__} has no classifier", "choose a network that has one")
+    found = model.get_classifier()
+    names = {id(module): name for name, module in model.named_modules()}
+    for classifier in found if isinstance(found, tuple | list) else (found,):
+        # Some are a norm and a linear layer in one, some a small network whose last layer it is.
+        outer = names[id(classifier)]
+        fitting = [
+            f"{outer}.{name}".strip(".")
+            for name, module in classifier.named_modules()
+            if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.shape[0] == num_classes
+        ]
+        if not fitting:
+            raise RequestError(f"timm's {type(model).__name__} has no classifier of {num_classes} outputs")
+        yield fitting[-1]
+
+
+def _numbered(model: Any, head: tuple[str, ...]) -> tuple[dict[str, int], bool]:
+    """The number of the group of each parameter, from 0, the head's last; and whether hidden layers are before it."""
+    ordinals: dict[str, int] = group_parameters(model, _matcher(model), reverse=True)
+    inside = tuple(f"{layer}." for layer in head)
+    body = {name: number for name, number in ordinals.items() if not name.startswith(inside)}
+    # timm gives what its matcher doesn't know the highest number, and so the classifier nearly always.
+    unknown = max(ordinals[name] for name in ordinals if name.startswith(inside))
+    top = max((number for number in body.values() if number != unknown), default=unknown)
+    over = [name for name, number in body.items() if number == unknown > top]
+    hidden = any(not _is_norm(model, name) for name in over)
+    body |= dict.fromkeys(over, top + 1 if hidden else top)
+    dense = {number: place for place, number in enumerate(sorted(set(body.values())))}
+    return {name: dense[body[name]] if name in body else len(dense) for name in ordinals}, hidden
+
+
+def _matcher(model: Any) -> Any:
+    """timm's rules for stages, or for blocks where it has none for stages."""
+    if not hasattr(model, "group_matcher"):
+        return MATCHER
+    try:
+        return model.group_matcher(coarse=True)
+    except AssertionError:
+        return model.group_matcher(coarse=False)
+
+
+def _is_norm(model: nn.Module, parameter: str) -> bool:
+    return "Norm" in type(model.get_submodule(parameter.rpartition(".")[0])).__name__
+
+
+def _bare_layers(model: nn.Module, of_parameter: Mapping[str, int], head: int) -> dict[str, int]:
+    """The group of each layer without parameters: its block's, else that of the layer before it.
+
+    What stands between the last stage and the classifier, pooling and dropout, is the head's.
+    """
+    found: dict[str, int] = {}
+    before = 0
+    for name, module in model.named_modules():
+        own = [of_parameter[f"{name}.{p}".strip(".")] for p, _ in module.named_parameters(recurse=False)]
+        before = own[-1] if own and name else before
+        if not name or own or list(module.children()):
+            continue
+        block = _block_of(name, of_parameter)
+        found[f"{name}."] = block if block is not None else head if before == head - 1 else before
+    return found
+
+
+def _block_of(layer: str, of_parameter: Mapping[str, int]) -> int | None:
+    """The group of the smallest module around a layer that has parameters, if they are all of one."""
+    outer = layer
+    while "." in outer:
+        outer = outer.rpartition(".")[0]
+        numbers = {number for name, number in of_parameter.items() if name.startswith(f"{outer}.")}
+        if numbers:
+            return numbers.pop() if len(numbers) == 1 else None
+    return None
+
+
+def _body_names(of_parameter: Mapping[str, int], count: int) -> Iterator[str]:
+    """What the first groups are called, after their first parameters: `stem`, `layer1`, `stage1`, `block1`."""
+    first: dict[int, str] = {}
+    for name, number in of_parameter.items():
+        first.setdefault(number, name)
+    words = [STEM, *(_word(first[number]) for number in range(1, count))][:count]
+    for place, word in enumerate(words):
+        yield word if word == STEM else f"{word}{words[: place + 1].count(word)}"
+
+
+def _word(parameter: str) -> str:
+    """`layer` of `layer1.0.conv1.weight`, `stage` of `stages.0.blocks.0.gamma`."""
+    found = re.match(r"[A-Za-z_]*[A-Za-z]", parameter)
+    return found[0].lower().removesuffix("s") if found else "part"
+
+
+def _pattern(places: Mapping[str, int], number: int) -> str:
+    """A regular expression that matches the names in one group, and no others.
+
+    Args:
+        places: Group numbers of parameters, and of layers, whose names end in a dot.
+    """
+    mine, others = set[str](), set[str]()
+    for name, place in places.items():
+        parts = name.removesuffix(".").split(".")
+        outer = {".".join(parts[:end]) + "." for end in range(1, len(parts))} | (
+            {name} if name.endswith(".") else set()
+        )
+        (mine if place == number else others).update(outer)
+    whole = mine - others
+    kept = set[str]()
+    for name, place in places.items():
+        if place == number:
+            kept.add(next((prefix for prefix in _around(name) if prefix in whole), f"{name}$"))
+    return "|".join(_joined(sorted(kept)))
+
+
+def _around(name: str) -> list[str]:
+    """The modules that hold a parameter or a layer, the layer itself among them, outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) + "." for end in range(1, len(parts))]
+
+
+def _joined(prefixes: list[str]) -> Iterator[str]:
+    """Prefixes as expressions, those that differ in a number alone as one."""
+    numbered: dict[str, list[str]] = {}
+    for prefix in prefixes:
+        parent, _, child = prefix.removesuffix(".").rpartition(".")
+        if prefix.endswith(".") and child.isdecimal():
+            numbered.setdefault(parent, []).append(child)
+        else:
+            yield re.escape(prefix.removesuffix("$")) + "$" * prefix.endswith("$")
+    for parent, children in numbered.items():
+        each = "|".join(sorted(children, key=int))
+        yield rf"{re.escape(parent)}\.({each})\." if parent else rf"({each})\."

@@ -1,0 +1,145 @@
+"""A timm model described to ftkit: what timm's own configuration says of it, and its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import timm
+from timm.models import PretrainedCfg
+
+from ftkit.api import Backbone, Interpolation, LazySequence, Preprocessing, Pretrained, RequestError
+from ftkit_timm.groups import Layers, layers_of
+from ftkit_timm.hub import read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SMALLEST = 32
+"""Side of the smallest image, in pixels, for models that don't name one: most halve it five times."""
+CLASSES = 7
+"""Outputs of the network whose layers are looked at; few layers have so many otherwise."""
+_FITS = {"center": "crop", "squash": "stretch", "border": "pad"}
+_FILTERS: Mapping[str, Interpolation] = {
+    "nearest": "nearest",
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "lanczos": "lanczos",
+}
+
+
+def is_known(name: str) -> bool:
+    """Whether timm has the architecture, and, where the name has a tag, weights with it."""
+    architecture, _, tag = name.partition(".")
+    return timm.is_model(architecture) and (not tag or tag in tags(architecture))
+
+
+def backbone(name: str, size: int | None = None) -> Backbone:
+    """The backbone that timm calls `name`: an architecture, or one with the tag of its default weights.
+
+    Args:
+        size: What a network that is made for one size of image is made for, in pixels; by default timm's.
+    """
+    architecture, _, tag = name.partition(".")
+    known = tags(architecture)
+    ordered = [tag, *(other for other in known if other != tag)] if tag else known
+    config = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    if size is None and config.fixed_input_size:
+        size = config.input_size[-1]
+    layers = partial(_layers, architecture, size)
+    return Backbone(
+        name=f"timm/{name}",
+        groups=LazySequence(lambda: layers().groups),
+        head=LazySequence(lambda: layers().head),
+        build=partial(build, architecture, size),
+        preprocessing=preprocessing(config, size),
+        weights=tuple(_pretrained(architecture, tag, size) for tag in ordered),
+        family=timm.model_entrypoint(architecture).__module__.rpartition(".")[2],
+        min_size=config.min_input_size[-1] if config.min_input_size else min(SMALLEST, config.input_size[-1]),
+        fixed_size=config.fixed_input_size,
+        resized=partial(backbone, name) if config.fixed_input_size else None,
+        aux_weight=1.0,
+    )
+
+
+@cache
+def tags(architecture: str) -> list[str]:
+    """The tags of the weights that there are of an architecture, timm's default first."""
+    found = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    default = timm.get_pretrained_cfg(architecture)
+    first = default.tag if default is not None else None
+    return sorted(found, key=lambda tag: tag != first)
+
+
+def preprocessing(config: PretrainedCfg, size: int | None = None) -> Preprocessing:
+    """What images are made into for weights with this configuration.
+
+    timm rounds the side before the central crop down, and ftkit to the nearest, so the share that is kept is
+    given as that of timm's whole number of pixels.
+    """
+    size = size or config.input_size[-1]
+    channels = config.input_size[0]
+    return Preprocessing(
+        size=size,
+        crop_pct=size / math.floor(size / config.crop_pct) if config.crop_pct <= 1 else 1.0,
+        interpolation=_FILTERS.get(config.interpolation, "bicubic"),
+        mean=tuple(config.mean)[:channels],
+        std=tuple(config.std)[:channels],
+        fit=_FITS[config.crop_mode],  # type: ignore[arg-type]
+    )
+
+
+def build(architecture: str, size: int | None, num_classes: int) -> nn.Module:
+    """A network with fresh weights.
+
+    Raises:
+        RequestError: It can't be made for images of that size.
+    """
+    try:
+        return _create(architecture, size, num_classes)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        if size is None:
+            raise
+        # timm has no list of the sizes that a network can be made for, only the attempt.
+        why = " ".join(str(error).split())
+        raise RequestError(f"timm/{architecture} can't be made for {size} pixels: {why}", "give another size") from None
+
+
+def _create(architecture: str, size: int | None, num_classes: int) -> nn.Module:
+    options = {} if size is None else {"img_size": size}
+    model: nn.Module = timm.create_model(architecture, num_classes=num_classes, **options)
+    if hasattr(model, "set_distilled_training"):
+        model.set_distilled_training(True)  # both heads' logits while training, as ftkit's auxiliary classifiers
+    return model
+
+
+def _pretrained(architecture: str, tag: str, size: int | None) -> Pretrained:
+    name = f"{architecture}.{tag}"
+    config = timm.get_pretrained_cfg(name)
+    licence = f", licence {config.license}" if config.license else ""
+    return Pretrained(
+        name=tag,
+        load=partial(_load, name, size),
+        preprocessing=preprocessing(config, size),
+        file=config.hf_hub_id or "",
+        note=f"{config.num_classes or 'no'} classes{licence}",
+    )
+
+
+def _load(name: str, size: int | None) -> Mapping[str, Tensor]:
+    return read_weights(name, {} if size is None else {"img_size": size})
+
+
+@cache
+def _layers(architecture: str, size: int | None) -> Layers:
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return layers_of(_create(architecture, size, CLASSES), CLASSES)
+    except (RuntimeError, NotImplementedError):
+        # Some run a part of themselves while they are built, which takes values.
+        with torch.random.fork_rng(devices=[]):
+            return layers_of(build(architecture, size, CLASSES), CLASSES)

@@ -1,0 +1,212 @@
+"""timm's models as ftkit backbones: described rightly, loaded from the hub's cache, trained by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from ftkit_timm import ftkit_backbones
+from ftkit_timm.models import preprocessing
+from safetensors.torch import load_file, save_file
+
+from ftkit.api import RequestError
+from ftkit.testing import check_backbone
+from ftkit.testing.project import Project
+
+TINY = {"test_resnet": 32, "test_convnext": 32, "test_vit": 160}
+"""Networks that timm keeps for tests, and a size of image for each."""
+
+PARTS = ("_enc",)
+"""Endings of the names of networks that are parts of other models, without a classifier."""
+
+SAMPLE = {
+    "beit_base_patch16_224": 224,
+    "cait_xxs24_224": 224,
+    "coat_tiny": 224,
+    "coatnet_nano_rw_224": 224,
+    "convit_tiny": 224,
+    "convmixer_768_32": 32,
+    "convnext_atto": 32,
+    "convnextv2_atto": 32,
+    "crossvit_tiny_240": 240,
+    "cspresnet50": 64,
+    "davit_tiny": 64,
+    "deit_tiny_distilled_patch16_224": 224,
+    "densenet121": 64,
+    "dla34": 64,
+    "dpn48b": 64,
+    "edgenext_xx_small": 64,
+    "efficientnet_b0": 64,
+    "efficientformer_l1": 224,
+    "eva02_tiny_patch14_224": 224,
+    "fastvit_t8": 64,
+    "focalnet_tiny_srf": 64,
+    "gcresnet33ts": 64,
+    "ghostnet_100": 64,
+    "gmlp_s16_224": 224,
+    "hrnet_w18_small": 64,
+    "inception_v3": 128,
+    "inception_next_tiny": 64,
+    "levit_128s": 224,
+    "maxvit_rmlp_pico_rw_256": 256,
+    "mixer_s32_224": 224,
+    "mobilenetv3_small_050": 64,
+    "mobilevit_xxs": 64,
+    "mvitv2_tiny": 224,
+    "nfnet_l0": 64,
+    "pit_ti_224": 224,
+    "poolformer_s12": 64,
+    "pvt_v2_b0": 64,
+    "regnety_002": 64,
+    "repvgg_a0": 64,
+    "resmlp_12_224": 224,
+    "resnet18": 64,
+    "resnetv2_50": 64,
+    "rexnet_100": 64,
+    "sequencer2d_s": 224,
+    "swin_tiny_patch4_window7_224": 224,
+    "swinv2_tiny_window8_256": 256,
+    "tiny_vit_5m_224": 224,
+    "tnt_s_legacy_patch16_224": 224,
+    "tresnet_m": 64,
+    "twins_svt_small": 224,
+    "vgg11": 64,
+    "visformer_tiny": 224,
+    "vit_tiny_patch16_224": 224,
+    "volo_d1_224": 224,
+    "xcit_nano_12_p16_224": 224,
+}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, torch.Tensor]]:
+    """A hub's cache of this test's own, without a network; `hub(name)` puts weights into it and returns them."""
+    cache = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def put(name: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(5)
+        state = timm.create_model(name).state_dict()
+        folder = cache / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("abc")
+        (folder / "snapshots" / "abc").mkdir(parents=True)
+        save_file(state, folder / "snapshots" / "abc" / "model.safetensors")
+        return state
+
+    return put
+
+
+@pytest.mark.parametrize(("name", "size"), TINY.items())
+def test_a_backbone_keeps_the_contract(name: str, size: int) -> None:
+    check_backbone(ftkit_backbones()[name], size)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "size"), SAMPLE.items())
+def test_many_families_keep_the_contract(name: str, size: int) -> None:
+    check_backbone(ftkit_backbones()[name], size)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", timm.list_models())
+def test_every_architecture_is_cut_into_groups(name: str) -> None:
+    if not name.endswith(PARTS):
+        with pytest.raises(RequestError, match="has no classifier"):
+            check_backbone(ftkit_backbones()[name], train=False)
+    else:
+        check_backbone(ftkit_backbones()[name], train=False)
+
+
+def test_groups_are_named_as_people_call_them() -> None:
+    assert ftkit_backbones()["resnet18"].group_names == ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+    assert ftkit_backbones()["vgg11"].group_names[-2:] == ("hidden", "head")
+    convnext = ftkit_backbones()["convnext_atto"]
+    assert convnext.group_names == ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+    assert convnext.head == ("head.fc",)
+    assert convnext.groups[-2].owns("head.norm.weight"), "the final norm is the last stage's"
+
+
+def test_names_with_and_without_a_tag() -> None:
+    models = ftkit_backbones()
+    assert "convnext_tiny.fb_in22k" in models
+    assert "convnext_tiny.of_dreams" not in models
+    assert "convnext_of_dreams" not in models
+    assert models["convnext_tiny.fb_in22k"].weights[0].name == "fb_in22k"
+    names = {weights.name for weights in models["convnext_tiny"].weights}
+    assert {"fb_in22k", "in12k_ft_in1k"} <= names
+
+
+def test_the_middle_is_cut_out_of_as_many_pixels_as_in_timm() -> None:
+    for name in timm.list_pretrained():
+        config = timm.get_pretrained_cfg(name)
+        ours = preprocessing(config)
+        if config.crop_pct <= 1:
+            assert ours.resize == math.floor(config.input_size[-1] / config.crop_pct), name
+        assert ours.mean == tuple(config.mean)[: config.input_size[0]], name
+
+
+def test_training_takes_weights_from_the_hubs_cache(
+    hub: Callable[[str], dict[str, torch.Tensor]],
+    ftkit_images: Callable[..., Path],
+    ftkit_project: Callable[..., Project],
+) -> None:
+    hub("test_convnext.r160_in1k")
+    images, project = ftkit_images({"ants": 8, "bees": 8}), ftkit_project({})
+    options = ("--epochs", "2", "--image-size", "64", "--batch-size", "4", "--output", "runs")
+    done = project.run("train", "--data", str(images), "--backbone", "timm/test_convnext", *options)
+    assert done.returncode == 0, done.stderr
+    assert "loaded" in done.stderr + done.stdout
+    predicted = project.run("predict", str(images / "ants" / "0000.jpg"))
+    assert predicted.returncode == 0, predicted.stderr
+
+
+def test_what_is_loaded_are_the_tensors_of_the_file(
+    hub: Callable[[str], dict[str, torch.Tensor]],
+    ftkit_project: Callable[..., Project],
+    ftkit_images: Callable[..., Path],
+) -> None:
+    put = hub("test_resnet.r160_in1k")
+    images, project = ftkit_images({"ants": 8, "bees": 8}), ftkit_project({})
+    options = ("--strategy", "freeze", "--epochs", "1", "--batch-size", "8", "--image-size", "32")
+    done = project.run("train", "--data", str(images), "--backbone", "timm/test_resnet", *options, "-q")
+    assert done.returncode == 0, done.stderr
+    (model,) = project.path.glob("runs/*/model/model.safetensors")
+    kept = load_file(model)
+    assert {name for name in put if not torch.equal(kept[name], put[name])} == {"fc.weight", "fc.bias"} & put.keys()
+
+
+def test_weights_that_are_not_there_are_one_line(
+    hub: Callable[[str], dict[str, torch.Tensor]],
+    ftkit_images: Callable[..., Path],
+    ftkit_project: Callable[..., Project],
+    tmp_path: Path,
+) -> None:
+    images, project = ftkit_images({"ants": 4, "bees": 4}), ftkit_project({})
+    done = project.run("train", "--data", str(images), "--backbone", "timm/test_vit", "--epochs", "1")
+    assert done.returncode == 1
+    assert "timm/test_vit.r160_in1k" in done.stderr
+    assert str(tmp_path / "hub") in done.stderr
+    assert "hf download timm/test_vit.r160_in1k" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_timm_has_not_gets_the_nearest(ftkit_project: Callable[..., Project]) -> None:
+    done = ftkit_project({}).run("backbones", "show", "timm/convnext_tinny")
+    assert done.returncode == 2
+    assert "timm/convnext_tiny" in done.stderr
+
+
+def test_the_package_is_listed_and_its_networks_are_found(ftkit_project: Callable[..., Project]) -> None:
+    project = ftkit_project({})
+    listed = project.run("plugins", "list")
+    assert "timm" in listed.stdout
+    assert "backbones" in listed.stdout
+    shown = project.run("backbones", "list", "--filter", "timm/test_conv")
+    assert "timm/test_convnext" in shown.stdout
+    assert shown.returncode == 0

@@ -57,7 +57,7 @@ class Freezer(Strategy):
                 return dict.fromkeys(groups, 1.0)
         return {group: 1.0 for group in groups if group not in self.name_starts_with}
 
-    def adapt(self, model: nn.Module) -> nn.Module:
+    def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """The model as it is, once each prefix is known to be the beginning of a parameter's name.
 
         Only the built model can tell a prefix from a misspelt one, which would freeze or spare nothing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,10 +45,15 @@ def backbone_id(registry: Registry, name: str) -> BackboneId:
     return BackboneId(name, owner.name, owner.package, owner.version)
 
 
-def save_bundle(folder: Path, model: nn.Module, card: Card) -> None:
+def save_bundle(
+    folder: Path, model: nn.Module, card: Card, beside: Callable[[Path], None] = lambda folder: None
+) -> None:
     """Write a bundle, in place of the one that is there, if any.
 
     The versions and the time, where the card has none, are filled in.
+
+    Args:
+        beside: Writes what else belongs into the folder.
 
     Raises:
         FtkitError: The folder can't be written; what was there is untouched.
@@ -62,6 +67,7 @@ def save_bundle(folder: Path, model: nn.Module, card: Card) -> None:
 
     def write(place: Path) -> None:
         save_tensors(place / WEIGHTS, model.state_dict())
+        beside(place)
         (place / CARD).write_bytes(card.encode(_sha256(place / WEIGHTS)))
 
     replace_folder(folder, write)

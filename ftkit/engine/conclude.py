@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ftkit.engine.bundle import save_bundle
@@ -77,9 +78,16 @@ def conclude_epoch(
         session.run.append_record(record)
         track(session, record, scores)
         if is_best:
-            save_bundle(session.run.model, session.network, make_card(plan, figures(scores), progress.epoch))
+            keep_model(session, session.run.model, figures(scores))
     write_checkpoint(session)
     session.listener.epoch_done(EpochDone(record, is_best))
+
+
+def keep_model(session: Session, folder: Path, scores: dict[str, Any]) -> None:
+    """Write the network as it is now as a model that is complete, whatever the strategy has changed in it."""
+    strategy, network = session.plan.strategy, session.network
+    card = make_card(session.plan, scores, session.progress.epoch)
+    save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
 
 
 def note_value(session: Session, scores: Scores) -> bool:
@@ -109,6 +117,6 @@ def finish(session: Session) -> Outcome:
     if session.accelerator.is_main_process:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
         write_movement(session)
-        save_bundle(run.last, session.network, make_card(session.plan, last, progress.epoch))
+        keep_model(session, run.last, last)
     session.accelerator.wait_for_everyone()
     return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

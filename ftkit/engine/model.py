@@ -45,7 +45,7 @@ def build_model(plan: Plan) -> BuiltModel:
         source = str(plan.weights.path or plan.weights.name)
         fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
         report = load_into(network, state, plan.backbone.head, plan.config.keep_head, source, fitted)
-    network = plan.strategy.adapt(network)
+    network = plan.strategy.adapt(network, plan.backbone)
     return BuiltModel(network, assign(network, plan.schedule.groups), report)
 
 
@@ -54,7 +54,7 @@ def counted(plan: Plan) -> Plan:
     if plan.group_parameters is not None:
         return plan
     built = build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
-    network = plan.strategy.adapt(built)
+    network = plan.strategy.adapt(built, plan.backbone)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     members = assign(network, plan.schedule.groups)
     return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})

@@ -60,6 +60,11 @@ class Predictor:
         self._transform = evaluation(loaded.card.preprocessing)
 
     @property
+    def network(self) -> torch.nn.Module:
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits."""
+        return self._model
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self.card.classes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftkit.errors import RequestError
@@ -50,9 +51,23 @@ class Strategy(ABC):
             Scales of 0 or more. A group that is absent is frozen.
         """
 
-    def adapt(self, model: nn.Module) -> nn.Module:
-        """Change the network before training, for adapters such as LoRA; by default not at all."""
+    def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
+        """Change the network before training, for adapters such as LoRA; by default not at all.
+
+        Names of what stays must begin as before, so that layer groups own it. It is called again on a new network
+        when a run is resumed, and on one without values when parameters are counted.
+        """
         return model
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        """The network that a backbone builds, equal in what it puts out to one that `adapt` changed.
+
+        It is what is kept in a model's folder. `model` itself trains on and must stay as it is: copy it.
+        """
+        return model
+
+    def save_beside(self, model: nn.Module, folder: Path) -> None:  # noqa: B027 - nothing is the right default
+        """Write what else is worth keeping of an adapted network into its model's folder; by default nothing."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +110,16 @@ class Then(Strategy):
             return _part("first", self.first, epoch, self.at, groups)
         return _part("second", self.second, epoch - self.at, epochs - self.at, groups)
 
-    def adapt(self, model: nn.Module) -> nn.Module:
+    def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """What both strategies make of the network, the first one's change first."""
-        return self.second.adapt(self.first.adapt(model))
+        return self.second.adapt(self.first.adapt(model, backbone), backbone)
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        return self.first.merged(self.second.merged(model))
+
+    def save_beside(self, model: nn.Module, folder: Path) -> None:
+        self.first.save_beside(model, folder)
+        self.second.save_beside(model, folder)
 
 
 def _part(key: str, strategy: Strategy, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:

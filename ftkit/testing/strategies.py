@@ -89,7 +89,7 @@ def _check_groups(strategy: Strategy, backbone: Backbone) -> None:
     from ftkit.engine.groups import assign
     from ftkit.engine.measure import build_on_meta
 
-    network = strategy.adapt(build_on_meta(backbone, 3))
+    network = strategy.adapt(build_on_meta(backbone, 3), backbone)
     assign(network, strategy.groups(backbone))
 
 
@@ -176,7 +176,7 @@ class _Trial:
         from ftkit.engine.groups import assign
         from ftkit.engine.measure import build_on_meta
 
-        network = self.plan.strategy.adapt(build_on_meta(self.plan.backbone, self.plan.num_classes))
+        network = self.plan.strategy.adapt(build_on_meta(self.plan.backbone, self.plan.num_classes), self.plan.backbone)
         members = assign(network, self.plan.schedule.groups)
         owner = {name: {group} for group, names in members.items() for name in names}
         beside = {name.rpartition(".")[0]: set[str]() for name in owner}

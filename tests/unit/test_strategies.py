@@ -251,12 +251,12 @@ def network() -> nn.Module:
 
 def test_a_freezer_prefix_that_no_parameter_has_is_refused_with_the_nearest() -> None:
     model = network()
-    assert Freezer(("layer1.",), except_=("layer1.0.bn",)).adapt(model) is model
+    assert Freezer(("layer1.",), except_=("layer1.0.bn",)).adapt(model, backbone()) is model
     with pytest.raises(RequestError, match=r"name_starts_with: no parameter's name starts with 'layr2'") as failure:
-        Freezer(("layr2",)).adapt(model)
+        Freezer(("layr2",)).adapt(model, backbone())
     assert failure.value.hint == "did you mean 'layer2'?"
     with pytest.raises(RequestError, match=r"strategy\.except_: no parameter's name starts with 'zzz'") as failure:
-        Freezer(("layer1",), except_=("zzz",)).adapt(model)
+        Freezer(("layer1",), except_=("zzz",)).adapt(model, backbone())
     assert failure.value.hint == "names start with conv1, bn1, layer1, layer10, layer2, layer3, fc"
 
 
@@ -340,7 +340,7 @@ class Recorder(Full):
 
     note: Callable[[], None]
 
-    def adapt(self, model: nn.Module) -> nn.Module:
+    def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         self.note()
         return model
 
@@ -348,7 +348,7 @@ class Recorder(Full):
 def test_then_adapts_the_network_for_both() -> None:
     calls: list[str] = []
     model = network()
-    assert Then(Recorder("first", calls), Recorder("second", calls), at=1).adapt(model) is model
+    assert Then(Recorder("first", calls), Recorder("second", calls), at=1).adapt(model, backbone()) is model
     assert calls == ["first", "second"]
 
 

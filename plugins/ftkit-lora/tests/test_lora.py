@@ -1,0 +1,98 @@
+"""LoRA and DoRA: what trains, what is kept, and that nothing else moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from ftkit_lora import Dora, Lora
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import ftkit
+from ftkit.api import RequestError
+from ftkit.testing import check_strategy
+from ftkit.testing.project import Project
+
+SMALL = ("--backbone", "cifar_resnet20", "--weights", "none", "--batch-size", "4", "--output", "runs", "--name", "run")
+
+
+@pytest.fixture
+def project(ftkit_images: Callable[..., Path], ftkit_project: Callable[..., Project]) -> Project:
+    """A project with images, trained on nothing yet."""
+    images = ftkit_images({"ants": 8, "bees": 8}, (32, 32))
+    return ftkit_project({"ftkit.yaml": f"dataset: {{name: folder, root: {images}}}\n"})
+
+
+@pytest.mark.parametrize("strategy", [Lora(rank=2), Dora(rank=2, dropout=0.1)], ids=repr)
+def test_the_contract(strategy: Lora) -> None:
+    check_strategy(strategy, lengths=(1, 3))
+
+
+@pytest.mark.parametrize("name", ["lora/dora", pytest.param("lora/lora", marks=pytest.mark.long)])
+def test_the_model_is_merged_and_the_adapters_are_as_peft_reads_them(name: str, project: Project) -> None:
+    options = ("--strategy", name, "--epochs", "3", "--set", "strategy.rank=2", "--lr", "0.01", "--no-probe")
+    done = project.run("train", *SMALL, *options, "-q")
+    assert done.returncode == 0, done.stderr
+    kept = project.path / "runs" / "run" / "last"
+
+    plain = ftkit.load(kept).network
+    start = load_file(next((project.path / "runs" / "run" / "checkpoints").glob("*")) / "model.safetensors")
+    fresh = ftkit.load(kept).network
+    fresh.load_state_dict({n.replace("base_layer.", ""): t for n, t in start.items() if "lora_" not in n})
+    changed = [n for n, t in plain.state_dict().items() if not torch.equal(t, fresh.state_dict()[n])]
+    assert "layer1.0.conv1.weight" in changed, "adapters are merged into the weights"
+    assert not [n for n in changed if "bn" in n], "frozen statistics stay"
+
+    adapted = PeftModel.from_pretrained(fresh, str(kept / "adapter")).eval()
+    images = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(adapted(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_goes_on(project: Project) -> None:
+    line = ("train", *SMALL, "--strategy", "lora/lora", "--no-probe", "-q")
+    assert project.run(*line, "--epochs", "2").returncode == 0
+    more = project.run("train", "--resume", "runs/run", "--extend", "3", "-q")
+    assert more.returncode == 0, more.stderr
+    assert len((project.path / "runs" / "run" / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.long
+def test_two_processes_train_the_same_adapters(project: Project) -> None:
+    done = project.run("train", *SMALL, "--strategy", "lora/lora", "--num-processes", "2", "--epochs", "2", "-q")
+    assert done.returncode == 0, done.stderr
+    assert (project.path / "runs" / "run" / "model" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_plan_counts_what_trains(project: Project) -> None:
+    plan = project.run("plan", *SMALL, "--strategy", "lora/lora", "--set", "strategy.rank=4", "--json")
+    assert plan.returncode == 0, plan.stderr
+    groups = json.loads(plan.stdout)["groups"]
+    sizes = {group["name"]: group["parameters"] for group in groups}
+    layers = load_shapes()
+    assert sizes["adapters"] == sum(4 * (inputs * 9 + outputs) for inputs, outputs in layers)
+
+
+def load_shapes() -> list[tuple[int, int]]:
+    """Channels in and out of the convolutions of ResNet-20: one before, six in each of three stages."""
+    stages = [(16, 16)] * 6 + [(16, 32)] + [(32, 32)] * 5 + [(32, 64)] + [(64, 64)] * 5
+    return [(3, 16), *stages]
+
+
+def test_layers_that_are_not_there_are_refused_with_the_names(project: Project) -> None:
+    done = project.run("train", *SMALL, "--strategy", "lora/lora", "--set", "strategy.layers=blocks", "--epochs", "1")
+    assert done.returncode == 2
+    assert "strategy.layers: 'blocks' matches no layer of cifar_resnet20" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"rank": 0}, "strategy.rank"), ({"dropout": 1.0}, "strategy.dropout"), ({"layers": "("}, "strategy.layers")],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        Lora(**options)  # type: ignore[arg-type]

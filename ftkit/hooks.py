@@ -50,6 +50,11 @@ def ftkit_commands() -> Mapping[str, Callable[..., object]]:  # type: ignore[emp
 
 
 @hookspec
+def ftkit_templates() -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Folders of project templates by name, for `ftkit init --template PLUGIN/NAME`."""
+
+
+@hookspec
 def ftkit_run_start(run: Path, plan: Mapping[str, Any]) -> None:
     """A run begins to train, or to train on.
 

@@ -66,6 +66,22 @@ def values(package: str, module: str, survey: Survey | None, target: Path, versi
     }
 
 
+def plugin_values(plugin: str, kind: str) -> dict[str, str]:
+    """What the plugin template's placeholders stand for, by the kind of thing that it brings."""
+    part, edit, trial = {
+        "strategy": ("top-down", "lr_scales", f"--strategy {plugin}/top-down"),
+        "dataset": ("by-name", "load", f"--dataset {plugin}/by-name --set dataset.root=FOLDER"),
+        "backbone": ("tiny", "build` and `TINY", f"--backbone {plugin}/tiny --weights none"),
+    }[kind]
+    return {
+        "kind": kind,
+        "part": part,
+        "edit": edit,
+        "try_it": f"ftkit train {trial}",
+        "summary": f"A {kind} for ftkit.",
+    }
+
+
 def _example(package: str, module: str) -> Starter:
     return Starter(
         backbone=Setting("lenet", "The smallest one; `ftkit backbones list` shows the others."),

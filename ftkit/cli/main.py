@@ -36,7 +36,11 @@ class Entry:
 
 
 COMMANDS: dict[str, Entry] = {
-    "init": Entry("ftkit.cli.init:app", "Make a project: settings with comments, a plugin of your own, tests.", "Work"),
+    "init": Entry(
+        "ftkit.cli.init:app",
+        "Make a project: settings with comments, a plugin of your own, tests; or a plugin's package.",
+        "Work",
+    ),
     "plan": Entry(
         "ftkit.cli.plan:app", "Show what training would do: groups, rates, sizes and steps, epoch by epoch.", "Work"
     ),

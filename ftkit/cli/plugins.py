@@ -21,6 +21,7 @@ KINDS = {
     "ftkit_datasets": ("dataset", "datasets"),
     "ftkit_strategies": ("strategy", "strategies"),
     "ftkit_commands": ("command", "commands"),
+    "ftkit_templates": ("template", "templates"),
 }
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]

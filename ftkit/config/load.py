@@ -15,7 +15,7 @@ from ftkit.config.plugin_options import all_options, make, members, option_types
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.config.schema import Choice, Config
 from ftkit.config.yamlfile import Setting, dump, read_file
-from ftkit.errors import unknown
+from ftkit.errors import RequestError, unknown
 from ftkit.plugins import Registry
 from ftkit.spec.augment import LEVELS
 from ftkit.spec.curve import CURVES
@@ -146,6 +146,8 @@ def class_of(section: str, name: str, registry: Registry, where: str = "") -> ty
 def _file_settings(file: Path | None) -> list[Setting]:
     if file is None:
         return read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else []
+    if not str(file).strip():
+        raise RequestError(f"--config (-c) is {str(file)!r}, which names no file", "give the path of a config file")
     return read_file(file)
 
 

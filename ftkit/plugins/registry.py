@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ftkit.errors import FtkitError, RequestError
 from ftkit.plugins.catalog import Catalog
-from ftkit.plugins.loading import Plugin, contained, load, register
+from ftkit.plugins.loading import Offer, Plugin, contained, load, register
 from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
 from ftkit.spec.backbone import Backbone
 from ftkit.spec.dataset import Dataset
@@ -104,6 +105,16 @@ class Registry:
         """How many names of each hook a plugin lists; None where it can't."""
         return self.ask(plugin.owner.name, lambda: {hook: len(offer.names()) for hook, offer in plugin.offers.items()})
 
+    def templates(self) -> dict[str, Path]:
+        """The folders of the templates that plugins bring, by `plugin/name`."""
+        found = dict[str, Path]()
+        for plugin in tuple(self.plugins()):
+            offer = plugin.offers.get("ftkit_templates")
+            if offer is not None:
+                folders = self.ask(plugin.owner.name, partial(_folders, offer)) or {}
+                found |= {f"{plugin.owner.name}/{name}": folder for name, folder in folders.items()}
+        return found
+
     def untold(self) -> list[Fault]:
         """The faults that have come up since the last call, to be told once."""
         fresh, self._told = self.faults[self._told :], len(self.faults)
@@ -159,6 +170,10 @@ class Registry:
             "ftkit_datasets": self.datasets,
             "ftkit_strategies": self.strategies,
         }
+
+
+def _folders(offer: Offer) -> dict[str, Path]:
+    return {name: Path(offer.items[name]) for name in offer.names()}
 
 
 def _is_class_of(base: type) -> Any:

@@ -20,6 +20,8 @@ from tests.conftest import MakeFolder, RunFtkit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = [
+    ".ftkit/template.json",
+    ".ftkit/template.zip",
     ".gitignore",
     "README.md",
     "ftkit.schema.json",

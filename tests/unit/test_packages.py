@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "plugins"
 PACKAGES = sorted(folder.name for folder in ROOT.iterdir() if (folder / "pyproject.toml").is_file())
-PUBLIC = {"ftkit.api", "ftkit.testing"}
+PUBLIC = {"ftkit", "ftkit.api", "ftkit.testing"}
 
 each = pytest.mark.parametrize("name", PACKAGES)
 

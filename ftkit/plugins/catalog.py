@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from ftkit.errors import RequestError, nearest, unknown
+from ftkit.errors import FtkitError, RequestError, nearest, unknown
 from ftkit.plugins.loading import Offer, reason
 from ftkit.plugins.sources import BUILT_IN, Fault, Owner
 
@@ -100,6 +100,8 @@ class Catalog(Generic[T]):
             return items[key]
         try:
             value = items[key]
+        except FtkitError:
+            raise  # said for users: a file that can't be had
         except (Exception, SystemExit) as error:
             raise self._failed(name, owner, reason(error)) from error
         if not self.suits(value):

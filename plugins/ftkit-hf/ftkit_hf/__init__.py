@@ -1,0 +1,55 @@
+"""Hugging Face for ftkit: datasets (`hf/dataset`), vision backbones (`hf/ORG/MODEL`), and `ftkit hf push|pull`.
+
+Nothing of Hugging Face's is imported until something of it is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from ftkit.api import Backbone, Dataset, hookimpl
+from ftkit_hf.commands import pull, push
+from ftkit_hf.dataset import HubDataset
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@hookimpl
+def ftkit_datasets() -> Mapping[str, type[Dataset]]:
+    return {"dataset": HubDataset}
+
+
+@hookimpl
+def ftkit_backbones() -> Mapping[str, Backbone]:
+    return _Models()
+
+
+@hookimpl
+def ftkit_commands() -> Mapping[str, Callable[..., object]]:
+    return {"push": push, "pull": pull}
+
+
+class _Models(Mapping[str, Backbone]):
+    """Backbones by repository or folder. Listed are those whose configuration is in the hub's cache."""
+
+    def __getitem__(self, name: str) -> Backbone:
+        from ftkit_hf.backbones import backbone
+
+        if name not in self:
+            raise KeyError(name)
+        return backbone(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (
+            _REPOSITORY.fullmatch(name) is not None or Path(name, "config.json").is_file()
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        from ftkit_hf.backbones import cached
+
+        return iter(cached())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,208 @@
+"""transformers' image classifiers as backbones: groups, head and preprocessing from their configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from ftkit.api import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    FtkitError,
+    Interpolation,
+    LayerGroup,
+    LazySequence,
+    Preprocessing,
+    Pretrained,
+    RequestError,
+)
+from ftkit_hf.hub import told
+
+CLASSES = 7
+"""Outputs of the network whose layers are looked at."""
+FREE = {"bit", "convnext", "convnextv2", "dinov2", "dinov2_with_registers", "efficientnet", "focalnet", "hgnet_v2"} | {
+    *("mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pp_lcnet", "pvt_v2", "regnet"),
+    *("resnet", "segformer", "swiftformer", "swin", "swinv2", "textnet"),
+}
+"""Kinds of network that take images of any size; the others are made for one."""
+_FILTERS: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+PREFIX = "model."
+"""Of the names in `Classifier`, before those of transformers."""
+
+
+class Classifier(nn.Module):
+    """A transformers network that takes `(batch, channels, size, size)` and returns logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=images).logits
+        return logits
+
+
+def backbone(name: str) -> Backbone:
+    """The backbone of a repository or a folder.
+
+    Raises:
+        RequestError: It is no image classifier of transformers.
+        FtkitError: Its configuration can't be had.
+    """
+    config = _config(name)
+    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        raise RequestError(f"hf/{name} is a {config.model_type}, which transformers has no image classifier for")
+    look = preprocessing(name, config)
+    return Backbone(
+        name=f"hf/{name}",
+        groups=LazySequence(lambda: _groups(name)[0]),
+        head=LazySequence(lambda: (_groups(name)[1],)),
+        build=partial(_build, name),
+        preprocessing=look,
+        weights=(Pretrained("pretrained", partial(_load, name), look, name, note=config.model_type),),
+        family=config.model_type,
+        min_size=min(32, look.size),
+        fixed_size=config.model_type not in FREE,
+        size_step=int(getattr(config, "patch_size", 1) or 1) if config.model_type.startswith("dinov2") else 1,
+    )
+
+
+def cached() -> Iterator[str]:
+    """Repositories of image classifiers whose configuration is in the hub's cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repository in sorted(repositories, key=lambda found: found.repo_id):
+        files = {str(file.file_name): file.file_path for r in repository.revisions for file in r.files}
+        if repository.repo_type == "model" and "config.json" in files:
+            kind = json.loads(Path(files["config.json"]).read_text(encoding="utf-8")).get("model_type")
+            if kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+                yield repository.repo_id
+
+
+def preprocessing(name: str, config: PretrainedConfig) -> Preprocessing:
+    """What images are made into, from `preprocessor_config.json`; ImageNet's usual way where there is none."""
+    facts = _facts(name)
+    own = getattr(config, "image_size", None) or 224
+    size, crop = facts.get("size", own), facts.get("crop_size")
+    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    side = size.get("height") if isinstance(size, Mapping) else None
+    fit: Any = "crop"
+    if facts.get("do_center_crop", crop is not None) and crop:
+        target = crop["height"] if isinstance(crop, Mapping) else crop
+        share = target / (shortest or side or target)
+    elif shortest and facts.get("crop_pct"):
+        target, share = shortest, facts["crop_pct"] if shortest < 384 else 1.0
+    else:
+        target, share, fit = side or shortest or own, 1.0, "stretch" if side else "crop"
+    return Preprocessing(
+        size=int(target),
+        crop_pct=min(1.0, share),
+        interpolation=_FILTERS.get(facts.get("resample", 2), "bilinear"),
+        mean=tuple(facts.get("image_mean") or IMAGENET_MEAN),
+        std=tuple(facts.get("image_std") or IMAGENET_STD),
+        fit=fit,
+    )
+
+
+@cache
+def _config(name: str) -> PretrainedConfig:
+    with told(f"hf/{name}: its configuration can't be had", _hint(name)):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+def _facts(name: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    file = Path(name, "preprocessor_config.json")
+    if not Path(name).is_dir():
+        try:
+            file = Path(hf_hub_download(name, file.name))
+        except (EntryNotFoundError, OSError):
+            return {}
+    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return facts
+
+
+def _build(name: str, num_classes: int) -> nn.Module:
+    config = type(_config(name)).from_dict({**_config(name).to_dict(), "num_labels": num_classes})
+    return Classifier(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
+
+
+def _load(name: str) -> Mapping[str, Tensor]:
+    """The state dict of the repository's weights; safetensors alone, since a pickle may run code."""
+    with told(f"hf/{name}: its weights can't be had", _hint(name)):
+        model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+    return {f"{PREFIX}{key}": value for key, value in model.state_dict().items()}
+
+
+def _hint(name: str) -> str:
+    return f"`hf download {name}` where there is a network and copy the cache here (HF_HOME), or name a folder"
+
+
+@cache
+def _groups(name: str) -> tuple[tuple[LayerGroup, ...], str]:
+    """Layer groups, stage by stage or block by block, and the classifier's name."""
+    with torch.device("meta"):
+        model = _build(name, CLASSES)
+    layers = {n: m for n, m in model.named_modules() if not list(m.children())}
+    heads = [n for n, m in layers.items() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == CLASSES]
+    if not heads:
+        raise FtkitError(f"hf/{name}: no layer with an output for each class was found", "choose another network")
+    blocks = next((n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1), None)
+    if blocks is None:
+        raise FtkitError(f"hf/{name}: its layers aren't a list that can be cut into groups", "choose another network")
+    owners = _owners(list(dict(model.named_parameters())), list(layers), blocks, heads[-1])
+    count = max(place for place in owners.values() if place is not None)
+    word = "stage" if "stage" in blocks else "block"
+    names = ["stem", *(f"{word}{number}" for number in range(1, count + 1)), "head"]
+    patterns = [_pattern(owners, None if group == "head" else place) for place, group in enumerate(names)]
+    return tuple(LayerGroup(g, p) for g, p in zip(names, patterns, strict=True)), heads[-1]
+
+
+def _owners(parameters: list[str], layers: list[str], blocks: str, head: str) -> dict[str, int | None]:
+    """By parameter, and by layer with a dot behind it, the number of its group; None is the head's."""
+    numbered = re.compile(rf"{re.escape(blocks)}\.(\d+)\.")
+    found: dict[str, int | None] = {}
+    last = max(int(match[1]) for name in parameters if (match := numbered.match(name))) + 1
+    for names, dot in ((layers, "."), (parameters, "")):
+        place = 0
+        for name in names:
+            match = numbered.match(f"{name}{dot}")
+            place = int(match[1]) + 1 if match else last if place else 0
+            in_head = name.startswith(f"{head}.") or name == head
+            found[f"{name}{dot}"] = None if in_head else place
+    return found
+
+
+def _pattern(owners: Mapping[str, int | None], place: int | None) -> str:
+    """The names of one group: the outermost modules that hold nothing of another."""
+    mine, others = set[str](), set[str]()
+    for name, owner in owners.items():
+        (mine if owner == place else others).update(_around(name))
+    kept = {
+        next((outer for outer in _around(name) if outer in mine - others), f"{name}$")
+        for name, owner in owners.items()
+        if owner == place
+    }
+    return "|".join(re.escape(name.removesuffix("$")) + "$" * name.endswith("$") for name in sorted(kept))
+
+
+def _around(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) + "." for end in range(1, len(parts))]

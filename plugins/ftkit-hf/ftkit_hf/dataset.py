@@ -1,0 +1,164 @@
+"""Any image dataset that the `datasets` library reads, from the hub or from this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.api import (
+    SPLIT_SYNONYMS,
+    Dataset,
+    FtkitError,
+    RequestError,
+    Split,
+    SplitName,
+    Splits,
+    UnreadableImage,
+    class_order,
+    nearest,
+    relabel,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LABELS = ("label", "labels", "class", "target", "fine_label", "category")
+"""Columns that are taken for labels where none is declared as such, in this order."""
+
+
+@dataclass(frozen=True)
+class HubDataset(Dataset):
+    """Images and labels as the `datasets` library has them: a repository of the hub, a folder, or Parquet files.
+
+    Splits are found by their names. Rows are read when they are needed, from files that are mapped into memory.
+
+    Attributes:
+        path: A repository such as `uoft-cs/cifar10`, a folder (of Parquet files, of images, or as
+            `save_to_disk` writes it), or a Parquet file.
+        config: Which of a repository's datasets, where it has several.
+        image_column: Column of images; by default the only one.
+        label_column: Column of classes; by default the one that is declared so, or is called label.
+        revision: Branch, tag or commit of a repository.
+    """
+
+    path: str
+    config: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    revision: str | None = None
+
+    def load(self) -> Splits:
+        tables = self._tables()
+        found: dict[SplitName, Any] = {}
+        for name, table in tables.items():
+            split = SPLIT_SYNONYMS.get(str(name).lower())
+            if split is not None:
+                found.setdefault(split, table)
+        if not found and len(tables) == 1:
+            found = {"train": next(iter(tables.values()))}
+        if not found:
+            raise RequestError(f"dataset.path: {self.path} has no split called train: {', '.join(tables)}")
+        first = next(iter(found.values()))
+        image, label = self._image_column(first.features), self._label_column(first.features)
+        named = {split: self._split(split, table, image, label) for split, table in found.items()}
+        classes = named["train"][1] if "train" in named else next(iter(named.values()))[1]
+        splits = {
+            name: relabel(split, its, classes, f"{self.path}, split {name}") for name, (split, its) in named.items()
+        }
+        return Splits(classes, splits.get("train"), splits.get("val"), splits.get("test"))
+
+    def _tables(self) -> Mapping[str, Any]:
+        import datasets
+
+        datasets.disable_progress_bars()
+        path = Path(self.path).expanduser()
+        try:
+            if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+                loaded = datasets.load_from_disk(str(path))
+            elif path.is_file():
+                loaded = datasets.load_dataset("parquet", data_files=str(path))
+            else:
+                place = str(path) if path.is_dir() else self.path
+                loaded = datasets.load_dataset(place, self.config, revision=self.revision)
+        except Exception as error:  # whatever a reader of files and networks can raise
+            text = " ".join(str(error).split())
+            raise FtkitError(
+                f"dataset.path: {self.path} can't be loaded: {text.partition('. ')[0] or type(error).__name__}",
+                "name a folder or a Parquet file that is there, or a repository that is in the cache (HF_HOME) or "
+                "can be reached",
+            ) from error
+        return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+
+    def _image_column(self, features: Mapping[str, Any]) -> str:
+        import datasets
+
+        found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        if self.image_column is not None:
+            return self._named("image_column", self.image_column, found)
+        if len(found) != 1:
+            raise RequestError(
+                f"dataset.path: {self.path} has {len(found)} columns of images among {', '.join(features)}",
+                "name one with --set dataset.image_column=NAME" if found else "choose a dataset of images",
+            )
+        return found[0]
+
+    def _label_column(self, features: Mapping[str, Any]) -> str:
+        import datasets
+
+        plain = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
+        if self.label_column is not None:
+            return self._named("label_column", self.label_column, plain)
+        declared = [name for name in plain if isinstance(features[name], datasets.ClassLabel)]
+        for name in (*LABELS, *(declared if len(declared) == 1 else ())):
+            if name in plain and (name in declared or not declared):
+                return name
+        raise RequestError(
+            f"dataset.path: none of {', '.join(features)} is surely the class",
+            "name it with --set dataset.label_column=NAME",
+        )
+
+    def _named(self, key: str, name: str, known: list[str]) -> str:
+        if name in known:
+            return name
+        close = nearest(name, known)
+        raise RequestError(
+            f"dataset.{key}: {self.path} has no such column {name!r}: {', '.join(known) or 'none fits'}",
+            f"did you mean {close!r}?" if close else None,
+        )
+
+    def _split(self, name: str, table: Any, image: str, label: str) -> tuple[Split, tuple[str, ...]]:
+        import datasets
+
+        values = table.with_format(None)[label]
+        feature = table.features[label]
+        if isinstance(feature, datasets.ClassLabel):
+            classes, labels = tuple(feature.names), [int(value) for value in values]
+        else:
+            texts = [str(value) for value in values]
+            classes = class_order(texts)
+            places = {text: place for place, text in enumerate(classes)}
+            labels = [places[text] for text in texts]
+        if any(not 0 <= value < len(classes) for value in labels):
+            raise RequestError(f"{self.path}, split {name}: column {label!r} has rows without a class")
+        names = [f"{name}/{row:07d}" for row in range(len(labels))]
+        return Split(names, labels, Rows(table.select_columns([image]), image, self.path)), classes
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Opens the image of a row. The table is a map of files into memory, which is what goes to worker processes."""
+
+    table: Any
+    column: str
+    path: str
+
+    def __call__(self, index: int) -> Image:
+        try:
+            image: Image | None = self.table[index][self.column]
+        except Exception as error:  # whatever a decoder can raise
+            raise UnreadableImage(f"{self.path}, row {index}: {' '.join(str(error).split())}") from error
+        if image is None:
+            raise UnreadableImage(f"{self.path}, row {index}: no image")
+        return image

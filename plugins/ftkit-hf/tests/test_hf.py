@@ -1,0 +1,160 @@
+"""Hugging Face's datasets and networks in ftkit, all of it from files of this test, and a hub of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from ftkit_hf import ftkit_backbones
+from ftkit_hf.dataset import HubDataset
+from PIL import Image
+from transformers import ConvNextConfig, ResNetConfig, ViTConfig
+from transformers.models.auto.modeling_auto import AutoModelForImageClassification
+
+import ftkit
+from ftkit.api import FtkitError, RequestError
+from ftkit.testing import check_backbone, check_dataset, draw
+from ftkit.testing.project import Project
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hub import serving
+
+CONFIGS = {
+    "vit": ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    ),
+    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
+}
+LOOK = {
+    "size": {"shortest_edge": 40},
+    "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32},
+    "resample": 3,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.2, 0.2],
+}
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Callable[[str], Path]:
+    """A small network of a kind, as `save_pretrained` leaves it."""
+
+    def save(kind: str) -> Path:
+        torch.manual_seed(1)
+        folder = tmp_path / kind
+        AutoModelForImageClassification.from_config(CONFIGS[kind]).save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps(LOOK))
+        return folder
+
+    return save
+
+
+def rows(count: int, seed: str, label: str = "label") -> datasets.Dataset:
+    features = datasets.Features({"picture": datasets.Image(), label: datasets.ClassLabel(names=["ants", "bees"])})
+    pictures = [draw(i % 2, (32, 32), f"{seed}{i}") for i in range(count)]
+    return datasets.Dataset.from_dict({"picture": pictures, label: [i % 2 for i in range(count)]}, features)
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    rows(16, "a").to_parquet(tmp_path / "photos.parquet")
+    return tmp_path / "photos.parquet"
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_network_keeps_the_contract(kind: str, network: Callable[[str], Path]) -> None:
+    check_backbone(ftkit_backbones()[str(network(kind))], 32)
+
+
+def test_groups_weights_and_preprocessing_are_its_own(network: Callable[[str], Path]) -> None:
+    folder = network("vit")
+    described = ftkit_backbones()[str(folder)]
+    assert described.group_names == ("stem", "block1", "block2", "head")
+    look = described.preprocessing
+    assert (look.size, look.resize, look.interpolation, look.fit) == (32, 40, "bicubic", "crop")
+    assert look.mean == (0.5, 0.4, 0.3)
+    state = described.weights[0].load()
+    kept = AutoModelForImageClassification.from_pretrained(folder).state_dict()
+    assert all(torch.equal(state[f"model.{name}"], tensor) for name, tensor in kept.items())
+    assert set(state) == set(described.build(2).state_dict())
+
+
+def test_parquet_keeps_the_contract(parquet: Path) -> None:
+    check_dataset(HubDataset(str(parquet)))
+    splits = HubDataset(str(parquet)).load()
+    assert splits.classes == ("ants", "bees")
+    assert splits.train is not None
+    assert list(splits.train.labels) == [0, 1] * 8
+    assert splits.train[0][0].size == (32, 32)
+
+
+def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
+    saved = datasets.DatasetDict({"train": rows(8, "a"), "validation": rows(4, "b"), "test": rows(2, "c")})
+    saved.save_to_disk(tmp_path / "saved")
+    splits = HubDataset(str(tmp_path / "saved")).load()
+    assert {name: len(split) for name, split in splits.present()} == {"train": 8, "val": 4, "test": 2}
+
+
+def test_columns_are_found_or_named(tmp_path: Path) -> None:
+    rows(4, "a", "species").to_parquet(tmp_path / "one.parquet")
+    assert HubDataset(str(tmp_path / "one.parquet")).load().classes == ("ants", "bees")
+    with pytest.raises(RequestError, match=r"dataset.label_column: .* has no such column 'specie'"):
+        HubDataset(str(tmp_path / "one.parquet"), label_column="specie").load()
+    plain = datasets.Dataset.from_dict({"a": [1, 2]})
+    plain.to_parquet(tmp_path / "plain.parquet")
+    with pytest.raises(RequestError, match="has 0 columns of images"):
+        HubDataset(str(tmp_path / "plain.parquet")).load()
+
+
+def test_text_labels_are_ordered_as_everywhere(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    pictures = [Image.new("RGB", (8, 8))] * 3
+    datasets.Dataset.from_dict({"image": pictures, "label": ["10", "9", "9"]}, features).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    assert HubDataset(str(tmp_path / "t.parquet")).load().classes == ("9", "10")
+
+
+def test_what_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch, ftkit_project: Callable[..., Project]) -> None:
+    with pytest.raises(FtkitError, match=r"dataset.path: .*nowhere can't be loaded"):
+        HubDataset("nobody/nowhere").load()
+    project = ftkit_project({})
+    line = ("train", "--dataset", "digits", "--backbone", "hf/nobody/nowhere", "--epochs", "1")
+    done = project.run(*line, env={"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 1
+    assert "hf/nobody/nowhere: its configuration can't be had" in done.stderr
+    assert "hf download nobody/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_with_both_is_pushed_pulled_and_predicts(
+    parquet: Path, network: Callable[[str], Path], ftkit_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = ftkit_project({})
+    line = ("--dataset", "hf/dataset", "--set", f"dataset.path={parquet}", "--backbone", f"hf/{network('vit')}")
+    options = ("--epochs", "1", "--batch-size", "4", "--name", "run", "--workers", "2", "-q")
+    done = project.run("train", *line, *options)
+    assert done.returncode == 0, done.stderr
+    with serving() as hub:
+        env = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_test"}
+        pushed = project.run("hf", "push", "runs/run", "me/bees", env=env)
+        assert pushed.returncode == 0, pushed.stderr
+        card = hub.files["me/bees", "README.md"].decode()
+        assert "ants, bees" in card
+        assert "ftkit hf pull me/bees" in card
+        pulled = project.run("hf", "pull", "me/bees", env=env)
+        assert pulled.returncode == 0, pulled.stderr
+        missing = project.run("hf", "pull", "me/wasps", env=env)
+        assert missing.returncode == 1
+        assert "me/wasps can't be pulled" in missing.stderr
+    for name in ("model.json", "model.safetensors"):
+        assert (project.path / "bees" / name).read_bytes() == (project.path / "runs/run/model" / name).read_bytes()
+    ours, theirs = (ftkit.load(project.path / folder) for folder in ("runs/run/model", "bees"))
+    picture = draw(0, (32, 32), "x")
+    assert ours.predict(picture) == theirs.predict(picture)

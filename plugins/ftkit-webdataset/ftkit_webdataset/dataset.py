@@ -1,0 +1,119 @@
+"""Labelled images in tar shards."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftkit.api import Dataset, RequestError, Split, Splits, UnreadableImage, class_order, relabel
+from ftkit_webdataset.index import Index, beside, class_names, index_of
+from ftkit_webdataset.places import is_address, part
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLASSES = "classes.txt"
+
+
+@dataclass(frozen=True)
+class Shards(Dataset):
+    """Images in WebDataset's tar shards: `KEY.jpg` beside `KEY.cls`, a number or a class's name.
+
+    Shards may be larger than the disk: over HTTP, each image is asked for when it is needed. A shard is read whole
+    once, for where its images lie, which is kept in ftkit's cache.
+
+    Attributes:
+        train: Shards to learn from: `shards/train-{000000..000009}.tar`, `https://host/train-{00..63}.tar`.
+        val: Shards to choose by; without them a part of `train` is split off.
+        test: Shards to report on.
+        classes: Text file of class names in the order of the numbers, one a line; by default `classes.txt` beside
+            the first shard, if there is one.
+    """
+
+    train: str
+    val: str | None = None
+    test: str | None = None
+    classes: str | None = None
+
+    def load(self) -> Splits:
+        patterns = {"train": self.train, "val": self.val, "test": self.test}
+        found = {name: _read(shards(pattern, name)) for name, pattern in patterns.items() if pattern is not None}
+        names = class_names(self.classes or beside(shards(self.train, "train")[0], CLASSES))
+        if self.classes is not None and not names:
+            raise RequestError(f"dataset.classes: no class names in {self.classes}", "one a line")
+        labelled = {name: _labelled(*read, names, name) for name, read in found.items()}
+        order = labelled["train"][1]
+        splits = {name: relabel(split, its, order, f"dataset.{name}") for name, (split, its) in labelled.items()}
+        return Splits(order, splits["train"], splits.get("val"), splits.get("test"))
+
+
+def shards(pattern: str, key: str) -> list[str]:
+    """Paths or addresses of the shards that a pattern with braces stands for.
+
+    Raises:
+        RequestError: It stands for none.
+    """
+    from webdataset.shardlists import expand_urls
+
+    found = [place if is_address(place) else str(Path(place).expanduser()) for place in expand_urls(pattern)]
+    if not found:
+        raise RequestError(f"dataset.{key}: {pattern!r} names no shard", "as in shards/train-{000000..000009}.tar")
+    return found
+
+
+def _read(places: Sequence[str]) -> tuple[list[str], list[Index]]:
+    return list(places), [index_of(place) for place in places]
+
+
+def _labelled(
+    places: Sequence[str], indices: Sequence[Index], names: Sequence[str], split: str
+) -> tuple[Split, tuple[str, ...]]:
+    texts = [label for index in indices for label in index.labels]
+    if names and all(text.isdecimal() for text in texts):
+        wrong = next((text for text in texts if int(text) >= len(names)), None)
+        if wrong is not None:
+            raise RequestError(f"dataset.{split}: class number {wrong}, and {len(names)} class names", "add the others")
+        classes, labels = tuple(names), [int(text) for text in texts]
+    else:
+        classes = tuple(names) if names else class_order(texts)
+        places_of = {name: place for place, name in enumerate(classes)}
+        unknown = next((text for text in texts if text not in places_of), None)
+        if unknown is not None:
+            raise RequestError(f"dataset.{split}: class {unknown!r} isn't among the class names", "add it")
+        labels = [places_of[text] for text in texts]
+    shard = [number for number, index in enumerate(indices) for _ in index.keys]
+    stems = [place.rpartition("/")[2].removesuffix(".tar") for place in places]
+    keys = [f"{stems[number]}/{key}" for number, index in enumerate(indices) for key in index.keys]
+    opens = Members(
+        tuple(places), shard, [o for index in indices for o in index.offsets], [s for i in indices for s in i.sizes]
+    )
+    return Split(keys, labels, opens), classes
+
+
+@dataclass(frozen=True)
+class Members:
+    """Opens an image by the place of its bytes.
+
+    Attributes:
+        places: Paths or addresses of shards.
+        shard, offset, size: By sample: which shard, and which bytes of it.
+    """
+
+    places: tuple[str, ...]
+    shard: Sequence[int] = field(repr=False)
+    offset: Sequence[int] = field(repr=False)
+    size: Sequence[int] = field(repr=False)
+
+    def __call__(self, index: int) -> Image:
+        from PIL import Image, ImageOps
+
+        place = self.places[self.shard[index]]
+        try:
+            image = Image.open(io.BytesIO(part(place, self.offset[index], self.size[index])))
+            image.load()
+            return ImageOps.exif_transpose(image)
+        except Exception as error:  # whatever a decoder or a network can raise
+            raise UnreadableImage(f"{place}, byte {self.offset[index]}: {' '.join(str(error).split())}") from error

@@ -6,6 +6,8 @@ Each session has a virtual environment of its own; `nox --no-venv -s lint` uses 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "types", "imports", "tests"]
@@ -52,6 +54,13 @@ def tests(session: nox.Session) -> None:
     """All but the long tests; arguments go to pytest: `nox -s tests -- -k schedule`."""
     need(session, ".[dev]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def plugins(session: nox.Session) -> None:
+    """The packages in `plugins/`, each with its tests."""
+    need(session, ".[dev]", *(str(folder) for folder in sorted(Path("plugins").iterdir())))
+    session.run("pytest", "plugins", *session.posargs)
 
 
 @nox.session

@@ -231,6 +231,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.Ca
     assert "is there and is no run" in refused(capsys, "--strategies", "freeze", *flags(tmp_path))
 
 
+@pytest.mark.long
 def test_strategies_that_take_no_weights_or_no_epochs_join_in(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

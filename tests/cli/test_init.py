@@ -121,6 +121,7 @@ def test_the_three_commands_of_the_readme_work(tmp_path: Path, run_ftkit: RunFtk
         assert next(line for line in done[2].stdout.splitlines() if f"{name}.png" in line).count(name) == 2
 
 
+@pytest.mark.long
 def test_a_new_project_passes_its_own_tests(project: Path) -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("FTKIT_", "PYTEST_"))}
     env = clean | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}

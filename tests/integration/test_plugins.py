@@ -103,6 +103,7 @@ ODD = {
 """Rules that break the contract, and what the doctor says of them."""
 
 
+@pytest.mark.long
 def test_doctor_finds_strategies_that_break_their_contract(site: Path) -> None:
     for number, rule in enumerate(ODD):
         source = HEAD + (

@@ -268,6 +268,7 @@ class TestImageSize:
         model.load_state_dict(fitted)
         assert model(torch.randn(1, 3, 96, 96)).shape == (1, 3)
 
+    @pytest.mark.long
     def test_a_run_is_taken_up_at_another_size(self, keys: dict[str, Any]) -> None:
         vit = {**keys, "backbone": "vit_b_32", "strategy": "freeze", "batch_size": 12}
         run = trained(vit, preprocessing={"size": 64})

@@ -94,7 +94,7 @@ class HubDataset(Dataset):
     def _image_column(self, features: Mapping[str, Any]) -> str:
         import datasets
 
-        found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        found: list[str] = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
         if self.image_column is not None:
             return self._named("image_column", self.image_column, found)
         if len(found) != 1:
@@ -107,11 +107,12 @@ class HubDataset(Dataset):
     def _label_column(self, features: Mapping[str, Any]) -> str:
         import datasets
 
-        plain = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
+        plain: list[str] = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
         if self.label_column is not None:
             return self._named("label_column", self.label_column, plain)
-        declared = [name for name in plain if isinstance(features[name], datasets.ClassLabel)]
-        for name in (*LABELS, *(declared if len(declared) == 1 else ())):
+        declared: list[str] = [name for name in plain if isinstance(features[name], datasets.ClassLabel)]
+        likely: tuple[str, ...] = (*LABELS, *(declared if len(declared) == 1 else ()))
+        for name in likely:
             if name in plain and (name in declared or not declared):
                 return name
         raise RequestError(

@@ -38,7 +38,7 @@ def add(model: nn.Module, backbone: Backbone, options: Lora) -> nn.Module:
         )
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha,  # type: ignore[arg-type]  # PEFT divides it, and takes any number
+        lora_alpha=options.alpha,  # PEFT divides it, and takes any number
         lora_dropout=options.dropout,
         target_modules=layers,
         modules_to_save=list(backbone.head),
@@ -78,7 +78,7 @@ def merged(model: nn.Module) -> nn.Module:
 
 def save(model: nn.Module, folder: Path) -> None:
     """Write the adapters and the head so that `peft.PeftModel.from_pretrained(network, folder)` takes them."""
-    config: LoraConfig = model.peft_config[NAME]  # type: ignore[index, assignment]
+    config: LoraConfig = model.peft_config[NAME]  # type: ignore[index]
     state = get_peft_model_state_dict(model, adapter_name=NAME)
     heads = tuple(f"{name}." for name in config.modules_to_save or ())
     state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(heads)}

@@ -27,7 +27,9 @@ def project(ftkit_images: Callable[..., Path], ftkit_project: Callable[..., Proj
     return ftkit_project({"ftkit.yaml": f"dataset: {{name: folder, root: {images}}}\n"})
 
 
-@pytest.mark.parametrize("strategy", [Lora(rank=2), Dora(rank=2, dropout=0.1)], ids=repr)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(Lora(rank=2), marks=pytest.mark.long), Dora(rank=2, dropout=0.1)], ids=repr
+)
 def test_the_contract(strategy: Lora) -> None:
     check_strategy(strategy, lengths=(1, 3))
 
@@ -52,6 +54,7 @@ def test_the_model_is_merged_and_the_adapters_are_as_peft_reads_them(name: str, 
     torch.testing.assert_close(adapted(images), plain(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_goes_on(project: Project) -> None:
     line = ("train", *SMALL, "--strategy", "lora/lora", "--no-probe", "-q")
     assert project.run(*line, "--epochs", "2").returncode == 0

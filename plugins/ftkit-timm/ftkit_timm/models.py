@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.models import PretrainedCfg
@@ -110,8 +110,9 @@ def build(architecture: str, size: int | None, num_classes: int) -> nn.Module:
 def _create(architecture: str, size: int | None, num_classes: int) -> nn.Module:
     options = {} if size is None else {"img_size": size}
     model: nn.Module = timm.create_model(architecture, num_classes=num_classes, **options)
-    if hasattr(model, "set_distilled_training"):
-        model.set_distilled_training(True)  # both heads' logits while training, as ftkit's auxiliary classifiers
+    set_distilled: Any = getattr(model, "set_distilled_training", None)
+    if set_distilled is not None:
+        set_distilled(True)  # both heads' logits while training, as ftkit's auxiliary classifiers
     return model
 
 

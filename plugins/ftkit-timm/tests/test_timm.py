@@ -91,7 +91,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict
 
     def put(name: str) -> dict[str, torch.Tensor]:
         torch.manual_seed(5)
-        state = timm.create_model(name).state_dict()
+        state: dict[str, torch.Tensor] = timm.create_model(name).state_dict()
         folder = cache / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text("abc")

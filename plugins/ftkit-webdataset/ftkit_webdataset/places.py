@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
@@ -82,7 +82,7 @@ def part(place: str, offset: int, size: int) -> bytes:
 
 
 @contextmanager
-def _asked(request: Request, place: str) -> Iterator[IO[bytes]]:
+def _asked(request: Request, place: str) -> Iterator[HTTPResponse]:
     try:
         with urlopen(request, timeout=SECONDS) as answer:
             yield answer

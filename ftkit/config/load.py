@@ -146,9 +146,16 @@ def class_of(section: str, name: str, registry: Registry, where: str = "") -> ty
 def _file_settings(file: Path | None) -> list[Setting]:
     if file is None:
         return read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else []
-    if not str(file).strip():
-        raise RequestError(f"--config (-c) is {str(file)!r}, which names no file", "give the path of a config file")
+    if not file.exists():
+        hint = "--config (-c) takes the path of a config file; `ftkit init` writes one"
+        raise RequestError(f"{_shown(file)}: no such file, and --config (-c) names it", hint)
     return read_file(file)
+
+
+def _shown(file: Path) -> str:
+    """A path as it is, or in quotes where one couldn't see it."""
+    text = str(file)
+    return text if text.isprintable() and text == text.strip() else repr(text)
 
 
 def _validated(tree: dict[str, Any], sources: Mapping[str, str]) -> Config:

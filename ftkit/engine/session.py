@@ -264,8 +264,8 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Ca
 
 def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> None:
     for key, value in now.items():
-        if saved.get(key) != value and key == "world":
-            raise RequestError(_other_world(saved, plan), "give --allow-world-size-change, or as many processes")
+        if key == "world" and type(saved.get(key)) is int and saved[key] > 0 and saved[key] != value:
+            raise RequestError(_other_world(saved[key], plan), "give --allow-world-size-change, or as many processes")
         if saved.get(key) != value:
             change = f"{key} was {saved.get(key)}, now it is {value}"
             raise RequestError(
@@ -274,9 +274,9 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) 
             )
 
 
-def _other_world(saved: Mapping[str, Any], plan: Plan) -> str:
-    """What another number of processes changes."""
-    before, now = replace(plan, world=int(saved.get("world", 1))).batches, plan.batches
+def _other_world(world: int, plan: Plan) -> str:
+    """What another number of processes changes; `world` is that of the checkpoint."""
+    before, now = replace(plan, world=world).batches, plan.batches
     return (
         f"the run had {before.world} processes, now there are {now.world}: a step sees {now.effective} images in place "
         f"of {before.effective}, an epoch has {now.steps} steps in place of {before.steps}, at the same rates"

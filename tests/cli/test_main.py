@@ -130,7 +130,7 @@ MISTAKES = [
     (SHOW + "--set optmizer.lr=1", ["--set optmizer.lr: unknown key, did you mean 'optimizer'?"]),
     (SHOW + "--set epochs", ["--set epochs: not KEY=VALUE", "--set optimizer.lr=0.01"]),
     (SHOW + "-c no.yaml", ["no.yaml: no such file", "ftkit init"]),
-    (SHOW + "-c ' '", ["--config (-c) is ' ', which names no file"]),
+    (SHOW + "-c ' '", ["' ': no such file, and --config (-c) names it"]),
     (SHOW + "-c bad.yaml", ["bad.yaml:2: [/x]: unknown key"]),
     (SHOW + "-c broken.yaml", ["broken.yaml:1: not valid YAML"]),
     (SHOW + "--data ''", ["--data is empty", "a variable of the shell may not be set"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from pathlib import Path
@@ -178,6 +179,22 @@ def test_changed_data_is_refused(image_folder: MakeFolder, tmp_path: Path) -> No
     (data / "train" / "a" / "0000.jpg").unlink()
     with pytest.raises(RequestError, match="its data has changed"):
         resume(tmp_path / "run")
+
+
+def test_a_number_of_processes_that_somebody_wrote_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path, strategy="freeze"), StopAt(1))
+    (place,) = (tmp_path / "run" / "checkpoints").glob("e*")
+    manifest = json.loads((place / "MANIFEST.json").read_text())
+    for world, says in ((2, "the run had 2 processes"), (0, "world was 0"), (False, "world was False")):
+        state = json.loads((place / "state.json").read_text())
+        state["identity"]["world"] = world
+        (place / "state.json").write_text(json.dumps(state, indent=1))
+        content = (place / "state.json").read_bytes()
+        manifest["state.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        (place / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
+        with pytest.raises(RequestError, match=says):
+            resume(tmp_path / "run")
 
 
 def test_the_saved_config_starts_the_same_run_again(data: Path, tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _CACHE = tempfile.TemporaryDirectory(prefix="ftkit-tests-")
 os.environ["FTKIT_CACHE_DIR"] = _CACHE.name
 
+collect_ignore = ["fixtures"]
+"""Projects as earlier versions made them, with tests of their own."""
+
+
+def pytest_unconfigure() -> None:
+    """Workers of pytest-xdist end without the finalizer that would do it."""
+    _CACHE.cleanup()
+
 
 class MakeFolder(Protocol):
     def __call__(self, root: Path, layout: Layout, size: tuple[int, int] = (40, 32)) -> Path: ...

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ftkit.cli import console
+from ftkit.cli.answers import Format, passed_over, target_of
 from ftkit.config.choices import Device
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import RequestError
 from ftkit.images import is_image
 
-if TYPE_CHECKING:
-    from ftkit.engine.predict import Prediction
-
 app = typer.Typer()
-
-Format = Literal["table", "jsonl", "csv"]
-UNREADABLE = "(unreadable)"
 
 
 @app.command(
     epilog="Examples:\n"
     "  ftkit predict photo.jpg                              ask the latest model\n"
     "  ftkit predict new-photos --model runs/ants --top-k 3\n"
-    "  find . -name '*.jpg' | ftkit predict - --format csv"
+    "  find . -name '*.jpg' | ftkit predict - --format csv\n"
+    "  ftkit predict archive --to answers.jsonl --resume    a million of them, in as many sittings as it takes"
 )
 def predict(
     paths: Annotated[
@@ -46,6 +39,13 @@ def predict(
     top_k: Annotated[int, typer.Option("--top-k", metavar="N", help="How many classes to give for each image.")] = 1,
     form: Annotated[Format, typer.Option("--format", help="How to write them.")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Write them to a new .jsonl, .csv or .parquet file, as they come."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --to: go on with a file that a stopped run has left.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images at a time.")] = 32,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = "auto",
     output: Annotated[
@@ -53,8 +53,10 @@ def predict(
     ] = None,
 ) -> None:
     """Say what is in images."""
+    target = target_of(to, "jsonl" if as_json else form, resume)
     bundle = model_folder(model, output)
-    images = find_images(paths, sys.stdin)
+    images: Iterator[Path] = find_images(paths, sys.stdin)
+    done = passed_over(target, images, top_k)
     from ftkit.engine.bundle import load_bundle
     from ftkit.engine.devices import choose_device
     from ftkit.engine.predict import Predictor
@@ -62,11 +64,19 @@ def predict(
     predictor = Predictor(load_bundle(bundle, choose_device(device)))
     predictions = predictor.iter_predict(images, top_k, batch_size)
     console.note(f"model: {bundle} ({predictor.card.backbone.name}, {len(predictor.classes)} classes)")
-    unreadable = total = 0
-    for line, prediction in _lines(predictions, "jsonl" if as_json else form, predictor.classes, top_k):
-        console.print_text(line)
-        total += prediction is not None
-        unreadable += prediction is not None and prediction.error is not None
+    if done.count:
+        console.note(f"{target.path}: {done.count:,} answers are there, going on after {done.last}")
+    unreadable, total = done.unreadable, done.count
+    try:
+        for prediction in target.write(predictions, predictor.classes, top_k):
+            total += 1
+            unreadable += prediction.error is not None
+    except KeyboardInterrupt:
+        if target.path is not None:
+            console.note(f"{target.path} has the answers so far; the same command with --resume goes on")
+        raise
+    if target.path is not None:
+        console.note(f"{total:,} answers in {target.path}")
     if unreadable:
         console.note(f"{unreadable} of {total} files can't be read")
         raise typer.Exit(1)
@@ -129,66 +139,3 @@ def _below(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in sorted(files) if is_image(name))
-
-
-def _lines(
-    predictions: Iterable[Prediction], form: Format, classes: tuple[str, ...], top_k: int
-) -> Iterator[tuple[str, Prediction | None]]:
-    """Lines to print, each with the prediction that it tells of; a heading has none."""
-    if form == "jsonl":
-        write: Callable[[Prediction], str] = _json_line
-    elif form == "csv":
-        columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
-        yield _csv_line(["file", "label", "probability", *columns, "error"]), None
-        write = _csv_writer(top_k)
-    else:
-        width = max(map(len, (UNREADABLE, *map(one_line, classes))))
-        yield "  ".join([*[f"{'class':<{width}}  probability"] * top_k, "file"]), None
-        write = _table_writer(width, top_k)
-    for prediction in predictions:
-        yield write(prediction), prediction
-
-
-def _json_line(prediction: Prediction) -> str:
-    return json.dumps(
-        {
-            "file": prediction.name,
-            "label": prediction.label,
-            "probability": _rounded(prediction.probability),
-            "top": [{"label": label, "probability": _rounded(p)} for label, p in prediction.top],
-            "error": prediction.error,
-        },
-        ensure_ascii=False,
-    )
-
-
-def _csv_writer(top_k: int) -> Callable[[Prediction], str]:
-    def write(prediction: Prediction) -> str:
-        cells = [cell for label, p in prediction.top for cell in (label, f"{p:.6f}")]
-        cells = cells or [""] * (2 * top_k)
-        return _csv_line([prediction.name, *cells, prediction.error or ""])
-
-    return write
-
-
-def _csv_line(cells: Iterable[str]) -> str:
-    line = io.StringIO()
-    # Only what is in the terminator makes Python quote a cell: a name with either sign has to be.
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
-    return line.getvalue().removesuffix("\r\n")
-
-
-def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
-    """Columns that are as wide as the class names, known beforehand, so that no line waits for another."""
-
-    def write(prediction: Prediction) -> str:
-        top = [f"{one_line(label):<{width}}  {p:11.4f}" for label, p in prediction.top]
-        cells = top or [f"{UNREADABLE:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
-        why = f"  ({one_line(prediction.error)})" if prediction.error else ""
-        return "  ".join([*cells, one_line(prediction.name)]) + why
-
-    return write
-
-
-def _rounded(probability: float | None) -> float | None:
-    return None if probability is None else round(probability, 6)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from ftkit.images import UnreadableImage, open_image
 from ftkit.plugins import Registry
 from ftkit.runs import Card
 from ftkit.testing import draw
+from tests.conftest import typed
 
 CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 
@@ -224,3 +226,75 @@ def test_a_stream_is_read_as_it_is_needed(inside: Path) -> None:
     for _ in range(10):
         assert next(predictions).label in CLASSES
     assert asked <= 24, "three batches, and two more ahead"
+
+
+FORMS = ("jsonl", "csv")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_answers_go_to_a_file_and_a_stopped_run_goes_on(form: str, inside: Path) -> None:
+    whole = ("predict", "photos", "--top-k", "2", "--to", f"whole.{form}")
+    assert typed(*whole).returncode == 1
+    expected = (inside / f"whole.{form}").read_bytes()
+    assert len(expected.splitlines()) > 4
+    line = ("predict", "photos", "--top-k", "2", "--to", f"cut.{form}", "--resume")
+    for end in (0, 3, len(expected) // 2, len(expected) - 1, len(expected)):
+        (inside / f"cut.{form}").write_bytes(expected[:end])
+        done = typed(*line)
+        assert done.returncode == 1, done.stderr
+        assert (inside / f"cut.{form}").read_bytes() == expected, f"cut at byte {end}"
+
+
+def test_names_with_line_breaks_and_quotes_go_on_too(inside: Path) -> None:
+    source = inside / "photos" / "a.png"
+    folder = inside / "odd"
+    folder.mkdir(exist_ok=True)
+    for name in ("a\nb.png", 'c"d,.png', "e.png"):
+        shutil.copy(source, folder / name)
+    for form in FORMS:
+        assert typed("predict", "odd", "--to", f"odd.{form}").returncode == 0
+        expected = (inside / f"odd.{form}").read_bytes()
+        for end in range(0, len(expected), 7):
+            (inside / f"odd-cut.{form}").write_bytes(expected[:end])
+            done = typed("predict", "odd", "--to", f"odd-cut.{form}", "--resume")
+            assert done.returncode == 0, done.stderr
+            assert (inside / f"odd-cut.{form}").read_bytes() == expected
+
+
+def test_a_parquet_file_is_whole_or_not_there(inside: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert typed("predict", "photos", "--top-k", "2", "--to", "a.parquet").returncode == 1
+    rows = parquet.read_table(inside / "a.parquet").to_pylist()
+    lines = typed("predict", "photos", "--top-k", "2", "--json").stdout.splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [row["file"] for row in rows] == [one["file"] for one in said]
+    assert [row["label"] for row in rows] == [one["label"] for one in said]
+    assert [one["label"] for row in rows for one in row["top"]] == [o["label"] for one in said for o in one["top"]]
+    assert not list(inside.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--resume",), "name it with --to FILE"),
+        (("--to", "a.txt"), "doesn't end in .jsonl, .csv, .parquet"),
+        (("--to", "a.csv", "--json"), "doesn't end in .jsonl"),
+        (("--to", "a.parquet", "--resume"), "whole or nothing"),
+        (("--to", "there.jsonl"), "is there already"),
+        (("--to", "there.jsonl", "--resume"), "isn't a file of answers"),
+        (("--to", "other.jsonl", "--resume"), "answer 1 in other.jsonl is of else.png"),
+        (("--to", "wide.jsonl", "--resume"), "has 2 classes an image"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_and_kept(options: tuple[str, ...], says: str, inside: Path) -> None:
+    contents = {
+        "there.jsonl": "hello\n",
+        "other.jsonl": '{"file": "else.png", "top": [1]}\n',
+        "wide.jsonl": '{"file": "else.png", "top": [1, 2]}\n',
+    }
+    for name, text in contents.items():
+        (inside / name).write_text(text)
+    done = typed("predict", "photos", *options)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert {name: (inside / name).read_text() for name in contents} == contents

@@ -179,6 +179,7 @@ def test_a_head_that_isnt_linear_leaves_similarity_unmeasured(
     assert (found["advice"]["strategy"], found["advice"]["lr"]) == ("full", 0.001)
 
 
+@pytest.mark.long
 def test_a_hidden_layer_in_the_head_is_no_hindrance_to_measuring(capsys: pytest.CaptureFixture[str]) -> None:
     plain, hidden = advised(capsys, *FEW), advised(capsys, *FEW, "--head-hidden", "8")
     assert hidden["facts"]["probe"] == plain["facts"]["probe"]

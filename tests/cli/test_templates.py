@@ -238,7 +238,9 @@ def test_a_plugin_is_made_installed_used_broken_and_removed(tmp_path: Path, run_
     assert "ftkit-my-things" in removed.stderr
 
 
-@pytest.mark.parametrize("kind", ["dataset", "backbone", pytest.param("strategy", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "kind", ["dataset", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("backbone", "strategy"))]
+)
 def test_a_new_plugin_passes_its_own_tests(kind: str, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     assert run_ftkit("init", "mine", "--template", "plugin", "--kind", kind, cwd=tmp_path).returncode == 0
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

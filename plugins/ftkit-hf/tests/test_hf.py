@@ -121,9 +121,13 @@ def test_text_labels_are_ordered_as_everywhere(tmp_path: Path) -> None:
     assert HubDataset(str(tmp_path / "t.parquet")).load().classes == ("9", "10")
 
 
-def test_what_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch, ftkit_project: Callable[..., Project]) -> None:
-    with pytest.raises(FtkitError, match=r"dataset.path: .*nowhere can't be loaded"):
-        HubDataset("nobody/nowhere").load()
+def test_a_dataset_that_is_nowhere_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FtkitError, match=r"dataset.path: .*nowhere.parquet can't be loaded"):
+        HubDataset(str(tmp_path / "nowhere.parquet")).load()
+
+
+@pytest.mark.long
+def test_a_network_that_is_nowhere_is_one_line(ftkit_project: Callable[..., Project]) -> None:
     project = ftkit_project({})
     line = ("train", "--dataset", "digits", "--backbone", "hf/nobody/nowhere", "--epochs", "1")
     done = project.run(*line, env={"HF_HUB_OFFLINE": "1"})
@@ -150,11 +154,17 @@ def test_a_run_with_both_is_pushed_pulled_and_predicts(
         assert "ftkit hf pull me/bees" in card
         pulled = project.run("hf", "pull", "me/bees", env=env)
         assert pulled.returncode == 0, pulled.stderr
-        missing = project.run("hf", "pull", "me/wasps", env=env)
-        assert missing.returncode == 1
-        assert "me/wasps can't be pulled" in missing.stderr
     for name in ("model.json", "model.safetensors"):
         assert (project.path / "bees" / name).read_bytes() == (project.path / "runs/run/model" / name).read_bytes()
     ours, theirs = (ftkit.load(project.path / folder) for folder in ("runs/run/model", "bees"))
     picture = draw(0, (32, 32), "x")
     assert ours.predict(picture) == theirs.predict(picture)
+
+
+@pytest.mark.long
+def test_a_repository_that_is_not_there_is_one_line(ftkit_project: Callable[..., Project], tmp_path: Path) -> None:
+    with serving() as hub:
+        env = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        missing = ftkit_project({}).run("hf", "pull", "me/wasps", env=env)
+    assert missing.returncode == 1
+    assert "me/wasps can't be pulled" in missing.stderr

@@ -70,6 +70,7 @@ def test_two_processes_train_the_same_adapters(project: Project) -> None:
     assert (project.path / "runs" / "run" / "model" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_the_plan_counts_what_trains(project: Project) -> None:
     plan = project.run("plan", *SMALL, "--strategy", "lora/lora", "--set", "strategy.rank=4", "--json")
     assert plan.returncode == 0, plan.stderr
@@ -85,6 +86,7 @@ def load_shapes() -> list[tuple[int, int]]:
     return [(3, 16), *stages]
 
 
+@pytest.mark.long
 def test_layers_that_are_not_there_are_refused_with_the_names(project: Project) -> None:
     done = project.run("train", *SMALL, "--strategy", "lora/lora", "--set", "strategy.layers=blocks", "--epochs", "1")
     assert done.returncode == 2

@@ -13,6 +13,7 @@ from ftkit_timm import ftkit_backbones
 from ftkit_timm.models import preprocessing
 from safetensors.torch import load_file, save_file
 
+import ftkit
 from ftkit.api import RequestError
 from ftkit.testing import check_backbone
 from ftkit.testing.project import Project
@@ -151,34 +152,20 @@ def test_the_middle_is_cut_out_of_as_many_pixels_as_in_timm() -> None:
         assert ours.mean == tuple(config.mean)[: config.input_size[0]], name
 
 
-def test_training_takes_weights_from_the_hubs_cache(
-    hub: Callable[[str], dict[str, torch.Tensor]],
-    ftkit_images: Callable[..., Path],
-    ftkit_project: Callable[..., Project],
-) -> None:
-    hub("test_convnext.r160_in1k")
-    images, project = ftkit_images({"ants": 8, "bees": 8}), ftkit_project({})
-    options = ("--epochs", "2", "--image-size", "64", "--batch-size", "4", "--output", "runs")
-    done = project.run("train", "--data", str(images), "--backbone", "timm/test_convnext", *options)
-    assert done.returncode == 0, done.stderr
-    assert "loaded" in done.stderr + done.stdout
-    predicted = project.run("predict", str(images / "ants" / "0000.jpg"))
-    assert predicted.returncode == 0, predicted.stderr
-
-
-def test_what_is_loaded_are_the_tensors_of_the_file(
+def test_a_run_takes_the_tensors_in_the_hubs_cache(
     hub: Callable[[str], dict[str, torch.Tensor]],
     ftkit_project: Callable[..., Project],
     ftkit_images: Callable[..., Path],
 ) -> None:
     put = hub("test_resnet.r160_in1k")
     images, project = ftkit_images({"ants": 8, "bees": 8}), ftkit_project({})
-    options = ("--strategy", "freeze", "--epochs", "1", "--batch-size", "8", "--image-size", "32")
+    options = ("--strategy", "freeze", "--epochs", "1", "--batch-size", "8", "--image-size", "32", "--name", "run")
     done = project.run("train", "--data", str(images), "--backbone", "timm/test_resnet", *options, "-q")
     assert done.returncode == 0, done.stderr
-    (model,) = project.path.glob("runs/*/model/model.safetensors")
-    kept = load_file(model)
+    kept = load_file(project.path / "runs" / "run" / "model" / "model.safetensors")
     assert {name for name in put if not torch.equal(kept[name], put[name])} == {"fc.weight", "fc.bias"} & put.keys()
+    answers = ftkit.load(project.path / "runs" / "run").predict(images / "ants" / "0000.jpg")
+    assert answers[0].label in ("ants", "bees")
 
 
 def test_weights_that_are_not_there_are_one_line(
@@ -196,12 +183,14 @@ def test_weights_that_are_not_there_are_one_line(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_name_that_timm_has_not_gets_the_nearest(ftkit_project: Callable[..., Project]) -> None:
     done = ftkit_project({}).run("backbones", "show", "timm/convnext_tinny")
     assert done.returncode == 2
     assert "timm/convnext_tiny" in done.stderr
 
 
+@pytest.mark.long
 def test_the_package_is_listed_and_its_networks_are_found(ftkit_project: Callable[..., Project]) -> None:
     project = ftkit_project({})
     listed = project.run("plugins", "list")

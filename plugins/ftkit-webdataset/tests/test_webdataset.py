@@ -6,7 +6,7 @@ import io
 import re
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +16,8 @@ import pytest
 from ftkit_webdataset.dataset import Shards
 
 from ftkit.api import RequestError, UnreadableImage
-from ftkit.testing import check_dataset
-from ftkit.testing.project import Project
+from ftkit.testing import check_dataset, make_image_folder
+from ftkit.testing.project import Project, make_project
 
 
 class _Ranges(SimpleHTTPRequestHandler):
@@ -54,15 +54,16 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def images(ftkit_images: Callable[..., Path]) -> Path:
-    return ftkit_images({"train": {"ants": 9, "bees": 6}, "val": {"ants": 3, "bees": 3}})
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layout = {"train": {"ants": 9, "bees": 6}, "val": {"ants": 3, "bees": 3}}
+    return make_image_folder(tmp_path_factory.mktemp("images"), layout)
 
 
-@pytest.fixture
-def project(images: Path, ftkit_project: Callable[..., Project]) -> Project:
-    """A project with shards of these images, two to train on."""
-    made = ftkit_project({})
+@pytest.fixture(scope="module")
+def project(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with shards of these images."""
+    made = make_project(tmp_path_factory.mktemp("project"), {})
     done = made.run("webdataset", "write", "shards", "--data", str(images))
     assert done.returncode == 0, done.stderr
     assert "train: 15 images" in done.stdout
@@ -112,6 +113,7 @@ def test_a_server_without_parts_is_told(project: Project) -> None:
             train[0]
 
 
+@pytest.mark.long
 def test_a_run_over_http_with_workers_goes_on(project: Project) -> None:
     with serving(project.path / "shards") as address:
         data = ("--set", f"dataset.train={address}/train-000000.tar", "--set", f"dataset.val={address}/val-000000.tar")

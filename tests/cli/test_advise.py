@@ -227,6 +227,7 @@ def test_auto_trains_as_advised_and_saves_what_it_chose(
     assert models[0] == models[1], "the measurement leaves no trace in the training"
 
 
+@pytest.mark.long
 def test_plan_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--strategy", "auto", *FEW]) == 0
     assert "strategy auto chose probe: the backbone knows such images" in capsys.readouterr().out

@@ -106,6 +106,7 @@ def test_the_config_is_valid_and_names_what_the_plugin_brings(project: Path, run
     assert table == [["head"], ["fc2", "head"], ["fc2", "head"], *[everything] * 12]
 
 
+@pytest.mark.long
 def test_the_three_commands_of_the_readme_work(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     run_ftkit("init", "my-project", cwd=tmp_path)
     readme = (tmp_path / "my-project" / "README.md").read_text(encoding="utf-8")

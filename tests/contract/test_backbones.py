@@ -18,6 +18,7 @@ from ftkit.engine.measure import build_on_meta, measure
 from ftkit.spec.backbone import Backbone, Summary
 from ftkit.testing import check_backbone
 from ftkit.testing.backbones import check_training
+from tests.families import QUICK
 
 TORCHVISION = torchvision_models.ftkit_backbones()
 OWNER: dict[str, Mapping[str, Backbone]] = {
@@ -118,7 +119,7 @@ def test_the_measures_of_the_table_are_the_built_networks(name: str) -> None:
 
 def trainable_cases() -> list[object]:
     rest = [n for n in OWNER if n not in SMALL]  # of the largest, weights and gradients take 5 GB of memory
-    return [*SMALL, *(pytest.param(n, marks=pytest.mark.long) for n in rest)]
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in [*SMALL, *rest]]
 
 
 @pytest.mark.parametrize("name", trainable_cases())

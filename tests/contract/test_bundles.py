@@ -16,6 +16,7 @@ from ftkit.engine.surgery import build_network
 from ftkit.plugins import Registry
 from ftkit.runs import Card
 from ftkit.spec.backbone import Backbone, Head
+from tests.families import QUICK
 
 REGISTRY = Registry()
 CLASSES = ("ants", "bees", "wasps")
@@ -79,7 +80,8 @@ def test_the_sample_is_the_smallest_of_each_family() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in SAMPLE else pytest.param(n, marks=pytest.mark.long) for n in REGISTRY.backbones]
+    "name",
+    [n if n in QUICK & set(SAMPLE) else pytest.param(n, marks=pytest.mark.long) for n in REGISTRY.backbones],
 )
 def test_a_backbone_comes_back_from_its_bundle(name: str, folder: Path) -> None:
     described = smallest(name)

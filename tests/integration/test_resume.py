@@ -80,7 +80,10 @@ def result(run: Path) -> tuple[bytes, bytes, bytes, list[dict[str, Any]]]:
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+MORE = ("just after a thaw", "under momentum and one-cycle", "with plain numbers in the optimizer's state")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.long) if c in MORE else c for c in CASES])
 def test_stopped_and_resumed_equals_never_stopped(case: str, data: Path, tmp_path: Path) -> None:
     settings, step = CASES[case]
     ftkit.train(planned(data, tmp_path / "whole", **settings))

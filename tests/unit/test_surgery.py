@@ -27,6 +27,7 @@ from ftkit.spec.backbone import Backbone, Head
 from ftkit.spec.counting import count_parameters
 from ftkit.testing import draw
 from tests.conftest import MakeFolder
+from tests.families import QUICK
 
 REGISTRY = Registry()
 SAMPLE = ("resnet18", "densenet121", "inception_v3", "squeezenet1_1", "vit_b_16", "maxvit_t", "cifar_resnet20")
@@ -181,7 +182,9 @@ class TestGreyImages:
         grey = build_network(backbone("resnet18"), 3, Head(), channels=1)
         assert torch.equal(grey.get_parameter("conv1.weight"), colour.get_parameter("conv1.weight").sum(1, True))
 
-    @pytest.mark.parametrize("name", list(REGISTRY.backbones))
+    @pytest.mark.parametrize(
+        "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in REGISTRY.backbones]
+    )
     def test_every_backbone_takes_them(self, name: str) -> None:
         described = backbone(name)
         model = build_on_meta(described, 3, channels=1).eval()

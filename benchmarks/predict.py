@@ -1,0 +1,120 @@
+"""`ftkit predict` over a folder, against an eager loop over a DataLoader: whole processes, time and peak memory.
+
+    python benchmarks/predict.py [--images 500] [--many 10000] [--times 3] [--side 320]
+
+The network is ResNet-18 at 224 pixels with weights drawn at random, on which its speed doesn't depend; the images are
+drawn JPEGs. The loop is fp32 in batches of 32 with two workers, as tutorials have it. Both sides run in turns, and the
+medians are compared. Peak memory of `--many` images against `--images` is of one run each: links to the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LOOP = """
+import sys
+import torch
+from pathlib import Path
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import models, transforms
+
+class Folder(Dataset):
+    def __init__(self, folder):
+        self.files = sorted(Path(folder).iterdir())
+        self.change = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    def __len__(self):
+        return len(self.files)
+    def __getitem__(self, index):
+        return self.change(Image.open(self.files[index]).convert("RGB")), str(self.files[index])
+
+model = models.resnet18(num_classes=10).eval()
+with torch.no_grad():
+    for images, names in DataLoader(Folder(sys.argv[1]), batch_size=32, num_workers=2):
+        values, places = model(images).softmax(1).max(1)
+        for name, value, place in zip(names, values.tolist(), places.tolist()):
+            print(name, place, value)
+"""
+
+BUNDLE = """
+import sys
+from pathlib import Path
+from ftkit.engine.bundle import backbone_id, save_bundle
+from ftkit.plugins import Registry
+from ftkit.runs import Card
+registry = Registry()
+backbone = registry.backbones.get("resnet18")
+classes = tuple(f"class {number}" for number in range(10))
+card = Card(classes, backbone.preprocessing, backbone_id(registry, "resnet18"))
+save_bundle(Path(sys.argv[1]), backbone.build(10), card)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--many", type=int, default=10_000, help="0 leaves the memory out")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--side", type=int, default=320, help="shorter side of the images, in pixels")
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        draw_images(folder / "some", wanted.images, wanted.side)
+        subprocess.run([sys.executable, "-c", BUNDLE, str(folder / "model")], check=True)
+        ours = [sys.executable, "-m", "ftkit", "predict", "--model", str(folder / "model"), "--json"]
+        loop = [sys.executable, "-c", LOOP]
+        times: dict[str, list[float]] = {"loop": [], "ftkit": []}
+        for turn in range(wanted.times):
+            pairs = [("loop", loop), ("ftkit", ours)]
+            for name, command in pairs if turn % 2 == 0 else reversed(pairs):
+                times[name].append(measured([*command, str(folder / "some")], folder)[0])
+        middle = {name: statistics.median(values) for name, values in times.items()}
+        report = {"images": wanted.images, "seconds": middle, "ratio": middle["loop"] / middle["ftkit"]}
+        if wanted.many:
+            link_images(folder / "some", folder / "many", wanted.many)
+            peaks = {n: measured([*ours, str(folder / n)], folder)[1] for n in ("some", "many")}
+            report |= {"peak_mb": peaks, "peak_ratio": peaks["many"] / peaks["some"]}
+    print(json.dumps({**report, "machine": platform.processor(), "cores": os.cpu_count()}, indent=2))
+
+
+def draw_images(folder: Path, count: int, side: int) -> None:
+    from ftkit.testing import draw
+
+    folder.mkdir()
+    for number in range(count):
+        draw(number, (side * 4 // 3, side), str(number)).save(folder / f"{number:05d}.jpg")
+
+
+def link_images(source: Path, target: Path, count: int) -> None:
+    files = sorted(source.iterdir())
+    target.mkdir()
+    for number in range(count):
+        (target / f"{number:06d}.jpg").symlink_to(files[number % len(files)])
+
+
+def measured(command: list[str], folder: Path) -> tuple[float, float]:
+    """Seconds of a process, and its peak memory in megabytes."""
+    began = time.perf_counter()
+    with (folder / "answers").open("w") as answers:
+        process = subprocess.Popen(command, stdout=answers, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command[1:4]} failed")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+assert resource.RUSAGE_SELF == 0, "ru_maxrss is in kilobytes on Linux, which this is for"
+
+if __name__ == "__main__":
+    main()

@@ -237,6 +237,7 @@ def test_plan_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
     assert any("learning rate stays 0.02" in note for note in plan.notes)
 
 
+@pytest.mark.long
 def test_quiet_measures_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--strategy", "auto", *FEW, "--quiet"]) == 0
     assert "measuring" not in capsys.readouterr().err

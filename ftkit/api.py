@@ -24,6 +24,7 @@ from ftkit.spec.dataset import (
     class_order,
     relabel,
 )
+from ftkit.spec.grouping import layer_groups
 from ftkit.spec.lazy import LazySequence
 from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from ftkit.spec.sampling import stratified_sample, stratified_split
@@ -62,6 +63,7 @@ __all__ = [
     "group_of",
     "hookimpl",
     "is_image",
+    "layer_groups",
     "make_schedule",
     "nearest",
     "one_line",

@@ -25,15 +25,17 @@ from ftkit.api import (
     Preprocessing,
     Pretrained,
     RequestError,
+    layer_groups,
 )
 from ftkit_hf.hub import told
 
 CLASSES = 7
 """Outputs of the network whose layers are looked at."""
-FREE = {"bit", "convnext", "convnextv2", "dinov2", "dinov2_with_registers", "efficientnet", "focalnet", "hgnet_v2"} | {
-    *("mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pp_lcnet", "pvt_v2", "regnet"),
-    *("resnet", "segformer", "swiftformer", "swin", "swinv2", "textnet"),
-}
+FREE = frozenset({
+    "bit", "convnext", "convnextv2", "dinov2", "dinov2_with_registers", "efficientnet", "focalnet", "hgnet_v2",
+    "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pp_lcnet", "pvt_v2", "regnet", "resnet",
+    "segformer", "swiftformer", "swin", "swinv2", "textnet",
+})  # fmt: skip
 """Kinds of network that take images of any size; the others are made for one."""
 _FILTERS: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 PREFIX = "model."
@@ -171,8 +173,9 @@ def _groups(name: str) -> tuple[tuple[LayerGroup, ...], str]:
     count = max(place for place in owners.values() if place is not None)
     word = "stage" if "stage" in blocks else "block"
     names = ["stem", *(f"{word}{number}" for number in range(1, count + 1)), "head"]
-    patterns = [_pattern(owners, None if group == "head" else place) for place, group in enumerate(names)]
-    return tuple(LayerGroup(g, p) for g, p in zip(names, patterns, strict=True)), heads[-1]
+    places = {name: None if name == "head" else place for place, name in enumerate(names)}
+    members = {name: [each for each, owner in owners.items() if owner == place] for name, place in places.items()}
+    return layer_groups(members), heads[-1]
 
 
 def _owners(parameters: list[str], layers: list[str], blocks: str, head: str) -> dict[str, int | None]:
@@ -188,21 +191,3 @@ def _owners(parameters: list[str], layers: list[str], blocks: str, head: str) ->
             in_head = name.startswith(f"{head}.") or name == head
             found[f"{name}{dot}"] = None if in_head else place
     return found
-
-
-def _pattern(owners: Mapping[str, int | None], place: int | None) -> str:
-    """The names of one group: the outermost modules that hold nothing of another."""
-    mine, others = set[str](), set[str]()
-    for name, owner in owners.items():
-        (mine if owner == place else others).update(_around(name))
-    kept = {
-        next((outer for outer in _around(name) if outer in mine - others), f"{name}$")
-        for name, owner in owners.items()
-        if owner == place
-    }
-    return "|".join(re.escape(name.removesuffix("$")) + "$" * name.endswith("$") for name in sorted(kept))
-
-
-def _around(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:end]) + "." for end in range(1, len(parts))]

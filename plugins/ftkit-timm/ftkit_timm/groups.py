@@ -15,7 +15,7 @@ from typing import Any
 from timm.models import group_parameters
 from torch import nn
 
-from ftkit.api import LayerGroup, RequestError
+from ftkit.api import LayerGroup, RequestError, layer_groups
 
 STEM, HIDDEN, HEAD = "stem", "hidden", "head"
 MATCHER = {
@@ -44,7 +44,8 @@ def layers_of(model: Any, num_classes: int) -> Layers:
     last = max(of_parameter.values())
     places = {**of_parameter, **_bare_layers(model, of_parameter, last)}
     names = [*_body_names(of_parameter, last - hidden), *[HIDDEN] * hidden, HEAD]
-    return Layers(tuple(LayerGroup(name, _pattern(places, number)) for number, name in enumerate(names)), head)
+    members = {name: [each for each, place in places.items() if place == n] for n, name in enumerate(names)}
+    return Layers(layer_groups(members), head)
 
 
 def _classifiers(model: Any, num_classes: int) -> Iterator[str]:
@@ -137,44 +138,3 @@ def _word(parameter: str) -> str:
     """`layer` of `layer1.0.conv1.weight`, `stage` of `stages.0.blocks.0.gamma`."""
     found = re.match(r"[A-Za-z_]*[A-Za-z]", parameter)
     return found[0].lower().removesuffix("s") if found else "part"
-
-
-def _pattern(places: Mapping[str, int], number: int) -> str:
-    """A regular expression that matches the names in one group, and no others.
-
-    Args:
-        places: Group numbers of parameters, and of layers, whose names end in a dot.
-    """
-    mine, others = set[str](), set[str]()
-    for name, place in places.items():
-        parts = name.removesuffix(".").split(".")
-        outer = {".".join(parts[:end]) + "." for end in range(1, len(parts))} | (
-            {name} if name.endswith(".") else set()
-        )
-        (mine if place == number else others).update(outer)
-    whole = mine - others
-    kept = set[str]()
-    for name, place in places.items():
-        if place == number:
-            kept.add(next((prefix for prefix in _around(name) if prefix in whole), f"{name}$"))
-    return "|".join(_joined(sorted(kept)))
-
-
-def _around(name: str) -> list[str]:
-    """The modules that hold a parameter or a layer, the layer itself among them, outermost first."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) + "." for end in range(1, len(parts))]
-
-
-def _joined(prefixes: list[str]) -> Iterator[str]:
-    """Prefixes as expressions, those that differ in a number alone as one."""
-    numbered: dict[str, list[str]] = {}
-    for prefix in prefixes:
-        parent, _, child = prefix.removesuffix(".").rpartition(".")
-        if prefix.endswith(".") and child.isdecimal():
-            numbered.setdefault(parent, []).append(child)
-        else:
-            yield re.escape(prefix.removesuffix("$")) + "$" * prefix.endswith("$")
-    for parent, children in numbered.items():
-        each = "|".join(sorted(children, key=int))
-        yield rf"{re.escape(parent)}\.({each})\." if parent else rf"({each})\."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import timm
 from timm.models import PretrainedCfg
@@ -22,12 +22,6 @@ SMALLEST = 32
 CLASSES = 7
 """Outputs of the network whose layers are looked at; few layers have so many otherwise."""
 _FITS = {"center": "crop", "squash": "stretch", "border": "pad"}
-_FILTERS: Mapping[str, Interpolation] = {
-    "nearest": "nearest",
-    "bilinear": "bilinear",
-    "bicubic": "bicubic",
-    "lanczos": "lanczos",
-}
 
 
 def is_known(name: str) -> bool:
@@ -84,7 +78,7 @@ def preprocessing(config: PretrainedCfg, size: int | None = None) -> Preprocessi
     return Preprocessing(
         size=size,
         crop_pct=size / math.floor(size / config.crop_pct) if config.crop_pct <= 1 else 1.0,
-        interpolation=_FILTERS.get(config.interpolation, "bicubic"),
+        interpolation=config.interpolation if config.interpolation in get_args(Interpolation) else "bicubic",
         mean=tuple(config.mean)[:channels],
         std=tuple(config.std)[:channels],
         fit=_FITS[config.crop_mode],  # type: ignore[arg-type]

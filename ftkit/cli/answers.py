@@ -146,14 +146,12 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int]]:
 
     There are none where the image couldn't be read.
     """
-    ends = [0]
-    whole = True
+    end, whole = 0, True
 
     def lines() -> Iterator[str]:
-        nonlocal whole
+        nonlocal end, whole
         for line in file:
-            whole = line.endswith(b"\n")
-            ends.append(ends.pop() + len(line))
+            end, whole = end + len(line), line.endswith(b"\n")
             yield line.decode("utf-8", "surrogateescape")
 
     try:
@@ -163,13 +161,13 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int]]:
             for row in rows:
                 if not whole or len(row) != width:
                     return
-                yield row[0], 0 if row[-1] else (width - 2) // 2, ends[0]
+                yield row[0], 0 if row[-1] else (width - 2) // 2, end
         else:
             for line in lines():
                 if not whole:
                     return
                 answer = json.loads(line)
-                yield str(answer["file"]), len(answer["top"]), ends[0]
+                yield str(answer["file"]), len(answer["top"]), end
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise RequestError(f"--resume: {target.path} isn't a file of answers: {error}", "name another") from None
 
@@ -209,7 +207,7 @@ def _write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Pr
         try:
             with pa.parquet.ParquetWriter(part, schema) as writer:
                 for prediction in predictions:
-                    waiting.append(json.loads(_json_line(prediction)))
+                    waiting.append(_facts(prediction))
                     if len(waiting) == ROWS:
                         writer.write_table(pa.Table.from_pylist(waiting, schema))
                         waiting.clear()
@@ -240,16 +238,17 @@ def _lines(
 
 
 def _json_line(prediction: Prediction) -> str:
-    return json.dumps(
-        {
-            "file": prediction.name,
-            "label": prediction.label,
-            "probability": _rounded(prediction.probability),
-            "top": [{"label": label, "probability": _rounded(p)} for label, p in prediction.top],
-            "error": prediction.error,
-        },
-        ensure_ascii=False,
-    )
+    return json.dumps(_facts(prediction), ensure_ascii=False)
+
+
+def _facts(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "file": prediction.name,
+        "label": prediction.label,
+        "probability": _rounded(prediction.probability),
+        "top": [{"label": label, "probability": _rounded(p)} for label, p in prediction.top],
+        "error": prediction.error,
+    }
 
 
 def _csv_writer(top_k: int) -> Callable[[Prediction], str]:

@@ -85,14 +85,6 @@ class Lora(Strategy):
 
 @dataclass(frozen=True)
 class Dora(Lora):
-    """As `lora`, with the size of each layer's weights learnt apart from their direction, which takes longer.
-
-    Attributes:
-        rank: Inner width of each adapter.
-        alpha: What an adapter adds is scaled by alpha / rank.
-        dropout: Probability of dropout before each adapter.
-        layers: Regular expression on the names of the layers that get one, matched from their start; by default
-            all linear layers and ungrouped convolutions below the head.
-    """
+    """As `lora`, with the size of each layer's weights learnt apart from their direction, which takes longer."""
 
     decomposed: ClassVar[bool] = True

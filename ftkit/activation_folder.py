@@ -27,7 +27,7 @@ MARK = 8
 """Bytes in `done` for a chunk."""
 SPARE = 1 << 30
 """Bytes of the disk that are left free for others."""
-PREFIX = "v1-"
+PREFIX = "v2-"
 """Of the folders' names: another format has another one."""
 GONE = ".gone-"
 

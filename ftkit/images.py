@@ -111,12 +111,17 @@ def _require_file(path: Path) -> None:
         raise OSError("it is not a file")
 
 
-def _require_sane_size(image: Image) -> None:
-    """Refuse what PIL only warns about: more than its limit of pixels, which holds 268 MB of RGB."""
+def is_sane_size(image: Image) -> bool:
+    """Whether it has no more pixels than PIL's limit, beyond which PIL only warns: 268 MB of RGB."""
     import PIL.Image
 
-    pixels = image.width * image.height
-    if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
+    return PIL.Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= PIL.Image.MAX_IMAGE_PIXELS
+
+
+def _require_sane_size(image: Image) -> None:
+    import PIL.Image
+
+    if not is_sane_size(image):
         raise OSError(f"{image.width} x {image.height} pixels are more than the limit of {PIL.Image.MAX_IMAGE_PIXELS}")
 
 

@@ -23,7 +23,7 @@ import ftkit
 from ftkit import ranks
 from ftkit.engine import conclude, evaluate, transforms
 from ftkit.engine.data import evaluation_loader
-from ftkit.engine.devices import make_accelerator
+from ftkit.engine.devices import compute_of, make_accelerator
 from ftkit.engine.metrics import score
 from ftkit.engine.session import Session
 from ftkit.engine.stopping import write_checkpoint
@@ -169,7 +169,7 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
 
 def figures(sizes: list[int]) -> list[int]:
     """Sizes of a split at which the processes together don't get the very figures of one."""
-    accelerator = make_accelerator(ftkit.plan(device="cpu").config)
+    accelerator = make_accelerator(ftkit.plan(device="cpu", precision="fp32").config)
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 3)).eval()
     pixels = np.random.default_rng(3).integers(0, 256, (max(sizes), 4, 4, 3), dtype=np.uint8)
@@ -179,7 +179,7 @@ def figures(sizes: list[int]) -> list[int]:
         look = transforms.evaluation(LOOK)
         share = evaluation_loader(split, look, 7, 0, accelerator.process_index, accelerator.num_processes)
         together = evaluate.collect(network, share, accelerator)
-        logits, labels, _ = evaluate.infer(network, evaluation_loader(split, look, 7, 0), accelerator.device)
+        logits, labels, _ = evaluate.infer(network, evaluation_loader(split, look, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
         summaries = [score(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]

@@ -137,7 +137,8 @@ def _machine(resolved: Resolved) -> Machine:
 
     config, given = resolved.config, resolved.sources
     workers = config.workers if isinstance(config.workers, int) else None
-    return Machine(config.device, workers, config.batch_size if "batch_size" in given else Machine.batch_size)
+    batch_size = config.batch_size if "batch_size" in given else Machine.batch_size
+    return Machine(config.device, config.precision, workers, batch_size)
 
 
 def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None:

@@ -10,7 +10,7 @@ import typer
 from ftkit.cli import console
 from ftkit.cli.options import dataset_at
 from ftkit.cli.predict import model_folder
-from ftkit.config.choices import Device
+from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line
 from ftkit.spec.dataset import SplitName
 from ftkit.spec.figures import FIGURES
@@ -49,6 +49,9 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="All figures as JSON on stdout.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at a time.")] = 64,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Arithmetic; auto goes by the hardware.")
+    ] = "auto",
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that read images; else by the cores.")
     ] = None,
@@ -64,10 +67,9 @@ def evaluate(
     labelled, registry = _labelled(bundle, card, data, split)
     from ftkit.engine.bundle import load_bundle
     from ftkit.engine.data import resolve_workers
-    from ftkit.engine.devices import choose_device
     from ftkit.engine.evaluate import evaluate_bundle
 
-    loaded = load_bundle(bundle, choose_device(device), registry)
+    loaded = load_bundle(bundle, device, precision, registry)
     _remark(bundle, labelled)
     count = resolve_workers("auto" if workers is None else workers, len(labelled.split))
     scores = evaluate_bundle(loaded, labelled.split, batch_size, count)

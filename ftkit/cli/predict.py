@@ -14,7 +14,7 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.answers import Format, passed_over, target_of
-from ftkit.config.choices import Device
+from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError
 from ftkit.images import is_image
 
@@ -48,6 +48,9 @@ def predict(
     ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images at a time.")] = 32,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Arithmetic; auto goes by the hardware.")
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
     ] = None,
@@ -58,10 +61,9 @@ def predict(
     images: Iterator[Path] = find_images(paths, sys.stdin)
     done = passed_over(target, images, top_k)
     from ftkit.engine.bundle import load_bundle
-    from ftkit.engine.devices import choose_device
     from ftkit.engine.predict import Predictor
 
-    predictor = Predictor(load_bundle(bundle, choose_device(device)))
+    predictor = Predictor(load_bundle(bundle, device, precision))
     predictions = predictor.iter_predict(images, top_k, batch_size)
     console.note(f"model: {bundle} ({predictor.card.backbone.name}, {len(predictor.classes)} classes)")
     if done.count:

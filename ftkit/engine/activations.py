@@ -47,7 +47,7 @@ Place = tuple[str, SplitName, int]
 
 def open_activations(session: Session) -> Activations | None:
     """Find the cuts of the run's phases, and decide which of them use the cache; None where none does."""
-    plan, device = session.plan, session.device
+    plan = session.plan
     if plan.views == 0:
         return None
     groups, phases = plan.schedule.groups, plan.schedule.phases
@@ -55,11 +55,11 @@ def open_activations(session: Session) -> Activations | None:
         return None
     pre = plan.preprocessing
     generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, pre.channels, pre.size, pre.size, generator=generator).to(device)
+    sample = torch.randn(2, pre.channels, pre.size, pre.size, generator=generator)
     head = frozenset({groups[-1].name})
     thawed = {phase.trainable for phase in phases} | ({head} if plan.probe else set())
     try:
-        cutter = Cutter(session.network, sample, session.accelerator.autocast)
+        cutter = Cutter(session.network, session.compute.take(sample), session.compute.autocast)
         known = {trainable: _cut(cutter, session, trainable) for trainable in thawed}
     except NoCutError as error:
         session.listener.note(f"nothing is cached: the network can't be cut in two, since {error}")
@@ -179,8 +179,8 @@ class Activations:
 
     def _values(self, prefix: nn.Module, batch: Batch) -> Sequence[Tensor]:
         # Not in inference mode, whose tensors no gradient may pass.
-        with torch.no_grad(), self.session.accelerator.autocast():
-            values: Sequence[Tensor] = prefix(batch.images.to(self.session.device, non_blocking=True))
+        with torch.no_grad(), self.session.compute.autocast():
+            values: Sequence[Tensor] = prefix(self.session.compute.take(batch.images))
         return values
 
     def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
@@ -284,7 +284,7 @@ class Activations:
             "transform": [asdict(plan.preprocessing), drawn],
             "code": self.cutter.code(cut.name),
             "state": state,
-            "arithmetic": [str(cut.dtype), self.session.accelerator.mixed_precision, self.session.device.type],
+            "arithmetic": [str(cut.dtype), self.session.compute.precision, self.session.device.type],
             "threads": torch.get_num_threads(),
             "versions": [torch.__version__, torchvision.__version__],
         }
@@ -347,11 +347,11 @@ class Cached:
 class Views(data.Samples):
     """Samples whose keys begin with the view."""
 
-    def __init__(self, split: Split, plain: data.Transform, augmented: data.Transform, seed: int) -> None:
+    def __init__(self, split: Split, plain: transforms.Transform, augmented: transforms.Transform, seed: int) -> None:
         super().__init__(split, plain, seed)
         self.augmented = augmented
 
-    def transform_of(self, key: Key) -> data.Transform:
+    def transform_of(self, key: Key) -> transforms.Transform:
         return self.transform if key[0] == PLAIN else self.augmented
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
 from ftkit.engine import data, transforms
-from ftkit.engine.devices import make_accelerator
+from ftkit.engine.devices import compute_of
 from ftkit.engine.evaluate import OnBatch
-from ftkit.engine.model import build_model
+from ftkit.engine.model import accelerator_for, build_model
 from ftkit.engine.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
 from ftkit.engine.seeds import derive
 from ftkit.errors import RequestError
@@ -131,8 +131,8 @@ def measure(plan: Plan, images: Split, on_batch: OnBatch | None = None) -> tuple
     """
     config = plan.config.model_copy(update={"keep_head": False})
     plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
-    accelerator = make_accelerator(config)
-    network = build_model(plan).network.to(accelerator.device)
+    accelerator = accelerator_for(plan)
+    network = compute_of(accelerator).settle(build_model(plan).network)
     layer = head_layer(network, plan.backbone.head[0])
     workers = data.resolve_workers(config.workers, len(images), accelerator.num_processes)
     loader = data.evaluation_loader(

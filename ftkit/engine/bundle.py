@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import ftkit
 from ftkit.config.load import project_plugins
+from ftkit.engine.devices import Compute, choose_compute
 from ftkit.engine.durable import replace_folder, save_tensors
 from ftkit.engine.surgery import build_network
 from ftkit.engine.weights import put_back
@@ -36,7 +37,7 @@ class Loaded:
     model: nn.Module
     card: Card
     folder: Path
-    device: torch.device
+    compute: Compute
 
 
 def backbone_id(registry: Registry, name: str) -> BackboneId:
@@ -73,10 +74,14 @@ def save_bundle(
     replace_folder(folder, write)
 
 
-def load_bundle(folder: Path, device: str | torch.device = "cpu", registry: Registry | None = None) -> Loaded:
+def load_bundle(
+    folder: Path, device: str = "auto", precision: str = "auto", registry: Registry | None = None
+) -> Loaded:
     """Check both files of a bundle, build its backbone and give it the weights.
 
     Args:
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
         registry: Where backbones are looked up; by default what is built in, installed, or in the plugin
             files of the working folder's own `ftkit.yaml`. A model's folder never says what code to run.
 
@@ -95,8 +100,8 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu", registry: Regi
         raise RequestError(f"{weights}: can't be read: {error}", "copy the bundle again, or train anew") from None
     model = _build(backbone, card, folder)
     _fill(model, state, card, weights)
-    device = torch.device(device)
-    return Loaded(model.to(device).eval(), card, folder, device)
+    compute = choose_compute(device, precision, model)
+    return Loaded(compute.settle(model).eval(), card, folder, compute)
 
 
 def _registry(card: Card) -> Registry:

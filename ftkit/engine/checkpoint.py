@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ftkit.config.choices import PRECISIONS
 from ftkit.engine.durable import replace_file, replace_folder, save_tensors
 from ftkit.errors import FtkitError, RequestError
 from ftkit.runs import first_fault
@@ -145,6 +147,15 @@ def load_checkpoint(folder: Path, whole_epochs: bool = False) -> tuple[State, tu
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is one to go on from, be it damaged."""
     return bool(_names(folder))
+
+
+def precision_of(folder: Path) -> str | None:
+    """What the newest checkpoint was computed in; None where there is none that tells."""
+    for name in reversed(_names(folder)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / name / "state.json").read_bytes())["identity"]["precision"]
+            return found if found in PRECISIONS else None
+    return None
 
 
 def position(name: str) -> tuple[int, int]:

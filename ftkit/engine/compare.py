@@ -14,7 +14,6 @@ from ftkit.config.load import Resolved, resolve
 from ftkit.engine.bootstrap import Array, Interval, interval, mcnemar, resampled
 from ftkit.engine.bundle import load_bundle
 from ftkit.engine.data import evaluation_loader, resolve_workers
-from ftkit.engine.devices import choose_device
 from ftkit.engine.evaluate import infer, run_data
 from ftkit.engine.metrics import score
 from ftkit.engine.transforms import evaluation
@@ -28,9 +27,10 @@ from ftkit.spec.figures import FIGURES, TOP, no_auroc
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute; what comes of it doesn't depend on it."""
+    """Where and how to compute."""
 
     device: str = "auto"
+    precision: str = "auto"
     workers: int | None = None
     batch_size: int = 64
 
@@ -131,12 +131,12 @@ def answer(contender: Contender, split: SplitName, machine: Machine) -> Answers:
     """
     card = read_card(contender.bundle)
     labelled = run_data(contender.resolved, card, split)
-    loaded = load_bundle(contender.bundle, choose_device(machine.device), contender.resolved.registry)
+    loaded = load_bundle(contender.bundle, machine.device, machine.precision, contender.resolved.registry)
     count = resolve_workers("auto" if machine.workers is None else machine.workers, len(labelled.split))
-    pin = loaded.device.type == "cuda"
+    pin = loaded.compute.device.type == "cuda"
     transform = evaluation(card.preprocessing)
     loader = evaluation_loader(labelled.split, transform, machine.batch_size, count, pin=pin)
-    logits, labels, indices = infer(loaded.model, loader, loaded.device)
+    logits, labels, indices = infer(loaded.model, loader, loaded.compute)
     names = [labelled.split.names[i] for i in indices.tolist()]
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     changed = f"{labelled.source} has changed since {contender.path} was trained"

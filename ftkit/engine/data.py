@@ -7,25 +7,27 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import util
 from multiprocessing.sharedctypes import RawValue
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ftkit.engine.pixels import sample_pixels
 from ftkit.engine.seeds import derive
+from ftkit.engine.transforms import Transform
 from ftkit.errors import FtkitError, one_line
 from ftkit.images import UnreadableImage, sample_name
 from ftkit.spec.batches import Batches
 from ftkit.spec.dataset import Split
 
-Transform = Callable[[Image], Tensor]
+if TYPE_CHECKING:
+    from ftkit.engine.devices import Compute
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Fault:
 class Batch:
     """What could be read of a batch, and what couldn't.
 
-    Images float32 `(b, channels, size, size)`, labels and positions in the split int64 `(b,)`.
+    Images float32 `(b, channels, size, size)`, channels last in memory, labels and positions in the split int64 `(b,)`.
     """
 
     images: Tensor
@@ -54,13 +56,9 @@ class Batch:
     def pin_memory(self) -> Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.faults)
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.indices.to(device, non_blocking=True),
-            self.faults,
-        )
+    def to(self, compute: Compute) -> Batch:
+        labels, indices = (values.to(compute.device, non_blocking=True) for values in (self.labels, self.indices))
+        return Batch(compute.take(self.images), labels, indices, self.faults)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels, self.indices))
@@ -96,8 +94,9 @@ class Samples(Dataset["_Sample | Fault"]):
         index = key[1]
         torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
         try:
-            image, label = self.split[index]
-            return _Sample(self.transform_of(key)(image), label, index)
+            transform = self.transform_of(key)
+            pixels = sample_pixels(self.split, index, transform.channels)
+            return _Sample(transform(pixels), self.split.labels[index], index)
         except UnreadableImage as error:
             file = sample_name(self.split, index)
             return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
@@ -243,8 +242,14 @@ def checked(batch: Batch) -> Batch:
 
 def _collate(shape: tuple[int, ...], samples: Sequence[_Sample | Fault]) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
+    images = torch.empty(0, *shape)
+    if whole:
+        shape = tuple(whole[0].image.shape)
+        layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+        images = torch.empty(len(whole), *shape, memory_format=layout)
+        torch.stack([s.image for s in whole], out=images)
     return Batch(
-        torch.stack([s.image for s in whole]) if whole else torch.empty(0, *shape),
+        images,
         torch.tensor([s.label for s in whole], dtype=torch.int64),
         torch.tensor([s.index for s in whole], dtype=torch.int64),
         tuple(s for s in samples if isinstance(s, Fault)),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -75,7 +76,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: As `open` would; safetensors' own error hides the number that tells a full disk.
     """
     # The format refuses shared and strided storage; a copy of each tensor has neither.
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    copies = {name: _copied(tensor) for name, tensor in tensors.items()}
     try:
         save_file(copies, path)
     except SafetensorError as error:
@@ -83,6 +84,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _swap(temporary: Path, target: Path) -> None:

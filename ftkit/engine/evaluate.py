@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ftkit.config.load import Resolved
 from ftkit.engine.bundle import Loaded
 from ftkit.engine.data import Batch, checked, evaluation_loader
+from ftkit.engine.devices import Compute, compute_of
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
@@ -104,8 +104,8 @@ def evaluate_bundle(
         FtkitError: An image can't be read; the message names it.
     """
     transform = evaluation(loaded.card.preprocessing)
-    loader = evaluation_loader(split, transform, batch_size, workers, pin=loaded.device.type == "cuda")
-    logits, labels, _ = infer(loaded.model, loader, loaded.device, on_batch=on_batch)
+    loader = evaluation_loader(split, transform, batch_size, workers, pin=loaded.compute.device.type == "cuda")
+    logits, labels, _ = infer(loaded.model, loader, loaded.compute, on_batch=on_batch)
     return score(logits, labels, loaded.card.classes)
 
 
@@ -127,7 +127,7 @@ def collect(
     """
     # A wrapped model synchronises its buffers at each call, and ranks may have different numbers of batches.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
-    logits, labels, indices = infer(bare, loader, accelerator.device, accelerator.autocast(), on_batch, usable)
+    logits, labels, indices = infer(bare, loader, compute_of(accelerator), on_batch, usable)
     if accelerator.num_processes > 1:
         _keep_step(loader, on_batch)
         logits, labels, indices = _gathered(accelerator, logits, labels, indices)
@@ -146,8 +146,7 @@ def _keep_step(loader: Iterable[Any], on_batch: OnBatch | None) -> None:
 def infer(
     model: nn.Module,
     loader: Iterable[Any],
-    device: torch.device,
-    autocast: AbstractContextManager[Any] | None = None,
+    compute: Compute,
     on_batch: OnBatch | None = None,
     usable: Usable = checked,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,12 +156,12 @@ def infer(
     """
     model.eval()
     parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0, 0), torch.empty(0).long(), torch.empty(0).long())]
-    with torch.inference_mode(), autocast or nullcontext():
+    with torch.inference_mode(), compute.autocast():
         for batch in loader:
             images, labels, indices = usable(batch)
             if not len(labels):
                 continue
-            logits = model(images.to(device, non_blocking=True))
+            logits = model(compute.take(images))
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))

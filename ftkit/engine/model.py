@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ftkit.engine.devices import is_light, make_accelerator
 from ftkit.engine.groups import assign
 from ftkit.engine.measure import build_on_meta
 from ftkit.engine.seeds import derive
@@ -29,6 +31,19 @@ class BuiltModel:
     network: nn.Module
     members: Mapping[str, Sequence[str]]
     report: LoadReport | None
+
+
+def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
+    """An accelerator of a plan's device and precision; `auto` looks at its network too.
+
+    Args:
+        precision: In place of the plan's.
+
+    Raises:
+        RequestError: As `make_accelerator`.
+    """
+    config = plan.config if precision is None else plan.config.model_copy(update={"precision": precision})
+    return make_accelerator(config, lambda: is_light(_on_meta(plan)))
 
 
 def build_model(plan: Plan) -> BuiltModel:
@@ -53,19 +68,22 @@ def counted(plan: Plan) -> Plan:
     """The plan with the parameters of each group counted, on the meta device where it takes the model."""
     if plan.group_parameters is not None:
         return plan
-    built = build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
-    network = plan.strategy.adapt(built, plan.backbone)
+    network = plan.strategy.adapt(_on_meta(plan), plan.backbone)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     members = assign(network, plan.schedule.groups)
     return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
 
 
+def _on_meta(plan: Plan) -> nn.Module:
+    return build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+
+
 def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The classifier's logits, and those of auxiliary classifiers where the network has any."""
+    """The classifier's logits, and those of auxiliary classifiers where the network has any, float32."""
     if isinstance(outputs, Tensor):
-        return outputs, ()
+        return outputs.float(), ()
     main, *auxiliary = outputs
-    return main, tuple(a for a in auxiliary if a is not None)
+    return main.float(), tuple(a.float() for a in auxiliary if a is not None)
 
 
 def _state_dict(plan: Plan) -> Mapping[str, Tensor] | None:

@@ -16,10 +16,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ftkit.engine.bundle import Loaded, load_bundle
-from ftkit.engine.devices import choose_device
+from ftkit.engine.pixels import file_pixels, pixels_of
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError, one_line
-from ftkit.images import UnreadableImage, open_image
+from ftkit.images import UnreadableImage
 from ftkit.plugins import Registry
 from ftkit.runs import Card, find_model
 from ftkit.spec.preprocessing import Preprocessing
@@ -55,9 +55,18 @@ class Predictor:
     def __init__(self, loaded: Loaded) -> None:
         self.card: Card = loaded.card
         self.folder: Path = loaded.folder
-        self.device: torch.device = loaded.device
+        self._compute = loaded.compute
         self._model = loaded.model
         self._transform = evaluation(loaded.card.preprocessing)
+
+    @property
+    def device(self) -> torch.device:
+        return self._compute.device
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        return self._compute.precision
 
     @property
     def network(self) -> torch.nn.Module:
@@ -140,15 +149,15 @@ class Predictor:
     def _prepare(self, source: Source, position: int) -> tuple[str, Tensor | str]:
         if isinstance(source, Image):
             name = str(getattr(source, "filename", "") or position)
-            return name, self._transform(ImageOps.exif_transpose(source))
+            return name, self._transform(pixels_of(ImageOps.exif_transpose(source), self._transform.channels))
         try:
-            return str(source), self._transform(open_image(source))
+            return str(source), self._transform(file_pixels(source, self._transform.channels))
         except UnreadableImage as error:
             return str(source), error.message.removeprefix(one_line(f"{source}: "))
 
     def _likeliest(self, images: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
-        with torch.inference_mode():
-            logits = self._model(images.to(self.device, non_blocking=True))
+        with torch.inference_mode(), self._compute.autocast():
+            logits = self._model(self._compute.take(images))
             values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
         return [
             tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True))
@@ -156,14 +165,17 @@ class Predictor:
         ]
 
 
-def load(path: str | Path, device: str = "auto", registry: Registry | None = None) -> Predictor:
+def load(
+    path: str | Path, device: str = "auto", registry: Registry | None = None, precision: str = "auto"
+) -> Predictor:
     """Load a trained model: a bundle, a run folder, or the name of a run under `runs/`.
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
         registry: Where backbones are looked up; by default what is built in or installed.
+        precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 where the hardware multiplies in it.
 
     Raises:
         RequestError: It isn't there, is damaged, or can't be used here; the message says which.
     """
-    return Predictor(load_bundle(find_model(str(path), Path("runs")), choose_device(device), registry))
+    return Predictor(load_bundle(find_model(str(path), Path("runs")), device, precision, registry))

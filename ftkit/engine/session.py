@@ -14,12 +14,12 @@ from torch import Tensor, nn
 import ftkit
 from ftkit.engine import data, transforms
 from ftkit.engine.bundle import backbone_id
-from ftkit.engine.checkpoint import Progress, State
-from ftkit.engine.devices import make_accelerator
+from ftkit.engine.checkpoint import Progress, State, precision_of
+from ftkit.engine.devices import Compute, compute_of
 from ftkit.engine.events import Listener
 from ftkit.engine.interrupt import StopFlag
 from ftkit.engine.loss import Loss, make_loss
-from ftkit.engine.model import BuiltModel, build_model, counted
+from ftkit.engine.model import BuiltModel, accelerator_for, build_model, counted
 from ftkit.engine.optim import build_optimizer
 from ftkit.engine.processes import main_first
 from ftkit.engine.weights import put_back
@@ -65,6 +65,7 @@ class Session:
     run: RunFolder
     listener: Listener
     accelerator: Accelerator
+    compute: Compute
     built: BuiltModel
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -87,8 +88,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.accelerator.device
-        return device
+        return self.compute.device
 
     @property
     def rank(self) -> int:
@@ -105,13 +105,18 @@ class Session:
         return split
 
 
-def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag) -> Session:
-    """Build the model, the optimizer with every group in it, and the loaders."""
+def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag, resume: bool = False) -> Session:
+    """Build the model, the optimizer with every group in it, and the loaders.
+
+    Args:
+        resume: Compute in the precision of the run's checkpoint, whatever `auto` would be on this machine.
+    """
     config = plan.config
-    accelerator = make_accelerator(config)
+    accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
+    compute = compute_of(accelerator)
     plan = replace(counted(plan), world=accelerator.num_processes)
     built = main_first(lambda: build_model(plan))
-    built.network.to(accelerator.device)
+    compute.settle(built.network)
     optimizer = accelerator.prepare_optimizer(
         build_optimizer(config.optimizer, built.network, built.members, config.decay_all)
     )
@@ -136,6 +141,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag)
         run=run,
         listener=listener,
         accelerator=accelerator,
+        compute=compute,
         built=built,
         model=built.network,
         optimizer=cast(torch.optim.Optimizer, optimizer),
@@ -155,7 +161,7 @@ def capture(session: Session) -> State:
     scaler = session.accelerator.scaler
     return State(
         progress=session.progress,
-        identity=identity(session.plan),
+        identity={**identity(session.plan), "precision": session.compute.precision},
         model=session.network.state_dict(),
         optimizer=session.optimizer.state_dict()["state"],
         scaler=scaler.state_dict() if scaler is not None else {},
@@ -196,10 +202,13 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
     _require_same(state.identity, now, session.plan)
     put_back(session.network, state.model)
     groups = session.optimizer.state_dict()["param_groups"]
-    _require_fit(
-        state.optimizer, [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
-    )
-    session.optimizer.load_state_dict({"state": dict(state.optimizer), "param_groups": groups})
+    parameters = [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
+    _require_fit(state.optimizer, parameters)
+    laid_out = {
+        index: {key: _laid_out(value, parameters[index]) for key, value in values.items()}
+        for index, values in state.optimizer.items()
+    }
+    session.optimizer.load_state_dict({"state": laid_out, "param_groups": groups})
     if state.scaler and session.accelerator.scaler is not None:
         session.accelerator.scaler.load_state_dict(dict(state.scaler))
     session.progress = state.progress
@@ -207,6 +216,13 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
     if session.accelerator.is_main_process:
         values = [state.progress.loss_sum, state.progress.correct, state.progress.seen]
         session.totals.copy_(torch.tensor(values, dtype=torch.float64))
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    """What an optimizer keeps of a parameter, in memory as the parameter itself: sums over both are quicker then."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+    return value
 
 
 def _require_fit(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[Tensor]) -> None:

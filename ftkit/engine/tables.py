@@ -65,8 +65,15 @@ class Table:
         Raises:
             OSError: They can't be written.
         """
-        rows = values.detach().to("cpu", self._dtype).contiguous()
-        content = rows.view(-1).view(torch.uint8).numpy().data
+        rows = values.detach().to("cpu", self._dtype)
+        content = (
+            (rows.movedim(-3, -1) if len(self._shape) == 3 else rows)
+            .contiguous()
+            .view(-1)
+            .view(torch.uint8)
+            .numpy()
+            .data
+        )
         if len(places) == len(self.rows_of(chunk)):
             _write(self._fds[0], content, places[0] * self._nbytes)
             mark = (zlib.crc32(content) | WRITTEN).to_bytes(MARK, sys.byteorder)
@@ -78,12 +85,14 @@ class Table:
             _write(self._fds[0], row, place * self._nbytes)
 
     def take(self, places: Tensor) -> Tensor:
-        """Rows by their places, int64 `(b,)`: a copy `(b, *shape)`."""
+        """Rows by their places, int64 of any shape: a copy `(*places.shape, *shape)`, channels last in memory."""
         if self._data is None:
             size = self._rows * self._nbytes // self._dtype.itemsize
             mapped = torch.from_file(str(self._data_file), shared=True, size=size, dtype=self._dtype)
-            self._data = mapped.view(self._rows, *self._shape)
-        return self._data[places]
+            channels, *others = self._shape
+            self._data = mapped.view(self._rows, *((*others, channels) if len(others) == 2 else self._shape))
+        rows = self._data[places]
+        return rows.movedim(-1, -3) if len(self._shape) == 3 else rows
 
     def close(self) -> None:
         """Let others remove it."""

@@ -61,7 +61,7 @@ def train(
         require_unfinished(run)
     with stop_flag() as flag, stopped_at_once(run):
         try:
-            session = open_session(plan, run, listener or Listener(), flag)
+            session = open_session(plan, run, listener or Listener(), flag, resume)
             require_room(session)
         except FtkitError:
             if not resume and ranks.rank() == 0:
@@ -92,15 +92,14 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     Args:
         cache: Of the activations of what is frozen in it.
     """
-    # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters
-    # would let the processes drift apart.
-    accelerator = session.accelerator
+    accelerator, network = session.accelerator, session.network
     accelerator.unwrap_model(session.model, keep_fp32_wrapper=False)
-    network = session.network
     modes = set_trainable(network, session.plan.schedule.groups, phase.trainable, session.plan.config.train_bn)
     require_batches(session.plan, modes)
     session.feed = cache.feed(phase) if cache is not None else session.ordinary
-    session.model = accelerator.prepare_model(session.feed.trained)
+    # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters would let the
+    # processes drift apart. A single one needs none; accelerate's autocast would be lost at the second phase.
+    session.model = accelerator.prepare_model(session.feed.trained) if session.world > 1 else session.feed.trained
     session.listener.phase_started(phase, sum(p.numel() for p in network.parameters() if p.requires_grad))
     while session.progress.epoch < phase.stop and not session.progress.stopped:
         modes.apply()
@@ -152,7 +151,7 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
     undo = Undo(session) if plan.config.on_nan == "skip" else None
     total = torch.zeros((), device=session.device)
     for part in range(plan.batches.accumulate):
-        batch = usable(session, "train", next(batches)).to(session.device)
+        batch = usable(session, "train", next(batches)).to(session.compute)
         if not enough(session, batch, len(batch) + len(batch.faults)):
             continue
         seed_step(session, step * plan.batches.accumulate + part)
@@ -182,7 +181,9 @@ def batch_loss(session: Session, batch: Batch) -> Tensor:
     What is counted is the plain cross entropy, so that the record can be laid beside the validation loss
     whatever is smoothed or weighted.
     """
-    logits, auxiliary = split_outputs(session.model(batch.images))
+    with session.compute.autocast():
+        outputs = session.model(batch.images)
+    logits, auxiliary = split_outputs(outputs)
     with torch.no_grad():
         plain = cross_entropy(logits, batch.labels, reduction="sum")
         correct = (logits.argmax(1) == batch.labels).sum()

@@ -1,33 +1,50 @@
-"""From a PIL image to the tensor that a network sees, with or without random changes."""
+"""From pixels to the tensor that a network sees, with or without random changes.
+
+Pixels are uint8 `(channels, height, width)`, as `engine.pixels` reads them. Cropping, resizing and flipping are done on
+them, and give what PIL would within one level of 255. What changes colours or angles is PIL's: it is quicker on single
+images, and what augmentations were measured with.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from ftkit.images import with_channels
 from ftkit.spec.augment import Augmentation, Changes
 from ftkit.spec.preprocessing import Preprocessing
 
-Transform = Callable[[Image], Tensor]
 Change = Callable[[Any], Any]
 
 LONGEST = 32
 """Images longer than this many times their width lose their ends: resized whole, they fill the memory."""
 
+FILTERS = {"nearest": InterpolationMode.NEAREST_EXACT}
+"""Of tensors, where they are called otherwise than PIL's."""
+ONLY_PIL = ("lanczos",)
+"""Filters that tensors don't have."""
+
+
+class Transform(Protocol):
+    """What a split's pixels go through; it can be pickled for workers."""
+
+    @property
+    def channels(self) -> int:
+        """That the pixels must have."""
+        ...
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels uint8 `(channels, height, width)` as float32 `(channels, size, size)`, normalised."""
+        ...
+
 
 def evaluation(pre: Preprocessing) -> Transform:
-    """The deterministic transform: an image of any PIL mode to float32 `(channels, size, size)`, normalised.
-
-    With `fit="crop"` it is torchvision's own preset for its ImageNet weights. It can be pickled for workers.
-    """
+    """The deterministic transform; with `fit="crop"` it is torchvision's own preset for its ImageNet weights."""
     return _Evaluation(pre)
 
 
@@ -44,63 +61,71 @@ def training(pre: Preprocessing, augmentation: Augmentation) -> Transform:
 
 
 @dataclass(frozen=True)
-class _Evaluation:
+class _Transform:
     pre: Preprocessing
 
-    def __call__(self, image: Image) -> Tensor:
+    @property
+    def channels(self) -> int:
+        return self.pre.channels
+
+
+@dataclass(frozen=True)
+class _Evaluation(_Transform):
+    def __call__(self, pixels: Tensor) -> Tensor:
         pre = self.pre
-        image = with_channels(image, pre.channels)
         if pre.fit == "stretch":
-            return _normalised(_resize(image, pre.size, pre.size, pre), pre)
+            return _normalised(_resize(pixels, [pre.size, pre.size], pre), pre)
         if pre.fit == "crop":
-            image = F.resize(_bounded(image), [pre.resize], _filter(pre), antialias=True)
-            return _normalised(F.center_crop(image, [pre.size]), pre)
-        factor = pre.size / max(image.size)
-        width, height = (max(1, round(side * factor)) for side in image.size)
+            return _normalised(F.center_crop(_resize(_bounded(pixels), [pre.resize], pre), [pre.size]), pre)
+        height, width = pixels.shape[-2:]
+        factor = pre.size / max(height, width)
+        height, width = (max(1, round(side * factor)) for side in (height, width))
         # A zero after normalisation is the mean colour, and nearer to it than 8 bits come.
-        body = _normalised(_resize(image, width, height, pre), pre)
+        body = _normalised(_resize(pixels, [height, width], pre), pre)
         padded: Tensor = F.pad(body, _bars(width, height), fill=0.0)
         return padded
 
 
 @dataclass(frozen=True)
-class _Training:
-    """A crop, then the changes of 8-bit images, then those of normalised tensors, each made once."""
+class _Training(_Transform):
+    """A crop and a flip, then the other changes of 8-bit images, then those of normalised tensors, each made once."""
 
-    pre: Preprocessing
     changes: Changes
-    on_images: tuple[Change, ...]
-    on_tensors: tuple[Change, ...]
+    on_images: tuple[Change, ...] = field(repr=False)
+    on_tensors: tuple[Change, ...] = field(repr=False)
 
-    def __call__(self, image: Image) -> Tensor:
-        image = self._crop(with_channels(image, self.pre.channels))
-        for change in self.on_images:
-            image = change(image)
-        tensor = _normalised(image, self.pre)
+    def __call__(self, pixels: Tensor) -> Tensor:
+        pixels = self._crop(pixels)
+        if self.changes.flip and float(torch.rand(1)) < self.changes.flip:
+            pixels = pixels.flip(-1)
+        if self.on_images:
+            image = F.to_pil_image(pixels)
+            for change in self.on_images:
+                image = change(image)
+            pixels = F.pil_to_tensor(image)
+        tensor = _normalised(pixels, self.pre)
         for change in self.on_tensors:
             tensor = change(tensor)
         return tensor
 
-    def _crop(self, image: Image) -> Image:
+    def _crop(self, pixels: Tensor) -> Tensor:
         pre, changes = self.pre, self.changes
-        aspect = image.width / image.height if pre.fit == "stretch" else 1.0
+        height, width = pixels.shape[-2:]
+        aspect = width / height if pre.fit == "stretch" else 1.0
         if pre.fit == "pad":
-            image = F.pad(image, _bars(*image.size), fill=_mean_colour(pre))
+            pixels = F.pad(pixels, _bars(width, height), fill=_mean_colour(pre))
         elif pre.fit == "crop" and changes.from_square:
-            side = min(image.size)
-            image = F.crop(image, *v2.RandomCrop.get_params(image, (side, side)))
+            side = min(height, width)
+            pixels = F.crop(pixels, *v2.RandomCrop.get_params(pixels, (side, side)))
         ratio = [bound * aspect for bound in changes.ratio]
-        place = v2.RandomResizedCrop.get_params(image, list(changes.scale), ratio)
-        cropped: Image = F.resized_crop(image, *place, [pre.size, pre.size], _filter(pre), antialias=True)
-        return cropped
+        place = v2.RandomResizedCrop.get_params(pixels, list(changes.scale), ratio)
+        return _resize(F.crop(pixels, *place), [pre.size, pre.size], pre)
 
 
 def _on_images(changes: Changes, pre: Preprocessing) -> tuple[Change, ...]:
     colours = {name: getattr(changes, name) for name in ("brightness", "contrast", "saturation", "hue")}
     fill = _mean_colour(pre)
     made: list[Change] = []
-    if changes.flip:
-        made.append(v2.RandomHorizontalFlip(changes.flip))
     if changes.rotate:
         made.append(v2.RandomRotation(changes.rotate, InterpolationMode.BILINEAR, fill=fill))
     if any(colours.values()):
@@ -119,20 +144,22 @@ def _mean_colour(pre: Preprocessing) -> list[int]:
     return [round(255 * value) for value in pre.mean]
 
 
-def _resize(image: Image, width: int, height: int, pre: Preprocessing) -> Image:
-    resized: Image = F.resize(image, [height, width], _filter(pre), antialias=True)
+def _resize(pixels: Tensor, size: list[int], pre: Preprocessing) -> Tensor:
+    """To `[height, width]`, or with the shorter side `[side]`."""
+    mode = FILTERS.get(pre.interpolation) or InterpolationMode(pre.interpolation)
+    if pre.interpolation in ONLY_PIL:
+        resized: Tensor = F.pil_to_tensor(F.resize(F.to_pil_image(pixels), size, mode))
+    else:
+        resized = F.resize(pixels, size, mode, antialias=True)
     return resized
 
 
-def _filter(pre: Preprocessing) -> InterpolationMode:
-    return InterpolationMode(pre.interpolation)
-
-
-def _bounded(image: Image) -> Image:
-    longest = LONGEST * min(image.size)
-    if max(image.size) <= longest:
-        return image
-    bounded: Image = F.center_crop(image, [min(image.height, longest), min(image.width, longest)])
+def _bounded(pixels: Tensor) -> Tensor:
+    height, width = pixels.shape[-2:]
+    longest = LONGEST * min(height, width)
+    if max(height, width) <= longest:
+        return pixels
+    bounded: Tensor = F.center_crop(pixels, [min(height, longest), min(width, longest)])
     return bounded
 
 
@@ -143,7 +170,7 @@ def _bars(width: int, height: int) -> list[int]:
     return [left, top, side - width - left, side - height - top]
 
 
-def _normalised(image: Image, pre: Preprocessing) -> Tensor:
-    pixels = F.pil_to_tensor(image).to(torch.float32).div_(255)
-    normalised: Tensor = F.normalize(pixels, list(pre.mean), list(pre.std), inplace=True)
-    return normalised
+def _normalised(pixels: Tensor, pre: Preprocessing) -> Tensor:
+    """In one pass over the pixels: `(pixels / 255 - mean) / std`."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (pre.mean, pre.std))
+    return torch.addcmul(-mean / std, pixels, 1 / (255 * std))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -215,12 +214,10 @@ class Rank:
     def __init__(self, ranks: Ranks, rank: int) -> None:
         self.ranks, self.rank, self.num_processes = ranks, rank, ranks.world
         self.device = torch.device("cpu")
+        self.mixed_precision = "no"
 
     def gather(self, tensor: Tensor) -> Tensor:
         return self.ranks.gather(self.rank, tensor)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 def share(images: Tensor, labels: Tensor, rank: int, world: int) -> list[Batch]:

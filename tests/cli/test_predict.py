@@ -26,6 +26,7 @@ from ftkit.plugins import Registry
 from ftkit.runs import Card
 from ftkit.testing import draw
 from tests.conftest import typed
+from tests.looks import seen
 
 CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 
@@ -62,7 +63,7 @@ def expected(path: Path, folder: Path) -> list[float]:
     """Probabilities by a direct forward pass, without the code under test."""
     model = ftkit.load(folder / "runs" / "mine")
     with torch.no_grad():
-        images = evaluation(model.preprocessing)(open_image(path))[None]
+        images = seen(evaluation(model.preprocessing), open_image(path))[None]
         found: list[float] = model._model(images).softmax(1)[0].tolist()
     return found
 

@@ -53,7 +53,7 @@ def comes_back(folder: Path, described: Backbone, head: Head, channels: int) -> 
     torch.manual_seed(3)
     network = build_network(described, len(CLASSES), head, channels).eval()
     save_bundle(folder, network, Card(CLASSES, look, backbone_id(REGISTRY, described.name), head=head))
-    loaded = load_bundle(folder, registry=REGISTRY)
+    loaded = load_bundle(folder, "cpu", "fp32", REGISTRY)
     expected, found = network.state_dict(), loaded.model.state_dict()
     assert list(found) == list(expected)
     for name, tensor in expected.items():
@@ -62,7 +62,7 @@ def comes_back(folder: Path, described: Backbone, head: Head, channels: int) -> 
     image = torch.randn(1, channels, look.size, look.size)
     with torch.inference_mode():
         logits = loaded.model(image)
-        assert torch.equal(logits, network(image))
+        assert torch.equal(logits, loaded.compute.settle(network)(image))
     assert logits.shape == (1, len(CLASSES))
     assert bool(logits.isfinite().all())
     return loaded.model

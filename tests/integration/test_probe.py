@@ -14,6 +14,7 @@ from torch import nn
 import ftkit
 from ftkit.engine import data, transforms
 from ftkit.engine.bundle import load_bundle
+from ftkit.engine.devices import Compute
 from ftkit.engine.evaluate import infer
 from ftkit.engine.events import Listener
 from ftkit.engine.probe import NoProbeError, _Features, head_layer, solve
@@ -79,7 +80,9 @@ def test_the_probe_of_a_run_is_scikit_learns_on_the_networks_features(tmp_path: 
     features = {}
     for name, split in splits.present():
         loader = data.evaluation_loader(split, transforms.evaluation(plan.preprocessing), 64, 0)
-        seen, labels, _ = infer(_Features(network, head_layer(network, "head")), loader, torch.device("cpu"))
+        seen, labels, _ = infer(
+            _Features(network, head_layer(network, "head")), loader, Compute(torch.device("cpu"), "fp32")
+        )
         features[name] = (seen.double().numpy(), labels.numpy())
     (x, y), (xv, yv) = features["train"], features["val"]
     theirs = LogisticRegression(C=outcome.best["probe_strength"], max_iter=1000)

@@ -246,7 +246,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     data: Path, tmp_path: Path, run_ftkit: RunFtkit
 ) -> None:
     """No BatchNorm in LeNet; 17 images are uneven shares, and the probe must reach both processes."""
-    network = ("--backbone", "lenet", "--weights", "default", "--epochs", "2")
+    network = ("--backbone", "lenet", "--weights", "default", "--epochs", "2", "--precision", "fp32")
     one = run_ftkit(*command(data, tmp_path / "1", *network, "--batch-size", "8"))
     two = run(command(data, tmp_path / "2", *network, "--batch-size", "4", "--num-processes", "2"))
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr

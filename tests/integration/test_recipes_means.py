@@ -193,10 +193,11 @@ def test_the_head_moves_by_the_gradient_of_that_loss(
 ) -> None:
     """A head of zeros says 1/2 to all 15 images, so that the gradient of its first bias is (3 - 12) / 15 / 2:
     0 where classes count the same, and smaller by 0.4 where the targets are."""
-    state = opened(plan(data, tmp_path)).network.state_dict()
+    state = {k: v.contiguous() for k, v in opened(plan(data, tmp_path)).network.state_dict().items()}
     head = [name for name, value in state.items() if value.shape[:1] == (2,)]
     save_file({k: torch.zeros_like(v) if k in head else v for k, v in state.items()}, tmp_path / "zero.safetensors")
     step: dict[str, Any] = {"strategy": "freeze", "epochs": 1, "batch_size": 15, "keep_head": True, "probe": False}
+    step["precision"] = "fp32"
     made = plan(data, tmp_path, weights=str(tmp_path / "zero.safetensors"), **step, **settings)
     trained = load_file(ftkit.train(made).run.last / "model.safetensors")
     bias = next(trained[name] for name in head if name.endswith("bias"))

@@ -53,6 +53,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
         },
         7,
     ),
+    "after a thaw in 16 bits": ({"strategy": "gradual", "precision": "bf16"}, 6),
     "with plain numbers in the optimizer's state": ({"strategy": "scratch", "optimizer": "nadam"}, 7),
 }
 

@@ -16,6 +16,7 @@ from ftkit.errors import RequestError
 from ftkit.spec.augment import LEVELS, Augmentation, Changes, Light, Standard, Strong, Unchanged, check_channels
 from ftkit.spec.balance import balance_notes, class_weights
 from ftkit.spec.preprocessing import Preprocessing
+from tests.looks import seen
 
 PLAIN: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
 GREY = Preprocessing(size=32, crop_pct=1.0, mean=(0.25,), std=(0.5,))
@@ -32,12 +33,12 @@ def drawn(changes: Augmentation, image: Image.Image, seeds: int = 40, pre: Prepr
     found = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        found.append(transform(image))
+        found.append(seen(transform, image))
     return found
 
 
 def part_changed(changes: Changes, image: Image.Image, pre: Preprocessing = COLOUR) -> float:
-    plain = evaluation(pre)(image)
+    plain = seen(evaluation(pre), image)
     results = drawn(changes, image, 200, pre)
     return sum(not torch.equal(result, plain) for result in results) / len(results)
 

@@ -28,6 +28,7 @@ from ftkit.spec.counting import count_parameters
 from ftkit.testing import draw
 from tests.conftest import MakeFolder
 from tests.families import QUICK
+from tests.looks import seen
 
 REGISTRY = Registry()
 SAMPLE = ("resnet18", "densenet121", "inception_v3", "squeezenet1_1", "vit_b_16", "maxvit_t", "cifar_resnet20")
@@ -172,7 +173,10 @@ class TestGreyImages:
         picture = draw(1, (80, 70), "grey").convert("L")
         assert look.grey().mean == pytest.approx((0.4,))
         with torch.inference_mode():
-            there, here = colour(evaluation(look)(picture)[None]), grey(evaluation(look.grey())(picture)[None])
+            there, here = (
+                colour(seen(evaluation(look), picture)[None]),
+                grey(seen(evaluation(look.grey()), picture)[None]),
+            )
         assert torch.allclose(there, here, atol=1e-5)
 
     def test_fresh_weights_are_summed_too(self) -> None:
@@ -254,7 +258,10 @@ class TestGreyImages:
         look = replace(own.preprocessing, size=128)
         published = replace(look, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         with torch.inference_mode():
-            there, here = theirs(evaluation(published)(picture)[None]), ours(evaluation(look)(picture)[None])
+            there, here = (
+                theirs(seen(evaluation(published), picture)[None]),
+                ours(seen(evaluation(look), picture)[None]),
+            )
         assert torch.allclose(there, here, rtol=0, atol=1e-4 * float(there.abs().max()))
 
 

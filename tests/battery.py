@@ -178,7 +178,7 @@ def figures(sizes: list[int]) -> list[int]:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
         look = transforms.evaluation(LOOK)
         share = evaluation_loader(split, look, 7, 0, accelerator.process_index, accelerator.num_processes)
-        together = evaluate.collect(network, share, accelerator)
+        together = evaluate.collect(network, share, accelerator, compute_of(accelerator))
         logits, labels, _ = evaluate.infer(network, evaluation_loader(split, look, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)

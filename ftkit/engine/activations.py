@@ -284,7 +284,7 @@ class Activations:
             "transform": [asdict(plan.preprocessing), drawn],
             "code": self.cutter.code(cut.name),
             "state": state,
-            "arithmetic": [str(cut.dtype), self.session.compute.precision, self.session.device.type],
+            "arithmetic": [cut.dtype, self.session.compute],
             "threads": torch.get_num_threads(),
             "versions": [torch.__version__, torchvision.__version__],
         }

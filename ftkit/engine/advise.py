@@ -16,6 +16,7 @@ from ftkit.config.schema import Config
 from ftkit.engine import data, transforms
 from ftkit.engine.devices import compute_of
 from ftkit.engine.evaluate import OnBatch
+from ftkit.engine.layout import settle
 from ftkit.engine.model import accelerator_for, build_model
 from ftkit.engine.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
 from ftkit.engine.seeds import derive
@@ -132,7 +133,8 @@ def measure(plan: Plan, images: Split, on_batch: OnBatch | None = None) -> tuple
     config = plan.config.model_copy(update={"keep_head": False})
     plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
     accelerator = accelerator_for(plan)
-    network = compute_of(accelerator).settle(build_model(plan).network)
+    network = build_model(plan).network
+    compute = settle(network, compute_of(accelerator), plan.preprocessing.channels, plan.preprocessing.size)
     layer = head_layer(network, plan.backbone.head[0])
     workers = data.resolve_workers(config.workers, len(images), accelerator.num_processes)
     loader = data.evaluation_loader(
@@ -144,7 +146,7 @@ def measure(plan: Plan, images: Split, on_batch: OnBatch | None = None) -> tuple
         accelerator.num_processes,
         accelerator.device.type == "cuda",
     )
-    features, labels = head_inputs(network, layer, loader, accelerator, on_batch)
+    features, labels = head_inputs(network, layer, loader, accelerator, compute, on_batch)
     return _shared_figures(accelerator, features, labels, config.seed)
 
 

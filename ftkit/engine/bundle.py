@@ -22,6 +22,7 @@ import ftkit
 from ftkit.config.load import project_plugins
 from ftkit.engine.devices import Compute, choose_compute
 from ftkit.engine.durable import replace_folder, save_tensors
+from ftkit.engine.layout import settle
 from ftkit.engine.surgery import build_network
 from ftkit.engine.weights import put_back
 from ftkit.errors import RequestError, one_line
@@ -100,8 +101,9 @@ def load_bundle(
         raise RequestError(f"{weights}: can't be read: {error}", "copy the bundle again, or train anew") from None
     model = _build(backbone, card, folder)
     _fill(model, state, card, weights)
-    compute = choose_compute(device, precision, model)
-    return Loaded(compute.settle(model).eval(), card, folder, compute)
+    look = card.preprocessing
+    compute = settle(model.eval(), choose_compute(device, precision, model), look.channels, look.size)
+    return Loaded(model, card, folder, compute)
 
 
 def _registry(card: Card) -> Registry:

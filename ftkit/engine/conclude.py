@@ -54,6 +54,7 @@ def conclude_epoch(
         session.feed.judged,
         session.feed.val_loader,
         session.accelerator,
+        session.compute,
         lambda _: stop_if_asked(session),
         partial(usable, session, "val"),
     )

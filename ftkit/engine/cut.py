@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ftkit.engine.groups import Modes
+from ftkit.engine.layout import restored
 from ftkit.engine.model import split_outputs
 
 _RANDOM = ("dropout", "drop_path", "stochastic_depth", "rand", "bernoulli", "multinomial", "normal", "exponential")
@@ -149,7 +150,7 @@ class Cutter:
             return f"{name} is not all that its later layers see in evaluation"
         trained, judged = train.suffix(node), self._eval.suffix(in_eval)
         modes.apply()
-        with _restored(self._network), torch.no_grad(), self._autocast():
+        with restored(self._network), torch.no_grad(), self._autocast():
             whole = _seeded(self._network, self._sample)
             value = self._prefix_alone(name)
             if not isinstance(value, Tensor) or value.ndim < 2 or len(value) != len(self._sample):
@@ -250,23 +251,6 @@ class _Traced:
             if later or (other.op == "get_attr" and self._last[other] > place):
                 kept[other] = graph.node_copy(other, kept.__getitem__)
         return fx.GraphModule(self._network, graph)
-
-
-class _restored:  # noqa: N801
-    """Puts buffers, random numbers and modes back to what they were."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-
-    def __enter__(self) -> None:
-        self._buffers = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
-        self._random = torch.get_rng_state()
-
-    def __exit__(self, *_: object) -> None:
-        with torch.no_grad():
-            for buffer, before in self._buffers:
-                buffer.copy_(before)
-        torch.set_rng_state(self._random)
 
 
 def _seeded(module: nn.Module, value: Tensor) -> list[Tensor]:

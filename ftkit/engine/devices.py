@@ -21,24 +21,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, the precision on it, and what follows from the two: autocast and the layout in memory."""
+    """What a network computes on and in.
+
+    Attributes:
+        precision: `fp32`, `bf16` or `fp16`.
+        layout: Of images in memory; `engine.layout` chooses it.
+    """
 
     device: torch.device
     precision: str
-
-    @property
-    def layout(self) -> torch.memory_format:
-        """Channels last where convolutions are faster on it: on CPUs, and on GPUs in 16 bits."""
-        last = self.device.type == "cpu" or (self.device.type == "cuda" and self.precision != "fp32")
-        return torch.channels_last if last else torch.contiguous_format
+    layout: torch.memory_format = torch.contiguous_format
 
     def autocast(self) -> torch.autocast:
         """The context in which a network computes."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
-
-    def settle(self, network: nn.Module) -> nn.Module:
-        """The network on the device, its weights in the layout; the values stay what they are."""
-        return network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload,no-any-return]
 
     def take(self, values: Tensor) -> Tensor:
         """Images, or what stands for them, on the device; what isn't `(b, channels, height, width)` has no layout."""

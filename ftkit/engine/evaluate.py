@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ftkit.config.load import Resolved
 from ftkit.engine.bundle import Loaded
 from ftkit.engine.data import Batch, checked, evaluation_loader
-from ftkit.engine.devices import Compute, compute_of
+from ftkit.engine.devices import Compute
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
@@ -113,6 +113,7 @@ def collect(
     model: nn.Module,
     loader: Iterable[Any],
     accelerator: Accelerator,
+    compute: Compute,
     on_batch: OnBatch | None = None,
     usable: Usable = checked,
 ) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ def collect(
     """
     # A wrapped model synchronises its buffers at each call, and ranks may have different numbers of batches.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
-    logits, labels, indices = infer(bare, loader, compute_of(accelerator), on_batch, usable)
+    logits, labels, indices = infer(bare, loader, compute, on_batch, usable)
     if accelerator.num_processes > 1:
         _keep_step(loader, on_batch)
         logits, labels, indices = _gathered(accelerator, logits, labels, indices)

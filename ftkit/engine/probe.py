@@ -28,6 +28,7 @@ from ftkit.errors import FtkitError, RequestError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ftkit.engine.devices import Compute
     from ftkit.engine.session import Session
 
 FEW = 1000
@@ -111,7 +112,8 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
     accelerator = session.accelerator
     skip = partial(without_broken, session, "train")
     if session.feed is not session.ordinary:
-        return head_inputs(session.feed.judged, layer, session.feed.train_loader, accelerator, on_batch, skip)
+        loader = session.feed.train_loader
+        return head_inputs(session.feed.judged, layer, loader, accelerator, session.compute, on_batch, skip)
     loader = data.evaluation_loader(
         train,
         transforms.evaluation(session.plan.preprocessing),
@@ -121,7 +123,7 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
         accelerator.num_processes,
         accelerator.device.type == "cuda",
     )
-    return head_inputs(session.network, layer, loader, accelerator, on_batch, skip)
+    return head_inputs(session.network, layer, loader, accelerator, session.compute, on_batch, skip)
 
 
 def head_inputs(
@@ -129,6 +131,7 @@ def head_inputs(
     layer: nn.Linear,
     loader: Iterable[Any],
     accelerator: Accelerator,
+    compute: Compute,
     on_batch: OnBatch | None = None,
     usable: Usable = data.checked,
 ) -> tuple[Tensor, Tensor]:
@@ -140,7 +143,7 @@ def head_inputs(
     Raises:
         NoProbeError: The network does more with the layer's output than return it.
     """
-    return collect(_Features(network, layer), loader, accelerator, on_batch, usable)
+    return collect(_Features(network, layer), loader, accelerator, compute, on_batch, usable)
 
 
 class _Features(nn.Module):

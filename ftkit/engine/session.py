@@ -18,6 +18,7 @@ from ftkit.engine.checkpoint import Progress, State, precision_of
 from ftkit.engine.devices import Compute, compute_of
 from ftkit.engine.events import Listener
 from ftkit.engine.interrupt import StopFlag
+from ftkit.engine.layout import settle
 from ftkit.engine.loss import Loss, make_loss
 from ftkit.engine.model import BuiltModel, accelerator_for, build_model, counted
 from ftkit.engine.optim import build_optimizer
@@ -113,10 +114,10 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     """
     config = plan.config
     accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
-    compute = compute_of(accelerator)
     plan = replace(counted(plan), world=accelerator.num_processes)
     built = main_first(lambda: build_model(plan))
-    compute.settle(built.network)
+    look = plan.preprocessing
+    compute = settle(built.network, compute_of(accelerator), look.channels, look.size)
     optimizer = accelerator.prepare_optimizer(
         build_optimizer(config.optimizer, built.network, built.members, config.decay_all)
     )
@@ -127,9 +128,8 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     workers = data.resolve_workers(config.workers, len(train), world)
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
     order = data.TrainingOrder(plan.batches, config.seed, rank, weights)
-    samples = data.Samples(train, transforms.training(plan.preprocessing, plan.augmentation), config.seed)
-    shape = (plan.preprocessing.channels, plan.preprocessing.size, plan.preprocessing.size)
-    judge = transforms.evaluation(plan.preprocessing)
+    samples = data.Samples(train, transforms.training(look, plan.augmentation), config.seed)
+    shape, judge = (look.channels, look.size, look.size), transforms.evaluation(look)
     ordinary = Feed(
         built.network,
         data.training_loader(samples, order, workers, pin, shape),

@@ -17,12 +17,14 @@ from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.engine.bundle import backbone_id, save_bundle
 from ftkit.engine.data import Batch
+from ftkit.engine.devices import Compute
 from ftkit.engine.evaluate import collect
 from ftkit.plugins import Registry
 from ftkit.run_splits import load_splits
 from ftkit.runs import Card
 from tests.conftest import MakeFolder
 
+FP32 = Compute(torch.device("cpu"), "fp32")
 CLASSES = ("[b]lue", "crimson", "gold")
 
 
@@ -214,7 +216,6 @@ class Rank:
     def __init__(self, ranks: Ranks, rank: int) -> None:
         self.ranks, self.rank, self.num_processes = ranks, rank, ranks.world
         self.device = torch.device("cpu")
-        self.mixed_precision = "no"
 
     def gather(self, tensor: Tensor) -> Tensor:
         return self.ranks.gather(self.rank, tensor)
@@ -237,7 +238,7 @@ def test_every_image_counts_once_whatever_the_number_of_processes(world: int, si
 
     def work(rank: int) -> None:
         accelerator = cast(Accelerator, Rank(ranks, rank))
-        results[rank] = collect(model, share(images, labels, rank, world), accelerator)
+        results[rank] = collect(model, share(images, labels, rank, world), accelerator, FP32)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -255,7 +256,7 @@ def test_collect_judges_in_eval_mode_and_reports_progress() -> None:
     model, seen = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.9)), list[int]()
     images, labels = torch.rand(5, 3), torch.zeros(5, dtype=torch.long)
     accelerator = cast(Accelerator, Rank(Ranks(1), 0))
-    logits, _ = collect(model, share(images, labels, 0, 1), accelerator, on_batch=seen.append)
+    logits, _ = collect(model, share(images, labels, 0, 1), accelerator, FP32, on_batch=seen.append)
     assert torch.allclose(logits, model[0](images), atol=1e-6)
     assert seen == [2, 2, 1]
     assert not logits.requires_grad

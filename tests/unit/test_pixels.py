@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ftkit.testing import draw
 PICTURE = draw(3, (61, 47), "x").convert("RGB")
 
 
-def saved(path: Path, image: Image.Image = PICTURE, **settings: object) -> Path:
+def saved(path: Path, image: Image.Image = PICTURE, **settings: Any) -> Path:
     image.save(path, quality=90, **settings)
     return path
 

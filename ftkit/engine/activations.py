@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,8 +19,7 @@ from typing import Any
 import torch
 import torchvision
 from accelerate.utils import gather_object
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
 
 from ftkit.activation_folder import CHUNK, Store, activation_folder
 from ftkit.engine import data, transforms
@@ -30,6 +30,7 @@ from ftkit.engine.groups import set_trainable
 from ftkit.engine.late import usable
 from ftkit.engine.session import Feed, Session
 from ftkit.engine.stopping import stop_if_asked
+from ftkit.engine.stream import computed
 from ftkit.engine.tables import Table, open_table
 from ftkit.images import sample_file
 from ftkit.spec.caching import NO_GAIN, CutSize, Use, decide
@@ -170,18 +171,24 @@ class Activations:
 
     def computed(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
         """Batches whose rows are computed for this once; their keys' first number is the view."""
-        prefix = self.cutter.prefix([cut.name])
-        for batch in self._loader(split, batches):
-            if len(batch):
-                (rows,) = self._values(prefix, batch)
-                batch = Batch(rows, batch.labels, batch.indices, batch.faults)
-            yield batch
+        for values, batch in self._values([cut.name], split, batches):
+            yield Batch(values[0], batch.labels, batch.indices, batch.faults) if values else batch
 
-    def _values(self, prefix: nn.Module, batch: Batch) -> Sequence[Tensor]:
-        # Not in inference mode, whose tensors no gradient may pass.
-        with torch.no_grad(), self.session.compute.autocast():
-            values: Sequence[Tensor] = prefix(self.session.compute.take(batch.images))
-        return values
+    def _values(
+        self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
+    ) -> Generator[tuple[Sequence[Tensor], Batch]]:
+        """For each list of keys the values at some cuts, none where it has no image, and a batch without its images."""
+        compute, samples = self.session.compute, self._samples(split)
+        size = min(CHUNK, 2 * compute.few(self.session.plan.preprocessing.size))
+        pieces = (keys[start : start + size] for keys in lists for start in range(0, len(keys), size))
+        results = computed(compute, self.cutter.prefix(names), pieces, samples.read)
+        for keys in lists:
+            parts = [next(results) for _ in range(0, len(keys), size)]
+            there = [one for rest, _ in parts for one in rest if not isinstance(one, Fault)]
+            faults = [one for rest, _ in parts for one in rest if isinstance(one, Fault)]
+            labels, indices = (torch.tensor([one[n] for one in there], dtype=torch.int64) for n in (0, 1))
+            values = [torch.cat(rows) for rows in zip(*(rows for _, rows in parts if rows), strict=True)]
+            yield values, Batch(torch.empty(0), labels, indices, tuple(faults))
 
     def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
         """Cuts of later phases that the same pass fills too."""
@@ -201,30 +208,31 @@ class Activations:
         """Compute chunks of a view into the tables of all the cuts; other processes compute others meanwhile."""
         session = self.session
         lacking = [set(table.missing()) for table in tables]
-        prefix, rows_of = self.cutter.prefix([cut.name for cut in cuts]), tables[0].rows_of
-        batches = iter(self._loader(split, [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]))
+        rows_of = tables[0].rows_of
+        names = [cut.name for cut in cuts]
+        keys = [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]
         told, found = time.monotonic(), dict[int, Fault]()
-        for number in range(largest(session.accelerator, len(own))):
-            if number < len(own) and not self.trouble:
-                batch = next(batches)
-                found |= _by_row(rows_of(own[number]), batch)
-                self._keep(prefix, usable(session, split, batch), own[number], tables, lacking)
-            stop_if_asked(session)
-            if time.monotonic() - told > PATIENCE_SECONDS:
-                told = time.monotonic()
-                share = f"{(number + 1) / max(1, len(own)):.0%}"
-                session.listener.note(f"view {view + 1} of the {split} images: {share} computed for the cache")
+        with closing(self._values(names, split, keys)) as results:
+            for number in range(largest(session.accelerator, len(own))):
+                if number < len(own) and not self.trouble:
+                    values, batch = next(results)
+                    found |= _by_row(rows_of(own[number]), batch)
+                    self._keep(values, usable(session, split, batch), own[number], tables, lacking)
+                stop_if_asked(session)
+                if time.monotonic() - told > PATIENCE_SECONDS:
+                    told = time.monotonic()
+                    share = f"{(number + 1) / max(1, len(own)):.0%}"
+                    session.listener.note(f"view {view + 1} of the {split} images: {share} computed for the cache")
         for one in gather_object([found]) if session.world > 1 else [found]:
             self.faults[split] |= one
         broken = {index // CHUNK for index in self.faults[split]}
         self.settled |= {((cut.name, split, view), chunk) for cut in cuts for chunk in broken}
 
     def _keep(
-        self, prefix: nn.Module, batch: Batch, chunk: int, tables: Sequence[Table], lacking: Sequence[Set[int]]
+        self, values: Sequence[Tensor], batch: Batch, chunk: int, tables: Sequence[Table], lacking: Sequence[Set[int]]
     ) -> None:
-        if not len(batch):
+        if not values:
             return
-        values = self._values(prefix, batch)
         try:
             for table, value, wanted in zip(tables, values, lacking, strict=True):
                 if chunk in wanted:
@@ -232,12 +240,11 @@ class Activations:
         except OSError as error:
             self.trouble = f"{self._store.folder}: {error.strerror or error}"
 
-    def _loader(self, split: SplitName, batches: Sequence[list[Key]]) -> DataLoader[Any]:
-        plan, images = self.session.plan, self.session.split(split)
+    def _samples(self, split: SplitName) -> Views:
+        plan = self.session.plan
         plain = transforms.evaluation(plan.preprocessing)
         augmented = transforms.training(plan.preprocessing, plan.augmentation)
-        samples = Views(images, plain, augmented, plan.config.seed)
-        return data.keyed_loader(samples, Keys(batches), self.session.workers, self.session.device.type == "cuda")
+        return Views(self.session.split(split), plain, augmented, plan.config.seed)
 
     def _opened(self, cut: Cut, split: SplitName, view: int) -> Table | None:
         place = cut.name, split, view
@@ -353,19 +360,6 @@ class Views(data.Samples):
 
     def transform_of(self, key: Key) -> transforms.Transform:
         return self.transform if key[0] == PLAIN else self.augmented
-
-
-class Keys(Sampler[list[Key]]):
-    """Lists of keys as they are given."""
-
-    def __init__(self, lists: Sequence[list[Key]]) -> None:
-        self._lists = lists
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self._lists)
-
-    def __len__(self) -> int:
-        return len(self._lists)
 
 
 def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:

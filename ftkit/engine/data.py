@@ -8,10 +8,12 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import util
 from multiprocessing.sharedctypes import RawValue
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -71,6 +73,8 @@ class _Sample:
     index: int
 
 
+_ONE_DRAWS = Lock()
+
 Key = tuple[int, int, int]
 """Which sample is wanted: epoch, index, and how many times the epoch has had that index before."""
 
@@ -91,15 +95,26 @@ class Samples(Dataset["_Sample | Fault"]):
         return len(self.split)
 
     def __getitem__(self, key: Key) -> _Sample | Fault:
-        index = key[1]
-        torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
+        image, rest = self._made(key, nullcontext())
+        if image is None or isinstance(rest, Fault):
+            assert isinstance(rest, Fault), "what has no image has a fault"
+            return rest
+        return _Sample(image, *rest)
+
+    def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | Fault]:
+        """A sample's image with its label and index, for threads; torch's generator is theirs in turns."""
+        return self._made(key, _ONE_DRAWS)
+
+    def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> tuple[Tensor | None, tuple[int, int] | Fault]:
+        transform, index = self.transform_of(key), key[1]
         try:
-            transform = self.transform_of(key)
             pixels = sample_pixels(self.split, index, transform.channels)
-            return _Sample(transform(pixels), self.split.labels[index], index)
         except UnreadableImage as error:
             file = sample_name(self.split, index)
-            return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+            return None, Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+        with drawing:
+            torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
+            return transform(pixels), (self.split.labels[index], index)
 
     def transform_of(self, key: Key) -> Transform:
         """What a sample goes through."""
@@ -192,13 +207,6 @@ def evaluation_loader(
 ) -> DataLoader[_Sample | Fault]:
     """Batches of one process's share of a split, each sample once."""
     return _loader(Samples(split, transform), Share(len(split), batch_size, rank, world), workers, pin)
-
-
-def keyed_loader(
-    samples: Samples, batches: Sampler[list[Key]], workers: int, pin: bool = False
-) -> DataLoader[_Sample | Fault]:
-    """The batches of a sampler as they are; no worker is started for a single one."""
-    return _loader(samples, batches, workers if len(batches) > 1 else 0, pin)  # type: ignore[arg-type]
 
 
 START = "fork" if sys.platform == "linux" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,11 @@ from ftkit.errors import RequestError, unknown
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FEW, AREA = 8, 224 * 224
+"""Images of so many pixels that a CPU computes at a time: of more, what lies between two layers leaves its caches.
+(ResNet-18 in bf16: 64 at a time take a third longer.)"""
+MANY = 1 << 20
+"""For a GPU no batch is too large but for its memory."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,15 @@ class Compute:
         if values.ndim != 4:
             return values.to(self.device, non_blocking=True)
         return values.to(self.device, non_blocking=True, memory_format=self.layout)
+
+    def parts(self, values: Tensor) -> Sequence[Tensor]:
+        """The same as `take`, as many at a time as a network in eval mode computes most quickly."""
+        taken = self.take(values)
+        return torch.split(taken, self.few(taken.shape[-1])) if taken.ndim == 4 else (taken,)
+
+    def few(self, size: int) -> int:
+        """How many images of `size` pixels a side are computed most quickly together."""
+        return max(FEW, FEW * AREA // size**2) if self.device.type == "cpu" else MANY
 
 
 def compute_of(accelerator: Accelerator) -> Compute:

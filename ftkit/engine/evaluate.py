@@ -162,7 +162,7 @@ def infer(
             images, labels, indices = usable(batch)
             if not len(labels):
                 continue
-            logits = model(compute.take(images))
+            logits = torch.cat([model(part) for part in compute.parts(images)])
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,6 +13,7 @@ from torch import Tensor
 
 from ftkit.engine.bundle import Loaded, load_bundle
 from ftkit.engine.pixels import file_pixels, pixels_of
+from ftkit.engine.stream import Read, computed, grouped
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError, one_line
 from ftkit.images import UnreadableImage
@@ -26,8 +23,6 @@ from ftkit.spec.preprocessing import Preprocessing
 
 Source = str | Path | Image
 """An image, or the path of one."""
-
-THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -117,52 +112,43 @@ class Predictor:
             raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
 
     def _stream(self, images: Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
-        prepared = self._prepared(images, ahead=2 * batch_size)
-        while batch := list(islice(prepared, batch_size)):
-            whole = [image for _, image in batch if isinstance(image, Tensor)]
-            answers = iter(self._likeliest(torch.stack(whole), top_k) if whole else ())
-            for name, image in batch:
-                if isinstance(image, Tensor):
+        size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
+        groups = grouped(enumerate(_loaded(images)), size)
+        for group, outputs in computed(self._compute, self._model, groups, self._read):
+            answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
+            for name, error in group:
+                if error is None:
                     top = next(answers)
                     yield Prediction(name, *top[0], top)
                 else:
-                    yield Prediction(name, None, None, error=image)
+                    yield Prediction(name, None, None, error=error)
 
-    def _prepared(self, images: Iterable[Source], ahead: int) -> Iterator[tuple[str, Tensor | str]]:
-        """Names with tensors, or with the reason why there is none, read by threads up to `ahead` images ahead."""
-        waiting: deque[Future[tuple[str, Tensor | str]]] = deque()
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="ftkit-read") as pool:
-            try:
-                for position, source in enumerate(images):
-                    if isinstance(source, Image):
-                        # PIL reads late; two threads with the same image would read it at once.
-                        source.load()
-                    waiting.append(pool.submit(self._prepare, source, position))
-                    if len(waiting) > ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def _prepare(self, source: Source, position: int) -> tuple[str, Tensor | str]:
+    def _read(self, item: tuple[int, Source]) -> Read[tuple[str, str | None]]:
+        """An image with its name, or the name with the reason why there is no image."""
+        position, source = item
         if isinstance(source, Image):
             name = str(getattr(source, "filename", "") or position)
-            return name, self._transform(pixels_of(ImageOps.exif_transpose(source), self._transform.channels))
+            pixels = pixels_of(ImageOps.exif_transpose(source), self._transform.channels)
+            return self._transform(pixels), (name, None)
         try:
-            return str(source), self._transform(file_pixels(source, self._transform.channels))
+            return self._transform(file_pixels(source, self._transform.channels)), (str(source), None)
         except UnreadableImage as error:
-            return str(source), error.message.removeprefix(one_line(f"{source}: "))
+            return None, (str(source), error.message.removeprefix(one_line(f"{source}: ")))
 
-    def _likeliest(self, images: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
-        with torch.inference_mode(), self._compute.autocast():
-            logits = self._model(self._compute.take(images))
-            values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
+    def _likeliest(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+        values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
         return [
             tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True))
             for row, probabilities in zip(indices.tolist(), values.tolist(), strict=True)
         ]
+
+
+def _loaded(images: Iterable[Source]) -> Iterator[Source]:
+    for source in images:
+        if isinstance(source, Image):
+            # PIL reads late; two threads with the same image would read it at once.
+            source.load()
+        yield source
 
 
 def load(

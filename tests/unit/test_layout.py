@@ -1,59 +1,136 @@
-"""Weights and images lie channels last where a network can take it, and no network is refused for it."""
+"""What the package promises as a whole: quick imports, no code run from data, everything in the wheel."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
 import pytest
-import torch
-from torch import Tensor, nn
 
-from ftkit.engine.devices import Compute
-from ftkit.engine.layout import settle
+from ftkit import hooks
 
-CPU = Compute(torch.device("cpu"), "fp32")
-
-
-class Viewed(nn.Module):
-    """Flattens as many tutorials do, which takes the layout of the convolution's output for granted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout())
-        self.head = nn.Linear(8 * 6 * 6, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.body(images)
-        logits: Tensor = self.head(features.view(len(features), -1))
-        return logits
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "ftkit"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = ("torch", "torchvision", "numpy", "accelerate", "sklearn", "scipy", "torchmetrics")
+LIGHT = ["ftkit", *(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCES
+    if "engine" not in path.parts and "networks" not in path.parts and path.name != "__main__.py"
+)]  # fmt: skip
+"""Every module above the engine; `networks` hold the torch modules that backbones build."""
 
 
-class Flattened(Viewed):
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(images).flatten(1))
-        return logits
+def test_nothing_above_the_engine_imports_torch_or_numpy() -> None:
+    code = f"""
+import importlib, sys
+for name in {LIGHT}:
+    importlib.import_module(name)
+    heavy = [m for m in {HEAVY} if m in sys.modules]
+    assert not heavy, f"{{name}} imports {{heavy}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("network", "layout"), [(Viewed, torch.contiguous_format), (Flattened, torch.channels_last)])
-def test_a_network_gets_the_layout_that_it_can_take(network: type[Viewed], layout: torch.memory_format) -> None:
-    made = network()
-    compute = settle(made, CPU, 3, 8)
-    weight = next(made.parameters())
-    assert compute.layout == layout
-    assert weight.is_contiguous(memory_format=layout)
-    images = compute.take(torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last))
-    assert images.is_contiguous(memory_format=layout)
-    made(images).sum().backward()
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"weights_only\s*=\s*False",
+        r"\bpickle\.(\w*load|Unpickler)",
+        r"from\s+pickle\s+import",
+        r"^\s*(import|from)\s+(dill|joblib|cloudpickle|shelve|marshal)\b",
+        r"yaml\.(unsafe_|full_)?load(_all)?\(",
+        r"yaml\.(Unsafe|Full)?Loader\b",
+        r"allow_pickle\s*=\s*True",
+        r"register_for_checkpointing",
+        r"(?<![\w.])(eval|exec)\(",
+    ],
+)
+def test_nothing_that_is_read_can_run_code(pattern: str) -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert found == []
 
 
-def test_to_try_a_network_changes_nothing() -> None:
-    made = Flattened()
-    before = {name: value.clone() for name, value in made.state_dict().items()}
-    random = torch.get_rng_state()
-    settle(made, CPU, 3, 8)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
-    assert made.training
+def test_every_torch_load_is_of_weights_only() -> None:
+    unsafe = [
+        f"{path.relative_to(REPOSITORY)}:{call.lineno}"
+        for path in SOURCES
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "torch.load"
+        and "weights_only=True" not in [ast.unparse(keyword) for keyword in call.keywords]
+    ]
+    assert unsafe == []
 
 
-def test_what_has_no_height_and_width_has_no_layout() -> None:
-    features = torch.randn(4, 7)
-    assert Compute(torch.device("cpu"), "fp32", torch.channels_last).take(features) is features
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names of the files in a wheel built from this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_has_every_template(wheel: list[str]) -> None:
+    templates = REPOSITORY / "templates"
+    ours = {str(path.relative_to(templates)) for path in templates.rglob("*") if path.is_file()}
+    assert "project/ftkit.yaml.jinja" in ours
+    assert {name.removeprefix("ftkit/templates/") for name in wheel if name.startswith("ftkit/templates/")} == ours
+
+
+def test_the_wheel_has_the_whole_package_and_nothing_beside_it(wheel: list[str]) -> None:
+    ours = {
+        str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*") if path.suffix != ".pyc" and path.is_file()
+    }
+    assert {"ftkit/py.typed", "ftkit/cli/main.py"} <= ours
+    assert ours <= set(wheel)
+    assert {name.split("/")[0] for name in wheel} == {"ftkit", "ftkit-0.1.0.dist-info"}
+    assert "ftkit-0.1.0.dist-info/licenses/LICENSE" in wheel
+
+
+def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
+    guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+    modules = [m for m in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "@hookimpl" in m]
+    assert len(modules) == 3
+    for number, source in enumerate(modules):
+        (tmp_path / f"guide_{number}.py").write_text(source, encoding="utf-8")
+    code = """
+from pathlib import Path
+from ftkit.plugins import Registry
+registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(3)])
+registry.load_all()
+assert registry.faults == [], registry.faults
+assert registry.plugin("guide-2").listens == ("ftkit_epoch_end", "ftkit_run_end")
+strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
+print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
+print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
+"""
+    (tmp_path / "scans").mkdir()
+    for name in ("oak-1.jpg", "elm-1.jpg", "oak-2.jpg"):
+        (tmp_path / "scans" / name).touch()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[{'head': 1.0}, {'head': 1.0, 'stem': 0.3}]", "('elm', 'oak')"], done.stderr
+
+
+def test_the_plugin_guide_has_every_hook_with_its_signature() -> None:
+    guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8").replace("\\|", "|")
+    found = {name: f for name, f in vars(hooks).items() if name.startswith("ftkit_")}
+    assert len(found) == 8
+    for name, function in found.items():
+        parameters = [f"{p.name}: {p.annotation}" for p in inspect.signature(function).parameters.values()]
+        assert f"| `{name}({', '.join(parameters)})` | 0.1 |" in guide
+        assert function.__doc__

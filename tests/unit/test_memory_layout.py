@@ -1,0 +1,59 @@
+"""Weights and images lie channels last where a network can take it, and no network is refused for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ftkit.engine.devices import Compute
+from ftkit.engine.layout import settle
+
+CPU = Compute(torch.device("cpu"), "fp32")
+
+
+class Viewed(nn.Module):
+    """Flattens as many tutorials do, which takes the layout of the convolution's output for granted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout())
+        self.head = nn.Linear(8 * 6 * 6, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.body(images)
+        logits: Tensor = self.head(features.view(len(features), -1))
+        return logits
+
+
+class Flattened(Viewed):
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(images).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(("network", "layout"), [(Viewed, torch.contiguous_format), (Flattened, torch.channels_last)])
+def test_a_network_gets_the_layout_that_it_can_take(network: type[Viewed], layout: torch.memory_format) -> None:
+    made = network()
+    compute = settle(made, CPU, 3, 8)
+    weight = next(made.parameters())
+    assert compute.layout == layout
+    assert weight.is_contiguous(memory_format=layout)
+    images = compute.take(torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last))
+    assert images.is_contiguous(memory_format=layout)
+    made(images).sum().backward()
+
+
+def test_to_try_a_network_changes_nothing() -> None:
+    made = Flattened()
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    random = torch.get_rng_state()
+    settle(made, CPU, 3, 8)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    assert made.training
+
+
+def test_what_has_no_height_and_width_has_no_layout() -> None:
+    features = torch.randn(4, 7)
+    assert Compute(torch.device("cpu"), "fp32", torch.channels_last).take(features) is features

@@ -5,8 +5,11 @@ rates are functions of the position.
 
     checkpoints/
       e0003-s00012/           3 whole epochs and 12 steps of the next
-        model.safetensors  optimizer.safetensors  state.json  MANIFEST.json
+        model.safetensors  frozen.safetensors  optimizer.safetensors  state.json  MANIFEST.json
       LATEST
+
+What is frozen lies in a file of its own, which is not written anew while it stays what it is: a checkpoint takes it, by
+a second name, from the last but one. So two neighbours never share a file, and damage to one leaves the other whole.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,12 +30,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ftkit.config.choices import PRECISIONS
-from ftkit.engine.durable import replace_file, replace_folder, save_tensors
+from ftkit.engine.durable import holds, replace_file, replace_folder, save_tensors
 from ftkit.errors import FtkitError, RequestError
 from ftkit.runs import first_fault
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no file of what is frozen."""
 MANIFEST = "MANIFEST.json"
+FROZEN = "frozen.safetensors"
 FILES = {"model.safetensors", "optimizer.safetensors", "state.json"}
 _NAME = re.compile(r"e(\d{4,})-s(\d{5,})")
 
@@ -88,6 +93,7 @@ class State:
         optimizer: torch's own state dict of the optimizer, without its hyperparameters.
         scaler: The fp16 loss scaler's state; empty in other precisions.
         versions: Of ftkit, torch and the plugins that wrote it.
+        frozen: Names of the model's tensors that are not expected to have changed since the last checkpoint.
     """
 
     progress: Progress
@@ -96,6 +102,7 @@ class State:
     optimizer: Mapping[int, Mapping[str, Any]]
     scaler: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
 
 
 def save_checkpoint(folder: Path, state: State, keep: int) -> Path:
@@ -109,7 +116,9 @@ def save_checkpoint(folder: Path, state: State, keep: int) -> Path:
     """
     name = f"e{state.progress.epoch:04d}-s{state.progress.step:05d}"
     folder.mkdir(exist_ok=True)
-    replace_folder(folder / name, lambda target: _write(target, state))
+    others = [other for other in _names(folder) if other != name]
+    spare = folder / others[-2] if len(others) > 1 else None
+    replace_folder(folder / name, lambda target: _write(target, state, spare))
     replace_file(folder / "LATEST", name.encode())
     names = _names(folder)
     reached = names.index(name) + 1
@@ -171,26 +180,46 @@ def _names(folder: Path) -> list[str]:
     return sorted((p.name for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()), key=position)
 
 
-def _write(target: Path, state: State) -> None:
+def _write(target: Path, state: State, spare: Path | None) -> None:
     tensors, scalars = _split_optimizer(state.optimizer)
-    save_tensors(target / "model.safetensors", state.model)
+    frozen = {name: tensor for name, tensor in state.model.items() if name in state.frozen}
+    save_tensors(target / "model.safetensors", {n: t for n, t in state.model.items() if n not in frozen})
+    known = _taken(target / FROZEN, spare, frozen) if frozen and spare is not None else {}
+    if frozen and not known:
+        save_tensors(target / FROZEN, frozen)
     save_tensors(target / "optimizer.safetensors", tensors)
     text = _Text(FORMAT, state.progress, dict(state.identity), scalars, dict(state.scaler), dict(state.versions))
     (target / "state.json").write_text(json.dumps(asdict(text), indent=1), encoding="utf-8")
-    (target / MANIFEST).write_bytes(_manifest(target))
+    (target / MANIFEST).write_bytes(_manifest(target, {*FILES, FROZEN} if frozen else FILES, known))
 
 
-def _manifest(checkpoint: Path) -> bytes:
-    """The hash and size of each file, always in the same words, so that every byte of it counts."""
-    paths = [checkpoint / name for name in sorted(FILES)]
-    files = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in paths}
+def _taken(target: Path, spare: Path, frozen: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Give another checkpoint's file of frozen tensors a second name, if it holds these bits; its hash and size."""
+    with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
+        known = {FROZEN: dict(json.loads((spare / MANIFEST).read_bytes())[FROZEN])}
+        if holds(spare / FROZEN, frozen):
+            target.hardlink_to(spare / FROZEN)
+            return known
+    return {}
+
+
+def _manifest(checkpoint: Path, names: Collection[str], known: Mapping[str, Any] | None = None) -> bytes:
+    """The hash and size of each file, always in the same words, so that every byte of it counts.
+
+    Args:
+        known: Of files that needn't be read for it.
+    """
+    known = known or {}
+    paths = [checkpoint / name for name in sorted(names)]
+    files = {p.name: known.get(p.name) or {"sha256": _sha256(p), "size": p.stat().st_size} for p in paths}
     return json.dumps(files, indent=1).encode()
 
 
 def _fault(checkpoint: Path) -> str | None:
     """Why a checkpoint can't be trusted, or None."""
     try:
-        written, found = (checkpoint / MANIFEST).read_bytes(), _manifest(checkpoint)
+        written = (checkpoint / MANIFEST).read_bytes()
+        found = _manifest(checkpoint, {*FILES, FROZEN} if FROZEN.encode() in written else FILES)
         if written == found:
             return None
         expected, files = json.loads(written), json.loads(found)
@@ -217,6 +246,8 @@ def _read(checkpoint: Path) -> State:
         text = TypeAdapter(_Text).validate_python(content)
         optimizer = _join_optimizer(load_file(checkpoint / "optimizer.safetensors"), text.optimizer)
         model = load_file(checkpoint / "model.safetensors")
+        if (checkpoint / FROZEN).exists():
+            model |= load_file(checkpoint / FROZEN)
     except (SafetensorError, OSError, ValueError) as error:
         raise FtkitError(
             f"{checkpoint}: not a checkpoint that ftkit wrote: {first_fault(error)}", "remove it"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -84,6 +84,25 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a safetensors file has exactly these tensors, bit for bit.
+
+    Raises:
+        OSError, SafetensorError: It can't be read.
+    """
+    with safe_open(path, "pt") as file:
+        return set(file.keys()) == set(tensors) and all(
+            _alike(file.get_tensor(name), _copied(tensor)) for name, tensor in tensors.items()
+        )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """As whole numbers, to which 0 and -0 differ and what is no number equals itself."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(one.itemsize, torch.uint8)
+    same = one.shape == other.shape and one.dtype == other.dtype
+    return same and torch.equal(one.reshape(-1).view(bits), other.reshape(-1).view(bits))
 
 
 def _copied(tensor: Tensor) -> Tensor:

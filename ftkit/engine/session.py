@@ -166,7 +166,20 @@ def capture(session: Session) -> State:
         optimizer=session.optimizer.state_dict()["state"],
         scaler=scaler.state_dict() if scaler is not None else {},
         versions=versions(session.plan),
+        frozen=frozen_names(session.network),
     )
+
+
+def frozen_names(network: nn.Module) -> frozenset[str]:
+    """Parameters that don't train, and buffers of modules that have no other ones."""
+    found: set[str] = set()
+    for path, module in network.named_modules():
+        own = dict(module.named_parameters(path, recurse=False))
+        still = [name for name, parameter in own.items() if not parameter.requires_grad]
+        if len(still) == len(own):
+            still += [name for name, _ in module.named_buffers(path, recurse=False)]
+        found.update(still)
+    return frozenset(found) if any(name in found for name, _ in network.named_parameters()) else frozenset()
 
 
 def versions(plan: Plan) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ import torch
 from ftkit.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from ftkit.errors import FtkitError, RequestError
 
+FROZEN = {"stem": torch.tensor([0.0, float("nan"), 2.0]), "seen": torch.tensor(7)}
+
 
 def state(epoch: int, step: int = 0) -> State:
     return State(
         progress=Progress(epoch=epoch, step=step, best=0.5, best_epoch=1, waited=2, loss_sum=0.1 + 0.2, seen=7),
         identity={"seed": 3},
-        model={"weight": torch.full((2, 3), float(epoch)), "count": torch.tensor(epoch)},
+        model={"weight": torch.full((2, 3), float(epoch)), "count": torch.tensor(epoch), **FROZEN},
         optimizer={0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(2, 3)}, 1: {"mu": 0.25, "buffer": None}},
         scaler={},
+        frozen=frozenset(FROZEN),
     )
 
 
@@ -38,6 +42,8 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert loaded.progress == state(3, step=12).progress
     assert loaded.identity == {"seed": 3}
     assert torch.equal(loaded.model["weight"], torch.full((2, 3), 3.0))
+    assert loaded.model["stem"].numpy().tobytes() == FROZEN["stem"].numpy().tobytes()
+    assert loaded.model["seen"] == 7
     assert torch.equal(loaded.optimizer[0]["exp_avg"], torch.ones(2, 3))
     assert loaded.optimizer[1] == {"mu": 0.25, "buffer": None}
 
@@ -49,10 +55,53 @@ def test_the_newest_are_kept_and_latest_names_the_last(tmp_path: Path) -> None:
     assert (tmp_path / "LATEST").read_text() == "e0004-s00000"
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"])
+def inode(checkpoint: Path) -> int:
+    return (checkpoint / "frozen.safetensors").stat().st_ino
+
+
+def test_what_is_frozen_is_written_twice_and_neighbours_share_no_file(tmp_path: Path) -> None:
+    files = [inode(save_checkpoint(tmp_path, state(epoch), keep=2)) for epoch in range(6)]
+    assert len(set(files)) == 2
+    assert files[::2] == [files[0]] * 3
+
+
+@pytest.mark.parametrize("changed", [torch.tensor([-0.0, float("nan"), 2.0]), torch.tensor([0.0, 1.0])])
+def test_what_was_expected_to_stay_is_written_anew_where_it_did_not(tmp_path: Path, changed: torch.Tensor) -> None:
+    for epoch in range(3):
+        save_checkpoint(tmp_path, state(epoch), keep=2)
+    now = state(3)
+    save_checkpoint(tmp_path, replace(now, model={**now.model, "stem": changed}), keep=2)
+    loaded, damaged = load_checkpoint(tmp_path)
+    assert (damaged, loaded.progress.epoch) == ((), 3)
+    assert loaded.model["stem"].numpy().tobytes() == changed.numpy().tobytes()
+
+
+def test_a_damaged_file_of_what_is_frozen_is_not_taken_over(tmp_path: Path) -> None:
+    for epoch in range(3):
+        newest = save_checkpoint(tmp_path, state(epoch), keep=3)
+    spare = newest.with_name("e0001-s00000") / "frozen.safetensors"
+    spare.write_bytes(spare.read_bytes()[:-1] + b"?")
+    save_checkpoint(tmp_path, state(3), keep=3)
+    assert load_checkpoint(tmp_path)[1] == ()
+
+
+def test_where_a_file_cant_have_two_names_it_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for epoch in range(4):
+        save_checkpoint(tmp_path, state(epoch), keep=2)
+    assert load_checkpoint(tmp_path)[0].progress.epoch == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "frozen.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, name: str, damage: str) -> None:
-    save_checkpoint(tmp_path, state(1), keep=2)
+    for epoch in range(2):
+        save_checkpoint(tmp_path, state(epoch), keep=2)
     newest = save_checkpoint(tmp_path, state(2), keep=2)
     content = bytearray((newest / name).read_bytes())
     content[len(content) // 2] ^= 0x10

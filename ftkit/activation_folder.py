@@ -1,8 +1,8 @@
-"""The folder of cached activations: tables shared by runs, bounded in size, whole after any kill.
+"""The folder of cached activations and decoded images: tables shared by runs, bounded in size, whole after any kill.
 
-A table is a folder of its own: `data` holds a row an image, `done` a checksum for each chunk of rows that is
-written, `about.json` says what it is and when it was last used. Whoever uses a table holds a shared lock on it, and it
-is removed under an exclusive one. `ftkit.engine.tables` reads and writes the rows.
+A table is a folder of its own: `data` holds its rows, `done` a checksum for each row or chunk of rows that is written,
+`about.json` says what it is and when it was last used. Whoever uses a table holds a shared lock on it, and it is
+removed under an exclusive one. `ftkit.engine.tables` and `ftkit.engine.decoded` read and write the rows.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from typing import IO
 from ftkit.cache import cache_folder
 
 CHUNK = 64
-"""Rows that are computed together."""
+"""Rows of activations that are computed together."""
 MARK = 8
-"""Bytes in `done` for a chunk."""
+"""Bytes of a checksum in `done`."""
+WRITTEN = 1 << 32
+"""Makes a mark of a checksum, which is its lower half."""
 SPARE = 1 << 30
 """Bytes of the disk that are left free for others."""
 PREFIX = "v2-"
@@ -62,15 +64,16 @@ class Store:
         self.folder = folder
         self.limit = limit
 
-    def reserve(self, key: str, about: str, rows: int, nbytes: int) -> tuple[Path, IO[bytes]]:
-        """The folder of a table, with room for all of its rows, and the lock on it; closing it lets go.
+    def reserve(self, key: str, about: str, nbytes: int, marks: int) -> tuple[Path, IO[bytes]]:
+        """The folder of a table, with room for all of it, and the lock on it; closing it lets go.
 
         It is made where it isn't there, and others go that were not used for longest.
 
         Args:
             key: Hexadecimal digits that stand for all that the rows depend on.
             about: What it holds, for people.
-            nbytes: Of a row.
+            nbytes: Of its `data`.
+            marks: In its `done`.
 
         Raises:
             OSError: There is no room for it, or the folder can't be written.
@@ -86,14 +89,14 @@ class Store:
                     break
             lock.close()
         try:
-            self._make(place, about, rows, nbytes)
+            self._make(place, about, nbytes, marks)
             return place, lock
         except BaseException:
             lock.close()
             raise
 
-    def _make(self, place: Path, about: str, rows: int, nbytes: int) -> None:
-        sizes = {place / "data": rows * nbytes, place / "done": MARK * -(-rows // CHUNK)}
+    def _make(self, place: Path, about: str, nbytes: int, marks: int) -> None:
+        sizes = {place / "data": nbytes, place / "done": MARK * marks}
         lacking = sum(size - (path.stat().st_size if path.exists() else 0) for path, size in sizes.items())
         if lacking:
             self._make_room(lacking, place)
@@ -119,7 +122,7 @@ class Store:
             if self.remove(entry):
                 over -= entry.nbytes
         if over > 0:
-            raise OSError(errno.ENOSPC, f"no room for {lacking / 1e9:.2f} GB of activations", str(self.folder))
+            raise OSError(errno.ENOSPC, f"no room for {lacking / 1e9:.2f} GB", str(self.folder))
 
     def entries(self) -> Iterator[Entry]:
         """What lies there."""

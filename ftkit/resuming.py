@@ -15,7 +15,7 @@ from ftkit.planning import Plan
 from ftkit.run_folder import RunFolder
 from ftkit.runs import find_run, run_folders
 
-FREE = ("workers", "device", "checkpoint.", "cache.dir")
+FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")
 """Settings that a resumed run may change; a full stop at the end stands for a whole section."""
 
 

@@ -1,4 +1,4 @@
-"""`ftkit cache`: what is kept of frozen layers' activations, and getting rid of it."""
+"""`ftkit cache`: what is kept of frozen layers' activations and of decoded images, and getting rid of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from ftkit.cli import console
 from ftkit.cli.describe import short_count
 
-app = typer.Typer(no_args_is_help=True, help="List and clear the activations that runs keep.")
+app = typer.Typer(no_args_is_help=True, help="List and clear the activations and decoded images that runs keep.")
 
 Folder = Annotated[
     str | None, typer.Option("--cache-dir", metavar="FOLDER", help="The folder that was given to training.")
@@ -21,7 +21,7 @@ Folder = Annotated[
 def list_(
     folder: Folder = None, json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False
 ) -> None:
-    """List the tables of activations, the one used last first."""
+    """List the tables of activations and decoded images, the one used last first."""
     from ftkit.activation_folder import Store, activation_folder
 
     store = Store(activation_folder(folder), 0)

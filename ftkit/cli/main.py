@@ -54,7 +54,7 @@ COMMANDS: dict[str, Entry] = {
     "backbones": Entry("ftkit.cli.catalog:backbones", "List the networks that can be fine-tuned.", "Look"),
     "datasets": Entry("ftkit.cli.catalog:datasets", "List the sources of images.", "Look"),
     "strategies": Entry("ftkit.cli.catalog:strategies", "List the ways to freeze and thaw layers.", "Look"),
-    "cache": Entry("ftkit.cli.cache:app", "List and clear the activations that runs keep.", "Look"),
+    "cache": Entry("ftkit.cli.cache:app", "List and clear the activations and decoded images that runs keep.", "Look"),
     "plugins": Entry("ftkit.cli.plugins:app", "List the plugins, and check one.", "Look"),
 }
 

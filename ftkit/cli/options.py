@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DEVICES, MONITORS, ON_NAN, OPTIMIZERS, PRECISIONS, TRACKERS
+from ftkit.config.choices import (
+    BAD_IMAGE_WAYS,
+    BALANCES,
+    DECODED,
+    DEVICES,
+    MONITORS,
+    ON_NAN,
+    OPTIMIZERS,
+    PRECISIONS,
+    TRACKERS,
+)
 from ftkit.errors import RequestError
 from ftkit.spec.augment import LEVELS
 
@@ -140,6 +150,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
     Flag(("--cache",), "cache.use", None, "Compute what is frozen once, and keep it.", MACHINE),
     Flag(("--views",), "cache.views", "K", "Versions of a training image that are kept so.", MACHINE),
+    Flag(("--decoded-cache",), "cache.decoded", "|".join(DECODED), "Where to keep images decoded.", MACHINE, DECODED),
     Flag(("--cache-dir",), "cache.dir", "FOLDER", "Where to keep it.", MACHINE),
     Flag(("--cache-limit",), "cache.limit", "SIZE", "Most to keep, such as 20GB.", MACHINE),
     Flag(("--tracker",), "tracker", "|".join(TRACKERS), "Send the records there too.", RUN, TRACKERS, _listed),

@@ -154,8 +154,10 @@ def _value(value: float | tuple[float, float]) -> str:
 
 
 def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
-    """How often what is frozen is computed, and what that takes on disk."""
+    """How often what is frozen is computed, what that takes on disk, and whether images are decoded once."""
     config, uses = plan.config.cache, plan.caching
+    if config.decoded != "off":
+        yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
     if not plan.views:
         reason = "" if not config.use else ": train_bn lets statistics of frozen groups move"
         yield "cache", f"off{reason}; what is frozen is computed in each epoch"

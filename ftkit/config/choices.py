@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 BadImage = Literal["error", "skip"]
 Balance = Literal["none", "sampler", "weights"]
+Decoded = Literal["off", "ram", "disk"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Monitor = Literal["accuracy", "top5", "macro_f1", "weighted_f1", "auroc", "calibration_error", "loss"]
 OnNan = Literal["error", "skip"]
@@ -14,6 +15,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 BAD_IMAGE_WAYS: tuple[str, ...] = get_args(BadImage)
 BALANCES: tuple[str, ...] = get_args(Balance)
+DECODED: tuple[str, ...] = get_args(Decoded)
 DEVICES: tuple[str, ...] = get_args(Device)
 MONITORS: tuple[str, ...] = get_args(Monitor)
 ON_NAN: tuple[str, ...] = get_args(OnNan)

@@ -14,6 +14,7 @@ from ftkit.config.choices import (
     OPTIMIZERS,
     BadImage,
     Balance,
+    Decoded,
     Device,
     Monitor,
     OnNan,
@@ -149,12 +150,14 @@ class Checkpoint(Section):
 
 
 class Cache(Section):
-    """Of the activations of frozen layers."""
+    """Of the activations of frozen layers, and of decoded images."""
 
     use: bool = True
     """Compute what is frozen once for an image and keep it; otherwise anew in each epoch."""
     views: int = Field(default=2, ge=1)
     """Versions of a training image that are kept: one as evaluation sees it, the others augmented."""
+    decoded: Decoded = "off"
+    """Where to keep images decoded from the first epoch on: ram or disk, for data that fits there."""
     limit: Annotated[int, BeforeValidator(_bytes)] = Field(default=20_000_000_000, ge=0)
     """Most that all runs together keep, in bytes or as 20GB; what was not used for longest goes first."""
     dir: str | None = None

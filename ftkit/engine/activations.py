@@ -27,12 +27,12 @@ from ftkit.engine.agree import largest
 from ftkit.engine.cut import Cut, Cutter, NoCutError
 from ftkit.engine.data import Batch, Fault, Key
 from ftkit.engine.groups import set_trainable
+from ftkit.engine.images_digest import images_digest
 from ftkit.engine.late import usable
 from ftkit.engine.session import Feed, Session
 from ftkit.engine.stopping import stop_if_asked
 from ftkit.engine.stream import computed
 from ftkit.engine.tables import Table, open_table
-from ftkit.images import sample_file
 from ftkit.spec.caching import NO_GAIN, CutSize, Use, decide
 from ftkit.spec.dataset import Split, SplitName
 from ftkit.spec.schedule import Phase
@@ -244,7 +244,7 @@ class Activations:
         plan = self.session.plan
         plain = transforms.evaluation(plan.preprocessing)
         augmented = transforms.training(plan.preprocessing, plan.augmentation)
-        return Views(self.session.split(split), plain, augmented, plan.config.seed)
+        return Views(self.session.split(split), plain, augmented, plan.config.seed, self.session.pixels(split))
 
     def _opened(self, cut: Cut, split: SplitName, view: int) -> Table | None:
         place = cut.name, split, view
@@ -354,8 +354,15 @@ class Cached:
 class Views(data.Samples):
     """Samples whose keys begin with the view."""
 
-    def __init__(self, split: Split, plain: transforms.Transform, augmented: transforms.Transform, seed: int) -> None:
-        super().__init__(split, plain, seed)
+    def __init__(
+        self,
+        split: Split,
+        plain: transforms.Transform,
+        augmented: transforms.Transform,
+        seed: int,
+        pixels: data.Pixels | None,
+    ) -> None:
+        super().__init__(split, plain, seed, pixels)
         self.augmented = augmented
 
     def transform_of(self, key: Key) -> transforms.Transform:
@@ -365,27 +372,6 @@ class Views(data.Samples):
 def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:
     """Faults of a batch by the row that they are of."""
     return dict(zip(sorted(set(rows) - set(batch.indices.tolist())), batch.faults, strict=True))
-
-
-def images_digest(split: Split) -> str:
-    """Digits that change when an image or the order does: by path, size and time of change, else by pixels.
-
-    A file that is gone counts by its name.
-    """
-    digest = hashlib.sha256()
-    for index in range(len(split)):
-        file = sample_file(split, index)
-        if file is None:
-            image = split.open(index)
-            digest.update(f"{image.mode} {image.size}\n".encode() + image.tobytes())
-            continue
-        try:
-            found = file.stat()
-            stamp = f"{found.st_size} {found.st_mtime_ns}"
-        except OSError:
-            stamp = "gone"
-        digest.update(f"{file.absolute()}\0{stamp}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def _cut(cutter: Cutter, session: Session, trainable: frozenset[str]) -> Cut | str:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -75,6 +75,8 @@ class _Sample:
 
 _ONE_DRAWS = Lock()
 
+Pixels = Callable[[int, int], Tensor]
+
 Key = tuple[int, int, int]
 """Which sample is wanted: epoch, index, and how many times the epoch has had that index before."""
 
@@ -84,12 +86,16 @@ class Samples(Dataset["_Sample | Fault"]):
 
     Random transforms draw from torch's generator, seeded here by the key, so that a sample is the same in
     whichever process, and after whatever else, it is made, and one that an epoch has twice differs.
+
+    Args:
+        pixels: Gives an image's pixels by its position and the channels wanted; by default it is read anew each time.
     """
 
-    def __init__(self, split: Split, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, split: Split, transform: Transform, seed: int = 0, pixels: Pixels | None = None) -> None:
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.pixels = pixels or partial(sample_pixels, split)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -108,7 +114,7 @@ class Samples(Dataset["_Sample | Fault"]):
     def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> tuple[Tensor | None, tuple[int, int] | Fault]:
         transform, index = self.transform_of(key), key[1]
         try:
-            pixels = sample_pixels(self.split, index, transform.channels)
+            pixels = self.pixels(index, transform.channels)
         except UnreadableImage as error:
             file = sample_name(self.split, index)
             return None, Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
@@ -203,10 +209,17 @@ def training_loader(
 
 
 def evaluation_loader(
-    split: Split, transform: Transform, batch_size: int, workers: int, rank: int = 0, world: int = 1, pin: bool = False
+    split: Split,
+    transform: Transform,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    pin: bool = False,
+    pixels: Pixels | None = None,
 ) -> DataLoader[_Sample | Fault]:
     """Batches of one process's share of a split, each sample once."""
-    return _loader(Samples(split, transform), Share(len(split), batch_size, rank, world), workers, pin)
+    return _loader(Samples(split, transform, pixels=pixels), Share(len(split), batch_size, rank, world), workers, pin)
 
 
 START = "fork" if sys.platform == "linux" else None

@@ -114,3 +114,15 @@ def _trains(name: str, module: nn.Module, groups: Sequence[LayerGroup], trainabl
         return any(below)
     group = group_of(groups, f"{name}.")
     return group is not None and group.name in trainable
+
+
+def frozen_names(network: nn.Module) -> frozenset[str]:
+    """Parameters that don't train, and buffers of modules that have no other ones."""
+    found: set[str] = set()
+    for path, module in network.named_modules():
+        own = dict(module.named_parameters(path, recurse=False))
+        still = [name for name, parameter in own.items() if not parameter.requires_grad]
+        if len(still) == len(own):
+            still += [name for name, _ in module.named_buffers(path, recurse=False)]
+        found.update(still)
+    return frozenset(found) if any(name in found for name, _ in network.named_parameters()) else frozenset()

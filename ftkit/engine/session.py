@@ -15,8 +15,10 @@ import ftkit
 from ftkit.engine import data, transforms
 from ftkit.engine.bundle import backbone_id
 from ftkit.engine.checkpoint import Progress, State, precision_of
+from ftkit.engine.decoded import Decoded, keep_decoded
 from ftkit.engine.devices import Compute, compute_of
 from ftkit.engine.events import Listener
+from ftkit.engine.groups import frozen_names
 from ftkit.engine.interrupt import StopFlag
 from ftkit.engine.layout import settle
 from ftkit.engine.loss import Loss, make_loss
@@ -55,6 +57,7 @@ class Session:
         model: What of it is called in training; wrapped anew at each phase.
         ordinary: The whole network, and images.
         feed: What the phase under way uses.
+        decoded: Images that are kept decoded, by split.
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
             float64 `(3,)` on the device, so that counting needs no wait for the GPU.
         broken: Image files that could no more be read, and were told of.
@@ -78,6 +81,7 @@ class Session:
     totals: Tensor
     flag: StopFlag
     wrong_step: Tensor
+    decoded: Mapping[SplitName, Decoded] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
     broken: set[str] = field(default_factory=set)
@@ -98,6 +102,10 @@ class Session:
     @property
     def world(self) -> int:
         return int(self.accelerator.num_processes)
+
+    def pixels(self, name: SplitName) -> data.Pixels | None:
+        """What gives the pixels of a split where they are kept decoded."""
+        return self.decoded[name].pixels if name in self.decoded else None
 
     def split(self, name: SplitName) -> Split:
         """Training or validation images, which every run has."""
@@ -128,13 +136,16 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     workers = data.resolve_workers(config.workers, len(train), world)
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
     order = data.TrainingOrder(plan.batches, config.seed, rank, weights)
-    samples = data.Samples(train, transforms.training(look, plan.augmentation), config.seed)
+    both: dict[SplitName, Split] = {"train": train, "val": val}
+    decoded = keep_decoded(both, look.channels, config.cache, config.dataset.name, workers, listener.note)
+    kept = {name: one.pixels for name, one in decoded.items()}
+    samples = data.Samples(train, transforms.training(look, plan.augmentation), config.seed, kept.get("train"))
     shape, judge = (look.channels, look.size, look.size), transforms.evaluation(look)
     ordinary = Feed(
         built.network,
         data.training_loader(samples, order, workers, pin, shape),
         built.network,
-        data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin),
+        data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin, kept.get("val")),
     )
     return Session(
         plan=plan,
@@ -152,6 +163,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         workers=workers,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
         flag=flag,
+        decoded=decoded,
         wrong_step=torch.tensor(-1, device=accelerator.device),
     )
 
@@ -168,18 +180,6 @@ def capture(session: Session) -> State:
         versions=versions(session.plan),
         frozen=frozen_names(session.network),
     )
-
-
-def frozen_names(network: nn.Module) -> frozenset[str]:
-    """Parameters that don't train, and buffers of modules that have no other ones."""
-    found: set[str] = set()
-    for path, module in network.named_modules():
-        own = dict(module.named_parameters(path, recurse=False))
-        still = [name for name, parameter in own.items() if not parameter.requires_grad]
-        if len(still) == len(own):
-            still += [name for name, _ in module.named_buffers(path, recurse=False)]
-        found.update(still)
-    return frozenset(found) if any(name in found for name, _ in network.named_parameters()) else frozenset()
 
 
 def versions(plan: Plan) -> dict[str, str]:

@@ -17,10 +17,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from ftkit.activation_folder import CHUNK, MARK, Store
-
-WRITTEN = 1 << 32
-"""Marks a chunk in `done`; the lower half is its checksum."""
+from ftkit.activation_folder import CHUNK, MARK, WRITTEN, Store
 
 
 def open_table(store: Store, key: str, about: str, rows: int, shape: Sequence[int], dtype: torch.dtype) -> Table:
@@ -29,7 +26,7 @@ def open_table(store: Store, key: str, about: str, rows: int, shape: Sequence[in
     Raises:
         OSError: There is no room for it, or the folder can't be written.
     """
-    place, lock = store.reserve(key, about, rows, torch.Size(shape).numel() * dtype.itemsize)
+    place, lock = store.reserve(key, about, rows * torch.Size(shape).numel() * dtype.itemsize, -(-rows // CHUNK))
     try:
         return Table(place, lock, rows, shape, dtype)
     except BaseException:

@@ -82,8 +82,9 @@ def execute(session: Session, resume: bool, other_world: bool = False) -> Outcom
         return finish(session)
     finally:
         stop_trackers(session)
-        if cache is not None:
-            cache.close()
+        for kept in (cache, *session.decoded.values()):
+            if kept is not None:
+                kept.close()
 
 
 def train_phase(session: Session, phase: Phase, cache: Activations | None = None) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from cache import machine
 
 LOOP = """
 import sys
@@ -85,7 +86,7 @@ def main() -> None:
             link_images(folder / "some", folder / "many", wanted.many)
             peaks = {n: measured([*ours, str(folder / n)], folder)[1] for n in ("some", "many")}
             report |= {"peak_mb": peaks, "peak_ratio": peaks["many"] / peaks["some"]}
-    print(json.dumps({**report, "machine": platform.processor(), "cores": os.cpu_count()}, indent=2))
+    print(json.dumps({**report, "machine": machine()}, indent=2))
 
 
 def draw_images(folder: Path, count: int, side: int) -> None:

@@ -132,7 +132,7 @@ def test_more_than_fits_is_refused_before_training(
     assert "GB are to be had\nhint: give --decoded-cache disk, or off" in refused(
         data, capsys, "--decoded-cache", "ram"
     )
-    said = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1KB")
+    said = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1000")
     assert "no room for 0.00 GB" in said
     assert "raise --cache-limit" in said
 

@@ -1,0 +1,151 @@
+"""What training takes, against a plain loop: epochs of the whole network, memory, and layer4 with the head cached.
+
+    python benchmarks/training.py [--data FOLDER] [--times 3] [--epochs 3] [--only epoch,suffix]
+
+ResNet-18 at 224 pixels with weights drawn at random, on which its speed doesn't depend. The images are those of a
+folder with `train` and `val`; without one, 244 and 153 pictures of 500 x 375 pixels are drawn. An epoch is the pass
+over the training images, as both sides record it, and the first of a process isn't counted. The loop computes in
+32 bits with two workers, as the tutorials have it; ftkit in fp32 and in what `auto` is on the machine. All sides run in
+turns, in processes of their own, and the medians are compared. Peak memory is that of the training process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cache import drawn, machine
+
+LOOP = """
+import json, resource, sys, time
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader
+from torchvision import datasets, models, transforms
+
+data, epochs = sys.argv[1], int(sys.argv[2])
+change = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
+    transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+images = datasets.ImageFolder(f"{data}/train", change)
+loader = DataLoader(images, batch_size=32, shuffle=True, num_workers=2, persistent_workers=True)
+model = models.resnet18(num_classes=len(images.classes))
+optimizer = optim.AdamW(model.parameters(), lr=0.0001)
+criterion = nn.CrossEntropyLoss()
+seconds = []
+for epoch in range(epochs):
+    began = time.perf_counter()
+    model.train()
+    for inputs, labels in loader:
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+    seconds.append(time.perf_counter() - began)
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+FTKIT = """
+import json, resource, sys
+import ftkit
+outcome = ftkit.train(ftkit.plan(**json.loads(sys.argv[1])))
+seconds = [record["seconds"] for record in outcome.records]
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+Taken = tuple[list[float], float]
+"""Seconds of each epoch, and the peak memory in kilobytes."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with train/ and val/")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--only", default="epoch,suffix")
+    wanted = parser.parse_args()
+    print(machine(), flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(Path(scratch), wanted.data or drawn(Path(scratch)), wanted.times)
+        for name in wanted.only.split(","):
+            {"epoch": bench.epoch, "suffix": bench.suffix}[name](wanted.epochs)
+
+
+class Bench:
+    """Both sides of each ratio."""
+
+    def __init__(self, scratch: Path, data: Path, times: int) -> None:
+        self.scratch, self.data, self.times = scratch, data, times
+
+    def epoch(self, epochs: int) -> None:
+        full = {"strategy": "full", "epochs": epochs, "cache": {"use": False}}
+        sides = {
+            "loop": [sys.executable, "-W", "ignore", "-c", LOOP, str(self.data), str(epochs)],
+            "ftkit in fp32": self.ftkit({**full, "precision": "fp32"}),
+            "ftkit": self.ftkit(full),
+        }
+        taken = self.in_turns(sides)
+        seconds = {
+            name: statistics.median(s for each, _ in runs for s in each[1:] or each) for name, runs in taken.items()
+        }
+        memory = {name: statistics.median(peak for _, peak in runs) / 1024 for name, runs in taken.items()}
+        for name in ("ftkit in fp32", "ftkit"):
+            print(
+                f"epoch of the whole network: loop {seconds['loop']:.2f} s, {name} {seconds[name]:.2f} s: "
+                f"{seconds['loop'] / seconds[name]:.2f}x; peak memory {memory['loop']:.0f} and {memory[name]:.0f} MB: "
+                f"{memory[name] / memory['loop']:.2f}x",
+                flush=True,
+            )
+
+    def suffix(self, _: int) -> None:
+        """Eight epochs of layer4 and the head, what comes before them cached in one view, and computed each time."""
+        settings = {"strategy": {"name": "milestones", "milestones": [1, 9], "num_layers": 1}, "epochs": 10}
+        sides = {
+            "uncached": self.ftkit({**settings, "cache": {"use": False}}),
+            "cached": self.ftkit({**settings, "cache": {"views": 1}}),
+        }
+        taken = self.in_turns(sides)
+        seconds = {name: statistics.median(sum(each[1:9]) for each, _ in runs) for name, runs in taken.items()}
+        print(
+            f"eight epochs of layer4 and the head: uncached {seconds['uncached']:.2f} s, cached "
+            f"{seconds['cached']:.2f} s: {seconds['uncached'] / seconds['cached']:.1f}x",
+            flush=True,
+        )
+
+    def in_turns(self, sides: dict[str, list[str]]) -> dict[str, list[Taken]]:
+        taken: dict[str, list[Taken]] = {name: [] for name in sides}
+        for turn in range(self.times):
+            for name in list(sides) if turn % 2 == 0 else reversed(list(sides)):
+                with tempfile.TemporaryDirectory() as cache:
+                    taken[name].append(run(sides[name], {"FTKIT_CACHE_DIR": cache}))
+        return taken
+
+    def ftkit(self, settings: dict[str, Any]) -> list[str]:
+        common = {
+            "dataset": {"name": "folder", "root": str(self.data)},
+            "backbone": "resnet18",
+            "weights": "none",
+            "probe": False,
+            "augment": "standard",
+            "output": str(self.scratch / "runs"),
+        }
+        return [sys.executable, "-c", FTKIT, json.dumps(common | settings)]
+
+
+def run(command: Sequence[str], environment: dict[str, str]) -> Taken:
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak
+
+
+if __name__ == "__main__":
+    main()

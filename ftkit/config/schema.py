@@ -110,8 +110,8 @@ def _digit(value: object) -> object:
 
 def _bytes(value: object) -> object:
     """`20GB` as a number of bytes."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT])?i?B?", value.strip()) if isinstance(value, str) else None
-    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")) if found else value
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT])?i?B?", value.strip()) if isinstance(value, str) else None
+    return int(float(found[1]) * 1000 ** " kMGT".index((found[2] or " ").replace("K", "k"))) if found else value
 
 
 class PreprocessingOverrides(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -119,7 +120,9 @@ class _Training(_Transform):
             pixels = F.crop(pixels, *v2.RandomCrop.get_params(pixels, (side, side)))
         ratio = [bound * aspect for bound in changes.ratio]
         place = v2.RandomResizedCrop.get_params(pixels, list(changes.scale), ratio)
-        return _resize(F.crop(pixels, *place), [pre.size, pre.size], pre)
+        # What resizes it is quicker on pixels without gaps between them.
+        crop = F.crop(pixels, *place)[None].contiguous(memory_format=torch.channels_last)[0]
+        return _resize(crop, [pre.size, pre.size], pre)
 
 
 def _on_images(changes: Changes, pre: Preprocessing) -> tuple[Change, ...]:
@@ -171,6 +174,12 @@ def _bars(width: int, height: int) -> list[int]:
 
 
 def _normalised(pixels: Tensor, pre: Preprocessing) -> Tensor:
-    """In one pass over the pixels: `(pixels / 255 - mean) / std`."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (pre.mean, pre.std))
-    return torch.addcmul(-mean / std, pixels, 1 / (255 * std))
+    scale, shift = _constants(pre)
+    return pixels.to(torch.float32).mul_(scale).add_(shift)
+
+
+@cache
+def _constants(pre: Preprocessing) -> tuple[Tensor, Tensor]:
+    """What makes `(pixels / 255 - mean) / std` of pixels: `pixels * scale + shift`."""
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (pre.mean, pre.std))
+    return (1 / (255 * std)).float(), (-mean / std).float()

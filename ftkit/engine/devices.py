@@ -37,6 +37,11 @@ class Compute:
     precision: str
     layout: torch.memory_format = torch.contiguous_format
 
+    @property
+    def fuses(self) -> bool:
+        """Whether torch has optimizers for it that update in one pass, and nothing scales the gradients."""
+        return self.device.type in ("cpu", "cuda") and self.precision != "fp16"
+
     def autocast(self) -> torch.autocast:
         """The context in which a network computes."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")

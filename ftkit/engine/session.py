@@ -127,7 +127,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     look = plan.preprocessing
     compute = settle(built.network, compute_of(accelerator), look.channels, look.size)
     optimizer = accelerator.prepare_optimizer(
-        build_optimizer(config.optimizer, built.network, built.members, config.decay_all)
+        build_optimizer(config.optimizer, built.network, built.members, config.decay_all, compute.fuses)
     )
     train, val = plan.splits.train, plan.splits.val
     assert train is not None, "make_plan refuses data without a training split"

@@ -130,6 +130,8 @@ def case(name: str, shared: Path, scratch: Path) -> Settings:
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "output": str(scratch / "runs"),
+        # So that figures don't depend on what the machine multiplies in.
+        "precision": "fp32",
         **extra,
     }
 
@@ -146,7 +148,7 @@ def ftkit_run(name: str | None = None, **more: Any) -> Method:
         plan = ftkit.plan(**changed)
         outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
-        return evaluate_bundle(load_bundle(outcome.run.model), plan.splits.test, 128).accuracy
+        return evaluate_bundle(load_bundle(outcome.run.model, precision="fp32"), plan.splits.test, 128).accuracy
 
     return run
 

@@ -3,7 +3,7 @@
 from ftkit.cache import cache_folder
 from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
 from ftkit.hooks import hookimpl
-from ftkit.images import ImageFiles, UnreadableImage, is_image, open_image
+from ftkit.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
 from ftkit.spec.backbone import (
     ROLES,
     Backbone,
@@ -60,6 +60,7 @@ __all__ = [
     "UnreadableImage",
     "cache_folder",
     "class_order",
+    "decode_image",
     "group_of",
     "hookimpl",
     "is_image",

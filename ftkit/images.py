@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ftkit.errors import FtkitError
 from ftkit.spec.dataset import Split
@@ -84,16 +85,35 @@ def open_with_format(path: str | Path) -> tuple[Image, str]:
     Raises:
         UnreadableImage: As above.
     """
+    try:
+        _require_file(Path(path))
+        size = Path(path).stat().st_size
+    except OSError as error:
+        raise UnreadableImage(f"{path}: can't be read: {error.strerror or error}") from None
+    return _decoded(path, size, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Image:
+    """The same as `open_image` of what a file holds, for images that lie in something else.
+
+    Args:
+        name: Where they lie, for messages.
+
+    Raises:
+        UnreadableImage: As above.
+    """
+    return _decoded(io.BytesIO(content), len(content), name)[0]
+
+
+def _decoded(source: str | Path | IO[bytes], size: int, name: str) -> tuple[Image, str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        _require_file(Path(path))
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             _require_sane_size(image)
             image.load()
             return _upright(image), image.format or ""
     except UnidentifiedImageError:
-        size = Path(path).stat().st_size
         reason = "not an image, or of a kind that can't be read here" if size else "the file is empty"
     except OSError as error:
         reason = f"can't be read: {error.strerror or error}"
@@ -102,7 +122,7 @@ def open_with_format(path: str | Path) -> tuple[Image, str]:
     except Exception as error:
         # On broken files decoders raise whatever their parsing runs into, struct.error and KeyError too.
         reason = f"can't be read: {error or type(error).__name__}"
-    raise UnreadableImage(f"{path}: {reason}")
+    raise UnreadableImage(f"{name}: {reason}")
 
 
 def _require_file(path: Path) -> None:

@@ -136,9 +136,9 @@ def _machine(resolved: Resolved) -> Machine:
     from ftkit.engine.compare import Machine
 
     config, given = resolved.config, resolved.sources
-    workers = config.workers if isinstance(config.workers, int) else None
+    threads = max(1, config.workers) if isinstance(config.workers, int) else None
     batch_size = config.batch_size if "batch_size" in given else Machine.batch_size
-    return Machine(config.device, config.precision, workers, batch_size)
+    return Machine(config.device, config.precision, threads, batch_size)
 
 
 def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None:

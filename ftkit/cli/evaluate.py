@@ -53,7 +53,7 @@ def evaluate(
         Precision, typer.Option("--precision", help="Arithmetic; auto goes by the hardware.")
     ] = "auto",
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that read images; else by the cores.")
+        int | None, typer.Option("--workers", metavar="N", min=0, help="Threads that read images; else by the cores.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
@@ -66,13 +66,11 @@ def evaluate(
     card = read_card(bundle)
     labelled, registry = _labelled(bundle, card, data, split)
     from ftkit.engine.bundle import load_bundle
-    from ftkit.engine.data import resolve_workers
     from ftkit.engine.evaluate import evaluate_bundle
 
     loaded = load_bundle(bundle, device, precision, registry)
     _remark(bundle, labelled)
-    count = resolve_workers("auto" if workers is None else workers, len(labelled.split))
-    scores = evaluate_bundle(loaded, labelled.split, batch_size, count)
+    scores = evaluate_bundle(loaded, labelled.split, batch_size, None if workers is None else max(1, workers))
     if json:
         where = {"model": str(bundle), "data": labelled.source, "split": labelled.name}
         console.print_json({**where, "data_changed": labelled.changed, **scores.to_json()})

@@ -49,10 +49,17 @@ def list_plugins(json: Json = False) -> None:
     warn_of_faults(registry)
 
 
-@app.command(epilog="Example: ftkit plugins doctor my-plugin")
+@app.command(
+    epilog="Examples:\n"
+    "  ftkit plugins doctor my-plugin\n"
+    "  ftkit plugins doctor my-plugin --num-processes 2   its strategies in two processes too"
+)
 def doctor(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     json: Json = False,
+    num_processes: Annotated[
+        int, typer.Option("--num-processes", metavar="N", min=1, max=8, help="Let so many train with each strategy.")
+    ] = 1,
 ) -> None:
     """Check that a plugin loads, and that what it brings keeps the contracts."""
     from ftkit.testing.doctor import examine
@@ -63,7 +70,7 @@ def doctor(
     absence = registry.absence(name)
     if registry.plugin(name) is None and absence is not None:
         raise RequestError(absence, "leave that out to have it checked")
-    findings = list(examine(registry, name))
+    findings = list(examine(registry, name, num_processes))
     if json:
         console.print_json([finding.to_json() for finding in findings])
     else:

@@ -13,10 +13,8 @@ from torch import Tensor
 from ftkit.config.load import Resolved, resolve
 from ftkit.engine.bootstrap import Array, Interval, interval, mcnemar, resampled
 from ftkit.engine.bundle import load_bundle
-from ftkit.engine.data import evaluation_loader, resolve_workers
-from ftkit.engine.evaluate import infer, run_data
+from ftkit.engine.evaluate import judge, run_data
 from ftkit.engine.metrics import score
-from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError, one_line
 from ftkit.run_splits import splits_of_run
 from ftkit.run_summary import RunSummary, summarize
@@ -31,7 +29,7 @@ class Machine:
 
     device: str = "auto"
     precision: str = "auto"
-    workers: int | None = None
+    threads: int | None = None
     batch_size: int = 64
 
 
@@ -132,12 +130,8 @@ def answer(contender: Contender, split: SplitName, machine: Machine) -> Answers:
     card = read_card(contender.bundle)
     labelled = run_data(contender.resolved, card, split)
     loaded = load_bundle(contender.bundle, machine.device, machine.precision, contender.resolved.registry)
-    count = resolve_workers("auto" if machine.workers is None else machine.workers, len(labelled.split))
-    pin = loaded.compute.device.type == "cuda"
-    transform = evaluation(card.preprocessing)
-    loader = evaluation_loader(labelled.split, transform, machine.batch_size, count, pin=pin)
-    logits, labels, indices = infer(loaded.model, loader, loaded.compute)
-    names = [labelled.split.names[i] for i in indices.tolist()]
+    logits = judge(loaded, labelled.split, machine.batch_size, machine.threads)
+    names = labelled.split.names
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     changed = f"{labelled.source} has changed since {contender.path} was trained"
     return Answers(
@@ -145,7 +139,7 @@ def answer(contender: Contender, split: SplitName, machine: Machine) -> Answers:
         split=labelled.name,
         classes=card.classes,
         names=tuple(sorted(names)),
-        labels=labels[order],
+        labels=torch.tensor(labelled.split.labels, dtype=torch.int64)[order],
         logits=logits[order],
         notes=(changed,) if labelled.changed else (),
     )

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -256,9 +256,19 @@ def _loader(
 
 def checked(batch: Batch) -> Batch:
     """The batch, or the error of the first file that it lacks."""
-    for fault in batch.faults:
-        raise FtkitError(f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again")
+    require_whole(batch.faults)
     return batch
+
+
+def require_whole(found: Iterable[object]) -> None:
+    """Raise the first fault among what was read.
+
+    Raises:
+        FtkitError: Names the file.
+    """
+    for fault in found:
+        if isinstance(fault, Fault):
+            raise FtkitError(f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again")
 
 
 def _collate(shape: tuple[int, ...], samples: Sequence[_Sample | Fault]) -> Batch:

@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ftkit.config.load import Resolved
 from ftkit.engine.bundle import Loaded
-from ftkit.engine.data import Batch, checked, evaluation_loader
+from ftkit.engine.data import Batch, Samples, checked, require_whole
 from ftkit.engine.devices import Compute
 from ftkit.engine.metrics import Scores, score
+from ftkit.engine.stream import computed, grouped
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
 from ftkit.run_splits import splits_of_run
@@ -95,18 +96,34 @@ def choose_split(
     )
 
 
-def evaluate_bundle(
-    loaded: Loaded, split: Split, batch_size: int = 64, workers: int = 0, on_batch: OnBatch | None = None
-) -> Scores:
+def evaluate_bundle(loaded: Loaded, split: Split, batch_size: int = 64, threads: int | None = None) -> Scores:
     """The figures of a model on a split whose labels are in the order of the model's classes.
+
+    Args and errors as in `judge`.
+    """
+    return score(
+        judge(loaded, split, batch_size, threads), torch.tensor(split.labels, dtype=torch.int64), loaded.card.classes
+    )
+
+
+def judge(loaded: Loaded, split: Split, batch_size: int = 64, threads: int | None = None) -> Tensor:
+    """A model's logits for each image of a split, float32 `(n, classes)`, on the CPU.
+
+    Args:
+        batch_size: Most images at a time.
+        threads: That read images, and on a CPU compute; by default as the cores have it.
 
     Raises:
         FtkitError: An image can't be read; the message names it.
     """
-    transform = evaluation(loaded.card.preprocessing)
-    loader = evaluation_loader(split, transform, batch_size, workers, pin=loaded.compute.device.type == "cuda")
-    logits, labels, _ = infer(loaded.model, loader, loaded.compute, on_batch=on_batch)
-    return score(logits, labels, loaded.card.classes)
+    look, compute = loaded.card.preprocessing, loaded.compute
+    keys = ((0, index, 0) for index in range(len(split)))
+    groups = grouped(keys, min(batch_size, 2 * compute.few(look.size)))
+    parts = []
+    for rest, outputs in computed(compute, loaded.model, groups, Samples(split, evaluation(look)).read, threads):
+        require_whole(rest)
+        parts.append(outputs[0].float().cpu())
+    return torch.cat(parts)
 
 
 def collect(

@@ -36,12 +36,14 @@ def computed(
     network: Callable[[Tensor], Any],
     groups: Iterable[Sequence[T]],
     read: Callable[[T], Read[R]],
+    threads: int | None = None,
 ) -> Iterator[tuple[list[R], tuple[Tensor, ...]]]:
     """For each group what was read, and the network's outputs for the images of it; none where it has no image.
 
     Args:
         network: Gives a tensor or several, with a row an image.
         read: Called in threads.
+        threads: How many; by default as many as torch computes with on a CPU, and `READERS` for a GPU.
     """
 
     def work(group: Sequence[T]) -> tuple[list[R], tuple[Tensor, ...]]:
@@ -53,12 +55,12 @@ def computed(
         return [image for image, _ in results if image is not None], [rest for _, rest in results]
 
     if compute.device.type != "cpu":
-        for images, rest in _in_threads(gather, groups, READERS):
+        for images, rest in _in_threads(gather, groups, threads or READERS):
             yield rest, _outputs(compute, network, images)
         return
     cores = torch.get_num_threads()
     try:
-        yield from _in_threads(work, groups, cores, lambda: torch.set_num_threads(1))
+        yield from _in_threads(work, groups, threads or cores, lambda: torch.set_num_threads(1))
     finally:
         # This thread has kept its number, but those that torch starts from now on would have one too.
         torch.set_num_threads(cores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ftkit.config.plugin_options import is_required, option_fields
@@ -34,14 +35,19 @@ class Finding:
         return {"what": self.what, "ok": self.fault is None, "fault": self.fault}
 
 
-def examine(registry: Registry, name: str) -> Iterator[Finding]:
-    """Load a plugin and check a sample of what it brings, one after the other."""
+def examine(registry: Registry, name: str, processes: int = 1) -> Iterator[Finding]:
+    """Load a plugin and check a sample of what it brings, one after the other.
+
+    Args:
+        processes: As in `check_strategy`.
+    """
     found = registry.plugin(name)
     if not isinstance(found, Plugin):
         yield Finding("it loads", found.reason if found is not None else "it is disabled")
         return
     yield Finding(f"it loads, and has the hooks {', '.join([*found.offers, *found.listens])}")
-    yield from _each(registry.strategies, name, lambda cls: _on_instance(cls, check_strategy))
+    check = partial(check_strategy, processes=processes)
+    yield from _each(registry.strategies, name, lambda cls: _on_instance(cls, check))
     yield from _each(registry.datasets, name, lambda cls: _on_instance(cls, check_dataset))
     yield from _each(registry.backbones, name, check_backbone)
 

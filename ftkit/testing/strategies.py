@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,12 @@ from ftkit.api import Backbone, RequestError, Schedule, Strategy, make_schedule
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
 from ftkit.testing.copies import sent
 from ftkit.testing.pictures import make_image_folder
+from ftkit.testing.together import check_together
 
 if TYPE_CHECKING:
     from ftkit.engine.events import Listener
+    from ftkit.planning import Plan
+    from ftkit.run_folder import RunFolder
 
 LENGTHS = (1, 2, 3, 5, 6, 10, 30)
 """Epochs of the runs that a strategy is asked about; it may refuse some, by a `RequestError`."""
@@ -24,17 +28,21 @@ TRAINED = 6
 """Most epochs of the run that is trained."""
 
 
-def check_strategy(strategy: Strategy, backbone: Backbone | None = None, lengths: Sequence[int] = LENGTHS) -> None:
+def check_strategy(
+    strategy: Strategy, backbone: Backbone | None = None, lengths: Sequence[int] = LENGTHS, processes: int = 1
+) -> None:
     """Check a strategy, and train with it for some epochs on a dozen drawn images, a second or two.
 
     Args:
         backbone: What it is checked on; by default ResNet-20 for small images.
         lengths: Epochs of runs to ask it about.
+        processes: With 2 or more, so many train together too, which takes some ten seconds. The strategy's class, and
+            the backbone, must be such that another process can import them.
 
     Raises:
         ContractError: It isn't a frozen dataclass, doesn't pickle, answers the same question in two ways, leaves
-            a parameter to no group, refuses every length; or a run with it moves what is frozen, or ends
-            elsewhere when it is stopped and resumed.
+            a parameter to no group, refuses every length; or a run with it moves what is frozen, ends elsewhere
+            when it is stopped and resumed, or in several processes fails or ends with weights that differ.
     """
     require_frozen_dataclass(strategy)
     backbone = backbone or _default_backbone()
@@ -44,7 +52,7 @@ def check_strategy(strategy: Strategy, backbone: Backbone | None = None, lengths
     _check_groups(strategy, backbone)
     trained = [length for length in schedules if length <= TRAINED]
     if trained:
-        _check_run(strategy, backbone, schedules[max(trained)])
+        _check_run(strategy, backbone, schedules[max(trained)], processes)
 
 
 def _default_backbone() -> Backbone:
@@ -93,7 +101,7 @@ def _check_groups(strategy: Strategy, backbone: Backbone) -> None:
     assign(network, strategy.groups(backbone))
 
 
-def _check_run(strategy: Strategy, backbone: Backbone, schedule: Schedule) -> None:
+def _check_run(strategy: Strategy, backbone: Backbone, schedule: Schedule, processes: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         layout = {"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}}
@@ -103,15 +111,29 @@ def _check_run(strategy: Strategy, backbone: Backbone, schedule: Schedule) -> No
         whole.check_frozen()
         cut.train(stop_after=3)
         require(cut.weights() == whole.weights(), "a run that is stopped and resumed ends with other weights")
+        if processes > 1:
+            (folder / "notes").mkdir()
+            make = partial(_planned, strategy, backbone, len(schedule.rows), data, folder / "together")
+            check_together(make, processes, folder / "notes")
+            _Trial(strategy, backbone, schedule, data, folder / "together", again=True).check_frozen()
+
+
+def _planned(strategy: Strategy, backbone: Backbone, epochs: int, data: Path, output: Path) -> tuple[Plan, RunFolder]:
+    """A plan that this process has made itself, as each does."""
+    schedule = make_schedule(strategy, backbone, epochs, type(strategy).__name__)
+    trial = _Trial(strategy, backbone, schedule, data, output)
+    return trial.plan, trial.run
 
 
 class _Trial:
     """A run of a schedule on drawn images, with a checkpoint of each epoch."""
 
-    def __init__(self, strategy: Strategy, backbone: Backbone, schedule: Schedule, data: Path, output: Path) -> None:
+    def __init__(
+        self, strategy: Strategy, backbone: Backbone, schedule: Schedule, data: Path, output: Path, again: bool = False
+    ) -> None:
         import ftkit
         from ftkit.library import open_run
-        from ftkit.planning import Plan
+        from ftkit.run_folder import RunFolder
 
         plan: Plan = ftkit.plan(
             dataset={"name": "folder", "root": str(data)},
@@ -136,7 +158,7 @@ class _Trial:
             preprocessing=backbone.preprocessing,
             group_parameters=None,
         )
-        self.run = open_run(self.plan)
+        self.run = RunFolder(output / "run") if again else open_run(self.plan)
 
     def train(self, stop_after: int | None = None) -> None:
         """Train to the end; with `stop_after`, a signal comes after so many steps, and the run is resumed."""

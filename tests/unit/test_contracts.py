@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,21 @@ class Bare(Gradual):
     """Derived, and not decorated: its fields would be nobody's options."""
 
     every: int | None = 3
+
+
+@dataclass(frozen=True)
+class ByRank(Strategy):
+    """Trains at another rate in each process."""
+
+    def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
+        return {groups[-1]: 1.0 + float(os.environ.get("RANK", "0"))}
+
+
+def test_processes_that_train_together_must_end_together() -> None:
+    check_strategy(Gradual(), lengths=(2,), processes=2)
+    assert "2 processes that train together end with weights that differ" in fault(
+        lambda: check_strategy(ByRank(), lengths=(1,), processes=2)
+    )
 
 
 def test_a_strategy_must_be_pure() -> None:

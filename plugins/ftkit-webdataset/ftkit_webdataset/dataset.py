@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftkit.api import Dataset, RequestError, Split, Splits, UnreadableImage, class_order, relabel
+from ftkit.api import (
+    Dataset,
+    RequestError,
+    Split,
+    Splits,
+    UnreadableImage,
+    class_order,
+    decode_image,
+    one_line,
+    relabel,
+)
 from ftkit_webdataset.index import Index, beside, class_names, index_of
 from ftkit_webdataset.places import is_address, part
 
@@ -108,12 +117,10 @@ class Members:
     size: Sequence[int] = field(repr=False)
 
     def __call__(self, index: int) -> Image:
-        from PIL import Image, ImageOps
-
         place = self.places[self.shard[index]]
+        name = f"{place}, byte {self.offset[index]}"
         try:
-            image = Image.open(io.BytesIO(part(place, self.offset[index], self.size[index])))
-            image.load()
-            return ImageOps.exif_transpose(image)
-        except Exception as error:  # whatever a decoder or a network can raise
-            raise UnreadableImage(f"{place}, byte {self.offset[index]}: {' '.join(str(error).split())}") from error
+            content = part(place, self.offset[index], self.size[index])
+        except Exception as error:  # whatever a disk or a network can raise
+            raise UnreadableImage(f"{name}: {one_line(str(error))}") from error
+        return decode_image(content, name)

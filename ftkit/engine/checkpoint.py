@@ -245,14 +245,22 @@ def _read(checkpoint: Path) -> State:
             )
         text = TypeAdapter(_Text).validate_python(content)
         optimizer = _join_optimizer(load_file(checkpoint / "optimizer.safetensors"), text.optimizer)
-        model = load_file(checkpoint / "model.safetensors")
-        if (checkpoint / FROZEN).exists():
-            model |= load_file(checkpoint / FROZEN)
+        model = read_model(checkpoint)
     except (SafetensorError, OSError, ValueError) as error:
         raise FtkitError(
             f"{checkpoint}: not a checkpoint that ftkit wrote: {first_fault(error)}", "remove it"
         ) from None
     return State(text.progress, text.identity, model, optimizer, text.scaler, text.versions)
+
+
+def read_model(checkpoint: Path) -> dict[str, Tensor]:
+    """The network's tensors in a checkpoint, by name, those that are frozen too.
+
+    Raises:
+        OSError, SafetensorError: A file can't be read.
+    """
+    model = load_file(checkpoint / "model.safetensors")
+    return model | load_file(checkpoint / FROZEN) if (checkpoint / FROZEN).exists() else model
 
 
 def _split_optimizer(

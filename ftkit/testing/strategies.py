@@ -179,13 +179,11 @@ class _Trial:
     def check_frozen(self) -> None:
         """Parameters and buffers that are frozen in an epoch are the same bytes after it as before."""
         import torch
-        from safetensors.torch import load_file
+
+        from ftkit.engine.checkpoint import read_model
 
         owner = self._owners()
-        states = {
-            int(place.name[1:5]): load_file(place / "model.safetensors")
-            for place in self.run.checkpoints.glob("e*-s00000")
-        }
+        states = {int(place.name[1:5]): read_model(place) for place in self.run.checkpoints.glob("e*-s00000")}
         for epoch in sorted(states):
             before, after = states[epoch], states.get(epoch + 1)
             for name in before if after is not None else ():

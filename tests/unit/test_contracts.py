@@ -77,6 +77,29 @@ def test_processes_that_train_together_must_end_together() -> None:
     )
 
 
+@dataclass(frozen=True)
+class Leaky(Strategy):
+    """Moves the first layer by itself, which it says is frozen."""
+
+    def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
+        return {groups[-1]: 1.0}
+
+    def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
+        weight = model.get_parameter("conv1.weight")
+
+        def move(*_: object) -> None:
+            weight.data.add_(0.01)
+
+        model.register_forward_hook(move)
+        return model
+
+
+def test_what_is_frozen_must_not_move() -> None:
+    assert "conv1.weight moved in epoch 1, in which it was frozen" in fault(
+        lambda: check_strategy(Leaky(), lengths=(2,))
+    )
+
+
 def test_a_strategy_must_be_pure() -> None:
     assert "lr_scales(29, 30, ...) gave" in fault(lambda: check_strategy(Moody()))
 

@@ -29,6 +29,7 @@ from ftkit.engine.data import Batch, Fault, Key
 from ftkit.engine.groups import set_trainable
 from ftkit.engine.images_digest import images_digest
 from ftkit.engine.late import usable
+from ftkit.engine.layout import cast
 from ftkit.engine.session import Feed, Session
 from ftkit.engine.stopping import stop_if_asked
 from ftkit.engine.stream import computed
@@ -178,10 +179,11 @@ class Activations:
         self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
     ) -> Generator[tuple[Sequence[Tensor], Batch]]:
         """For each list of keys the values at some cuts, none where it has no image, and a batch without its images."""
-        compute, samples = self.session.compute, self._samples(split)
-        size = min(CHUNK, 2 * compute.few(self.session.plan.preprocessing.size))
+        compute, samples, look = self.session.compute, self._samples(split), self.session.plan.preprocessing
+        size = min(CHUNK, 2 * compute.few(look.size))
+        prefix = cast(self.cutter.prefix(names), compute, look.channels, look.size)
         pieces = (keys[start : start + size] for keys in lists for start in range(0, len(keys), size))
-        results = computed(compute, self.cutter.prefix(names), pieces, samples.read)
+        results = computed(compute, prefix, pieces, samples.read)
         for keys in lists:
             parts = [next(results) for _ in range(0, len(keys), size)]
             there = [one for rest, _ in parts for one in rest if not isinstance(one, Fault)]

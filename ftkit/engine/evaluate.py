@@ -14,6 +14,7 @@ from ftkit.config.load import Resolved
 from ftkit.engine.bundle import Loaded
 from ftkit.engine.data import Batch, Samples, checked, require_whole
 from ftkit.engine.devices import Compute
+from ftkit.engine.layout import cast
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.stream import computed, grouped
 from ftkit.engine.transforms import evaluation
@@ -119,8 +120,8 @@ def judge(loaded: Loaded, split: Split, batch_size: int = 64, threads: int | Non
     look, compute = loaded.card.preprocessing, loaded.compute
     keys = ((0, index, 0) for index in range(len(split)))
     groups = grouped(keys, min(batch_size, 2 * compute.few(look.size)))
-    parts = []
-    for rest, outputs in computed(compute, loaded.model, groups, Samples(split, evaluation(look)).read, threads):
+    parts, network = [], cast(loaded.model, compute, look.channels, look.size)
+    for rest, outputs in computed(compute, network, groups, Samples(split, evaluation(look)).read, threads):
         require_whole(rest)
         parts.append(outputs[0].float().cpu())
     return torch.cat(parts)

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ftkit.engine.bundle import Loaded, load_bundle
+from ftkit.engine.layout import cast
 from ftkit.engine.pixels import file_pixels, pixels_of
 from ftkit.engine.stream import Read, computed, grouped
 from ftkit.engine.transforms import evaluation
@@ -52,6 +53,8 @@ class Predictor:
         self.folder: Path = loaded.folder
         self._compute = loaded.compute
         self._model = loaded.model
+        look = loaded.card.preprocessing
+        self._quick = cast(loaded.model, loaded.compute, look.channels, look.size)
         self._transform = evaluation(loaded.card.preprocessing)
 
     @property
@@ -114,7 +117,7 @@ class Predictor:
     def _stream(self, images: Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
         size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
         groups = grouped(enumerate(_loaded(images)), size)
-        for group, outputs in computed(self._compute, self._model, groups, self._read):
+        for group, outputs in computed(self._compute, self._quick, groups, self._read):
             answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
             for name, error in group:
                 if error is None:

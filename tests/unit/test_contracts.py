@@ -95,7 +95,7 @@ class Leaky(Strategy):
 
 
 def test_what_is_frozen_must_not_move() -> None:
-    assert "conv1.weight moved in epoch 1, in which it was frozen" in fault(
+    assert "conv1.weight moved in epoch 2, in which it was frozen" in fault(
         lambda: check_strategy(Leaky(), lengths=(2,))
     )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.engine.devices import Compute
-from ftkit.engine.layout import settle
+from ftkit.engine.layout import cast, settle
 
 CPU = Compute(torch.device("cpu"), "fp32")
 
@@ -57,3 +57,33 @@ def test_to_try_a_network_changes_nothing() -> None:
 def test_what_has_no_height_and_width_has_no_layout() -> None:
     features = torch.randn(4, 7)
     assert Compute(torch.device("cpu"), "fp32", torch.channels_last).take(features) is features
+
+
+class Stretched(Flattened):
+    """Uses a weight by itself, which 16 bits would change."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + 1e4 * self.head.weight.sum()
+
+
+BF16 = Compute(torch.device("cpu"), "bf16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_forward_weights_are_those_that_autocast_makes(precision: str) -> None:
+    made = Flattened().eval()
+    compute = Compute(torch.device("cpu"), precision)
+    quick = cast(made, compute, 3, 8)
+    images = torch.randn(5, 3, 8, 8)
+    with torch.no_grad(), compute.autocast():
+        assert torch.equal(quick(images), made(images))
+    found = {name: value.dtype for name, value in quick.state_dict().items() if value.is_floating_point()}
+    kept = {name for name, dtype in found.items() if dtype == torch.float32}
+    assert kept == ({name for name in found if "body.1" in name} if precision == "bf16" else set(found))
+    assert all(parameter.dtype == torch.float32 for parameter in made.parameters())
+    assert quick.state_dict()["body.1.weight"].data_ptr() == made.state_dict()["body.1.weight"].data_ptr()
+
+
+def test_a_network_that_would_give_something_else_is_left_alone() -> None:
+    made = Stretched().eval()
+    assert cast(made, BF16, 3, 8) is made

@@ -86,8 +86,7 @@ def open_with_format(path: str | Path) -> tuple[Image, str]:
         UnreadableImage: As above.
     """
     try:
-        _require_file(Path(path))
-        size = Path(path).stat().st_size
+        size = _file_size(Path(path))
     except OSError as error:
         raise UnreadableImage(f"{path}: can't be read: {error.strerror or error}") from None
     return _decoded(path, size, str(path))
@@ -125,10 +124,12 @@ def _decoded(source: str | Path | IO[bytes], size: int, name: str) -> tuple[Imag
     raise UnreadableImage(f"{name}: {reason}")
 
 
-def _require_file(path: Path) -> None:
-    """Refuse what is no ordinary file: opening a named pipe would wait for ever."""
-    if not stat.S_ISREG(path.stat().st_mode):
+def _file_size(path: Path) -> int:
+    """In bytes; what is no ordinary file is refused: opening a named pipe would wait for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise OSError("it is not a file")
+    return found.st_size
 
 
 def is_sane_size(image: Image) -> bool:

@@ -94,7 +94,7 @@ def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     """
     with safe_open(path, "pt") as file:
         return set(file.keys()) == set(tensors) and all(
-            _alike(file.get_tensor(name), _copied(tensor)) for name, tensor in tensors.items()
+            _alike(file.get_tensor(name), tensor.detach().cpu()) for name, tensor in tensors.items()
         )
 
 

@@ -55,7 +55,7 @@ class Predictor:
         self._model = loaded.model
         look = loaded.card.preprocessing
         self._quick = cast(loaded.model, loaded.compute, look.channels, look.size)
-        self._transform = evaluation(loaded.card.preprocessing)
+        self._transform = evaluation(look)
 
     @property
     def device(self) -> torch.device:

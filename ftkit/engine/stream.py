@@ -82,7 +82,7 @@ def _in_threads(
 ) -> Iterator[R]:
     """`work` of each item, in their order, by threads that are a little ahead of whoever takes the results."""
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="ftkit-stream", initializer=ready or _nothing) as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ftkit-stream", initializer=ready) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
@@ -93,10 +93,6 @@ def _in_threads(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _nothing() -> None:
-    pass
 
 
 def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -40,6 +40,8 @@ class Table:
     def __init__(self, folder: Path, lock: IO[bytes], rows: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         self._lock, self._rows = lock, rows
         self._shape, self._dtype = tuple(shape), dtype
+        # Rows `(channels, height, width)` lie channels last in the file, as networks take and give them.
+        self._has_channels = len(self._shape) == 3
         self._nbytes = torch.Size(shape).numel() * dtype.itemsize
         self._chunks = -(-rows // CHUNK)
         self._data_file, self._done_file = folder / "data", folder / "done"
@@ -63,14 +65,8 @@ class Table:
             OSError: They can't be written.
         """
         rows = values.detach().to("cpu", self._dtype)
-        content = (
-            (rows.movedim(-3, -1) if len(self._shape) == 3 else rows)
-            .contiguous()
-            .view(-1)
-            .view(torch.uint8)
-            .numpy()
-            .data
-        )
+        rows = rows.movedim(-3, -1) if self._has_channels else rows
+        content = rows.contiguous().view(-1).view(torch.uint8).numpy().data
         if len(places) == len(self.rows_of(chunk)):
             _write(self._fds[0], content, places[0] * self._nbytes)
             mark = (zlib.crc32(content) | WRITTEN).to_bytes(MARK, sys.byteorder)
@@ -86,10 +82,10 @@ class Table:
         if self._data is None:
             size = self._rows * self._nbytes // self._dtype.itemsize
             mapped = torch.from_file(str(self._data_file), shared=True, size=size, dtype=self._dtype)
-            channels, *others = self._shape
-            self._data = mapped.view(self._rows, *((*others, channels) if len(others) == 2 else self._shape))
+            shape = (*self._shape[1:], self._shape[0]) if self._has_channels else self._shape
+            self._data = mapped.view(self._rows, *shape)
         rows = self._data[places]
-        return rows.movedim(-1, -3) if len(self._shape) == 3 else rows
+        return rows.movedim(-1, -3) if self._has_channels else rows
 
     def close(self) -> None:
         """Let others remove it."""

@@ -127,21 +127,35 @@ class Samples(Dataset["_Sample | Fault"]):
         return self.transform
 
 
+BLOCKS_AT_A_TIME = 16
+"""Blocks whose images are mixed. Parquet files of images have about a hundred images a block."""
+
+
 class TrainingOrder(Sampler[list[Key]]):
     """Batches of keys for one process, from any step of any epoch on.
 
     The order is a permutation seeded by the epoch, the same in all processes. With weights it is as many
-    images drawn with replacement, each as often as its weight has it.
+    images drawn with replacement, each as often as its weight has it. With blocks, those are mixed, and then the
+    images of so many blocks at a time.
 
     Args:
         weights: One for each image, in any unit.
+        blocks: The number of each image's block, from 0.
     """
 
-    def __init__(self, batches: Batches, seed: int, rank: int = 0, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        seed: int,
+        rank: int = 0,
+        weights: Sequence[float] | None = None,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
         self.batches = batches
         self.seed = seed
         self.rank = rank
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.blocks = None if blocks is None else torch.tensor(blocks)
         self.epoch = 0
         self.first_step = 0
 
@@ -153,8 +167,13 @@ class TrainingOrder(Sampler[list[Key]]):
         """The images of the whole epoch, int64 `(images,)`."""
         generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
         if self.weights is None:
-            return torch.randperm(self.batches.images, generator=generator)
-        return torch.multinomial(self.weights, self.batches.images, replacement=True, generator=generator)
+            order = torch.randperm(self.batches.images, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.batches.images, replacement=True, generator=generator)
+        if self.blocks is None:
+            return order
+        places = torch.randperm(int(self.blocks.max()) + 1, generator=generator)
+        return order[(places[self.blocks[order]] // BLOCKS_AT_A_TIME).argsort(stable=True)]
 
     def keys(self) -> list[Key]:
         """The same as keys, which tell one draw of an image from another."""

@@ -135,7 +135,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     rank, world, pin = accelerator.process_index, accelerator.num_processes, accelerator.device.type == "cuda"
     workers = data.resolve_workers(config.workers, len(train), world)
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
-    order = data.TrainingOrder(plan.batches, config.seed, rank, weights)
+    order = data.TrainingOrder(plan.batches, config.seed, rank, weights, train.blocks)
     both: dict[SplitName, Split] = {"train": train, "val": val}
     decoded = keep_decoded(both, look.channels, config.cache, config.dataset.name, workers, listener.note)
     kept = {name: one.pixels for name, one in decoded.items()}

@@ -38,11 +38,16 @@ class Split:
         labels: Index into `Splits.classes`, one a sample.
         open: Given a sample's position, returns its image in any PIL mode, upright. It is called in
             worker processes, so it must be picklable.
+        blocks: For data that lies far away, the number of the part that each sample is in, where all of a part
+            come together. Training mixes a few parts at a time then, so that each is fetched once an epoch.
+        stamp: Text that changes when an image does, where the data tells without images being opened.
     """
 
     names: Sequence[str]
     labels: Sequence[int]
     open: Callable[[int], Image] = field(repr=False)
+    blocks: Sequence[int] | None = field(default=None, repr=False)
+    stamp: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +61,8 @@ class Split:
             [self.names[i] for i in indices],
             [self.labels[i] for i in indices],
             _Reindexed(self.open, tuple(indices)),
+            None if self.blocks is None else [self.blocks[i] for i in indices],
+            self.stamp,
         )
 
     def source(self, index: int) -> tuple[Callable[[int], Image], int]:
@@ -108,12 +115,15 @@ class Splits:
                 yield name, split
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when a class, a sample's name or a label does."""
+        """Sixteen hex digits that change when a class, a sample's name, label or block does."""
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         for name, split in self.present():
             digest.update(f"\n{name}\n".encode())
             for sample, label in zip(split.names, split.labels, strict=True):
                 digest.update(f"{sample}\0{label}\n".encode("utf-8", "surrogatepass"))
+            if split.blocks is not None:
+                # The order of training follows them.
+                digest.update(",".join(map(str, split.blocks)).encode())
         return digest.hexdigest()[:16]
 
 

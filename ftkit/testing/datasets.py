@@ -44,6 +44,10 @@ def _check_split(where: str, split: Split, classes: int, opened: int) -> None:
     require(len(set(split.names)) == len(split.names), f"{where}: a name is there twice", "predictions go by names")
     wrong = [label for label in split.labels if not (isinstance(label, int) and 0 <= label < classes)]
     require(not wrong, f"{where}: label {wrong[0] if wrong else ''} is no index of the {classes} classes")
+    blocks = split.blocks
+    if blocks is not None:
+        fits = len(blocks) == len(split.names) and all(isinstance(b, int) and b >= 0 for b in blocks)
+        require(fits, f"{where}: blocks aren't a number from 0 for each sample")
     try:
         copy = sent(split)
     except Exception as error:

@@ -94,6 +94,41 @@ def test_weighted_draws_are_of_the_epoch_and_shared_by_processes() -> None:
     assert sorted(shares[0] + shares[1]) == sorted(drawn_by_weight(3))
 
 
+def in_blocks(number: int, weights: list[float] | None = None) -> list[int]:
+    order = TrainingOrder(Batches(2000, 50), 5, weights=weights, blocks=[i // 20 for i in range(2000)])
+    order.start(number)
+    return order.indices().tolist()
+
+
+def test_images_of_a_block_come_close_together_and_mixed() -> None:
+    order = in_blocks(0)
+    assert sorted(order) == list(range(2000))
+    # Of the 100 blocks, 16 are mixed at a time, and what is mixed is the whole of it.
+    parts = [order[start : start + 320] for start in range(0, 2000, 320)]
+    held = [{index // 20 for index in part} for part in parts]
+    assert [len(blocks) for blocks in held] == [16] * 6 + [4]
+    assert sum(map(len, held)) == len(set().union(*held))
+    assert len({index // 20 for index in order[:32]}) > 8
+    assert order != in_blocks(1)
+
+
+def test_a_later_start_in_blocks_gives_the_rest_of_the_same_epoch() -> None:
+    order = TrainingOrder(Batches(200, 10), 5, blocks=[i // 4 for i in range(200)])
+    order.start(2)
+    whole = list(order)
+    order.start(2, 7)
+    assert list(order) == whole[7:]
+
+
+def test_weighted_draws_keep_to_the_blocks_too() -> None:
+    order = in_blocks(0, [1.0] * 1000 + [9.0] * 1000)
+    assert len(order) == 2000
+    assert sum(index >= 1000 for index in order) > 1700
+    seen = [index // 20 for index in order]
+    spans = [2000 - seen[::-1].index(block) - seen.index(block) for block in set(seen)]
+    assert max(spans) < 1000
+
+
 def test_an_image_that_an_epoch_has_twice_is_changed_in_two_ways(tmp_path: Path) -> None:
     keys = drawn_by_weight(0)
     assert len(set(keys)) == len(keys)

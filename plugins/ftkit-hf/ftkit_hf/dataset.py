@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ftkit.api import (
     SPLIT_SYNONYMS,
@@ -20,12 +20,25 @@ from ftkit.api import (
     nearest,
     relabel,
 )
+from ftkit_hf.streaming import streamed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LABELS = ("label", "labels", "class", "target", "fine_label", "category")
 """Columns that are taken for labels where none is declared as such, in this order."""
+
+
+class Table(Protocol):
+    """A split as files have it."""
+
+    features: Mapping[str, Any]
+
+    def values(self, column: str) -> list[Any]:
+        """What stands in a column that isn't of images, by row."""
+
+    def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
+        """The images of a column, with names and labels by row."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class HubDataset(Dataset):
         image_column: Column of images; by default the only one.
         label_column: Column of classes; by default the one that is declared so, or is called label.
         revision: Branch, tag or commit of a repository.
+        streaming: Leave the data where it is, and fetch images as they are needed; for Parquet files.
+        streaming_cache_gb: Most gigabytes of what was fetched that are kept on the disk.
     """
 
     path: str
@@ -48,10 +63,12 @@ class HubDataset(Dataset):
     image_column: str | None = None
     label_column: str | None = None
     revision: str | None = None
+    streaming: bool = False
+    streaming_cache_gb: float = 10.0
 
     def load(self) -> Splits:
         tables = self._tables()
-        found: dict[SplitName, Any] = {}
+        found: dict[SplitName, Table] = {}
         for name, table in tables.items():
             split = SPLIT_SYNONYMS.get(str(name).lower())
             if split is not None:
@@ -69,12 +86,16 @@ class HubDataset(Dataset):
         }
         return Splits(classes, splits.get("train"), splits.get("val"), splits.get("test"))
 
-    def _tables(self) -> Mapping[str, Any]:
+    def _tables(self) -> Mapping[str, Table]:
         import datasets
 
         datasets.disable_progress_bars()
         path = Path(self.path).expanduser()
+        if not self.streaming_cache_gb > 0:
+            raise RequestError("dataset.streaming_cache_gb must be above 0", "10, for example")
         try:
+            if self.streaming:
+                return streamed(self.path, self.config, self.revision, self.streaming_cache_gb)
             if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
                 loaded = datasets.load_from_disk(str(path))
             elif path.is_file():
@@ -82,6 +103,8 @@ class HubDataset(Dataset):
             else:
                 place = str(path) if path.is_dir() else self.path
                 loaded = datasets.load_dataset(place, self.config, revision=self.revision)
+        except FtkitError:
+            raise
         except Exception as error:  # whatever a reader of files and networks can raise
             text = " ".join(str(error).split())
             raise FtkitError(
@@ -89,7 +112,8 @@ class HubDataset(Dataset):
                 "name a folder or a Parquet file that is there, or a repository that is in the cache (HF_HOME) or "
                 "can be reached",
             ) from error
-        return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+        tables = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+        return {str(name): _Loaded(table, self.path) for name, table in tables.items()}
 
     def _image_column(self, features: Mapping[str, Any]) -> str:
         import datasets
@@ -129,10 +153,10 @@ class HubDataset(Dataset):
             f"did you mean {close!r}?" if close else None,
         )
 
-    def _split(self, name: str, table: Any, image: str, label: str) -> tuple[Split, tuple[str, ...]]:
+    def _split(self, name: str, table: Table, image: str, label: str) -> tuple[Split, tuple[str, ...]]:
         import datasets
 
-        values = table.with_format(None)[label]
+        values = table.values(label)
         feature = table.features[label]
         if isinstance(feature, datasets.ClassLabel):
             classes, labels = tuple(feature.names), [int(value) for value in values]
@@ -144,7 +168,22 @@ class HubDataset(Dataset):
         if any(not 0 <= value < len(classes) for value in labels):
             raise RequestError(f"{self.path}, split {name}: column {label!r} has rows without a class")
         names = [f"{name}/{row:07d}" for row in range(len(labels))]
-        return Split(names, labels, Rows(table.select_columns([image]), image, self.path)), classes
+        return table.split(names, labels, image, label), classes
+
+
+class _Loaded:
+    """A split on this machine, as the `datasets` library loads it."""
+
+    def __init__(self, table: Any, path: str) -> None:
+        self.table = table
+        self.path = path
+        self.features: Mapping[str, Any] = table.features
+
+    def values(self, column: str) -> list[Any]:
+        return list(self.table.with_format(None)[column])
+
+    def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
+        return Split(names, labels, Rows(self.table.select_columns([image]), image, self.path))
 
 
 @dataclass(frozen=True)

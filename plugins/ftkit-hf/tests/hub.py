@@ -1,4 +1,4 @@
-"""A hub on this machine: as much of its interface as pushing and pulling a model takes."""
+"""A hub on this machine: as much of its interface as pushing and pulling a model, and streaming a dataset, take."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 COMMIT = "c" * 40
 
 
 @dataclass
 class Hub:
-    """What was pushed, by repository and file, and the settings of a process that is to use this hub."""
+    """What was pushed, by repository and file.
+
+    Attributes:
+        datasets: Files of repositories of datasets, which can't be pushed.
+        parts: What was asked for of files in parts, in order: file and range.
+    """
 
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    parts: list[tuple[str, str]] = field(default_factory=list)
     address: str = ""
 
 
@@ -38,7 +47,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         parts = self.path.strip("/").split("/")
-        if parts[:3] == ["api", "repos", "create"]:
+        if parts[:2] == ["api", "datasets"] and parts[4] == "paths-info":
+            wanted = parse_qs(body.decode()).get("paths", [])
+            self.answer(json.dumps([e for e in self.entries(parts) if e["path"] in wanted]).encode())
+        elif parts[:3] == ["api", "repos", "create"]:
             wanted = json.loads(body)
             url = f"{self.hub.address}/{wanted['organization']}/{wanted['name']}"
             self.answer(json.dumps({"url": url}).encode())
@@ -63,7 +75,42 @@ class _Handler(BaseHTTPRequestHandler):
                 name, content = entry["value"]["path"], entry["value"]["content"]
                 self.hub.files[repository, name] = base64.b64decode(content)
 
+    def entries(self, parts: list[str]) -> list[dict[str, object]]:
+        """The files of a repository of datasets, and the folders, as the hub lists them."""
+        repository = "/".join(parts[2:4])
+        files = {name: content for (owner, name), content in self.hub.datasets.items() if owner == repository}
+        folders = {name.rpartition("/")[0] for name in files} - {""}
+        return [
+            *({"type": "directory", "path": name, "oid": COMMIT, "size": 0} for name in folders),
+            *({"type": "file", "path": n, "oid": sha1(c).hexdigest(), "size": len(c)} for n, c in files.items()),
+        ]
+
+    def do_dataset(self, parts: list[str]) -> None:
+        if parts[0] == "api" and len(parts) > 5 and parts[4] == "tree":
+            folder = "/".join(parts[6:])
+            listed = [e for e in self.entries(parts) if str(e["path"]).rpartition("/")[0] == folder]
+            self.answer(json.dumps(listed).encode())
+        elif parts[0] == "api" and self.entries(parts):
+            facts = {"id": "/".join(parts[2:4]), "sha": COMMIT, "private": False, "tags": [], "siblings": []}
+            self.answer(json.dumps(facts).encode())
+        elif parts[0] == "datasets" and ("/".join(parts[1:3]), "/".join(parts[5:])) in self.hub.datasets:
+            name = "/".join(parts[5:])
+            content = self.hub.datasets["/".join(parts[1:3]), name]
+            asked = self.headers.get("Range", "").removeprefix("bytes=")
+            if not asked:
+                self.answer(content, X_Repo_Commit=COMMIT, ETag=f'"{name}"')
+                return
+            self.hub.parts.append((name, asked))
+            first, last = map(int, asked.split("-"))
+            self.answer(content[first : last + 1], 206, Content_Range=f"bytes {first}-{last}/{len(content)}")
+        else:
+            self.answer(b"{}", 404, X_Error_Code="EntryNotFound")
+
     def do_GET(self) -> None:
+        split = self.path.partition("?")[0].strip("/").split("/")
+        if "datasets" in split[:2]:
+            self.do_dataset(split)
+            return
         org, name, resolve, _, file = [*self.path.strip("/").split("/"), "", "", "", ""][:5]
         content = self.hub.files.get((f"{org}/{name}", file)) if resolve == "resolve" else None
         if content is None:

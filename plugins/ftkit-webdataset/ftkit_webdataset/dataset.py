@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,14 @@ from ftkit.api import (
     relabel,
 )
 from ftkit_webdataset.index import Index, beside, class_names, index_of
-from ftkit_webdataset.places import is_address, part
+from ftkit_webdataset.places import is_address, part, stamp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CLASSES = "classes.txt"
+CONNECTIONS = 8
+"""Shards that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Shards(Dataset):
         names = class_names(self.classes or beside(shards(self.train, "train")[0], CLASSES))
         if self.classes is not None and not names:
             raise RequestError(f"dataset.classes: no class names in {self.classes}", "one a line")
-        labelled = {name: _labelled(*read, names, name) for name, read in found.items()}
+        labelled = {name: _labelled(read, names, name) for name, read in found.items()}
         order = labelled["train"][1]
         splits = {name: relabel(split, its, order, f"dataset.{name}") for name, (split, its) in labelled.items()}
         return Splits(order, splits["train"], splits.get("val"), splits.get("test"))
@@ -73,13 +76,29 @@ def shards(pattern: str, key: str) -> list[str]:
     return found
 
 
-def _read(places: Sequence[str]) -> tuple[list[str], list[Index]]:
-    return list(places), [index_of(place) for place in places]
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of a split.
+
+    Attributes:
+        stamp: Changes when one of them does; None where a server tells too little.
+    """
+
+    places: Sequence[str]
+    indices: Sequence[Index]
+    stamp: str | None
 
 
-def _labelled(
-    places: Sequence[str], indices: Sequence[Index], names: Sequence[str], split: str
-) -> tuple[Split, tuple[str, ...]]:
+def _read(places: Sequence[str]) -> _Shards:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        stamps = list(pool.map(stamp, places))
+        indices = list(pool.map(index_of, places, stamps))
+    told = all(changed for _, changed in stamps)
+    return _Shards(places, indices, repr([*zip(places, stamps, strict=True)]) if told else None)
+
+
+def _labelled(shards: _Shards, names: Sequence[str], split: str) -> tuple[Split, tuple[str, ...]]:
+    places, indices = shards.places, shards.indices
     texts = [label for index in indices for label in index.labels]
     if names and all(text.isdecimal() for text in texts):
         wrong = next((text for text in texts if int(text) >= len(names)), None)
@@ -99,7 +118,7 @@ def _labelled(
     opens = Members(
         tuple(places), shard, [o for index in indices for o in index.offsets], [s for i in indices for s in i.sizes]
     )
-    return Split(keys, labels, opens), classes
+    return Split(keys, labels, opens, stamp=shards.stamp), classes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.api import RequestError, cache_folder, is_image, one_line
-from ftkit_webdataset.places import stamp, stream
+from ftkit_webdataset.places import stream
 
 LABEL = "cls"
 LARGEST_LABEL = 4096
@@ -37,13 +37,16 @@ class Index:
     sizes: list[int]
 
 
-def index_of(shard: str) -> Index:
+def index_of(shard: str, stamp: tuple[int, str]) -> Index:
     """The index of a shard: the one kept from the last time, or made by reading the shard once.
+
+    Args:
+        stamp: Its size in bytes, and what changes when its content does.
 
     Raises:
         RequestError: The shard can't be read, or an image in it has no label.
     """
-    size, changed = stamp(shard)
+    size, changed = stamp
     sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
     kept = cache_folder() / "webdataset" / f"{sign}.json"
     try:

@@ -12,6 +12,7 @@ import typer
 from ftkit.api import ImageFiles, RequestError, Split
 from ftkit_webdataset.dataset import CLASSES
 from ftkit_webdataset.index import index_of
+from ftkit_webdataset.places import stamp
 
 
 def write(
@@ -44,7 +45,7 @@ def write(
             for number, index in enumerate(order):
                 writer.write({"__key__": f"{number:09d}", **_sample(split, index)})
         made = sorted(output.glob(f"{name}-*.tar"))
-        count = sum(len(index_of(str(shard)).keys) for shard in made)
+        count = sum(len(index_of(str(shard), stamp(str(shard))).keys) for shard in made)
         last = made[-1].stem.rpartition("-")[2]
         typer.echo(f"{name}: {count:,} images in {output}/{name}-{{000000..{last}}}.tar")
     (output / CLASSES).write_text("".join(f"{name}\n" for name in splits.classes), encoding="utf-8")

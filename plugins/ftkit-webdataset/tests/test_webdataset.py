@@ -137,9 +137,14 @@ def test_labels_may_be_names(tmp_path: Path, images: Path) -> None:
 def test_a_shard_that_changes_is_read_anew(tmp_path: Path, images: Path) -> None:
     picture = (images / "val" / "ants" / "0000.jpg").read_bytes()
     path = shard(tmp_path / "s.tar", {"1.jpg": picture, "1.cls": b"0"})
-    assert len(Shards(str(path)).load().train or ()) == 1
+    before = Shards(str(path)).load().train
+    assert before is not None
+    assert len(before) == 1
     shard(path, {"1.jpg": picture, "1.cls": b"0", "2.jpg": picture, "2.cls": b"1"})
-    assert len(Shards(str(path)).load().train or ()) == 2
+    after = Shards(str(path)).load().train
+    assert after is not None
+    assert len(after) == 2
+    assert None is not before.stamp != after.stamp
 
 
 @pytest.mark.parametrize(

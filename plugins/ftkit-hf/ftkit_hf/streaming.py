@@ -1,0 +1,289 @@
+"""Parquet files that stay where they are: rows come in the blocks that the files were written in.
+
+A file's end says where its blocks lie, so labels can be read without images, and any row without the rest of the file.
+The order is ftkit's own, as for data on the disk, so a run goes on exactly; what was fetched is kept up to a limit and
+shared by all processes of the machine, so that a block is fetched once an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import get_ident
+from typing import IO, TYPE_CHECKING, Any
+
+from ftkit.api import RequestError, Split, UnreadableImage, cache_folder, decode_image, one_line
+from ftkit_hf.hub import told
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL.Image import Image
+
+FORMAT = 1
+CONNECTIONS = 8
+"""Files whose labels are read at once."""
+OPEN_BLOCKS = 64
+"""Blocks that a process keeps open; they are maps of files, and training mixes 16 at a time."""
+_STAMPS = ("size", "mtime", "blob_id", "xet_hash", "etag", "ETag")
+"""What file systems tell of a file, that changes with its content."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The rows of a file.
+
+    Attributes:
+        rows: How many each block has.
+        labels: What stands in the column of labels, by row.
+    """
+
+    rows: list[int]
+    labels: list[Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A group of rows that lie together in a file.
+
+    Attributes:
+        address: Of the file, as `fsspec` takes it.
+        stamp: Changes when the file does.
+    """
+
+    address: str
+    stamp: str
+    number: int
+
+
+class StreamedTable:
+    """A split that isn't downloaded.
+
+    Args:
+        addresses: Of its Parquet files, in order.
+        features: The columns, where the repository declares them; else they are the first file's.
+        limit: Most bytes of fetched blocks that are kept.
+    """
+
+    def __init__(self, path: str, addresses: Sequence[str], features: Mapping[str, Any] | None, limit: int) -> None:
+        import datasets
+
+        self.path = path
+        self.limit = limit
+        with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
+            self.files: list[tuple[str, str]] = list(zip(addresses, pool.map(_stamp, addresses), strict=True))
+            self.features = features or datasets.Features.from_arrow_schema(
+                _end(self.files[0][0], self.files[0][1]).schema.to_arrow_schema()
+            )
+
+    def values(self, column: str) -> list[Any]:
+        """What stands in a column that isn't of images, by row."""
+        return [value for index in self._indices(column) for value in index.labels]
+
+    def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
+        """The images of a column, with names and labels by row."""
+        blocks: list[Block] = []
+        numbers: list[int] = []
+        rows: list[int] = []
+        for (address, stamp), index in zip(self.files, self._indices(label), strict=True):
+            for number, count in enumerate(index.rows):
+                numbers += [len(blocks)] * count
+                rows += range(count)
+                blocks.append(Block(address, stamp, number))
+        opens = StreamedRows(self.path, tuple(blocks), image, self.limit, numbers, rows)
+        return Split(names, labels, opens, numbers, json.dumps(self.files))
+
+    def _indices(self, column: str) -> list[Index]:
+        with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(lambda file: _index(file[0], file[1], column), self.files))
+
+    def _told(self) -> Any:
+        return told(f"dataset.path: {self.path} can't be streamed", "try again when the hub can be reached")
+
+
+@dataclass(frozen=True)
+class StreamedRows:
+    """Opens the image of a row, from the block that it is in.
+
+    Attributes:
+        limit: Most bytes of fetched blocks that are kept.
+        block, row: By sample: its block's number, and its place in there.
+    """
+
+    path: str
+    blocks: tuple[Block, ...] = field(repr=False)
+    column: str
+    limit: int
+    block: Sequence[int] = field(repr=False)
+    row: Sequence[int] = field(repr=False)
+
+    def __call__(self, index: int) -> Image:
+        where = f"{self.path}, row {index}"
+        try:
+            value = _fetched(self.blocks[self.block[index]], self.column, self.limit)[self.row[index]].as_py()
+        except Exception as error:  # whatever a disk, a network or a file can raise
+            raise UnreadableImage(f"{where}: {one_line(str(error))}") from error
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise UnreadableImage(f"{where}: no image")
+        return decode_image(content, where)
+
+
+def streamed(path: str, config: str | None, revision: str | None, limit_gb: float) -> Mapping[str, StreamedTable]:
+    """The splits of a repository or folder whose data is in Parquet files, by their names there.
+
+    Raises:
+        RequestError: It is in other files.
+        Exception: Whatever the `datasets` library raises where there is nothing, or no network.
+    """
+    import datasets
+
+    place = Path(path).expanduser()
+    if place.is_file():
+        builder = datasets.load_dataset_builder("parquet", data_files=str(place))
+    else:
+        builder = datasets.load_dataset_builder(str(place) if place.is_dir() else path, config, revision=revision)
+    files = builder.config.data_files
+    if not files or not all(str(each).endswith(".parquet") for some in files.values() for each in some):
+        raise RequestError(
+            f"dataset.path: {path} isn't in Parquet files, which are what can be streamed",
+            "try --set dataset.revision=refs/convert/parquet, where the hub keeps a copy in Parquet",
+        )
+    limit = int(limit_gb * 1e9)
+    return {
+        str(name): StreamedTable(path, [str(each) for each in some], builder.info.features, limit)
+        for name, some in files.items()
+    }
+
+
+def _open(address: str) -> IO[bytes]:
+    from fsspec.core import url_to_fs
+
+    # No reading ahead: Parquet's reader asks for just what it needs, and for neighbours at once.
+    system, path = url_to_fs(address)
+    opened: IO[bytes] = system.open(path, "rb", cache_type="none")
+    return opened
+
+
+def _stamp(address: str) -> str:
+    from fsspec.core import url_to_fs
+
+    system, path = url_to_fs(address)
+    facts = system.info(path)
+    return json.dumps({key: str(facts[key]) for key in _STAMPS if facts.get(key) is not None})
+
+
+def _end(address: str, stamp: str) -> pq.FileMetaData:
+    """Where a file's blocks lie, and its columns: kept from the last time, or read from its end."""
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowInvalid
+
+    kept = _place("end", address, stamp)
+    with suppress(OSError, ArrowInvalid):
+        return pq.read_metadata(kept)
+    with _open(address) as file:
+        end = pq.read_metadata(file)
+    with suppress(OSError):  # it is read again the next time
+        _whole(kept, end.write_metadata_file)
+    return end
+
+
+def _index(address: str, stamp: str, column: str) -> Index:
+    """The one kept from the last time, or read from the file."""
+    import pyarrow.parquet as pq
+
+    kept = _place("json", address, stamp, column)
+    with suppress(OSError, ValueError, TypeError):
+        return Index(**json.loads(kept.read_text(encoding="utf-8")))
+    end = _end(address, stamp)
+    rows = [end.row_group(number).num_rows for number in range(end.num_row_groups)]
+    with _open(address) as file:
+        labels = pq.ParquetFile(file, metadata=end, pre_buffer=True).read(columns=[column])[column].to_pylist()
+    made = Index(rows, labels)
+    with suppress(OSError):  # as above
+        _whole(kept, lambda fresh: fresh.write_text(json.dumps(asdict(made)), encoding="utf-8"))
+    return made
+
+
+@lru_cache(maxsize=OPEN_BLOCKS)
+def _fetched(block: Block, column: str, limit: int) -> pa.ChunkedArray:
+    """A block's column of images, mapped from the file that keeps it."""
+    import pyarrow as pa
+    from filelock import FileLock
+
+    kept = _place("arrow", block.address, block.stamp, str(block.number), column)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError, pa.ArrowInvalid):
+        return _mapped(kept, column)
+    with FileLock(kept.with_suffix(".lock")):
+        # Another process may have fetched it in the meantime.
+        with suppress(OSError, pa.ArrowInvalid):
+            return _mapped(kept, column)
+        _fetch(block, column, kept)
+        found = _mapped(kept, column)
+    kept.with_suffix(".lock").unlink(missing_ok=True)
+    _trim(kept.parent, limit)
+    return found
+
+
+def _mapped(kept: Path, column: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    found = pa.ipc.open_file(pa.memory_map(str(kept))).read_all()[column]
+    kept.touch()
+    return found
+
+
+def _fetch(block: Block, column: str, kept: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    end = _end(block.address, block.stamp)
+    with _open(block.address) as file:
+        parquet = pq.ParquetFile(file, metadata=end, pre_buffer=True)
+        table = parquet.read_row_group(block.number, columns=[column])
+
+    def write(fresh: Path) -> None:
+        with pa.ipc.new_file(str(fresh), table.schema) as out:
+            out.write_table(table)
+
+    _whole(kept, write)
+
+
+def _whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Make a file that is never seen in part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}-{os.getpid()}-{get_ident()}")
+    try:
+        write(fresh)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _trim(folder: Path, limit: int) -> None:
+    """Remove the blocks that were used least lately; a process that has one open keeps it."""
+    found = []
+    for path in folder.glob("*.arrow*"):  # what a kill left unfinished too
+        with suppress(OSError):
+            facts = path.stat()
+            found.append((facts.st_mtime_ns, facts.st_size, path))
+    left = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found)[:-1]:
+        if left <= limit:
+            return
+        with suppress(OSError):
+            path.unlink()
+            left -= size
+
+
+def _place(kind: str, *what: str) -> Path:
+    sign = hashlib.sha256("\0".join([str(FORMAT), *what]).encode("utf-8", "surrogatepass")).hexdigest()
+    return cache_folder() / "hf" / f"{sign}.{kind}"

@@ -55,6 +55,14 @@ def ftkit_templates() -> Mapping[str, Path]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ftkit_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Folders of trained models by address, for `--model PLUGIN/ADDRESS`.
+
+    The mapping may be lazy: what it lists is at hand, and it may fetch others when they are asked for.
+    """
+
+
+@hookspec
 def ftkit_run_start(run: Path, plan: Mapping[str, Any]) -> None:
     """A run begins to train, or to train on.
 

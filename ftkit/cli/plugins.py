@@ -22,6 +22,7 @@ KINDS = {
     "ftkit_strategies": ("strategy", "strategies"),
     "ftkit_commands": ("command", "commands"),
     "ftkit_templates": ("template", "templates"),
+    "ftkit_models": ("model", "models"),
 }
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]

@@ -86,13 +86,13 @@ def predict(
 
 def model_folder(spec: str | None, output: Path | None) -> Path:
     """The model that a person means; `--output`, else the config's, says where runs are looked for."""
-    from ftkit.runs import find_model
+    from ftkit.model_source import locate_model
 
     if output is None and (spec is None or not Path(spec).exists()):
         from ftkit.config.load import resolve
 
         output = Path(os.path.relpath(resolve(None, {}, [], os.environ).config.output))
-    return find_model(spec, output or Path("runs"))
+    return locate_model(spec, output or Path("runs"))
 
 
 def find_images(arguments: Iterable[str], listed: Iterable[str]) -> Iterator[Path]:

@@ -18,8 +18,9 @@ from ftkit.engine.stream import Read, computed, grouped
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError, one_line
 from ftkit.images import UnreadableImage
+from ftkit.model_source import locate_model
 from ftkit.plugins import Registry
-from ftkit.runs import Card, find_model
+from ftkit.runs import Card
 from ftkit.spec.preprocessing import Preprocessing
 
 Source = str | Path | Image
@@ -157,7 +158,7 @@ def _loaded(images: Iterable[Source]) -> Iterator[Source]:
 def load(
     path: str | Path, device: str = "auto", registry: Registry | None = None, precision: str = "auto"
 ) -> Predictor:
-    """Load a trained model: a bundle, a run folder, or the name of a run under `runs/`.
+    """Load a trained model: a bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
@@ -167,4 +168,4 @@ def load(
     Raises:
         RequestError: It isn't there, is damaged, or can't be used here; the message says which.
     """
-    return Predictor(load_bundle(find_model(str(path), Path("runs")), device, precision, registry))
+    return Predictor(load_bundle(locate_model(str(path), Path("runs"), registry), device, precision, registry))

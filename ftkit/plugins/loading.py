@@ -28,7 +28,14 @@ TIME_LIMIT = 30.0
 """Seconds that a plugin may take to be imported; FTKIT_PLUGIN_TIMEOUT sets another number."""
 TIMEOUT = "FTKIT_PLUGIN_TIMEOUT"
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("ftkit_"))
-CATALOGS = ("ftkit_backbones", "ftkit_datasets", "ftkit_strategies", "ftkit_commands", "ftkit_templates")
+CATALOGS = (
+    "ftkit_backbones",
+    "ftkit_datasets",
+    "ftkit_strategies",
+    "ftkit_commands",
+    "ftkit_templates",
+    "ftkit_models",
+)
 """The hooks that return what a plugin offers by name; the others are called with what happens."""
 
 

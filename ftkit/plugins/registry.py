@@ -36,7 +36,7 @@ MODULES = (
 
 
 class Registry:
-    """Backbones, datasets and strategies: built in, installed, and of the project's own files.
+    """Backbones, datasets, strategies and models: built in, installed, and of the project's own files.
 
     Args:
         project_plugins: Paths of plugin files, absolute, as `plugins:` in the config names them. They take
@@ -55,6 +55,7 @@ class Registry:
         self.backbones: Catalog[Backbone] = Catalog("backbone", lambda v: isinstance(v, Backbone), self)
         self.datasets: Catalog[type[Dataset]] = Catalog("dataset", _is_class_of(Dataset), self)
         self.strategies: Catalog[type[Strategy]] = Catalog("strategy", _is_class_of(Strategy), self)
+        self.models: Catalog[Path] = Catalog("model", lambda v: isinstance(v, Path), self)
         self.built_in = Owner(BUILT_IN, BUILT_IN, _version())
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
@@ -169,6 +170,7 @@ class Registry:
             "ftkit_backbones": self.backbones,
             "ftkit_datasets": self.datasets,
             "ftkit_strategies": self.strategies,
+            "ftkit_models": self.models,
         }
 
 

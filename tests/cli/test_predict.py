@@ -25,8 +25,10 @@ from ftkit.images import UnreadableImage, open_image
 from ftkit.plugins import Registry
 from ftkit.runs import Card
 from ftkit.testing import draw
+from tests.broken_plugins import install
 from tests.conftest import typed
 from tests.looks import seen
+from tests.sessions import session
 
 CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 
@@ -299,3 +301,26 @@ def test_a_file_that_does_not_fit_is_refused_and_kept(options: tuple[str, ...], 
     assert done.returncode == 2
     assert says in done.stderr
     assert {name: (inside / name).read_text() for name in contents} == contents
+
+
+def test_a_model_of_a_plugin(work: Path, tmp_path: Path) -> None:
+    folder = work / "runs" / "mine" / "model"
+    site = install(
+        tmp_path / "site",
+        "shelf",
+        f"from pathlib import Path\nfrom ftkit.api import hookimpl\n@hookimpl\ndef ftkit_models():\n"
+        f"    return {{'mine': Path({str(folder)!r}), 'empty': Path({str(tmp_path)!r}), 'odd': 5}}\n",
+    )
+    photo = work / "photos" / "b.jpg"
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "local").symlink_to(folder)
+    lines = [f"predict {photo} --json --model {model}" for model in ("shelf/mine", folder, "shelf/local")]
+    wrong = [f"predict {photo} --model {model}" for model in ("shelf/mien", "shelf/empty", "shelf/odd", "self/mine")]
+    theirs, ours, local, *refused = session(site, *lines, *wrong, FTKIT_PLUGIN_TIMEOUT="60")
+    assert theirs.code == 0, theirs.err
+    assert theirs.out == ours.out == local.out
+    assert [answer.code for answer in refused] == [2] * 4
+    assert "did you mean 'shelf/mine'?" in refused[0].err
+    assert "is neither a run nor a model" in refused[1].err
+    assert "model 'shelf/odd': plugin 'shelf' failed" in refused[2].err
+    assert "self/mine" in refused[3].err

@@ -1,4 +1,5 @@
-"""Hugging Face for ftkit: datasets (`hf/dataset`), vision backbones (`hf/ORG/MODEL`), and `ftkit hf push|pull`.
+"""Hugging Face for ftkit: datasets (`hf/dataset`), vision backbones and trained models (`hf/ORG/NAME`), and
+`ftkit hf push|pull`.
 
 Nothing of Hugging Face's is imported until something of it is asked for.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from ftkit.api import Backbone, Dataset, hookimpl
 from ftkit_hf.commands import pull, push
 from ftkit_hf.dataset import HubDataset
+from ftkit_hf.hub import Models
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -23,7 +25,7 @@ def ftkit_datasets() -> Mapping[str, type[Dataset]]:
 
 @hookimpl
 def ftkit_backbones() -> Mapping[str, Backbone]:
-    return _Models()
+    return _Backbones()
 
 
 @hookimpl
@@ -31,7 +33,12 @@ def ftkit_commands() -> Mapping[str, Callable[..., object]]:
     return {"push": push, "pull": pull}
 
 
-class _Models(Mapping[str, Backbone]):
+@hookimpl
+def ftkit_models() -> Mapping[str, Path]:
+    return Models()
+
+
+class _Backbones(Mapping[str, Backbone]):
     """Backbones by repository or folder. Listed are those whose configuration is in the hub's cache."""
 
     def __getitem__(self, name: str) -> Backbone:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ftkit.api import RequestError
-from ftkit_hf.hub import told
-
-FILES = ("model.safetensors", "model.json")
+from ftkit_hf.hub import MODEL, fetch, told
 
 
 def push(
@@ -23,12 +22,12 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = _model_in(model)
-    card = model_card(repository, json.loads((folder / FILES[1]).read_text(encoding="utf-8")))
+    card = model_card(repository, json.loads((folder / MODEL[1]).read_text(encoding="utf-8")))
     api = HfApi()
     with told(f"{repository} can't be pushed", "log in with `hf auth login`, or set HF_TOKEN"):
         api.create_repo(repository, private=private, exist_ok=True)
         # One commit, so that nobody pulls the weights of one model with the card of another.
-        files = {**{name: folder / name for name in FILES}, "README.md": card.encode()}
+        files = {**{name: folder / name for name in MODEL}, "README.md": card.encode()}
         parts = [CommitOperationAdd(name, content) for name, content in files.items()]
         api.create_commit(repository, parts, commit_message="A model by ftkit")
     typer.echo(f"pushed {folder} to {repository}")
@@ -39,19 +38,16 @@ def pull(
     folder: Annotated[Path | None, typer.Argument(help="By default the repository's name.", show_default=False)] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
 ) -> None:
-    """Get a model from the hub, for `ftkit predict --model FOLDER`."""
-    from huggingface_hub import hf_hub_download
-
+    """Get a model from the hub into a folder."""
     import ftkit
 
     target = folder or Path(repository.rpartition("/")[2])
     if target.exists():
         raise RequestError(f"{target} is there already", "name another folder")
-    with told(f"{repository} can't be pulled", "check its name; a private one wants `hf auth login` or HF_TOKEN"):
-        got = [hf_hub_download(repository, name, revision=revision) for name in FILES]
+    got = fetch(repository, revision)
     target.mkdir(parents=True)
-    for name, file in zip(FILES, got, strict=True):
-        (target / name).write_bytes(Path(file).read_bytes())
+    for name in MODEL:
+        shutil.copyfile(got / name, target / name)
     ftkit.load(target)
     typer.echo(f"pulled {repository} to {target}; ftkit predict IMAGES --model {target}")
 
@@ -80,13 +76,12 @@ It sees images of {look["size"]} x {look["size"]} pixels. On its validation imag
 {rows}
 
     pip install ftkit ftkit-hf
-    ftkit hf pull {repository}
-    ftkit predict IMAGES --model {repository.rpartition("/")[2]}
+    ftkit predict IMAGES --model hf/{repository}
 """
 
 
 def _model_in(path: Path) -> Path:
     for folder in (path, path / "model"):
-        if (folder / FILES[1]).is_file():
+        if (folder / MODEL[1]).is_file():
             return folder
     raise RequestError(f"{path} holds no model", "name a run's folder, or the folder of a model.json")

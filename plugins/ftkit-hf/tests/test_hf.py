@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -137,6 +138,11 @@ def test_a_network_that_is_nowhere_is_one_line(ftkit_project: Callable[..., Proj
     assert "Traceback" not in done.stderr
 
 
+def picture_of(what: str) -> bytes:
+    draw(0, (32, 32), what).save(out := BytesIO(), format="PNG")
+    return out.getvalue()
+
+
 def test_a_run_with_both_is_pushed_pulled_and_predicts(
     parquet: Path, network: Callable[[str], Path], ftkit_project: Callable[..., Project], tmp_path: Path
 ) -> None:
@@ -151,9 +157,18 @@ def test_a_run_with_both_is_pushed_pulled_and_predicts(
         assert pushed.returncode == 0, pushed.stderr
         card = hub.files["me/bees", "README.md"].decode()
         assert "ants, bees" in card
-        assert "ftkit hf pull me/bees" in card
+        assert "--model hf/me/bees" in card
         pulled = project.run("hf", "pull", "me/bees", env=env)
         assert pulled.returncode == 0, pulled.stderr
+        (project.path / "x.png").write_bytes(picture_of("x"))
+        there = project.run("predict", "x.png", "--model", "hf/me/bees", "--json", env=env)
+        here = project.run("predict", "x.png", "--model", "bees", "--json", env=env)
+        assert there.returncode == 0, there.stderr
+        assert there.stdout == here.stdout
+        listed = project.run("plugins", "list", "--json", env=env)
+        assert json.loads(listed.stdout)
+        gone = project.run("predict", "x.png", "--model", "hf/me/wasps", env=env)
+        assert (gone.returncode, "me/wasps can't be pulled" in gone.stderr) == (1, True)
     for name in ("model.json", "model.safetensors"):
         assert (project.path / "bees" / name).read_bytes() == (project.path / "runs/run/model" / name).read_bytes()
     ours, theirs = (ftkit.load(project.path / folder) for folder in ("runs/run/model", "bees"))

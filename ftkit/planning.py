@@ -90,7 +90,7 @@ class Plan:
     @property
     def views(self) -> int:
         """Versions of a training image that are cached; 0 where nothing is."""
-        if not self.config.cache.use or self.config.train_bn:
+        if not self.config.cache.use or self.config.train_bn or self.config.fsdp:
             return 0
         return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.views
 
@@ -156,7 +156,9 @@ class Plan:
         scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
         slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
         slots += bool(self.config.optimizer.options.get("momentum"))
-        values = sum(self.group_parameters.values()) + trainable * (1 + slots)
+        values: float = sum(self.group_parameters.values()) + trainable * (1 + slots)
+        if self.config.fsdp:
+            values /= self.world
         return BYTES_PER_VALUE * int(values + kept * scale * self.config.batch_size)
 
     def to_json(self) -> dict[str, Any]:
@@ -295,6 +297,7 @@ def _require_views(plan: Plan) -> None:
         return
     reasons = {
         "nothing is cached with --no-cache": not config.cache.use,
+        "nothing is cached of a network that is shared out (--fsdp)": config.fsdp,
         "nothing is cached where BatchNorm statistics move in frozen groups (train_bn)": config.train_bn,
         "without augmentation all views are the same": isinstance(plan.augmentation, Unchanged),
         f"with strategy {config.strategy.name!r} nothing is frozen": all(

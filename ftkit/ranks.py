@@ -13,8 +13,7 @@ LAUNCH = "LAUNCH_FOLDER_OF_FTKIT"
 FIRST_PORT, PORTS = 20000, 20000
 _ON = {"1", "true", "yes", "on"}
 _REFUSED = {
-    "ACCELERATE_USE_FSDP": "FSDP shards parameters, which freezing group by group can't use yet",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed keeps its own optimizer, which freezing group by group can't use",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed fixes what trains when it starts, and a schedule thaws later; --fsdp does",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM doesn't train image classifiers",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "only data parallelism is supported",
     "ACCELERATE_USE_SAGEMAKER": "SageMaker's launcher isn't supported",
@@ -51,6 +50,7 @@ def settle(asked: int | None, environment: MutableMapping[str, str] = os.environ
         RequestError: The environment asks for something else than the command line, or for what can't be done.
     """
     refuse_unsupported(environment)
+    _take_fsdp(environment)
     if not launched(environment):
         _from_slurm(asked, environment)
     if not launched(environment):
@@ -75,12 +75,31 @@ def refuse_unsupported(environment: Mapping[str, str]) -> None:
     for key, why in _REFUSED.items():
         if environment.get(key, "").lower() in _ON:
             raise RequestError(f"{key}={environment[key]}: {why}", f"unset {key}, or choose plain data parallelism")
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() in _ON:
+        _refuse_in_fsdp(environment)
     backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() not in ("no", ""):
         raise RequestError(f"ACCELERATE_DYNAMO_BACKEND={backend}: networks aren't compiled", "unset it")
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps != "1":
         raise RequestError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} isn't used", "give --accumulate instead")
+
+
+def _refuse_in_fsdp(environment: Mapping[str, str]) -> None:
+    version = environment.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise RequestError(
+            f"FSDP_VERSION={version}: parameters of one group can't be frozen there", "set fsdp_version: 2"
+        )
+    for key in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
+        if environment.get(key, "").lower() in _ON:
+            raise RequestError(f"{key}={environment[key]} isn't supported", f"set {key.lower()}: false")
+
+
+def _take_fsdp(environment: MutableMapping[str, str]) -> None:
+    """Ask for `--fsdp` in accelerate's place, which would wrap the network in its own way."""
+    if environment.pop("ACCELERATE_USE_FSDP", "").lower() in _ON:
+        environment.setdefault("FTKIT_FSDP", "true")
 
 
 def _from_slurm(asked: int | None, environment: MutableMapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from ftkit.engine.data import evaluation_loader
 from ftkit.engine.devices import compute_of, make_accelerator
 from ftkit.engine.metrics import score
 from ftkit.engine.session import Session
+from ftkit.engine.shards import own
 from ftkit.engine.stopping import write_checkpoint
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
@@ -167,6 +168,38 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
     return found
 
 
+def shares(folder: Path) -> dict[str, Any]:
+    """A run whose network is shared out: how much a process has, where it ends, and where it ends when stopped."""
+    plain = settings(folder / "data", folder / "plain", "sgd", "gradual", {}, lenet=False) | {
+        "precision": "fp32",
+        "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
+        "cache": {"use": False},
+    }
+    parts: list[tuple[int, int]] = []
+
+    def watch(session: Session) -> None:
+        write_checkpoint(session)
+        parameters = list(session.network.parameters())
+        parts.append((sum(own(p).numel() for p in parameters), sum(p.numel() for p in parameters)))
+
+    ftkit.train(ftkit.plan(**plain))
+    vars(conclude)["write_checkpoint"] = watch
+    apart = plain | {"output": str(folder / "apart"), "fsdp": True, "checkpoint": {"every_steps": 1}}
+    whole = {"sgd": apart, "adamw": apart | {"name": "adamw", "optimizer": "adamw"}}
+    for given in whole.values():
+        ftkit.train(ftkit.plan(**given))
+    vars(conclude)["write_checkpoint"] = write_checkpoint
+    codes = []
+    for rank, step, name in ((1, 5, "sgd"), (0, 2, "adamw")):
+        torch.distributed.barrier()
+        try:
+            ftkit.train(ftkit.plan(**whole[name] | {"name": f"{name}-cut"}), StopOne(rank, step))
+        except RunInterrupted as error:
+            codes.append(error.exit_code)
+        resume(folder / "apart" / f"{name}-cut")
+    return {"parts": parts, "codes": codes}
+
+
 def figures(sizes: list[int]) -> list[int]:
     """Sizes of a split at which the processes together don't get the very figures of one."""
     accelerator = make_accelerator(ftkit.plan(device="cpu", precision="fp32").config)
@@ -190,10 +223,13 @@ def figures(sizes: list[int]) -> list[int]:
 
 def main(folder: Path, part: str) -> None:
     found: dict[str, Any] = {}
-    if part != "all figures":
+    if part == "shares":
+        found["shares"] = shares(folder)
+    elif part != "all figures":
         found["schedules"] = schedules(folder, part == "sample")
         found["stops"] = stops(folder, part == "sample")
-    found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
+    if part != "shares":
+        found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
     (folder / f"{ranks.rank()}.json").write_text(json.dumps(found))
 
 

@@ -96,6 +96,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
             "processes",
             f"{plan.world}, each with batches of {config.batch_size}; rates stay as given, whatever their number",
         )
+    if config.fsdp:
+        yield "fsdp", "weights, gradients and the optimizer's state are shared out over the processes"
     patience = f", stop after {config.patience} epochs without a better one" if config.patience else ""
     yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{patience}"
 
@@ -159,7 +161,12 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     if config.decoded != "off":
         yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
     if not plan.views:
-        reason = "" if not config.use else ": train_bn lets statistics of frozen groups move"
+        reasons = {
+            "": not config.use,
+            ": the network is shared out": plan.config.fsdp,
+            ": train_bn lets statistics of frozen groups move": True,
+        }
+        reason = next(reason for reason, holds in reasons.items() if holds)
         yield "cache", f"off{reason}; what is frozen is computed in each epoch"
         return
     views = "1 view" if plan.views == 1 else f"{plan.views} views"

@@ -34,7 +34,10 @@ def predict(
         typer.Argument(metavar="PATH...", help="Images, folders of them, quoted globs; - reads paths from stdin."),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="RUN|FOLDER", help="A run or a model; else the latest run.")
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="RUN|FOLDER", help="A run, a model, or PLUGIN/ADDRESS; else the latest run."
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", metavar="N", help="How many classes to give for each image.")] = 1,
     form: Annotated[Format, typer.Option("--format", help="How to write them.")] = "table",

@@ -239,6 +239,9 @@ class Config(Section):
     """Where to train; auto takes an accelerator where there is one."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass; auto takes bf16 where the device is fast at it."""
+    fsdp: bool = False
+    """Share weights, gradients and the optimizer's state out over the processes, for networks that are too large
+    for one device."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that read images; 0 reads them in the training process itself."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from ftkit.engine.bundle import save_bundle
 from ftkit.engine.evaluate import collect
@@ -14,8 +17,10 @@ from ftkit.engine.events import EpochDone
 from ftkit.engine.finite import require_finite_weights
 from ftkit.engine.late import usable
 from ftkit.engine.metrics import Scores, score
+from ftkit.engine.model import build_bare
 from ftkit.engine.movement import moved, write_movement
 from ftkit.engine.session import Session, all_totals, make_card
+from ftkit.engine.shards import gathered
 from ftkit.engine.stopping import stop_if_asked, write_checkpoint
 from ftkit.engine.tracking import track
 from ftkit.errors import FtkitError
@@ -50,14 +55,7 @@ def conclude_epoch(
     progress, plan = session.progress, session.plan
     seconds = time.perf_counter() - started
     require_finite_weights(session)
-    outputs = collect(
-        session.feed.judged,
-        session.feed.val_loader,
-        session.accelerator,
-        session.compute,
-        lambda _: stop_if_asked(session),
-        partial(usable, session, "val"),
-    )
+    outputs = judged(session)
     scores = score(*outputs, plan.splits.classes)
     if trained:
         progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0
@@ -66,27 +64,56 @@ def conclude_epoch(
     # By position, since a run that was stopped in its validation goes on without a step of this epoch.
     last = plan.learning_rates(progress.epoch * plan.batches.steps - 1) if trained else {}
     rates = {group: rate for group, rate in last.items() if rate}
+    network = whole_network(session)
     record = {
         "epoch": progress.epoch,
         **trained,
         **(extra or {}),
         **figures(scores),
         "lr": rates,
-        "moved": moved(session),
+        "moved": moved(session, network),
         "seconds": round(seconds, 3),
     }
     if session.accelerator.is_main_process:
         session.run.append_record(record)
         track(session, record, scores)
         if is_best:
-            keep_model(session, session.run.model, figures(scores))
+            keep_model(session, network, session.run.model, figures(scores))
     write_checkpoint(session)
     session.listener.epoch_done(EpochDone(record, is_best))
 
 
-def keep_model(session: Session, folder: Path, scores: dict[str, Any]) -> None:
-    """Write the network as it is now as a model that is complete, whatever the strategy has changed in it."""
-    strategy, network = session.plan.strategy, session.network
+def judged(session: Session) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the whole validation split, in all processes."""
+    with session.shards.whole() if session.shards is not None else nullcontext():
+        return collect(
+            session.feed.judged,
+            session.feed.val_loader,
+            session.accelerator,
+            session.compute,
+            lambda _: stop_if_asked(session),
+            partial(usable, session, "val"),
+        )
+
+
+def whole_network(session: Session) -> nn.Module:
+    """The network; where it is shared out, in the main process a copy on the CPU that has all of it.
+
+    All processes must ask.
+    """
+    if session.shards is None:
+        return session.network
+    state = gathered(session.network.state_dict(), session.is_main)
+    if not session.is_main:
+        return session.network
+    copy = build_bare(session.plan)
+    copy.load_state_dict(state)
+    return copy
+
+
+def keep_model(session: Session, network: nn.Module, folder: Path, scores: dict[str, Any]) -> None:
+    """Write a network as a model that is complete, whatever the strategy has changed in it."""
+    strategy = session.plan.strategy
     card = make_card(session.plan, scores, session.progress.epoch)
     save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
 
@@ -115,9 +142,10 @@ def finish(session: Session) -> Outcome:
     run, progress = session.run, session.progress
     records = run.records()
     by_epoch = {r["epoch"]: r for r in records}
+    network = whole_network(session)
     if session.accelerator.is_main_process:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
-        write_movement(session)
-        keep_model(session, run.last, last)
+        write_movement(session, network)
+        keep_model(session, network, run.last, last)
     session.accelerator.wait_for_everyone()
     return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

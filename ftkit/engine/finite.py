@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ftkit.engine.agree import largest
 from ftkit.engine.session import Session
+from ftkit.engine.shards import own
 from ftkit.errors import FtkitError
 from ftkit.images import sample_name
 
@@ -61,7 +62,8 @@ def is_sound(session: Session, loss: Tensor) -> bool:
     sound = torch.isfinite(loss.detach())
     if session.accelerator.scaler is None:
         gradients = [p.grad for p in session.network.parameters() if p.grad is not None]
-        sound = sound & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        # Shares of one gradient may be finite in this process and not in another; all are asked below.
+        sound = sound & torch.isfinite(torch.nn.utils.get_total_norm([own(gradient) for gradient in gradients]))
     return not largest(session.accelerator, int(not sound))
 
 
@@ -84,13 +86,17 @@ def require_finite_weights(session: Session) -> None:
         FtkitError: A parameter or buffer isn't finite; names it.
     """
     trained = ((name, tensor) for name, tensor in session.network.named_parameters() if tensor.requires_grad)
-    for name, tensor in (*trained, *session.network.named_buffers()):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            progress = session.progress
-            raise FtkitError(
-                f"{name} is not finite after epoch {progress.epoch}, step {progress.step}, though the losses were",
-                "lower --lr, or set --clip-grad; the checkpoints from before are kept",
-            )
+    looked = [(n, own(t)) for n, t in (*trained, *session.network.named_buffers()) if t.is_floating_point()]
+    wrong = next((place for place, (_, tensor) in enumerate(looked) if not torch.isfinite(tensor).all()), -1)
+    # The share that isn't finite may be that of another process, and all must stop.
+    wrong = wrong if session.shards is None else largest(session.accelerator, wrong)
+    if wrong >= 0:
+        progress = session.progress
+        raise FtkitError(
+            f"{looked[wrong][0]} is not finite after epoch {progress.epoch}, step {progress.step}, "
+            "though the losses were",
+            "lower --lr, or set --clip-grad; the checkpoints from before are kept",
+        )
 
 
 def images_of(session: Session, step: int) -> str:

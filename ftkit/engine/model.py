@@ -64,6 +64,12 @@ def build_model(plan: Plan) -> BuiltModel:
     return BuiltModel(network, assign(network, plan.schedule.groups), report)
 
 
+def build_bare(plan: Plan) -> nn.Module:
+    """The network of a plan, as the strategy adapts it, with whatever weights."""
+    network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+    return plan.strategy.adapt(network, plan.backbone)
+
+
 def counted(plan: Plan) -> Plan:
     """The plan with the parameters of each group counted, on the meta device where it takes the model."""
     if plan.group_parameters is not None:

@@ -49,22 +49,22 @@ def keep_first(session: Session) -> None:
         replace_folder(session.run.first, lambda place: save_tensors(place / WEIGHTS, parameters))
 
 
-def moved(session: Session) -> dict[str, float | None]:
-    """Relative distance from the first weights by layer group, exactly 0 where nothing moved.
+def moved(session: Session, network: nn.Module) -> dict[str, float | None]:
+    """Relative distance of a network from the first weights by layer group, exactly 0 where nothing moved.
 
     None for a group that began at zero and left it. Empty in all processes but the main one.
     """
-    return by_group(measure(session)) if session.accelerator.is_main_process else {}
+    return by_group(measure(session, network)) if session.accelerator.is_main_process else {}
 
 
-def measure(session: Session) -> list[Layer]:
-    """Every layer of the session's network, from the input to the head."""
-    return layers(session.network, session.built.members, session.run.first / WEIGHTS, session.first_norms)
+def measure(session: Session, network: nn.Module) -> list[Layer]:
+    """Every layer of the session's network, which is whole, from the input to the head."""
+    return layers(network, session.built.members, session.run.first / WEIGHTS, session.first_norms)
 
 
-def write_movement(session: Session) -> None:
+def write_movement(session: Session, network: nn.Module) -> None:
     """Leave `movement.json` in the run folder, for the weights as they are now."""
-    found = measure(session)
+    found = measure(session, network)
     content = {
         "epoch": session.progress.epoch,
         "groups": by_group(found),

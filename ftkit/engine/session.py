@@ -25,6 +25,7 @@ from ftkit.engine.loss import Loss, make_loss
 from ftkit.engine.model import BuiltModel, accelerator_for, build_model, counted
 from ftkit.engine.optim import build_optimizer
 from ftkit.engine.processes import main_first
+from ftkit.engine.shards import Shards, gathered, require_shareable
 from ftkit.engine.weights import put_back
 from ftkit.errors import RequestError
 from ftkit.planning import Plan
@@ -63,6 +64,7 @@ class Session:
         broken: Image files that could no more be read, and were told of.
         first_norms: Norms of the weights that the run began with, by parameter, as far as they were computed.
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
+        shards: What of the network is shared out over the processes, once it is.
     """
 
     plan: Plan
@@ -86,6 +88,7 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     broken: set[str] = field(default_factory=set)
     first_norms: dict[str, float] = field(default_factory=dict)
+    shards: Shards | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -102,6 +105,10 @@ class Session:
     @property
     def world(self) -> int:
         return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
 
     def pixels(self, name: SplitName) -> data.Pixels | None:
         """What gives the pixels of a split where they are kept decoded."""
@@ -125,7 +132,12 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     plan = replace(counted(plan), world=accelerator.num_processes)
     built = main_first(lambda: build_model(plan))
     look = plan.preprocessing
-    compute = settle(built.network, compute_of(accelerator), look.channels, look.size)
+    compute = compute_of(accelerator)
+    if config.fsdp:
+        require_shareable(accelerator.num_processes, compute.precision)
+        built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
+    else:
+        compute = settle(built.network, compute, look.channels, look.size)
     optimizer = accelerator.prepare_optimizer(
         build_optimizer(config.optimizer, built.network, built.members, config.decay_all, compute.fuses)
     )
@@ -169,13 +181,20 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
 
 
 def capture(session: Session) -> State:
-    """The run's state as a checkpoint holds it, once the totals over all processes are in its progress."""
+    """The run's state as a checkpoint holds it, once the totals over all processes are in its progress.
+
+    All processes must ask; tensors that are shared out are put together in the main one alone.
+    """
     scaler = session.accelerator.scaler
+    model, optimizer = session.network.state_dict(), session.optimizer.state_dict()["state"]
+    if session.shards is not None:
+        model = gathered(model, session.is_main)
+        optimizer = {index: gathered(values, session.is_main) for index, values in optimizer.items()}
     return State(
         progress=session.progress,
         identity={**identity(session.plan), "precision": session.compute.precision},
-        model=session.network.state_dict(),
-        optimizer=session.optimizer.state_dict()["state"],
+        model=model,
+        optimizer=optimizer,
         scaler=scaler.state_dict() if scaler is not None else {},
         versions=versions(session.plan),
         frozen=frozen_names(session.network),

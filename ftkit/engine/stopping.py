@@ -26,8 +26,9 @@ def write_checkpoint(session: Session) -> None:
     if session.progress.step:  # At the end of an epoch they were looked at before they were judged.
         require_finite_weights(session)
     session.progress.loss_sum, session.progress.correct, session.progress.seen = all_totals(session)
-    if session.accelerator.is_main_process:
-        save_checkpoint(session.run.checkpoints, capture(session), session.plan.config.checkpoint.keep)
+    state = capture(session)
+    if session.is_main:
+        save_checkpoint(session.run.checkpoints, state, session.plan.config.checkpoint.keep)
     session.saved_at = time.monotonic()
     session.accelerator.wait_for_everyone()
 

@@ -35,6 +35,7 @@ from ftkit.engine.processes import share_buffers
 from ftkit.engine.room import require_room
 from ftkit.engine.seeds import derive
 from ftkit.engine.session import Session, open_session
+from ftkit.engine.shards import require_computing, share_out
 from ftkit.engine.stopping import checkpoint_is_due, stop_if_asked, stopped_at_once, write_checkpoint
 from ftkit.engine.tracking import stop_trackers
 from ftkit.errors import FtkitError, RequestError
@@ -76,6 +77,8 @@ def execute(session: Session, resume: bool, other_world: bool = False) -> Outcom
     cache: Activations | None = None
     try:
         cache = begin(session, resume, other_world)
+        if session.plan.config.fsdp:
+            share_network(session)
         for phase in session.plan.schedule.phases:
             if phase.stop > session.progress.epoch and not session.progress.stopped:
                 train_phase(session, phase, cache)
@@ -85,6 +88,18 @@ def execute(session: Session, resume: bool, other_world: bool = False) -> Outcom
         for kept in (cache, *session.decoded.values()):
             if kept is not None:
                 kept.close()
+
+
+def share_network(session: Session) -> None:
+    """Leave each process its share of the network; until then each has computed by itself, with all of it.
+
+    Raises:
+        FtkitError: The network can't be shared out.
+    """
+    look = session.plan.preprocessing
+    session.shards = share_out(session.network, session.optimizer, session.built.members, session.device)
+    images = session.compute.take(torch.zeros(2, look.channels, look.size, look.size))
+    require_computing(session.shards, images, session.compute)
 
 
 def train_phase(session: Session, phase: Phase, cache: Activations | None = None) -> None:
@@ -100,7 +115,8 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     session.feed = cache.feed(phase) if cache is not None else session.ordinary
     # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters would let the
     # processes drift apart. A single one needs none; accelerate's autocast would be lost at the second phase.
-    session.model = accelerator.prepare_model(session.feed.trained) if session.world > 1 else session.feed.trained
+    wraps = session.world > 1 and session.shards is None
+    session.model = accelerator.prepare_model(session.feed.trained) if wraps else session.feed.trained
     session.listener.phase_started(phase, sum(p.numel() for p in network.parameters() if p.requires_grad))
     while session.progress.epoch < phase.stop and not session.progress.stopped:
         modes.apply()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -352,11 +353,31 @@ def test_slurm_is_taken_over() -> None:
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("gpu07", "23456")
 
 
+# Shared out
+
+
+def test_a_network_that_is_shared_out_ends_as_one_that_is_not(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "data").symlink_to(data)
+    found = [each["shares"] for each in battery(tmp_path, 2, "shares")]
+    for parts in zip(*(each["parts"] for each in found), strict=True):
+        assert all(whole == parts[0][1] for _, whole in parts)
+        assert sum(mine for mine, _ in parts) == parts[0][1]
+        assert max(mine for mine, _ in parts) < 0.6 * parts[0][1]
+    assert [each["codes"] for each in found] == [[143, 143]] * 2
+    plain, apart = (load_file(tmp_path / name / "sgd/last/model.safetensors") for name in ("plain", "apart"))
+    assert plain.keys() == apart.keys()
+    for name, tensor in plain.items():
+        assert torch.allclose(apart[name].float(), tensor.float(), rtol=1e-3, atol=5e-4), name
+    for name in ("sgd", "adamw"):
+        whole, cut = (tmp_path / "apart" / run / "last" / "model.safetensors" for run in (name, f"{name}-cut"))
+        assert whole.read_bytes() == cut.read_bytes()
+
+
 # Refused
 
 
 @pytest.mark.parametrize(
-    "key", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"]
+    "key", ["ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"]
 )
 def test_what_would_be_ignored_is_refused_by_name(key: str) -> None:
     with pytest.raises(RequestError, match=key):
@@ -372,6 +393,24 @@ def test_another_number_than_the_launcher_started_is_refused() -> None:
     given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     with pytest.raises(RequestError, match="--num-processes 2, but the launcher started 3"):
         ranks.settle(2, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "FSDP_VERSION=1: parameters of one group can't be frozen"),
+        ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "FSDP_OFFLOAD_PARAMS=true isn't supported"),
+    ],
+)
+def test_what_fsdp_cant_do_is_refused(given: dict[str, str], says: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(says)):
+        ranks.settle(None, {"ACCELERATE_USE_FSDP": "true", **given})
+
+
+def test_a_config_of_accelerate_for_fsdp_is_taken_over() -> None:
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    ranks.settle(None, environment)
+    assert (environment["FTKIT_FSDP"], "ACCELERATE_USE_FSDP" in environment) == ("true", False)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def long(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Kills, faults and fuzz by the thousand, for a release; FTKIT_SOAK=0.1 does a tenth of them."""
-    need(session, ".[dev]")
+    need(session, ".[dev]", "atheris>=3,<4; sys_platform == 'linux' and python_version < '3.14'")
     session.run("pytest", "-m", "soak", "-n", "0", *session.posargs)
 
 

@@ -13,7 +13,7 @@ LAUNCH = "LAUNCH_FOLDER_OF_FTKIT"
 FIRST_PORT, PORTS = 20000, 20000
 _ON = {"1", "true", "yes", "on"}
 _REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed fixes what trains when it starts, and a schedule thaws later; --fsdp does",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed isn't supported, since it fixes what trains when it starts: use --fsdp",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM doesn't train image classifiers",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "only data parallelism is supported",
     "ACCELERATE_USE_SAGEMAKER": "SageMaker's launcher isn't supported",

@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ftkit import scaffold
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, one_line
 
 RECORD = Path(".ftkit", "template.json")
 BASE = Path(".ftkit", "template.zip")
@@ -80,14 +81,27 @@ def read_record(folder: Path) -> tuple[Record, dict[Path, bytes]]:
             raise RequestError(f"{folder / RECORD} is of a newer ftkit, {facts['ftkit']}", "pip install -U ftkit")
         values = {str(key): str(value) for key, value in facts["values"].items()}
         record = Record(str(facts["template"]), str(facts["kind"]), values, str(facts["ftkit"]))
+    except FileNotFoundError as error:
+        raise _no_record(error) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(folder / RECORD, error) from None
+    try:
         return record, _unpack(folder / BASE)
     except FileNotFoundError as error:
-        raise RequestError(
-            f"no {error.filename}: this folder wasn't made by ftkit init, or by one that couldn't update",
-            "ftkit init NEW-FOLDER makes a project that can be",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise RequestError(f"{folder / RECORD.parent} can't be read: {error}", "restore it as it was") from None
+        raise _no_record(error) from None
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(folder / BASE, error) from None
+
+
+def _no_record(error: FileNotFoundError) -> RequestError:
+    return RequestError(
+        f"no {error.filename}: this folder wasn't made by ftkit init, or by one that couldn't update",
+        "ftkit init NEW-FOLDER makes a project that can be",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    return RequestError(f"{path} can't be read: {one_line(str(error))}", "restore it as it was")
 
 
 def changes(base: Mapping[Path, bytes], new: Mapping[Path, bytes], folder: Path) -> list[Change]:

@@ -54,6 +54,9 @@ def predict(
     precision: Annotated[
         Precision, typer.Option("--precision", help="Arithmetic; auto goes by the hardware.")
     ] = "auto",
+    num_processes: Annotated[
+        int, typer.Option("--num-processes", metavar="N", min=1, help="Processes, each with a GPU where there are any.")
+    ] = 1,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
     ] = None,
@@ -63,17 +66,15 @@ def predict(
     bundle = model_folder(model, output)
     images: Iterator[Path] = find_images(paths, sys.stdin)
     done = passed_over(target, images, top_k)
-    from ftkit.engine.bundle import load_bundle
-    from ftkit.engine.predict import Predictor
+    from ftkit.engine.fleet import Task, predict_files
 
-    predictor = Predictor(load_bundle(bundle, device, precision))
-    predictions = predictor.iter_predict(images, top_k, batch_size)
-    console.note(f"model: {bundle} ({predictor.card.backbone.name}, {len(predictor.classes)} classes)")
+    card, predictions = predict_files(Task(bundle, device, precision, top_k, batch_size), images, num_processes)
+    console.note(f"model: {bundle} ({card.backbone.name}, {len(card.classes)} classes)")
     if done.count:
         console.note(f"{target.path}: {done.count:,} answers are there, going on after {done.last}")
     unreadable, total = done.unreadable, done.count
     try:
-        for prediction in target.write(predictions, predictor.classes, top_k):
+        for prediction in target.write(predictions, card.classes, top_k):
             total += 1
             unreadable += prediction.error is not None
     except KeyboardInterrupt:

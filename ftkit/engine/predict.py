@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,17 +103,8 @@ class Predictor:
         Raises:
             RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
         """
-        self.check(top_k, batch_size)
+        require_bounds(self.classes, top_k, batch_size)
         return self._stream(images, top_k, batch_size)
-
-    def check(self, top_k: int, batch_size: int) -> None:
-        """Refuse a `top_k` or `batch_size` that can't be."""
-        if not 1 <= top_k <= len(self.classes):
-            raise RequestError(
-                f"top-k is {top_k}, but the model has {len(self.classes)} classes", f"give 1 to {len(self.classes)}"
-            )
-        if batch_size < 1:
-            raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
 
     def _stream(self, images: Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
         size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
@@ -145,6 +136,18 @@ class Predictor:
             tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True))
             for row, probabilities in zip(indices.tolist(), values.tolist(), strict=True)
         ]
+
+
+def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
+    """Refuse a `top_k` or `batch_size` that can't be.
+
+    Raises:
+        RequestError: Names it, and its bounds.
+    """
+    if not 1 <= top_k <= len(classes):
+        raise RequestError(f"top-k is {top_k}, but the model has {len(classes)} classes", f"give 1 to {len(classes)}")
+    if batch_size < 1:
+        raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
 
 
 def _loaded(images: Iterable[Source]) -> Iterator[Source]:

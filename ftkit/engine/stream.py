@@ -7,7 +7,6 @@ threads that read beside a network that uses all cores hold up every one of its 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +21,8 @@ from ftkit.engine.devices import Compute
 T = TypeVar("T")
 R = TypeVar("R")
 
-READERS = min(8, os.cpu_count() or 1)
-"""Threads that read for a GPU."""
+READERS = 8
+"""Most threads that read for a GPU."""
 AHEAD = 2
 """Groups that wait for each thread."""
 
@@ -43,7 +42,7 @@ def computed(
     Args:
         network: Gives a tensor or several, with a row an image.
         read: Called in threads.
-        threads: How many; by default as many as torch computes with on a CPU, and `READERS` for a GPU.
+        threads: How many; by default as many as torch computes with on a CPU, `READERS` at most for a GPU.
     """
 
     def work(group: Sequence[T]) -> tuple[list[R], tuple[Tensor, ...]]:
@@ -55,7 +54,7 @@ def computed(
         return [image for image, _ in results if image is not None], [rest for _, rest in results]
 
     if compute.device.type != "cpu":
-        for images, rest in _in_threads(gather, groups, threads or READERS):
+        for images, rest in _in_threads(gather, groups, threads or min(READERS, torch.get_num_threads())):
             yield rest, _outputs(compute, network, images)
         return
     cores = torch.get_num_threads()

@@ -324,3 +324,21 @@ def test_a_model_of_a_plugin(work: Path, tmp_path: Path) -> None:
     assert "is neither a run nor a model" in refused[1].err
     assert "model 'shelf/odd': plugin 'shelf' failed" in refused[2].err
     assert "self/mine" in refused[3].err
+
+
+def test_several_processes_give_the_same_answers(inside: Path, tmp_path: Path) -> None:
+    line = ("predict", "photos", "--batch-size", "1", "--top-k", "2", "--json")
+    one, two = (typed(*line, "--model", "mine", "--num-processes", count) for count in ("1", "2"))
+    assert (one.returncode, two.returncode) == (1, 1), "two images can't be read"
+    assert one.stdout == two.stdout
+    assert len(one.stdout.splitlines()) == 8
+    assert one.stderr == two.stderr
+
+
+def test_a_model_that_the_processes_can_not_load_is_one_line(inside: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(inside / "runs" / "mine" / "model", tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    done = typed("predict", "photos", "--model", str(broken), "--num-processes", "2", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "model.safetensors: the file is damaged" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,18 +18,19 @@ import atheris
 with atheris.instrument_imports(include=["ftkit"]):
     from ftkit.builtin.unpack import unpack
     from ftkit.config.load import resolve
+    from ftkit.config.schema import Config
     from ftkit.engine.checkpoint import load_checkpoint
     from ftkit.errors import FtkitError
     from ftkit.runs import read_card
     from ftkit.updating import BASE, RECORD, read_record
 
 
-def named(name: str, use: Callable[[], object], key: str = "-") -> None:
-    """It works, or a line names the file, or begins with the key."""
+def named(name: str, use: Callable[[], object], keys: Collection[str] = ()) -> None:
+    """It works, or a line names the file, or begins with a key."""
     try:
         use()
     except FtkitError as error:
-        if name not in str(error) and not str(error).startswith(key):
+        if name not in str(error) and re.split(r"\W", str(error))[0] not in keys:
             raise AssertionError(f"not named: {error}") from error
 
 
@@ -37,7 +38,7 @@ def config(folder: Path, content: bytes) -> None:
     """A config file."""
     file = folder / "fuzzed.yaml"
     file.write_bytes(content)
-    named("fuzzed.yaml", lambda: resolve(file, {}, [], {}), key="plugins: ")
+    named("fuzzed.yaml", lambda: resolve(file, {}, [], {}), Config.model_fields)
 
 
 def card(folder: Path, content: bytes) -> None:

@@ -147,6 +147,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--seed",), "seed", "N", "Everything random follows from it.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Arithmetic of training.", MACHINE, PRECISIONS),
     Flag(("--device",), "device", "|".join(DEVICES), "Where to train.", MACHINE, DEVICES),
+    Flag(("--compile",), "compile", None, "Compile what trains, which pays on GPUs.", MACHINE),
     Flag(("--fsdp",), "fsdp", None, "Share a large network out over the processes.", MACHINE),
     Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
     Flag(("--cache",), "cache.use", None, "Compute what is frozen once, and keep it.", MACHINE),

@@ -239,6 +239,8 @@ class Config(Section):
     """Where to train; auto takes an accelerator where there is one."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass; auto takes bf16 where the device is fast at it."""
+    compile: bool = False
+    """Let torch.compile make the forward and backward pass of each phase; it takes a minute and pays on GPUs."""
     fsdp: bool = False
     """Share weights, gradients and the optimizer's state out over the processes, for networks that are too large
     for one device."""

@@ -134,7 +134,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     look = plan.preprocessing
     compute = compute_of(accelerator)
     if config.fsdp:
-        require_shareable(accelerator.num_processes, compute.precision)
+        require_shareable(accelerator.num_processes, compute.precision, config.compile)
         built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
     else:
         compute = settle(built.network, compute, look.channels, look.size)

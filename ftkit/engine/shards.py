@@ -56,16 +56,18 @@ class Shards:
                 unit.set_reshard_after_forward(True, recurse=False)
 
 
-def require_shareable(processes: int, precision: str) -> None:
+def require_shareable(processes: int, precision: str, compiles: bool) -> None:
     """Refuse what shares can't do.
 
     Raises:
-        RequestError: There is one process, or gradients would be scaled.
+        RequestError: There is one process, gradients would be scaled, or the network would be compiled.
     """
     if processes == 1:
         raise RequestError(
             "--fsdp shares a network out over processes, and there is one", "give --num-processes N, or drop --fsdp"
         )
+    if compiles:
+        raise RequestError("--fsdp doesn't go with --compile", "drop one of them")
     if precision == "fp16":
         raise RequestError("--fsdp doesn't go with fp16, whose gradients are scaled", "give --precision bf16 or fp32")
 

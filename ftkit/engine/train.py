@@ -22,6 +22,7 @@ from ftkit.engine.activations import Activations
 from ftkit.engine.announce import announced
 from ftkit.engine.begin import begin, require_unfinished
 from ftkit.engine.clock import Clock
+from ftkit.engine.compiling import compiled, compiler_faults
 from ftkit.engine.conclude import Outcome, conclude_epoch, finish, train_record
 from ftkit.engine.data import Batch
 from ftkit.engine.events import Listener
@@ -117,6 +118,8 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     # processes drift apart. A single one needs none; accelerate's autocast would be lost at the second phase.
     wraps = session.world > 1 and session.shards is None
     session.model = accelerator.prepare_model(session.feed.trained) if wraps else session.feed.trained
+    if session.plan.config.compile:
+        session.model = compiled(session.model)
     session.listener.phase_started(phase, sum(p.numel() for p in network.parameters() if p.requires_grad))
     while session.progress.epoch < phase.stop and not session.progress.stopped:
         modes.apply()
@@ -173,7 +176,8 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
             continue
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1
-        with nullcontext() if last else accelerator.no_sync(session.model):
+        synced = nullcontext() if last else accelerator.no_sync(session.model)
+        with synced, compiler_faults(plan.config.compile):
             loss = batch_loss(session, batch)
             total += loss.detach()
             # Wrappers average gradients over processes; the mean wanted is over images.

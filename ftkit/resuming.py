@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.config.load import Resolved, resolve
+from ftkit.config.schema import MOST_EPOCHS
 from ftkit.errors import RequestError
 from ftkit.library import write_request
 from ftkit.planning import Plan
@@ -63,8 +64,13 @@ def extended(resolved: Resolved, epochs: int) -> Resolved:
     """The request of a run for more epochs than it was planned with.
 
     What trained in the last epoch goes on to train, and the rates are those of a run of the new length.
+
+    Raises:
+        RequestError: There would be too many of them.
     """
     config = resolved.config
+    if config.epochs + epochs > MOST_EPOCHS:
+        raise RequestError(f"--extend {epochs}: a run has {MOST_EPOCHS:,} epochs at most", "give fewer")
     update = {"epochs": config.epochs + epochs, "extended_from": config.extended_from or config.epochs}
     return replace(resolved, config=config.model_copy(update=update))
 

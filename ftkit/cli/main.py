@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -211,6 +212,10 @@ def _refuse(name: str) -> NoReturn:
     raise unknown("command", name, [*COMMANDS, *_plugins()])
 
 
+_NO_MEMORY = re.compile(r"out of memory|(can't|[Cc]annot) allocate memory|alloc failed")
+_WANTED = re.compile(r"(?<=allocate )[\d.]+ (bytes|[KMGT]i?B)")
+
+
 def _explain(error: BaseException) -> int:
     """One line for an error, and the exit code that goes with it."""
     if isinstance(error, KeyboardInterrupt):
@@ -230,6 +235,14 @@ def _explain(error: BaseException) -> int:
         console.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, _os_remedy(error))
         return 1
     text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        # torch's own class for it would have to be imported, and is that of GPUs alone.
+        size = _WANTED.search(text)
+        console.error(
+            f"out of memory{f': {size[0]} more were wanted' if size else ''}",
+            "lower --batch-size; in training, --accumulate keeps the step as large, and --precision bf16 takes half",
+        )
+        return 1
     console.error(
         f"internal error: {type(error).__name__}{': ' + text if text else ''}",
         f"run it again with {DEBUG}, or with FTKIT_DEBUG=1, for the traceback",

@@ -24,6 +24,10 @@ from ftkit.config.choices import (
 from ftkit.spec.preprocessing import Fit, Interpolation
 
 
+MOST_EPOCHS = 1_000_000
+"""A plan has a row for each."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
@@ -206,7 +210,7 @@ class Config(Section):
     """Learning rates by layer group, in place of the base rate times the strategy's scale."""
     train_bn: bool = False
     """Let BatchNorm statistics move in frozen groups too."""
-    epochs: int = Field(default=10, ge=0)
+    epochs: int = Field(default=10, ge=0, le=MOST_EPOCHS)
     """Passes over the training images; 0 makes a bundle of the weights as they are."""
     extended_from: int | None = Field(default=None, ge=1)
     """The epochs that a run had before `--extend`; in later ones what trained last goes on to train."""
@@ -244,7 +248,7 @@ class Config(Section):
     fsdp: bool = False
     """Share weights, gradients and the optimizer's state out over the processes, for networks that are too large
     for one device."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
     """Processes that read images; 0 reads them in the training process itself."""
 
     tracker: tuple[Tracker, ...] = ()

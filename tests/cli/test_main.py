@@ -184,6 +184,19 @@ def test_debug_may_come_from_the_environment() -> None:
         (FtkitError("it broke [/x]", "mend it"), 1, "error: it broke [/x]\nhint: mend it\n"),
         (OSError(28, "No space left on device", "/runs/a"), 1, "error: /runs/a: No space left on device\nhint: free"),
         (OSError(30, "Read-only file system", "/runs/a"), 1, "error: /runs/a: Read-only file system\nhint: check"),
+        (MemoryError(), 1, "error: out of memory\nhint: lower --batch-size;"),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 1 GiB"),
+            1,
+            "error: out of memory: 20.00 MiB more were wanted\n",
+        ),
+        (
+            RuntimeError(
+                "[fail at alloc.cpp:1] can't allocate memory: you tried to allocate 3360 bytes. Error code 12"
+            ),
+            1,
+            "error: out of memory: 3360 bytes more were wanted\n",
+        ),
         (KeyError("lost"), 1, "error: internal error: KeyError: 'lost'\nhint: run it again with --debug"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import resource
 import shutil
 import tempfile
 from collections import Counter
@@ -34,11 +35,23 @@ pytestmark = pytest.mark.soak
 SLOWEST_MS = 20_000
 """What takes longer counts as hanging; a decoder may take a second over a large picture."""
 
+MOST_MEMORY = 16 * 2**30
+"""Bytes of addresses, of which torch takes a few billion for itself."""
+
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
 
 def examples(count: int) -> Callable[[Any], Any]:
     return settings(max_examples=times(count), deadline=SLOWEST_MS, suppress_health_check=CHECKS, database=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limit() -> Iterator[None]:
+    """What asks for more memory than any of this needs fails by itself, not by what the machine does about it."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture(scope="module")

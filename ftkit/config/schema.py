@@ -23,7 +23,6 @@ from ftkit.config.choices import (
 )
 from ftkit.spec.preprocessing import Fit, Interpolation
 
-
 MOST_EPOCHS = 1_000_000
 """A plan has a row for each."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ftkit.engine.predict import Prediction, Predictor, load
     from ftkit.errors import FtkitError, RequestError
     from ftkit.library import plan, resume, train
-    from ftkit.planning import Plan
+    from ftkit.run_plan import Plan
 
     __version__: str
 
@@ -40,7 +40,7 @@ __all__ = [
 _HOMES = {
     "FtkitError": "ftkit.errors",
     "Outcome": "ftkit.engine.conclude",
-    "Plan": "ftkit.planning",
+    "Plan": "ftkit.run_plan",
     "Prediction": "ftkit.engine.predict",
     "Predictor": "ftkit.engine.predict",
     "RequestError": "ftkit.errors",

@@ -12,8 +12,9 @@ from ftkit import ranks
 from ftkit.config.load import Resolved, resolve, to_yaml
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
-from ftkit.planning import Plan, make_plan
+from ftkit.planning import make_plan
 from ftkit.run_folder import RunFolder, create_run
+from ftkit.run_plan import Plan
 from ftkit.spec.advice import AUTO
 
 if TYPE_CHECKING:

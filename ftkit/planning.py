@@ -1,220 +1,33 @@
-"""Config and plugins resolved to a `Plan`: pure data that says all that a run will do.
+"""Config and plugins resolved to a `Plan`.
 
 `ftkit plan` prints it, training executes it, the run folder keeps it; nothing is decided later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from ftkit.config.load import Resolved, build
 from ftkit.config.preprocessing import choose_preprocessing
-from ftkit.config.schema import Config
 from ftkit.errors import RequestError
+from ftkit.run_plan import Plan, ProbeUse
 from ftkit.run_splits import load_splits, require_classes
-from ftkit.screening import Findings, Tell, leave_out, screen
-from ftkit.spec.augment import LEVELS, Augmentation, Unchanged, check_channels
-from ftkit.spec.backbone import Backbone, Head
-from ftkit.spec.balance import balance_notes, class_weights
-from ftkit.spec.batches import Batches
-from ftkit.spec.caching import CutSize, Use, decide, entering
-from ftkit.spec.counting import count_parameters, kept_activations
-from ftkit.spec.curve import CURVES, Curve
-from ftkit.spec.dataset import Splits
+from ftkit.screening import Tell, leave_out, screen
+from ftkit.spec.augment import LEVELS, Unchanged, check_channels
+from ftkit.spec.backbone import Head
+from ftkit.spec.balance import balance_notes
+from ftkit.spec.counting import count_parameters
+from ftkit.spec.curve import CURVES
 from ftkit.spec.figures import check_monitor
-from ftkit.spec.preprocessing import Preprocessing
-from ftkit.spec.rates import check_group_rates, peak_rates
-from ftkit.spec.schedule import Phase, Schedule, make_schedule
+from ftkit.spec.rates import check_group_rates
+from ftkit.spec.schedule import make_schedule
 from ftkit.spec.strategy import Strategy
 from ftkit.weight_source import WeightSource, choose_weights, require_head
 
 T = TypeVar("T")
-
-BYTES_PER_VALUE = 4
-OPTIMIZER_SLOTS = {"sgd": 0, "asgd": 2, "adagrad": 1, "rmsprop": 1, "adafactor": 0}
-"""Values that an optimizer keeps for each trainable parameter; the Adam family's 2 where not listed."""
-
-
-ProbeUse = Literal["usual", "required"] | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run, decided.
-
-    Attributes:
-        group_parameters: Number of parameters by layer group of the schedule; None where only building
-            the model tells (`ftkit.engine.model.counted` does that).
-        probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
-            fails, None for not at all.
-    """
-
-    resolved: Resolved
-    backbone: Backbone
-    strategy: Strategy
-    curve: Curve
-    schedule: Schedule
-    splits: Splits = field(repr=False)
-    preprocessing: Preprocessing
-    augmentation: Augmentation
-    weights: WeightSource
-    head: Head
-    group_parameters: Mapping[str, int] | None
-    probe: ProbeUse = None
-    notes: tuple[str, ...] = ()
-    world: int = 1
-    findings: Findings = field(default=Findings(), repr=False)
-
-    @property
-    def config(self) -> Config:
-        return self.resolved.config
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.splits.classes)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """That of the splits, which takes a pass over all names; checkpoints and cards ask for it again and again."""
-        return self.splits.fingerprint()
-
-    @cached_property
-    def batches(self) -> Batches:
-        assert self.splits.train is not None, "make_plan refuses data without a training split"
-        return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world)
-
-    @property
-    def views(self) -> int:
-        """Versions of a training image that are cached; 0 where nothing is."""
-        if not self.config.cache.use or self.config.train_bn or self.config.fsdp:
-            return 0
-        return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.views
-
-    @cached_property
-    def caching(self) -> tuple[Use, ...] | None:
-        """What each phase is expected to take from the cache; None where only the network itself tells.
-
-        The network's own cuts, which a run finds, may lie a little deeper.
-        """
-        groups, scale = self.schedule.groups, (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
-        width = 2 if self.config.precision in ("bf16", "fp16") else BYTES_PER_VALUE
-        thawed = [*(phase.trainable for phase in self.schedule.phases), frozenset({groups[-1].name})]
-        *cuts, probe = (entering(self.backbone, groups, some, scale, width) for some in thawed)
-        if self.views == 0 or None in cuts:
-            return None
-        assert self.splits.train is not None, "make_plan refuses data without a training split"
-        assert self.splits.val is not None, "make_plan refuses data without a validation split"
-        return decide(
-            self.schedule.phases,
-            [cut for cut in cuts if cut is not None],
-            probe if self.probe and isinstance(probe, CutSize) else None,
-            len(self.splits.train),
-            len(self.splits.val),
-            self.views,
-            self.config.balance == "sampler",
-            self.config.cache.limit,
-        )
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.batches.steps * self.config.epochs
-
-    def learning_rates(self, step: int) -> dict[str, float]:
-        """Rate of each group that trains at optimizer step `step`, counted from 0 over the run."""
-        factor = self.curve.factor(step, self.batches.steps, self.config.epochs)
-        return {group: factor * rate for group, rate in self.peak_rates(step // self.batches.steps).items()}
-
-    def peak_rates(self, epoch: int) -> dict[str, float]:
-        """Rate of each group that trains in `epoch`, counted from 0, before the curve."""
-        return peak_rates(self.schedule.rows[epoch], self.config.optimizer.lr, self.config.group_lr)
-
-    @cached_property
-    def class_weights(self) -> tuple[float, ...]:
-        """What an image of each class counts so that classes count the same; used where `balance` says so."""
-        assert self.splits.train is not None, "make_plan refuses data without a training split"
-        return class_weights(self.splits.train.labels, self.num_classes)
-
-    def trainable(self, phase: Phase) -> int | None:
-        """Number of parameters that train in a phase."""
-        counts = self.group_parameters
-        return None if counts is None else sum(counts[g] for g in phase.trainable)
-
-    def memory(self, phase: Phase) -> int | None:
-        """Estimated peak bytes of a phase in fp32: weights, gradients, optimizer and kept activations.
-
-        The layers below the first trainable group keep no activations, since nothing flows back to them.
-        """
-        trainable = self.trainable(phase)
-        if trainable is None or self.backbone.summary is None or self.group_parameters is None:
-            return None
-        kept = kept_activations(self.backbone, self.schedule.groups, phase)
-        scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
-        slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
-        slots += bool(self.config.optimizer.options.get("momentum"))
-        values: float = sum(self.group_parameters.values()) + trainable * (1 + slots)
-        if self.config.fsdp:
-            values /= self.world
-        return BYTES_PER_VALUE * int(values + kept * scale * self.config.batch_size)
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
-        return {
-            "backbone": self.backbone.name,
-            "weights": self.weights.describe(),
-            "classes": list(self.splits.classes),
-            "data": {name: len(split) for name, split in self.splits.present()},
-            "fingerprint": self.fingerprint,
-            "bad_images": len(self.findings.bad),
-            "duplicates": len(self.findings.duplicates),
-            "head": asdict(self.head),
-            "preprocessing": asdict(self.preprocessing),
-            "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
-            "strategy": {"name": self.config.strategy.name, **asdict(self.strategy)},  # type: ignore[call-overload]
-            "groups": [{"name": g.name, "parameters": self._count(g.name)} for g in self.schedule.groups],
-            "epochs": [
-                {"lr_scale": dict(row), "lr": self.learning_rates(epoch * self.batches.steps)}
-                for epoch, row in enumerate(self.schedule.rows)
-            ],
-            "phases": [
-                {
-                    "epochs": [p.start, p.stop],
-                    "trainable": self.trainable(p),
-                    "steps": (p.stop - p.start) * self.batches.steps,
-                    "memory_bytes": self.memory(p),
-                }
-                for p in self.schedule.phases
-            ],
-            "optimizer": self.config.optimizer.model_dump(mode="json"),
-            "decay_all": self.config.decay_all,
-            "clip_grad": self.config.clip_grad,
-            "label_smoothing": self.config.label_smoothing,
-            "balance": self.config.balance,
-            "class_weights": None if self.config.balance == "none" else list(self.class_weights),
-            "steps_per_epoch": self.batches.steps,
-            "world": self.world,
-            "per_process_batch": self.config.batch_size,
-            "effective_batch": self.batches.effective,
-            "probe": self.probe,
-            "cache": {
-                "views": self.views,
-                "phases": None if self.caching is None else [_use(use) for use in self.caching],
-            },
-            "notes": list(self.notes),
-        }
-
-    def _count(self, group: str) -> int | None:
-        return None if self.group_parameters is None else self.group_parameters[group]
-
-
-def _use(use: Use) -> dict[str, Any] | None:
-    if use.cut is None:
-        return None
-    return {"before": use.cut.name, "views": list(use.views), "bytes": use.nbytes, "passes": use.passes}
 
 
 def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection[str] | None = None) -> Plan:

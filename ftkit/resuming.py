@@ -12,8 +12,8 @@ from ftkit.config.load import Resolved, resolve
 from ftkit.config.schema import MOST_EPOCHS
 from ftkit.errors import RequestError
 from ftkit.library import write_request
-from ftkit.planning import Plan
 from ftkit.run_folder import RunFolder
+from ftkit.run_plan import Plan
 from ftkit.runs import find_run, run_folders
 
 FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")

@@ -14,8 +14,9 @@ from ftkit.config.load import Resolved, choosing, resolve
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
 from ftkit.library import open_run, settle
-from ftkit.planning import Plan, make_plan
+from ftkit.planning import make_plan
 from ftkit.run_folder import RunFolder
+from ftkit.run_plan import Plan
 from ftkit.spec.dataset import SplitName
 
 if TYPE_CHECKING:

@@ -77,10 +77,10 @@ def run(launch: Launch, arguments: list[str]) -> int:
         os.environ |= {ranks.LAUNCH: place, "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGHUP,SIGQUIT"}
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
-        return _watch(_make_agent(launch, arguments), Path(place))
+        return _watch(_make_agent(launch, arguments, place), Path(place))
 
 
-def _make_agent(launch: Launch, arguments: list[str]) -> LocalElasticAgent:
+def _make_agent(launch: Launch, arguments: list[str], place: str) -> LocalElasticAgent:
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -110,7 +110,7 @@ def _make_agent(launch: Launch, arguments: list[str]) -> LocalElasticAgent:
         master_port=int(port) if several else None,
         local_addr=None if several else "127.0.0.1",
     )
-    return LocalElasticAgent(spec, DefaultLogsSpecs(), exit_barrier_timeout=300)
+    return LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=place), exit_barrier_timeout=300)
 
 
 def _watch(agent: LocalElasticAgent, place: Path) -> int:

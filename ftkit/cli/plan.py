@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ftkit.config.load import Resolved
-    from ftkit.planning import Plan
+    from ftkit.run_plan import Plan
 
 app = typer.Typer()
 

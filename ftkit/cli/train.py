@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ftkit.cli.options import Request
     from ftkit.config.load import Resolved
     from ftkit.engine.conclude import Outcome
-    from ftkit.planning import Plan
     from ftkit.run_folder import RunFolder
+    from ftkit.run_plan import Plan
 
 app = typer.Typer()
 

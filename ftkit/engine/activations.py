@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Se
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 import torchvision
@@ -22,70 +21,28 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ftkit.activation_folder import CHUNK, Store, activation_folder
-from ftkit.engine import data, transforms
+from ftkit.engine import transforms
 from ftkit.engine.agree import largest
-from ftkit.engine.cut import Cut, Cutter, NoCutError
-from ftkit.engine.data import Batch, Fault, Key
-from ftkit.engine.groups import set_trainable
+from ftkit.engine.cached import PLAIN, Cached, Views
+from ftkit.engine.cut import Cut, Cutter
+from ftkit.engine.data import Batch, Fault
 from ftkit.engine.images_digest import images_digest
 from ftkit.engine.late import usable
 from ftkit.engine.layout import cast
+from ftkit.engine.order import Key, Share
 from ftkit.engine.session import Feed, Session
 from ftkit.engine.stopping import stop_if_asked
 from ftkit.engine.stream import computed
 from ftkit.engine.tables import Table, open_table
-from ftkit.spec.caching import NO_GAIN, CutSize, Use, decide
-from ftkit.spec.dataset import Split, SplitName
+from ftkit.spec.caching import Use
+from ftkit.spec.dataset import SplitName
 from ftkit.spec.schedule import Phase
 
-PLAIN = 0
-"""The view that evaluation sees; the others are augmented."""
 PATIENCE_SECONDS = 10.0
 """Between two words on how far a long pass is."""
 
 Place = tuple[str, SplitName, int]
 """Which table: cut, split and view."""
-
-
-def open_activations(session: Session) -> Activations | None:
-    """Find the cuts of the run's phases, and decide which of them use the cache; None where none does."""
-    plan = session.plan
-    if plan.views == 0:
-        return None
-    groups, phases = plan.schedule.groups, plan.schedule.phases
-    if not plan.probe and all(len(phase.trainable) == len(groups) for phase in phases):
-        return None
-    pre = plan.preprocessing
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, pre.channels, pre.size, pre.size, generator=generator)
-    head = frozenset({groups[-1].name})
-    thawed = {phase.trainable for phase in phases} | ({head} if plan.probe else set())
-    try:
-        cutter = Cutter(session.network, session.compute.take(sample), session.compute.autocast)
-        known = {trainable: _cut(cutter, session, trainable) for trainable in thawed}
-    except NoCutError as error:
-        session.listener.note(f"nothing is cached: the network can't be cut in two, since {error}")
-        return None
-    finally:
-        session.network.requires_grad_(True)
-    probe = known[head] if plan.probe else None
-    found = [known[phase.trainable] for phase in phases]
-    uses = decide(
-        phases,
-        [_size(cut) if isinstance(cut, Cut) else cut for cut in found],
-        _size(probe) if isinstance(probe, Cut) else None,
-        len(session.split("train")),
-        len(session.split("val")),
-        plan.views,
-        plan.config.balance == "sampler",
-        plan.config.cache.limit,
-    )
-    for phase, use in zip(phases, uses, strict=True):
-        if use.reason not in ("", NO_GAIN) and len(phase.trainable) < len(groups):
-            session.listener.note(f"{_epochs(phase)}: nothing is cached, since {use.reason}")
-    return Activations(
-        session, cutter, dict(zip(phases, found, strict=True)), dict(zip(phases, uses, strict=True)), probe
-    )
 
 
 @dataclass
@@ -125,12 +82,12 @@ class Activations:
             return self.session.ordinary
         feed = self._feed(self.probe_cut)
         share = feed.val_loader.batch_sampler
-        plain = data.Share(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
+        plain = Share(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
         return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.judged, feed.val_loader)
 
     def _feed(self, cut: Cut) -> Feed:
         session = self.session
-        share = data.Share(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
+        share = Share(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
         return Feed(
             cut.trained,
             Cached(self, cut, "train", session.order, session.plan.views),
@@ -314,83 +271,6 @@ class Activations:
         return self._digests[known]
 
 
-class Cached:
-    """Batches of rows in place of images, in the order of a sampler; a table is filled where it isn't yet.
-
-    Attributes:
-        batch_sampler: Gives lists of keys.
-        views: An image's key, epoch and draw, says which of so many views it is.
-    """
-
-    def __init__(self, cache: Activations, cut: Cut, split: SplitName, sampler: Any, views: int) -> None:
-        self._cache, self._cut, self._split = cache, cut, split
-        self.batch_sampler = sampler
-        self._views = views
-        self._labels = torch.tensor(cache.session.split(split).labels, dtype=torch.int64)
-
-    def __iter__(self) -> Iterator[Batch]:
-        every = list(self.batch_sampler)
-        # All processes need the same views, whichever of them their own images are of.
-        views = self.batch_sampler.views(self._views) if self._views > 1 else {PLAIN}
-        tables = self._cache.tables(self._cut, self._split, views)
-        if tables is None:
-            lists = [[((key[0] + key[2]) % self._views, key[1], 0) for key in keys] for keys in every]
-            yield from self._cache.computed(self._cut, self._split, lists)
-            return
-        faults = self._cache.faults[self._split]
-        for keys in every:
-            yield self._batch(keys, tables, faults)
-
-    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], faults: Mapping[int, Fault]) -> Batch:
-        whole = [key for key in keys if key[1] not in faults] if faults else keys
-        indices = torch.tensor([key[1] for key in whole], dtype=torch.int64)
-        views = [(key[0] + key[2]) % self._views for key in whole]
-        if len(set(views)) <= 1:
-            rows = tables[views[0] if views else PLAIN].take(indices)
-        else:
-            rows = torch.stack([tables[view].take(index) for view, index in zip(views, indices, strict=True)])
-        lost = tuple(faults[key[1]] for key in keys if key[1] in faults) if faults else ()
-        return Batch(rows, self._labels[indices], indices, lost)
-
-
-class Views(data.Samples):
-    """Samples whose keys begin with the view."""
-
-    def __init__(
-        self,
-        split: Split,
-        plain: transforms.Transform,
-        augmented: transforms.Transform,
-        seed: int,
-        pixels: data.Pixels | None,
-    ) -> None:
-        super().__init__(split, plain, seed, pixels)
-        self.augmented = augmented
-
-    def transform_of(self, key: Key) -> transforms.Transform:
-        return self.transform if key[0] == PLAIN else self.augmented
-
-
 def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:
     """Faults of a batch by the row that they are of."""
     return dict(zip(sorted(set(rows) - set(batch.indices.tolist())), batch.faults, strict=True))
-
-
-def _cut(cutter: Cutter, session: Session, trainable: frozenset[str]) -> Cut | str:
-    plan = session.plan
-    if len(trainable) == len(plan.schedule.groups):
-        return "everything trains"
-    modes = set_trainable(session.network, plan.schedule.groups, trainable, plan.config.train_bn)
-    try:
-        return cutter.cut(modes)
-    except NoCutError as error:
-        return str(error)
-
-
-def _size(cut: Cut) -> CutSize:
-    return CutSize(cut.name, cut.depth, torch.Size(cut.shape).numel() * cut.dtype.itemsize)
-
-
-def _epochs(phase: Phase) -> str:
-    first, last = phase.start + 1, phase.stop
-    return f"epoch {first}" if first == last else f"epochs {first} to {last}"

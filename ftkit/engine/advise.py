@@ -21,7 +21,8 @@ from ftkit.engine.model import accelerator_for, build_model
 from ftkit.engine.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
 from ftkit.engine.seeds import derive
 from ftkit.errors import RequestError
-from ftkit.planning import Plan, make_plan
+from ftkit.planning import make_plan
+from ftkit.run_plan import Plan
 from ftkit.spec.advice import AUTO, Advice, Facts, Limits, advise
 from ftkit.spec.backbone import Head
 from ftkit.spec.dataset import Split

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
-from ftkit.engine.activations import Activations, open_activations
+from ftkit.engine.activations import Activations
+from ftkit.engine.caching import open_activations
 from ftkit.engine.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.engine.conclude import conclude_epoch
 from ftkit.engine.events import Start
 from ftkit.engine.movement import keep_first
 from ftkit.engine.probe import NoProbeError, Solution, probe_head
-from ftkit.engine.session import Session, restore, versions
+from ftkit.engine.session import Session
+from ftkit.engine.state import restore, versions
 from ftkit.engine.stopping import stop_if_asked
 from ftkit.engine.tracking import start_trackers
 from ftkit.errors import FtkitError, RequestError, one_line

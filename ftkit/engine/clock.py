@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from ftkit.engine.events import StepDone
-from ftkit.engine.session import Session, totals
+from ftkit.engine.session import Session
+from ftkit.engine.state import totals
 
 LISTEN_EVERY = 0.2
 """Seconds between looks at the totals on a GPU, each of which waits for it."""

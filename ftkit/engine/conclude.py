@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ftkit.engine.bundle import save_bundle
+from ftkit.engine.bundle import backbone_id, save_bundle
 from ftkit.engine.evaluate import collect
 from ftkit.engine.events import EpochDone
 from ftkit.engine.finite import require_finite_weights
@@ -19,12 +20,15 @@ from ftkit.engine.late import usable
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.model import build_bare
 from ftkit.engine.movement import moved, write_movement
-from ftkit.engine.session import Session, all_totals, make_card
+from ftkit.engine.session import Session
 from ftkit.engine.shards import gathered
+from ftkit.engine.state import all_totals
 from ftkit.engine.stopping import stop_if_asked, write_checkpoint
 from ftkit.engine.tracking import track
 from ftkit.errors import FtkitError
 from ftkit.run_folder import RunFolder
+from ftkit.run_plan import Plan
+from ftkit.runs import Card
 from ftkit.spec.figures import is_better
 
 
@@ -116,6 +120,22 @@ def keep_model(session: Session, network: nn.Module, folder: Path, scores: dict[
     strategy = session.plan.strategy
     card = make_card(session.plan, scores, session.progress.epoch)
     save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
+
+
+def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Card:
+    """The card of a bundle with the weights after `epoch` whole epochs."""
+    return Card(
+        classes=plan.splits.classes,
+        preprocessing=plan.preprocessing,
+        backbone=backbone_id(plan.resolved.registry, plan.config.backbone),
+        weights=plan.weights.describe(),
+        strategy={"name": plan.config.strategy.name, **plan.config.strategy.options},
+        metrics=metrics,
+        epoch=epoch,
+        fingerprint=plan.fingerprint,
+        head=plan.head,
+        origin=plan.splits.origin,
+    )
 
 
 def note_value(session: Session, scores: Scores) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftkit.planning import Plan
+from ftkit.run_plan import Plan
 from ftkit.spec.schedule import Phase
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ftkit.planning import Plan
+from ftkit.run_plan import Plan
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ftkit.engine.measure import build_on_meta
 from ftkit.engine.seeds import derive
 from ftkit.engine.surgery import build_network, refit
 from ftkit.engine.weights import LoadReport, load_into, read_state_dict
-from ftkit.planning import Plan
+from ftkit.run_plan import Plan
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from ftkit import ranks
 from ftkit.engine.agree import largest
 from ftkit.engine.checkpoint import has_checkpoint, save_checkpoint
 from ftkit.engine.finite import require_finite, require_finite_weights
-from ftkit.engine.session import Session, all_totals, capture
+from ftkit.engine.session import Session
+from ftkit.engine.state import all_totals, capture
 from ftkit.errors import RunInterrupted
 from ftkit.run_folder import RunFolder
 

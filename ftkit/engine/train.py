@@ -40,8 +40,8 @@ from ftkit.engine.shards import require_computing, share_out
 from ftkit.engine.stopping import checkpoint_is_due, stop_if_asked, stopped_at_once, write_checkpoint
 from ftkit.engine.tracking import stop_trackers
 from ftkit.errors import FtkitError, RequestError
-from ftkit.planning import Plan
 from ftkit.run_folder import RunFolder
+from ftkit.run_plan import Plan
 from ftkit.spec.schedule import Phase
 
 

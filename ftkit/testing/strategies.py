@@ -19,8 +19,8 @@ from ftkit.testing.together import check_together
 
 if TYPE_CHECKING:
     from ftkit.engine.events import Listener
-    from ftkit.planning import Plan
     from ftkit.run_folder import RunFolder
+    from ftkit.run_plan import Plan
 
 LENGTHS = (1, 2, 3, 5, 6, 10, 30)
 """Epochs of the runs that a strategy is asked about; it may refuse some, by a `RequestError`."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from ftkit.testing.contract import ContractError, require
 
 if TYPE_CHECKING:
-    from ftkit.planning import Plan
     from ftkit.run_folder import RunFolder
+    from ftkit.run_plan import Plan
 
 SECONDS = 300
 """After which they are taken to wait for each other for ever."""

@@ -21,7 +21,7 @@ from ftkit.cli.main import main
 from ftkit.engine.events import Listener, StepDone
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
-from ftkit.planning import Plan
+from ftkit.run_plan import Plan
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

@@ -15,7 +15,7 @@ import ftkit
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.library import resume
-from ftkit.planning import Plan
+from ftkit.run_plan import Plan
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -249,7 +250,12 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     """No BatchNorm in LeNet; 17 images are uneven shares, and the probe must reach both processes."""
     network = ("--backbone", "lenet", "--weights", "default", "--epochs", "2", "--precision", "fp32")
     one = run_ftkit(*command(data, tmp_path / "1", *network, "--batch-size", "8"))
-    two = run(command(data, tmp_path / "2", *network, "--batch-size", "4", "--num-processes", "2"))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    line = command(data, tmp_path / "2", *network, "--batch-size", "4", "--num-processes", "2")
+    two = run(line, TMPDIR=str(scratch))
+    left = [path.name for path in scratch.iterdir() if path.name != f"torchinductor_{getpass.getuser()}"]
+    assert not left, "the launcher cleans up"
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert "2, each with batches of 4; rates stay as given" in two.stderr
     first, second = (load_file(tmp_path / n / "run" / "last" / "model.safetensors") for n in "12")

@@ -17,7 +17,7 @@ from ftkit.engine.events import Listener
 from ftkit.engine.session import Session
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
-from ftkit.planning import Plan
+from ftkit.run_plan import Plan
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

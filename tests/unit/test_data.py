@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine.data import Samples, TrainingOrder, checked, evaluation_loader, training_loader
+from ftkit.engine.data import Samples, checked, evaluation_loader, training_loader
+from ftkit.engine.order import TrainingOrder
 from ftkit.engine.transforms import evaluation, training
 from ftkit.errors import FtkitError
 from ftkit.images import open_image

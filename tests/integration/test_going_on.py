@@ -18,6 +18,7 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
+from ftkit.engine import begin, state
 from ftkit.engine.events import Listener, StepDone
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
@@ -205,8 +206,9 @@ def test_checkpoints_by_the_clock(data: Path) -> None:
 
 def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.engine.session.versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
+        patch.setattr(state, "versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
         run = stopped(data)
+    assert vars(begin)["versions"] is state.versions, "what was written is compared with what is true"
     notes = Notes()
     resume(run, notes)
     assert [note for note in notes.said if "begun with torch 0.4" in note]

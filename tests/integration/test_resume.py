@@ -116,7 +116,7 @@ def test_the_comparison_can_fail(data: Path, tmp_path: Path, monkeypatch: pytest
     ftkit.train(planned(data, tmp_path / "whole"))
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path / "cut"), StopAt(6))
-    monkeypatch.setattr("ftkit.engine.data.TrainingOrder.start", _start_over)
+    monkeypatch.setattr("ftkit.engine.order.TrainingOrder.start", _start_over)
     resume(tmp_path / "cut" / "run")
     assert result(tmp_path / "cut" / "run")[0] != result(tmp_path / "whole" / "run")[0]
 

@@ -129,7 +129,7 @@ print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
 def test_the_plugin_guide_has_every_hook_with_its_signature() -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8").replace("\\|", "|")
     found = {name: f for name, f in vars(hooks).items() if name.startswith("ftkit_")}
-    assert len(found) == 8
+    assert len(found) == 9
     for name, function in found.items():
         parameters = [f"{p.name}: {p.annotation}" for p in inspect.signature(function).parameters.values()]
         assert f"| `{name}({', '.join(parameters)})` | 0.1 |" in guide

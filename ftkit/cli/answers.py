@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,10 @@ UNREADABLE = "(unreadable)"
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 ROWS = 10_000
 """Answers in a row group of a Parquet file."""
+COMPARED = 8
+"""Answers of a stopped run that the model must give again, of which two models are least likely to say the same."""
+TOLERANCE = 0.02
+"""Between two probabilities of one model, which depend a little on the hardware, the precision and the batch."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,14 @@ class Done:
         unreadable: How many of them say that an image couldn't be read.
         last: The file that the last one is about.
         end: Where the last one ends, in bytes.
+        doubtful: The least sure of them: image, class and probability.
     """
 
     count: int = 0
     unreadable: int = 0
     last: str = ""
     end: int = 0
+    doubtful: tuple[tuple[Path, str, float], ...] = ()
 
 
 @dataclass
@@ -120,10 +127,11 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
         RequestError: The file has answers of other images, or with another number of classes each.
     """
     done = Done()
+    doubtful: list[tuple[float, int, Path, str]] = []
     if target.path is None or not target.path.exists():
         return done
     with _told(target.path), target.path.open("rb") as file:
-        for count, (name, classes, end) in enumerate(_kept(file, target), 1):
+        for count, (name, classes, end, label, probability) in enumerate(_kept(file, target), 1):
             if classes not in (0, top_k):
                 raise RequestError(
                     f"--resume: {target.path} has {classes} classes an image, and --top-k is {top_k}",
@@ -136,15 +144,38 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
                     f"and image {count} is {'none' if image is None else one_line(str(image))}",
                     "give the same images in the same order, or another file",
                 )
+            if classes and image is not None:
+                # The surest of those that are kept goes first.
+                keep = heapq.heappush if len(doubtful) < COMPARED else heapq.heappushpop
+                keep(doubtful, (-probability, count, image, label))
             done = Done(count, done.unreadable + (classes == 0), one_line(name), end)
     target.end = done.end
-    return done
+    return replace(done, doubtful=tuple((image, label, -p) for p, _, image, label in doubtful))
 
 
-def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int]]:
-    """The answers that were written whole: the image's file, how many classes, and the place where the answer ends.
+def require_same_model(target: Target, done: Done, predictions: Iterable[Prediction]) -> None:
+    """Compare a stopped run's least sure answers with those that the model gives now.
 
-    There are none where the image couldn't be read.
+    Raises:
+        RequestError: They aren't of this model.
+    """
+    for (image, label, before), prediction in zip(done.doubtful, predictions, strict=True):
+        if prediction.error is not None:
+            continue  # the image is gone, which says nothing of the model
+        now = prediction.probability or 0.0
+        # Where two classes are as likely, either may be the first.
+        if abs(now - before) > TOLERANCE or (prediction.label != label and before > 0.5 + TOLERANCE):
+            raise RequestError(
+                f"--resume: {target.path} has answers of another model: {one_line(str(image))} is {label!r} there "
+                f"({before:.3f}), and {prediction.label!r} now ({now:.3f})",
+                "name that model with --model, or another file",
+            )
+
+
+def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str, float]]:
+    """The answers that were written whole: image, number of classes, where the answer ends, class and probability.
+
+    There are none of the classes where the image couldn't be read.
     """
     end, whole = 0, True
 
@@ -161,13 +192,15 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int]]:
             for row in rows:
                 if not whole or len(row) != width:
                     return
-                yield row[0], 0 if row[-1] else (width - 2) // 2, end
+                seen = not row[-1]
+                yield row[0], (width - 2) // 2 if seen else 0, end, row[1], float(row[2]) if seen else 0.0
         else:
             for line in lines():
                 if not whole:
                     return
                 answer = json.loads(line)
-                yield str(answer["file"]), len(answer["top"]), end
+                label, probability = str(answer["label"]), float(answer["probability"] or 0.0)
+                yield str(answer["file"]), len(answer["top"]), end, label, probability
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise RequestError(f"--resume: {target.path} isn't a file of answers: {error}", "name another") from None
 

@@ -6,14 +6,14 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ftkit.cli import console
-from ftkit.cli.answers import Format, passed_over, target_of
+from ftkit.cli.answers import Format, passed_over, require_same_model, target_of
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError
 from ftkit.images import is_image
@@ -68,7 +68,9 @@ def predict(
     done = passed_over(target, images, top_k)
     from ftkit.engine.fleet import Task, predict_files
 
-    card, predictions = predict_files(Task(bundle, device, precision, top_k, batch_size), images, num_processes)
+    task = Task(bundle, device, precision, top_k, batch_size)
+    card, predictions = predict_files(task, chain((image for image, _, _ in done.doubtful), images), num_processes)
+    require_same_model(target, done, islice(predictions, len(done.doubtful)))
     console.note(f"model: {bundle} ({card.backbone.name}, {len(card.classes)} classes)")
     if done.count:
         console.note(f"{target.path}: {done.count:,} answers are there, going on after {done.last}")

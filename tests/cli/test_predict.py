@@ -248,6 +248,21 @@ def test_answers_go_to_a_file_and_a_stopped_run_goes_on(form: str, inside: Path)
         assert (inside / f"cut.{form}").read_bytes() == expected, f"cut at byte {end}"
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_answers_of_another_model_are_not_gone_on_with(form: str, inside: Path) -> None:
+    registry = Registry()
+    backbone = registry.backbones.get("cifar_resnet20")
+    torch.manual_seed(7)
+    card = Card(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    save_bundle(inside / "another", backbone.build(3), card)
+    assert typed("predict", "photos", "--model", "mine", "--to", f"mine.{form}").returncode == 1
+    before = (inside / f"mine.{form}").read_bytes()
+    done = typed("predict", "photos", "--model", "another", "--to", f"mine.{form}", "--resume")
+    assert done.returncode == 2
+    assert f"mine.{form} has answers of another model: " in done.stderr
+    assert (inside / f"mine.{form}").read_bytes() == before
+
+
 def test_names_with_line_breaks_and_quotes_go_on_too(inside: Path) -> None:
     source = inside / "photos" / "a.png"
     folder = inside / "odd"
@@ -292,8 +307,8 @@ def test_a_parquet_file_is_whole_or_not_there(inside: Path) -> None:
 def test_a_file_that_does_not_fit_is_refused_and_kept(options: tuple[str, ...], says: str, inside: Path) -> None:
     contents = {
         "there.jsonl": "hello\n",
-        "other.jsonl": '{"file": "else.png", "top": [1]}\n',
-        "wide.jsonl": '{"file": "else.png", "top": [1, 2]}\n',
+        "other.jsonl": '{"file": "else.png", "label": "ants", "probability": 0.9, "top": [1]}\n',
+        "wide.jsonl": '{"file": "else.png", "label": "ants", "probability": 0.9, "top": [1, 2]}\n',
     }
     for name, text in contents.items():
         (inside / name).write_text(text)

@@ -97,7 +97,8 @@ def open_run(plan: Plan) -> RunFolder:
     """A new run folder that holds the plan and the config that starts it again; one for all processes."""
     if ranks.world() == 1:
         return _create(plan)
-    from ftkit.engine.processes import from_main, join
+    from ftkit.engine.devices import join
+    from ftkit.engine.processes import from_main
 
     join(plan.config)
     return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world=ranks.world())).path))))

@@ -6,23 +6,20 @@ import csv
 import heapq
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from ftkit.cli import console
-from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.cli.answer_forms import lines_of, require_pyarrow, write_parquet, writing_to
+from ftkit.errors import RequestError, one_line
 
 if TYPE_CHECKING:
     from ftkit.engine.predict import Prediction
 
 Format = Literal["table", "jsonl", "csv"]
-UNREADABLE = "(unreadable)"
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-ROWS = 10_000
-"""Answers in a row group of a Parquet file."""
 COMPARED = 8
 """Answers of a stopped run that the model must give again, of which two models are least likely to say the same."""
 TOLERANCE = 0.02
@@ -69,20 +66,20 @@ class Target:
             FtkitError: The file can't be written to.
         """
         if self.path is None:
-            for line, prediction in _lines(predictions, self.form, classes, top_k):
+            for line, prediction in lines_of(predictions, self.form, classes, top_k):
                 console.print_text(line)
                 if prediction is not None:
                     yield prediction
         elif self.form == "parquet":
-            yield from _write_parquet(self.path, predictions)
+            yield from write_parquet(self.path, predictions)
         else:
             yield from self._append(self.path, predictions, classes, top_k)
 
     def _append(
         self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int
     ) -> Iterator[Prediction]:
-        lines = _lines(predictions, self.form, classes, top_k, heading=not self.end)
-        with _told(path), path.open("xb" if self.end is None else "r+b") as file:
+        lines = lines_of(predictions, self.form, classes, top_k, heading=not self.end)
+        with writing_to(path), path.open("xb" if self.end is None else "r+b") as file:
             file.truncate(self.end or 0)
             file.seek(0, io.SEEK_END)
             # A name that is no text comes back as it was: JSON has an escape for each of its bytes.
@@ -114,7 +111,7 @@ def target_of(path: Path | None, form: Format, resume: bool) -> Target:
     if path.exists() and not resume:
         raise RequestError(f"--to {path}: it is there already", "add --resume to go on with it, or name another")
     if kind == "parquet":
-        _pyarrow()
+        require_pyarrow()
     return Target(path, kind)
 
 
@@ -130,7 +127,7 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
     doubtful: list[tuple[float, int, Path, str]] = []
     if target.path is None or not target.path.exists():
         return done
-    with _told(target.path), target.path.open("rb") as file:
+    with writing_to(target.path), target.path.open("rb") as file:
         for count, (name, classes, end, label, probability) in enumerate(_kept(file, target), 1):
             if classes not in (0, top_k):
                 raise RequestError(
@@ -203,114 +200,3 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str,
                 yield str(answer["file"]), len(answer["top"]), end, label, probability
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise RequestError(f"--resume: {target.path} isn't a file of answers: {error}", "name another") from None
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FtkitError(f"--to {path}: {error.strerror or error}", "what is in it is kept; --resume goes on") from None
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise RequestError("a Parquet file needs pyarrow", "pip install 'ftkit[parquet]', or write .jsonl") from None
-    return pyarrow
-
-
-def _write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """Write beside the target, which gets its name once it is whole."""
-    pa = _pyarrow()
-    answer = pa.struct([("label", pa.string()), ("probability", pa.float32())])
-    schema = pa.schema(
-        [
-            ("file", pa.string()),
-            ("label", pa.string()),
-            ("probability", pa.float32()),
-            ("top", pa.list_(answer)),
-            ("error", pa.string()),
-        ]
-    )
-    part = path.with_name(f".{path.name}.part")
-    waiting: list[dict[str, Any]] = []
-    with _told(path):
-        try:
-            with pa.parquet.ParquetWriter(part, schema) as writer:
-                for prediction in predictions:
-                    waiting.append(_facts(prediction))
-                    if len(waiting) == ROWS:
-                        writer.write_table(pa.Table.from_pylist(waiting, schema))
-                        waiting.clear()
-                    yield prediction
-                writer.write_table(pa.Table.from_pylist(waiting, schema))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _lines(
-    predictions: Iterable[Prediction], form: str, classes: tuple[str, ...], top_k: int, heading: bool = True
-) -> Iterator[tuple[str, Prediction | None]]:
-    """Lines to print, each with the prediction that it tells of; a heading has none."""
-    if form == "jsonl":
-        write: Callable[[Prediction], str] = _json_line
-    elif form == "csv":
-        columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
-        if heading:
-            yield _csv_line(["file", "label", "probability", *columns, "error"]), None
-        write = _csv_writer(top_k)
-    else:
-        width = max(map(len, (UNREADABLE, *map(one_line, classes))))
-        yield "  ".join([*[f"{'class':<{width}}  probability"] * top_k, "file"]), None
-        write = _table_writer(width, top_k)
-    for prediction in predictions:
-        yield write(prediction), prediction
-
-
-def _json_line(prediction: Prediction) -> str:
-    return json.dumps(_facts(prediction), ensure_ascii=False)
-
-
-def _facts(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "file": prediction.name,
-        "label": prediction.label,
-        "probability": _rounded(prediction.probability),
-        "top": [{"label": label, "probability": _rounded(p)} for label, p in prediction.top],
-        "error": prediction.error,
-    }
-
-
-def _csv_writer(top_k: int) -> Callable[[Prediction], str]:
-    def write(prediction: Prediction) -> str:
-        cells = [cell for label, p in prediction.top for cell in (label, f"{p:.6f}")]
-        cells = cells or [""] * (2 * top_k)
-        return _csv_line([prediction.name, *cells, prediction.error or ""])
-
-    return write
-
-
-def _csv_line(cells: Iterable[str]) -> str:
-    line = io.StringIO()
-    # Only what is in the terminator makes Python quote a cell: a name with either sign has to be.
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
-    return line.getvalue().removesuffix("\r\n")
-
-
-def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
-    """Columns that are as wide as the class names, known beforehand, so that no line waits for another."""
-
-    def write(prediction: Prediction) -> str:
-        top = [f"{one_line(label):<{width}}  {p:11.4f}" for label, p in prediction.top]
-        cells = top or [f"{UNREADABLE:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
-        why = f"  ({one_line(prediction.error)})" if prediction.error else ""
-        return "  ".join([*cells, one_line(prediction.name)]) + why
-
-    return write
-
-
-def _rounded(probability: float | None) -> float | None:
-    return None if probability is None else round(probability, 6)

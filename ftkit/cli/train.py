@@ -144,7 +144,8 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     left_out = RunFolder(run).left_out() if run else None
     if ranks.world() == 1:
         return complete(resolved, None if quiet else console.note, left_out)
-    from ftkit.engine.processes import join, main_first
+    from ftkit.engine.devices import join
+    from ftkit.engine.processes import main_first
     from ftkit.spec.advice import AUTO
 
     if resolved.config.strategy.name == AUTO:

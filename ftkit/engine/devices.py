@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ftkit import ranks
 from ftkit.config.schema import Config
 from ftkit.engine.processes import require_backend
 from ftkit.errors import RequestError, unknown
@@ -99,6 +100,16 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
         )
     require_backend(device, accelerator.num_processes)
     return accelerator
+
+
+def join(config: Config) -> None:
+    """Meet the other processes, on the device that the config asks for.
+
+    Raises:
+        RequestError: The device, the precision, the number of processes or the backend isn't what was asked for.
+    """
+    if ranks.world() > 1:
+        make_accelerator(config)
 
 
 def choose_device(wanted: str) -> str:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ftkit import ranks
 from ftkit.errors import FtkitError, RequestError
-
-if TYPE_CHECKING:
-    from ftkit.config.schema import Config
 
 T = TypeVar("T")
 
@@ -24,19 +21,6 @@ class ToldElsewhere(FtkitError):
     def __init__(self, message: str, hint: str | None, exit_code: int) -> None:
         super().__init__(message, hint)
         self.exit_code = exit_code
-
-
-def join(config: Config) -> None:
-    """Meet the other processes, on the device that the config asks for.
-
-    Raises:
-        RequestError: The device, the precision, the number of processes or the backend isn't what was asked for.
-    """
-    if ranks.world() == 1:
-        return
-    from ftkit.engine.devices import make_accelerator
-
-    make_accelerator(config)
 
 
 def from_main(work: Callable[[], Any]) -> Any:

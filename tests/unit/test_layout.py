@@ -105,17 +105,20 @@ def test_the_wheel_has_the_whole_package_and_nothing_beside_it(wheel: list[str])
 def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
     modules = [m for m in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "@hookimpl" in m]
-    assert len(modules) == 3
+    assert len(modules) == 4
+    (tmp_path / "shelf" / "ants").mkdir(parents=True)
     for number, source in enumerate(modules):
-        (tmp_path / f"guide_{number}.py").write_text(source, encoding="utf-8")
+        here = source.replace("/srv/models", str(tmp_path / "shelf"))
+        (tmp_path / f"guide_{number}.py").write_text(here, encoding="utf-8")
     code = """
 from pathlib import Path
 from ftkit.plugins import Registry
-registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(3)])
+registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(4)])
 registry.load_all()
 assert registry.faults == [], registry.faults
 assert registry.plugin("guide-2").listens == ("ftkit_epoch_end", "ftkit_run_end")
 strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
+assert registry.models.get("guide-3/ants") == Path("shelf/ants").absolute()
 print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
 print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
 """

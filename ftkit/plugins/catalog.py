@@ -126,10 +126,13 @@ class Catalog(Generic[T]):
         if absence is not None:
             return RequestError(f"{where + ': ' if where else ''}{self.kind} {name!r}: {absence}")
         error = unknown(self.kind, name, self, where)
-        close = nearest(name, self)
-        if slash and not self.loader.knows(plugin) and (close is None or "/" not in close):
+        # What another plugin has under a name like it is no help, unless the plugin's own name was meant.
+        if slash and not self.loader.knows(plugin) and nearest(plugin, self._plugins()) is None:
             error.hint = f"no plugin {plugin!r} is installed; a package that brings it is called ftkit-{plugin}"
         return error
+
+    def _plugins(self) -> set[str]:
+        return {plugin for plugin, slash, _ in (name.partition("/") for name in self) if slash}
 
     def _failed(self, name: str, owner: Owner, why: str) -> RequestError:
         return RequestError(f"{self.kind} {name!r}: plugin {owner.name!r} failed: {why}")

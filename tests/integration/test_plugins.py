@@ -266,3 +266,14 @@ def test_what_a_plugin_offers_is_listed_only_when_everything_is(site: Path) -> N
     assert listed.err == "listing\n", "what a plugin prints goes to stderr"
     assert "shy/even " in listed.out
     assert "shy/evener" not in listed.out
+
+
+def test_a_plugin_that_is_not_installed_is_named_and_not_taken_for_another(site: Path) -> None:
+    install(site, "good", GOOD)
+    away, typo, builtin = session(
+        site, "strategies show hf/even", "strategies show goood/even", "strategies show zzz/gradual"
+    )
+    assert [answer.code for answer in (away, typo, builtin)] == [2, 2, 2]
+    assert "no plugin 'hf' is installed; a package that brings it is called ftkit-hf" in away.err
+    assert "did you mean 'good/even'?" in typo.err
+    assert "a package that brings it is called ftkit-zzz" in builtin.err

@@ -105,7 +105,7 @@ def test_the_wheel_has_the_whole_package_and_nothing_beside_it(wheel: list[str])
 def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
     modules = [m for m in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "@hookimpl" in m]
-    assert len(modules) == 4
+    assert len(modules) == 5
     (tmp_path / "shelf" / "ants").mkdir(parents=True)
     for number, source in enumerate(modules):
         here = source.replace("/srv/models", str(tmp_path / "shelf"))
@@ -113,12 +113,14 @@ def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
     code = """
 from pathlib import Path
 from ftkit.plugins import Registry
-registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(4)])
+from ftkit.testing import check_backbone
+registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(5)])
 registry.load_all()
 assert registry.faults == [], registry.faults
-assert registry.plugin("guide-2").listens == ("ftkit_epoch_end", "ftkit_run_end")
+assert registry.plugin("guide-3").listens == ("ftkit_run_start", "ftkit_epoch_end", "ftkit_run_end")
+check_backbone(registry.backbones.get("guide-2/tiny"), 32)
 strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
-assert registry.models.get("guide-3/ants") == Path("shelf/ants").absolute()
+assert registry.models.get("guide-4/ants") == Path("shelf/ants").absolute()
 print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
 print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
 """

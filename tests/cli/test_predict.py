@@ -350,6 +350,7 @@ def test_several_processes_give_the_same_answers(inside: Path, tmp_path: Path) -
     assert one.stderr == two.stderr
 
 
+@pytest.mark.long
 def test_a_model_that_the_processes_can_not_load_is_one_line(inside: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(inside / "runs" / "mine" / "model", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")

@@ -29,6 +29,8 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "none_required": "null",
+    "too_long": "{max_length} values at most",
+    "too_short": "{min_length} values or more",
     "greater_than": "more than {gt}",
     "greater_than_equal": "{ge} or more",
     "less_than": "less than {lt}",
@@ -98,6 +100,11 @@ def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str,
         if item["type"] == "extra_forbidden":
             section = tuple(str(p) for p in path[:-1])
             found.append(unknown_key(sources, key, _KEYS.get(section, ()), {} if section else KEY_PEERS))
+            continue
+        if item["type"] == "missing" and isinstance(item["loc"][-1], int):
+            # Of a list, the first value that isn't there; what is given is the list.
+            key, needed = key.rpartition(".")[0], item["loc"][-1] + 1
+            expected[key], values[key] = [f"{needed} values or more"], item["input"]
             continue
         values[key] = item["input"]
         expected.setdefault(key, []).append(_expectation(item["type"], item.get("ctx", {}), item["msg"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,13 @@ def test_options_arrive_in_the_types_of_the_class(shelf: Path, folder: Path) -> 
 )
 def test_a_wrong_option_is_told_in_one_line(shelf: Path, sets: str, says: str) -> None:
     assert says in refused(sets)
+
+
+@pytest.mark.parametrize(("given", "says"), [("[1]", "2 values or more, not [1]"), ("[1, 2, 3]", "2 values at most")])
+def test_a_list_of_another_length_is_told_in_words(given: str, says: str) -> None:
+    resolved = resolve(sets=["strategy=milestones", f"strategy.milestones={given}"])
+    with pytest.raises(RequestError, match=re.escape(f"--set strategy.milestones: must be {says}")):
+        build(resolved.registry.strategies.get("milestones"), resolved.config.strategy.options, "strategy", resolved)
 
 
 def test_strategies_inside_strategies_are_built() -> None:

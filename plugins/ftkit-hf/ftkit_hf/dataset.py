@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,17 @@ class _Loaded:
         return list(self.table.with_format(None)[column])
 
     def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
-        return Split(names, labels, Rows(self.table.select_columns([image]), image, self.path))
+        opens = Rows(self.table.select_columns([image]), image, self.path)
+        return Split(names, labels, opens, stamp=self._stamp())
+
+    def _stamp(self) -> str | None:
+        """What the library calls the content, and the files that it lies in; None where either isn't known."""
+        fingerprint = getattr(self.table, "_fingerprint", None)
+        files = [Path(each["filename"]) for each in self.table.cache_files]
+        if fingerprint is None or not files:
+            return None
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return json.dumps([fingerprint, stats])
 
 
 @dataclass(frozen=True)

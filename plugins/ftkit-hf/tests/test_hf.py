@@ -95,6 +95,18 @@ def test_parquet_keeps_the_contract(parquet: Path) -> None:
     assert splits.train[0][0].size == (32, 32)
 
 
+def test_what_stands_for_the_images_changes_with_them(parquet: Path) -> None:
+    """So that the activation cache needn't open every one to know that they are the same."""
+    before, again = (HubDataset(str(parquet)).load().train for _ in range(2))
+    assert before is not None
+    assert again is not None
+    assert None is not before.stamp == again.stamp
+    rows(16, "b").to_parquet(parquet)
+    after = HubDataset(str(parquet)).load().train
+    assert after is not None
+    assert before.stamp != after.stamp
+
+
 def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     saved = datasets.DatasetDict({"train": rows(8, "a"), "validation": rows(4, "b"), "test": rows(2, "c")})
     saved.save_to_disk(tmp_path / "saved")

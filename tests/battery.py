@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
@@ -197,7 +198,18 @@ def shares(folder: Path) -> dict[str, Any]:
         except RunInterrupted as error:
             codes.append(error.exit_code)
         resume(folder / "apart" / f"{name}-cut")
-    return {"parts": parts, "codes": codes}
+    files = {path.parents[1].name: path.read_bytes() for path in (folder / "apart").glob("*/last/model.safetensors")}
+    plain_end, apart_end = (load_file(folder / name / "sgd/last/model.safetensors") for name in ("plain", "apart"))
+    return {
+        "parts": parts,
+        "codes": codes,
+        "goes on": [files[name] == files[f"{name}-cut"] for name in whole],
+        "far": [
+            name
+            for name, tensor in plain_end.items()
+            if not torch.allclose(apart_end[name].float(), tensor.float(), rtol=1e-3, atol=5e-4)
+        ],
+    }
 
 
 def figures(sizes: list[int]) -> list[int]:
@@ -223,13 +235,12 @@ def figures(sizes: list[int]) -> list[int]:
 
 def main(folder: Path, part: str) -> None:
     found: dict[str, Any] = {}
-    if part == "shares":
+    if part == "sample":
         found["shares"] = shares(folder)
-    elif part != "all figures":
+    if part != "all figures":
         found["schedules"] = schedules(folder, part == "sample")
         found["stops"] = stops(folder, part == "sample")
-    if part != "shares":
-        found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
+    found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
     (folder / f"{ranks.rank()}.json").write_text(json.dumps(found))
 
 

@@ -16,7 +16,10 @@ from ftkit.library import resume
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="wants a C++ compiler where torch looks for it")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="wants a C++ compiler where torch looks for it"),
+]
 
 SETTINGS: dict[str, Any] = {
     "backbone": "lenet",
@@ -44,7 +47,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "last" / "model.safetensors")
 
 
-@pytest.mark.long
 def test_it_ends_as_without_it(settings: dict[str, Any], tmp_path: Path) -> None:
     for name in ("plain", "compiled"):
         ftkit.train(ftkit.plan(**settings, epochs=1, name=name, compile=name == "compiled"))
@@ -64,7 +66,6 @@ def test_without_a_compiler_it_is_one_line(
         ftkit.train(ftkit.plan(**settings, epochs=1, name="none", compile=True))
 
 
-@pytest.mark.long
 def test_it_goes_on_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
     plans = {name: ftkit.plan(**settings, epochs=3, name=name, compile=True) for name in ("whole", "cut")}
     ftkit.train(plans["whole"])

@@ -362,21 +362,17 @@ def test_slurm_is_taken_over() -> None:
 # Shared out
 
 
-def test_a_network_that_is_shared_out_ends_as_one_that_is_not(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "data").symlink_to(data)
-    found = [each["shares"] for each in battery(tmp_path, 2, "shares")]
-    for parts in zip(*(each["parts"] for each in found), strict=True):
+def test_a_network_that_is_shared_out_ends_as_one_that_is_not(found: list[dict[str, Any]]) -> None:
+    if "shares" not in found[0]:
+        pytest.skip("it is in the sample")
+    shares = [each["shares"] for each in found]
+    for parts in zip(*(each["parts"] for each in shares), strict=True):
         assert all(whole == parts[0][1] for _, whole in parts)
         assert sum(mine for mine, _ in parts) == parts[0][1]
         assert max(mine for mine, _ in parts) < 0.6 * parts[0][1]
-    assert [each["codes"] for each in found] == [[143, 143]] * 2
-    plain, apart = (load_file(tmp_path / name / "sgd/last/model.safetensors") for name in ("plain", "apart"))
-    assert plain.keys() == apart.keys()
-    for name, tensor in plain.items():
-        assert torch.allclose(apart[name].float(), tensor.float(), rtol=1e-3, atol=5e-4), name
-    for name in ("sgd", "adamw"):
-        whole, cut = (tmp_path / "apart" / run / "last" / "model.safetensors" for run in (name, f"{name}-cut"))
-        assert whole.read_bytes() == cut.read_bytes()
+    assert [each["codes"] for each in shares] == [[143, 143]] * 2
+    assert [each["goes on"] for each in shares] == [[True, True]] * 2
+    assert [each["far"] for each in shares] == [[], []]
 
 
 # Refused

@@ -79,7 +79,7 @@ def refuse_unsupported(environment: Mapping[str, str]) -> None:
         _refuse_in_fsdp(environment)
     backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() not in ("no", ""):
-        raise RequestError(f"ACCELERATE_DYNAMO_BACKEND={backend}: networks aren't compiled", "unset it")
+        raise RequestError(f"ACCELERATE_DYNAMO_BACKEND={backend} isn't used", "unset it, and give --compile")
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps != "1":
         raise RequestError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} isn't used", "give --accumulate instead")

@@ -102,7 +102,7 @@ def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str,
             found.append(unknown_key(sources, key, _KEYS.get(section, ()), {} if section else KEY_PEERS))
             continue
         if item["type"] == "missing" and isinstance(item["loc"][-1], int):
-            # Of a list, the first value that isn't there; what is given is the list.
+            # Each value that a list lacks is a fault, and the last one says how many are needed; given is the list.
             key, needed = key.rpartition(".")[0], item["loc"][-1] + 1
             expected[key], values[key] = [f"{needed} values or more"], item["input"]
             continue

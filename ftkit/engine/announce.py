@@ -18,7 +18,7 @@ from ftkit.spec.schedule import Phase
 @contextmanager
 def announced(session: Session) -> Iterator[None]:
     """Tell plugins of what the session does meanwhile, and how it ends; the main process alone does so."""
-    if not session.accelerator.is_main_process:
+    if not session.is_main:
         yield
         return
     announcer = Announcer(session.listener, session.plan.resolved.registry, session.run)

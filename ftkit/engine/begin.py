@@ -83,7 +83,7 @@ def go_on(session: Session, other_world: bool = False) -> bool:
 
 def rewind(session: Session, epoch: int) -> None:
     """Drop the records after `epoch`, once, before any process reads them."""
-    if session.accelerator.is_main_process:
+    if session.is_main:
         session.run.rewind_records(epoch)
     session.accelerator.wait_for_everyone()
 

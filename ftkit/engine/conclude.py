@@ -78,7 +78,7 @@ def conclude_epoch(
         "moved": moved(session, network),
         "seconds": round(seconds, 3),
     }
-    if session.accelerator.is_main_process:
+    if session.is_main:
         session.run.append_record(record)
         track(session, record, scores)
         if is_best:
@@ -163,7 +163,7 @@ def finish(session: Session) -> Outcome:
     records = run.records()
     by_epoch = {r["epoch"]: r for r in records}
     network = whole_network(session)
-    if session.accelerator.is_main_process:
+    if session.is_main:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
         write_movement(session, network)
         keep_model(session, network, run.last, last)

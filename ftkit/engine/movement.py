@@ -44,7 +44,7 @@ class Layer:
 
 def keep_first(session: Session) -> None:
     """Write down the weights as they are now, as those that the run starts from."""
-    if session.accelerator.is_main_process:
+    if session.is_main:
         parameters = dict(session.network.named_parameters())
         replace_folder(session.run.first, lambda place: save_tensors(place / WEIGHTS, parameters))
 
@@ -54,7 +54,7 @@ def moved(session: Session, network: nn.Module) -> dict[str, float | None]:
 
     None for a group that began at zero and left it. Empty in all processes but the main one.
     """
-    return by_group(measure(session, network)) if session.accelerator.is_main_process else {}
+    return by_group(measure(session, network)) if session.is_main else {}
 
 
 def measure(session: Session, network: nn.Module) -> list[Layer]:

@@ -82,7 +82,7 @@ def probe_head(session: Session, on_batch: OnBatch | None = None) -> Solution:
     classes, balanced = session.plan.num_classes, session.plan.config.balance != "none"
     seed = derive(session.plan.config.seed, "probe") % 2**32
     solution = Solution(torch.zeros(classes, layer.in_features), torch.zeros(classes), 0.0)
-    if session.accelerator.is_main_process:
+    if session.is_main:
         solution = solve(features, labels, classes, layer.bias is not None, balanced, seed)
     with torch.no_grad():
         layer.weight.copy_(from_main_tensor(solution.weight.to(session.device)))

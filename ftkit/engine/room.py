@@ -20,7 +20,7 @@ def require_room(session: Session) -> None:
     Raises:
         FtkitError: Says how much is needed, how much is free, and where.
     """
-    if not session.accelerator.is_main_process:
+    if not session.is_main:
         return
     folder = session.run.path
     needed = bytes_to_write(session) - _size(folder)

@@ -84,7 +84,7 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
         session.accelerator.scaler.load_state_dict(dict(state.scaler))
     session.progress = state.progress
     # They are sums over all processes, which are added up again.
-    if session.accelerator.is_main_process:
+    if session.is_main:
         values = [state.progress.loss_sum, state.progress.correct, state.progress.seen]
         session.totals.copy_(torch.tensor(values, dtype=torch.float64))
 

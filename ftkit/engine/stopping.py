@@ -43,7 +43,7 @@ def checkpoint_is_due(session: Session) -> bool:
         return False
     # The main process's clock decides for all; the others have nothing to add.
     late = time.monotonic() - session.saved_at >= 60 * wanted.every_minutes
-    return bool(largest(session.accelerator, int(late and session.accelerator.is_main_process)))
+    return bool(largest(session.accelerator, int(late and session.is_main)))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def train(
             if not resume and ranks.rank() == 0:
                 run.discard()
             raise
-        with run.claimed() if session.accelerator.is_main_process else nullcontext(), announced(session):
+        with run.claimed() if session.is_main else nullcontext(), announced(session):
             return execute(session, resume, other_world)
 
 

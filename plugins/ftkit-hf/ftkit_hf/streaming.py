@@ -77,6 +77,7 @@ class StreamedTable:
 
         self.path = path
         self.limit = limit
+        self._known: dict[str, list[Index]] = {}
         with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
             self.files: list[tuple[str, str]] = list(zip(addresses, pool.map(_stamp, addresses), strict=True))
             self.features = features or datasets.Features.from_arrow_schema(
@@ -101,8 +102,10 @@ class StreamedTable:
         return Split(names, labels, opens, numbers, json.dumps(self.files))
 
     def _indices(self, column: str) -> list[Index]:
-        with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
-            return list(pool.map(lambda file: _index(file[0], file[1], column), self.files))
+        if column not in self._known:
+            with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
+                self._known[column] = list(pool.map(lambda file: _index(file[0], file[1], column), self.files))
+        return self._known[column]
 
     def _told(self) -> Any:
         return told(f"dataset.path: {self.path} can't be streamed", "try again when the hub can be reached")

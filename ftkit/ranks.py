@@ -13,7 +13,6 @@ LAUNCH = "LAUNCH_FOLDER_OF_FTKIT"
 FIRST_PORT, PORTS = 20000, 20000
 _ON = {"1", "true", "yes", "on"}
 _REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed isn't supported, since it fixes what trains when it starts: use --fsdp",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM doesn't train image classifiers",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "only data parallelism is supported",
     "ACCELERATE_USE_SAGEMAKER": "SageMaker's launcher isn't supported",
@@ -50,7 +49,7 @@ def settle(asked: int | None, environment: MutableMapping[str, str] = os.environ
         RequestError: The environment asks for something else than the command line, or for what can't be done.
     """
     refuse_unsupported(environment)
-    _take_fsdp(environment)
+    _take_sharing(environment)
     if not launched(environment):
         _from_slurm(asked, environment)
     if not launched(environment):
@@ -77,6 +76,8 @@ def refuse_unsupported(environment: Mapping[str, str]) -> None:
             raise RequestError(f"{key}={environment[key]}: {why}", f"unset {key}, or choose plain data parallelism")
     if environment.get("ACCELERATE_USE_FSDP", "").lower() in _ON:
         _refuse_in_fsdp(environment)
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in _ON:
+        _refuse_in_deepspeed(environment)
     backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() not in ("no", ""):
         raise RequestError(f"ACCELERATE_DYNAMO_BACKEND={backend} isn't used", "unset it, and give --compile")
@@ -96,8 +97,28 @@ def _refuse_in_fsdp(environment: Mapping[str, str]) -> None:
             raise RequestError(f"{key}={environment[key]} isn't supported", f"set {key.lower()}: false")
 
 
-def _take_fsdp(environment: MutableMapping[str, str]) -> None:
-    """Ask for `--fsdp` in accelerate's place, which would wrap the network in its own way."""
+def _refuse_in_deepspeed(environment: Mapping[str, str]) -> None:
+    if environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none").lower() not in ("", "none"):
+        raise RequestError(
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE isn't read", "set zero_stage in place of deepspeed_config_file"
+        )
+    stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("1", "2"):
+        why = "shares the weights out too" if stage == "3" else "shares nothing out"
+        remedy = "set zero_stage to 1 or 2, or give --fsdp in place of DeepSpeed"
+        raise RequestError(f"ACCELERATE_DEEPSPEED_ZERO_STAGE={stage} {why}, which isn't supported", remedy)
+    for key in ("OFFLOAD_OPTIMIZER_DEVICE", "OFFLOAD_PARAM_DEVICE"):
+        value = environment.get(f"ACCELERATE_DEEPSPEED_{key}", "none")
+        if value.lower() not in ("", "none"):
+            raise RequestError(f"ACCELERATE_DEEPSPEED_{key}={value} isn't supported", f"set {key.lower()}: none")
+    if environment.get("ACCELERATE_GRADIENT_CLIPPING", "none").lower() not in ("", "none"):
+        raise RequestError("ACCELERATE_GRADIENT_CLIPPING isn't used", "give --clip-grad instead")
+
+
+def _take_sharing(environment: MutableMapping[str, str]) -> None:
+    """Ask for `--fsdp` or `--zero-stage` in accelerate's place, which would wrap the network in its own way."""
+    if environment.pop("ACCELERATE_USE_DEEPSPEED", "").lower() in _ON:
+        environment.setdefault("FTKIT_ZERO_STAGE", environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     if environment.pop("ACCELERATE_USE_FSDP", "").lower() in _ON:
         environment.setdefault("FTKIT_FSDP", "true")
 

@@ -29,6 +29,7 @@ from ftkit.engine.metrics import score
 from ftkit.engine.session import Session
 from ftkit.engine.shards import own
 from ftkit.engine.stopping import write_checkpoint
+from ftkit.engine.zero import ZeroUpdates
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from ftkit.spec.dataset import Split
@@ -212,6 +213,53 @@ def shares(folder: Path) -> dict[str, Any]:
     }
 
 
+def zero(folder: Path) -> dict[str, Any]:
+    """Runs by DeepSpeed's ZeRO: where they end, and where they end when stopped; what trained lies in shares."""
+    plain = settings(folder / "data", folder / "plain", "sgd", "gradual", {}, lenet=False) | {
+        "precision": "fp32",
+        "accumulate": 2,
+        "batch_size": 3,
+        "clip_grad": 1.0,
+        "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
+    }
+    parts: list[tuple[int, int]] = []
+
+    def watch(session: Session) -> None:
+        write_checkpoint(session)
+        if isinstance(session.updates, ZeroUpdates):
+            trained = sum(p.numel() for p in session.network.parameters() if p.requires_grad)
+            parts.append((session.updates.own_share, trained))
+
+    ftkit.train(ftkit.plan(**plain))
+    vars(conclude)["write_checkpoint"] = watch
+    apart = plain | {"output": str(folder / "zero"), "zero_stage": 1, "checkpoint": {"every_steps": 1}}
+    adamw = {"name": "adamw", "optimizer": "adamw", "zero_stage": 2, "strategy": {"name": "then", **STRATEGIES["then"]}}
+    each = {"sgd": apart, "adamw": apart | adamw}
+    for given in each.values():
+        ftkit.train(ftkit.plan(**given))
+    vars(conclude)["write_checkpoint"] = write_checkpoint
+    codes = []
+    for rank, step, name in ((1, 4, "sgd"), (0, 1, "adamw")):
+        torch.distributed.barrier()
+        try:
+            ftkit.train(ftkit.plan(**each[name] | {"name": f"{name}-cut"}), StopOne(rank, step))
+        except RunInterrupted as error:
+            codes.append(error.exit_code)
+        resume(folder / "zero" / f"{name}-cut")
+    files = {path.parents[1].name: path.read_bytes() for path in (folder / "zero").glob("*/last/model.safetensors")}
+    plain_end, zero_end = (load_file(folder / name / "sgd/last/model.safetensors") for name in ("plain", "zero"))
+    return {
+        "parts": parts,
+        "codes": codes,
+        "goes on": [files[name] == files[f"{name}-cut"] for name in each],
+        "far": [
+            name
+            for name, tensor in plain_end.items()
+            if not torch.allclose(zero_end[name].float(), tensor.float(), rtol=1e-3, atol=5e-4)
+        ],
+    }
+
+
 def figures(sizes: list[int]) -> list[int]:
     """Sizes of a split at which the processes together don't get the very figures of one."""
     accelerator = make_accelerator(ftkit.plan(device="cpu", precision="fp32").config)
@@ -235,6 +283,9 @@ def figures(sizes: list[int]) -> list[int]:
 
 def main(folder: Path, part: str) -> None:
     found: dict[str, Any] = {}
+    if part == "zero":
+        (folder / f"{ranks.rank()}.json").write_text(json.dumps(zero(folder)))
+        return
     if part == "sample":
         found["shares"] = shares(folder)
     if part != "all figures":

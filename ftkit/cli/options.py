@@ -149,6 +149,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--device",), "device", "|".join(DEVICES), "Where to train.", MACHINE, DEVICES),
     Flag(("--compile",), "compile", None, "Compile what trains, which pays on GPUs.", MACHINE),
     Flag(("--fsdp",), "fsdp", None, "Share a large network out over the processes.", MACHINE),
+    Flag(("--zero-stage",), "zero_stage", "0|1|2", "Share out the optimizer's state, by DeepSpeed.", MACHINE),
     Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
     Flag(("--cache",), "cache.use", None, "Compute what is frozen once, and keep it.", MACHINE),
     Flag(("--views",), "cache.views", "K", "Versions of a training image that are kept so.", MACHINE),

@@ -98,6 +98,9 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
         )
     if config.fsdp:
         yield "fsdp", "weights, gradients and the optimizer's state are shared out over the processes"
+    if config.zero_stage:
+        shared = "the optimizer's state is" if config.zero_stage == 1 else "gradients and the optimizer's state are"
+        yield "deepspeed", f"{shared} shared out over the processes"
     patience = f", stop after {config.patience} epochs without a better one" if config.patience else ""
     yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{patience}"
 

@@ -63,6 +63,7 @@ FLAG_PEERS: dict[str, tuple[str, ...]] = {
     "--torchcompile": ("--compile",),
     "--train-batch-size": ("--batch-size",),
     "--train-dir": ("--data",),
+    "--use-deepspeed": ("--zero-stage",),
     "--use-fsdp": ("--fsdp",),
     "--weights-path": ("--weights",),
     "-b": ("--batch-size",),

@@ -247,6 +247,8 @@ class Config(Section):
     fsdp: bool = False
     """Share weights, gradients and the optimizer's state out over the processes, for networks that are too large
     for one device."""
+    zero_stage: int = Field(default=0, ge=0, le=2)
+    """What DeepSpeed's ZeRO shares out over the processes: 1 the optimizer's state, 2 gradients too, 0 nothing."""
     workers: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
     """Processes that read images; 0 reads them in the training process itself."""
 

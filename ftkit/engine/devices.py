@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,9 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device, light)
+    if config.zero_stage:
+        # accelerate imports DeepSpeed where it is there, which else guesses, and says that it does.
+        os.environ.setdefault("DS_ACCELERATOR", device)
     # accelerate keeps one state a process, which would refuse a second run in another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=MIXED[precision])

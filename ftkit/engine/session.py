@@ -24,6 +24,8 @@ from ftkit.engine.optim import build_optimizer
 from ftkit.engine.order import TrainingOrder
 from ftkit.engine.processes import main_first
 from ftkit.engine.shards import Shards, require_shareable
+from ftkit.engine.updates import PlainUpdates, Updates
+from ftkit.engine.zero import require_zero
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
 from ftkit.spec.dataset import Split, SplitName
@@ -51,6 +53,7 @@ class Session:
     Attributes:
         network: The bare model, which holds the weights.
         model: What of it is called in training; wrapped anew at each phase.
+        updates: What takes the optimizer's steps; made anew at each phase.
         ordinary: The whole network, and images.
         feed: What the phase under way uses.
         decoded: Images that are kept decoded, by split.
@@ -70,6 +73,7 @@ class Session:
     built: BuiltModel
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    updates: Updates
     loss: Loss
     order: TrainingOrder
     ordinary: Feed
@@ -128,13 +132,19 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     built = main_first(lambda: build_model(plan))
     look = plan.preprocessing
     compute = compute_of(accelerator)
-    if config.fsdp:
+    if config.zero_stage:
+        require_zero(config, accelerator.num_processes, compute.precision)
+    elif config.fsdp:
         require_shareable(accelerator.num_processes, compute.precision, config.compile)
+    if config.zero_stage or config.fsdp:
         built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
     else:
         compute = settle(built.network, compute, look.channels, look.size)
-    optimizer = accelerator.prepare_optimizer(
-        build_optimizer(config.optimizer, built.network, built.members, config.decay_all, compute.fuses)
+    optimizer = cast(
+        torch.optim.Optimizer,
+        accelerator.prepare_optimizer(
+            build_optimizer(config.optimizer, built.network, built.members, config.decay_all, compute.fuses)
+        ),
     )
     train, val = plan.splits.train, plan.splits.val
     assert train is not None, "make_plan refuses data without a training split"
@@ -162,7 +172,8 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         compute=compute,
         built=built,
         model=built.network,
-        optimizer=cast(torch.optim.Optimizer, optimizer),
+        optimizer=optimizer,
+        updates=PlainUpdates(accelerator, built.network, optimizer, config.clip_grad),
         loss=make_loss(plan, accelerator.device),
         order=order,
         ordinary=ordinary,

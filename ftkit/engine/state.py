@@ -15,6 +15,7 @@ from ftkit.engine.groups import frozen_names
 from ftkit.engine.session import Session
 from ftkit.engine.shards import gathered
 from ftkit.engine.weights import put_back
+from ftkit.engine.zero import ZeroUpdates
 from ftkit.errors import RequestError
 from ftkit.run_plan import Plan
 
@@ -26,6 +27,8 @@ def capture(session: Session) -> State:
     """
     scaler = session.accelerator.scaler
     model, optimizer = session.network.state_dict(), session.optimizer.state_dict()["state"]
+    if isinstance(session.updates, ZeroUpdates):
+        optimizer = optimizer | _by_place(session, session.updates.states(session.is_main))
     if session.shards is not None:
         model = gathered(model, session.is_main)
         optimizer = {index: gathered(values, session.is_main) for index, values in optimizer.items()}
@@ -38,6 +41,12 @@ def capture(session: Session) -> State:
         versions=versions(session.plan),
         frozen=frozen_names(session.network),
     )
+
+
+def _by_place(session: Session, states: Mapping[Tensor, Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """What an optimizer keeps, by the place of the parameter among all of it, as in torch's state dict."""
+    parameters = [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
+    return {place: states[parameter] for place, parameter in enumerate(parameters) if parameter in states}
 
 
 def versions(plan: Plan) -> dict[str, str]:

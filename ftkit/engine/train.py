@@ -39,6 +39,8 @@ from ftkit.engine.session import Session, open_session
 from ftkit.engine.shards import require_computing, share_out
 from ftkit.engine.stopping import checkpoint_is_due, stop_if_asked, stopped_at_once, write_checkpoint
 from ftkit.engine.tracking import stop_trackers
+from ftkit.engine.updates import PlainUpdates, Updates
+from ftkit.engine.zero import ZeroUpdates
 from ftkit.errors import FtkitError, RequestError
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
@@ -116,10 +118,11 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     session.feed = cache.feed(phase) if cache is not None else session.ordinary
     # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters would let the
     # processes drift apart. A single one needs none; accelerate's autocast would be lost at the second phase.
-    wraps = session.world > 1 and session.shards is None
+    wraps = session.world > 1 and session.shards is None and not session.plan.config.zero_stage
     session.model = accelerator.prepare_model(session.feed.trained) if wraps else session.feed.trained
     if session.plan.config.compile:
         session.model = compiled(session.model)
+    session.updates = updates_of(session)
     session.listener.phase_started(phase, sum(p.numel() for p in network.parameters() if p.requires_grad))
     while session.progress.epoch < phase.stop and not session.progress.stopped:
         modes.apply()
@@ -127,6 +130,15 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
         train_epoch(session)
         conclude_epoch(session, train_record(session), started)
         stop_if_asked(session)
+    session.updates.close()
+
+
+def updates_of(session: Session) -> Updates:
+    """What takes the steps of the phase that begins."""
+    config = session.plan.config
+    if config.zero_stage:
+        return ZeroUpdates(session.optimizer, config.zero_stage, config.clip_grad)
+    return PlainUpdates(session.accelerator, session.model, session.optimizer, config.clip_grad)
 
 
 def require_batches(plan: Plan, modes: Modes) -> None:
@@ -166,7 +178,7 @@ def train_epoch(session: Session) -> None:
 
 def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
     """One optimizer step: the gradient of the mean loss over all images of the step, on all processes."""
-    accelerator, plan = session.accelerator, session.plan
+    plan = session.plan
     images = len(plan.batches.step(step))
     undo = Undo(session) if plan.config.on_nan == "skip" else None
     total = torch.zeros((), device=session.device)
@@ -176,24 +188,19 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
             continue
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1
-        synced = nullcontext() if last else accelerator.no_sync(session.model)
-        with synced, compiler_faults(plan.config.compile):
+        with session.updates.adding(last), compiler_faults(plan.config.compile):
             loss = batch_loss(session, batch)
             total += loss.detach()
             # Wrappers average gradients over processes; the mean wanted is over images.
-            accelerator.backward(loss * (accelerator.num_processes / images))
+            session.updates.backward(loss * (session.world / images))
     if undo is None:
         note_loss(session, total, step)
     elif not is_sound(session, total):
         undo.apply()
         skip_step(session, step)
-        session.optimizer.zero_grad(set_to_none=True)
+        session.updates.drop()
         return
-    if plan.config.clip_grad is not None:
-        # It takes the loss scale of fp16 off first, and here the gradient is whole: all batches, all processes.
-        accelerator.clip_grad_norm_(session.model.parameters(), plan.config.clip_grad)
-    session.optimizer.step()
-    session.optimizer.zero_grad(set_to_none=True)
+    session.updates.apply()
 
 
 def batch_loss(session: Session, batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import torch
 from safetensors.torch import load_file
 
 from ftkit import ranks
+from ftkit.config.schema import Config
 from ftkit.engine.checkpoint import load_checkpoint
+from ftkit.engine.zero import require_zero
 from ftkit.errors import RequestError
 from tests.conftest import MakeFolder, RunFtkit, typed
 
@@ -375,12 +378,24 @@ def test_a_network_that_is_shared_out_ends_as_one_that_is_not(found: list[dict[s
     assert [each["far"] for each in shares] == [[], []]
 
 
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed isn't installed: pip install '.[deepspeed]'")
+def test_a_run_by_deepspeed_ends_as_one_without_it_and_goes_on_exactly(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "data").symlink_to(data)
+    found = battery(tmp_path, 2, "zero")
+    for parts in zip(*(each["parts"] for each in found), strict=True):
+        whole = parts[0][1]
+        assert whole <= sum(mine for mine, _ in parts) < whole + 64, "shares, filled up to one length"
+        assert max(mine for mine, _ in parts) < 0.6 * whole
+    assert len(found[0]["parts"]) > 4
+    assert [each["codes"] for each in found] == [[143, 143]] * 2
+    assert [each["goes on"] for each in found] == [[True, True]] * 2
+    assert [each["far"] for each in found] == [[], []]
+
+
 # Refused
 
 
-@pytest.mark.parametrize(
-    "key", ["ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"]
-)
+@pytest.mark.parametrize("key", ["ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"])
 def test_what_would_be_ignored_is_refused_by_name(key: str) -> None:
     with pytest.raises(RequestError, match=key):
         ranks.settle(None, {key: "true"})
@@ -413,6 +428,51 @@ def test_a_config_of_accelerate_for_fsdp_is_taken_over() -> None:
     environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     ranks.settle(None, environment)
     assert (environment["FTKIT_FSDP"], "ACCELERATE_USE_FSDP" in environment) == ("true", False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("DEEPSPEED_ZERO_STAGE", "3", "shares the weights out too"),
+        ("DEEPSPEED_ZERO_STAGE", "0", "shares nothing out"),
+        ("DEEPSPEED_CONFIG_FILE", "ds.json", "isn't read"),
+        ("DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu", "isn't supported"),
+        ("DEEPSPEED_OFFLOAD_PARAM_DEVICE", "nvme", "isn't supported"),
+        ("GRADIENT_CLIPPING", "1.0", "isn't used"),
+    ],
+)
+def test_what_deepspeed_would_do_otherwise_is_refused(key: str, value: str, says: str) -> None:
+    with pytest.raises(RequestError, match=f"ACCELERATE_{key}.* {says}"):
+        ranks.settle(None, {"ACCELERATE_USE_DEEPSPEED": "true", f"ACCELERATE_{key}": value})
+
+
+def test_a_config_of_accelerate_for_deepspeed_is_taken_over() -> None:
+    environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}
+    ranks.settle(None, environment)
+    assert (environment["FTKIT_ZERO_STAGE"], "ACCELERATE_USE_DEEPSPEED" in environment) == ("1", False)
+
+
+def test_zero_wants_several_processes(data: Path, tmp_path: Path) -> None:
+    done = typed(*command(data, tmp_path, "--zero-stage", "1"))
+    assert done.returncode == 2, done.stderr
+    assert "--zero-stage 1 shares out over processes, and there is one" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"fsdp": True}, "--fsdp"),
+        ({"compile": True}, "--compile"),
+        ({"on_nan": "skip"}, "--on-nan skip"),
+        ({"precision": "fp16"}, "fp16"),
+        ({"optimizer": "adagrad"}, "optimizer adagrad"),
+    ],
+)
+def test_what_zero_cant_do_is_refused(more: dict[str, Any], says: str) -> None:
+    config = Config.model_validate({"backbone": "lenet", "zero_stage": 1, **more})
+    with pytest.raises(RequestError, match=f"--zero-stage 1 doesn't go with {says}"):
+        require_zero(config, 2, str(config.precision))
 
 
 @pytest.mark.parametrize(

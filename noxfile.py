@@ -71,6 +71,13 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def deepspeed(session: nox.Session) -> None:
+    """Runs by DeepSpeed, which the other sessions do without."""
+    need(session, ".[dev,deepspeed]")
+    session.run("pytest", "tests/integration/test_processes.py", "-k", "deepspeed", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Kills, faults and fuzz by the thousand, for a release; FTKIT_SOAK=0.1 does a tenth of them."""
     need(session, ".[dev]", "atheris>=3,<4; sys_platform == 'linux' and python_version < '3.14'")

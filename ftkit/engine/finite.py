@@ -53,6 +53,15 @@ def require_finite(session: Session) -> None:
         )
 
 
+def unsound(session: Session, step: int) -> FtkitError:
+    """The error of a step whose losses are finite, and its gradients aren't."""
+    return FtkitError(
+        f"the gradients are not finite in epoch {session.progress.epoch + 1}, step {step + 1}, "
+        f"on {images_of(session, step)}",
+        "lower --lr, or set --clip-grad; the checkpoints from before are kept",
+    )
+
+
 def is_sound(session: Session, loss: Tensor) -> bool:
     """Whether the step may be taken: its loss is finite on all processes, and so are the gradients.
 

@@ -26,7 +26,7 @@ from ftkit.engine.compiling import compiled, compiler_faults
 from ftkit.engine.conclude import Outcome, conclude_epoch, finish, train_record
 from ftkit.engine.data import Batch
 from ftkit.engine.events import Listener
-from ftkit.engine.finite import Undo, is_sound, note_loss, require_finite, skip_step
+from ftkit.engine.finite import Undo, is_sound, note_loss, require_finite, skip_step, unsound
 from ftkit.engine.groups import Modes, set_trainable
 from ftkit.engine.interrupt import stop_flag
 from ftkit.engine.late import enough, usable
@@ -200,7 +200,9 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
         skip_step(session, step)
         session.updates.drop()
         return
-    session.updates.apply()
+    if not session.updates.apply():
+        require_finite(session)
+        raise unsound(session, step)
 
 
 def batch_loss(session: Session, batch: Batch) -> Tensor:

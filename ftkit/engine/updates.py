@@ -19,8 +19,8 @@ class Updates(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss; over processes they are averaged."""
 
-    def apply(self) -> None:
-        """Take the step, and forget the gradients."""
+    def apply(self) -> bool:
+        """Take the step, and forget the gradients; False where it was left out, since they aren't finite."""
 
     def drop(self) -> None:
         """Forget the gradients."""
@@ -48,13 +48,14 @@ class PlainUpdates:
         """As in `Updates`."""
         self._accelerator.backward(loss)
 
-    def apply(self) -> None:
-        """As in `Updates`."""
+    def apply(self) -> bool:
+        """As in `Updates`: whatever the gradients are, the weights take them, or fp16's scaler sees to it."""
         if self._clip is not None:
             # It takes the loss scale of fp16 off first, and here the gradient is whole: all batches, all processes.
             self._accelerator.clip_grad_norm_(self._model.parameters(), self._clip)
         self._optimizer.step()
         self.drop()
+        return True
 
     def drop(self) -> None:
         """As in `Updates`."""

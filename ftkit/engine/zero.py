@@ -120,20 +120,12 @@ class ZeroUpdates:
         """As in `Updates`."""
         self._engine.backward(loss)
 
-    def apply(self) -> None:
-        """As in `Updates`.
-
-        Raises:
-            FtkitError: The gradients aren't finite; DeepSpeed would leave the step out, and say nothing.
-        """
+    def apply(self) -> bool:
+        """As in `Updates`: DeepSpeed leaves out a step whose gradients aren't finite, in all processes."""
         for mine, group in zip(self._optimizer.param_groups, self._groups, strict=True):
             mine["lr"] = group["lr"]
         self._engine.step()
-        if not self._engine.was_step_applied():
-            raise FtkitError(
-                "the gradients of a step are not finite, though its loss may be",
-                "lower --lr, or set --clip-grad; the checkpoints from before are kept",
-            )
+        return bool(self._engine.was_step_applied())
 
     def drop(self) -> None:
         """As in `Updates`."""

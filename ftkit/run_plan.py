@@ -146,7 +146,9 @@ class Plan:
         scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
         slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
         slots += bool(self.config.optimizer.options.get("momentum"))
-        values: float = sum(self.group_parameters.values()) + trainable * (1 + slots)
+        # ZeRO works on a copy of the weights that a process steps, beside its share of what the optimizer keeps.
+        kept_of_each = (1 + slots) / self.world if self.config.zero_stage else slots
+        values: float = sum(self.group_parameters.values()) + trainable * (1 + kept_of_each)
         if self.config.fsdp:
             values /= self.world
         return BYTES_PER_VALUE * int(values + kept * scale * self.config.batch_size)

@@ -164,20 +164,19 @@ class ZeroUpdates:
             FtkitError: They have made different numbers of steps, of which a flat share has one.
         """
         kept = [self._whole.state.pop(parameter, {}) for parameter in flat.parameters]
-        first = kept[0]
-        for key, value in first.items():
-            if isinstance(value, Tensor) and value.shape == flat.parameters[0].shape:
-                values = {p: state[key] for p, state in zip(flat.parameters, kept, strict=True)}
-                self._optimizer.state[flat.part][key] = flat.own(values)
-            else:
-                self._optimizer.state[flat.part][key] = value
+        # By one that isn't a single number, values of its shape can be told from counts of steps.
+        place = max(range(len(kept)), key=lambda each: flat.parameters[each].dim())
+        first, counts = kept[place], _counts(kept[place])
         for state in kept:
-            same = [torch.equal(torch.as_tensor(state[k]), torch.as_tensor(v)) for k, v in _counts(first) if k in state]
+            same = [torch.equal(torch.as_tensor(state[k]), torch.as_tensor(v)) for k, v in counts.items() if k in state]
             if state.keys() != first.keys() or not all(same):
                 raise FtkitError(
                     "parameters of one group have not trained equally long, and ZeRO steps a group as a whole",
                     "drop --zero-stage",
                 )
+        for key in first:
+            values = {p: state[key] for p, state in zip(flat.parameters, kept, strict=True)}
+            self._optimizer.state[flat.part][key] = counts[key] if key in counts else flat.own(values)
 
     def _require_layout(self) -> None:
         """Look whether DeepSpeed has laid the weights out as this module takes them to be.
@@ -191,9 +190,9 @@ class ZeroUpdates:
                 raise FtkitError("this version of DeepSpeed shares weights out otherwise", "give --fsdp instead")
 
 
-def _counts(state: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _counts(state: Mapping[str, Any]) -> dict[str, Any]:
     """What an optimizer keeps of a parameter besides tensors of its shape."""
-    return [(key, value) for key, value in state.items() if not isinstance(value, Tensor) or value.dim() == 0]
+    return {key: value for key, value in state.items() if not isinstance(value, Tensor) or value.dim() == 0}
 
 
 def _started(module: nn.Module, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> Any:

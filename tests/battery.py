@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,31 +172,73 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
 
 
 def shares(folder: Path) -> dict[str, Any]:
-    """A run whose network is shared out: how much a process has, where it ends, and where it ends when stopped."""
-    plain = settings(folder / "data", folder / "plain", "sgd", "gradual", {}, lenet=False) | {
-        "precision": "fp32",
+    """Runs whose network is shared out by FSDP2; what a process has of it."""
+
+    def part(session: Session) -> tuple[int, int]:
+        parameters = list(session.network.parameters())
+        return sum(own(p).numel() for p in parameters), sum(p.numel() for p in parameters)
+
+    given = {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "cache": {"use": False}}
+    return apart(folder, given, {"fsdp": True}, {}, part, ((1, 5, "sgd"), (0, 2, "adamw")))
+
+
+def zero(folder: Path) -> dict[str, Any]:
+    """Runs by DeepSpeed's ZeRO; what a process has of the state of what trains."""
+
+    def part(session: Session) -> tuple[int, int] | None:
+        if not isinstance(session.updates, ZeroUpdates):
+            return None
+        return session.updates.own_share, sum(p.numel() for p in session.network.parameters() if p.requires_grad)
+
+    given = {
+        "accumulate": 2,
+        "batch_size": 3,
+        "clip_grad": 1.0,
         "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
-        "cache": {"use": False},
     }
+    adamw = {"zero_stage": 2, "strategy": {"name": "then", **STRATEGIES["then"]}}
+    return apart(folder, given, {"zero_stage": 1}, adamw, part, ((1, 4, "sgd"), (0, 1, "adamw")))
+
+
+def apart(
+    folder: Path,
+    given: dict[str, Any],
+    shared: dict[str, Any],
+    adamw: dict[str, Any],
+    part: Callable[[Session], tuple[int, int] | None],
+    stops: Sequence[tuple[int, int, str]],
+) -> dict[str, Any]:
+    """Runs in shares: how much a process has, where they end, and where they end when stopped.
+
+    Args:
+        given: What a run with SGD is like, shared out or not.
+        shared: What shares it out.
+        adamw: What else is different in another one, with AdamW.
+        part: How many values this process has, and how many there are, if any are shared out.
+        stops: Process, step and optimizer.
+    """
+    plain = (
+        settings(folder / "data", folder / "plain", "sgd", "gradual", {}, lenet=False) | {"precision": "fp32"} | given
+    )
     parts: list[tuple[int, int]] = []
 
     def watch(session: Session) -> None:
         write_checkpoint(session)
-        parameters = list(session.network.parameters())
-        parts.append((sum(own(p).numel() for p in parameters), sum(p.numel() for p in parameters)))
+        if found := part(session):
+            parts.append(found)
 
     ftkit.train(ftkit.plan(**plain))
     vars(conclude)["write_checkpoint"] = watch
-    apart = plain | {"output": str(folder / "apart"), "fsdp": True, "checkpoint": {"every_steps": 1}}
-    whole = {"sgd": apart, "adamw": apart | {"name": "adamw", "optimizer": "adamw"}}
-    for given in whole.values():
-        ftkit.train(ftkit.plan(**given))
+    sgd = plain | {"output": str(folder / "apart"), "checkpoint": {"every_steps": 1}} | shared
+    runs = {"sgd": sgd, "adamw": sgd | {"name": "adamw", "optimizer": "adamw"} | adamw}
+    for each in runs.values():
+        ftkit.train(ftkit.plan(**each))
     vars(conclude)["write_checkpoint"] = write_checkpoint
     codes = []
-    for rank, step, name in ((1, 5, "sgd"), (0, 2, "adamw")):
+    for rank, step, name in stops:
         torch.distributed.barrier()
         try:
-            ftkit.train(ftkit.plan(**whole[name] | {"name": f"{name}-cut"}), StopOne(rank, step))
+            ftkit.train(ftkit.plan(**runs[name] | {"name": f"{name}-cut"}), StopOne(rank, step))
         except RunInterrupted as error:
             codes.append(error.exit_code)
         resume(folder / "apart" / f"{name}-cut")
@@ -204,58 +247,11 @@ def shares(folder: Path) -> dict[str, Any]:
     return {
         "parts": parts,
         "codes": codes,
-        "goes on": [files[name] == files[f"{name}-cut"] for name in whole],
+        "goes on": [files[name] == files[f"{name}-cut"] for name in runs],
         "far": [
             name
             for name, tensor in plain_end.items()
             if not torch.allclose(apart_end[name].float(), tensor.float(), rtol=1e-3, atol=5e-4)
-        ],
-    }
-
-
-def zero(folder: Path) -> dict[str, Any]:
-    """Runs by DeepSpeed's ZeRO: where they end, and where they end when stopped; what trained lies in shares."""
-    plain = settings(folder / "data", folder / "plain", "sgd", "gradual", {}, lenet=False) | {
-        "precision": "fp32",
-        "accumulate": 2,
-        "batch_size": 3,
-        "clip_grad": 1.0,
-        "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
-    }
-    parts: list[tuple[int, int]] = []
-
-    def watch(session: Session) -> None:
-        write_checkpoint(session)
-        if isinstance(session.updates, ZeroUpdates):
-            trained = sum(p.numel() for p in session.network.parameters() if p.requires_grad)
-            parts.append((session.updates.own_share, trained))
-
-    ftkit.train(ftkit.plan(**plain))
-    vars(conclude)["write_checkpoint"] = watch
-    apart = plain | {"output": str(folder / "zero"), "zero_stage": 1, "checkpoint": {"every_steps": 1}}
-    adamw = {"name": "adamw", "optimizer": "adamw", "zero_stage": 2, "strategy": {"name": "then", **STRATEGIES["then"]}}
-    each = {"sgd": apart, "adamw": apart | adamw}
-    for given in each.values():
-        ftkit.train(ftkit.plan(**given))
-    vars(conclude)["write_checkpoint"] = write_checkpoint
-    codes = []
-    for rank, step, name in ((1, 4, "sgd"), (0, 1, "adamw")):
-        torch.distributed.barrier()
-        try:
-            ftkit.train(ftkit.plan(**each[name] | {"name": f"{name}-cut"}), StopOne(rank, step))
-        except RunInterrupted as error:
-            codes.append(error.exit_code)
-        resume(folder / "zero" / f"{name}-cut")
-    files = {path.parents[1].name: path.read_bytes() for path in (folder / "zero").glob("*/last/model.safetensors")}
-    plain_end, zero_end = (load_file(folder / name / "sgd/last/model.safetensors") for name in ("plain", "zero"))
-    return {
-        "parts": parts,
-        "codes": codes,
-        "goes on": [files[name] == files[f"{name}-cut"] for name in each],
-        "far": [
-            name
-            for name, tensor in plain_end.items()
-            if not torch.allclose(zero_end[name].float(), tensor.float(), rtol=1e-3, atol=5e-4)
         ],
     }
 

@@ -135,7 +135,9 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     if config.zero_stage:
         require_zero(config, accelerator.num_processes, compute.precision)
     elif config.fsdp:
-        require_shareable(accelerator.num_processes, compute.precision, config.compile)
+        require_shareable(
+            "--fsdp", "shares a network out", accelerator.num_processes, compute.precision, config.compile
+        )
     if config.zero_stage or config.fsdp:
         built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
     else:

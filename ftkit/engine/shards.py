@@ -56,20 +56,24 @@ class Shards:
                 unit.set_reshard_after_forward(True, recurse=False)
 
 
-def require_shareable(processes: int, precision: str, compiles: bool) -> None:
-    """Refuse what shares can't do.
+def require_shareable(flag: str, does: str, processes: int, precision: str, compiles: bool) -> None:
+    """Refuse what shares of any kind can't do.
+
+    Args:
+        flag: That asks for them, for people.
+        does: What it does, as in "shares a network out".
 
     Raises:
         RequestError: There is one process, gradients would be scaled, or the network would be compiled.
     """
     if processes == 1:
         raise RequestError(
-            "--fsdp shares a network out over processes, and there is one", "give --num-processes N, or drop --fsdp"
+            f"{flag} {does} over processes, and there is one", f"give --num-processes N, or drop {flag.split()[0]}"
         )
     if compiles:
-        raise RequestError("--fsdp doesn't go with --compile", "drop one of them")
+        raise RequestError(f"{flag} doesn't go with --compile", "drop one of them")
     if precision == "fp16":
-        raise RequestError("--fsdp doesn't go with fp16, whose gradients are scaled", "give --precision bf16 or fp32")
+        raise RequestError(f"{flag} doesn't go with fp16, whose gradients are scaled", "give --precision bf16 or fp32")
 
 
 def share_out(

@@ -8,7 +8,6 @@ checkpoint has it as ever. (Stage 3 shares the weights out too, which is what `e
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ftkit.config.schema import Config
+from ftkit.engine.shards import require_shareable
 from ftkit.errors import FtkitError, RequestError
 
 MIXING = ("adafactor", "adagrad")
@@ -31,19 +31,14 @@ def require_zero(config: Config, processes: int, precision: str) -> None:
     """Refuse what ZeRO can't do.
 
     Raises:
-        RequestError: Names the flags that don't go together, or DeepSpeed isn't installed.
+        RequestError: Names the flags that don't go together, or DeepSpeed isn't installed; and as `require_shareable`.
     """
     asked = f"--zero-stage {config.zero_stage}"
-    if processes == 1:
-        raise RequestError(
-            f"{asked} shares out over processes, and there is one", "give --num-processes N, or drop --zero-stage"
-        )
+    require_shareable(asked, "shares out", processes, precision, config.compile)
     reasons = {
         f"{asked} doesn't go with --fsdp, which shares out all of it": config.fsdp,
-        f"{asked} doesn't go with --compile": config.compile,
         f"{asked} doesn't go with --on-nan skip: gradients are shared out before they can be looked at": config.on_nan
         == "skip",
-        f"{asked} doesn't go with fp16, whose gradients are scaled": precision == "fp16",
         f"{asked} doesn't go with optimizer {config.optimizer.name}, which looks at more than one weight at a "
         "time": config.optimizer.name in MIXING,
     }
@@ -144,7 +139,7 @@ class ZeroUpdates:
                 whole = flat.split(flat.gathered(value)) if shared else dict.fromkeys(flat.parameters, value)
                 if keep:
                     for parameter, each in whole.items():
-                        found.setdefault(parameter, {})[key] = each.clone() if isinstance(each, Tensor) else each
+                        found.setdefault(parameter, {})[key] = each
         return found
 
     @property
@@ -197,8 +192,6 @@ def _counts(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _started(module: nn.Module, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> Any:
     """DeepSpeed's engine around parameters, which needn't know what is computed with them."""
-    device = next(module.parameters()).device.type
-    os.environ.setdefault("DS_ACCELERATOR", device)
     import deepspeed  # Seconds, and only this module's runs want it.
     from deepspeed.utils import logger
 
@@ -206,8 +199,8 @@ def _started(module: nn.Module, optimizer: torch.optim.Optimizer, stage: int, cl
     # On CPUs it would compile a sum over processes of its own, for which a machine needn't have a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist.get_backend(), verbose=False)
-    largest = max(parameter.numel() for parameter in module.parameters())
-    bucket = max(largest, min(sum(parameter.numel() for parameter in module.parameters()), 1 << 27))
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    bucket = max(*sizes, min(sum(sizes), 1 << 27))
     asked = {
         "train_micro_batch_size_per_gpu": 1,  # It counts images by it, and does nothing else with it.
         "managed_gradient_accumulation": False,  # A step ends when we say so.

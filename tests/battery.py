@@ -23,13 +23,13 @@ from torch import nn
 
 import ftkit
 from ftkit import ranks
-from ftkit.engine import conclude, evaluate, transforms
+from ftkit.engine import evaluate, saving, transforms
 from ftkit.engine.data import evaluation_loader
 from ftkit.engine.devices import compute_of, make_accelerator
 from ftkit.engine.metrics import score
+from ftkit.engine.saving import write_checkpoint
 from ftkit.engine.session import Session
 from ftkit.engine.shards import own
-from ftkit.engine.stopping import write_checkpoint
 from ftkit.engine.zero import ZeroUpdates
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
@@ -113,6 +113,7 @@ def settings(
         "name": name,
         "batch_size": 4,
         "epochs": 0 if strategy == "probe" else 3,
+        "checkpoint": {"min_seconds": 0},
         "workers": 0,
         "device": "cpu",
     }
@@ -124,13 +125,13 @@ def schedules(folder: Path, sample: bool) -> dict[str, Any]:
     cases = [(n, o, False) for n, o in STRATEGIES.items()] + [(n, o, True) for n, o in WITH_PROBE.items()]
     for strategy, options, lenet in [case for case in cases if case[0] in SAMPLE or not sample]:
         watch = Watch()
-        vars(conclude)["write_checkpoint"] = watch
+        vars(saving)["write_checkpoint"] = watch
         name = f"{'lenet-' if lenet else ''}{strategy}"
         plan = ftkit.plan(**settings(folder / "data", folder / "runs", name, strategy, options, lenet))
         ftkit.train(plan)
         alone = [plan.learning_rates(epoch * plan.batches.steps) for epoch in range(plan.config.epochs)]
         found[name] = {"spread": watch.spread, "thawed": watch.thawed, "rates": watch.rates, "rates of one": alone}
-    vars(conclude)["write_checkpoint"] = write_checkpoint
+    vars(saving)["write_checkpoint"] = write_checkpoint
     return found
 
 
@@ -228,12 +229,12 @@ def apart(
             parts.append(found)
 
     ftkit.train(ftkit.plan(**plain))
-    vars(conclude)["write_checkpoint"] = watch
+    vars(saving)["write_checkpoint"] = watch
     sgd = plain | {"output": str(folder / "apart"), "checkpoint": {"every_steps": 1}} | shared
     runs = {"sgd": sgd, "adamw": sgd | {"name": "adamw", "optimizer": "adamw"} | adamw}
     for each in runs.values():
         ftkit.train(ftkit.plan(**each))
-    vars(conclude)["write_checkpoint"] = write_checkpoint
+    vars(saving)["write_checkpoint"] = write_checkpoint
     codes = []
     for rank, step, name in stops:
         torch.distributed.barrier()

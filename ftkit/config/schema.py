@@ -145,9 +145,11 @@ class Head(Section):
 
 class Checkpoint(Section):
     every_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps between checkpoints, beside the one at the end of each epoch."""
+    """Optimizer steps between checkpoints, beside those at the ends of epochs."""
     every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Minutes between checkpoints, beside those."""
+    min_seconds: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """Seconds that those at the ends of epochs are apart at least, but for a phase's last; 0 for one after each."""
     keep: int = Field(default=2, ge=1)
     """How many resume checkpoints to keep."""
 

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ftkit.engine.bundle import backbone_id, save_bundle
 from ftkit.engine.evaluate import collect
 from ftkit.engine.events import EpochDone
 from ftkit.engine.finite import require_finite_weights
 from ftkit.engine.late import usable
 from ftkit.engine.metrics import Scores, score
-from ftkit.engine.model import build_bare
 from ftkit.engine.movement import moved, write_movement
+from ftkit.engine.saving import keep_model, make_card, save_epoch, whole_network
 from ftkit.engine.session import Session
-from ftkit.engine.shards import gathered
 from ftkit.engine.state import all_totals
-from ftkit.engine.stopping import stop_if_asked, write_checkpoint
+from ftkit.engine.stopping import stop_if_asked
 from ftkit.engine.tracking import track
 from ftkit.errors import FtkitError
 from ftkit.run_folder import RunFolder
-from ftkit.run_plan import Plan
-from ftkit.runs import Card
 from ftkit.spec.figures import is_better
 
 
@@ -55,7 +49,7 @@ def train_record(session: Session) -> dict[str, float]:
 def conclude_epoch(
     session: Session, trained: dict[str, float], started: float, extra: dict[str, float] | None = None
 ) -> None:
-    """Validate, keep the weights if they are the best so far, record the epoch, write a checkpoint."""
+    """Validate, record the epoch, and see to it that the weights are kept."""
     progress, plan = session.progress, session.plan
     seconds = time.perf_counter() - started
     require_finite_weights(session)
@@ -81,9 +75,7 @@ def conclude_epoch(
     if session.is_main:
         session.run.append_record(record)
         track(session, record, scores)
-        if is_best:
-            keep_model(session, network, session.run.model, figures(scores))
-    write_checkpoint(session)
+    save_epoch(session, network, figures(scores) if is_best else None)
     session.listener.epoch_done(EpochDone(record, is_best))
 
 
@@ -98,44 +90,6 @@ def judged(session: Session) -> tuple[Tensor, Tensor]:
             lambda _: stop_if_asked(session),
             partial(usable, session, "val"),
         )
-
-
-def whole_network(session: Session) -> nn.Module:
-    """The network; where it is shared out, in the main process a copy on the CPU that has all of it.
-
-    All processes must ask.
-    """
-    if session.shards is None:
-        return session.network
-    state = gathered(session.network.state_dict(), session.is_main)
-    if not session.is_main:
-        return session.network
-    copy = build_bare(session.plan)
-    copy.load_state_dict(state)
-    return copy
-
-
-def keep_model(session: Session, network: nn.Module, folder: Path, scores: dict[str, Any]) -> None:
-    """Write a network as a model that is complete, whatever the strategy has changed in it."""
-    strategy = session.plan.strategy
-    card = make_card(session.plan, scores, session.progress.epoch)
-    save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
-
-
-def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Card:
-    """The card of a bundle with the weights after `epoch` whole epochs."""
-    return Card(
-        classes=plan.splits.classes,
-        preprocessing=plan.preprocessing,
-        backbone=backbone_id(plan.resolved.registry, plan.config.backbone),
-        weights=plan.weights.describe(),
-        strategy={"name": plan.config.strategy.name, **plan.config.strategy.options},
-        metrics=metrics,
-        epoch=epoch,
-        fingerprint=plan.fingerprint,
-        head=plan.head,
-        origin=plan.splits.origin,
-    )
 
 
 def note_value(session: Session, scores: Scores) -> bool:
@@ -166,6 +120,6 @@ def finish(session: Session) -> Outcome:
     if session.is_main:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
         write_movement(session, network)
-        keep_model(session, network, run.last, last)
+        keep_model(session, network, run.last, make_card(session.plan, last, progress.epoch))
     session.accelerator.wait_for_everyone()
     return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,9 @@ from ftkit.engine.zero import require_zero
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
 from ftkit.spec.dataset import Split, SplitName
+
+if TYPE_CHECKING:
+    from ftkit.engine.saving import Best
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Session:
         decoded: Images that are kept decoded, by split.
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
             float64 `(3,)` on the device, so that counting needs no wait for the GPU.
+        saved_at: When the last checkpoint was written, or the session opened, by the monotonic clock.
+        unsaved: Whether an epoch has ended since.
+        best: The best weights, where the disk doesn't have them yet; in the main process alone.
         broken: Image files that could no more be read, and were told of.
         first_norms: Norms of the weights that the run began with, by parameter, as far as they were computed.
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
@@ -85,6 +91,8 @@ class Session:
     decoded: Mapping[SplitName, Decoded] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
+    unsaved: bool = False
+    best: Best | None = None
     broken: set[str] = field(default_factory=set)
     first_norms: dict[str, float] = field(default_factory=dict)
     shards: Shards | None = None

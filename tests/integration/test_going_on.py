@@ -19,7 +19,7 @@ import pytest
 import ftkit
 from ftkit.cli.main import main
 from ftkit.engine import begin, state
-from ftkit.engine.events import Listener, StepDone
+from ftkit.engine.events import EpochDone, Listener, StepDone
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from ftkit.run_plan import Plan
@@ -204,6 +204,47 @@ def test_checkpoints_by_the_clock(data: Path) -> None:
     assert names[1] == names[0] | {f"e{epoch:04d}-s{step:05d}" for epoch in (0, 1) for step in (1, 2, 3)}
 
 
+def test_ends_of_quick_epochs_are_written_together(data: Path) -> None:
+    runs = {"together": 3600, "each": 0}
+    for name, seconds in runs.items():
+        more: dict[str, Any] = {"strategy": "full", "epochs": 4, "checkpoint": {"keep": 99, "min_seconds": seconds}}
+        ftkit.train(planned(data, name, **more))
+    names = {name: sorted(p.name for p in Path("runs", name, "checkpoints").glob("e*")) for name in runs}
+    assert names == {"together": ["e0004-s00000"], "each": [f"e000{epoch}-s00000" for epoch in (1, 2, 3, 4)]}
+    # The best one, which had to wait in memory in one of them while others were trained.
+    models = [Path("runs", name, "model") for name in runs]
+    best = [json.loads((model / "model.json").read_text())["epoch"] for model in models]
+    assert best[0] == best[1] < 4
+    weights = [(model / "model.safetensors").read_bytes() for model in models]
+    assert weights[0] == weights[1]
+    assert lines(Path("runs", "together")) == lines(Path("runs", "each"))
+
+
+class StopAfterEpoch(Listener):
+    """A signal that comes when an epoch has just been recorded."""
+
+    def __init__(self, epoch: int, signum: signal.Signals) -> None:
+        self.epoch, self.signum = epoch, signum
+
+    def epoch_done(self, event: EpochDone) -> None:
+        if event.record["epoch"] == self.epoch:
+            os.kill(os.getpid(), self.signum)
+
+
+def test_a_signal_after_an_epoch_that_was_not_written_leaves_its_checkpoint_and_the_best_model(data: Path) -> None:
+    settings: dict[str, Any] = {"strategy": "full", "epochs": 4, "checkpoint": {"keep": 99, "min_seconds": 3600}}
+    with pytest.raises(RunInterrupted, match="a checkpoint is on disk"):
+        ftkit.train(planned(data, **settings), StopAfterEpoch(2, signal.SIGTERM))
+    run = Path("runs", "run")
+    assert [p.name for p in (run / "checkpoints").glob("e*")] == ["e0002-s00000"]
+    best = max(lines(run), key=lambda line: line["val_accuracy"])
+    card = json.loads((run / "model" / "model.json").read_text())
+    assert card["epoch"] == best["epoch"]
+    resume(run)
+    ftkit.train(planned(data, "whole", **settings))
+    assert dict(files(run)) == dict(files(Path("runs", "whole")))
+
+
 def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(state, "versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
@@ -270,15 +311,16 @@ ftkit.train(ftkit.plan(**json.loads(sys.argv[1])), StopAt(int(sys.argv[2]), sign
 """
 
 
-def test_killed_outright_and_resumed_equals_never_stopped(data: Path) -> None:
-    settings = SETTINGS | {"dataset": {"name": "folder", "root": str(data)}, "epochs": 3}
-    settings["checkpoint"] = {"every_steps": 3}
+@pytest.mark.parametrize(("strategy", "newest"), [("gradual", "e0002-s00000"), ("full", "e0001-s00003")])
+def test_killed_outright_and_resumed_equals_never_stopped(strategy: str, newest: str, data: Path) -> None:
+    settings = SETTINGS | {"dataset": {"name": "folder", "root": str(data)}, "epochs": 3, "strategy": strategy}
+    settings["checkpoint"] = {"every_steps": 3, "min_seconds": 3600}
     request = json.dumps(settings | {"name": "killed", "output": str(Path("runs").absolute())})
     repository = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", KILLED, request, "9"], cwd=repository, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL
     run = Path("runs", "killed")
-    assert (run / "checkpoints" / "LATEST").read_text() == "e0002-s00000"
+    assert (run / "checkpoints" / "LATEST").read_text() == newest
     resume(run)
     ftkit.train(ftkit.plan(**settings, name="whole"))
     assert dict(files(run)) == dict(files(Path("runs", "whole")))

@@ -146,14 +146,15 @@ def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(da
 def test_frozen_groups_stay_byte_identical_buffers_included(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = planned(data, tmp_path, strategy={"name": "freeze-unfreeze", "unfreeze_epoch": 2}, epochs=3)
+    strategy = {"name": "freeze-unfreeze", "unfreeze_epoch": 2}
+    plan = planned(data, tmp_path, strategy=strategy, epochs=3, checkpoint={"min_seconds": 0})
     seen: list[dict[str, torch.Tensor]] = []
 
     def watch(session: Session) -> None:
         state = session.network.state_dict()
         seen.append({k: v.clone() for k, v in state.items() if not k.startswith(("fc.", "linear."))})
 
-    monkeypatch.setattr("ftkit.engine.conclude.write_checkpoint", watch)
+    monkeypatch.setattr("ftkit.engine.saving.write_checkpoint", watch)
     ftkit.train(plan)
     first, second, third = seen
     assert all(torch.equal(first[k], second[k]) for k in first)

@@ -13,11 +13,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ftkit.cache import cache_folder
 
@@ -48,6 +48,7 @@ class Entry:
         nbytes: That it takes.
         used: When a run last asked for it, in seconds since 1970.
         busy: Whether a run uses it now.
+        facts: What it holds, for programs.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Entry:
     nbytes: int
     used: float
     busy: bool
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -64,7 +66,9 @@ class Store:
         self.folder = folder
         self.limit = limit
 
-    def reserve(self, key: str, about: str, nbytes: int, marks: int) -> tuple[Path, IO[bytes]]:
+    def reserve(
+        self, key: str, about: str, nbytes: int, marks: int, facts: Mapping[str, str] | None = None
+    ) -> tuple[Path, IO[bytes]]:
         """The folder of a table, with room for all of it, and the lock on it; closing it lets go.
 
         It is made where it isn't there, and others go that were not used for longest.
@@ -74,6 +78,7 @@ class Store:
             about: What it holds, for people.
             nbytes: Of its `data`.
             marks: In its `done`.
+            facts: What it holds, for programs.
 
         Raises:
             OSError: There is no room for it, or the folder can't be written.
@@ -89,13 +94,13 @@ class Store:
                     break
             lock.close()
         try:
-            self._make(place, about, nbytes, marks)
+            self._make(place, {"about": about, "facts": dict(facts or {})}, nbytes, marks)
             return place, lock
         except BaseException:
             lock.close()
             raise
 
-    def _make(self, place: Path, about: str, nbytes: int, marks: int) -> None:
+    def _make(self, place: Path, about: Mapping[str, object], nbytes: int, marks: int) -> None:
         sizes = {place / "data": nbytes, place / "done": MARK * marks}
         lacking = sum(size - (path.stat().st_size if path.exists() else 0) for path, size in sizes.items())
         if lacking:
@@ -108,7 +113,9 @@ class Store:
                     os.posix_fallocate(fd, 0, size)
             finally:
                 os.close(fd)
-        (place / "about.json").write_text(json.dumps({"about": about, "used": time.time()}), encoding="utf-8")
+        # Who made it has said what it is; others may know less.
+        said = {**about, **_said(place), "used": time.time()}
+        (place / "about.json").write_text(json.dumps(said), encoding="utf-8")
 
     def _make_room(self, lacking: int, keep: Path) -> None:
         for rest in self.folder.glob(f"{GONE}*"):
@@ -124,16 +131,27 @@ class Store:
         if over > 0:
             raise OSError(errno.ENOSPC, f"no room for {lacking / 1e9:.2f} GB", str(self.folder))
 
+    def has(self, key: str) -> bool:
+        """Whether a table of that key lies there, be it of no row yet."""
+        return (self.folder / f"{PREFIX}{key}").is_dir()
+
     def entries(self) -> Iterator[Entry]:
         """What lies there."""
         for place in sorted(self.folder.glob(f"{PREFIX}*")) if self.folder.is_dir() else ():
             with suppress(OSError):
                 nbytes = sum(file.stat().st_blocks * 512 for file in place.iterdir())
-                about, used = "being made", place.stat().st_mtime
-                with suppress(ValueError, KeyError, TypeError, FileNotFoundError):
-                    facts = json.loads((place / "about.json").read_text(encoding="utf-8"))
-                    about, used = str(facts["about"]), float(facts["used"])
-                yield Entry(place, about, nbytes, used, busy=not self._is_free(place))
+                said, used = _said(place), place.stat().st_mtime
+                with suppress(ValueError, TypeError):
+                    used = float(said.get("used", used))
+                facts = said.get("facts")
+                yield Entry(
+                    path=place,
+                    about=str(said.get("about", "being made")),
+                    nbytes=nbytes,
+                    used=used,
+                    busy=not self._is_free(place),
+                    facts={k: v for k, v in facts.items() if isinstance(v, str)} if isinstance(facts, dict) else {},
+                )
 
     def remove(self, entry: Entry) -> bool:
         """Remove a table that no run uses; whether it is gone."""
@@ -150,3 +168,11 @@ class Store:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         return False
+
+
+def _said(place: Path) -> dict[str, Any]:
+    """What a table's `about.json` says; nothing where it isn't there, or is no such file."""
+    with suppress(ValueError, FileNotFoundError):
+        found = json.loads((place / "about.json").read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -24,7 +24,7 @@ app = typer.Typer()
 
 FIGURES_SHOWN = ("accuracy", "macro_f1", "loss")
 SEEDS = 3
-OF_RUNS = {"output", "device", "workers", "batch_size"}
+OF_RUNS = {"output", "device", "workers", "batch_size", "cache.use"}
 """Settings that runs can be compared with: where they are, and how to compute."""
 
 Estimate = tuple[float | None, "Interval"]
@@ -122,7 +122,7 @@ def _compare_runs(
     answers = []
     for one in contenders:
         console.note(f"{one.path}: {chosen} split")
-        answers.append(answer(one, chosen, _machine(resolved)))
+        answers.append(answer(one, chosen, _machine(resolved), console.note))
         for line in answers[-1].notes:
             console.warn(line)
     results = judge(answers, figures, paired=not unpaired)
@@ -138,7 +138,7 @@ def _machine(resolved: Resolved) -> Machine:
     config, given = resolved.config, resolved.sources
     threads = max(1, config.workers) if isinstance(config.workers, int) else None
     batch_size = config.batch_size if "batch_size" in given else Machine.batch_size
-    return Machine(config.device, config.precision, threads, batch_size)
+    return Machine(config.device, config.precision, threads, batch_size, config.cache.use)
 
 
 def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None:

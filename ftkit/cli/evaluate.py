@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.engine.evaluate import Labelled
     from ftkit.engine.metrics import Scores
-    from ftkit.plugins import Registry
     from ftkit.runs import Card
 
 app = typer.Typer()
@@ -55,6 +54,9 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=0, help="Threads that read images; else by the cores.")
     ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Take what runs have kept of frozen layers.", show_default=False)
+    ] = True,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
     ] = None,
@@ -64,13 +66,19 @@ def evaluate(
     from ftkit.runs import read_card
 
     card = read_card(bundle)
-    labelled, registry = _labelled(bundle, card, data, split)
+    resolved = _run_config(bundle)
+    registry = resolved.registry if resolved else None
+    labelled = _labelled(bundle, card, data, split, resolved)
+    from ftkit.config.schema import Cache
     from ftkit.engine.bundle import load_bundle
     from ftkit.engine.evaluate import evaluate_bundle
+    from ftkit.engine.recall import store_of
 
     loaded = load_bundle(bundle, device, precision, registry)
     _remark(bundle, labelled)
-    scores = evaluate_bundle(loaded, labelled.split, batch_size, None if workers is None else max(1, workers))
+    threads = None if workers is None else max(1, workers)
+    store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
+    scores = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
     if json:
         where = {"model": str(bundle), "data": labelled.source, "split": labelled.name}
         console.print_json({**where, "data_changed": labelled.changed, **scores.to_json()})
@@ -78,21 +86,20 @@ def evaluate(
         show(scores, labelled)
 
 
-def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | None) -> tuple[Labelled, Registry | None]:
-    """The images to judge by, and the plugins of the run that the model is of, if it is of one."""
+def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | None, run: Resolved | None) -> Labelled:
+    """The images to judge by: those that were asked for, or those of the run that the model is of."""
     from ftkit.engine.evaluate import other_data, run_data
     from ftkit.plugins import Registry
 
-    resolved = _run_config(bundle)
-    registry = resolved.registry if resolved else None
     if data is not None:
         chosen = dataset_at(data)
-        dataset = (registry or Registry()).datasets.get(chosen.pop("name"))
+        registry = run.registry if run else Registry()
+        dataset = registry.datasets.get(chosen.pop("name"))
         options = {option: path if "://" in path else Path(path).expanduser() for option, path in chosen.items()}
-        return other_data(dataset(**options), data, card, split), registry
-    if resolved is None:
+        return other_data(dataset(**options), data, card, split)
+    if run is None:
         raise RequestError(f"{bundle} is a model on its own, without the data of its run", "give images with --data")
-    return run_data(resolved, card, split), registry
+    return run_data(run, card, split)
 
 
 def _run_config(bundle: Path) -> Resolved | None:

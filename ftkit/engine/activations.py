@@ -6,17 +6,14 @@ and no table has yet is computed before the epoch, in one pass that also fills t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
-import torch
-import torchvision
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -28,11 +25,11 @@ from ftkit.engine.cut import Cut, Cutter
 from ftkit.engine.data import Batch, Fault
 from ftkit.engine.images_digest import images_digest
 from ftkit.engine.late import usable
-from ftkit.engine.layout import cast
 from ftkit.engine.order import Key, Share
+from ftkit.engine.passes import computed_rows
 from ftkit.engine.session import Feed, Session
 from ftkit.engine.stopping import stop_if_asked
-from ftkit.engine.stream import computed
+from ftkit.engine.table_keys import TableKeys, table_key
 from ftkit.engine.tables import Table, open_table
 from ftkit.spec.caching import Use
 from ftkit.spec.dataset import SplitName
@@ -66,7 +63,7 @@ class Activations:
     trouble: str = ""
     _told: bool = False
     _tables: dict[Place, Table] = field(default_factory=dict)
-    _digests: dict[tuple[str, int], str] = field(default_factory=dict)
+    _digests: dict[SplitName, str] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
@@ -135,19 +132,9 @@ class Activations:
     def _values(
         self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
     ) -> Generator[tuple[Sequence[Tensor], Batch]]:
-        """For each list of keys the values at some cuts, none where it has no image, and a batch without its images."""
-        compute, samples, look = self.session.compute, self._samples(split), self.session.plan.preprocessing
-        size = min(CHUNK, 2 * compute.few(look.size))
-        prefix = cast(self.cutter.prefix(names), compute, look.channels, look.size)
-        pieces = (keys[start : start + size] for keys in lists for start in range(0, len(keys), size))
-        results = computed(compute, prefix, pieces, samples.read)
-        for keys in lists:
-            parts = [next(results) for _ in range(0, len(keys), size)]
-            there = [one for rest, _ in parts for one in rest if not isinstance(one, Fault)]
-            faults = [one for rest, _ in parts for one in rest if isinstance(one, Fault)]
-            labels, indices = (torch.tensor([one[n] for one in there], dtype=torch.int64) for n in (0, 1))
-            values = [torch.cat(rows) for rows in zip(*(rows for _, rows in parts if rows), strict=True)]
-            yield values, Batch(torch.empty(0), labels, indices, tuple(faults))
+        plan = self.session.plan
+        beginning, samples = self.cutter.prefix(names), self._samples(split)
+        return computed_rows(beginning, self.session.compute, plan.preprocessing, samples, lists)
 
     def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
         """Cuts of later phases that the same pass fills too."""
@@ -211,9 +198,10 @@ class Activations:
             count = len(self.session.split(split))
             about = f"{self.session.plan.backbone.name} after {cut.name}: {count:,} {split} images, view {view + 1}"
             try:
-                self._tables[place] = open_table(
-                    self._store, self._key(cut, split, view), about, count, cut.shape, cut.dtype
-                )
+                beginning = self._keys.beginning(cut.name)
+                key = table_key(beginning, self._images(split), self._transform(view))
+                facts = {"cut": cut.name, "beginning": beginning}
+                self._tables[place] = open_table(self._store, key, about, count, cut.shape, cut.dtype, facts)
             except OSError as error:
                 self.trouble = f"{self._store.folder}: {error.strerror or error}"
         return self._tables.get(place)
@@ -240,35 +228,20 @@ class Activations:
         config = self.session.plan.config.cache
         return Store(activation_folder(config.dir), config.limit)
 
-    def _key(self, cut: Cut, split: SplitName, view: int) -> str:
-        """Digits that change with anything that a row's bytes depend on."""
-        plan = self.session.plan
-        state = [(name, str(t.dtype), list(t.shape), self._digest(name, t)) for name, t in self.cutter.state(cut.name)]
-        drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
-        facts = {
-            "images": self._images(split),
-            "transform": [asdict(plan.preprocessing), drawn],
-            "code": self.cutter.code(cut.name),
-            "state": state,
-            "arithmetic": [cut.dtype, self.session.compute],
-            "threads": torch.get_num_threads(),
-            "versions": [torch.__version__, torchvision.__version__],
-        }
-        text = json.dumps(facts, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    @cached_property
+    def _keys(self) -> TableKeys:
+        return TableKeys(self.cutter, self.session.compute)
 
-    def _digest(self, name: str, tensor: Tensor) -> str:
-        known = (name, tensor._version)
-        if known not in self._digests:
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._digests[known] = hashlib.sha256(content.data).hexdigest()
-        return self._digests[known]
+    def _transform(self, view: int) -> list[Any]:
+        """What a view's images go through."""
+        plan = self.session.plan
+        drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
+        return [asdict(plan.preprocessing), drawn]
 
     def _images(self, split: SplitName) -> str:
-        known = (split, -1)
-        if known not in self._digests:
-            self._digests[known] = images_digest(self.session.split(split))
-        return self._digests[known]
+        if split not in self._digests:
+            self._digests[split] = images_digest(self.session.split(split))
+        return self._digests[split]
 
 
 def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:

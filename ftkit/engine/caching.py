@@ -65,7 +65,7 @@ def _cut(cutter: Cutter, session: Session, trainable: frozenset[str]) -> Cut | s
 
 
 def _size(cut: Cut) -> CutSize:
-    return CutSize(cut.name, cut.depth, torch.Size(cut.shape).numel() * cut.dtype.itemsize)
+    return CutSize(cut.name, cut.depth, cut.nbytes)
 
 
 def _epochs(phase: Phase) -> str:

@@ -15,6 +15,7 @@ from ftkit.engine.bootstrap import Array, Interval, interval, mcnemar, resampled
 from ftkit.engine.bundle import load_bundle
 from ftkit.engine.evaluate import judge, run_data
 from ftkit.engine.metrics import score
+from ftkit.engine.recall import Tell, store_of, unheard
 from ftkit.errors import RequestError, one_line
 from ftkit.run_splits import splits_of_run
 from ftkit.run_summary import RunSummary, summarize
@@ -25,12 +26,17 @@ from ftkit.spec.figures import FIGURES, TOP, no_auroc
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute."""
+    """Where and how to compute.
+
+    Attributes:
+        cache: Whether what runs have kept of their frozen layers may be used.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
     batch_size: int = 64
+    cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,11 @@ def common_split(contenders: Sequence[Contender]) -> SplitName:
     return "test" if all(split is not None and len(split) for split in splits) else "val"
 
 
-def answer(contender: Contender, split: SplitName, machine: Machine) -> Answers:
+def answer(contender: Contender, split: SplitName, machine: Machine, tell: Tell = unheard) -> Answers:
     """Let a run's model judge a split of its own data.
+
+    Args:
+        tell: Called with a line for people.
 
     Raises:
         RequestError: The data is gone, has no such split, or the model can't be loaded.
@@ -130,7 +139,8 @@ def answer(contender: Contender, split: SplitName, machine: Machine) -> Answers:
     card = read_card(contender.bundle)
     labelled = run_data(contender.resolved, card, split)
     loaded = load_bundle(contender.bundle, machine.device, machine.precision, contender.resolved.registry)
-    logits = judge(loaded, labelled.split, machine.batch_size, machine.threads)
+    store = store_of(contender.resolved.config.cache) if machine.cache else None
+    logits = judge(loaded, labelled.split, machine.batch_size, machine.threads, store, tell)
     names = labelled.split.names
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     changed = f"{labelled.source} has changed since {contender.path} was trained"

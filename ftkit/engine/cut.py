@@ -49,6 +49,11 @@ class Cut:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Of one image's value."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
 
 class Cutter:
     """Cuts one network, again and again as its layers thaw.
@@ -84,15 +89,33 @@ class Cutter:
             places = [node for node in train.cuts(_Fixed(self._network)) if train.paths[node] in self._places]
             if not places:
                 raise NoCutError("its first layers train, or draw random numbers")
-            failed = ""
+            failed: list[NoCutError] = []
             for node in places[: -_DEEPEST - 1 : -1]:
-                found = self._tried(train, node, modes)
-                if isinstance(found, Cut):
-                    return found
-                failed = failed or found
-            raise NoCutError(failed)
+                try:
+                    return self._tried(train, node, modes)
+                except NoCutError as error:
+                    failed.append(error)
+            raise failed[0]
         finally:
             modes.apply()
+
+    def cut_at(self, name: str) -> Cut:
+        """The cut after a layer of a network in eval mode, which is only to be judged: both its ends are the same.
+
+        Raises:
+            NoCutError: It can't be cut there.
+        """
+        node = self._places.get(name)
+        if node is None or not self._eval.alone(node):
+            raise NoCutError(f"{name or 'nothing'} is no place at which it can be cut")
+        with restored(self._network), torch.no_grad(), self._autocast():
+            value, judged = self._judged(node, name)
+        return Cut(name, self._eval.order[node], judged, judged, tuple(value.shape[1:]), value.dtype)
+
+    def depth(self, name: str) -> int:
+        """How far down a layer lies; -1 where there is none of that name."""
+        node = self._places.get(name)
+        return -1 if node is None else self._eval.order[node]
 
     def prefix(self, names: Sequence[str]) -> nn.Module:
         """The beginning of the network that gives the values at some cuts, as a tuple in their order; in eval mode."""
@@ -142,29 +165,39 @@ class Cutter:
             for module, training in modes:
                 module.training = training
 
-    def _tried(self, train: _Traced, node: fx.Node, modes: Modes) -> Cut | str:
-        """The cut after a node, or why there can't be one."""
+    def _tried(self, train: _Traced, node: fx.Node, modes: Modes) -> Cut:
+        """The cut after a node.
+
+        Raises:
+            NoCutError: There can't be one.
+        """
         name = train.paths[node]
         in_eval = self._places[name]
         if not self._eval.alone(in_eval):
-            return f"{name} is not all that its later layers see in evaluation"
-        trained, judged = train.suffix(node), self._eval.suffix(in_eval)
+            raise NoCutError(f"{name} is not all that its later layers see in evaluation")
+        trained = train.suffix(node)
         modes.apply()
         with restored(self._network), torch.no_grad(), self._autocast():
             whole = _seeded(self._network, self._sample)
-            value = self._prefix_alone(name)
-            if not isinstance(value, Tensor) or value.ndim < 2 or len(value) != len(self._sample):
-                return f"{name} doesn't give one value for each image"
+            value = self._value(name)
             modes.apply()
             if not _same(whole, _seeded(trained, value.clone())):
-                return f"the parts at {name} don't give in training what the network gives"
+                raise NoCutError(f"the parts at {name} don't give in training what the network gives")
             self._network.eval()
-            if not _same(_seeded(self._network, self._sample), _seeded(judged, value.clone())):
-                return f"the parts at {name} don't give what the network gives"
+            value, judged = self._judged(in_eval, name)
         return Cut(name, self._eval.order[in_eval], trained, judged, tuple(value.shape[1:]), value.dtype)
 
-    def _prefix_alone(self, name: str) -> Any:
+    def _judged(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
+        """The sample's value at a node of the network in eval mode, and what comes after it."""
+        value, judged = self._value(name), self._eval.suffix(node)
+        if not _same(_seeded(self._network, self._sample), _seeded(judged, value.clone())):
+            raise NoCutError(f"the parts at {name} don't give what the network gives")
+        return value, judged
+
+    def _value(self, name: str) -> Tensor:
         (value,) = self.prefix([name])(self._sample)
+        if not isinstance(value, Tensor) or value.ndim < 2 or len(value) != len(self._sample):
+            raise NoCutError(f"{name} doesn't give one value for each image")
         return value
 
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ftkit.activation_folder import Store
 from ftkit.config.load import Resolved
 from ftkit.engine.bundle import Loaded
 from ftkit.engine.data import Batch, Samples, checked, require_whole
 from ftkit.engine.devices import Compute
 from ftkit.engine.layout import cast
 from ftkit.engine.metrics import Scores, score
+from ftkit.engine.order import Key
+from ftkit.engine.recall import Tell, recalled, unheard
 from ftkit.engine.stream import computed, grouped
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
@@ -97,33 +100,51 @@ def choose_split(
     )
 
 
-def evaluate_bundle(loaded: Loaded, split: Split, batch_size: int = 64, threads: int | None = None) -> Scores:
+def evaluate_bundle(
+    loaded: Loaded,
+    split: Split,
+    batch_size: int = 64,
+    threads: int | None = None,
+    store: Store | None = None,
+    tell: Tell = unheard,
+) -> Scores:
     """The figures of a model on a split whose labels are in the order of the model's classes.
 
     Args and errors as in `judge`.
     """
-    return score(
-        judge(loaded, split, batch_size, threads), torch.tensor(split.labels, dtype=torch.int64), loaded.card.classes
-    )
+    logits = judge(loaded, split, batch_size, threads, store, tell)
+    return score(logits, torch.tensor(split.labels, dtype=torch.int64), loaded.card.classes)
 
 
-def judge(loaded: Loaded, split: Split, batch_size: int = 64, threads: int | None = None) -> Tensor:
+def judge(
+    loaded: Loaded,
+    split: Split,
+    batch_size: int = 64,
+    threads: int | None = None,
+    store: Store | None = None,
+    tell: Tell = unheard,
+) -> Tensor:
     """A model's logits for each image of a split, float32 `(n, classes)`, on the CPU.
 
     Args:
         batch_size: Most images at a time.
         threads: That read images, and on a CPU compute; by default as the cores have it.
+        store: Of what runs have kept of their frozen layers' activations.
+        tell: Called with a line for people on what was taken from there.
 
     Raises:
         FtkitError: An image can't be read; the message names it.
     """
     look, compute = loaded.card.preprocessing, loaded.compute
-    keys = ((0, index, 0) for index in range(len(split)))
+    keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
     groups = grouped(keys, min(batch_size, 2 * compute.few(look.size)))
-    parts, network = [], cast(loaded.model, compute, look.channels, look.size)
-    for rest, outputs in computed(compute, network, groups, Samples(split, evaluation(look)).read, threads):
-        require_whole(rest)
-        parts.append(outputs[0].float().cpu())
+    samples, parts = Samples(split, evaluation(look)), []
+    with recalled(loaded, samples, store, tell, threads) as kept:
+        network = cast(loaded.model, compute, look.channels, look.size) if kept is None else kept.cut.judged
+        read = samples.read if kept is None else kept.read
+        for rest, outputs in computed(compute, network, groups, read, threads):
+            require_whole(rest)
+            parts.append(outputs[0].float().cpu())
     return torch.cat(parts)
 
 

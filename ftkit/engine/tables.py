@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,13 +20,26 @@ from torch import Tensor
 from ftkit.activation_folder import CHUNK, MARK, WRITTEN, Store
 
 
-def open_table(store: Store, key: str, about: str, rows: int, shape: Sequence[int], dtype: torch.dtype) -> Table:
+def open_table(
+    store: Store,
+    key: str,
+    about: str,
+    rows: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    facts: Mapping[str, str] | None = None,
+) -> Table:
     """The table of a key, made where it isn't there.
+
+    Args:
+        about: What it holds, for people.
+        facts: The same for programs, as `Entry.facts` gives it again.
 
     Raises:
         OSError: There is no room for it, or the folder can't be written.
     """
-    place, lock = store.reserve(key, about, rows * torch.Size(shape).numel() * dtype.itemsize, -(-rows // CHUNK))
+    nbytes = rows * torch.Size(shape).numel() * dtype.itemsize
+    place, lock = store.reserve(key, about, nbytes, -(-rows // CHUNK), facts or {})
     try:
         return Table(place, lock, rows, shape, dtype)
     except BaseException:

@@ -1,0 +1,204 @@
+"""Models judged by what runs have kept: the same figures, never from what is stale, and in spite of the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ftkit
+from ftkit.activation_folder import Store
+from ftkit.cli.main import main
+from ftkit.engine import recall
+from ftkit.engine.cut import Cutter, NoCutError
+from tests.conftest import MakeFolder
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "cifar_resnet20",
+    "weights": "none",
+    "batch_size": 6,
+    "epochs": 3,
+    "augment": "none",
+    "workers": 0,
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "precision": "fp32",
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path, image_folder: MakeFolder) -> Path:
+    classes = {"a": 40, "b": 30}
+    return image_folder(tmp_path / "data", {"train": {"a": 9, "b": 9}, "val": {"a": 6, "b": 5}, "test": classes})
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def train(data: Path, name: str, strategy: Any = "freeze", **settings: Any) -> None:
+    dataset = {"name": "folder", "root": str(data)}
+    ftkit.train(ftkit.plan(dataset=dataset, name=name, strategy=strategy, **(SETTINGS | settings)))
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def evaluated(capsys: Capture, *arguments: str, precision: str = "fp32") -> tuple[dict[str, Any], str]:
+    """All figures, and what is said beside them."""
+    capsys.readouterr()
+    assert main(["evaluate", *arguments, "--precision", precision, "--json"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def kept(images: int, of: int, cut: str = "mean") -> str:
+    return f"the cache has the activations after {cut} of {images} of {of} images"
+
+
+def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    figures = one["metrics"] if "metrics" in one else one
+    others = other["metrics"] if "metrics" in other else other
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    assert numbers
+    return all(others[name] == pytest.approx(value, abs=1e-5) for name, value in numbers.items())
+
+
+def test_figures_are_those_of_the_whole_network(data: Path, capsys: Capture) -> None:
+    train(data, "run")
+    with_cache, said = evaluated(capsys, "runs/run", "--split", "val")
+    assert kept(11, 11) in said
+    without, said = evaluated(capsys, "runs/run", "--split", "val", "--no-cache")
+    assert "the cache" not in said
+    assert agree(with_cache, without)
+    assert with_cache["confusion"] == without["confusion"]
+
+
+def test_what_one_model_was_judged_on_serves_the_next(data: Path, capsys: Capture) -> None:
+    train(data, "one")
+    train(data, "two", epochs=2)
+    _, said = evaluated(capsys, "runs/one")
+    assert "the cache" not in said
+    _, said = evaluated(capsys, "runs/two")
+    assert kept(70, 70) in said
+
+
+def test_a_run_that_trained_everything_finds_nothing(data: Path, capsys: Capture) -> None:
+    train(data, "frozen")
+    train(data, "full", "full")
+    _, said = evaluated(capsys, "runs/full")
+    assert "the cache" not in said
+    assert len(list(Store(Path("cache", "activations").absolute(), 0).entries())) == 2
+
+
+def test_the_deepest_beginning_that_is_shared_is_taken(data: Path, capsys: Capture) -> None:
+    train(data, "gradual", {"name": "gradual", "every": 2}, epochs=4)
+    model = "runs/gradual/last"
+    cached, said = evaluated(capsys, model, "--split", "val")
+    assert kept(11, 11, "layer2.2.relu_1") in said, "layer3 was trained, and mean is no more what it was"
+    assert agree(cached, evaluated(capsys, model, "--split", "val", "--no-cache")[0])
+
+
+def test_a_changed_image_is_computed_anew(data: Path, capsys: Capture) -> None:
+    train(data, "run")
+    evaluated(capsys, "runs/run")
+    image = next((data / "test" / "a").iterdir())
+    shutil.copy(next((data / "test" / "b").iterdir()), image)
+    os.utime(image, ns=(1, 1))
+    cached, said = evaluated(capsys, "runs/run")
+    assert "the cache" not in said, "none of the values are those of these images"
+    assert agree(cached, evaluated(capsys, "runs/run", "--no-cache")[0])
+
+
+def test_other_data_is_kept_too(data: Path, tmp_path: Path, image_folder: MakeFolder, capsys: Capture) -> None:
+    train(data, "run")
+    other = image_folder(tmp_path / "other", {"a": 4, "b": 4})
+    first, said = evaluated(capsys, "runs/run", "--data", str(other))
+    assert "the cache" not in said
+    second, said = evaluated(capsys, "runs/run", "--data", str(other))
+    assert kept(8, 8) in said
+    assert first == second
+
+
+def test_another_precision_is_another_beginning(data: Path, capsys: Capture) -> None:
+    train(data, "run")
+    _, said = evaluated(capsys, "runs/run", "--split", "val", precision="bf16")
+    assert "the cache" not in said
+
+
+def test_a_run_without_the_cache_is_judged_without_it(data: Path, capsys: Capture) -> None:
+    train(data, "cached")
+    train(data, "plain", cache={"use": False})
+    _, said = evaluated(capsys, "runs/plain", "--split", "val")
+    assert "the cache" not in said
+
+
+def test_an_image_that_cant_be_read_is_named_and_costs_nothing(data: Path, capsys: Capture) -> None:
+    train(data, "run")
+    image = next((data / "test" / "a").iterdir())
+    content = image.read_bytes()
+    image.write_bytes(b"no image")
+    assert main(["evaluate", "runs/run"]) == 1
+    assert image.name in capsys.readouterr().err
+    image.write_bytes(content)
+    assert agree(evaluated(capsys, "runs/run")[0], evaluated(capsys, "runs/run", "--no-cache")[0])
+
+
+def test_a_damaged_table_is_computed_again(data: Path, capsys: Capture) -> None:
+    train(data, "run")
+    whole, _ = evaluated(capsys, "runs/run")
+    for table in Path("cache", "activations").iterdir():
+        with (table / "data").open("r+b") as file:
+            file.write(b"\xff" * 64)
+    again, said = evaluated(capsys, "runs/run")
+    assert kept(6, 70) in said, "the second of two blocks is whole"
+    assert again == whole
+
+
+def test_a_folder_that_cant_be_written_is_told(data: Path, capsys: Capture) -> None:
+    train(data, "run")
+    config = Path("runs", "run", "config.yaml")
+    config.write_text(config.read_text().replace("limit: 20000000000", "limit: 10"))
+    figures, said = evaluated(capsys, "runs/run")
+    assert "no room for" in said
+    assert "what is frozen is computed anew" in said
+    assert agree(figures, evaluated(capsys, "runs/run", "--no-cache")[0])
+
+
+def test_values_larger_than_their_images_are_not_kept(
+    data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(data, "run")
+    monkeypatch.setattr(recall, "LARGEST", 0)
+    evaluated(capsys, "runs/run")
+    _, said = evaluated(capsys, "runs/run")
+    assert "the cache" not in said
+    _, said = evaluated(capsys, "runs/run", "--split", "val")
+    assert kept(11, 11) in said, "a run has"
+
+
+def test_runs_are_compared_by_it(data: Path, capsys: Capture) -> None:
+    train(data, "one", precision="auto")
+    train(data, "two", precision="auto", epochs=2)
+    assert main(["compare", "runs/one", "runs/two", "--json"]) == 0
+    out, said = capsys.readouterr()
+    assert said.count(kept(70, 70)) == 1, "the first has put them there"
+    assert main(["compare", "runs/one", "runs/two", "--json", "--no-cache"]) == 0
+    plain, said = capsys.readouterr()
+    assert "the cache" not in said
+    first, second = (json.loads(text)["runs"][0]["figures"]["accuracy"] for text in (out, plain))
+    assert first == second
+
+
+def test_a_network_is_cut_only_where_it_can_be() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
+    cutter = Cutter(network, torch.ones(2, 3), torch.no_grad)
+    assert cutter.cut_at("0").shape == (3,)
+    with pytest.raises(NoCutError, match="no place"):
+        cutter.cut_at("elsewhere")

@@ -181,12 +181,14 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
         return
     from ftkit.activation_folder import activation_folder
 
+    # Which of the two `auto` will be, only torch knows, and a plan doesn't import it.
+    or_half = ", or half as much in 16 bits," if plan.config.precision == "auto" else ""
     epochs = sum(phase.stop - phase.start for phase, _ in served)
     passes = sum(use.passes for _, use in served) + bool(plan.probe)
     yield (
         "cache",
         f"{views} of an image; what is frozen is computed {passes} times in place of {epochs + bool(plan.probe)}, and "
-        f"~{short_count(sum(use.nbytes for _, use in served))}B kept in {activation_folder(config.dir)}",
+        f"~{short_count(sum(use.nbytes for _, use in served))}B{or_half} kept in {activation_folder(config.dir)}",
     )
     for phase, use in zip(plan.schedule.phases, uses, strict=True):
         if "limit" in use.reason:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+AugmentOn = Literal["auto", "workers", "device"]
 BadImage = Literal["error", "skip"]
 Balance = Literal["none", "sampler", "weights"]
 Decoded = Literal["off", "ram", "disk"]

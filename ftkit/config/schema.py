@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError, to_jsonable_python
 from ftkit.config.choices import (
     DEFAULT_DECAY,
     OPTIMIZERS,
+    AugmentOn,
     BadImage,
     Balance,
     Decoded,
@@ -202,6 +203,9 @@ class Config(Section):
     augment: Named = Choice(name="light")
     """Random changes of training images, a name or a mapping of name and options: none; light, crops of 80 % or
     more; standard, crops and mirror images; strong, more besides."""
+    augment_on: AugmentOn = "auto"
+    """Where images are changed once they are cropped: workers, one by one, or device, in batches; auto is device on
+    GPUs."""
 
     strategy: Named = Choice(name="gradual")
     """Which layer groups train when, and how fast: a name, or a mapping of name and options."""

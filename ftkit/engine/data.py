@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing import util
 from multiprocessing.sharedctypes import RawValue
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ftkit.engine.finish import Draws, Finish
 from ftkit.engine.order import Key, Share, TrainingOrder
 from ftkit.engine.pixels import sample_pixels
 from ftkit.engine.seeds import derive
@@ -43,22 +44,39 @@ class Batch:
     """What could be read of a batch, and what couldn't.
 
     Images float32 `(b, channels, size, size)`, channels last in memory, labels and positions in the split int64 `(b,)`.
+
+    Attributes:
+        finish: What is still to be done with images, where they are pixels of 8 bits.
+        draws: What it needs to know of each.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     faults: tuple[Fault, ...] = ()
+    finish: Finish | None = None
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pin_memory(self) -> Batch:
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.faults)
+        images, labels, indices = (values.pin_memory() for values in self)
+        draws = {name: values.pin_memory() for name, values in self.draws.items()}
+        return Batch(images, labels, indices, self.faults, self.finish, draws)
 
     def to(self, compute: Compute) -> Batch:
+        """The batch on the device, its images finished."""
         labels, indices = (values.to(compute.device, non_blocking=True) for values in (self.labels, self.indices))
-        return Batch(compute.take(self.images), labels, indices, self.faults)
+        return Batch(self.seen(compute), labels, indices, self.faults)
+
+    def seen(self, compute: Compute) -> Tensor:
+        """The images as the network sees them, on the device."""
+        images = compute.take(self.images)
+        if self.finish is None or not len(self):
+            return images
+        draws = {name: values.to(compute.device, non_blocking=True) for name, values in self.draws.items()}
+        return compute.take(self.finish(images, draws))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels, self.indices))
@@ -69,6 +87,7 @@ class _Sample:
     image: Tensor
     label: int
     index: int
+    draws: Draws = field(default_factory=dict)
 
 
 _ONE_DRAWS = Lock()
@@ -84,9 +103,13 @@ class Samples(Dataset["_Sample | Fault"]):
 
     Args:
         pixels: Gives an image's pixels by its position and the channels wanted; by default it is read anew each time.
+        begun: Leave to whoever takes the batch what can be done with all of its images at once.
     """
 
-    def __init__(self, split: Split, transform: Transform, seed: int = 0, pixels: Pixels | None = None) -> None:
+    def __init__(
+        self, split: Split, transform: Transform, seed: int = 0, pixels: Pixels | None = None, begun: bool = False
+    ) -> None:
+        self.begun = begun
         self.split = split
         self.transform = transform
         self.seed = seed
@@ -96,26 +119,24 @@ class Samples(Dataset["_Sample | Fault"]):
         return len(self.split)
 
     def __getitem__(self, key: Key) -> _Sample | Fault:
-        image, rest = self._made(key, nullcontext())
-        if image is None or isinstance(rest, Fault):
-            assert isinstance(rest, Fault), "what has no image has a fault"
-            return rest
-        return _Sample(image, *rest)
+        return self._made(key, nullcontext())
 
     def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | Fault]:
         """A sample's image with its label and index, for threads; torch's generator is theirs in turns."""
-        return self._made(key, _ONE_DRAWS)
+        made = self._made(key, _ONE_DRAWS)
+        return (None, made) if isinstance(made, Fault) else (made.image, (made.label, made.index))
 
-    def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> tuple[Tensor | None, tuple[int, int] | Fault]:
+    def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> _Sample | Fault:
         transform, index = self.transform_of(key), key[1]
         try:
             pixels = self.pixels(index, transform.channels)
         except UnreadableImage as error:
             file = sample_name(self.split, index)
-            return None, Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+            return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
-            return transform(pixels), (self.split.labels[index], index)
+            image, draws = transform.begin(pixels) if self.begun else (transform(pixels), {})
+            return _Sample(image, self.split.labels[index], index, draws)
 
     def transform_of(self, key: Key) -> Transform:
         """What a sample goes through."""
@@ -142,9 +163,11 @@ def evaluation_loader(
     world: int = 1,
     pin: bool = False,
     pixels: Pixels | None = None,
+    begun: bool = False,
 ) -> DataLoader[_Sample | Fault]:
     """Batches of one process's share of a split, each sample once."""
-    return _loader(Samples(split, transform, pixels=pixels), Share(len(split), batch_size, rank, world), workers, pin)
+    samples = Samples(split, transform, pixels=pixels, begun=begun)
+    return _loader(samples, Share(len(split), batch_size, rank, world), workers, pin)
 
 
 START = "fork" if sys.platform == "linux" else None
@@ -170,7 +193,7 @@ def _loader(
         samples,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=partial(_collate, tuple(shape)),
+        collate_fn=partial(_collate, tuple(shape), samples.transform.finish if samples.begun else None),
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=partial(_quiet_worker, _leaving(os.getpid())) if workers else None,
@@ -196,19 +219,22 @@ def require_whole(found: Iterable[object]) -> None:
             raise FtkitError(f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again")
 
 
-def _collate(shape: tuple[int, ...], samples: Sequence[_Sample | Fault]) -> Batch:
+def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_Sample | Fault]) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
-    images = torch.empty(0, *shape)
+    images, draws = torch.empty(0, *shape), dict[str, Tensor]()
     if whole:
-        shape = tuple(whole[0].image.shape)
-        layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
-        images = torch.empty(len(whole), *shape, memory_format=layout)
+        first = whole[0]
+        layout = torch.channels_last if first.image.ndim == 3 else torch.contiguous_format
+        images = torch.empty(len(whole), *first.image.shape, dtype=first.image.dtype, memory_format=layout)
         torch.stack([s.image for s in whole], out=images)
+        draws = {name: torch.stack([s.draws[name] for s in whole]) for name in first.draws}
     return Batch(
         images,
         torch.tensor([s.label for s in whole], dtype=torch.int64),
         torch.tensor([s.index for s in whole], dtype=torch.int64),
         tuple(s for s in samples if isinstance(s, Fault)),
+        finish,
+        draws,
     )
 
 

@@ -198,10 +198,11 @@ def infer(
     parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0, 0), torch.empty(0).long(), torch.empty(0).long())]
     with torch.inference_mode(), compute.autocast():
         for batch in loader:
-            images, labels, indices = usable(batch)
-            if not len(labels):
+            found = usable(batch)
+            labels, indices = found.labels, found.indices
+            if not len(found):
                 continue
-            logits = torch.cat([model(part) for part in compute.parts(images)])
+            logits = torch.cat([model(part) for part in compute.parts(found.seen(compute))])
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))

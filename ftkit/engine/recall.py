@@ -23,8 +23,8 @@ from ftkit.engine.tables import Table, open_table
 from ftkit.spec.dataset import Split
 
 LARGEST = 4
-"""Bytes that a value may take for each of its image's: larger ones are as long in writing as in being computed, and fill
-the folder. Where a run has kept them, they are used all the same."""
+"""Bytes that a value may take for each of its image's: to write larger ones takes as long as to compute them, and they
+fill the folder. Where a run has kept them, they are used all the same."""
 
 Tell = Callable[[str], None]
 

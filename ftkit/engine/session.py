@@ -166,13 +166,15 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     both: dict[SplitName, Split] = {"train": train, "val": val}
     decoded = keep_decoded(both, look.channels, config.cache, config.dataset.name, workers, listener.note)
     kept = {name: one.pixels for name, one in decoded.items()}
-    samples = data.Samples(train, transforms.training(look, plan.augmentation), config.seed, kept.get("train"))
+    begun = config.augment_on == "device" or (config.augment_on == "auto" and compute.device.type == "cuda")
+    change = transforms.training(look, plan.augmentation)
+    samples = data.Samples(train, change, config.seed, kept.get("train"), begun)
     shape, judge = (look.channels, look.size, look.size), transforms.evaluation(look)
     ordinary = Feed(
         built.network,
         data.training_loader(samples, order, workers, pin, shape),
         built.network,
-        data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin, kept.get("val")),
+        data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin, kept.get("val"), begun),
     )
     return Session(
         plan=plan,

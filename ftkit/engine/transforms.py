@@ -2,25 +2,23 @@
 
 Pixels are uint8 `(channels, height, width)`, as `engine.pixels` reads them. Cropping, resizing and flipping are done on
 them, and give what PIL would within one level of 255. What changes colours or angles is PIL's: it is quicker on single
-images, and what augmentations were measured with.
+images, and what augmentations were measured with. Or a transform only begins with an image, and `engine.finish` does
+the rest for whole batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from ftkit.engine.finish import BODY, Draws, Finish, draw, mean_colour, normalised
 from ftkit.spec.augment import Augmentation, Changes
 from ftkit.spec.preprocessing import Preprocessing
-
-Change = Callable[[Any], Any]
 
 LONGEST = 32
 """Images longer than this many times their width lose their ends: resized whole, they fill the memory."""
@@ -39,8 +37,17 @@ class Transform(Protocol):
         """That the pixels must have."""
         ...
 
+    @property
+    def finish(self) -> Finish:
+        """What turns batches of what `begin` gives into what the network sees."""
+        ...
+
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels uint8 `(channels, height, width)` as float32 `(channels, size, size)`, normalised."""
+        ...
+
+    def begin(self, pixels: Tensor) -> tuple[Tensor, Draws]:
+        """The same pixels as uint8 `(channels, size, size)`, and what else `finish` needs to know of them."""
         ...
 
 
@@ -72,19 +79,37 @@ class _Transform:
 
 @dataclass(frozen=True)
 class _Evaluation(_Transform):
+    @property
+    def finish(self) -> Finish:
+        return Finish(self.pre)
+
     def __call__(self, pixels: Tensor) -> Tensor:
+        body = normalised(self._resized(pixels), self.pre)
+        if self.pre.fit != "pad":
+            return body
+        # A zero after normalisation is the mean colour, and nearer to it than 8 bits come.
+        padded: Tensor = F.pad(body, _bars(body.shape[-1], body.shape[-2]), fill=0.0)
+        return padded
+
+    def begin(self, pixels: Tensor) -> tuple[Tensor, Draws]:
+        body = self._resized(pixels)
+        if self.pre.fit != "pad":
+            return body, {}
+        height, width = body.shape[-2:]
+        bars = _bars(width, height)
+        box = torch.tensor([bars[1], bars[0], height, width])
+        return F.pad(body, bars), {BODY: box}
+
+    def _resized(self, pixels: Tensor) -> Tensor:
         pre = self.pre
         if pre.fit == "stretch":
-            return _normalised(_resize(pixels, [pre.size, pre.size], pre), pre)
+            return _resize(pixels, [pre.size, pre.size], pre)
         if pre.fit == "crop":
-            return _normalised(F.center_crop(_resize(_bounded(pixels), [pre.resize], pre), [pre.size]), pre)
+            cropped: Tensor = F.center_crop(_resize(_bounded(pixels), [pre.resize], pre), [pre.size])
+            return cropped
         height, width = pixels.shape[-2:]
         factor = pre.size / max(height, width)
-        height, width = (max(1, round(side * factor)) for side in (height, width))
-        # A zero after normalisation is the mean colour, and nearer to it than 8 bits come.
-        body = _normalised(_resize(pixels, [height, width], pre), pre)
-        padded: Tensor = F.pad(body, _bars(width, height), fill=0.0)
-        return padded
+        return _resize(pixels, [max(1, round(side * factor)) for side in (height, width)], pre)
 
 
 @dataclass(frozen=True)
@@ -92,29 +117,43 @@ class _Training(_Transform):
     """A crop and a flip, then the other changes of 8-bit images, then those of normalised tensors, each made once."""
 
     changes: Changes
-    on_images: tuple[Change, ...] = field(repr=False)
-    on_tensors: tuple[Change, ...] = field(repr=False)
+    on_images: tuple[v2.Transform, ...] = field(repr=False)
+    on_tensors: tuple[v2.Transform, ...] = field(repr=False)
+
+    @property
+    def finish(self) -> Finish:
+        return Finish(self.pre, self.changes)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         pixels = self._crop(pixels)
-        if self.changes.flip and float(torch.rand(1)) < self.changes.flip:
+        if self._is_flipped():
             pixels = pixels.flip(-1)
         if self.on_images:
             image = F.to_pil_image(pixels)
             for change in self.on_images:
                 image = change(image)
             pixels = F.pil_to_tensor(image)
-        tensor = _normalised(pixels, self.pre)
+        tensor = normalised(pixels, self.pre)
         for change in self.on_tensors:
             tensor = change(tensor)
         return tensor
+
+    def begin(self, pixels: Tensor) -> tuple[Tensor, Draws]:
+        pixels = self._crop(pixels)
+        draws: Draws = {"flip": torch.tensor(self._is_flipped())} if self.changes.flip else {}
+        for change in (*self.on_images, *self.on_tensors):
+            draws |= draw(change, pixels.shape)
+        return pixels, draws
+
+    def _is_flipped(self) -> bool:
+        return bool(self.changes.flip) and float(torch.rand(1)) < self.changes.flip
 
     def _crop(self, pixels: Tensor) -> Tensor:
         pre, changes = self.pre, self.changes
         height, width = pixels.shape[-2:]
         aspect = width / height if pre.fit == "stretch" else 1.0
         if pre.fit == "pad":
-            pixels = F.pad(pixels, _bars(width, height), fill=_mean_colour(pre))
+            pixels = F.pad(pixels, _bars(width, height), fill=mean_colour(pre))
         elif pre.fit == "crop" and changes.from_square:
             side = min(height, width)
             pixels = F.crop(pixels, *v2.RandomCrop.get_params(pixels, (side, side)))
@@ -125,10 +164,10 @@ class _Training(_Transform):
         return _resize(crop, [pre.size, pre.size], pre)
 
 
-def _on_images(changes: Changes, pre: Preprocessing) -> tuple[Change, ...]:
+def _on_images(changes: Changes, pre: Preprocessing) -> tuple[v2.Transform, ...]:
     colours = {name: getattr(changes, name) for name in ("brightness", "contrast", "saturation", "hue")}
-    fill = _mean_colour(pre)
-    made: list[Change] = []
+    fill = mean_colour(pre)
+    made: list[v2.Transform] = []
     if changes.rotate:
         made.append(v2.RandomRotation(changes.rotate, InterpolationMode.BILINEAR, fill=fill))
     if any(colours.values()):
@@ -138,13 +177,9 @@ def _on_images(changes: Changes, pre: Preprocessing) -> tuple[Change, ...]:
     return tuple(made)
 
 
-def _on_tensors(changes: Changes) -> tuple[Change, ...]:
+def _on_tensors(changes: Changes) -> tuple[v2.Transform, ...]:
     # Its filling, 0, is the mean colour of what is normalised.
     return (v2.RandomErasing(changes.erase, changes.erase_scale),) if changes.erase else ()
-
-
-def _mean_colour(pre: Preprocessing) -> list[int]:
-    return [round(255 * value) for value in pre.mean]
 
 
 def _resize(pixels: Tensor, size: list[int], pre: Preprocessing) -> Tensor:
@@ -171,15 +206,3 @@ def _bars(width: int, height: int) -> list[int]:
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     return [left, top, side - width - left, side - height - top]
-
-
-def _normalised(pixels: Tensor, pre: Preprocessing) -> Tensor:
-    scale, shift = _constants(pre)
-    return pixels.to(torch.float32).mul_(scale).add_(shift)
-
-
-@cache
-def _constants(pre: Preprocessing) -> tuple[Tensor, Tensor]:
-    """What makes `(pixels / 255 - mean) / std` of pixels: `pixels * scale + shift`."""
-    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (pre.mean, pre.std))
-    return (1 / (255 * std)).float(), (-mean / std).float()

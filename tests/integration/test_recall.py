@@ -63,8 +63,8 @@ def kept(images: int, of: int, cut: str = "mean") -> str:
 
 
 def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    figures = one["metrics"] if "metrics" in one else one
-    others = other["metrics"] if "metrics" in other else other
+    figures = one.get("metrics", one)
+    others = other.get("metrics", other)
     numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
     assert numbers
     return all(others[name] == pytest.approx(value, abs=1e-5) for name, value in numbers.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +15,10 @@ from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
 from ftkit.engine import data, transforms
 from ftkit.engine.devices import compute_of
-from ftkit.engine.evaluate import OnBatch
 from ftkit.engine.layout import settle
 from ftkit.engine.model import accelerator_for, build_model
 from ftkit.engine.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
+from ftkit.engine.recall import before_head, recalled, store_of, unheard
 from ftkit.engine.seeds import derive
 from ftkit.errors import RequestError
 from ftkit.planning import make_plan
@@ -116,13 +116,13 @@ def find_facts(plan: Plan, tell: Tell | None = None) -> Facts:
     if tell is not None:
         tell(f"measuring what the features of {plan.backbone.name} tell of {len(images):,} training images")
     try:
-        probe, nearest = measure(plan, images)
+        probe, nearest = measure(plan, images, tell or unheard)
     except NoProbeError as error:
         return replace(facts, unmeasured=error.message)
     return replace(facts, probe=probe, nearest_mean=nearest, measured_on=len(images))
 
 
-def measure(plan: Plan, images: Split, on_batch: OnBatch | None = None) -> tuple[float, float]:
+def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, float]:
     """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest mean.
 
     Every process computes the features of its share; the main one compares, and all take its figures, so
@@ -135,20 +135,32 @@ def measure(plan: Plan, images: Split, on_batch: OnBatch | None = None) -> tuple
     plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
     accelerator = accelerator_for(plan)
     network = build_model(plan).network
-    compute = settle(network, compute_of(accelerator), plan.preprocessing.channels, plan.preprocessing.size)
+    look = plan.preprocessing
+    compute = settle(network, compute_of(accelerator), look.channels, look.size)
     layer = head_layer(network, plan.backbone.head[0])
-    workers = data.resolve_workers(config.workers, len(images), accelerator.num_processes)
-    loader = data.evaluation_loader(
+    samples = data.Samples(images, transforms.evaluation(look))
+    # One process alone, since others have a share each and need not see the same folder.
+    store = store_of(config.cache) if accelerator.num_processes == 1 else None
+    frozen = before_head(network, plan.schedule.groups, compute, look, plan.backbone.name) if store else None
+    with recalled(frozen, samples, store, tell) as kept:
+        loader = _share(plan, images, accelerator) if kept is None else kept.batches(config.batch_size)
+        judged = network if kept is None else kept.cut.judged
+        features, labels = head_inputs(judged, layer, loader, accelerator, compute)
+    return _shared_figures(accelerator, features, labels, config.seed)
+
+
+def _share(plan: Plan, images: Split, accelerator: Accelerator) -> Iterable[data.Batch]:
+    """This process's part of the images."""
+    config, world = plan.config, accelerator.num_processes
+    return data.evaluation_loader(
         images,
         transforms.evaluation(plan.preprocessing),
         config.batch_size,
-        workers,
+        data.resolve_workers(config.workers, len(images), world),
         accelerator.process_index,
-        accelerator.num_processes,
+        world,
         accelerator.device.type == "cuda",
     )
-    features, labels = head_inputs(network, layer, loader, accelerator, compute, on_batch)
-    return _shared_figures(accelerator, features, labels, config.seed)
 
 
 def _shared_figures(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from ftkit.engine.activations import Activations
 from ftkit.engine.cut import Cut, Cutter, NoCutError
 from ftkit.engine.groups import set_trainable
+from ftkit.engine.recall import open_cutter
 from ftkit.engine.session import Session
 from ftkit.spec.caching import NO_GAIN, CutSize, decide
 from ftkit.spec.schedule import Phase
@@ -20,13 +19,10 @@ def open_activations(session: Session) -> Activations | None:
     groups, phases = plan.schedule.groups, plan.schedule.phases
     if not plan.probe and all(len(phase.trainable) == len(groups) for phase in phases):
         return None
-    pre = plan.preprocessing
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, pre.channels, pre.size, pre.size, generator=generator)
     head = frozenset({groups[-1].name})
     thawed = {phase.trainable for phase in phases} | ({head} if plan.probe else set())
     try:
-        cutter = Cutter(session.network, session.compute.take(sample), session.compute.autocast)
+        cutter = open_cutter(session.network, session.compute, plan.preprocessing)
         known = {trainable: _cut(cutter, session, trainable) for trainable in thawed}
     except NoCutError as error:
         session.listener.note(f"nothing is cached: the network can't be cut in two, since {error}")

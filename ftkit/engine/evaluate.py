@@ -18,7 +18,7 @@ from ftkit.engine.devices import Compute
 from ftkit.engine.layout import cast
 from ftkit.engine.metrics import Scores, score
 from ftkit.engine.order import Key
-from ftkit.engine.recall import Tell, recalled, unheard
+from ftkit.engine.recall import Tell, recalled, shared_beginning, unheard
 from ftkit.engine.stream import computed, grouped
 from ftkit.engine.transforms import evaluation
 from ftkit.errors import RequestError
@@ -139,7 +139,7 @@ def judge(
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
     groups = grouped(keys, min(batch_size, 2 * compute.few(look.size)))
     samples, parts = Samples(split, evaluation(look)), []
-    with recalled(loaded, samples, store, tell, threads) as kept:
+    with recalled(shared_beginning(loaded, store), samples, store, tell, threads) as kept:
         network = cast(loaded.model, compute, look.channels, look.size) if kept is None else kept.cut.judged
         read = samples.read if kept is None else kept.read
         for rest, outputs in computed(compute, network, groups, read, threads):

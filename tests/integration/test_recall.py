@@ -196,6 +196,27 @@ def test_runs_are_compared_by_it(data: Path, capsys: Capture) -> None:
     assert first == second
 
 
+def test_what_the_advice_looked_at_is_there_for_the_run(data: Path, capsys: Capture) -> None:
+    asked = ["advise", "--data", str(data), "--backbone", "lenet", "--json"]
+    answers = []
+    for _ in range(2):
+        assert main(asked) == 0
+        out, said = capsys.readouterr()
+        answers.append((json.loads(out), kept(18, 18, "relu_3") in said))
+    assert [there for _, there in answers] == [False, True]
+    assert answers[0][0] == answers[1][0]
+    assert main([*asked, "--no-cache"]) == 0
+    out, said = capsys.readouterr()
+    assert "the cache" not in said
+    assert json.loads(out)["facts"] == answers[0][0]["facts"]
+    train(data, "run", backbone="lenet", weights="default", precision="auto")
+    train_table, val_table = Store(Path("cache", "activations").absolute(), 0).entries()
+    assert {train_table.about, val_table.about} == {
+        "lenet after relu_3: 18 images",
+        "lenet after relu_3: 11 val images, view 1",
+    }
+
+
 def test_a_network_is_cut_only_where_it_can_be() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
     cutter = Cutter(network, torch.ones(2, 3), torch.no_grad)

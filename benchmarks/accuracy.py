@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ftkit
-from ftkit.engine.bundle import load_bundle
-from ftkit.engine.data import Samples
-from ftkit.engine.evaluate import evaluate_bundle
-from ftkit.engine.groups import assign
-from ftkit.engine.model import BuiltModel, build_model
-from ftkit.engine.transforms import evaluation, training
+from ftkit.engine.evaluation.evaluate import evaluate_bundle
+from ftkit.engine.input.data import Samples
+from ftkit.engine.input.transforms import evaluation, training
+from ftkit.engine.network.groups import assign
+from ftkit.engine.network.model import BuiltModel, build_model
+from ftkit.engine.storage.bundle import load_bundle
 
 EPOCHS, BATCH = 10, 32
 CASES = ("cifar10-10", "cifar10-50", "hymenoptera-64")

@@ -51,7 +51,7 @@ with torch.no_grad():
 BUNDLE = """
 import sys
 from pathlib import Path
-from ftkit.engine.bundle import backbone_id, save_bundle
+from ftkit.engine.storage.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs import Card
 registry = Registry()

@@ -23,9 +23,9 @@ from PIL import Image
 from torchvision import transforms as v1
 
 from ftkit.config.schema import Cache
-from ftkit.engine.data import Samples
-from ftkit.engine.decoded import measure, open_decoded
-from ftkit.engine.transforms import evaluation, training
+from ftkit.engine.input.data import Samples
+from ftkit.engine.input.decoded import measure, open_decoded
+from ftkit.engine.input.transforms import evaluation, training
 from ftkit.images import ImageFiles
 from ftkit.spec.augment import Standard, Strong
 from ftkit.spec.dataset import Split

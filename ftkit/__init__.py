@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftkit.engine.conclude import Outcome
-    from ftkit.engine.predict import Prediction, Predictor, load
+    from ftkit.engine.inference.predict import Prediction, Predictor, load
+    from ftkit.engine.training.conclude import Outcome
     from ftkit.errors import FtkitError, RequestError
     from ftkit.library import plan, resume, train
     from ftkit.run_plan import Plan
@@ -39,12 +39,12 @@ __all__ = [
 
 _HOMES = {
     "FtkitError": "ftkit.errors",
-    "Outcome": "ftkit.engine.conclude",
+    "Outcome": "ftkit.engine.training.conclude",
     "Plan": "ftkit.run_plan",
-    "Prediction": "ftkit.engine.predict",
-    "Predictor": "ftkit.engine.predict",
+    "Prediction": "ftkit.engine.inference.predict",
+    "Predictor": "ftkit.engine.inference.predict",
     "RequestError": "ftkit.errors",
-    "load": "ftkit.engine.predict",
+    "load": "ftkit.engine.inference.predict",
     "plan": "ftkit.library",
     "resume": "ftkit.library",
     "train": "ftkit.library",

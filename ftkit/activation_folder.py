@@ -2,7 +2,7 @@
 
 A table is a folder of its own: `data` holds its rows, `done` a checksum for each row or chunk of rows that is written,
 `about.json` says what it is and when it was last used. Whoever uses a table holds a shared lock on it, and it is
-removed under an exclusive one. `ftkit.engine.tables` and `ftkit.engine.decoded` read and write the rows.
+removed under an exclusive one. `ftkit.engine.cache.tables` and `ftkit.engine.input.decoded` read and write the rows.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from ftkit.run_plan import Plan
 from ftkit.spec.advice import AUTO
 
 if TYPE_CHECKING:
-    from ftkit.engine.conclude import Outcome
-    from ftkit.engine.events import Listener
+    from ftkit.engine.training.conclude import Outcome
+    from ftkit.engine.training.events import Listener
 
 
 def plan(config: str | Path | None = None, **settings: Any) -> Plan:
@@ -75,7 +75,7 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
         RequestError: The run's name is taken, or the machine can't do what was asked.
         FtkitError: The run failed; what it had written is kept.
     """
-    from ftkit.engine.train import train as run_plan
+    from ftkit.engine.training.loop import train as run_plan
 
     return run_plan(plan, open_run(plan), listener)
 
@@ -86,7 +86,7 @@ def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.
     """
-    from ftkit.engine.train import train as run_plan
+    from ftkit.engine.training.loop import train as run_plan
 
     folder = RunFolder(Path(run))
     plan = make_plan(resolve(folder.config, {}, [], {}), left_out=folder.left_out())
@@ -97,8 +97,8 @@ def open_run(plan: Plan) -> RunFolder:
     """A new run folder that holds the plan and the config that starts it again; one for all processes."""
     if ranks.world() == 1:
         return _create(plan)
-    from ftkit.engine.devices import join
-    from ftkit.engine.processes import from_main
+    from ftkit.engine.distributed.processes import from_main
+    from ftkit.engine.network.devices import join
 
     join(plan.config)
     return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world=ranks.world())).path))))

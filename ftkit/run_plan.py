@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         group_parameters: Number of parameters by layer group of the schedule; None where only building
-            the model tells (`ftkit.engine.model.counted` does that).
+            the model tells (`ftkit.engine.network.model.counted` does that).
         probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
             fails, None for not at all.
     """

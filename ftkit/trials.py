@@ -20,9 +20,9 @@ from ftkit.run_plan import Plan
 from ftkit.spec.dataset import SplitName
 
 if TYPE_CHECKING:
-    from ftkit.engine.compare import Machine
-    from ftkit.engine.conclude import Outcome
-    from ftkit.engine.events import Listener
+    from ftkit.engine.evaluation.compare import Machine
+    from ftkit.engine.training.conclude import Outcome
+    from ftkit.engine.training.events import Listener
 
 WHO = "--strategies"
 
@@ -81,7 +81,7 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
         FtkitError: The run failed; what it had written is kept.
         RunInterrupted: A signal came; a checkpoint of the moment is on disk.
     """
-    from ftkit.engine.train import train
+    from ftkit.engine.training.loop import train
 
     plan = make_plan(trial.resolved, left_out=None if trial.state == "new" else trial.folder.left_out())
     plan = replace(plan, notes=(*trial.notes, *plan.notes))
@@ -186,8 +186,8 @@ def look_at(trial: Trial, splits: Sequence[SplitName], figures: Sequence[str], m
         RequestError: The run's folder isn't whole, or its data has no such figure.
         FtkitError: An image can't be read.
     """
-    from ftkit.engine.compare import answer, check_figures, find_contenders, seconds, trainable
-    from ftkit.engine.metrics import score
+    from ftkit.engine.evaluation.compare import answer, check_figures, find_contenders, seconds, trainable
+    from ftkit.engine.evaluation.metrics import score
 
     (contender,) = find_contenders([str(trial.folder.path)], trial.folder.path.parent)
     summary = contender.summary

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 
 from ftkit.builtin.torchvision_groups import family_of
 from ftkit.builtin.torchvision_models import TABLE, make_backbone
-from ftkit.engine.measure import build_on_meta, measure
+from ftkit.engine.network.measure import build_on_meta, measure
 from ftkit.spec.backbone import Backbone
 
 _LARGEST_MINIMUM = 600

@@ -23,14 +23,16 @@ from torch import nn
 
 import ftkit
 from ftkit import ranks
-from ftkit.engine import evaluate, saving, transforms
-from ftkit.engine.data import evaluation_loader
-from ftkit.engine.devices import compute_of, make_accelerator
-from ftkit.engine.metrics import score
-from ftkit.engine.saving import write_checkpoint
-from ftkit.engine.session import Session
-from ftkit.engine.shards import own
-from ftkit.engine.zero import ZeroUpdates
+from ftkit.engine.evaluation import evaluate
+from ftkit.engine.evaluation.metrics import score
+from ftkit.engine.input import transforms
+from ftkit.engine.input.data import evaluation_loader
+from ftkit.engine.network.devices import compute_of, make_accelerator
+from ftkit.engine.training import saving
+from ftkit.engine.training.saving import write_checkpoint
+from ftkit.engine.training.session import Session
+from ftkit.engine.training.shards import own
+from ftkit.engine.training.zero import ZeroUpdates
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from ftkit.spec.dataset import Split

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL.Image import Image
 from torch import Tensor
 
-from ftkit.engine.pixels import pixels_of
-from ftkit.engine.transforms import Transform
+from ftkit.engine.input.pixels import pixels_of
+from ftkit.engine.input.transforms import Transform
 
 
 def seen(transform: Transform, image: Image) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.errors import FtkitError, RequestError, one_line
 
 if TYPE_CHECKING:
-    from ftkit.engine.predict import Prediction
+    from ftkit.engine.inference.predict import Prediction
 
 UNREADABLE = "(unreadable)"
 ROWS = 10_000

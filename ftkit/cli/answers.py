@@ -16,7 +16,7 @@ from ftkit.cli.answer_forms import lines_of, require_pyarrow, write_parquet, wri
 from ftkit.errors import RequestError, one_line
 
 if TYPE_CHECKING:
-    from ftkit.engine.predict import Prediction
+    from ftkit.engine.inference.predict import Prediction
 
 Format = Literal["table", "jsonl", "csv"]
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}

@@ -17,8 +17,8 @@ from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.engine.bootstrap import Interval
-    from ftkit.engine.compare import Machine, Result
+    from ftkit.engine.evaluation.bootstrap import Interval
+    from ftkit.engine.evaluation.compare import Machine, Result
 
 app = typer.Typer()
 
@@ -114,8 +114,8 @@ def _compare_runs(
     unpaired: bool,
     json: bool,
 ) -> None:
-    from ftkit.engine.compare import answer, common_split, find_contenders
-    from ftkit.engine.compare import compare as judge
+    from ftkit.engine.evaluation.compare import answer, common_split, find_contenders
+    from ftkit.engine.evaluation.compare import compare as judge
 
     contenders = find_contenders(runs, Path(os.path.relpath(resolved.config.output)))
     chosen = split or common_split(contenders)
@@ -133,7 +133,7 @@ def _compare_runs(
 
 
 def _machine(resolved: Resolved) -> Machine:
-    from ftkit.engine.compare import Machine
+    from ftkit.engine.evaluation.compare import Machine
 
     config, given = resolved.config, resolved.sources
     threads = max(1, config.workers) if isinstance(config.workers, int) else None
@@ -143,7 +143,7 @@ def _machine(resolved: Resolved) -> Machine:
 
 def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None:
     """Two tables: each run by itself, and each against the first."""
-    from ftkit.engine.bootstrap import RESAMPLES
+    from ftkit.engine.evaluation.bootstrap import RESAMPLES
 
     names = _names(results)
     images = len(results[0].answers.names)
@@ -191,7 +191,7 @@ def _estimate(value: Estimate, form: str = ".4f") -> str:
 
 
 def _cost(result: Result) -> tuple[str, str, str]:
-    from ftkit.engine.compare import seconds, trainable
+    from ftkit.engine.evaluation.compare import seconds, trainable
 
     summary = result.answers.contender.summary
     best = summary.best["epoch"] if summary.best else "-"
@@ -199,7 +199,7 @@ def _cost(result: Result) -> tuple[str, str, str]:
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    from ftkit.engine.compare import seconds, trainable
+    from ftkit.engine.evaluation.compare import seconds, trainable
 
     one, against = result.answers, result.against
     summary = one.contender.summary

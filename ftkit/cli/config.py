@@ -80,7 +80,7 @@ def validate(
     resolved = resolve(file or DEFAULT_FILE)
     warn_of_faults(resolved.registry)
     if resolved.config.optimizer.options:
-        from ftkit.engine.optim import check_options
+        from ftkit.engine.training.optim import check_options
 
         check_options(resolved.config.optimizer)
     console.print_text(f"{file or DEFAULT_FILE}: ok")

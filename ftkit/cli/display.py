@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit import ranks
 from ftkit.cli import console
-from ftkit.engine.events import EpochDone, Listener, Start, StepDone
+from ftkit.engine.training.events import EpochDone, Listener, Start, StepDone
 from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:

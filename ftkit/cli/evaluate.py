@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ftkit.config.load import Resolved
-    from ftkit.engine.evaluate import Labelled
-    from ftkit.engine.metrics import Scores
+    from ftkit.engine.evaluation.evaluate import Labelled
+    from ftkit.engine.evaluation.metrics import Scores
     from ftkit.runs import Card
 
 app = typer.Typer()
@@ -70,9 +70,9 @@ def evaluate(
     registry = resolved.registry if resolved else None
     labelled = _labelled(bundle, card, data, split, resolved)
     from ftkit.config.schema import Cache
-    from ftkit.engine.bundle import load_bundle
-    from ftkit.engine.evaluate import evaluate_bundle
-    from ftkit.engine.recall import store_of
+    from ftkit.engine.cache.recall import store_of
+    from ftkit.engine.evaluation.evaluate import evaluate_bundle
+    from ftkit.engine.storage.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, registry)
     _remark(bundle, labelled)
@@ -88,7 +88,7 @@ def evaluate(
 
 def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | None, run: Resolved | None) -> Labelled:
     """The images to judge by: those that were asked for, or those of the run that the model is of."""
-    from ftkit.engine.evaluate import other_data, run_data
+    from ftkit.engine.evaluation.evaluate import other_data, run_data
     from ftkit.plugins import Registry
 
     if data is not None:

@@ -51,7 +51,7 @@ def complete(
     decided = decide(resolved, tell, left_out)
     if decided.group_parameters is not None:
         return decided
-    from ftkit.engine.model import counted
+    from ftkit.engine.network.model import counted
 
     return counted(decided)
 

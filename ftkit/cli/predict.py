@@ -66,7 +66,7 @@ def predict(
     bundle = model_folder(model, output)
     images: Iterator[Path] = find_images(paths, sys.stdin)
     done = passed_over(target, images, top_k)
-    from ftkit.engine.fleet import Task, predict_files
+    from ftkit.engine.inference.fleet import Task, predict_files
 
     task = Task(bundle, device, precision, top_k, batch_size)
     card, predictions = predict_files(task, chain((image for image, _, _ in done.doubtful), images), num_processes)

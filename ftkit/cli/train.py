@@ -19,7 +19,7 @@ from ftkit.errors import RequestError
 if TYPE_CHECKING:
     from ftkit.cli.options import Request
     from ftkit.config.load import Resolved
-    from ftkit.engine.conclude import Outcome
+    from ftkit.engine.training.conclude import Outcome
     from ftkit.run_folder import RunFolder
     from ftkit.run_plan import Plan
 
@@ -144,8 +144,8 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     left_out = RunFolder(run).left_out() if run else None
     if ranks.world() == 1:
         return complete(resolved, None if quiet else console.note, left_out)
-    from ftkit.engine.devices import join
-    from ftkit.engine.processes import main_first
+    from ftkit.engine.distributed.processes import main_first
+    from ftkit.engine.network.devices import join
     from ftkit.spec.advice import AUTO
 
     if resolved.config.strategy.name == AUTO:
@@ -156,7 +156,7 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
 
 def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.display import LiveDisplay, make_display
-    from ftkit.engine.train import train
+    from ftkit.engine.training.loop import train
     from ftkit.library import open_run
     from ftkit.resuming import extend
     from ftkit.run_folder import RunFolder

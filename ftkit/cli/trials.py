@@ -11,7 +11,7 @@ from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.engine.compare import Machine
+    from ftkit.engine.evaluation.compare import Machine
     from ftkit.spec.dataset import SplitName
     from ftkit.trials import Trial, Tried
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
-from ftkit.engine import data, transforms
-from ftkit.engine.devices import compute_of
-from ftkit.engine.layout import settle
-from ftkit.engine.model import accelerator_for, build_model
-from ftkit.engine.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
-from ftkit.engine.recall import before_head, recalled, store_of, unheard
+from ftkit.engine.cache.recall import before_head, recalled, store_of, unheard
+from ftkit.engine.input import data, transforms
+from ftkit.engine.network.devices import compute_of
+from ftkit.engine.network.layout import settle
+from ftkit.engine.network.model import accelerator_for, build_model
 from ftkit.engine.seeds import derive
+from ftkit.engine.training.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
 from ftkit.errors import RequestError
 from ftkit.planning import make_plan
 from ftkit.run_plan import Plan

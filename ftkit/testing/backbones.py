@@ -28,7 +28,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
             input to the head; the head puts out another number of values than there are classes; the summary isn't the
             network's; a pass fails, leaves a parameter without a gradient, or moves what is frozen.
     """
-    from ftkit.engine.measure import build_on_meta
+    from ftkit.engine.network.measure import build_on_meta
 
     network = build_on_meta(backbone, CLASSES)
     check_groups(backbone, network)
@@ -41,7 +41,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
 
 def check_groups(backbone: Backbone, network: nn.Module) -> None:
     """Each parameter and each leaf module is in exactly one group, and each group has one."""
-    from ftkit.engine.groups import roles
+    from ftkit.engine.network.groups import roles
 
     role_of = roles(network)
     for name, role in role_of.items():
@@ -80,7 +80,7 @@ def check_head(backbone: Backbone, network: nn.Module) -> None:
 
 def check_parameters(backbone: Backbone, network: nn.Module) -> None:
     """The summary counts the network's parameters, group by group and role by role."""
-    from ftkit.engine.groups import roles
+    from ftkit.engine.network.groups import roles
 
     assert backbone.summary is not None, "the caller looks"
     built = sum(parameter.numel() for parameter in network.parameters())
@@ -101,8 +101,8 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
     """Forward and backward with everything trainable, then with the head alone; then in eval mode."""
     import torch
 
-    from ftkit.engine.groups import set_trainable
-    from ftkit.engine.weights import load_into
+    from ftkit.engine.network.groups import set_trainable
+    from ftkit.engine.network.weights import load_into
 
     described = backbone.for_size(size or backbone.preprocessing.size)
     network = described.build(CLASSES)
@@ -129,7 +129,7 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
 def _check_frozen(network: nn.Module, backbone: Backbone, images: Tensor) -> None:
     import torch
 
-    from ftkit.engine.groups import set_trainable
+    from ftkit.engine.network.groups import set_trainable
 
     head = backbone.groups[-1]
     set_trainable(network, backbone.groups, {head.name})

@@ -18,7 +18,7 @@ from ftkit.testing.pictures import make_image_folder
 from ftkit.testing.together import check_together
 
 if TYPE_CHECKING:
-    from ftkit.engine.events import Listener
+    from ftkit.engine.training.events import Listener
     from ftkit.run_folder import RunFolder
     from ftkit.run_plan import Plan
 
@@ -94,8 +94,8 @@ def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, 
 
 
 def _check_groups(strategy: Strategy, backbone: Backbone) -> None:
-    from ftkit.engine.groups import assign
-    from ftkit.engine.measure import build_on_meta
+    from ftkit.engine.network.groups import assign
+    from ftkit.engine.network.measure import build_on_meta
 
     network = strategy.adapt(build_on_meta(backbone, 3), backbone)
     assign(network, strategy.groups(backbone))
@@ -162,7 +162,7 @@ class _Trial:
 
     def train(self, stop_after: int | None = None) -> None:
         """Train to the end; with `stop_after`, a signal comes after so many steps, and the run is resumed."""
-        from ftkit.engine.train import train
+        from ftkit.engine.training.loop import train
         from ftkit.errors import RunInterrupted
 
         if stop_after is None:
@@ -180,7 +180,7 @@ class _Trial:
         """Parameters and buffers that are frozen in an epoch are the same bytes after it as before."""
         import torch
 
-        from ftkit.engine.checkpoint import read_model
+        from ftkit.engine.storage.checkpoint import read_model
 
         owner = self._owners()
         states = {int(place.name[1:5]): read_model(place) for place in self.run.checkpoints.glob("e*-s00000")}
@@ -193,8 +193,8 @@ class _Trial:
 
     def _owners(self) -> dict[str, set[str]]:
         """By parameter or buffer the groups that it trains with: a buffer, as BatchNorm's, with its module."""
-        from ftkit.engine.groups import assign
-        from ftkit.engine.measure import build_on_meta
+        from ftkit.engine.network.groups import assign
+        from ftkit.engine.network.measure import build_on_meta
 
         network = self.plan.strategy.adapt(build_on_meta(self.plan.backbone, self.plan.num_classes), self.plan.backbone)
         members = assign(network, self.plan.schedule.groups)
@@ -208,7 +208,7 @@ class _Trial:
 
 def _stopper(steps: int) -> Listener:
     """Sends this process a signal after so many steps, as an impatient person would."""
-    from ftkit.engine.events import Listener, StepDone
+    from ftkit.engine.training.events import Listener, StepDone
 
     class Stopper(Listener):
         left = steps

@@ -83,10 +83,10 @@ def _trained(make: Make) -> str:
     """Train, and a digest of what this process has of the network then."""
     import torch
 
-    from ftkit.engine.events import Listener
-    from ftkit.engine.interrupt import stop_flag
-    from ftkit.engine.session import open_session
-    from ftkit.engine.train import execute
+    from ftkit.engine.training.events import Listener
+    from ftkit.engine.training.interrupt import stop_flag
+    from ftkit.engine.training.loop import execute
+    from ftkit.engine.training.session import open_session
 
     torch.set_num_threads(1)
     plan, run = make()

@@ -15,8 +15,8 @@ import ftkit
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.engine import advise as engine
-from ftkit.engine.model import build_model
-from ftkit.engine.probe import cross_validated
+from ftkit.engine.network.model import build_model
+from ftkit.engine.training.probe import cross_validated
 from tests.conftest import MakeFolder
 
 FEW = ["--train-samples", "60", "--workers", "0", "--device", "cpu"]

@@ -11,7 +11,7 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine import train as engine
+from ftkit.engine.training import loop as engine
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder
 

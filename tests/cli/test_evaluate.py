@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
-from ftkit.engine.bundle import backbone_id, save_bundle
-from ftkit.engine.data import Batch
-from ftkit.engine.devices import Compute
-from ftkit.engine.evaluate import collect
+from ftkit.engine.evaluation.evaluate import collect
+from ftkit.engine.input.data import Batch
+from ftkit.engine.network.devices import Compute
+from ftkit.engine.storage.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.run_splits import load_splits
 from ftkit.runs import Card

@@ -17,9 +17,9 @@ from PIL import Image
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine.bundle import backbone_id, save_bundle
-from ftkit.engine.predict import Predictor
-from ftkit.engine.transforms import evaluation
+from ftkit.engine.inference.predict import Predictor
+from ftkit.engine.input.transforms import evaluation
+from ftkit.engine.storage.bundle import backbone_id, save_bundle
 from ftkit.errors import RequestError
 from ftkit.images import UnreadableImage, open_image
 from ftkit.plugins import Registry

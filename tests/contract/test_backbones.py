@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from ftkit.builtin import cifar_resnet, lenet, torchvision_models
-from ftkit.engine.measure import build_on_meta, measure
+from ftkit.engine.network.measure import build_on_meta, measure
 from ftkit.spec.backbone import Backbone, Summary
 from ftkit.testing import check_backbone
 from ftkit.testing.backbones import check_training

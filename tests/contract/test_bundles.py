@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.engine.bundle import backbone_id, load_bundle, save_bundle
-from ftkit.engine.surgery import build_network
+from ftkit.engine.network.surgery import build_network
+from ftkit.engine.storage.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs import Card
 from ftkit.spec.backbone import Backbone, Head

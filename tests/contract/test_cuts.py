@@ -10,9 +10,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from ftkit.engine.cut import Cut, Cutter
-from ftkit.engine.groups import set_trainable
-from ftkit.engine.surgery import build_network
+from ftkit.engine.cache.cut import Cut, Cutter
+from ftkit.engine.network.groups import set_trainable
+from ftkit.engine.network.surgery import build_network
 from ftkit.spec.backbone import Head
 from tests.contract.test_backbones import OWNER, SMALL, backbone
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 import ftkit
 from ftkit.activation_folder import Store
-from ftkit.engine.conclude import Outcome
-from ftkit.engine.cut import Cutter
-from ftkit.engine.events import EpochDone, Listener
-from ftkit.engine.tables import Table
+from ftkit.engine.cache.cut import Cutter
+from ftkit.engine.cache.tables import Table
+from ftkit.engine.training.conclude import Outcome
+from ftkit.engine.training.events import EpochDone, Listener
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder, RunFtkit

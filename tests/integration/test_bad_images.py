@@ -17,7 +17,7 @@ from PIL import Image
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine.events import Listener, StepDone
+from ftkit.engine.training.events import Listener, StepDone
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder

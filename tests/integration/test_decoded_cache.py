@@ -11,9 +11,9 @@ import torch
 import ftkit
 from ftkit.cli.main import main
 from ftkit.config.schema import Cache
-from ftkit.engine import decoded
-from ftkit.engine.decoded import Decoded, measure, open_decoded
-from ftkit.engine.pixels import sample_pixels
+from ftkit.engine.input import decoded
+from ftkit.engine.input.decoded import Decoded, measure, open_decoded
+from ftkit.engine.input.pixels import sample_pixels
 from ftkit.images import ImageFiles
 from ftkit.spec.dataset import Split
 from ftkit.testing import draw

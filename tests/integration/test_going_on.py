@@ -18,8 +18,8 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine import begin, state
-from ftkit.engine.events import EpochDone, Listener, StepDone
+from ftkit.engine.training import begin, state
+from ftkit.engine.training.events import EpochDone, Listener, StepDone
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from ftkit.run_plan import Plan

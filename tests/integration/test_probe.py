@@ -12,12 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import ftkit
-from ftkit.engine import data, transforms
-from ftkit.engine.bundle import load_bundle
-from ftkit.engine.devices import Compute
-from ftkit.engine.evaluate import infer
-from ftkit.engine.events import Listener
-from ftkit.engine.probe import NoProbeError, _Features, head_layer, solve
+from ftkit.engine.evaluation.evaluate import infer
+from ftkit.engine.input import data, transforms
+from ftkit.engine.network.devices import Compute
+from ftkit.engine.storage.bundle import load_bundle
+from ftkit.engine.training.events import Listener
+from ftkit.engine.training.probe import NoProbeError, _Features, head_layer, solve
 from ftkit.errors import RequestError
 from tests.conftest import MakeFolder
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 from ftkit import ranks
 from ftkit.config.schema import Config
-from ftkit.engine.checkpoint import load_checkpoint
-from ftkit.engine.zero import require_zero
+from ftkit.engine.storage.checkpoint import load_checkpoint
+from ftkit.engine.training.zero import require_zero
 from ftkit.errors import RequestError
 from tests.conftest import MakeFolder, RunFtkit, typed
 

@@ -14,8 +14,8 @@ import torch
 import ftkit
 from ftkit.activation_folder import Store
 from ftkit.cli.main import main
-from ftkit.engine import recall
-from ftkit.engine.cut import Cutter, NoCutError
+from ftkit.engine.cache import recall
+from ftkit.engine.cache.cut import Cutter, NoCutError
 from tests.conftest import MakeFolder
 
 SETTINGS: dict[str, Any] = {

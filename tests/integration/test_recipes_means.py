@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ftkit
-from ftkit.engine.events import Listener
-from ftkit.engine.interrupt import StopFlag
-from ftkit.engine.loss import Loss, make_loss
-from ftkit.engine.session import Session, open_session
+from ftkit.engine.training.events import Listener
+from ftkit.engine.training.interrupt import StopFlag
+from ftkit.engine.training.loss import Loss, make_loss
+from ftkit.engine.training.session import Session, open_session
 from ftkit.errors import RequestError
 from ftkit.library import open_run
 from tests.conftest import MakeFolder, RunFtkit

@@ -14,10 +14,10 @@ import torch
 from accelerate.tracking import TensorBoardTracker
 
 import ftkit
-from ftkit.engine import tracking
-from ftkit.engine.events import EpochDone, Listener
-from ftkit.engine.session import Session
-from ftkit.engine.tracking import Sent, flattened, picture, scalars
+from ftkit.engine.training import tracking
+from ftkit.engine.training.events import EpochDone, Listener
+from ftkit.engine.training.session import Session
+from ftkit.engine.training.tracking import Sent, flattened, picture, scalars
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ftkit
-from ftkit.engine.events import Listener, Start
+from ftkit.engine.training.events import Listener, Start
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt

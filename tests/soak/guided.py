@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["ftkit"]):
     from ftkit.builtin.unpack import unpack
     from ftkit.config.load import resolve
     from ftkit.config.schema import Config
-    from ftkit.engine.checkpoint import load_checkpoint
+    from ftkit.engine.storage.checkpoint import load_checkpoint
     from ftkit.errors import FtkitError
     from ftkit.runs import read_card
     from ftkit.updating import BASE, RECORD, read_record

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.engine.checkpoint import load_checkpoint
+from ftkit.engine.storage.checkpoint import load_checkpoint
 from ftkit.errors import FtkitError
 from tests.conftest import MakeFolder
 from tests.soak import times

@@ -24,7 +24,7 @@ import ftkit
 from ftkit.builtin.unpack import unpack
 from ftkit.cli.options import FLAGS
 from ftkit.config.schema import Config
-from ftkit.engine.checkpoint import load_checkpoint
+from ftkit.engine.storage.checkpoint import load_checkpoint
 from ftkit.errors import FtkitError
 from ftkit.images import open_image
 from tests.conftest import MakeFolder, typed

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine.transforms import evaluation, training
+from ftkit.engine.input.transforms import evaluation, training
 from ftkit.errors import RequestError
 from ftkit.spec.augment import LEVELS, Augmentation, Changes, Light, Standard, Strong, Unchanged, check_channels
 from ftkit.spec.balance import balance_notes, class_weights

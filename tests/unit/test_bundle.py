@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
-from ftkit.engine import durable
-from ftkit.engine.bundle import backbone_id, load_bundle, save_bundle
-from ftkit.engine.durable import replace_folder, save_tensors
+from ftkit.engine.storage import durable
+from ftkit.engine.storage.bundle import backbone_id, load_bundle, save_bundle
+from ftkit.engine.storage.durable import replace_folder, save_tensors
 from ftkit.errors import FtkitError, RequestError
 from ftkit.plugins import Registry
 from ftkit.runs import BackboneId, Card, find_model, previous, read_card, run_of

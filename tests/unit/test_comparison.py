@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from ftkit.config.load import Resolved
-from ftkit.engine.bootstrap import Interval, _judge_of, interval, mcnemar, resampled
-from ftkit.engine.compare import Answers, Contender, compare, seconds, trainable
-from ftkit.engine.metrics import score
+from ftkit.engine.evaluation.bootstrap import Interval, _judge_of, interval, mcnemar, resampled
+from ftkit.engine.evaluation.compare import Answers, Contender, compare, seconds, trainable
+from ftkit.engine.evaluation.metrics import score
 from ftkit.errors import RequestError
 from ftkit.run_folder import RunFolder
 from ftkit.run_summary import RunSummary

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ftkit.engine.cut import Cut, Cutter, NoCutError
-from ftkit.engine.groups import set_trainable
+from ftkit.engine.cache.cut import Cut, Cutter, NoCutError
+from ftkit.engine.network.groups import set_trainable
 from ftkit.spec.backbone import LayerGroup
 
 GROUPS = tuple(LayerGroup(name, rf"{name}\.") for name in ("stem", "body", "head"))

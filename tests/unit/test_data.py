@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine.data import Samples, checked, evaluation_loader, training_loader
-from ftkit.engine.order import TrainingOrder
-from ftkit.engine.transforms import evaluation, training
+from ftkit.engine.input.data import Samples, checked, evaluation_loader, training_loader
+from ftkit.engine.input.order import TrainingOrder
+from ftkit.engine.input.transforms import evaluation, training
 from ftkit.errors import FtkitError
 from ftkit.images import open_image
 from ftkit.spec.augment import Standard
@@ -161,8 +161,8 @@ def test_a_process_that_ends_ends_its_workers(tmp_path: Path, workers: int) -> N
     code = f"""
 from pathlib import Path
 from tests.unit.test_data import PRE, Files
-from ftkit.engine.data import evaluation_loader
-from ftkit.engine.transforms import evaluation
+from ftkit.engine.input.data import evaluation_loader
+from ftkit.engine.input.transforms import evaluation
 from ftkit.spec.dataset import Split
 paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
 loader = evaluation_loader(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE), 2, {workers})

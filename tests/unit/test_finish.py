@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ftkit.engine.finish import KINDS, Draws
-from ftkit.engine.pixels import pixels_of
-from ftkit.engine.transforms import Transform, evaluation, training
+from ftkit.engine.input.finish import KINDS, Draws
+from ftkit.engine.input.pixels import pixels_of
+from ftkit.engine.input.transforms import Transform, evaluation, training
 from ftkit.spec.augment import Changes, Light, Standard, Strong
 from ftkit.spec.preprocessing import Preprocessing
 

@@ -11,7 +11,7 @@ from torchvision import models
 
 from ftkit.builtin.cifar_resnet import cifar_resnet
 from ftkit.builtin.torchvision_models import ftkit_backbones
-from ftkit.engine.groups import assign, roles, set_trainable
+from ftkit.engine.network.groups import assign, roles, set_trainable
 from ftkit.errors import RequestError
 from ftkit.spec.backbone import LayerGroup
 

@@ -11,7 +11,7 @@ import pytest
 import ftkit
 from ftkit.builtin.folder import Folder
 from ftkit.config.load import resolve, to_yaml
-from ftkit.engine.evaluate import Labelled, other_data, run_data
+from ftkit.engine.evaluation.evaluate import Labelled, other_data, run_data
 from ftkit.errors import RequestError
 from ftkit.run_splits import load_splits
 from ftkit.runs import read_card

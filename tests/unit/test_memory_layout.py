@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ftkit.engine.devices import Compute
-from ftkit.engine.layout import cast, settle
+from ftkit.engine.network.devices import Compute
+from ftkit.engine.network.layout import cast, settle
 
 CPU = Compute(torch.device("cpu"), "fp32")
 

@@ -13,7 +13,7 @@ from sklearn import metrics
 from torch import Tensor
 
 from ftkit.config.choices import MONITORS
-from ftkit.engine.metrics import ClassScores, Scores, score
+from ftkit.engine.evaluation.metrics import ClassScores, Scores, score
 from ftkit.errors import RequestError
 from ftkit.spec.figures import FIGURES, check_monitor, is_better
 

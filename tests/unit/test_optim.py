@@ -10,7 +10,7 @@ from torch import nn
 
 from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS
 from ftkit.config.schema import Optimizer
-from ftkit.engine.optim import build_optimizer, check_options, optimizer_class, set_learning_rates
+from ftkit.engine.training.optim import build_optimizer, check_options, optimizer_class, set_learning_rates
 from ftkit.errors import RequestError
 
 SWITCHES = {"self", "params", "lr", "foreach", "maximize", "capturable", "differentiable"}

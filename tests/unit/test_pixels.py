@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine import pixels
-from ftkit.engine.pixels import file_pixels, pixels_of
+from ftkit.engine.input import pixels
+from ftkit.engine.input.pixels import file_pixels, pixels_of
 from ftkit.images import UnreadableImage, open_image
 from ftkit.testing import draw
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 import ftkit
-from ftkit.engine.groups import assign
-from ftkit.engine.measure import build_on_meta, measure
-from ftkit.engine.model import build_model, counted
-from ftkit.engine.surgery import build_network, first_convolution, refit
-from ftkit.engine.transforms import evaluation
+from ftkit.engine.input.transforms import evaluation
+from ftkit.engine.network.groups import assign
+from ftkit.engine.network.measure import build_on_meta, measure
+from ftkit.engine.network.model import build_model, counted
+from ftkit.engine.network.surgery import build_network, first_convolution, refit
 from ftkit.errors import RequestError
 from ftkit.plugins import Registry
 from ftkit.runs import read_card

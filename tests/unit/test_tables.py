@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftkit.activation_folder import CHUNK, Store
-from ftkit.engine.tables import Table, open_table
+from ftkit.engine.cache.tables import Table, open_table
 
 ROWS = CHUNK + 5
 PLENTY = 10**9

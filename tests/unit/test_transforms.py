@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
-from ftkit.engine.transforms import evaluation, training
+from ftkit.engine.input.transforms import evaluation, training
 from ftkit.images import open_image
 from ftkit.spec.augment import LEVELS, Light
 from ftkit.spec.preprocessing import IMAGENET_STD, Preprocessing

@@ -21,7 +21,7 @@ from torchvision import models
 from ftkit.builtin.cifar_resnet import cifar_resnet
 from ftkit.builtin.lenet import WEIGHTS, lenet
 from ftkit.builtin.torchvision_models import ftkit_backbones
-from ftkit.engine.weights import load_into, put_back, read_state_dict
+from ftkit.engine.network.weights import load_into, put_back, read_state_dict
 from ftkit.errors import FtkitError, RequestError
 
 RESNET20 = Path(__file__).parents[3] / "shared" / "weights" / "resnet20-12fca82f.th"

@@ -1,0 +1,78 @@
+"""Batches of cached activations in place of images, and the images that they are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ftkit.engine.cache.cut import Cut
+from ftkit.engine.cache.tables import Table
+from ftkit.engine.input import data, transforms
+from ftkit.engine.input.data import Batch, Fault
+from ftkit.engine.input.order import Key
+from ftkit.spec.dataset import Split, SplitName
+
+if TYPE_CHECKING:
+    from ftkit.engine.training.activations import Activations
+
+PLAIN = 0
+"""The view that evaluation sees; the others are augmented."""
+
+
+class Cached:
+    """Batches of rows in place of images, in the order of a sampler; a table is filled where it isn't yet.
+
+    Attributes:
+        batch_sampler: Gives lists of keys.
+        views: An image's key, epoch and draw, says which of so many views it is.
+    """
+
+    def __init__(self, cache: Activations, cut: Cut, split: SplitName, sampler: Any, views: int) -> None:
+        self._cache, self._cut, self._split = cache, cut, split
+        self.batch_sampler = sampler
+        self._views = views
+        self._labels = torch.tensor(cache.session.split(split).labels, dtype=torch.int64)
+
+    def __iter__(self) -> Iterator[Batch]:
+        every = list(self.batch_sampler)
+        # All processes need the same views, whichever of them their own images are of.
+        views = self.batch_sampler.views(self._views) if self._views > 1 else {PLAIN}
+        tables = self._cache.tables(self._cut, self._split, views)
+        if tables is None:
+            lists = [[((key[0] + key[2]) % self._views, key[1], 0) for key in keys] for keys in every]
+            yield from self._cache.computed(self._cut, self._split, lists)
+            return
+        faults = self._cache.faults[self._split]
+        for keys in every:
+            yield self._batch(keys, tables, faults)
+
+    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], faults: Mapping[int, Fault]) -> Batch:
+        whole = [key for key in keys if key[1] not in faults] if faults else keys
+        indices = torch.tensor([key[1] for key in whole], dtype=torch.int64)
+        views = [(key[0] + key[2]) % self._views for key in whole]
+        if len(set(views)) <= 1:
+            rows = tables[views[0] if views else PLAIN].take(indices)
+        else:
+            rows = torch.stack([tables[view].take(index) for view, index in zip(views, indices, strict=True)])
+        lost = tuple(faults[key[1]] for key in keys if key[1] in faults) if faults else ()
+        return Batch(rows, self._labels[indices], indices, lost)
+
+
+class Views(data.Samples):
+    """Samples whose keys begin with the view."""
+
+    def __init__(
+        self,
+        split: Split,
+        plain: transforms.Transform,
+        augmented: transforms.Transform,
+        seed: int,
+        pixels: data.Pixels | None,
+    ) -> None:
+        super().__init__(split, plain, seed, pixels)
+        self.augmented = augmented
+
+    def transform_of(self, key: Key) -> transforms.Transform:
+        return self.transform if key[0] == PLAIN else self.augmented

@@ -1,0 +1,62 @@
+"""What tables of activations are known by: digits that change with anything that a row's bytes depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from ftkit.engine.cache.cut import Cutter
+from ftkit.engine.network.devices import Compute
+
+
+class TableKeys:
+    """Of one network's tables, as it computes now. Weights are read once while they stay what they are."""
+
+    def __init__(self, cutter: Cutter, compute: Compute) -> None:
+        self._cutter = cutter
+        self._compute = compute
+        self._known: dict[tuple[str, int], str] = {}
+
+    def beginning(self, cut: str) -> str:
+        """Of what computes the values after a layer: the program, its weights, and the arithmetic."""
+        state = [(name, str(t.dtype), list(t.shape), self._digest(name, t)) for name, t in self._cutter.state(cut)]
+        device = self._compute.device
+        return _digits(
+            {
+                "code": self._cutter.code(cut),
+                "state": state,
+                "arithmetic": [self._compute.precision, self._compute.layout],
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                "threads": torch.get_num_threads(),
+                "versions": [torch.__version__, torchvision.__version__],
+            }
+        )
+
+    def _digest(self, name: str, tensor: Tensor) -> str:
+        known = (name, tensor._version)
+        if known not in self._known:
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            self._known[known] = hashlib.sha256(content.data).hexdigest()
+        return self._known[known]
+
+
+def table_key(beginning: str, images: str, transform: Sequence[Any]) -> str:
+    """Of a table of values.
+
+    Args:
+        beginning: As `TableKeys` gives it.
+        images: As `images_digest` gives it.
+        transform: What the images go through.
+    """
+    return _digits([beginning, images, transform])
+
+
+def _digits(facts: Any) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

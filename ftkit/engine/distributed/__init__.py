@@ -1,0 +1,1 @@
+"""What several processes ask and tell each other."""

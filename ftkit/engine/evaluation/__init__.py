@@ -1,0 +1,1 @@
+"""How good models are, by themselves and beside each other."""

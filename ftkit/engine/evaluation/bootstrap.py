@@ -1,0 +1,177 @@
+"""How far figures would wander on other images of the same kind: the bootstrap.
+
+A resample draws as many images as there are, with replacement, so it is a count for each image. All figures
+are written as sums over counted images, so that two thousand resamples are a few products of matrices. The
+resamples follow from the seed and the number of images alone: models judged on the same images meet the same
+resamples, and what differs between them is the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ftkit.engine.evaluation.metrics import BELOW_ONE, BINS
+from ftkit.spec.figures import TOP
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+BLOCK = 2**22
+"""Counts that are held at a time."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a figure lies, by the middle 95 % of the resamples; None where no resample has the figure."""
+
+    low: float | None
+    high: float | None
+
+
+def resampled(
+    logits: Tensor, labels: Tensor, figures: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+) -> Mapping[str, Array]:
+    """Each figure's value on each resample, float64 `(resamples,)`; not a number where a resample lacks it.
+
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)`.
+        figures: Names in `ftkit.spec.figures.FIGURES`.
+    """
+    judges = {name: _judge_of(name, logits, labels) for name in figures}
+    found: dict[str, list[Array]] = {name: [] for name in figures}
+    for counts in _counts(len(labels), seed, resamples):
+        for name, judge in judges.items():
+            found[name].append(judge(counts))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def interval(values: Array) -> Interval:
+    """The middle 95 % of the values that are numbers."""
+    there = values[np.isfinite(values)]
+    if not len(there):
+        return Interval(None, None)
+    low, high = np.quantile(there, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Interval(float(low), float(high))
+
+
+def mcnemar(first: Array, second: Array) -> tuple[int, int, float]:
+    """Whether two models are right on different numbers of the same images: McNemar's exact test.
+
+    Args:
+        first, second: Whether each model is right on each image, bool `(n,)`.
+
+    Returns:
+        Images that only the first has right, that only the second has, and the two-sided p-value: how
+        likely so uneven a count is, or a more uneven one, if either were right as often.
+    """
+    from scipy.stats import binomtest
+
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if not only_first + only_second:
+        return 0, 0, 1.0
+    return only_first, only_second, float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def _counts(images: int, seed: int, resamples: int) -> Iterator[Array]:
+    """Blocks of resamples: how often each image is drawn, float64 `(rows, images)`."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, BLOCK // images)
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(images, size=(min(rows, resamples - start), images))
+        offsets = images * np.arange(len(drawn))[:, None]
+        yield np.bincount((drawn + offsets).ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+
+
+Judge = Callable[[Array], Array]
+"""From counts `(rows, images)`, each row adding up to the number of images, to a figure for each row."""
+
+
+def _judge_of(figure: str, logits: Tensor, labels: Tensor) -> Judge:
+    return _JUDGES[figure](logits.double(), labels.numpy())
+
+
+def _mean(values: Array) -> Judge:
+    return lambda counts: counts @ values / len(values)
+
+
+def _accuracy(logits: Tensor, labels: Array) -> Judge:
+    return _mean((logits.argmax(1).numpy() == labels).astype(float))
+
+
+def _top5(logits: Tensor, labels: Array) -> Judge:
+    return _mean((logits.topk(TOP).indices.numpy() == labels[:, None]).any(axis=1).astype(float))
+
+
+def _loss(logits: Tensor, labels: Array) -> Judge:
+    return _mean(-logits.log_softmax(1).numpy()[np.arange(len(labels)), labels])
+
+
+def _f1(logits: Tensor, labels: Array, weighted: bool) -> Judge:
+    guesses = logits.argmax(1).numpy()
+    true, guessed, right = (
+        _sums(group, logits.shape[1], values)
+        for group, values in ((labels, None), (guesses, None), (labels, guesses == labels))
+    )
+
+    def judge(counts: Array) -> Array:
+        support = counts @ true
+        f1 = 2 * (counts @ right) / np.maximum(support + counts @ guessed, 1)
+        if weighted:
+            return np.asarray((f1 * support).sum(axis=1) / len(labels))
+        return np.asarray(f1.sum(axis=1) / (support > 0).sum(axis=1))
+
+    return judge
+
+
+def _calibration_error(logits: Tensor, labels: Array) -> Judge:
+    confidence, guesses = (part.numpy() for part in logits.softmax(1).clamp(max=BELOW_ONE).max(1))
+    bins = np.digitize(confidence, np.linspace(0, 1, BINS + 1)) - 1
+    gaps = _sums(bins, BINS, confidence - (guesses == labels))
+    return lambda counts: np.asarray(np.abs(counts @ gaps).sum(axis=1) / len(labels))
+
+
+def _auroc(logits: Tensor, labels: Array) -> Judge:
+    probabilities = logits.softmax(1).numpy()
+    curves = [_area(probabilities[:, c], labels == c) for c in range(logits.shape[1])]
+    return lambda counts: np.mean([area(counts) for area in curves], axis=0)
+
+
+def _area(scores: Array, positive: Array) -> Judge:
+    """Area under one class's ROC curve: how often an image of it scores above another, ties counting half."""
+    _, ranks = np.unique(scores, return_inverse=True)
+    levels = int(ranks.max()) + 1
+    yes, no = _sums(ranks, levels, positive), _sums(ranks, levels, ~positive)
+
+    def area(counts: Array) -> Array:
+        above, below = counts @ yes, counts @ no
+        pairs = above.sum(axis=1) * below.sum(axis=1)
+        won = (above * (below.cumsum(axis=1) - below / 2)).sum(axis=1)
+        return np.asarray(np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan))
+
+    return area
+
+
+def _sums(groups: Array, size: int, values: Array | None = None) -> Any:
+    """A sparse matrix that, multiplied by counts, adds each image's value up in its group."""
+    from scipy.sparse import csr_array
+
+    values = np.ones(len(groups)) if values is None else values.astype(float)
+    return csr_array((values, (np.arange(len(groups)), groups)), shape=(len(groups), size))
+
+
+_JUDGES: Mapping[str, Callable[[Tensor, Array], Judge]] = {
+    "accuracy": _accuracy,
+    "top5": _top5,
+    "macro_f1": lambda logits, labels: _f1(logits, labels, weighted=False),
+    "weighted_f1": lambda logits, labels: _f1(logits, labels, weighted=True),
+    "auroc": _auroc,
+    "calibration_error": _calibration_error,
+    "loss": _loss,
+}

@@ -1,0 +1,174 @@
+"""Classify images with a model bundle: in constant memory, reading files while the network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import ImageOps
+from PIL.Image import Image
+from torch import Tensor
+
+from ftkit.engine.inference.stream import Read, computed, grouped
+from ftkit.engine.input.pixels import file_pixels, pixels_of
+from ftkit.engine.input.transforms import evaluation
+from ftkit.engine.network.layout import cast
+from ftkit.engine.storage.bundle import Loaded, load_bundle
+from ftkit.errors import RequestError, one_line
+from ftkit.images import UnreadableImage
+from ftkit.model_source import locate_model
+from ftkit.plugins import Registry
+from ftkit.runs import Card
+from ftkit.spec.preprocessing import Preprocessing
+
+Source = str | Path | Image
+"""An image, or the path of one."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        name: The file as it was asked for; of an image in memory, its file's name or its position.
+        label: The likeliest class; None where the file can't be read.
+        probability: Of that class, from 0 to 1.
+        top: The likeliest classes with their probabilities, best first.
+        error: Why the file can't be read, or None.
+    """
+
+    name: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+class Predictor:
+    """A trained model with its classes and its preprocessing; `ftkit.load` makes one."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.card: Card = loaded.card
+        self.folder: Path = loaded.folder
+        self._compute = loaded.compute
+        self._model = loaded.model
+        look = loaded.card.preprocessing
+        self._quick = cast(loaded.model, loaded.compute, look.channels, look.size)
+        self._transform = evaluation(look)
+
+    @property
+    def device(self) -> torch.device:
+        return self._compute.device
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        return self._compute.precision
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits."""
+        return self._model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.card.preprocessing
+
+    def predict(self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
+        """Classify one image or several, each a path or a PIL image, in order.
+
+        Raises:
+            UnreadableImage: A file can't be read; `iter_predict` goes on instead.
+            RequestError: `top_k` or `batch_size` is out of bounds.
+        """
+        sources = [images] if isinstance(images, str | Path | Image) else images
+        predictions = []
+        for prediction in self.iter_predict(sources, top_k, batch_size):
+            if prediction.error is not None:
+                raise UnreadableImage(f"{prediction.name}: {prediction.error}")
+            predictions.append(prediction)
+        return predictions
+
+    def iter_predict(self, images: Iterable[Source], top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
+        """Classify images one after another, in order, holding a few batches of them in memory.
+
+        A file that can't be read gives a prediction with its `error`.
+
+        Raises:
+            RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
+        """
+        require_bounds(self.classes, top_k, batch_size)
+        return self._stream(images, top_k, batch_size)
+
+    def _stream(self, images: Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
+        size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
+        groups = grouped(enumerate(_loaded(images)), size)
+        for group, outputs in computed(self._compute, self._quick, groups, self._read):
+            answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
+            for name, error in group:
+                if error is None:
+                    top = next(answers)
+                    yield Prediction(name, *top[0], top)
+                else:
+                    yield Prediction(name, None, None, error=error)
+
+    def _read(self, item: tuple[int, Source]) -> Read[tuple[str, str | None]]:
+        """An image with its name, or the name with the reason why there is no image."""
+        position, source = item
+        if isinstance(source, Image):
+            name = str(getattr(source, "filename", "") or position)
+            pixels = pixels_of(ImageOps.exif_transpose(source), self._transform.channels)
+            return self._transform(pixels), (name, None)
+        try:
+            return self._transform(file_pixels(source, self._transform.channels)), (str(source), None)
+        except UnreadableImage as error:
+            return None, (str(source), error.message.removeprefix(one_line(f"{source}: ")))
+
+    def _likeliest(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+        values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
+        return [
+            tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True))
+            for row, probabilities in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
+    """Refuse a `top_k` or `batch_size` that can't be.
+
+    Raises:
+        RequestError: Names it, and its bounds.
+    """
+    if not 1 <= top_k <= len(classes):
+        raise RequestError(f"top-k is {top_k}, but the model has {len(classes)} classes", f"give 1 to {len(classes)}")
+    if batch_size < 1:
+        raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
+
+
+def _loaded(images: Iterable[Source]) -> Iterator[Source]:
+    for source in images:
+        if isinstance(source, Image):
+            # PIL reads late; two threads with the same image would read it at once.
+            source.load()
+        yield source
+
+
+def load(
+    path: str | Path, device: str = "auto", registry: Registry | None = None, precision: str = "auto"
+) -> Predictor:
+    """Load a trained model: a bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
+
+    Args:
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        registry: Where backbones are looked up; by default what is built in or installed.
+        precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 where the hardware multiplies in it.
+
+    Raises:
+        RequestError: It isn't there, is damaged, or can't be used here; the message says which.
+    """
+    return Predictor(load_bundle(locate_model(str(path), Path("runs"), registry), device, precision, registry))

@@ -1,0 +1,98 @@
+"""The network of a plan: built, given its weights, and cut into the schedule's layer groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ftkit.engine.network.devices import is_light, make_accelerator
+from ftkit.engine.network.groups import assign
+from ftkit.engine.network.measure import build_on_meta
+from ftkit.engine.network.surgery import build_network, refit
+from ftkit.engine.network.weights import LoadReport, load_into, read_state_dict
+from ftkit.engine.seeds import derive
+from ftkit.run_plan import Plan
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network ready to train.
+
+    Attributes:
+        members: Parameter names by layer group, from the input to the head.
+        report: What was loaded of the pretrained weights; None where there were none.
+    """
+
+    network: nn.Module
+    members: Mapping[str, Sequence[str]]
+    report: LoadReport | None
+
+
+def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
+    """An accelerator of a plan's device and precision; `auto` looks at its network too.
+
+    Args:
+        precision: In place of the plan's.
+
+    Raises:
+        RequestError: As `make_accelerator`.
+    """
+    config = plan.config if precision is None else plan.config.model_copy(update={"precision": precision})
+    return make_accelerator(config, lambda: is_light(_on_meta(plan)))
+
+
+def build_model(plan: Plan) -> BuiltModel:
+    """Build the network with fresh weights drawn from the plan's seed, then load the pretrained ones.
+
+    Raises:
+        FtkitError: The weights can't be had, read or matched.
+    """
+    torch.manual_seed(derive(plan.config.seed, "init"))
+    network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+    state = _state_dict(plan)
+    report = None
+    if state is not None:
+        source = str(plan.weights.path or plan.weights.name)
+        fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
+        report = load_into(network, state, plan.backbone.head, plan.config.keep_head, source, fitted)
+    network = plan.strategy.adapt(network, plan.backbone)
+    return BuiltModel(network, assign(network, plan.schedule.groups), report)
+
+
+def build_bare(plan: Plan) -> nn.Module:
+    """The network of a plan, as the strategy adapts it, with whatever weights."""
+    network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+    return plan.strategy.adapt(network, plan.backbone)
+
+
+def counted(plan: Plan) -> Plan:
+    """The plan with the parameters of each group counted, on the meta device where it takes the model."""
+    if plan.group_parameters is not None:
+        return plan
+    network = plan.strategy.adapt(_on_meta(plan), plan.backbone)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    members = assign(network, plan.schedule.groups)
+    return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
+
+
+def _on_meta(plan: Plan) -> nn.Module:
+    return build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+
+
+def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The classifier's logits, and those of auxiliary classifiers where the network has any, float32."""
+    if isinstance(outputs, Tensor):
+        return outputs.float(), ()
+    main, *auxiliary = outputs
+    return main.float(), tuple(a.float() for a in auxiliary if a is not None)
+
+
+def _state_dict(plan: Plan) -> Mapping[str, Tensor] | None:
+    if plan.weights.pretrained is not None:
+        return plan.weights.pretrained.load()
+    return read_state_dict(plan.weights.path) if plan.weights.path is not None else None

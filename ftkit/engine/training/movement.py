@@ -1,0 +1,138 @@
+"""How far the weights are from the first ones of the run: by layer group each epoch, by layer at its end.
+
+The first weights lie in the run folder: there they take no memory, and a resumed or extended run measures from the
+same start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from ftkit.engine.storage.durable import replace_file, replace_folder, save_tensors
+from ftkit.runs import WEIGHTS
+
+if TYPE_CHECKING:
+    from ftkit.engine.training.session import Session
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parameters that one module owns itself, as far as they are in one layer group.
+
+    Attributes:
+        name: The module's, or the parameter's own where the network as a whole owns it.
+        distance: Euclidean distance of its values from the first ones.
+        first: Euclidean norm of the first ones.
+    """
+
+    name: str
+    group: str
+    parameters: int
+    distance: float
+    first: float
+
+
+def keep_first(session: Session) -> None:
+    """Write down the weights as they are now, as those that the run starts from."""
+    if session.is_main:
+        parameters = dict(session.network.named_parameters())
+        replace_folder(session.run.first, lambda place: save_tensors(place / WEIGHTS, parameters))
+
+
+def moved(session: Session, network: nn.Module) -> dict[str, float | None]:
+    """Relative distance of a network from the first weights by layer group, exactly 0 where nothing moved.
+
+    None for a group that began at zero and left it. Empty in all processes but the main one.
+    """
+    return by_group(measure(session, network)) if session.is_main else {}
+
+
+def measure(session: Session, network: nn.Module) -> list[Layer]:
+    """Every layer of the session's network, which is whole, from the input to the head."""
+    return layers(network, session.built.members, session.run.first / WEIGHTS, session.first_norms)
+
+
+def write_movement(session: Session, network: nn.Module) -> None:
+    """Leave `movement.json` in the run folder, for the weights as they are now."""
+    found = measure(session, network)
+    content = {
+        "epoch": session.progress.epoch,
+        "groups": by_group(found),
+        "layers": [
+            {"layer": x.name, "group": x.group, "parameters": x.parameters, "moved": relative(x.distance, x.first)}
+            for x in found
+        ],
+    }
+    replace_file(session.run.movement, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def layers(
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, norms: dict[str, float] | None = None
+) -> list[Layer]:
+    """How far each layer of a network is from the parameters in a safetensors file.
+
+    One tensor at a time is read; differences are summed in double precision on the CPU.
+
+    Args:
+        members: Parameter names by layer group.
+        norms: Of the first weights, by name: what is there isn't computed again, and what is computed goes there.
+    """
+    found: defaultdict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
+    for group, name, size, distance, norm in _parameters(network, members, first, {} if norms is None else norms):
+        found[name.rpartition(".")[0] or name, group].append((size, distance, norm))
+    return [
+        Layer(layer, group, sum(s for s, _, _ in parts), _norm(d for _, d, _ in parts), _norm(n for _, _, n in parts))
+        for (layer, group), parts in found.items()
+    ]
+
+
+def by_group(found: Sequence[Layer]) -> dict[str, float | None]:
+    """Relative distance of each group as a whole."""
+    groups: defaultdict[str, list[Layer]] = defaultdict(list)
+    for layer in found:
+        groups[layer.group].append(layer)
+    return {
+        group: relative(_norm(x.distance for x in parts), _norm(x.first for x in parts))
+        for group, parts in groups.items()
+    }
+
+
+def relative(distance: float, first: float) -> float | None:
+    """Distance as a part of the norm; None where there is no norm to compare with, as for biases that began at 0."""
+    if distance == 0:
+        return 0.0
+    return distance / first if first else None
+
+
+def _parameters(
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, norms: dict[str, float]
+) -> Iterator[tuple[str, str, int, float, float]]:
+    """Group, name, size, distance and first norm of each parameter."""
+    parameters = dict(network.named_parameters())
+    with torch.no_grad(), safe_open(first, "pt") as file:
+        for group, names in members.items():
+            for name in names:
+                before, now = file.get_tensor(name), parameters[name].cpu()
+                if name not in norms:
+                    norms[name] = _length(before)
+                # Most are frozen, and to compare is a fraction of the work.
+                distance = 0.0 if torch.equal(now, before) else _length(now - before)
+                yield group, name, now.numel(), distance, norms[name]
+
+
+def _length(tensor: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def _norm(parts: Iterator[float]) -> float:
+    return math.sqrt(sum(part * part for part in parts))

@@ -1,0 +1,198 @@
+"""Everything that a running training holds, put together once from a plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ftkit.engine.distributed.processes import main_first
+from ftkit.engine.input import data, transforms
+from ftkit.engine.input.decoded import Decoded, keep_decoded
+from ftkit.engine.input.order import TrainingOrder
+from ftkit.engine.network.devices import Compute, compute_of
+from ftkit.engine.network.layout import settle
+from ftkit.engine.network.model import BuiltModel, accelerator_for, build_model, counted
+from ftkit.engine.storage.checkpoint import Progress, precision_of
+from ftkit.engine.training.events import Listener
+from ftkit.engine.training.interrupt import StopFlag
+from ftkit.engine.training.loss import Loss, make_loss
+from ftkit.engine.training.optim import build_optimizer
+from ftkit.engine.training.shards import Shards, require_shareable
+from ftkit.engine.training.updates import PlainUpdates, Updates
+from ftkit.engine.training.zero import require_zero
+from ftkit.run_folder import RunFolder
+from ftkit.run_plan import Plan
+from ftkit.spec.dataset import Split, SplitName
+
+if TYPE_CHECKING:
+    from ftkit.engine.training.saving import Best
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What is trained and judged, and on what.
+
+    Attributes:
+        trained: The network, or what of it comes after the cached activations; takes batches of `train_loader`.
+        judged: The same in evaluation, for `val_loader`.
+    """
+
+    trained: nn.Module
+    train_loader: Any
+    judged: nn.Module
+    val_loader: Any
+
+
+@dataclass
+class Session:
+    """A run under way.
+
+    Attributes:
+        network: The bare model, which holds the weights.
+        model: What of it is called in training; wrapped anew at each phase.
+        updates: What takes the optimizer's steps; made anew at each phase.
+        ordinary: The whole network, and images.
+        feed: What the phase under way uses.
+        decoded: Images that are kept decoded, by split.
+        totals: Sum of losses, number right and number seen of this process in the epoch under way,
+            float64 `(3,)` on the device, so that counting needs no wait for the GPU.
+        saved_at: When the last checkpoint was written, or the session opened, by the monotonic clock.
+        unsaved: Whether an epoch has ended since.
+        best: The best weights, where the disk doesn't have them yet; in the main process alone.
+        broken: Image files that could no more be read, and were told of.
+        first_norms: Norms of the weights that the run began with, by parameter, as far as they were computed.
+        wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
+        shards: What of the network is shared out over the processes, once it is.
+    """
+
+    plan: Plan
+    run: RunFolder
+    listener: Listener
+    accelerator: Accelerator
+    compute: Compute
+    built: BuiltModel
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    updates: Updates
+    loss: Loss
+    order: TrainingOrder
+    ordinary: Feed
+    feed: Feed
+    workers: int
+    totals: Tensor
+    flag: StopFlag
+    wrong_step: Tensor
+    decoded: Mapping[SplitName, Decoded] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    saved_at: float = field(default_factory=time.monotonic)
+    unsaved: bool = False
+    best: Best | None = None
+    broken: set[str] = field(default_factory=set)
+    first_norms: dict[str, float] = field(default_factory=dict)
+    shards: Shards | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        return self.built.network
+
+    @property
+    def device(self) -> torch.device:
+        return self.compute.device
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def pixels(self, name: SplitName) -> data.Pixels | None:
+        """What gives the pixels of a split where they are kept decoded."""
+        return self.decoded[name].pixels if name in self.decoded else None
+
+    def split(self, name: SplitName) -> Split:
+        """Training or validation images, which every run has."""
+        split = self.plan.splits.get(name)
+        assert split is not None, "make_plan refuses data without these splits"
+        return split
+
+
+def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag, resume: bool = False) -> Session:
+    """Build the model, the optimizer with every group in it, and the loaders.
+
+    Args:
+        resume: Compute in the precision of the run's checkpoint, whatever `auto` would be on this machine.
+    """
+    config = plan.config
+    accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
+    plan = replace(counted(plan), world=accelerator.num_processes)
+    built = main_first(lambda: build_model(plan))
+    look = plan.preprocessing
+    compute = compute_of(accelerator)
+    if config.zero_stage:
+        require_zero(config, accelerator.num_processes, compute.precision)
+    elif config.fsdp:
+        require_shareable(
+            "--fsdp", "shares a network out", accelerator.num_processes, compute.precision, config.compile
+        )
+    if config.zero_stage or config.fsdp:
+        built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
+    else:
+        compute = settle(built.network, compute, look.channels, look.size)
+    optimizer = cast(
+        torch.optim.Optimizer,
+        accelerator.prepare_optimizer(
+            build_optimizer(config.optimizer, built.network, built.members, config.decay_all, compute.fuses)
+        ),
+    )
+    train, val = plan.splits.train, plan.splits.val
+    assert train is not None, "make_plan refuses data without a training split"
+    assert val is not None, "make_plan refuses data without a validation split"
+    rank, world, pin = accelerator.process_index, accelerator.num_processes, accelerator.device.type == "cuda"
+    workers = data.resolve_workers(config.workers, len(train), world)
+    weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
+    order = TrainingOrder(plan.batches, config.seed, rank, weights, train.blocks)
+    both: dict[SplitName, Split] = {"train": train, "val": val}
+    decoded = keep_decoded(both, look.channels, config.cache, config.dataset.name, workers, listener.note)
+    kept = {name: one.pixels for name, one in decoded.items()}
+    begun = config.augment_on == "device" or (config.augment_on == "auto" and compute.device.type == "cuda")
+    change = transforms.training(look, plan.augmentation)
+    samples = data.Samples(train, change, config.seed, kept.get("train"), begun)
+    shape, judge = (look.channels, look.size, look.size), transforms.evaluation(look)
+    ordinary = Feed(
+        built.network,
+        data.training_loader(samples, order, workers, pin, shape),
+        built.network,
+        data.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin, kept.get("val"), begun),
+    )
+    return Session(
+        plan=plan,
+        run=run,
+        listener=listener,
+        accelerator=accelerator,
+        compute=compute,
+        built=built,
+        model=built.network,
+        optimizer=optimizer,
+        updates=PlainUpdates(accelerator, built.network, optimizer, config.clip_grad),
+        loss=make_loss(plan, accelerator.device),
+        order=order,
+        ordinary=ordinary,
+        feed=ordinary,
+        workers=workers,
+        totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
+        flag=flag,
+        decoded=decoded,
+        wrong_step=torch.tensor(-1, device=accelerator.device),
+    )

@@ -1,0 +1,215 @@
+"""Records sent to TensorBoard, Weights & Biases and MLflow as well, through accelerate's trackers.
+
+A run is one run there too, however often it is stopped: what was sent, and to which run, stands in the run
+folder. An epoch that is trained again after a resume is the same to the bit, so it isn't sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
+from torch import Tensor
+
+from ftkit.config.load import to_yaml
+from ftkit.engine.storage.durable import replace_file
+from ftkit.errors import FtkitError, one_line
+
+if TYPE_CHECKING:
+    from ftkit.config.schema import Config
+    from ftkit.engine.evaluation.metrics import Scores
+    from ftkit.engine.training.session import Session
+
+PROJECT = "ftkit"
+"""The project in Weights & Biases, the experiment in MLflow."""
+LARGEST_TABLE = 20
+"""Classes up to which TensorBoard gets the confusion matrix in numbers beside the picture."""
+PICTURE = 320
+"""Pixels that the picture's side should have."""
+
+
+@dataclass
+class Sent:
+    """What the run folder remembers of the trackers.
+
+    Attributes:
+        epoch: The last one sent; -1 before the first.
+        ids: The run's own id in each tracker that has ids.
+    """
+
+    epoch: int = -1
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+def start_trackers(session: Session) -> None:
+    """Begin the run in each tracker that the config names, or go on with it there.
+
+    Raises:
+        FtkitError: A tracker can't be started; the message says which were asked for, and why.
+    """
+    names, accelerator = session.plan.config.tracker, session.accelerator
+    if not names or not accelerator.is_main_process:
+        return
+    known = session.run.trackers.exists()
+    sent = _sent(session)
+    accelerator.log_with = [_MAKE[name](session, sent) for name in dict.fromkeys(names)]
+    try:
+        accelerator.init_trackers(PROJECT)
+        for tracker in () if known else accelerator.trackers:
+            _send_config(tracker, session.plan.config)
+    except Exception as error:  # whatever a tracker's own package, file system or server comes up with
+        stop_trackers(session)
+        raise FtkitError(
+            f"--tracker {','.join(names)}: {type(error).__name__}: {one_line(str(error))}", "mend it, or drop --tracker"
+        ) from error
+    for tracker in accelerator.trackers:
+        if tracker.name == "mlflow":
+            sent.ids["mlflow"] = tracker.tracker.info.run_id
+    _remember(session, sent)
+
+
+def track(session: Session, record: Mapping[str, Any], scores: Scores) -> None:
+    """Send one epoch's record, unless it was sent before the run was stopped.
+
+    A tracker that fails costs its figures and not the training: they are in the run folder anyway.
+    """
+    accelerator = session.accelerator
+    sent = _sent(session)
+    if not accelerator.trackers or record["epoch"] <= sent.epoch:
+        return
+    try:
+        accelerator.log(scalars(record), step=record["epoch"])
+        for tracker in accelerator.trackers:
+            _CONFUSION[tracker.name](tracker, scores, record["epoch"])
+    except Exception as error:  # as above
+        session.listener.note(f"epoch {record['epoch']} isn't in the trackers: {one_line(str(error))}")
+    sent.epoch = record["epoch"]
+    _remember(session, sent)
+
+
+def stop_trackers(session: Session) -> None:
+    """Have everything sent; the run in the trackers can be gone on with."""
+    for tracker in session.accelerator.trackers:
+        # One that couldn't start can't finish either, and why was said.
+        with suppress(Exception):
+            tracker.finish()
+    session.accelerator.trackers.clear()
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """An epoch's record as one level of names: `train/loss`, `val/accuracy`, `lr/head`, `moved/head`."""
+    flat: dict[str, float | None] = {}
+    for key, value in record.items():
+        part, _, name = key.partition("_")
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{group}": number for group, number in value.items()}
+        elif key != "epoch":
+            flat[f"{part}/{name}" if part in ("train", "val") else key] = value
+    return {name: float(value) for name, value in flat.items() if value is not None and math.isfinite(value)}
+
+
+def flattened(config: Config) -> dict[str, bool | int | float | str]:
+    """The config by dotted keys, with values that every tracker takes."""
+    flat: dict[str, bool | int | float | str] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                add(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+    add("", config.model_dump(mode="json"))
+    return flat
+
+
+def picture(confusion: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The confusion matrix as uint8 `(3, side, side)`: a row a true class, the bluer the larger its part."""
+    counts = torch.tensor(confusion, dtype=torch.float64)
+    light = (255 * (1 - counts / counts.sum(dim=1, keepdim=True).clamp(min=1))).to(torch.uint8)
+    cell = max(1, PICTURE // len(confusion))
+    light = light.repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
+    return torch.stack([light, light, torch.full_like(light, 255)])
+
+
+def _tensorboard(session: Session, sent: Sent) -> GeneralTracker:
+    # Of a later step nothing is known to the run: a kill came between sending it and remembering that.
+    purge = {"purge_step": sent.epoch + 1} if session.run.trackers.exists() else {}
+    return TensorBoardTracker("tensorboard", str(session.run.path), **purge)
+
+
+def _wandb(session: Session, sent: Sent) -> GeneralTracker:
+    identity = sent.ids.setdefault("wandb", uuid.uuid4().hex)
+    return WandBTracker(PROJECT, id=identity, name=session.run.name, dir=str(session.run.path), resume="allow")
+
+
+def _mlflow(session: Session, sent: Sent) -> GeneralTracker:
+    return MLflowTracker(PROJECT, run_id=sent.ids.get("mlflow"), run_name=session.run.name)
+
+
+def _send_config(tracker: GeneralTracker, config: Config) -> None:
+    if not isinstance(tracker, TensorBoardTracker):
+        tracker.store_init_configuration(flattened(config))
+        return
+    # accelerate's own way makes a second run of it in TensorBoard's list, named by the time.
+    from torch.utils.tensorboard.summary import hparams
+
+    for summary in hparams(flattened(config), {}):  # type: ignore[no-untyped-call]
+        tracker.writer.file_writer.add_summary(summary)
+    tracker.writer.add_text("config", "    " + to_yaml(config).replace("\n", "\n    "))
+    tracker.writer.flush()
+
+
+def _confusion_to_tensorboard(tracker: Any, scores: Scores, epoch: int) -> None:
+    tracker.writer.add_image("val/confusion", picture(scores.confusion), epoch)
+    if len(scores.per_class) <= LARGEST_TABLE:
+        tracker.writer.add_text("val/confusion", _markdown(scores), epoch)
+    tracker.writer.flush()
+
+
+def _confusion_to_wandb(tracker: Any, scores: Scores, epoch: int) -> None:
+    names = [c.name for c in scores.per_class]
+    rows = [[name, *row] for name, row in zip(names, scores.confusion, strict=True)]
+    tracker.log_table("val/confusion", columns=["true class", *names], data=rows, step=epoch)
+
+
+def _confusion_to_mlflow(tracker: Any, scores: Scores, epoch: int) -> None:
+    import mlflow
+
+    content = {"classes": [c.name for c in scores.per_class], "confusion": scores.confusion}
+    mlflow.log_dict(content, f"confusion/epoch-{epoch:04d}.json")
+
+
+def _markdown(scores: Scores) -> str:
+    names = [one_line(c.name).replace("|", "\\|") for c in scores.per_class]
+    lines = [["true \\ predicted", *names], ["---"] * (len(names) + 1)]
+    lines += [[name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _sent(session: Session) -> Sent:
+    path = session.run.trackers
+    return Sent(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Sent()
+
+
+def _remember(session: Session, sent: Sent) -> None:
+    replace_file(session.run.trackers, json.dumps(asdict(sent)).encode())
+
+
+_MAKE: Mapping[str, Callable[[Session, Sent], GeneralTracker]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
+_CONFUSION: Mapping[str, Callable[[Any, Scores, int], None]] = {
+    "tensorboard": _confusion_to_tensorboard,
+    "wandb": _confusion_to_wandb,
+    "mlflow": _confusion_to_mlflow,
+}

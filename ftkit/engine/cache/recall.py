@@ -16,7 +16,7 @@ from ftkit.activation_folder import Store, activation_folder
 from ftkit.config.schema import Cache
 from ftkit.engine.cache.cached import PLAIN
 from ftkit.engine.cache.cut import Cut, Cutter, NoCutError
-from ftkit.engine.cache.passes import computed_rows
+from ftkit.engine.cache.passes import computed_rows, quick
 from ftkit.engine.cache.table_keys import TableKeys, table_key
 from ftkit.engine.cache.tables import Table, open_table
 from ftkit.engine.input.data import Batch, Samples, require_whole
@@ -180,7 +180,7 @@ def _fill(table: Table, beginning: Beginning, samples: Samples, threads: int | N
     """Compute what a table lacks; how many rows it had."""
     missing = table.missing()
     lists: list[list[Key]] = [[(PLAIN, index, 0) for index in table.rows_of(chunk)] for chunk in missing]
-    network = beginning.cutter.prefix([beginning.cut.name])
+    network = quick(beginning.cutter, [beginning.cut.name], beginning.compute, beginning.look)
     rows = computed_rows(network, beginning.compute, beginning.look, samples, lists, threads)
     for chunk, (values, batch) in zip(missing, rows, strict=True):
         require_whole(batch.faults)

@@ -38,6 +38,10 @@ class TableKeys:
             }
         )
 
+    def forget(self) -> None:
+        """Read the weights again when they are asked for next."""
+        self._known.clear()
+
     def _digest(self, name: str, tensor: Tensor) -> str:
         known = (name, tensor._version)
         if known not in self._known:

@@ -15,12 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftkit.activation_folder import CHUNK, Store, activation_folder
 from ftkit.engine.cache.cached import PLAIN, Cached, Views
 from ftkit.engine.cache.cut import Cut, Cutter
-from ftkit.engine.cache.passes import computed_rows
+from ftkit.engine.cache.passes import computed_rows, quick
 from ftkit.engine.cache.table_keys import TableKeys, table_key
 from ftkit.engine.cache.tables import Table, open_table
 from ftkit.engine.distributed.agree import largest
@@ -63,12 +63,17 @@ class Activations:
     trouble: str = ""
     _told: bool = False
     _tables: dict[Place, Table] = field(default_factory=dict)
+    _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
     _digests: dict[SplitName, str] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
         cut, use = self.cuts[phase], self.uses[phase]
         self._close_but(phase)
+        self._beginnings.clear()
+        if self.session.plan.config.zero_stage:
+            # Its updates go past what torch counts changes by.
+            self._keys.forget()
         if isinstance(cut, str) or use.cut is None:
             return self.session.ordinary
         return self._feed(cut)
@@ -132,9 +137,10 @@ class Activations:
     def _values(
         self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
     ) -> Generator[tuple[Sequence[Tensor], Batch]]:
-        plan = self.session.plan
-        beginning, samples = self.cutter.prefix(names), self._samples(split)
-        return computed_rows(beginning, self.session.compute, plan.preprocessing, samples, lists)
+        compute, look, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
+        if key not in self._beginnings:
+            self._beginnings[key] = quick(self.cutter, names, compute, look)
+        return computed_rows(self._beginnings[key], compute, look, self._samples(split), lists)
 
     def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
         """Cuts of later phases that the same pass fills too."""

@@ -10,7 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,20 @@ from ftkit.runs import WEIGHTS
 
 if TYPE_CHECKING:
     from ftkit.engine.training.session import Session
+
+
+@dataclass
+class Known:
+    """What was measured before and needn't be again.
+
+    Attributes:
+        norms: Of the first weights, by parameter.
+        still: Of parameters that were frozen: their place in memory, how often they had been changed, and how far they
+            were from the first ones.
+    """
+
+    norms: dict[str, float] = field(default_factory=dict)
+    still: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,17 +68,16 @@ def moved(session: Session, network: nn.Module) -> dict[str, float | None]:
 
     None for a group that began at zero and left it. Empty in all processes but the main one.
     """
-    return by_group(measure(session, network)) if session.is_main else {}
-
-
-def measure(session: Session, network: nn.Module) -> list[Layer]:
-    """Every layer of the session's network, which is whole, from the input to the head."""
-    return layers(network, session.built.members, session.run.first / WEIGHTS, session.first_norms)
+    if not session.is_main:
+        return {}
+    # One that was put together for this has its weights elsewhere each time.
+    known = session.known if network is session.network else None
+    return by_group(layers(network, session.built.members, session.run.first / WEIGHTS, known))
 
 
 def write_movement(session: Session, network: nn.Module) -> None:
-    """Leave `movement.json` in the run folder, for the weights as they are now."""
-    found = measure(session, network)
+    """Leave `movement.json` in the run folder, for the weights as they are now, each of them compared."""
+    found = layers(network, session.built.members, session.run.first / WEIGHTS)
     content = {
         "epoch": session.progress.epoch,
         "groups": by_group(found),
@@ -77,7 +90,7 @@ def write_movement(session: Session, network: nn.Module) -> None:
 
 
 def layers(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, norms: dict[str, float] | None = None
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known | None = None
 ) -> list[Layer]:
     """How far each layer of a network is from the parameters in a safetensors file.
 
@@ -85,10 +98,10 @@ def layers(
 
     Args:
         members: Parameter names by layer group.
-        norms: Of the first weights, by name: what is there isn't computed again, and what is computed goes there.
+        known: What is there isn't computed again, and what is computed goes there.
     """
     found: defaultdict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
-    for group, name, size, distance, norm in _parameters(network, members, first, {} if norms is None else norms):
+    for group, name, size, distance, norm in _parameters(network, members, first, known or Known()):
         found[name.rpartition(".")[0] or name, group].append((size, distance, norm))
     return [
         Layer(layer, group, sum(s for s, _, _ in parts), _norm(d for _, d, _ in parts), _norm(n for _, _, n in parts))
@@ -115,19 +128,26 @@ def relative(distance: float, first: float) -> float | None:
 
 
 def _parameters(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, norms: dict[str, float]
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known
 ) -> Iterator[tuple[str, str, int, float, float]]:
     """Group, name, size, distance and first norm of each parameter."""
     parameters = dict(network.named_parameters())
     with torch.no_grad(), safe_open(first, "pt") as file:
         for group, names in members.items():
             for name in names:
-                before, now = file.get_tensor(name), parameters[name].cpu()
-                if name not in norms:
-                    norms[name] = _length(before)
-                # Most are frozen, and to compare is a fraction of the work.
-                distance = 0.0 if torch.equal(now, before) else _length(now - before)
-                yield group, name, now.numel(), distance, norms[name]
+                parameter = parameters[name]
+                state = parameter.data_ptr(), parameter._version
+                if name in known.norms and not parameter.requires_grad and known.still.get(name, (None,))[0] == state:
+                    distance = known.still[name][1]
+                else:
+                    before, now = file.get_tensor(name), parameter.cpu()
+                    known.norms.setdefault(name, _length(before))
+                    # Most never moved, and to compare is a fraction of the work.
+                    distance = 0.0 if torch.equal(now, before) else _length(now - before)
+                    known.still.pop(name, None)
+                    if not parameter.requires_grad:
+                        known.still[name] = state, distance
+                yield group, name, parameter.numel(), distance, known.norms[name]
 
 
 def _length(tensor: torch.Tensor) -> float:

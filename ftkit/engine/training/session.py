@@ -22,6 +22,7 @@ from ftkit.engine.storage.checkpoint import Progress, precision_of
 from ftkit.engine.training.events import Listener
 from ftkit.engine.training.interrupt import StopFlag
 from ftkit.engine.training.loss import Loss, make_loss
+from ftkit.engine.training.movement import Known
 from ftkit.engine.training.optim import build_optimizer
 from ftkit.engine.training.shards import Shards, require_shareable
 from ftkit.engine.training.updates import PlainUpdates, Updates
@@ -66,7 +67,7 @@ class Session:
         unsaved: Whether an epoch has ended since.
         best: The best weights, where the disk doesn't have them yet; in the main process alone.
         broken: Image files that could no more be read, and were told of.
-        first_norms: Norms of the weights that the run began with, by parameter, as far as they were computed.
+        known: Of how far the weights are from the first ones.
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
         shards: What of the network is shared out over the processes, once it is.
     """
@@ -94,7 +95,7 @@ class Session:
     unsaved: bool = False
     best: Best | None = None
     broken: set[str] = field(default_factory=set)
-    first_norms: dict[str, float] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
     shards: Shards | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 Of an image, `views` versions are cached: the first as evaluation sees it, the others augmented. Epoch e trains on
 view e modulo the number of views. One pass over a view fills the caches of all later phases too, whose cuts lie
-nearer to the input.
+nearer to the input; but not of those before which something is trained in between.
 """
 
 from __future__ import annotations
@@ -110,19 +110,44 @@ def decide(
     wanted = [views_of(phase, views, drawn) for phase in phases]
     uses: list[Use] = []
     for number, (phase, cut) in enumerate(zip(phases, cuts, strict=True)):
-        if isinstance(cut, str):
-            uses.append(Use(reason=cut))
-            continue
-        nbytes, new = budget.cost(cut, wanted[number])
-        later = {v for p in range(number + 1, len(phases)) if isinstance(cuts[p], CutSize) for v in wanted[p]}
-        if len(new) >= phase.stop - phase.start and not later & set(new):
-            uses.append(Use(reason=NO_GAIN))
-        elif nbytes > budget.left:
-            uses.append(Use(reason=f"{nbytes / 1e6:,.1f} MB at {cut.name} would pass the limit"))
-        else:
-            budget.take(cut, wanted[number])
-            uses.append(Use(cut, wanted[number], nbytes, len(new)))
+        use = Use(reason=cut) if isinstance(cut, str) else _use(phase, cut, wanted, cuts, number, budget)
+        if use.cut is not None:
+            budget.take(use.cut, use.views)
+        budget.train_behind(cut)
+        uses.append(use)
     return tuple(uses)
+
+
+def _use(
+    phase: Phase,
+    cut: CutSize,
+    wanted: Sequence[Sequence[int]],
+    cuts: Sequence[CutSize | str],
+    number: int,
+    budget: _Budget,
+) -> Use:
+    """What the phase of a number takes, whose cut is there."""
+    views = tuple(wanted[number])
+    nbytes, new = budget.cost(cut, views)
+    if len(new) >= phase.stop - phase.start and not set(new) & _served(cut, wanted, cuts, number):
+        return Use(reason=NO_GAIN)
+    if nbytes > budget.left:
+        return Use(reason=f"{nbytes / 1e6:,.1f} MB at {cut.name} would pass the limit")
+    return Use(cut, views, nbytes, len(new))
+
+
+def _served(cut: CutSize, wanted: Sequence[Sequence[int]], cuts: Sequence[CutSize | str], number: int) -> set[int]:
+    """Views that later phases take from the passes of this one, until what lies before their cuts is trained."""
+    found: set[int] = set()
+    lowest = cut.depth
+    for later in range(number + 1, len(cuts)):
+        other = cuts[later]
+        if isinstance(other, str):
+            break
+        if other.depth <= lowest:
+            found |= set(wanted[later])
+        lowest = min(lowest, other.depth)
+    return found
 
 
 class _Budget:
@@ -130,19 +155,25 @@ class _Budget:
 
     def __init__(self, images: int, others: int, limit: int) -> None:
         self.images, self.others, self.left = images, others, limit
-        self._kept: dict[str, set[int]] = {}
-        self._depths: list[tuple[int, frozenset[int]]] = []
+        self._kept: dict[str, tuple[int, set[int]]] = {}
+        self._passes: list[tuple[int, frozenset[int]]] = []
 
     def cost(self, cut: CutSize, views: Sequence[int]) -> tuple[int, list[int]]:
         """Bytes that a cut would take, and the views that take a pass of their own to compute."""
-        kept = self._kept.get(cut.name)
+        _, kept = self._kept.get(cut.name, (0, None))
         fresh = [view for view in views if view not in (kept or ())]
         nbytes = cut.nbytes * (self.images * len(fresh) + (self.others if kept is None else 0))
-        by_others = {view for depth, some in self._depths if depth >= cut.depth for view in some}
+        by_others = {view for depth, some in self._passes if depth >= cut.depth for view in some}
         return nbytes, [view for view in fresh if view not in by_others]
+
+    def train_behind(self, cut: CutSize | str) -> None:
+        """Forget the values that depend on what a phase with this cut has trained."""
+        depth = cut.depth if isinstance(cut, CutSize) else -1
+        self._kept = {name: kept for name, kept in self._kept.items() if kept[0] <= depth}
+        self._passes = [(deep, views) for deep, views in self._passes if deep <= depth]
 
     def take(self, cut: CutSize, views: Sequence[int]) -> None:
         """Cache a cut's views."""
         self.left -= self.cost(cut, views)[0]
-        self._kept.setdefault(cut.name, set()).update(views)
-        self._depths.append((cut.depth, frozenset(views)))
+        self._kept.setdefault(cut.name, (cut.depth, set()))[1].update(views)
+        self._passes.append((cut.depth, frozenset(views)))

@@ -91,10 +91,18 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 QUICK, LONG = ("freeze", "gradual"), ("full", "freeze-unfreeze", "norms", "bias")
+REFROZEN = {"name": "then", "first": "gradual", "second": "freeze", "at": 3}
 
 
-@pytest.mark.parametrize("strategy", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
-def test_without_augmentation_it_ends_where_a_run_without_the_cache_ends(strategy: str, data: Path) -> None:
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *QUICK,
+        *(pytest.param(name, marks=pytest.mark.long) for name in LONG),
+        pytest.param(REFROZEN, id="gradual, then freeze"),
+    ],
+)
+def test_without_augmentation_it_ends_where_a_run_without_the_cache_ends(strategy: Any, data: Path) -> None:
     cached = train(data, "cached", strategy=strategy, augment="none")
     plain = train(data, "plain", strategy=strategy, augment="none", cache={"use": False})
     one, other = weights(cached.run.path), weights(plain.run.path)
@@ -103,6 +111,47 @@ def test_without_augmentation_it_ends_where_a_run_without_the_cache_ends(strateg
     for before, after in zip(records(cached.run.path), records(plain.run.path), strict=True):
         assert before["val_loss"] == pytest.approx(after["val_loss"], abs=1e-5)
         assert before["train_loss"] == pytest.approx(after["train_loss"], abs=1e-5)
+
+
+TWICE = """
+from dataclasses import dataclass
+from ftkit.api import Strategy, hookimpl
+
+@dataclass(frozen=True)
+class Twice(Strategy):
+    def lr_scales(self, epoch, epochs, groups):
+        return dict.fromkeys(groups if epoch == 2 else groups[-1:], 1.0)
+
+@hookimpl
+def ftkit_strategies():
+    return {"twice": Twice}
+"""
+"""The head, an epoch of everything, and the head again on what has become of the rest."""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_frozen_again_after_it_was_trained_is_computed_anew(precision: str, data: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "twice.py"
+    plugin.write_text(TWICE)
+    settings: dict[str, Any] = {
+        "plugins": [str(plugin)],
+        "strategy": "twice/twice",
+        "augment": "none",
+        "epochs": 5,
+        "precision": precision,
+    }
+    cached = train(data, "cached", **settings)
+    plain = train(data, "plain", **settings, cache={"use": False})
+    tables = [entry.about for entry in Store(tmp_path / "cache" / "activations", 0).entries()]
+    assert len(tables) == 4, "of two sets of weights"
+    one, other = (records(outcome.run.path) for outcome in (cached, plain))
+    off = 1e-5 if precision == "fp32" else 0.01
+    for before, after in zip(one, other, strict=True):
+        assert before["val_loss"] == pytest.approx(after["val_loss"], abs=off)
+        assert before["train_loss"] == pytest.approx(after["train_loss"], abs=off)
+        assert before["moved"] == pytest.approx(after["moved"], abs=off)
+    assert one[2]["moved"]["layer3"] == one[4]["moved"]["layer3"] > 0
+    assert one[1]["moved"]["layer3"] == 0
 
 
 def test_as_many_views_as_epochs_are_the_images_of_a_run_without_the_cache_but_the_first(data: Path) -> None:

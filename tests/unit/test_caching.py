@@ -59,6 +59,21 @@ def test_a_phase_that_saves_nothing_itself_is_cached_for_a_later_one() -> None:
     assert [(use.cut, use.passes) for use in uses] == [(HEAD, 2), (None, 0), (HEAD, 0)]
 
 
+def test_what_is_trained_in_between_is_computed_anew() -> None:
+    for between in ("everything trains", LOW):
+        uses = decided((4, 4, 4), [HEAD, between, HEAD])
+        assert [use.cut for use in uses] == [HEAD, None if isinstance(between, str) else LOW, HEAD]
+        assert [use.passes for use in uses if use.cut == HEAD] == [1, 1]
+        assert [use.nbytes for use in uses if use.cut == HEAD] == [100 * 12, 100 * 12]
+    kept = decided((4, 4, 4), [DEEP, HEAD, DEEP])
+    assert [use.passes for use in kept] == [1, 1, 0], "the head alone is behind both cuts"
+
+
+def test_a_phase_that_saves_nothing_is_not_cached_for_one_after_a_training() -> None:
+    uses = decided((2, 2, 6), [HEAD, "everything trains", HEAD], views=4)
+    assert [(use.cut, use.passes) for use in uses] == [(None, 0), (None, 0), (HEAD, 4)]
+
+
 def test_the_limit_is_for_all_together_and_the_smaller_are_first() -> None:
     uses = decided((4, 4, 4), [HEAD, LOW, DEEP], limit=100 * 12 + 1000 * 12)
     assert [use.cut for use in uses] == [HEAD, None, DEEP]

@@ -69,7 +69,7 @@ class Activations:
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
         cut, use = self.cuts[phase], self.uses[phase]
-        self._close_but(phase)
+        self._let_go(phase)
         self._beginnings.clear()
         if self.session.plan.config.zero_stage:
             # Its updates go past what torch counts changes by.
@@ -143,16 +143,19 @@ class Activations:
         return computed_rows(self._beginnings[key], compute, look, self._samples(split), lists)
 
     def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
-        """Cuts of later phases that the same pass fills too."""
-        epoch = self.session.progress.epoch
+        """Cuts of later phases that the same pass fills too, until something before them is trained."""
+        epoch, lowest = self.session.progress.epoch, cut.depth
         seen = {cut.name}
         for phase, other in self.cuts.items():
-            if phase.stop <= epoch or isinstance(other, str) or self.uses[phase].cut is None:
+            if phase.stop <= epoch:
                 continue
-            wanted = split == "val" or view in self.uses[phase].views
-            if wanted and other.depth <= cut.depth and other.name not in seen:
+            if isinstance(other, str):
+                return
+            wanted = self.uses[phase].cut is not None and (split == "val" or view in self.uses[phase].views)
+            if wanted and other.depth <= lowest and other.name not in seen:
                 seen.add(other.name)
                 yield other
+            lowest = min(lowest, other.depth)
 
     def _fill(
         self, split: SplitName, view: int, own: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
@@ -217,11 +220,16 @@ class Activations:
             self._told = True
             self.session.listener.note(f"{self.trouble}; what is frozen is computed in each epoch from now on")
 
-    def _close_but(self, phase: Phase) -> None:
-        """Let go of tables that no phase from this one on uses."""
+    def _let_go(self, phase: Phase) -> None:
+        """Close tables that no phase from this one on uses, and those of weights that have been trained since."""
         names = {cut.name for p, cut in self.cuts.items() if p.stop >= phase.stop and isinstance(cut, Cut)}
+        before = [cut for p, cut in self.cuts.items() if p.stop == phase.start]
+        if before:
+            trained = before[0].depth if isinstance(before[0], Cut) else -1
+            names = {name for name in names if self.cutter.depth(name) <= trained}
         for place in [place for place in self._tables if place[0] not in names]:
             self._tables.pop(place).close()
+        self.settled = {(place, chunk) for place, chunk in self.settled if place in self._tables}
 
     def close(self) -> None:
         """Let others remove the tables."""

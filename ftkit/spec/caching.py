@@ -170,7 +170,8 @@ class _Budget:
         """Forget the values that depend on what a phase with this cut has trained."""
         depth = cut.depth if isinstance(cut, CutSize) else -1
         self._kept = {name: kept for name, kept in self._kept.items() if kept[0] <= depth}
-        self._passes = [(deep, views) for deep, views in self._passes if deep <= depth]
+        # What they have put into the tables of cuts nearer to the input is still right.
+        self._passes = [(min(deep, depth), views) for deep, views in self._passes]
 
     def take(self, cut: CutSize, views: Sequence[int]) -> None:
         """Cache a cut's views."""

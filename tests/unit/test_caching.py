@@ -43,6 +43,11 @@ def test_one_pass_fills_what_later_phases_need_nearer_to_the_input() -> None:
     assert [use.nbytes for use in uses] == [c.nbytes * (2 * 10 + 2) for c in (HEAD, DEEP, LOW)]
 
 
+def test_a_pass_serves_a_later_phase_though_what_is_behind_its_cut_was_trained() -> None:
+    uses = decided((1, 1, 1, 1), [HEAD, DEEP, LOW, LOW], views=2)
+    assert [use.passes for use in uses] == [1, 1, 0, 0]
+
+
 def test_a_pass_over_less_of_the_network_serves_no_deeper_cut() -> None:
     uses = decided((2, 2), [LOW, HEAD])
     assert [use.passes for use in uses] == [1, 1]

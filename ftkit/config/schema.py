@@ -204,8 +204,8 @@ class Config(Section):
     """Random changes of training images, a name or a mapping of name and options: none; light, crops of 80 % or
     more; standard, crops and mirror images; strong, more besides."""
     augment_on: AugmentOn = "auto"
-    """Where images are changed once they are cropped: workers, one by one, or device, in batches; auto is device on
-    GPUs."""
+    """Where images are changed once they are cropped: workers, one by one, or device, in batches; auto is device with
+    CUDA."""
 
     strategy: Named = Choice(name="gradual")
     """Which layer groups train when, and how fast: a name, or a mapping of name and options."""

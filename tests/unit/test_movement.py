@@ -13,7 +13,7 @@ from torch import nn
 
 import ftkit
 from ftkit.cli.bars import movement_lines
-from ftkit.engine.training.movement import by_group, layers
+from ftkit.engine.network.distance import by_group, layers
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from ftkit.activation_folder import Store, activation_folder
 from ftkit.config.schema import Cache
-from ftkit.engine.cache.cached import PLAIN
 from ftkit.engine.cache.cut import Cut, Cutter, NoCutError
 from ftkit.engine.cache.passes import computed_rows, quick
 from ftkit.engine.cache.table_keys import TableKeys, table_key
 from ftkit.engine.cache.tables import Table, open_table
+from ftkit.engine.cache.views import PLAIN
 from ftkit.engine.input.data import Batch, Samples, require_whole
 from ftkit.engine.input.images_digest import images_digest
 from ftkit.engine.input.order import Key

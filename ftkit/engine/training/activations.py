@@ -18,16 +18,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ftkit.activation_folder import CHUNK, Store, activation_folder
-from ftkit.engine.cache.cached import PLAIN, Cached, Views
 from ftkit.engine.cache.cut import Cut, Cutter
 from ftkit.engine.cache.passes import computed_rows, quick
 from ftkit.engine.cache.table_keys import TableKeys, table_key
 from ftkit.engine.cache.tables import Table, open_table
+from ftkit.engine.cache.views import PLAIN, Views
 from ftkit.engine.distributed.agree import largest
 from ftkit.engine.input import transforms
 from ftkit.engine.input.data import Batch, Fault
 from ftkit.engine.input.images_digest import images_digest
 from ftkit.engine.input.order import Key, Share
+from ftkit.engine.training.cached import Cached
 from ftkit.engine.training.late import usable
 from ftkit.engine.training.session import Feed, Session
 from ftkit.engine.training.stopping import stop_if_asked

@@ -7,53 +7,13 @@ same start.
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-from safetensors import safe_open
 from torch import nn
 
+from ftkit.engine.network.distance import by_group, layers, relative
 from ftkit.engine.storage.durable import replace_file, replace_folder, save_tensors
+from ftkit.engine.training.session import Session
 from ftkit.runs import WEIGHTS
-
-if TYPE_CHECKING:
-    from ftkit.engine.training.session import Session
-
-
-@dataclass
-class Known:
-    """What was measured before and needn't be again.
-
-    Attributes:
-        norms: Of the first weights, by parameter.
-        still: Of parameters that were frozen: their place in memory, how often they had been changed, and how far they
-            were from the first ones.
-    """
-
-    norms: dict[str, float] = field(default_factory=dict)
-    still: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The parameters that one module owns itself, as far as they are in one layer group.
-
-    Attributes:
-        name: The module's, or the parameter's own where the network as a whole owns it.
-        distance: Euclidean distance of its values from the first ones.
-        first: Euclidean norm of the first ones.
-    """
-
-    name: str
-    group: str
-    parameters: int
-    distance: float
-    first: float
 
 
 def keep_first(session: Session) -> None:
@@ -87,72 +47,3 @@ def write_movement(session: Session, network: nn.Module) -> None:
         ],
     }
     replace_file(session.run.movement, json.dumps(content, indent=1).encode() + b"\n")
-
-
-def layers(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known | None = None
-) -> list[Layer]:
-    """How far each layer of a network is from the parameters in a safetensors file.
-
-    One tensor at a time is read; differences are summed in double precision on the CPU.
-
-    Args:
-        members: Parameter names by layer group.
-        known: What is there isn't computed again, and what is computed goes there.
-    """
-    found: defaultdict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
-    for group, name, size, distance, norm in _parameters(network, members, first, known or Known()):
-        found[name.rpartition(".")[0] or name, group].append((size, distance, norm))
-    return [
-        Layer(layer, group, sum(s for s, _, _ in parts), _norm(d for _, d, _ in parts), _norm(n for _, _, n in parts))
-        for (layer, group), parts in found.items()
-    ]
-
-
-def by_group(found: Sequence[Layer]) -> dict[str, float | None]:
-    """Relative distance of each group as a whole."""
-    groups: defaultdict[str, list[Layer]] = defaultdict(list)
-    for layer in found:
-        groups[layer.group].append(layer)
-    return {
-        group: relative(_norm(x.distance for x in parts), _norm(x.first for x in parts))
-        for group, parts in groups.items()
-    }
-
-
-def relative(distance: float, first: float) -> float | None:
-    """Distance as a part of the norm; None where there is no norm to compare with, as for biases that began at 0."""
-    if distance == 0:
-        return 0.0
-    return distance / first if first else None
-
-
-def _parameters(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known
-) -> Iterator[tuple[str, str, int, float, float]]:
-    """Group, name, size, distance and first norm of each parameter."""
-    parameters = dict(network.named_parameters())
-    with torch.no_grad(), safe_open(first, "pt") as file:
-        for group, names in members.items():
-            for name in names:
-                parameter = parameters[name]
-                state = parameter.data_ptr(), parameter._version
-                if name in known.norms and not parameter.requires_grad and known.still.get(name, (None,))[0] == state:
-                    distance = known.still[name][1]
-                else:
-                    before, now = file.get_tensor(name), parameter.cpu()
-                    known.norms.setdefault(name, _length(before))
-                    # Most never moved, and to compare is a fraction of the work.
-                    distance = 0.0 if torch.equal(now, before) else _length(now - before)
-                    known.still.pop(name, None)
-                    if not parameter.requires_grad:
-                        known.still[name] = state, distance
-                yield group, name, parameter.numel(), distance, known.norms[name]
-
-
-def _length(tensor: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-
-
-def _norm(parts: Iterator[float]) -> float:
-    return math.sqrt(sum(part * part for part in parts))

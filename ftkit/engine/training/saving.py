@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,24 +21,11 @@ from ftkit.engine.network.model import build_bare
 from ftkit.engine.storage.bundle import backbone_id, save_bundle
 from ftkit.engine.storage.checkpoint import save_checkpoint
 from ftkit.engine.training.finite import require_finite, require_finite_weights
-from ftkit.engine.training.session import Session
+from ftkit.engine.training.session import Best, Session
 from ftkit.engine.training.shards import gathered
 from ftkit.engine.training.state import all_totals, capture
 from ftkit.run_plan import Plan
 from ftkit.runs import Card
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best weights so far, until they are on the disk.
-
-    Attributes:
-        card: Of the model that they make.
-        values: What of them the phase under way can change, on the CPU, by name.
-    """
-
-    card: Card
-    values: Mapping[str, Tensor]
 
 
 def save_epoch(session: Session, network: nn.Module, best: Mapping[str, float | None] | None) -> None:

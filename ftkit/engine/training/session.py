@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,23 +16,21 @@ from ftkit.engine.input import data, transforms
 from ftkit.engine.input.decoded import Decoded, keep_decoded
 from ftkit.engine.input.order import TrainingOrder
 from ftkit.engine.network.devices import Compute, compute_of
+from ftkit.engine.network.distance import Known
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import BuiltModel, accelerator_for, build_model, counted
 from ftkit.engine.storage.checkpoint import Progress, precision_of
 from ftkit.engine.training.events import Listener
 from ftkit.engine.training.interrupt import StopFlag
 from ftkit.engine.training.loss import Loss, make_loss
-from ftkit.engine.training.movement import Known
 from ftkit.engine.training.optim import build_optimizer
 from ftkit.engine.training.shards import Shards, require_shareable
 from ftkit.engine.training.updates import PlainUpdates, Updates
 from ftkit.engine.training.zero import require_zero
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
+from ftkit.runs import Card
 from ftkit.spec.dataset import Split, SplitName
-
-if TYPE_CHECKING:
-    from ftkit.engine.training.saving import Best
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,19 @@ class Feed:
     train_loader: Any
     judged: nn.Module
     val_loader: Any
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best weights so far, until they are on the disk.
+
+    Attributes:
+        card: Of the model that they make.
+        values: What of them the phase under way can change, on the CPU, by name.
+    """
+
+    card: Card
+    values: Mapping[str, Tensor]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Batches of cached activations in place of images, and the images that they are computed from."""
+"""Batches of cached activations in place of images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import torch
 
 from ftkit.engine.cache.cut import Cut
 from ftkit.engine.cache.tables import Table
-from ftkit.engine.input import data, transforms
+from ftkit.engine.cache.views import PLAIN
 from ftkit.engine.input.data import Batch, Fault
 from ftkit.engine.input.order import Key
-from ftkit.spec.dataset import Split, SplitName
+from ftkit.spec.dataset import SplitName
 
 if TYPE_CHECKING:
     from ftkit.engine.training.activations import Activations
-
-PLAIN = 0
-"""The view that evaluation sees; the others are augmented."""
 
 
 class Cached:
@@ -58,21 +55,3 @@ class Cached:
             rows = torch.stack([tables[view].take(index) for view, index in zip(views, indices, strict=True)])
         lost = tuple(faults[key[1]] for key in keys if key[1] in faults) if faults else ()
         return Batch(rows, self._labels[indices], indices, lost)
-
-
-class Views(data.Samples):
-    """Samples whose keys begin with the view."""
-
-    def __init__(
-        self,
-        split: Split,
-        plain: transforms.Transform,
-        augmented: transforms.Transform,
-        seed: int,
-        pixels: data.Pixels | None,
-    ) -> None:
-        super().__init__(split, plain, seed, pixels)
-        self.augmented = augmented
-
-    def transform_of(self, key: Key) -> transforms.Transform:
-        return self.transform if key[0] == PLAIN else self.augmented

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
-from ftkit.engine.cache.recall import before_head, recalled, store_of, unheard
+from ftkit.engine.cache.recall import Tell, before_head, recalled, store_of, unheard
 from ftkit.engine.input import data, transforms
 from ftkit.engine.network.devices import compute_of
 from ftkit.engine.network.layout import settle
@@ -47,8 +47,6 @@ TRAINS = (
     "train_bn",
 )
 """Sections of the config that have no effect unless epochs are trained."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

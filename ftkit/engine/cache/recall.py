@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from ftkit.activation_folder import Store, activation_folder
 from ftkit.config.schema import Cache
 from ftkit.engine.cache.cut import Cut, Cutter, NoCutError
 from ftkit.engine.cache.passes import computed_rows, quick
-from ftkit.engine.cache.table_keys import TableKeys, table_key
-from ftkit.engine.cache.tables import Table, open_table
+from ftkit.engine.cache.table_keys import TableKeys, kept_beginnings, open_values, table_key
+from ftkit.engine.cache.tables import Table
 from ftkit.engine.cache.views import PLAIN
 from ftkit.engine.input.data import Batch, Samples, require_whole
 from ftkit.engine.input.images_digest import images_digest
@@ -118,8 +118,8 @@ def recalled(
 
 def shared_beginning(loaded: Loaded, store: Store | None) -> Beginning | None:
     """The longest beginning of a model that a table is of; None where none is."""
-    kept = {(e.facts.get("cut", ""), e.facts.get("beginning", "")) for e in store.entries()} if store else set()
-    if not any(key for _, key in kept):
+    kept = kept_beginnings(store) if store is not None else set()
+    if not kept:
         return None
     look, compute = loaded.card.preprocessing, loaded.compute
     try:
@@ -164,13 +164,12 @@ def open_cutter(network: nn.Module, compute: Compute, look: Preprocessing) -> Cu
 
 def _opened(beginning: Beginning, samples: Samples, store: Store, tell: Tell) -> Table | None:
     cut, look = beginning.cut, beginning.look
-    key = table_key(beginning.key, images_digest(samples.split), [asdict(look), []])
+    key = table_key(beginning.key, images_digest(samples.split), look)
     if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:
         return None
     about = f"{beginning.backbone} after {cut.name}: {len(samples):,} images"
-    facts = {"cut": cut.name, "beginning": beginning.key}
     try:
-        return open_table(store, key, about, len(samples), cut.shape, cut.dtype, facts)
+        return open_values(store, key, about, len(samples), cut, beginning.key)
     except OSError as error:
         tell(f"{store.folder}: {error.strerror or error}; what is frozen is computed anew")
         return None

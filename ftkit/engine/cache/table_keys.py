@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor
 
-from ftkit.engine.cache.cut import Cutter
+from ftkit.activation_folder import Store
+from ftkit.engine.cache.cut import Cut, Cutter
+from ftkit.engine.cache.tables import Table, open_table
 from ftkit.engine.network.devices import Compute
+from ftkit.spec.preprocessing import Preprocessing
 
 
 class TableKeys:
@@ -50,15 +54,31 @@ class TableKeys:
         return self._known[known]
 
 
-def table_key(beginning: str, images: str, transform: Sequence[Any]) -> str:
+def table_key(beginning: str, images: str, look: Preprocessing, drawn: Sequence[Any] = ()) -> str:
     """Of a table of values.
 
     Args:
         beginning: As `TableKeys` gives it.
         images: As `images_digest` gives it.
-        transform: What the images go through.
+        look: What the images go through.
+        drawn: What their random changes depend on; nothing for what evaluation sees.
     """
-    return _digits([beginning, images, transform])
+    return _digits([beginning, images, [asdict(look), list(drawn)]])
+
+
+def open_values(store: Store, key: str, about: str, rows: int, cut: Cut, beginning: str) -> Table:
+    """The table of the values at a cut, one a row, made where it isn't there.
+
+    Raises:
+        OSError: As `open_table`.
+    """
+    return open_table(store, key, about, rows, cut.shape, cut.dtype, {"cut": cut.name, "beginning": beginning})
+
+
+def kept_beginnings(store: Store) -> set[tuple[str, str]]:
+    """The cuts that there are tables of, by name, and what their beginnings are known by."""
+    facts = [entry.facts for entry in store.entries()]
+    return {(one["cut"], one["beginning"]) for one in facts if "cut" in one and "beginning" in one}
 
 
 def _digits(facts: Any) -> str:

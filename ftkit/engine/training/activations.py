@@ -10,9 +10,8 @@ import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from ftkit.activation_folder import CHUNK, Store, activation_folder
 from ftkit.engine.cache.cut import Cut, Cutter
 from ftkit.engine.cache.passes import computed_rows, quick
-from ftkit.engine.cache.table_keys import TableKeys, table_key
-from ftkit.engine.cache.tables import Table, open_table
+from ftkit.engine.cache.table_keys import TableKeys, open_values, table_key
+from ftkit.engine.cache.tables import Table
 from ftkit.engine.cache.views import PLAIN, Views
 from ftkit.engine.distributed.agree import largest
 from ftkit.engine.input import transforms
@@ -203,15 +202,15 @@ class Activations:
         return Views(self.session.split(split), plain, augmented, plan.config.seed, self.session.pixels(split))
 
     def _opened(self, cut: Cut, split: SplitName, view: int) -> Table | None:
-        place = cut.name, split, view
+        place, plan = (cut.name, split, view), self.session.plan
         if place not in self._tables and not self.trouble:
             count = len(self.session.split(split))
-            about = f"{self.session.plan.backbone.name} after {cut.name}: {count:,} {split} images, view {view + 1}"
+            about = f"{plan.backbone.name} after {cut.name}: {count:,} {split} images, view {view + 1}"
             try:
                 beginning = self._keys.beginning(cut.name)
-                key = table_key(beginning, self._images(split), self._transform(view))
-                facts = {"cut": cut.name, "beginning": beginning}
-                self._tables[place] = open_table(self._store, key, about, count, cut.shape, cut.dtype, facts)
+                drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
+                key = table_key(beginning, self._images(split), plan.preprocessing, drawn)
+                self._tables[place] = open_values(self._store, key, about, count, cut, beginning)
             except OSError as error:
                 self.trouble = f"{self._store.folder}: {error.strerror or error}"
         return self._tables.get(place)
@@ -246,12 +245,6 @@ class Activations:
     @cached_property
     def _keys(self) -> TableKeys:
         return TableKeys(self.cutter, self.session.compute)
-
-    def _transform(self, view: int) -> list[Any]:
-        """What a view's images go through."""
-        plan = self.session.plan
-        drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
-        return [asdict(plan.preprocessing), drawn]
 
     def _images(self, split: SplitName) -> str:
         if split not in self._digests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
 from ftkit.engine.cache.recall import Tell, before_head, recalled, store_of, unheard
+from ftkit.engine.evaluation.evaluate import share_of
 from ftkit.engine.input import data, transforms
 from ftkit.engine.network.devices import compute_of
 from ftkit.engine.network.layout import settle
@@ -141,24 +142,11 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
     store = store_of(config.cache) if accelerator.num_processes == 1 else None
     frozen = before_head(network, plan.schedule.groups, compute, look, plan.backbone.name) if store else None
     with recalled(frozen, samples, store, tell) as kept:
-        loader = _share(plan, images, accelerator) if kept is None else kept.batches(config.batch_size)
+        workers = data.resolve_workers(config.workers, len(images), accelerator.num_processes)
+        share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         judged = network if kept is None else kept.cut.judged
-        features, labels = head_inputs(judged, layer, loader, accelerator, compute)
+        features, labels = head_inputs(judged, layer, share, accelerator, compute)
     return _shared_figures(accelerator, features, labels, config.seed)
-
-
-def _share(plan: Plan, images: Split, accelerator: Accelerator) -> Iterable[data.Batch]:
-    """This process's part of the images."""
-    config, world = plan.config, accelerator.num_processes
-    return data.evaluation_loader(
-        images,
-        transforms.evaluation(plan.preprocessing),
-        config.batch_size,
-        data.resolve_workers(config.workers, len(images), world),
-        accelerator.process_index,
-        world,
-        accelerator.device.type == "cuda",
-    )
 
 
 def _shared_figures(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:

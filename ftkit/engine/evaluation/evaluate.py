@@ -15,13 +15,14 @@ from ftkit.config.load import Resolved
 from ftkit.engine.cache.recall import Tell, recalled, shared_beginning, unheard
 from ftkit.engine.evaluation.metrics import Scores, score
 from ftkit.engine.inference.stream import computed, grouped
-from ftkit.engine.input.data import Batch, Samples, checked, require_whole
+from ftkit.engine.input.data import Batch, Samples, checked, evaluation_loader, require_whole
 from ftkit.engine.input.order import Key
 from ftkit.engine.input.transforms import evaluation
 from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.layout import cast
 from ftkit.engine.storage.bundle import Loaded
 from ftkit.errors import RequestError
+from ftkit.run_plan import Plan
 from ftkit.run_splits import splits_of_run
 from ftkit.runs import Card
 from ftkit.spec.dataset import Dataset, Split, SplitName, Splits, relabel
@@ -146,6 +147,19 @@ def judge(
             require_whole(rest)
             parts.append(outputs[0].float().cpu())
     return torch.cat(parts)
+
+
+def share_of(plan: Plan, images: Split, workers: int, accelerator: Accelerator) -> Iterable[Any]:
+    """This process's part of some images, as evaluation sees them, in batches."""
+    return evaluation_loader(
+        images,
+        evaluation(plan.preprocessing),
+        plan.config.batch_size,
+        workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device.type == "cuda",
+    )
 
 
 def collect(

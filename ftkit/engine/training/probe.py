@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ftkit.engine.distributed.processes import from_main_tensor
-from ftkit.engine.evaluation.evaluate import OnBatch, Usable, collect
-from ftkit.engine.input import data, transforms
+from ftkit.engine.evaluation.evaluate import OnBatch, Usable, collect, share_of
+from ftkit.engine.input import data
 from ftkit.engine.seeds import derive
 from ftkit.engine.training.late import usable as without_broken
 from ftkit.errors import FtkitError, RequestError
@@ -114,15 +114,7 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
     if session.feed is not session.ordinary:
         loader = session.feed.train_loader
         return head_inputs(session.feed.judged, layer, loader, accelerator, session.compute, on_batch, skip)
-    loader = data.evaluation_loader(
-        train,
-        transforms.evaluation(session.plan.preprocessing),
-        session.plan.config.batch_size,
-        session.workers,
-        accelerator.process_index,
-        accelerator.num_processes,
-        accelerator.device.type == "cuda",
-    )
+    loader = share_of(session.plan, train, session.workers, accelerator)
     return head_inputs(session.network, layer, loader, accelerator, session.compute, on_batch, skip)
 
 

@@ -22,6 +22,9 @@ RESERVED = (
 """Variables that are no keys of the config."""
 TEST_PREFIX = "FTKIT_TEST_"
 
+BY_DATA = ("label_map",)
+"""Sections whose keys are names of the data, whatever dots and capitals are in them."""
+
 _SECTIONS = (*CHOICES, "preprocessing", "group_lr", "checkpoint", "plugins")
 
 Key = tuple[str, ...]
@@ -37,7 +40,7 @@ def from_env(env: Mapping[str, str]) -> list[Setting]:
     for name in sorted(env):
         if not name.startswith(PREFIX) or name in RESERVED or name.startswith(TEST_PREFIX):
             continue
-        key = tuple(name.removeprefix(PREFIX).lower().split("__"))
+        key = _key_of(name)
         if key[0] not in Config.model_fields:
             raise _unknown_variable(name, key[0])
         found += read_text(env[name], key, name, Path.cwd())
@@ -52,9 +55,11 @@ def from_flags(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> lis
     for item in sets:
         dotted, equals, text = item.partition("=")
         dotted = dotted.strip()
-        if not equals or not all(dotted.split(".")):
+        first, dot, name = dotted.partition(".")
+        key = (first, name) if dot and first in BY_DATA else tuple(dotted.split("."))
+        if not equals or not all(key):
             raise RequestError(f"--set {item}: not KEY=VALUE", "write it like --set optimizer.lr=0.01")
-        found += read_text(text, tuple(dotted.split(".")), f"--set {dotted}", Path.cwd())
+        found += read_text(text, key, f"--set {dotted}", Path.cwd())
     return found
 
 
@@ -71,6 +76,13 @@ def merge(layers: Iterable[Sequence[Setting]]) -> tuple[dict[str, Any], dict[Key
         for key in sorted(latest, key=_names_first):
             _put(tree, marks, key, latest[key])
     return tree, marks
+
+
+def _key_of(variable: str) -> Key:
+    """The keys of the config are in lower case; names of the data are as they are."""
+    first, *rest = variable.removeprefix(PREFIX).split("__")
+    first = first.lower()
+    return (first, "__".join(rest)) if rest and first in BY_DATA else (first, *map(str.lower, rest))
 
 
 def _spread(key: Key, value: Any, flag: str) -> list[Setting]:

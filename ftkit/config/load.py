@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from ftkit.config.choices import OPTIMIZERS
 from ftkit.config.layers import Key, from_env, from_flags, merge
-from ftkit.config.plugin_options import all_options, make, members, option_types, wants_text
+from ftkit.config.plugin_options import all_options, make, members, option_types, strategy_in
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.config.schema import Choice, Config
+from ftkit.config.source_text import as_typed, fields_of, written
 from ftkit.config.yamlfile import Setting, dump, read_file
 from ftkit.errors import RequestError, unknown
 from ftkit.plugins import Registry
@@ -74,7 +75,7 @@ def resolve(
     layers = [_file_settings(file), from_env(env or {}), from_flags(flags or {}, sets)]
     tree, marks = merge(layers)
     sources = {".".join(key): setting.where for key, setting in marks.items()}
-    _settle(tree, marks, (), {n: f.annotation for n, f in Config.model_fields.items()})
+    tree = as_typed(tree, written(marks, (), tree), Config)
     _anchor_top(tree, marks)
     config = _validated(tree, sources)
     registry = Registry(tuple(Path(p) for p in config.plugins))
@@ -189,22 +190,18 @@ def _filled(
 ) -> Choice:
     choice: Choice = getattr(config, section)
     cls = class_of(section, choice.name, registry, place(sources, f"{section}.name"))
-    options, types = choice.options, option_types(cls)
-    _settle(options, marks, (section,), types)
+    types = option_types(cls)
+
+    def fields(annotation: Any, value: Any) -> Mapping[str, Any]:
+        inner = strategy_in(annotation, value, registry)
+        return fields_of(annotation, value) if inner is None else option_types(inner)
+
+    options = as_typed(choice.options, written(marks, (section,), choice.options), cls, fields)
     for name in options.keys() & types.keys():
         if Path in members(types[name]):
             options[name] = _anchored(options[name], marks.get((section, name)))
     instance = make(cls, options, section, sources, registry)
     return Choice.model_validate({"name": choice.name, **all_options(instance, options)})
-
-
-def _settle(values: dict[str, Any], marks: Mapping[Key, Setting], section: Key, types: Mapping[str, Any]) -> None:
-    """Take as text what looks like a number where text is wanted: a run may be called 007."""
-    for name in values.keys() & types.keys():
-        setting = marks.get((*section, name))
-        is_scalar = isinstance(values[name], int | float)
-        if setting is not None and setting.text is not None and is_scalar and wants_text(types[name]):
-            values[name] = setting.text
 
 
 def _anchor_top(tree: dict[str, Any], marks: Mapping[Key, Setting]) -> None:

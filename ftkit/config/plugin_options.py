@@ -6,7 +6,6 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -96,11 +95,10 @@ def members(annotation: Any) -> set[Any]:
     return set().union(*map(members, inner)) if inner else {annotation}
 
 
-def wants_text(annotation: Any) -> bool:
-    """Whether `007` is text for it, and not a number."""
-    alternatives = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, UnionType) else ()
-    plain = set(alternatives or [annotation])
-    return bool(plain & {str, Path}) and not plain & {int, float, bool}
+def strategy_in(annotation: Any, options: Any, registry: Registry) -> type | None:
+    """The class of a strategy inside a strategy; None where it is something else or not known."""
+    name = options.get("name") if _is_strategy(annotation) and isinstance(options, Mapping) else None
+    return registry.strategies.get(name) if isinstance(name, str) and name in registry.strategies else None
 
 
 def _checked(

@@ -38,14 +38,15 @@ class Setting:
         key: Path to it from the top of the config.
         where: Who gave it: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
         base: Folder that a relative path in the value starts from.
-        text: The value as it was written, where it was written as text.
+        text: The value as it was written, where it was written as text. Of a list or a mapping in a list it
+            is one of the same shape, of texts.
     """
 
     key: tuple[str, ...]
     value: Any
     where: str
     base: Path
-    text: str | None = None
+    text: Any = None
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,6 +74,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+# Text that readers of YAML 1.1 (`y`) or 1.2 (`0o7`) take for something else.
+_Dumper.add_implicit_resolver("tag:ftkit,2026:other", re.compile(r"(?:[yYnN]|[-+]?0o[0-7]+)\Z"), list("yYnN-+0"))
 for _name, _pattern, _first in _PLAIN_TYPES:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
@@ -106,10 +109,12 @@ def read_text(text: str, key: tuple[str, ...], where: str, base: Path) -> list[S
         return [Setting(key, text, where, base, text)]
     if isinstance(node, yaml.MappingNode) and node.flow_style:
         return [Setting(s.key, s.value, where, base, s.text) for s in _settings(node, key, where, base)]
-    value = None if node is None else text if isinstance(node, yaml.MappingNode) else _value(node, where)
+    if node is None or isinstance(node, yaml.MappingNode):
+        return [Setting(key, None if node is None else text, where, base, text)]
+    value, texts = _value(node, where)
     if isinstance(value, str) and isinstance(node, yaml.ScalarNode) and node.style is None:
         value = text  # whole, with what would be a comment in a file
-    return [Setting(key, value, where, base, text)]
+    return [Setting(key, value, where, base, texts if isinstance(value, list) else text)]
 
 
 def dump(data: dict[str, Any]) -> str:
@@ -140,6 +145,17 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 
 def _settings(node: yaml.MappingNode, prefix: tuple[str, ...], name: str, base: Path) -> Iterator[Setting]:
+    for key, key_node, value_node in _pairs(node, prefix, name):
+        where = _at(name, key_node.start_mark)
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _settings(value_node, (*prefix, key), name, base)
+        else:
+            value, text = _value(value_node, where)
+            yield Setting((*prefix, key), value, where, base, text)
+
+
+def _pairs(node: yaml.MappingNode, prefix: tuple[str, ...], name: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """The keys of a mapping as text, with their nodes and those of the values."""
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         where = _at(name, key_node.start_mark)
@@ -150,20 +166,23 @@ def _settings(node: yaml.MappingNode, prefix: tuple[str, ...], name: str, base: 
             dotted = ".".join((*prefix, key))
             raise RequestError(f"{where}: {dotted}: given twice, first in line {lines[key]}", "keep one of them")
         lines[key] = key_node.start_mark.line + 1
-        if isinstance(value_node, yaml.MappingNode):
-            yield from _settings(value_node, (*prefix, key), name, base)
-        else:
-            text = value_node.value if isinstance(value_node, yaml.ScalarNode) else None
-            yield Setting((*prefix, key), _value(value_node, where), where, base, text)
+        yield key, key_node, value_node
 
 
-def _value(node: yaml.Node, where: str) -> Any:
-    builder = _Loader("")
+def _value(node: yaml.Node, where: str) -> tuple[Any, Any]:
+    """What a node means, and the text of its scalars in the same shape."""
+    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        items = [_value(item, where) for item in node.value]
+        return [value for value, _ in items], [text for _, text in items]
+    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        pairs = {key: _value(value, where) for key, _, value in _pairs(node, (), where)}
+        return {key: value for key, (value, _) in pairs.items()}, {key: text for key, (_, text) in pairs.items()}
     try:
-        return builder.construct_document(node)
+        value = _Loader("").construct_document(node)
     except (yaml.YAMLError, ValueError) as error:
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
         raise RequestError(f"{where}: not a plain value: {problem}") from None
+    return value, node.value if isinstance(node, yaml.ScalarNode) else None
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -100,7 +100,29 @@ def _means_checked(plan: Plan) -> Plan:
     check_channels(plan.augmentation, plan.preprocessing.channels)
     _require_views(plan)
     notes = check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
+    notes += _check_patience(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _check_patience(plan: Plan) -> tuple[str, ...]:
+    """A note where patience can't stop the run before its end.
+
+    Raises:
+        RequestError: `patience_from` was asked for, and there is no patience.
+    """
+    config, where = plan.config, plan.resolved.where
+    if config.patience is None:
+        if plan.resolved.sources.get("patience_from", "").startswith(("--", "FTKIT_")):
+            raise RequestError(f"{where('patience_from')} has no effect without patience", "give --patience N too")
+        return ()
+    left = config.epochs - plan.patience_start
+    if config.patience < left - 1 or not config.epochs:
+        return ()
+    if plan.patience_start:
+        reason = f"the last phase has {left} epoch{'s' if left > 1 else ''} (--set patience_from=start counts in all)"
+    else:
+        reason = f"it has {left} epoch{'s' if left > 1 else ''}"
+    return (f"patience {config.patience} can't stop the run before its end: {reason}",)
 
 
 def _require_views(plan: Plan) -> None:

@@ -124,6 +124,18 @@ class Plan:
         return peak_rates(self.schedule.rows[epoch], self.config.optimizer.lr, self.config.group_lr)
 
     @cached_property
+    def patience_start(self) -> int:
+        """Whole epochs done when patience begins to count.
+
+        By default that is when the last phase begins: the groups that train in it, at a rate above 0, train to the end.
+        A plateau of an earlier phase says nothing of what the next thaw will bring.
+        """
+        if self.config.patience_from == "start" or not self.config.epochs:
+            return 0
+        training = [{g for g, rate in self.peak_rates(e).items() if rate} for e in range(self.config.epochs)]
+        return next((e for e in range(len(training) - 1, 0, -1) if training[e] != training[e - 1]), 0)
+
+    @cached_property
     def class_weights(self) -> tuple[float, ...]:
         """What an image of each class counts so that classes count the same; used where `balance` says so."""
         assert self.splits.train is not None, "make_plan refuses data without a training split"
@@ -188,6 +200,9 @@ class Plan:
             "balance": self.config.balance,
             "class_weights": None if self.config.balance == "none" else list(self.class_weights),
             "steps_per_epoch": self.batches.steps,
+            "patience": {"epochs": self.config.patience, "counted_from_epoch": self.patience_start + 1}
+            if self.config.patience
+            else None,
             "world": self.world,
             "per_process_batch": self.config.batch_size,
             "effective_batch": self.batches.effective,

@@ -101,8 +101,15 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if config.zero_stage:
         shared = "the optimizer's state is" if config.zero_stage == 1 else "gradients and the optimizer's state are"
         yield "deepspeed", f"{shared} shared out over the processes"
-    patience = f", stop after {config.patience} epochs without a better one" if config.patience else ""
-    yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{patience}"
+    yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{_patience(plan)}"
+
+
+def _patience(plan: Plan) -> str:
+    wanted, start = plan.config.patience, plan.patience_start
+    if wanted is None:
+        return ""
+    since = f", counted from epoch {start + 1}, where the last phase begins" if start else ""
+    return f"; stop after {wanted} epoch{'s' if wanted > 1 else ''} without a better one{since}"
 
 
 def _spans(plan: Plan) -> list[tuple[int, int]]:

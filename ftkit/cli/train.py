@@ -180,7 +180,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     last = outcome.records[-1]
     best, run, out = outcome.best, outcome.run, console.out()
     skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
-    early = f", stopped early after {len(outcome.records)}" if outcome.stopped_early else ""
+    early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
     lines = [
         *(movement_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),

@@ -11,6 +11,7 @@ Decoded = Literal["off", "ram", "disk"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Monitor = Literal["accuracy", "top5", "macro_f1", "weighted_f1", "auroc", "calibration_error", "loss"]
 OnNan = Literal["error", "skip"]
+PatienceFrom = Literal["last-phase", "start"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 

@@ -19,6 +19,7 @@ from ftkit.config.choices import (
     Device,
     Monitor,
     OnNan,
+    PatienceFrom,
     Precision,
     Tracker,
 )
@@ -240,7 +241,10 @@ class Config(Section):
     monitor: Monitor = "accuracy"
     """The validation figure that chooses the best epoch."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after so many epochs without a better one."""
+    """Stop after so many epochs without a better one; counted anew where other groups begin to train."""
+    patience_from: PatienceFrom = "last-phase"
+    """Where patience begins: last-phase is the first epoch of the last phase, so that no thaw is missed; start is the
+    first epoch of the run."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Everything random in a run follows from it."""
 

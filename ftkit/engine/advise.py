@@ -45,6 +45,7 @@ TRAINS = (
     "lr_curve",
     "optimizer",
     "patience",
+    "patience_from",
     "train_bn",
 )
 """Sections of the config that have no effect unless epochs are trained."""

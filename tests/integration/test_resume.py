@@ -41,6 +41,15 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
         6,
     ),
     "while patience runs": ({"strategy": "freeze", "patience": 2, "epochs": 8, "optimizer": {"lr": 1e-9}}, 9),
+    "while patience runs in the second phase": (
+        {
+            "strategy": {"name": "freeze-unfreeze", "unfreeze_epoch": 2},
+            "patience": 2,
+            "epochs": 9,
+            "optimizer": {"lr": 1e-9},
+        },
+        19,
+    ),
     "with every means on": (
         {
             "strategy": "gradual",

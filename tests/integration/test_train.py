@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ftkit
+from ftkit.engine.storage.checkpoint import Progress
+from ftkit.engine.training.conclude import lose_patience
 from ftkit.engine.training.events import Listener, Start
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from tests.conftest import MakeFolder, RunFtkit
@@ -52,11 +54,88 @@ def test_epoch_figures_cover_each_image_once(data: Path, tmp_path: Path) -> None
 
 
 def test_early_stopping_counts_epochs_without_a_better_one(data: Path, tmp_path: Path) -> None:
-    settings = {"epochs": 20, "patience": 3, "optimizer": {"lr": 1e-12}, "monitor": "accuracy"}
+    settings = {"epochs": 20, "patience": 3, "optimizer": {"lr": 1e-12}, "monitor": "accuracy", "strategy": "full"}
     outcome = ftkit.train(plan(data, tmp_path, **settings))
     assert outcome.stopped_early
     assert [r["epoch"] for r in outcome.records] == [1, 2, 3, 4]
     assert outcome.best["epoch"] == 1
+
+
+STILL: dict[str, Any] = {"optimizer": {"lr": 1e-12}, "patience": 2, "epochs": 9}
+"""A run in which nothing gets better, so that patience ends as soon as it may."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "last"),
+    [
+        ("full", {}, 3),
+        ({"name": "freeze-unfreeze", "unfreeze_epoch": 4}, {}, 7),
+        ({"name": "gradual", "every": 1}, {}, 7),
+        ({"name": "milestones", "milestones": [2, 5], "num_layers": 2}, {}, 8),
+        ({"name": "then", "first": "freeze", "second": {"name": "gradual", "every": 2}, "at": 2}, {}, 9),
+        ({"name": "freeze-unfreeze", "unfreeze_epoch": 4}, {"patience_from": "start"}, 3),
+        ({"name": "freeze-unfreeze", "unfreeze_epoch": 4}, {"weights": "again"}, 7),
+    ],
+)
+def test_patience_counts_within_the_last_phase(
+    strategy: Any, more: dict[str, Any], last: int, data: Path, tmp_path: Path
+) -> None:
+    if more:
+        first = ftkit.train(plan(data, tmp_path / "first", epochs=1))
+        more = {"weights": str(first.run.last / "model.safetensors")} if "weights" in more else more
+    outcome = ftkit.train(plan(data, tmp_path, strategy=strategy, **STILL, **more))
+    assert outcome.records[-1]["epoch"] == last
+    assert outcome.stopped_early == (last < 9)
+
+
+def test_patience_compares_with_the_epochs_of_its_phase(data: Path, tmp_path: Path) -> None:
+    """A thaw costs accuracy; the epochs that gain it back are no wasted ones, though an earlier one was better."""
+    made = plan(data, tmp_path, strategy={"name": "freeze-unfreeze", "unfreeze_epoch": 2}, patience=2, epochs=20)
+    progress = Progress(best=0.9, best_epoch=2)
+    stops = []
+    for epoch, value in enumerate([0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65], start=1):
+        progress.epoch = epoch
+        lose_patience(made, progress, value)
+        stops.append(progress.stopped)
+    assert stops == [False] * 6 + [True]
+
+
+def test_the_epoch_that_a_run_stopped_early_after_is_that_of_its_last_record(
+    data: Path, tmp_path: Path, run_ftkit: RunFtkit
+) -> None:
+    weights = ftkit.train(plan(data, tmp_path / "first", epochs=1)).run.path
+    settings = ("--weights", str(weights), "--backbone", "cifar_resnet20", "--strategy", "full", "--lr", "1e-12")
+    done = run_ftkit(
+        *("train", "--data", str(data), *settings, "--patience", "2", "--epochs", "9", "--workers", "0"), cwd=tmp_path
+    )
+    assert "best epoch 0 of 9, stopped early after epoch 3: " in done.stdout, done.stdout + done.stderr
+    listed = json.loads(run_ftkit("runs", "list", "--json", cwd=tmp_path).stdout)
+    assert listed[0]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"patience": 4, "epochs": 4}, "patience 4 can't stop the run before its end: it has 4 epochs"),
+        (
+            {"patience": 2, "epochs": 4, "strategy": {"name": "freeze-unfreeze", "unfreeze_epoch": 2}},
+            "patience 2 can't stop the run before its end: the last phase has 2 epochs",
+        ),
+        ({"patience": 2, "epochs": 4}, ""),
+    ],
+)
+def test_patience_that_cannot_stop_the_run_is_noted(
+    settings: dict[str, Any], says: str, data: Path, tmp_path: Path
+) -> None:
+    notes = [note for note in plan(data, tmp_path, **({"strategy": "full"} | settings)).notes if "patience" in note]
+    assert len(notes) == bool(says)
+    assert not says or notes[0].startswith(says)
+
+
+def test_where_patience_begins_is_refused_without_patience(data: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
+    done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--set", "patience_from=start", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--set patience_from has no effect without patience" in done.stderr
 
 
 def test_the_bundle_is_of_the_best_epoch_and_last_of_the_last(data: Path, tmp_path: Path) -> None:

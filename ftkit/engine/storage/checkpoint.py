@@ -54,7 +54,8 @@ class Progress:
         step: Optimizer steps done of the next epoch.
         best: Best value of the monitored figure, None before the first.
         best_epoch: The epoch that reached it; 0 is the state before training.
-        waited: Epochs since then.
+        waited: Epochs without a better one, since patience began to count.
+        patience_best: The best value since then, None before the first.
         loss_sum, correct, seen: Totals over the images of the epoch under way.
         skipped: Steps of it that were left out, since their loss or gradients weren't finite.
         stopped: Whether early stopping has ended the run.
@@ -65,6 +66,7 @@ class Progress:
     best: float | None = None
     best_epoch: Count = 0
     waited: Count = 0
+    patience_best: float | None = None
     loss_sum: float = 0.0
     correct: Count = 0
     seen: Count = 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ftkit.engine.evaluation.evaluate import collect
 from ftkit.engine.evaluation.metrics import Scores, score
+from ftkit.engine.storage.checkpoint import Progress
 from ftkit.engine.training.events import EpochDone
 from ftkit.engine.training.finite import require_finite_weights
 from ftkit.engine.training.late import usable
@@ -23,6 +24,7 @@ from ftkit.engine.training.stopping import stop_if_asked
 from ftkit.engine.training.tracking import track
 from ftkit.errors import FtkitError
 from ftkit.run_folder import RunFolder
+from ftkit.run_plan import Plan
 from ftkit.spec.figures import is_better
 
 
@@ -93,17 +95,33 @@ def judged(session: Session) -> tuple[Tensor, Tensor]:
 
 
 def note_value(session: Session, scores: Scores) -> bool:
-    """Whether the monitored figure is the best so far; counts the epochs that weren't, for early stopping."""
-    progress, config = session.progress, session.plan.config
-    value = scores.summary[config.monitor]
+    """Whether the monitored figure is the best so far; where there is patience, whether it has ended."""
+    progress, monitor = session.progress, session.plan.config.monitor
+    value = scores.summary[monitor]
     assert value is not None, "make_plan refuses to monitor what the data doesn't have"
-    better = is_better(config.monitor, value, progress.best)
+    if session.plan.config.patience is not None:
+        lose_patience(session.plan, progress, value)
+    better = is_better(monitor, value, progress.best)
     if better:
-        progress.best, progress.best_epoch, progress.waited = value, progress.epoch, 0
+        progress.best, progress.best_epoch = value, progress.epoch
+    return better
+
+
+def lose_patience(plan: Plan, progress: Progress, value: float) -> None:
+    """Count the epochs without a better value for early stopping, and say in `progress` whether it stops the run.
+
+    Each epoch is compared with the ones since patience began to count, not with those before: a thaw often costs
+    accuracy at first, and the epochs that gain it back must not count as wasted. The probe is no epoch.
+    """
+    config = plan.config
+    assert config.patience is not None, "the caller looks"
+    if progress.epoch <= plan.patience_start:
+        progress.waited, progress.patience_best = 0, None
+    elif is_better(config.monitor, value, progress.patience_best):
+        progress.waited, progress.patience_best = 0, value
     else:
         progress.waited += 1
-    progress.stopped = config.patience is not None and progress.waited >= config.patience
-    return better
+    progress.stopped = progress.waited >= config.patience and progress.epoch < config.epochs
 
 
 def figures(scores: Scores) -> dict[str, float | None]:

@@ -76,7 +76,7 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
     if session.plan.config.extended_from is not None and state.identity.get("epochs", 0) < now["epochs"]:
         # More was asked for than before, so that whatever had ended the run has not.
         now["epochs"] = state.identity["epochs"]
-        state.progress.stopped, state.progress.waited = False, 0
+        state.progress.stopped, state.progress.waited, state.progress.patience_best = False, 0, None
     if other_world:
         now["world"] = state.identity.get("world")
     _require_same(state.identity, now, session.plan)

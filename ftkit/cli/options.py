@@ -143,9 +143,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--balance",), "balance", "|".join(BALANCES), "Against classes of unequal size.", TRAINING, BALANCES),
     Flag(("--probe",), "probe", None, "Start from the head solved on frozen features.", TRAINING),
     Flag(("--monitor",), "monitor", "|".join(MONITORS), "What chooses the best epoch.", TRAINING, MONITORS),
-    Flag(
-        ("--patience",), "patience", "N", "Stop after so many epochs of the last phase without a better one.", TRAINING
-    ),
+    Flag(("--patience",), "patience", "N", "Stop after so many epochs of the last phase without gain.", TRAINING),
     Flag(("--seed",), "seed", "N", "Everything random follows from it.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Arithmetic of training.", MACHINE, PRECISIONS),
     Flag(("--device",), "device", "|".join(DEVICES), "Where to train.", MACHINE, DEVICES),

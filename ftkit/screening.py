@@ -14,7 +14,7 @@ from typing import Literal
 
 from ftkit.duplicates import Duplicate, find_duplicates, picture_hash, summary
 from ftkit.errors import RequestError, one_line
-from ftkit.images import JPEG_SUFFIXES, UnreadableImage, open_with_format, sample_file
+from ftkit.images import FORMATS, UnreadableImage, open_with_format, sample_file
 from ftkit.memory import Look, Memory, open_memory
 from ftkit.spec.dataset import SPLIT_NAMES, Split, SplitName, Splits
 
@@ -29,18 +29,6 @@ PATIENCE_SECONDS = 5.0
 
 NAMED = 5
 """Files that a message names."""
-
-KINDS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(JPEG_SUFFIXES, ("JPEG", "MPO")),
-    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
-    **dict.fromkeys((".pbm", ".pgm", ".pnm", ".ppm"), ("PPM",)),
-    ".avif": ("AVIF",),
-    ".bmp": ("BMP", "DIB"),
-    ".gif": ("GIF",),
-    ".png": ("PNG",),
-    ".webp": ("WEBP",),
-}
-"""What PIL may call the content of a file with such a name; cameras write MPO, two JPEGs in one, as .jpg."""
 
 Tell = Callable[[str], None]
 
@@ -157,7 +145,8 @@ def look(file: str) -> Look:
     except (OSError, ValueError) as error:
         return Look(fault=f"can't be read: {error}")
     suffix = Path(file).suffix.lower()
-    remark = None if kind in KINDS.get(suffix, (kind,)) else f"named {suffix}, but its content is {kind}"
+    known = FORMATS.get(suffix)
+    remark = None if known is None or kind in known.kinds else f"named {suffix}, but its content is {kind}"
     return Look(None, remark, content, picture)
 
 

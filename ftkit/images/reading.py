@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ftkit.errors import FtkitError
+from ftkit.images.formats import add_reader, sniffed, support
 from ftkit.spec.dataset import Split
 
 if TYPE_CHECKING:
@@ -17,12 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-IMAGE_SUFFIXES = frozenset(
-    (*JPEG_SUFFIXES, ".avif", ".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
+HEAD = 32
+"""Bytes of a file that tell its format."""
 
 
 class UnreadableImage(FtkitError):
@@ -55,17 +54,6 @@ def sample_name(split: Split, index: int) -> str:
     """What messages call a sample: the path of its file, else its name in the split."""
     file = sample_file(split, index)
     return str(file) if file is not None else split.names[index]
-
-
-def is_image(path: str | Path) -> bool:
-    """Whether the name is that of an image; hidden files, as file managers leave them, are not.
-
-    Args:
-        path: A path, or as text the bare name of a file, which is the quicker way through many files.
-    """
-    name = path if isinstance(path, str) else path.name
-    stem, dot, suffix = name.rpartition(".")
-    return dot + suffix.lower() in IMAGE_SUFFIXES and stem != "" and not name.startswith(".")
 
 
 def open_image(path: str | Path) -> Image:
@@ -108,12 +96,12 @@ def _decoded(source: str | Path | IO[bytes], size: int, name: str) -> tuple[Imag
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(source) as image:
+        with _opened(source) as image:
             _require_sane_size(image)
             image.load()
             return _upright(image), image.format or ""
     except UnidentifiedImageError:
-        reason = "not an image, or of a kind that can't be read here" if size else "the file is empty"
+        reason = _unidentified(source) if size else "the file is empty"
     except OSError as error:
         reason = f"can't be read: {error.strerror or error}"
     except Image.DecompressionBombWarning as error:  # Where warnings are made errors.
@@ -122,6 +110,37 @@ def _decoded(source: str | Path | IO[bytes], size: int, name: str) -> tuple[Imag
         # On broken files decoders raise whatever their parsing runs into, struct.error and KeyError too.
         reason = f"can't be read: {error or type(error).__name__}"
     raise UnreadableImage(f"{name}: {reason}")
+
+
+def _opened(source: str | Path | IO[bytes]) -> Image:
+    """What PIL opens; an optional package is loaded for the first file that needs it."""
+    import PIL.Image
+
+    try:
+        return PIL.Image.open(source)
+    except PIL.UnidentifiedImageError:
+        suffix = sniffed(_head(source))
+        if suffix is None or not add_reader(suffix):
+            raise
+        return PIL.Image.open(source)
+
+
+def _unidentified(source: str | Path | IO[bytes]) -> str:
+    suffix = sniffed(_head(source))
+    remedy = support(suffix).remedy if suffix else None
+    if suffix is None or remedy is None:
+        return "not an image, or of a kind that can't be read here"
+    return f"its content is {suffix[1:].upper()}, which can't be read without a package: {remedy}"
+
+
+def _head(source: str | Path | IO[bytes]) -> bytes:
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            return file.read(HEAD)
+    source.seek(0)
+    head = source.read(HEAD)
+    source.seek(0)
+    return head
 
 
 def _file_size(path: Path) -> int:

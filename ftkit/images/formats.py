@@ -1,0 +1,131 @@
+"""Image formats: which names are those of images, what reads them, and what must be installed for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+EXTRA = "pip install 'ftkit[formats]'"
+PILLOW = "install Pillow with {feature} support, which its wheels on PyPI have"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format of images.
+
+    Attributes:
+        kinds: What PIL may call the content of a file with such a name. Cameras write MPO, two JPEGs in one, as .jpg.
+        module: The optional package that adds the format to PIL; None where PIL itself reads it.
+        package: What that package is called on PyPI.
+        feature: The optional part of PIL that reads it, as `PIL.features` calls it.
+    """
+
+    kinds: tuple[str, ...]
+    module: str | None = None
+    package: str | None = None
+    feature: str | None = None
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether files of a name can be read here.
+
+    Attributes:
+        status: `readable`; `missing` where a package must be installed first; `unknown` for what is no image format
+            that ftkit knows.
+        remedy: With `missing`, what to do, as `pip install 'ftkit[formats]' (pillow-heif)`. None otherwise.
+    """
+
+    status: Literal["readable", "missing", "unknown"]
+    remedy: str | None = None
+
+
+_JPEG = Format(("JPEG", "MPO"))
+_TIFF = Format(("TIFF",))
+_PPM = Format(("PPM",))
+_HEIF = Format(("HEIF", "AVIF"), "pillow_heif", "pillow-heif")
+_JXL = Format(("JXL",), "pillow_jxl", "pillow-jxl-plugin")
+_JPEG_2000 = Format(("JPEG2000",), feature="jpg_2000")
+_AVIF = Format(("AVIF", "HEIF"), feature="avif")
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+FORMATS: Mapping[str, Format] = {
+    **dict.fromkeys(JPEG_SUFFIXES, _JPEG),
+    ".mpo": _JPEG,
+    **dict.fromkeys((".tif", ".tiff"), _TIFF),
+    **dict.fromkeys((".pbm", ".pgm", ".pnm", ".ppm"), _PPM),
+    **dict.fromkeys((".bmp", ".dib"), Format(("BMP", "DIB"))),
+    ".gif": Format(("GIF",)),
+    **dict.fromkeys((".png", ".apng"), Format(("PNG",))),
+    ".webp": Format(("WEBP",), feature="webp"),
+    **dict.fromkeys((".avif", ".avifs"), _AVIF),
+    **dict.fromkeys((".heic", ".heif", ".hif", ".heics", ".heifs"), _HEIF),
+    ".jxl": _JXL,
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"), _JPEG_2000),
+}
+"""By the suffix of a file's name, in lower case."""
+
+IMAGE_SUFFIXES = frozenset(FORMATS)
+"""Of the names that are those of images, whether or not what reads them is installed."""
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether the name is that of an image; hidden files, as file managers leave them, are not.
+
+    An image whose format needs a package that isn't installed is one too: reading it says what to install.
+
+    Args:
+        path: A path, or as text the bare name of a file, which is the quicker way through many files.
+    """
+    name = path if isinstance(path, str) else path.name
+    stem, dot, suffix = name.rpartition(".")
+    return dot + suffix.lower() in IMAGE_SUFFIXES and stem != "" and not name.startswith(".")
+
+
+@cache
+def support(suffix: str) -> Support:
+    """Whether files with a suffix, as `.heic`, can be read here, and what to install where they can't."""
+    known = FORMATS.get(suffix.lower())
+    if known is None:
+        return Support("unknown")
+    if known.module is not None and find_spec(known.module) is None:
+        return Support("missing", f"{EXTRA} ({known.package})")
+    if known.feature is not None:
+        from PIL import features
+
+        if not features.check(known.feature):
+            return Support("missing", PILLOW.format(feature=known.feature))
+    return Support("readable")
+
+
+def sniffed(head: bytes) -> str | None:
+    """The suffix of a format that PIL may need help with, by a file's first 32 bytes; None for others."""
+    if head[4:8] == b"ftyp":
+        brands = {head[place : place + 4] for place in (8, *range(16, 32, 4))}
+        if brands & {b"avif", b"avis"}:
+            return ".avif"
+        return ".heic" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"} else None
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return ".jxl"
+    if head.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
+        return ".jp2"
+    return ".webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+@cache
+def add_reader(suffix: str) -> bool:
+    """Let an installed package add the format of a suffix to PIL; whether one did."""
+    module = FORMATS[suffix].module
+    try:
+        found = import_module(module) if module is not None else None
+    except (ImportError, OSError):
+        # Its binaries don't go with this system or this Pillow.
+        return False
+    if hasattr(found, "register_heif_opener"):
+        found.register_heif_opener()
+    return found is not None

@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from accelerate.tracking import TensorBoardTracker
+from accelerate.tracking import GeneralTracker, TensorBoardTracker
 
 import ftkit
 from ftkit.engine.training import tracking
@@ -199,7 +201,89 @@ def test_a_tracker_that_fails_later_costs_no_training(
     monkeypatch.setattr(TensorBoardTracker, "log", refuse)
     outcome = ftkit.train(plan(data, tmp_path, epochs=2), Notes())
     assert len(outcome.records) == 2
-    assert notes == ["epoch 1 isn't in the trackers: gone", "epoch 2 isn't in the trackers: gone"]
+    assert notes == [
+        "tracker tensorboard failed at epoch 1: OSError: gone; the training and other trackers go on, and its missing "
+        "epochs are listed at the end",
+        "tracker tensorboard lacks epoch 1, 2",
+    ]
+
+
+class Other(GeneralTracker):  # type: ignore[misc] # accelerate has no types
+    """Stands for a tracker that isn't installed here; takes what it is given, or fails."""
+
+    name = "mlflow"
+    requires_logging_directory = False
+    main_process_only = True
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__()
+        self.fails = fails
+        self.taken: list[int] = []
+
+    @property
+    def tracker(self) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(run_id="1"))
+
+    def start(self) -> None:
+        if self.fails == "start":
+            raise SystemExit("no server")
+
+    def log(self, values: Any, step: int | None = None, **more: Any) -> None:
+        if self.fails == "log" or (self.fails == "once" and step == 1):
+            raise ValueError("no such server")
+        assert step is not None
+        self.taken.append(step)
+
+    def finish(self) -> None:
+        if self.fails == "finish":
+            raise ConnectionError("not all was sent")
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Other]:
+    """Puts a tracker of its own under the name of one that isn't installed."""
+
+    def put(fails: str) -> Other:
+        made = Other(fails)
+        monkeypatch.setattr("ftkit.planning.find_spec", lambda package: object())
+        monkeypatch.setitem(tracking._MAKE, "mlflow", lambda session, sent: made)  # type: ignore[arg-type]
+        monkeypatch.setitem(tracking._CONFUSION, "mlflow", lambda *_: None)  # type: ignore[arg-type]
+        monkeypatch.setattr(tracking, "_send_config", lambda tracker, config: None)
+        return made
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ("log", ["tracker mlflow failed at epoch 1: ValueError: no such server", "tracker mlflow lacks epoch 1, 2"]),
+        ("once", ["tracker mlflow failed at epoch 1: ValueError: no such server", "tracker mlflow lacks epoch 1"]),
+        ("finish", ["tracker mlflow failed to finish: ConnectionError: not all was sent"]),
+    ],
+)
+def test_a_tracker_that_fails_is_named_and_starves_no_other(
+    fails: str, says: list[str], data: Path, tmp_path: Path, other: Callable[[str], Other]
+) -> None:
+    notes: list[str] = []
+
+    class Notes(Listener):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    made = other(fails)
+    outcome = ftkit.train(plan(data, tmp_path, epochs=2, tracker=["mlflow", "tensorboard"]), Notes())
+    assert series(events(tmp_path / "run")) == expected(outcome)
+    assert [note[: len(said)] for note, said in zip(notes, says, strict=True)] == says
+    assert made.taken == {"log": [], "once": [2], "finish": [1, 2]}[fails]
+
+
+def test_of_several_trackers_the_one_that_cant_start_is_named(
+    data: Path, tmp_path: Path, other: Callable[[str], Other]
+) -> None:
+    other("start")
+    with pytest.raises(FtkitError, match=r"^--tracker mlflow: SystemExit: no server"):
+        ftkit.train(plan(data, tmp_path, epochs=1, tracker=["tensorboard", "mlflow"]))
 
 
 def test_scalars_leave_out_what_has_no_value() -> None:

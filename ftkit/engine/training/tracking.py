@@ -10,7 +10,6 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,9 @@ LARGEST_TABLE = 20
 PICTURE = 320
 """Pixels that the picture's side should have."""
 
+FAILURES = (Exception, SystemExit)
+"""Whatever a tracker's own package, file system or server comes up with."""
+
 
 @dataclass
 class Sent:
@@ -42,65 +44,84 @@ class Sent:
     Attributes:
         epoch: The last one sent; -1 before the first.
         ids: The run's own id in each tracker that has ids.
+        missed: Epochs that a tracker failed to take, by tracker.
     """
 
     epoch: int = -1
     ids: dict[str, str] = field(default_factory=dict)
+    missed: dict[str, list[int]] = field(default_factory=dict)
 
 
 def start_trackers(session: Session) -> None:
     """Begin the run in each tracker that the config names, or go on with it there.
 
     Raises:
-        FtkitError: A tracker can't be started; the message says which were asked for, and why.
+        FtkitError: A tracker can't be started; the message names it, and says why.
     """
     names, accelerator = session.plan.config.tracker, session.accelerator
     if not names or not accelerator.is_main_process:
         return
     known = session.run.trackers.exists()
     sent = _sent(session)
-    accelerator.log_with = [_MAKE[name](session, sent) for name in dict.fromkeys(names)]
-    try:
-        accelerator.init_trackers(PROJECT)
-        for tracker in () if known else accelerator.trackers:
-            _send_config(tracker, session.plan.config)
-    except Exception as error:  # whatever a tracker's own package, file system or server comes up with
-        stop_trackers(session)
-        raise FtkitError(
-            f"--tracker {','.join(names)}: {type(error).__name__}: {one_line(str(error))}", "mend it, or drop --tracker"
-        ) from error
-    for tracker in accelerator.trackers:
-        if tracker.name == "mlflow":
-            sent.ids["mlflow"] = tracker.tracker.info.run_id
+    for name in dict.fromkeys(names):
+        try:
+            _start(session, name, sent, known)
+        except FAILURES as error:
+            stop_trackers(session)
+            raise FtkitError(f"--tracker {name}: {_reason(error)}", "mend it, or drop it") from error
     _remember(session, sent)
 
 
-def track(session: Session, record: Mapping[str, Any], scores: Scores) -> None:
-    """Send one epoch's record, unless it was sent before the run was stopped.
+def _start(session: Session, name: str, sent: Sent, known: bool) -> None:
+    tracker: Any = _MAKE[name](session, sent)
+    tracker.start()
+    session.accelerator.trackers.append(tracker)
+    if not known:
+        _send_config(tracker, session.plan.config)
+    if name == "mlflow":
+        sent.ids[name] = tracker.tracker.info.run_id
 
-    A tracker that fails costs its figures and not the training: they are in the run folder anyway.
+
+def track(session: Session, record: Mapping[str, Any], scores: Scores) -> None:
+    """Send one epoch's record to each tracker, unless it was sent before the run was stopped.
+
+    A tracker that fails costs its own records, and neither the training nor those of the others: everything is in the
+    run folder anyway. Its first failure is reported when it happens, and all of its missing epochs at the end.
     """
-    accelerator = session.accelerator
-    sent = _sent(session)
-    if not accelerator.trackers or record["epoch"] <= sent.epoch:
+    sent, epoch = _sent(session), record["epoch"]
+    if not session.accelerator.trackers or epoch <= sent.epoch:
         return
-    try:
-        accelerator.log(scalars(record), step=record["epoch"])
-        for tracker in accelerator.trackers:
-            _CONFUSION[tracker.name](tracker, scores, record["epoch"])
-    except Exception as error:  # as above
-        session.listener.note(f"epoch {record['epoch']} isn't in the trackers: {one_line(str(error))}")
-    sent.epoch = record["epoch"]
+    for tracker in session.accelerator.trackers:
+        try:
+            tracker.log(scalars(record), step=epoch)
+            _CONFUSION[tracker.name](tracker, scores, epoch)
+        except FAILURES as error:
+            missed = sent.missed.setdefault(tracker.name, [])
+            if not missed:
+                session.listener.note(
+                    f"tracker {tracker.name} failed at epoch {epoch}: {_reason(error)}; the training and other "
+                    "trackers go on, and its missing epochs are listed at the end"
+                )
+            missed.append(epoch)
+    sent.epoch = epoch
     _remember(session, sent)
 
 
 def stop_trackers(session: Session) -> None:
-    """Have everything sent; the run in the trackers can be gone on with."""
+    """Have everything sent, and say what wasn't; the run in the trackers can be gone on with."""
     for tracker in session.accelerator.trackers:
-        # One that couldn't start can't finish either, and why was said.
-        with suppress(Exception):
+        try:
             tracker.finish()
+        except FAILURES as error:
+            session.listener.note(f"tracker {tracker.name} failed to finish: {_reason(error)}")
+        missed = _sent(session).missed.get(tracker.name)
+        if missed:
+            session.listener.note(f"tracker {tracker.name} lacks epoch {', '.join(map(str, missed))}")
     session.accelerator.trackers.clear()
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(str(error))}"
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

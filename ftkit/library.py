@@ -114,11 +114,14 @@ def _create(plan: Plan) -> RunFolder:
 
 
 def write_request(folder: RunFolder, plan: Plan) -> None:
-    """Write a run's config and plan into its folder.
+    """Write a run's config and plan into its folder, with the parameters counted, on the network where need be.
 
     Raises:
         FtkitError: They can't be written.
     """
+    from ftkit.engine.network.model import counted
+
+    plan = counted(plan)
     # A run that is started again from its config is another run: it gets a name of its own.
     texts = {
         folder.config: to_yaml(plan.config.model_copy(update={"name": None})),

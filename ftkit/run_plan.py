@@ -179,7 +179,7 @@ class Plan:
             "preprocessing": asdict(self.preprocessing),
             "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
             "strategy": {"name": self.config.strategy.name, **asdict(self.strategy)},  # type: ignore[call-overload]
-            "groups": [{"name": g.name, "parameters": self._count(g.name)} for g in self.schedule.groups],
+            "groups": [{"name": g.name, "parameters": self.parameters(g.name)} for g in self.schedule.groups],
             "epochs": [
                 {"lr_scale": dict(row), "lr": self.learning_rates(epoch * self.batches.steps)}
                 for epoch, row in enumerate(self.schedule.rows)
@@ -214,7 +214,8 @@ class Plan:
             "notes": list(self.notes),
         }
 
-    def _count(self, group: str) -> int | None:
+    def parameters(self, group: str) -> int | None:
+        """Number of parameters of a layer group; None where only building the network tells."""
         return None if self.group_parameters is None else self.group_parameters[group]
 
 

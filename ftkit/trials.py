@@ -168,7 +168,7 @@ class Tried:
         figures: Of the best epoch's model, by split and name; None where the images have no such figure.
         epoch: The best one.
         epochs: How many were trained.
-        trainable: The most parameters that train at a time.
+        trainable: The most parameters that train at a time; None where the run's record lacks it.
     """
 
     trial: Trial
@@ -176,7 +176,7 @@ class Tried:
     epoch: int
     epochs: int
     seconds: float
-    trainable: int
+    trainable: int | None
 
 
 def look_at(trial: Trial, splits: Sequence[SplitName], figures: Sequence[str], machine: Machine) -> Tried:

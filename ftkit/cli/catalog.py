@@ -170,12 +170,11 @@ def _backbone_row(name: str, backbone: Backbone) -> tuple[str, ...]:
 
 
 def _backbone_lines(name: str, backbone: Backbone, origin: str) -> Iterator[str]:
-    from ftkit.cli.describe import aligned, group_parameters, preprocessing_text
+    from ftkit.cli.describe import aligned, full_count, group_parameters, preprocessing_text
 
     yield f"{name}: family {backbone.family or '-'}, {origin}; images of {backbone.sizes}"
     yield "\nlayer groups, from the input to the head"
-    counts = [group_parameters(backbone, group) for group in backbone.group_names]
-    shown = ["?" if count is None else f"{count:,}" for count in counts]
+    shown = [full_count(group_parameters(backbone, group)) for group in backbone.group_names]
     width = max(map(len, shown))
     rows = [(f"  {group}", count.rjust(width)) for group, count in zip(backbone.group_names, shown, strict=True)]
     yield from aligned([("  name", "parameters"), *rows])

@@ -191,11 +191,12 @@ def _estimate(value: Estimate, form: str = ".4f") -> str:
 
 
 def _cost(result: Result) -> tuple[str, str, str]:
+    from ftkit.cli.describe import full_count
     from ftkit.engine.evaluation.compare import seconds, trainable
 
     summary = result.answers.contender.summary
     best = summary.best["epoch"] if summary.best else "-"
-    return f"{best} of {summary.epochs}", f"{seconds(summary):.1f}", f"{trainable(summary.plan):,}"
+    return f"{best} of {summary.epochs}", f"{seconds(summary):.1f}", full_count(trainable(summary.plan))
 
 
 def _facts(result: Result) -> dict[str, Any]:

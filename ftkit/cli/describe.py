@@ -177,6 +177,11 @@ def preprocessing_text(pre: Preprocessing) -> str:
     return f"{colour} {pre.size} x {pre.size}, {fit}, {pre.interpolation}, mean {numbers[0]}, std {numbers[1]}"
 
 
+def full_count(number: int | None) -> str:
+    """A number with all of its digits, `11,177,538`; `?` where it isn't known."""
+    return "?" if number is None else f"{number:,}"
+
+
 def short_count(number: int | None) -> str:
     """A number in three digits, `11.2M`; `?` where it isn't known."""
     if number is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli import console
-from ftkit.cli.describe import preprocessing_text, short_count
+from ftkit.cli.describe import full_count, preprocessing_text, short_count
 from ftkit.cli.options import with_config
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def show(plan: Plan, to: Console) -> None:
 def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     """The lines of a plan, as name and value."""
     config = plan.config
-    total = sum(plan.group_parameters.values()) if plan.group_parameters else 0
+    total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
     head = f"a head for {plan.num_classes} classes{_head(plan)}"
-    yield "backbone", f"{plan.backbone.name}: {total:,} parameters with {head}"
+    yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}"
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
     yield "preprocessing", preprocessing_text(plan.preprocessing)
     yield "augment", config.augment.name + _changes(plan)
@@ -132,7 +132,7 @@ def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
     for group in plan.schedule.groups:
         rates = [plan.peak_rates(first).get(group.name) for first, _ in spans]
         cells = ["frozen" if r is None else f"{r:.2g}" for r in rates]
-        table.add_row(group.name, f"{(plan.group_parameters or {}).get(group.name, 0):,}", *cells)
+        table.add_row(group.name, full_count(plan.parameters(group.name)), *cells)
     table.add_section()
     phases = [plan.schedule.phase_at(first) for first, _ in spans]
     table.add_row("trainable", "", *(short_count(plan.trainable(p)) for p in phases))

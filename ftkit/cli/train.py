@@ -82,7 +82,7 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The result, or with --dry-run the plan, as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
@@ -100,10 +100,11 @@ def train(
     else:
         run, resolved = _own_request(request, resume, extend)
     plan = replace(_plan(resolved, run, quiet), world=world)
-    if (not quiet and not json) or dry_run:
-        show(plan, console.out() if dry_run else console.err())
     if dry_run:
+        console.print_json(plan.to_json()) if json else show(plan, console.out())
         return
+    if not quiet and not json:
+        show(plan, console.err())
     outcome = _execute(plan, run, quiet, extend is not None, other_world)
     if ranks.rank() > 0:
         return

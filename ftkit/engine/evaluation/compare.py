@@ -192,10 +192,15 @@ def check_figures(figures: Iterable[str], labels: Sequence[int], classes: Sequen
             raise RequestError(f"--metric {name}: the images have none: {one_line(reason)}", "leave it out")
 
 
-def trainable(plan: Mapping[str, Any]) -> int:
-    """The most parameters that a run's saved plan moves at a time; a probe moves the head alone."""
-    phases = [phase["trainable"] for phase in plan["phases"]]
-    return int(max(phases) if phases else plan["groups"][-1]["parameters"] if plan.get("probe") else 0)
+def trainable(plan: Mapping[str, Any]) -> int | None:
+    """The most parameters that a run's saved plan trains at a time; a probe trains the head alone.
+
+    None for a run of an earlier ftkit, which didn't record the counts of backbones without a `summary`.
+    """
+    counts = [phase["trainable"] for phase in plan["phases"]]
+    if not counts:
+        counts = [plan["groups"][-1]["parameters"] if plan.get("probe") else 0]
+    return None if None in counts else int(max(counts))
 
 
 def seconds(summary: RunSummary) -> float:

@@ -82,7 +82,7 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The result, or with --dry-run the plan, as JSON on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The result, or the plan of --dry-run, as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""

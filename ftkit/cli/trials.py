@@ -82,7 +82,8 @@ def _show(
         mine = [one for one in tried if one.trial.strategy == strategy]
         cells = [_spread([one.figures[s][f] for one in mine], ".4f") for s in splits for f in figures]
         epochs = f"{_spread([one.epoch for one in mine], '.1f')} of {_spread([one.epochs for one in mine], 'g', True)}"
-        rows.append((strategy, *cells, epochs, _spread([one.seconds for one in mine], ".1f"), full_count(mine[0].trainable)))
+        seconds = _spread([one.seconds for one in mine], ".1f")
+        rows.append((strategy, *cells, epochs, seconds, full_count(mine[0].trainable)))
     columns = ("strategy", *names, "best epoch", "seconds", "trainable")
     console.show_table(f"{seeds} seed{'s' * (seeds > 1)} a strategy{spread}", columns, rows)
 

@@ -29,8 +29,10 @@ WRITTEN = 1 << 32
 """Makes a mark of a checksum, which is its lower half."""
 SPARE = 1 << 30
 """Bytes of the disk that are left free for others."""
-PREFIX = "v2-"
+PREFIX = "v3-"
 """Of the folders' names: another format has another one."""
+ANY_FORMAT = "v[0-9]*-*"
+"""Tables of all formats count toward the limit and are removed in turn; those of others are never read."""
 GONE = ".gone-"
 
 
@@ -137,13 +139,13 @@ class Store:
 
     def entries(self) -> Iterator[Entry]:
         """What lies there."""
-        for place in sorted(self.folder.glob(f"{PREFIX}*")) if self.folder.is_dir() else ():
+        for place in sorted(self.folder.glob(ANY_FORMAT)) if self.folder.is_dir() else ():
             with suppress(OSError):
                 nbytes = sum(file.stat().st_blocks * 512 for file in place.iterdir())
                 said, used = _said(place), place.stat().st_mtime
                 with suppress(ValueError, TypeError):
                     used = float(said.get("used", used))
-                facts = said.get("facts")
+                facts = said.get("facts") if place.name.startswith(PREFIX) else None
                 yield Entry(
                     path=place,
                     about=str(said.get("about", "being made")),

@@ -2,6 +2,7 @@
 
 from ftkit.cache import cache_folder
 from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
+from ftkit.file_identity import Stamp, file_stamp
 from ftkit.hooks import hookimpl
 from ftkit.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
 from ftkit.spec.backbone import (
@@ -54,6 +55,7 @@ __all__ = [
     "Split",
     "SplitName",
     "Splits",
+    "Stamp",
     "Strategy",
     "Summary",
     "Then",
@@ -61,6 +63,7 @@ __all__ = [
     "cache_folder",
     "class_order",
     "decode_image",
+    "file_stamp",
     "group_of",
     "hookimpl",
     "is_image",

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
 from ftkit.duplicates import Duplicate, find_duplicates, picture_hash, summary
 from ftkit.errors import RequestError, one_line
+from ftkit.file_identity import content_digest
 from ftkit.images import FORMATS, UnreadableImage, open_with_format, sample_file
-from ftkit.memory import Look, Memory, open_memory
+from ftkit.memory import TOGETHER, Look, Memory, open_memory
 from ftkit.spec.dataset import SPLIT_NAMES, Split, SplitName, Splits
 
 FEW = 64
 """Files that are sooner read than a pool of threads is started."""
-
-TOGETHER = 1000
-"""Looks that are remembered at once; so many are lost where a run is stopped."""
 
 PATIENCE_SECONDS = 5.0
 """After this long without a word, a person wants to know how far it is."""
@@ -130,6 +126,8 @@ def look_at(files: Sequence[str], memory: Memory, tell: Tell | None = None) -> d
             memory.keep(fresh)
             fresh = {}
     memory.keep(fresh)
+    if unknown:
+        memory.trim()
     return found
 
 
@@ -138,8 +136,7 @@ def look(file: str) -> Look:
     try:
         image, kind = open_with_format(file)
         picture = picture_hash(image)
-        with Path(file).open("rb") as opened:
-            content = hashlib.file_digest(opened, partial(hashlib.blake2b, digest_size=16)).digest()
+        content = content_digest(file)
     except UnreadableImage as error:
         return Look(fault=error.message.removeprefix(one_line(f"{file}: ")))
     except (OSError, ValueError) as error:

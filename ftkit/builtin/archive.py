@@ -13,7 +13,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ftkit.api import SPLIT_SYNONYMS, Dataset, FtkitError, RequestError, Splits, cache_folder, hookimpl, one_line
+from ftkit.api import (
+    SPLIT_SYNONYMS,
+    Dataset,
+    FtkitError,
+    RequestError,
+    Splits,
+    Stamp,
+    cache_folder,
+    file_stamp,
+    hookimpl,
+    one_line,
+)
 from ftkit.builtin.folder import SYSTEM_NAMES, Folder
 
 SCHEMES = ("http", "https")
@@ -47,7 +58,7 @@ class Archive(Dataset):
                 raise RequestError(
                     f"{text} has the sha256 {found.sha256}, not {wanted}", f"correct dataset.sha256, or {again}"
                 )
-            folder = _unpacked(archive, found.sha256, cache)
+            folder = _unpacked(archive, found, cache)
         except OSError as error:
             place = error.filename or cache
             raise FtkitError(
@@ -83,11 +94,11 @@ def _check_address(url: str) -> None:
 
 @dataclass(frozen=True)
 class _Sum:
-    """What a file was when its sum was taken; while size and time are the same, the sum is taken to be."""
+    """What a file was when its sum was taken; while its stamp is the same, the sum is taken to be."""
 
     sha256: str
     size: int
-    mtime_ns: int
+    stamp: str
 
 
 def _fetched(url: str, cache: Path, wanted: str | None) -> tuple[Path, _Sum]:
@@ -110,9 +121,9 @@ def _fetch_good(url: str, archive: Path, cache: Path, wanted: str | None) -> Non
     # What it imports would slow every start of the program down.
     from ftkit.builtin.download import fetch
 
-    _remember(archive, fetch(url, archive, wanted), cache)
+    sha256 = fetch(url, archive, wanted)
     try:
-        _unpacked(archive, _sum_of(archive, cache).sha256, cache)
+        _unpacked(archive, _remember(archive, sha256, file_stamp(archive), cache), cache)
     except RequestError as error:
         archive.unlink()
         raise RequestError(error.message.replace(str(archive), url, 1), error.hint) from None
@@ -127,20 +138,21 @@ def _local(text: str, cache: Path) -> tuple[Path, _Sum]:
 
 def _sum_of(archive: Path, cache: Path) -> _Sum:
     """The file's sum: the one that was remembered while the file stays as it was, else a new one."""
-    status = archive.stat()
+    stamp = file_stamp(archive)
     try:
         known = _Sum(**json.loads(_record(archive, cache).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         known = None
-    if known is not None and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+    if known is not None and known.stamp == stamp.text():
         return known
     with archive.open("rb") as file:
-        return _remember(archive, hashlib.file_digest(file, "sha256").hexdigest(), cache)
+        return _remember(archive, hashlib.file_digest(file, "sha256").hexdigest(), stamp, cache)
 
 
-def _remember(archive: Path, sha256: str, cache: Path) -> _Sum:
-    status = archive.stat()
-    found = _Sum(sha256, status.st_size, status.st_mtime_ns)
+def _remember(archive: Path, sha256: str, stamp: Stamp, cache: Path) -> _Sum:
+    found = _Sum(sha256, stamp.size, stamp.text())
+    if not stamp.is_settled():
+        return found
     record = _record(archive, cache)
     part = record.with_suffix(f".{os.urandom(8).hex()}")
     with contextlib.suppress(OSError):  # It only saves time, and a cache may be there to be read alone.
@@ -154,8 +166,9 @@ def _record(archive: Path, cache: Path) -> Path:
     return cache / "sums" / f"{_short(str(archive))}.json"
 
 
-def _unpacked(archive: Path, sha256: str, cache: Path) -> Path:
+def _unpacked(archive: Path, found: _Sum, cache: Path) -> Path:
     """The folder with the archive's content, which is there whole or not at all."""
+    sha256 = found.sha256
     folder = cache / sha256
     if folder.is_dir():
         return folder
@@ -164,17 +177,19 @@ def _unpacked(archive: Path, sha256: str, cache: Path) -> Path:
         for left in cache.glob(f".{sha256}.*.part") if alone else ():
             shutil.rmtree(left, ignore_errors=True)
         if not folder.is_dir():
-            _unpack_into(folder, archive)
+            _unpack_into(folder, archive, found)
     return folder
 
 
-def _unpack_into(folder: Path, archive: Path) -> None:
+def _unpack_into(folder: Path, archive: Path, found: _Sum) -> None:
     from ftkit.builtin.unpack import unpack
 
     part = folder.with_name(f".{folder.name}.{os.urandom(8).hex()}.part")
     part.mkdir()
     try:
         unpack(archive, part)
+        if file_stamp(archive).text() != found.stamp:
+            raise FtkitError(f"{archive}: it was replaced while it was unpacked", "run this again")
         part.rename(folder)
     except OSError:
         # Where locks don't work, another process may have been quicker, to the same end.

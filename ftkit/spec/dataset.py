@@ -40,7 +40,8 @@ class Split:
             worker processes, so it must be picklable.
         blocks: For data that lies far away, the number of the part that each sample is in, where all of a part
             come together. Training mixes a few parts at a time then, so that each is fetched once an epoch.
-        stamp: Text that changes when an image does, where the data tells without images being opened.
+        stamp: Text that changes when an image does, and that no other data has, where the data tells without images
+            being opened; `ftkit.api.file_stamp` gives such text for a file. Size and modification time don't do.
     """
 
     names: Sequence[str]

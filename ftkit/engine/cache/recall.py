@@ -20,7 +20,7 @@ from ftkit.engine.cache.table_keys import TableKeys, kept_beginnings, open_value
 from ftkit.engine.cache.tables import Table
 from ftkit.engine.cache.views import PLAIN
 from ftkit.engine.input.data import Batch, Samples, require_whole
-from ftkit.engine.input.images_digest import images_digest
+from ftkit.engine.input.images_digest import KnownImages, known_images
 from ftkit.engine.input.order import Key
 from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.groups import set_trainable
@@ -103,12 +103,16 @@ def recalled(
     Raises:
         FtkitError: An image can't be read; the message names it.
     """
-    table = _opened(beginning, samples, store, tell) if beginning is not None and store is not None else None
-    if beginning is None or table is None:
+    if beginning is None or store is None:
+        yield None
+        return
+    images = known_images(samples.split)
+    table = _opened(beginning, samples, images, store, tell)
+    if table is None:
         yield None
         return
     try:
-        kept = _fill(table, beginning, samples, threads)
+        kept = _fill(table, beginning, samples, images, threads)
         if kept:
             tell(f"the cache has the activations after {beginning.cut.name} of {kept:,} of {len(samples):,} images")
         yield Recalled(beginning.cut, table, samples.split)
@@ -162,9 +166,9 @@ def open_cutter(network: nn.Module, compute: Compute, look: Preprocessing) -> Cu
     return Cutter(network, compute.take(images), compute.autocast)
 
 
-def _opened(beginning: Beginning, samples: Samples, store: Store, tell: Tell) -> Table | None:
+def _opened(beginning: Beginning, samples: Samples, images: KnownImages, store: Store, tell: Tell) -> Table | None:
     cut, look = beginning.cut, beginning.look
-    key = table_key(beginning.key, images_digest(samples.split), look)
+    key = table_key(beginning.key, images.digest, look)
     if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:
         return None
     about = f"{beginning.backbone} after {cut.name}: {len(samples):,} images"
@@ -175,7 +179,7 @@ def _opened(beginning: Beginning, samples: Samples, store: Store, tell: Tell) ->
         return None
 
 
-def _fill(table: Table, beginning: Beginning, samples: Samples, threads: int | None) -> int:
+def _fill(table: Table, beginning: Beginning, samples: Samples, images: KnownImages, threads: int | None) -> int:
     """Compute what a table lacks; how many rows it had."""
     missing = table.missing()
     lists: list[list[Key]] = [[(PLAIN, index, 0) for index in table.rows_of(chunk)] for chunk in missing]
@@ -183,5 +187,6 @@ def _fill(table: Table, beginning: Beginning, samples: Samples, threads: int | N
     rows = computed_rows(network, beginning.compute, beginning.look, samples, lists, threads)
     for chunk, (values, batch) in zip(missing, rows, strict=True):
         require_whole(batch.faults)
+        images.require_same(batch.indices.tolist())
         table.put(chunk, batch.indices.tolist(), values[0])
     return len(samples) - sum(map(len, lists))

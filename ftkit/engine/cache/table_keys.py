@@ -15,6 +15,7 @@ from torch import Tensor
 from ftkit.activation_folder import Store
 from ftkit.engine.cache.cut import Cut, Cutter
 from ftkit.engine.cache.tables import Table, open_table
+from ftkit.engine.input.pixels import decoder_versions
 from ftkit.engine.network.devices import Compute
 from ftkit.spec.preprocessing import Preprocessing
 
@@ -38,7 +39,7 @@ class TableKeys:
                 "arithmetic": [self._compute.precision, self._compute.layout],
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
                 "threads": torch.get_num_threads(),
-                "versions": [torch.__version__, torchvision.__version__],
+                "versions": [torch.__version__, torchvision.__version__, *decoder_versions()],
             }
         )
 
@@ -59,7 +60,7 @@ def table_key(beginning: str, images: str, look: Preprocessing, drawn: Sequence[
 
     Args:
         beginning: As `TableKeys` gives it.
-        images: As `images_digest` gives it.
+        images: The digest that `known_images` gives.
         look: What the images go through.
         drawn: What their random changes depend on; nothing for what evaluation sees.
     """

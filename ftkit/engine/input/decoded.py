@@ -25,9 +25,10 @@ from torch import Tensor
 
 from ftkit.activation_folder import MARK, WRITTEN, Store, activation_folder
 from ftkit.config.schema import Cache
+from ftkit.engine.distributed.processes import main_first
 from ftkit.engine.input.data import START
-from ftkit.engine.input.images_digest import images_digest
-from ftkit.engine.input.pixels import sample_pixels
+from ftkit.engine.input.images_digest import KnownImages, known_images
+from ftkit.engine.input.pixels import decoder_versions, sample_pixels
 from ftkit.errors import RequestError
 from ftkit.images import ORIENTATION, sample_file
 from ftkit.spec.dataset import Split, SplitName
@@ -127,9 +128,10 @@ def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str) -> Decod
     """
     count = len(sizes.shapes)
     if config.decoded == "ram":
-        return Decoded(split, sizes, mmap.mmap(-1, max(1, sizes.nbytes)), mmap.mmap(-1, MARK * max(1, count)), None)
+        return Decoded(split, sizes, mmap.mmap(-1, max(1, sizes.nbytes)), mmap.mmap(-1, MARK * max(1, count)))
     store = Store(activation_folder(config.dir), config.limit)
-    facts = f"decoded {sizes.channels} {PIL.__version__} {images_digest(split)}"
+    images = main_first(lambda: known_images(split))
+    facts = f"decoded {sizes.channels} {decoder_versions()} {images.digest}"
     try:
         place, lock = store.reserve(hashlib.sha256(facts.encode()).hexdigest()[:32], about, sizes.nbytes, count)
         data, marks = (_mapped(place / name) for name in ("data", "done"))
@@ -138,7 +140,7 @@ def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str) -> Decod
             f"--decoded-cache disk: {store.folder}: {error.strerror or error}",
             "make room, raise --cache-limit, or give --decoded-cache off",
         ) from None
-    return Decoded(split, sizes, data, marks, lock)
+    return Decoded(split, sizes, data, marks, lock, images)
 
 
 class Decoded:
@@ -148,10 +150,19 @@ class Decoded:
         data: Holds the pixels, `(height, width, channels)` of each image.
         marks: Says which are there, with a checksum of each where they lie on disk.
         lock: Keeps others from removing the file; None for memory.
+        images: What the images of the file are known by; None for memory.
     """
 
-    def __init__(self, split: Split, sizes: Sizes, data: mmap.mmap, marks: mmap.mmap, lock: IO[bytes] | None) -> None:
-        self._split, self._sizes, self._lock = split, sizes, lock
+    def __init__(
+        self,
+        split: Split,
+        sizes: Sizes,
+        data: mmap.mmap,
+        marks: mmap.mmap,
+        lock: IO[bytes] | None = None,
+        images: KnownImages | None = None,
+    ) -> None:
+        self._split, self._sizes, self._lock, self._images = split, sizes, lock, images
         self._starts = [0, *accumulate(sizes.channels * height * width for height, width in sizes.shapes)]
         self._data, self._marks = data, memoryview(marks).cast("Q")
         self._sound: set[int] = set()
@@ -170,8 +181,8 @@ class Decoded:
         ).view(*shape, channels)
         if not self._is_sound(index, kept):
             pixels = sample_pixels(self._split, index, channels)
-            if pixels.shape[1:] != shape:
-                # The header says something else than the image.
+            if pixels.shape[1:] != shape or not (self._images is None or self._images.is_same(index)):
+                # The header says something else than the image, or the image was replaced since the run began.
                 return pixels
             kept.copy_(pixels.permute(1, 2, 0))
             self._marks[index] = self._mark(kept)

@@ -1,33 +1,109 @@
-"""What stands for the images of a split in the names of what is kept of them."""
+"""The images of a split known by their content: what stands for them in the names of what is kept of them."""
 
 from __future__ import annotations
 
 import hashlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from ftkit.images import sample_file
+from ftkit.errors import FtkitError
+from ftkit.file_identity import DIGEST_BYTES, content_digest, file_stamp
+from ftkit.images import UnreadableImage, sample_file
+from ftkit.memory import open_memory
 from ftkit.spec.dataset import Split
 
+UNREADABLE = bytes(DIGEST_BYTES)
+"""Stands for the content of an image that can't be read; no value is kept of it."""
 
-def images_digest(split: Split) -> str:
-    """Digits that change when an image or the order does.
 
-    By what the data itself tells; else by path, size and time of change; else by pixels. A file that is gone counts by
-    its name.
+@dataclass(frozen=True)
+class KnownImages:
+    """The images of a split, as they were when they were looked at.
+
+    Attributes:
+        digest: Digits that change when the content of an image or the order does; where the images lie and what they
+            are called has no part in it, so that data that was moved or renamed is the same data.
     """
-    digest = hashlib.sha256()
+
+    digest: str
+    _split: Split = field(repr=False)
+    _contents: bytearray = field(repr=False)
+    _marks: array[int] = field(repr=False)
+
+    def is_same(self, index: int) -> bool:
+        """Whether a sample's file has the content that it was known by; ask after reading it."""
+        file = sample_file(self._split, index)
+        if file is None or not self._contents or _mark(file) == self._marks[index]:
+            return True
+        # Touched, linked or copied back; what counts is what is in it.
+        mark, content = _mark(file), _content(file)
+        if content != self._contents[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]:
+            return False
+        self._marks[index] = mark
+        return True
+
+    def require_same(self, indices: Iterable[int]) -> None:
+        """Make sure that values of these samples, which were just computed, are of the images that are known.
+
+        Raises:
+            FtkitError: An image has been replaced meanwhile; names its file.
+        """
+        for index in indices:
+            if not self.is_same(index):
+                raise FtkitError(
+                    f"{sample_file(self._split, index)}: the image was replaced while it was used",
+                    "run this again, once the data no longer changes",
+                )
+
+
+def known_images(split: Split) -> KnownImages:
+    """What the images of a split are known by.
+
+    That is what the data itself tells (`Split.stamp`) with the names of the samples; else the content of their files,
+    each of which is read unless it is remembered from the image scan; else their pixels.
+    """
     if split.stamp is not None:
-        digest.update("\n".join([split.stamp, *split.names]).encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
-    for index in range(len(split)):
-        file = sample_file(split, index)
-        if file is None:
-            image = split.open(index)
-            digest.update(f"{image.mode} {image.size}\n".encode() + image.tobytes())
-            continue
-        try:
-            found = file.stat()
-            stamp = f"{found.st_size} {found.st_mtime_ns}"
-        except OSError:
-            stamp = "gone"
-        digest.update(f"{file.absolute()}\0{stamp}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+        opens = type(split.source(0)[0]) if len(split) else type(split.open)
+        text = "\n".join(["stamp", opens.__module__, opens.__qualname__, split.stamp, *split.names])
+        return KnownImages(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
+    files = [sample_file(split, index) for index in range(len(split))]
+    # Marks first: what is replaced after that is noticed, at worst for nothing.
+    marks = array("q", (0 if file is None else _mark(file) for file in files))
+    there = open_memory().contents(str(file.absolute()) for file in files if file is not None)
+    contents = bytearray()
+    for index, file in enumerate(files):
+        contents += _pixels(split, index) if file is None else there.get(str(file.absolute()), UNREADABLE)
+    return KnownImages(_digits(b"content\n" + contents), split, contents, marks)
+
+
+def _pixels(split: Split, index: int) -> bytes:
+    try:
+        image = split.open(index)
+    except UnreadableImage:
+        return UNREADABLE
+    digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
+    if image.palette is not None:
+        digest.update(image.palette.tobytes())
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _mark(file: Path) -> int:
+    """A number for the stamp of a file, the same within this process and those forked from it."""
+    try:
+        return hash(file_stamp(file))
+    except OSError:
+        return 0
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return content_digest(file)
+    except OSError:
+        return UNREADABLE
+
+
+def _digits(content: bytes | bytearray) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import PIL
 import PIL.Image
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+import ftkit
 from ftkit.images import is_sane_size, open_image, sample_file, with_channels
 from ftkit.spec.dataset import Split
 
@@ -29,6 +32,12 @@ except (ImportError, OSError, RuntimeError):
 Mode = Literal["RGB", "GRAY"]
 MODES: Mapping[tuple[str, int], Mode] = {("RGB", 3): "RGB", ("L", 3): "RGB", ("L", 1): "GRAY"}
 """PIL's mode and the channels wanted, where the decoder gives what PIL would. It makes grey of RGB in another way."""
+
+
+def decoder_versions() -> list[str]:
+    """What decides the pixels of an image: they may differ between versions of it."""
+    found = [f"ftkit {ftkit.__version__}", f"pillow {PIL.__version__}"]
+    return found + ([f"torchcodec {version('torchcodec')}"] if decode_jpeg is not None else [])
 
 
 def sample_pixels(split: Split, index: int, channels: int) -> Tensor:

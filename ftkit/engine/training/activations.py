@@ -25,7 +25,7 @@ from ftkit.engine.cache.views import PLAIN, Views
 from ftkit.engine.distributed.agree import largest
 from ftkit.engine.input import transforms
 from ftkit.engine.input.data import Batch, Fault
-from ftkit.engine.input.images_digest import images_digest
+from ftkit.engine.input.images_digest import KnownImages, known_images
 from ftkit.engine.input.order import Key, Share
 from ftkit.engine.training.cached import Cached
 from ftkit.engine.training.late import usable
@@ -64,7 +64,7 @@ class Activations:
     _told: bool = False
     _tables: dict[Place, Table] = field(default_factory=dict)
     _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
-    _digests: dict[SplitName, str] = field(default_factory=dict)
+    _images: dict[SplitName, KnownImages] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
@@ -172,7 +172,7 @@ class Activations:
                 if number < len(own) and not self.trouble:
                     values, batch = next(results)
                     found |= _by_row(rows_of(own[number]), batch)
-                    self._keep(values, usable(session, split, batch), own[number], tables, lacking)
+                    self._keep(split, values, usable(session, split, batch), own[number], tables, lacking)
                 stop_if_asked(session)
                 if time.monotonic() - told > PATIENCE_SECONDS:
                     told = time.monotonic()
@@ -184,10 +184,17 @@ class Activations:
         self.settled |= {((cut.name, split, view), chunk) for cut in cuts for chunk in broken}
 
     def _keep(
-        self, values: Sequence[Tensor], batch: Batch, chunk: int, tables: Sequence[Table], lacking: Sequence[Set[int]]
+        self,
+        split: SplitName,
+        values: Sequence[Tensor],
+        batch: Batch,
+        chunk: int,
+        tables: Sequence[Table],
+        lacking: Sequence[Set[int]],
     ) -> None:
         if not values:
             return
+        self.images(split).require_same(batch.indices.tolist())
         try:
             for table, value, wanted in zip(tables, values, lacking, strict=True):
                 if chunk in wanted:
@@ -209,7 +216,7 @@ class Activations:
             try:
                 beginning = self._keys.beginning(cut.name)
                 drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
-                key = table_key(beginning, self._images(split), plan.preprocessing, drawn)
+                key = table_key(beginning, self.images(split).digest, plan.preprocessing, drawn)
                 self._tables[place] = open_values(self._store, key, about, count, cut, beginning)
             except OSError as error:
                 self.trouble = f"{self._store.folder}: {error.strerror or error}"
@@ -246,10 +253,11 @@ class Activations:
     def _keys(self) -> TableKeys:
         return TableKeys(self.cutter, self.session.compute)
 
-    def _images(self, split: SplitName) -> str:
-        if split not in self._digests:
-            self._digests[split] = images_digest(self.session.split(split))
-        return self._digests[split]
+    def images(self, split: SplitName) -> KnownImages:
+        """What the images of a split are known by; read where the image scan hasn't read them."""
+        if split not in self._images:
+            self._images[split] = known_images(self.session.split(split))
+        return self._images[split]
 
 
 def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftkit.engine.cache.cut import Cut, Cutter, NoCutError
 from ftkit.engine.cache.recall import open_cutter
+from ftkit.engine.distributed.processes import main_first
 from ftkit.engine.network.groups import set_trainable
 from ftkit.engine.training.activations import Activations
 from ftkit.engine.training.session import Session
@@ -44,9 +45,13 @@ def open_activations(session: Session) -> Activations | None:
     for phase, use in zip(phases, uses, strict=True):
         if use.reason not in ("", NO_GAIN) and len(phase.trainable) < len(groups):
             session.listener.note(f"{_epochs(phase)}: nothing is cached, since {use.reason}")
-    return Activations(
+    cache = Activations(
         session, cutter, dict(zip(phases, found, strict=True)), dict(zip(phases, uses, strict=True)), probe
     )
+    if isinstance(probe, Cut) or any(use.cut is not None for use in uses):
+        # Files that aren't remembered are read by the main process, and by it alone.
+        main_first(lambda: [cache.images(split) for split in ("train", "val")])
+    return cache
 
 
 def _cut(cutter: Cutter, session: Session, trainable: frozenset[str]) -> Cut | str:

@@ -18,9 +18,11 @@ from ftkit.api import (
     Splits,
     UnreadableImage,
     class_order,
+    file_stamp,
     nearest,
     relabel,
 )
+from ftkit_hf.local import cache_of
 from ftkit_hf.streaming import streamed
 
 if TYPE_CHECKING:
@@ -100,10 +102,11 @@ class HubDataset(Dataset):
             if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
                 loaded = datasets.load_from_disk(str(path))
             elif path.is_file():
-                loaded = datasets.load_dataset("parquet", data_files=str(path))
+                loaded = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache_of(path))
+            elif path.is_dir():
+                loaded = datasets.load_dataset(str(path), self.config, revision=self.revision, cache_dir=cache_of(path))
             else:
-                place = str(path) if path.is_dir() else self.path
-                loaded = datasets.load_dataset(place, self.config, revision=self.revision)
+                loaded = datasets.load_dataset(self.path, self.config, revision=self.revision)
         except FtkitError:
             raise
         except Exception as error:  # whatever a reader of files and networks can raise
@@ -193,8 +196,7 @@ class _Loaded:
         files = [Path(each["filename"]) for each in self.table.cache_files]
         if fingerprint is None or not files:
             return None
-        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return json.dumps([fingerprint, stats])
+        return json.dumps([fingerprint, [(str(file), file_stamp(file).text()) for file in files]])
 
 
 @dataclass(frozen=True)

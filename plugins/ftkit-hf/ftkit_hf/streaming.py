@@ -18,22 +18,24 @@ from functools import lru_cache
 from pathlib import Path
 from threading import get_ident
 from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
-from ftkit.api import RequestError, Split, UnreadableImage, cache_folder, decode_image, one_line
+from ftkit.api import RequestError, Split, UnreadableImage, cache_folder, decode_image, file_stamp, one_line
 from ftkit_hf.hub import told
+from ftkit_hf.local import cache_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL.Image import Image
 
-FORMAT = 1
+FORMAT = 2
 CONNECTIONS = 8
 """Files whose labels are read at once."""
 OPEN_BLOCKS = 64
 """Blocks that a process keeps open; they are maps of files, and training mixes 16 at a time."""
-_STAMPS = ("size", "mtime", "blob_id", "xet_hash", "etag", "ETag")
-"""What file systems tell of a file, that changes with its content."""
+_STAMPS = ("mtime", "blob_id", "xet_hash", "etag", "ETag", "LastModified", "last_modified")
+"""What remote file systems tell of a file, that changes with its content."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,11 @@ def streamed(path: str, config: str | None, revision: str | None, limit_gb: floa
 
     place = Path(path).expanduser()
     if place.is_file():
-        builder = datasets.load_dataset_builder("parquet", data_files=str(place))
+        builder = datasets.load_dataset_builder("parquet", data_files=str(place), cache_dir=cache_of(place))
+    elif place.is_dir():
+        builder = datasets.load_dataset_builder(str(place), config, revision=revision, cache_dir=cache_of(place))
     else:
-        builder = datasets.load_dataset_builder(str(place) if place.is_dir() else path, config, revision=revision)
+        builder = datasets.load_dataset_builder(path, config, revision=revision)
     files = builder.config.data_files
     if not files or not all(str(each).endswith(".parquet") for some in files.values() for each in some):
         raise RequestError(
@@ -176,11 +180,16 @@ def _open(address: str) -> IO[bytes]:
 
 
 def _stamp(address: str) -> str:
+    """Text that changes with a file's content; where its server tells nothing that does, it is new each time."""
     from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
 
     system, path = url_to_fs(address)
+    if isinstance(system, LocalFileSystem):
+        return file_stamp(path).text()
     facts = system.info(path)
-    return json.dumps({key: str(facts[key]) for key in _STAMPS if facts.get(key) is not None})
+    found = {key: str(facts[key]) for key in _STAMPS if facts.get(key) is not None}
+    return json.dumps({**(found or {"once": uuid4().hex}), "size": facts.get("size")})
 
 
 def _end(address: str, stamp: str) -> pq.FileMetaData:

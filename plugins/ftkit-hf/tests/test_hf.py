@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from io import BytesIO
@@ -103,6 +104,34 @@ def test_what_stands_for_the_images_changes_with_them(parquet: Path) -> None:
     assert None is not before.stamp == again.stamp
     rows(16, "b").to_parquet(parquet)
     after = HubDataset(str(parquet)).load().train
+    assert after is not None
+    assert before.stamp != after.stamp
+
+
+def test_a_file_that_is_replaced_and_keeps_its_time_is_read_anew(parquet: Path) -> None:
+    """The `datasets` library itself goes by path and modification time."""
+    before, was = HubDataset(str(parquet)).load().train, parquet.stat()
+    rows(16, "b").to_parquet(parquet)
+    os.utime(parquet, ns=(was.st_mtime_ns, was.st_mtime_ns))
+    for streaming in (False, True):
+        after = HubDataset(str(parquet), streaming=streaming).load().train
+        assert before is not None
+        assert after is not None
+        assert before.stamp != after.stamp
+        assert before[0][0].tobytes() != after[0][0].tobytes()
+
+
+def test_a_folder_of_images_that_are_replaced_and_keep_their_time(tmp_path: Path) -> None:
+    for name, label in (("ants", 0), ("bees", 1)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        draw(label, (32, 32), "a").save(tmp_path / "photos" / name / "1.png")
+    before = HubDataset(str(tmp_path / "photos")).load().train
+    file = tmp_path / "photos" / "ants" / "1.png"
+    was = file.stat()
+    draw(0, (32, 32), "b").save(file)
+    os.utime(file, ns=(was.st_mtime_ns, was.st_mtime_ns))
+    after = HubDataset(str(tmp_path / "photos")).load().train
+    assert before is not None
     assert after is not None
     assert before.stamp != after.stamp
 

@@ -18,7 +18,7 @@ from ftkit_webdataset.places import stream
 
 LABEL = "cls"
 LARGEST_LABEL = 4096
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,15 @@ def index_of(shard: str, stamp: tuple[int, str]) -> Index:
     """The index of a shard: the one kept from the last time, or made by reading the shard once.
 
     Args:
-        stamp: Its size in bytes, and what changes when its content does.
+        stamp: Its size in bytes, and what changes when its content does; where that is empty, nothing is kept.
 
     Raises:
         RequestError: The shard can't be read, or an image in it has no label.
     """
     size, changed = stamp
+    if not changed:
+        # Another shard of the same size would be taken for this one.
+        return scan(shard)
     sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
     kept = cache_folder() / "webdataset" / f"{sign}.json"
     try:

@@ -11,7 +11,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from ftkit.api import FtkitError, RequestError, one_line
+from ftkit.api import FtkitError, RequestError, file_stamp, one_line
 
 SECONDS = 30.0
 """After so long a server that says nothing is given up."""
@@ -24,17 +24,17 @@ def is_address(place: str) -> bool:
 
 
 def stamp(place: str) -> tuple[int, str]:
-    """Size in bytes, and what changes when the content does.
+    """Size in bytes, and what changes when the content does; empty where a server doesn't tell.
 
     Raises:
         RequestError: There is no such file.
     """
     if not is_address(place):
         try:
-            facts = Path(place).stat()
+            facts = file_stamp(place)
         except OSError as error:
-            raise RequestError(f"dataset: shard {place}: {error.strerror}", "check the path") from None
-        return facts.st_size, str(facts.st_mtime_ns)
+            raise RequestError(f"dataset: shard {place}: {error.strerror or error}", "check the path") from None
+        return facts.size, facts.text()
     with _asked(Request(place, method="HEAD"), place) as answer:
         return int(answer.headers["Content-Length"] or 0), answer.headers["ETag"] or answer.headers[
             "Last-Modified"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 import threading
@@ -12,8 +13,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from ftkit_webdataset.dataset import Shards
+from ftkit_webdataset.index import index_of
 
 from ftkit.api import RequestError, UnreadableImage
 from ftkit.testing import check_dataset, make_image_folder
@@ -145,6 +148,38 @@ def test_a_shard_that_changes_is_read_anew(tmp_path: Path, images: Path) -> None
     assert after is not None
     assert len(after) == 2
     assert None is not before.stamp != after.stamp
+
+
+def test_a_shard_replaced_by_one_of_the_same_size_and_time_is_read_anew(tmp_path: Path) -> None:
+    def written(folder: str, labels: str) -> Path:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pictures = [PIL.Image.new("RGB", (8, 8), "red" if label == "0" else "blue") for label in labels]
+        members = {}
+        for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            picture.save(content := io.BytesIO(), "BMP")
+            members |= {f"{number}.bmp": content.getvalue(), f"{number}.cls": label.encode()}
+        path = shard(tmp_path / folder / "s.tar", members)
+        os.utime(path, ns=(10**18, 10**18))
+        return path
+
+    path = written("one", "01")
+    before = Shards(str(path)).load().train
+    was = path.stat()
+    written("two", "10").replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    after = Shards(str(path)).load().train
+    assert before is not None
+    assert after is not None
+    assert (list(before.labels), list(after.labels)) == ([0, 1], [1, 0])
+    assert before.stamp != after.stamp
+
+
+def test_nothing_is_kept_of_a_shard_whose_server_tells_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    path = shard(tmp_path / "s.tar", {"1.jpg": b"x", "1.cls": b"0"})
+    assert index_of(str(path), (path.stat().st_size, "")).labels == ["0"]
+    shard(path, {"1.jpg": b"x", "1.cls": b"1"})
+    assert index_of(str(path), (path.stat().st_size, "")).labels == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,249 @@
+"""Data replaced by other data of the same paths, sizes and times: what was kept of the old images isn't used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+
+import ftkit
+from ftkit.activation_folder import Store
+from ftkit.builtin.archive import Archive
+from ftkit.builtin.networks.cifar_resnet import CifarResNet
+from ftkit.engine.input.images_digest import known_images
+from ftkit.errors import FtkitError
+from ftkit.images import ImageFiles
+from ftkit.memory import open_memory
+from ftkit.spec.dataset import Split
+from tests.conftest import RunFtkit
+
+LONG_AGO = 1_600_000_000_000_000_000
+SETTINGS = ("--backbone", "cifar_resnet20", "--weights", "net.pth", "--strategy", "freeze", "--epochs", "8")
+FLAGS = (
+    "--augment",
+    "none",
+    "--workers",
+    "0",
+    "--batch-size",
+    "8",
+    "--precision",
+    "fp32",
+    "--no-probe",
+    "--lr",
+    "0.02",
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    torch.save(CifarResNet(3, 10).state_dict(), "net.pth")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes in `train` and `val`: files of one size and one time, which `touch -d` gives."""
+    for split, count in (("train", 12), ("val", 6)):
+        for label, name in enumerate("ab"):
+            for number in range(count):
+                file = tmp_path / "data" / split / name / f"{number}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                colour = ((200, 10 * number, 30), (30, 10 * number, 200))[label]
+                PIL.Image.new("RGB", (32, 32), colour).save(file)
+                os.utime(file, ns=(LONG_AGO, LONG_AGO))
+    time.sleep(0.03)  # What changed just now isn't remembered yet.
+    return tmp_path / "data"
+
+
+def by_folders(data: Path) -> None:
+    for split in ("train", "val"):
+        (data / split / "a").rename(data / "spare")
+        (data / split / "b").rename(data / split / "a")
+        (data / "spare").rename(data / split / "b")
+
+
+def in_place(data: Path) -> None:
+    for one in sorted(data.glob("*/a/*.bmp")):
+        other = one.parent.parent / "b" / one.name
+        contents = one.read_bytes(), other.read_bytes()
+        for file, content in zip((other, one), contents, strict=True):
+            with file.open("r+b") as opened:
+                opened.write(content)
+            os.utime(file, ns=(LONG_AGO, LONG_AGO))
+
+
+def by_links(data: Path) -> None:
+    for one in sorted(data.glob("*/a/*.bmp")):
+        other, spare = one.parent.parent / "b" / one.name, data / "spare"
+        spare.hardlink_to(one)
+        one.unlink()
+        one.hardlink_to(other)
+        other.unlink()
+        other.hardlink_to(spare)
+        spare.unlink()
+
+
+def trained(run_ftkit: RunFtkit, name: str, *flags: str) -> list[dict[str, Any]]:
+    done = run_ftkit("train", *SETTINGS, *FLAGS, "--name", name, "--json", "-q", *flags)
+    assert done.returncode == 0, done.stderr
+    epochs: list[dict[str, Any]] = json.loads(done.stdout)["epochs"]
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
+
+
+def evaluated(run_ftkit: RunFtkit, *flags: str, run: str = "before") -> dict[str, Any]:
+    done = run_ftkit("evaluate", f"runs/{run}/last", "--json", "--precision", "fp32", *flags)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("swap", [by_folders, in_place, by_links])
+def test_classes_that_were_swapped_are_seen(swap: Callable[[Path], None], data: Path, run_ftkit: RunFtkit) -> None:
+    flags = ("--data", str(data))
+    before = trained(run_ftkit, "before", *flags)
+    assert before[-1]["val_accuracy"] > 0.8
+    stamps = {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in data.glob("*/*/*.bmp")}
+    swap(data)
+    assert stamps == {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in data.glob("*/*/*.bmp")}
+    confusion = evaluated(run_ftkit)["confusion"]
+    assert confusion == evaluated(run_ftkit, "--no-cache")["confusion"]
+    assert confusion[0][0] + confusion[1][1] < confusion[0][1] + confusion[1][0]
+    after = trained(run_ftkit, "after", *flags)
+    assert after != before
+    assert after[-1]["val_accuracy"] == evaluated(run_ftkit, "--no-cache", run="after")["accuracy"]
+
+
+def test_data_that_was_moved_or_renamed_is_not_computed_again(data: Path, run_ftkit: RunFtkit) -> None:
+    before = trained(run_ftkit, "before", "--data", str(data))
+    tables = {entry.path for entry in Store(Path("cache/activations").absolute(), 0).entries()}
+    moved = data.rename(data.with_name("moved"))
+    for file in moved.glob("*/*/*.bmp"):
+        file.rename(file.with_name(f"photo-{file.name}"))
+    os.utime(next(moved.glob("train/a/*.bmp")))
+    assert trained(run_ftkit, "after", "--data", str(moved)) == before
+    assert {entry.path for entry in Store(Path("cache/activations").absolute(), 0).entries()} == tables
+
+
+def test_decoded_images_that_were_replaced_are_decoded_anew(data: Path, run_ftkit: RunFtkit) -> None:
+    flags = ("--data", str(data), "--strategy", "full", "--epochs", "1", "--no-cache")
+    before = trained(run_ftkit, "before", *flags, "--decoded-cache", "disk")
+    by_folders(data)
+    after = trained(run_ftkit, "after", *flags, "--decoded-cache", "disk")
+    assert after == trained(run_ftkit, "plain", *flags)
+    assert after != before
+
+
+def images(data: Path) -> Split:
+    names = [str(file) for file in sorted(data.glob("train/*/*.bmp"))]
+    return Split(names, [0] * len(names), ImageFiles(data, names))
+
+
+def test_an_image_replaced_after_it_was_looked_at_is_named(data: Path) -> None:
+    split = images(data)
+    known = known_images(split)
+    known.require_same(range(len(split)))
+    file = Path(split.names[3])
+    file.touch()
+    known.require_same([3])
+    with file.open("r+b") as opened:
+        opened.write(Path(split.names[-1]).read_bytes())
+    os.utime(file, ns=(LONG_AGO, LONG_AGO))
+    with pytest.raises(FtkitError, match=r"a/11\.bmp: the image was replaced while it was used"):
+        known.require_same(range(len(split)))
+
+
+def test_images_are_known_by_order_too_and_files_are_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = images(data)
+    backwards = split.subset(list(reversed(range(len(split)))))
+    assert known_images(split).digest != known_images(backwards).digest
+    (file,) = Path("cache").glob("images-*.sqlite3")
+    assert len(open_memory().contents(split.names)) == len(split)
+    monkeypatch.setattr("ftkit.memory.content_digest", lambda path: pytest.fail(f"{path} was read again"))
+    assert known_images(split).digest == known_images(images(data)).digest
+    file.unlink()
+    with pytest.raises(pytest.fail.Exception, match="was read again"):
+        known_images(split)
+
+
+def test_an_earlier_format_of_the_memory_is_removed(data: Path) -> None:
+    Path("cache").mkdir()
+    (Path("cache") / "images-1.sqlite3").write_bytes(b"old")
+    known_images(images(data))
+    assert [file.name for file in Path("cache").iterdir()] == ["images-2.sqlite3"]
+
+
+def test_more_files_than_the_memory_holds_are_all_remembered_while_they_are_used(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftkit.memory.MOST", 5)
+    split = images(data)
+    known_images(split)
+    monkeypatch.setattr("ftkit.memory.content_digest", lambda path: pytest.fail(f"{path} was read again"))
+    known_images(split)
+
+
+def test_tables_of_an_earlier_format_make_room_and_are_never_read(data: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "tables", 10_000)
+    old = store.folder / "v2-aa"
+    old.mkdir(parents=True)
+    (old / "data").write_bytes(bytes(8192))
+    (old / "lock").touch()
+    (old / "about.json").write_text(json.dumps({"about": "old", "facts": {"cut": "x", "beginning": "y"}, "used": 1}))
+    (entry,) = store.entries()
+    assert not entry.facts
+    assert not store.has("aa")
+    _, lock = store.reserve("bb", "new", 4096, 1)
+    lock.close()
+    assert not old.exists()
+
+
+def archive(file: Path, data: Path) -> None:
+    with tarfile.open(file, "w") as tar:
+        for member in sorted(data.rglob("*.bmp")):
+            tar.add(member, member.relative_to(data))
+    os.utime(file, ns=(LONG_AGO, LONG_AGO))
+
+
+def test_an_archive_replaced_by_one_of_the_same_size_and_time_is_unpacked(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "set.tar"
+    archive(file, data)
+    before, was = Archive(file).load(), file.stat()
+    by_folders(data)
+    archive(tmp_path / "other.tar", data)
+    shutil.copyfile(tmp_path / "other.tar", file)
+    os.utime(file, ns=(LONG_AGO, LONG_AGO))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    after = Archive(file).load()
+    assert before.train is not None
+    assert after.train is not None
+    assert before.train[0][0].tobytes() != after.train[0][0].tobytes()
+
+
+def test_a_csv_file_whose_images_were_swapped(data: Path, run_ftkit: RunFtkit) -> None:
+    rows = [f"{file.relative_to(data)},{file.parent.name},{file.parent.parent.name}" for file in data.rglob("*.bmp")]
+    (data / "list.csv").write_text("\n".join(["path,label,split", *sorted(rows)]))
+    flags = ("--dataset", "csv", "--set", f"dataset.path={data}/list.csv")
+    trained(run_ftkit, "before", *flags)
+    by_folders(data)
+    assert evaluated(run_ftkit)["confusion"] == evaluated(run_ftkit, "--no-cache")["confusion"]
+
+
+def test_a_plan_reads_what_was_rewritten_in_place(data: Path) -> None:
+    ftkit.plan(dataset={"name": "folder", "root": str(data)}, backbone="cifar_resnet20", weights="none")
+    file = data / "train" / "a" / "0.bmp"
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    os.utime(file, ns=(LONG_AGO, LONG_AGO))
+    with pytest.raises(FtkitError, match=r"a/0\.bmp: not an image"):
+        ftkit.plan(dataset={"name": "folder", "root": str(data)}, backbone="cifar_resnet20", weights="none")

@@ -31,6 +31,7 @@ from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation,
 from ftkit.spec.sampling import stratified_sample, stratified_split
 from ftkit.spec.schedule import Phase, Schedule, make_schedule
 from ftkit.spec.strategy import Strategy, Then
+from ftkit.walk import LeftOut, list_folder, walk_images
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -46,6 +47,7 @@ __all__ = [
     "Interpolation",
     "LayerGroup",
     "LazySequence",
+    "LeftOut",
     "Phase",
     "Preprocessing",
     "Pretrained",
@@ -68,6 +70,7 @@ __all__ = [
     "hookimpl",
     "is_image",
     "layer_groups",
+    "list_folder",
     "make_schedule",
     "nearest",
     "one_line",
@@ -76,4 +79,5 @@ __all__ = [
     "stratified_sample",
     "stratified_split",
     "unknown",
+    "walk_images",
 ]

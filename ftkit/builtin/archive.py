@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ftkit.api import (
-    SPLIT_SYNONYMS,
     Dataset,
     FtkitError,
     RequestError,
@@ -25,7 +24,7 @@ from ftkit.api import (
     hookimpl,
     one_line,
 )
-from ftkit.builtin.folder import SYSTEM_NAMES, Folder
+from ftkit.builtin.folder import Folder
 
 SCHEMES = ("http", "https")
 
@@ -64,7 +63,7 @@ class Archive(Dataset):
             raise FtkitError(
                 f"{place}: {error.strerror or error}", f"the cache is {cache}: make room, or set FTKIT_CACHE_DIR"
             ) from None
-        splits = Folder(_within(folder)).load()
+        splits = Folder(folder).load()
         note = f"archive {text}: {found.size:,} bytes, sha256 {found.sha256}, unpacked in {folder}"
         return replace(splits, notes=(one_line(note), *splits.notes))
 
@@ -214,21 +213,6 @@ def _locked(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def _within(folder: Path) -> Path:
-    """The folder with the images: the one in which there is more to choose from than a single folder."""
-    while True:
-        inside = _visible(folder)
-        if len(inside) != 1 or inside[0].name.lower() in SPLIT_SYNONYMS or not _visible(inside[0]):
-            return folder
-        folder = inside[0]
-
-
-def _visible(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return [folder / name for name in names if name.lower() not in SYSTEM_NAMES]
 
 
 def _file_name(url: str) -> str:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftkit.api import (
-    SPLIT_SYNONYMS,
     Dataset,
     ImageFiles,
+    LeftOut,
     RequestError,
     Split,
     SplitName,
     Splits,
     class_order,
     hookimpl,
-    is_image,
+    list_folder,
     nearest,
     one_line,
     relabel,
+    walk_images,
 )
-
-SYSTEM_NAMES = frozenset({"__macosx", "__pycache__", "@eadir", "desktop.ini", "thumbs.db"})
-"""What operating systems and tools leave behind, in lower case; names that begin with a dot are hidden too."""
+from ftkit.builtin.layout import Layout, find_layout
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -34,9 +34,10 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 class Folder(Dataset):
     """Images in one folder a class: root/train/ants/1.jpg, or root/ants/1.jpg where nothing is split yet.
 
-    Split folders may be called train, training; val, valid, validation, dev; test, testing. Images are
-    found at any depth below their class folder. Classes are those of the training split, in the order of
-    their names, by number where all are whole numbers (1, 2, 10).
+    Split folders may be called train, training; val, valid, validation, dev; test, testing, also with set, data or
+    images around (training_set, images_train), or a word that they have in common (seg_train). Folders around them
+    are entered. Images are found at any depth below their class folder. Classes are those of the training split, in
+    the order of their names, by number where all are whole numbers (1, 2, 10).
 
     Attributes:
         root: The folder.
@@ -45,17 +46,17 @@ class Folder(Dataset):
     root: Path
 
     def load(self) -> Splits:
-        root = _existing_folder(self.root.expanduser())
-        layout = _split_folders(root)
-        found = {split: _scan(root, name) for split, name in layout.items()} or {"train": _scan(root, "")}
+        layout = find_layout(_existing_folder(self.root.expanduser()))
+        root = layout.top
+        found = {split: _scan(root, name) for split, name in layout.splits.items()} or {"train": _scan(root, "")}
+        for one in found.values():
+            one.left_out.require_opened(root)
         usable = _usable(root, found)
         classes = next(iter(usable.values())).classes
         splits: dict[SplitName, Split] = {}
         for name, one in usable.items():
             splits[name] = relabel(one.to_split(root), one.classes, classes, str(root / one.where))
-        notes = [line for one in found.values() for line in one.notes()]
-        if layout:
-            notes += _beside(root, layout)
+        notes = [*layout.notes, *(line for one in found.values() for line in one.notes()), *_beside(layout)]
         return Splits(
             classes=classes,
             train=splits.get("train"),
@@ -73,17 +74,15 @@ class _Found:
         where: The folder, relative to the root; empty for the root itself.
         images: Paths relative to the root, by class.
         loose: Images that lie in no class folder.
-        others, hidden, links, empty: What is passed over: files that are no images; hidden things; links
-            that lead nowhere or back up; class folders without an image.
+        empty: Class folders without an image.
+        left_out: All else.
     """
 
     where: str
     images: dict[str, list[str]] = field(default_factory=dict)
     loose: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -101,14 +100,11 @@ class _Found:
             yield f"{place}class folder {name!r} has no images"
         if not self.images and not self.loose:
             yield f"{self.where} has no images"
-        for paths, one, many in (
-            (self.others, "file is not an image", "files are not images"),
-            (self.loose, "image lies in no class folder", "images lie in no class folder"),
-            (self.hidden, "hidden file or folder is passed over", "hidden files and folders are passed over"),
-            (self.links, "link leads nowhere or back up", "links lead nowhere or back up"),
-        ):
-            if paths:
-                yield f"{place}{len(paths)} {one if len(paths) == 1 else many}: {_few(paths)}"
+        if self.loose:
+            what = "image lies in no class folder" if len(self.loose) == 1 else "images lie in no class folder"
+            yield f"{place}{len(self.loose)} {what}: {_few(self.loose)}"
+        for line in self.left_out.lines():
+            yield f"{place}{line}"
 
 
 def _existing_folder(root: Path) -> Path:
@@ -134,106 +130,21 @@ def _existing_folder(root: Path) -> Path:
     raise RequestError(f"no folder {root}", hint)
 
 
-def _split_folders(root: Path) -> dict[SplitName, str]:
-    """The folder of each split, in the order train, val, test; empty where the root holds class folders.
-
-    A class may be called `train` or `test` as well. A training folder with folders in it is taken for the
-    split, and so is any split's name where no folder of another name lies beside it.
-    """
-    folders = [e.name for e in _entries(root) if not _is_hidden(e.name) and _kind(e) == "folder"]
-    named: dict[SplitName, str] = {}
-    for name in sorted(folders):
-        split = SPLIT_SYNONYMS.get(name.lower())
-        if split in named:
-            raise RequestError(f"{root} has two {split} folders: {named[split]}, {name}", "merge or rename one of them")
-        if split is not None:
-            named[split] = name
-    trained = "train" in named and any(
-        _kind(e) == "folder" and not _is_hidden(e.name) for e in _entries(root / named["train"])
-    )
-    if not trained and len(named) < len(folders):
-        return {}
-    return {split: named[split] for split in ("train", "val", "test") if split in named}
-
-
 def _scan(root: Path, where: str) -> _Found:
     """Find the images in each class folder of `root/where`, opening none."""
     found = _Found(where)
-    above = {_identity(root), _identity(root / where)}
-    for entry in sorted(_entries(root / where), key=lambda e: e.name):
+    for entry in list_folder(root / where):
+        again = found.left_out.again
         path = f"{where}/{entry.name}" if where else entry.name
-        kind = _kind(entry)
-        if kind == "file" and is_image(entry.name):
+        if entry.kind == "image":
             found.loose.append(path)
-        elif kind != "folder" or _is_hidden(entry.name):
-            _pass_over(entry.name, kind, path, found)
-        elif (identity := _identity(root / path)) in above:
-            found.links.append(path)
-        elif images := _images_below(root, path, found, above | {identity}):
+        elif entry.kind != "folder":
+            found.left_out.add_entry(entry, root / where, path)
+        elif images := list(walk_images(root, path, found.left_out)):
             found.images.setdefault(_class_name(entry.name, path), []).extend(images)
-        else:
+        elif found.left_out.again == again:
             found.empty.append(entry.name)
     return found
-
-
-def _images_below(root: Path, folder: str, found: _Found, seen: set[tuple[int, int]]) -> list[str]:
-    """Paths of the images at any depth below `folder`. No folder is entered twice, so links can't loop."""
-    images: list[str] = []
-    pending = [folder]
-    while pending:
-        inside = pending.pop()
-        for entry in _entries(root / inside):
-            path = f"{inside}/{entry.name}"
-            kind = _kind(entry)
-            if kind == "file" and is_image(entry.name):
-                images.append(path)
-            elif kind != "folder" or _is_hidden(entry.name):
-                _pass_over(entry.name, kind, path, found)
-            elif (identity := _identity(root / path)) in seen:
-                found.links.append(path)
-            else:
-                seen.add(identity)
-                pending.append(path)
-    return images
-
-
-def _pass_over(name: str, kind: str, path: str, found: _Found) -> None:
-    """Put on its list what is neither an image nor a folder to look into."""
-    if _is_hidden(name):
-        found.hidden.append(path)
-    elif kind == "neither":
-        found.links.append(path)
-    else:
-        found.others.append(path)
-
-
-def _kind(entry: os.DirEntry[str]) -> str:
-    """`folder`, `file` or `neither`: a link that leads nowhere, a pipe. Asks the disk about links alone."""
-    try:
-        if entry.is_dir():
-            return "folder"
-        return "file" if entry.is_file() else "neither"
-    except OSError:
-        return "neither"
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise RequestError(
-            f"{folder}: can't be listed: {error.strerror}", "make it readable, or take it out of the data"
-        ) from None
 
 
 def _class_name(folder: str, path: str) -> str:
@@ -258,21 +169,34 @@ def _usable(root: Path, found: Mapping[SplitName, _Found]) -> dict[SplitName, _F
     for one in missing:
         folder = root / one.where
         if one.loose:
-            count = "1 image" if len(one.loose) == 1 else f"{len(one.loose)} images"
+            count = "1 image" if len(one.loose) == 1 else f"{len(one.loose):,} images"
             raise RequestError(
-                f"{folder} has {count}, but no class folders with images",
+                f"{folder} has {count}, but no class folders with images{_named_after(one.loose)}",
                 f"put each image into a folder named after its class: {folder / 'CLASS' / Path(one.loose[0]).name}",
             )
-        raise RequestError(f"{folder} has no images", f"put them into one folder a class: {folder / 'CLASS'}/1.jpg")
+        left = "; ".join(one.left_out.lines(meant=True))
+        raise RequestError(
+            f"{folder} has no images{f', and this is left out: {left}' if left else ''}",
+            f"put them into one folder a class: {folder / 'CLASS'}/1.jpg",
+        )
     return usable
 
 
-def _beside(root: Path, layout: Mapping[SplitName, str]) -> Iterator[str]:
+def _named_after(loose: list[str]) -> str:
+    """The classes that names such as cat.123.jpg begin with, where these are few."""
+    found = {match[1] for path in loose if (match := re.match(r"([^\W\d]+)[._ -]*\d+\.", path.rpartition("/")[2]))}
+    return f"; their names begin with {_few(list(found), 8)}" if 1 < len(found) <= min(20, len(loose) // 2) else ""
+
+
+def _beside(layout: Layout) -> Iterator[str]:
     """What lies beside the split folders."""
-    names = sorted(e.name for e in _entries(root) if e.name not in layout.values() and not _is_hidden(e.name))
+    if not layout.splits:
+        return
+    used = [where.partition("/")[0] for where in layout.splits.values()]
+    names = [e.name for e in list_folder(layout.top) if e.name not in used and e.kind != "hidden"]
     if names:
         passed = "thing is" if len(names) == 1 else "things are"
-        yield f"{len(names)} {passed} passed over beside {', '.join(layout.values())}: {_few(names)}"
+        yield f"{len(names)} {passed} passed over beside {', '.join(used)}: {_few(names)}"
 
 
 def _few(names: list[str], most: int = 3) -> str:

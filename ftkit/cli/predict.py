@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +13,10 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.answers import Format, passed_over, require_same_model, target_of
+from ftkit.cli.image_paths import find_images
 from ftkit.config.choices import Device, Precision
-from ftkit.errors import RequestError
-from ftkit.images import is_image
+from ftkit.errors import one_line
+from ftkit.walk import LeftOut
 
 app = typer.Typer()
 
@@ -64,7 +64,8 @@ def predict(
     """Say what is in images."""
     target = target_of(to, "jsonl" if as_json else form, resume)
     bundle = model_folder(model, output)
-    images: Iterator[Path] = find_images(paths, sys.stdin)
+    left_out = LeftOut()
+    images: Iterator[Path] = find_images(paths, sys.stdin, left_out)
     done = passed_over(target, images, top_k)
     from ftkit.engine.inference.fleet import Task, predict_files
 
@@ -87,6 +88,9 @@ def predict(
         console.note(f"{total:,} answers in {target.path}")
     if unreadable:
         console.note(f"{unreadable} of {total} files can't be read")
+    if left := list(left_out.lines()):
+        console.note(one_line(f"left out: {'; '.join(left)}"))
+    if unreadable or left_out.meant:
         raise typer.Exit(1)
 
 
@@ -99,51 +103,3 @@ def model_folder(spec: str | None, output: Path | None) -> Path:
 
         output = Path(os.path.relpath(resolve(None, {}, [], os.environ).config.output))
     return locate_model(spec, output or Path("runs"))
-
-
-def find_images(arguments: Iterable[str], listed: Iterable[str]) -> Iterator[Path]:
-    """Image files in the order of the arguments; folders and globs are sorted, and read as they are needed.
-
-    A file that was named is taken whatever it is called, and even if it isn't there, so that it gets its
-    line among the answers.
-
-    Args:
-        listed: Lines with paths, for the argument `-`.
-
-    Raises:
-        RequestError: There is nothing at all.
-    """
-    arguments = list(arguments)
-    missing = [a for a in arguments if not (a == "-" or os.path.lexists(a) or _matches(a))]
-    if len(missing) == len(arguments):
-        raise RequestError(f"{missing[0]}: no such file or folder", f"relative paths start from {Path.cwd()}")
-    found = chain.from_iterable(_expand(argument, listed) for argument in arguments)
-    first = next(found, None)
-    if first is None:
-        raise RequestError(f"no images in {', '.join(arguments)}", "give image files, or folders that hold some")
-    return chain([first], found)
-
-
-def _expand(argument: str, listed: Iterable[str]) -> Iterator[Path]:
-    if argument == "-":
-        lines = (line.rstrip("\r\n") for line in listed)
-        yield from (Path(line) for line in lines if line)
-    elif os.path.isdir(argument):  # noqa: PTH112 - an empty argument would be the working folder
-        yield from _below(Path(argument))
-    elif matches := [] if os.path.lexists(argument) else _matches(argument):
-        for match in matches:
-            yield from _below(match) if match.is_dir() else [match]
-    else:
-        yield Path(argument)
-
-
-def _matches(pattern: str) -> list[Path]:
-    if not glob.has_magic(pattern):
-        return []
-    return [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - absolute ones too
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files) if is_image(name))

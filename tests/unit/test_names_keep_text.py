@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ from tests.conftest import MakeFolder, typed
 NAMES = (
     "01", "1", "1.0", "no", "No", "on", "off", "yes", "y", "n", "null", "Null", "~", "1e3", "0x10", "0o7", "1_000",
     "12:30:00", "1:30", "2026-01-01", "0.5", "+1", "-1", "NaN", "true", "FALSE", "=", "<<", "a: b", "#1", "a #b", "- a",
-    "x y", "caf\u00e9", "[x]", "{y}", "'q'", '"d"', "!t", "&a", "*a", "%x", "@x", "`x", "a,b", "|", ">", "?", "infinity",
-"\U0001f41c", "a.b", "None",
+    "x y", "caf\u00e9", "[x]", "{y}", "'q'", '"d"', "!t", "&a", "*a", "%x", "@x", "`x", "a,b", "|", ">", "?",
+    "infinity", "\U0001f41c", "a.b", "None",
 )  # fmt: skip
 PLAIN = (
     "01", "1", "1.0", "no", "on", "null", "~", "1e3", "0x10", "0o7", "1_000", "12:30:00", "2026-01-01", ".5", "NaN",
@@ -33,7 +34,7 @@ PLAIN = (
 
 
 def images(root: Path, names: Sequence[str], image_folder: MakeFolder) -> Path:
-    image_folder(root, {"train": {name: 2 for name in names}, "val": {name: 1 for name in names}}, (8, 8))
+    image_folder(root, {"train": dict.fromkeys(names, 2), "val": dict.fromkeys(names, 1)}, (8, 8))
     return root
 
 
@@ -71,14 +72,13 @@ def test_where_null_is_a_value_it_is_one_and_an_empty_place_is_no_name() -> None
 @pytest.mark.parametrize("key", ["name", "output", "cache.dir", "backbone"])
 @pytest.mark.parametrize("text", ["007", "1e3", "2026-01-01", "true"])
 def test_single_values_that_are_text_keep_it_in_sections_too(key: str, text: str) -> None:
-    try:
-        config = resolve(sets=[f"{key}={text}"]).config
-    except RequestError as error:
-        assert key == "backbone"
-        assert repr(text) in str(error)
+    if key == "backbone":
+        with pytest.raises(RequestError, match=re.escape(f"unknown backbone {text!r}")):
+            resolve(sets=[f"{key}={text}"])
         return
+    config = resolve(sets=[f"{key}={text}"]).config
     value = config.cache.dir if key == "cache.dir" else getattr(config, key)
-    assert Path(value).name == text
+    assert Path(str(value)).name == text
 
 
 class _Colour(Enum):
@@ -169,13 +169,19 @@ def test_nasty_class_names_survive_init_train_its_config_and_training_again(
     kept = yaml.safe_load((tmp_path / "p" / "ftkit.yaml").read_text(encoding="utf-8"))
     assert kept["dataset"]["root"] == str(data), "other readers of YAML see the same path"
     used, targets = NAMES[:20], {name: f"{number:03}" for number, name in enumerate(NAMES[:20])}
-    common = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 0, "device": "cpu"}
+    common: dict[str, Any] = {
+        "backbone": "lenet",
+        "weights": "none",
+        "strategy": "scratch",
+        "epochs": 0,
+        "device": "cpu",
+    }
     plan = ftkit.plan(dataset={"name": "folder", "root": str(data)}, name="007", classes=used, **common)
     run = ftkit.train(plan).run
     assert run.path.name == "007"
     assert ftkit.load(run.model).classes == used
-    for reader in (lambda text: yaml.safe_load(text), lambda text: yaml.load(text, yaml.BaseLoader)):
-        assert tuple(reader(run.config.read_text(encoding="utf-8"))["classes"]) == used
+    for loader in (yaml.SafeLoader, yaml.BaseLoader):
+        assert tuple(yaml.load(run.config.read_text(encoding="utf-8"), loader)["classes"]) == used
     assert resolve(run.config).config.model_dump(exclude={"name"}) == plan.config.model_dump(exclude={"name"})
     shutil.copy(run.config, tmp_path / "again.yaml")
     again = typed("train", "-c", "again.yaml", "--name", "1e3", cwd=tmp_path)

@@ -87,7 +87,10 @@ class HubDataset(Dataset):
         splits = {
             name: relabel(split, its, classes, f"{self.path}, split {name}") for name, (split, its) in named.items()
         }
-        return Splits(classes, splits.get("train"), splits.get("val"), splits.get("test"))
+        used = [name for name, table in tables.items() if any(table is one for one in found.values())]
+        over = [name for name in tables if name not in used]
+        note = (f"splits passed over beside {', '.join(used)}: {', '.join(over)}",) if over else ()
+        return Splits(classes, splits.get("train"), splits.get("val"), splits.get("test"), note)
 
     def _tables(self) -> Mapping[str, Table]:
         import datasets

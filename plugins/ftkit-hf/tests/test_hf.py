@@ -143,6 +143,12 @@ def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     assert {name: len(split) for name, split in splits.present()} == {"train": 8, "val": 4, "test": 2}
 
 
+def test_splits_that_are_passed_over_are_named(tmp_path: Path) -> None:
+    saved = datasets.DatasetDict({"train": rows(8, "a"), "extra": rows(4, "b"), "validation": rows(2, "c")})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    assert HubDataset(str(tmp_path / "saved")).load().notes == ("splits passed over beside train, validation: extra",)
+
+
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
     rows(4, "a", "species").to_parquet(tmp_path / "one.parquet")
     assert HubDataset(str(tmp_path / "one.parquet")).load().classes == ("ants", "bees")

@@ -59,7 +59,8 @@ class Shards(Dataset):
         labelled = {name: _labelled(read, names, name) for name, read in found.items()}
         order = labelled["train"][1]
         splits = {name: relabel(split, its, order, f"dataset.{name}") for name, (split, its) in labelled.items()}
-        return Splits(order, splits["train"], splits.get("val"), splits.get("test"))
+        notes = [note for name, read in found.items() for note in _notes(read, name)]
+        return Splits(order, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 
 
 def shards(pattern: str, key: str) -> list[str]:
@@ -95,6 +96,16 @@ def _read(places: Sequence[str]) -> _Shards:
         indices = list(pool.map(index_of, places, stamps))
     told = all(changed for _, changed in stamps)
     return _Shards(places, indices, repr([*zip(places, stamps, strict=True)]) if told else None)
+
+
+def _notes(shards: _Shards, split: str) -> list[str]:
+    """A word on samples that have a label and no image."""
+    keys = [key for index in shards.indices for key in index.without]
+    if not keys:
+        return []
+    first = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    what = "sample has no image" if len(keys) == 1 else "samples have no image"
+    return [one_line(f"{split}: {len(keys):,} {what} of a format that is read: {first}")]
 
 
 def _labelled(shards: _Shards, names: Sequence[str], split: str) -> tuple[Split, tuple[str, ...]]:

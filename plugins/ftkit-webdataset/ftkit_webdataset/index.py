@@ -29,12 +29,14 @@ class Index:
         keys: Their names in the shard.
         labels: What stands in `KEY.cls`: a number, or a class's name.
         offsets, sizes: Of each image in the file, in bytes.
+        without: Keys of labels that have no image of a format that ftkit reads.
     """
 
     keys: list[str]
     labels: list[str]
     offsets: list[int]
     sizes: list[int]
+    without: list[str]
 
 
 def index_of(shard: str, stamp: tuple[int, str]) -> Index:
@@ -81,7 +83,8 @@ def scan(shard: str) -> Index:
     if without is not None:
         raise RequestError(f"dataset: shard {shard}: {without} has no {LABEL}", f"add {without}.{LABEL}, its class")
     places = list(images.values())
-    return Index(list(images), [labels[key] for key in images], [p[0] for p in places], [p[1] for p in places])
+    lone = [key for key in labels if key not in images]
+    return Index(list(images), [labels[key] for key in images], [p[0] for p in places], [p[1] for p in places], lone)
 
 
 def _note(archive: tarfile.TarFile, member: Any, images: dict[str, tuple[int, int]], labels: dict[str, str]) -> None:

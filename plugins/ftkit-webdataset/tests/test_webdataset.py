@@ -205,3 +205,17 @@ def test_a_damaged_image_is_unreadable_and_named(tmp_path: Path) -> None:
     assert train is not None
     with pytest.raises(UnreadableImage, match=r"s\.tar, byte 512"):
         train[0]
+
+
+def test_labels_without_a_readable_image_are_counted(tmp_path: Path, images: Path) -> None:
+    picture = next((images / "train" / "ants").iterdir()).read_bytes()
+    files = {"a.jpg": picture, "a.cls": b"x", "b.jpg": picture, "b.cls": b"y", "c.nef": b"raw", "c.cls": b"x"}
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    for _ in range(2):  # afresh, and from the index that was kept
+        assert Shards(str(tmp_path / "s.tar")).load().notes == (
+            "train: 1 sample has no image of a format that is read: c",
+        )

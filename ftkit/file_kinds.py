@@ -1,0 +1,92 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HEAD = 1024
+"""Bytes of a file that tell."""
+
+_BY_START: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"GIF8", "a GIF image"),
+    (b"BM", "a BMP image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"8BPS", "a Photoshop image"),
+    (b"%PDF", "a PDF document"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word document"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"BZh", "a bzip2 file"),
+    (b"\xfd7zXZ\0", "an xz file"),
+    (b"7z\xbc\xaf'\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"version https://git-lfs", "a git-lfs pointer, whose content `git lfs pull` fetches"),
+    (b"../.git/annex", "a git-annex pointer"),
+    (b"/annex/objects", "a git-annex pointer, whose content `git annex get` fetches"),
+)
+_IMAGES = re.compile(rb"P[1-6]\s")
+_WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"xl/", b"docProps/")
+
+
+def kind_of(head: bytes) -> str | None:
+    """What content is by its first `HEAD` bytes, with its article; None where nothing tells."""
+    for start, kind in _BY_START:
+        if head.startswith(start) and not (start == b"BM" and not _is_bmp(head)):
+            return kind
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        if name.startswith(_WORKBOOK):
+            return "an Excel workbook"
+        return "a zip archive" if b"/data.pkl" not in head else "a PyTorch checkpoint"
+    if head[4:8] == b"ftyp":
+        return "a HEIC or AVIF image" if head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"avif") else "a video"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "a WebP image"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    if _IMAGES.match(head):
+        return "a PPM image"
+    return _text_kind(head)
+
+
+def kind_of_file(path: str | Path) -> str | None:
+    """The same of a file; None where it can't be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return kind_of(file.read(HEAD))
+    except OSError:
+        return None
+
+
+def is_image_kind(kind: str | None) -> bool:
+    """Whether what `kind_of` said is an image."""
+    return kind is not None and kind.endswith(" image")
+
+
+def _is_bmp(head: bytes) -> bool:
+    return len(head) >= 18 and int.from_bytes(head[14:18], "little") in (12, 16, 40, 52, 56, 64, 108, 124)
+
+
+def _text_kind(head: bytes) -> str | None:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "text in UTF-16"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page"
+    if start.startswith((b"<?xml", b"<svg", b"<?xpacket")):
+        return "an SVG image" if b"<svg" in start else "an XML file"
+    if start.startswith((b'{"', b"{\n", b"{\r", b"{ ", b'[{"', b'["')):
+        return "a JSON file"
+    return None

@@ -19,6 +19,7 @@ from ftkit.engine.input import data, transforms
 from ftkit.engine.network.devices import compute_of
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import accelerator_for, build_model
+from ftkit.engine.network.outputs import require_logits
 from ftkit.engine.seeds import derive
 from ftkit.engine.training.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
 from ftkit.errors import RequestError
@@ -137,6 +138,7 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
     network = build_model(plan).network
     look = plan.preprocessing
     compute = settle(network, compute_of(accelerator), look.channels, look.size)
+    require_logits(network, plan, compute, training=False)
     layer = head_layer(network, plan.backbone.head[0])
     samples = data.Samples(images, transforms.evaluation(look))
     # One process alone, since others have a share each and need not see the same folder.

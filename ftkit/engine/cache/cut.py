@@ -8,16 +8,19 @@ parts hold the network's own modules: to train the rest is to train the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ftkit.engine.network.groups import Modes
+from ftkit.engine.cache.trace import Trace
+from ftkit.engine.network.groups import Modes, modes_of
 from ftkit.engine.network.layout import restored
-from ftkit.engine.network.model import split_outputs
+from ftkit.engine.network.outputs import split_outputs
+from ftkit.errors import one_line
 
 _RANDOM = ("dropout", "drop_path", "stochastic_depth", "rand", "bernoulli", "multinomial", "normal", "exponential")
 """In the names of functions that draw random numbers; those that say `training=False` draw none."""
@@ -55,6 +58,22 @@ class Cut:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """Makes of any error a reason why there is no cut.
+
+    The network's own code runs here with what stands for tensors, in parts and in other modes than it was written for,
+    and may raise anything. A run does without the cache then: nothing is lost but time, and the reason is reported.
+    """
+    try:
+        yield
+    except NoCutError:
+        raise
+    except Exception as error:
+        text = one_line(" ".join(str(error).split())[:200])
+        raise NoCutError(f"{what}: {type(error).__name__}{': ' if text else ''}{text}") from error
+
+
 class Cutter:
     """Cuts one network, again and again as its layers thaw.
 
@@ -70,7 +89,8 @@ class Cutter:
         self._network = network
         self._sample = sample
         self._autocast = autocast
-        self._eval = self._traced()
+        with _faults("it can't be traced"):
+            self._eval = self._traced()
         self._places = {path: node for node, path in self._eval.paths.items()}
         self._prefixes: dict[tuple[str, ...], nn.Module] = {}
 
@@ -85,14 +105,17 @@ class Cutter:
         """
         try:
             modes.apply()
-            train = _Traced(self._network)
-            places = [node for node in train.cuts(_Fixed(self._network)) if train.paths[node] in self._places]
+            with _faults("it can't be traced"):
+                train = Trace(self._network)
+                fixed = train.cuts(_Fixed(train))
+            places = [node for node in fixed if train.paths[node] in self._places]
             if not places:
                 raise NoCutError("its first layers train, or draw random numbers")
             failed: list[NoCutError] = []
             for node in places[: -_DEEPEST - 1 : -1]:
                 try:
-                    return self._tried(train, node, modes)
+                    with _faults(f"the parts at {train.paths[node]} can't be computed"):
+                        return self._tried(train, node, modes)
                 except NoCutError as error:
                     failed.append(error)
             raise failed[0]
@@ -108,9 +131,10 @@ class Cutter:
         node = self._places.get(name)
         if node is None or not self._eval.alone(node):
             raise NoCutError(f"{name or 'nothing'} is no place at which it can be cut")
-        with restored(self._network), torch.no_grad(), self._autocast():
-            value, judged = self._judged(node, name)
-        return Cut(name, self._eval.order[node], judged, judged, tuple(value.shape[1:]), value.dtype)
+        with _faults(f"the parts at {name} can't be computed"):
+            with restored(self._network), torch.no_grad(), self._autocast():
+                value, judged = self._judged(node, name)
+            return Cut(name, self._eval.order[node], judged, judged, tuple(value.shape[1:]), value.dtype)
 
     def depth(self, name: str) -> int:
         """How far down a layer lies; -1 where there is none of that name."""
@@ -118,10 +142,15 @@ class Cutter:
         return -1 if node is None else self._eval.order[node]
 
     def prefix(self, names: Sequence[str]) -> nn.Module:
-        """The beginning of the network that gives the values at some cuts, as a tuple in their order; in eval mode."""
+        """The beginning of the network that gives the values at some cuts, as a tuple in their order; in eval mode.
+
+        Raises:
+            NoCutError: It can't be taken out of the network.
+        """
         key = tuple(names)
         if key not in self._prefixes:
-            self._prefixes[key] = self._beginning(names)
+            with _faults(f"what comes before {', '.join(names)} can't be taken out of it"):
+                self._prefixes[key] = self._beginning(names)
         return self._prefixes[key].eval()
 
     def _beginning(self, names: Sequence[str]) -> nn.Module:
@@ -137,7 +166,7 @@ class Cutter:
                     graph.call_method("clone", (kept[node],)) if self._eval.order[node] < last else kept[node]
                 )
         graph.output(tuple(values[node] for node in nodes))
-        prefix = fx.GraphModule(self._network, graph)
+        prefix = self._eval.module(graph)
         prefix.graph.eliminate_dead_code()
         prefix.recompile()
         prefix.delete_all_unused_submodules()
@@ -156,16 +185,16 @@ class Cutter:
         )
         return f"{prefix.code}\n{modules}"
 
-    def _traced(self) -> _Traced:
-        modes = [(module, module.training) for module in self._network.modules()]
+    def _traced(self) -> Trace:
+        modes = modes_of(self._network)
         try:
-            self._network.eval()
-            return _Traced(self._network)
+            # A network may keep in eval mode what it made of its weights; train() lets go of that.
+            self._network.train().eval()
+            return Trace(self._network)
         finally:
-            for module, training in modes:
-                module.training = training
+            modes.apply()
 
-    def _tried(self, train: _Traced, node: fx.Node, modes: Modes) -> Cut:
+    def _tried(self, train: Trace, node: fx.Node, modes: Modes) -> Cut:
         """The cut after a node.
 
         Raises:
@@ -204,15 +233,15 @@ class Cutter:
 class _Fixed:
     """Whether a node of a graph, given fixed inputs, is fixed itself, in the network's modes of the moment."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._network = trace.network
 
     def __call__(self, node: fx.Node) -> bool:
         if node.op == "placeholder":
             return True
         if node.op == "get_attr":
-            owner, _, attribute = str(node.target).rpartition(".")
-            value = getattr(self._network.get_submodule(owner), attribute)
+            value = self._trace.attribute(str(node.target))
             return not (isinstance(value, Tensor) and value.requires_grad)
         if node.op == "call_module":
             module = self._network.get_submodule(str(node.target))
@@ -232,58 +261,6 @@ def _minds_training(module: nn.Module) -> bool:
         or next(module.parameters(recurse=False), None) is not None
     )
     return own or any(word in type(module).__name__.lower() for word in ("drop", *_RANDOM))
-
-
-class _Traced:
-    """A network's graph in its modes of the moment, and the path of each node: `layer3.1.relu_1`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        # Only here: the import takes as long as torchvision's own.
-        from torchvision.models.feature_extraction import NodePathTracer, _get_leaf_modules_for_ops
-
-        tracer = NodePathTracer(leaf_modules=_get_leaf_modules_for_ops())
-        try:
-            graph = tracer.trace(network)
-        except Exception as error:
-            # Whatever the network's own code does with what stands for a tensor.
-            raise NoCutError(f"it can't be traced: {' '.join(str(error).split())[:200]}") from None
-        self._network = network
-        self.nodes = list(graph.nodes)
-        self.order = {node: place for place, node in enumerate(self.nodes)}
-        self.paths: Mapping[fx.Node, str] = dict(tracer.node_to_qualname)
-        self._last = {node: max((self.order[user] for user in node.users), default=-1) for node in self.nodes}
-
-    def cuts(self, fixed: Any) -> list[fx.Node]:
-        """Nodes after which the graph can be cut, the deepest last."""
-        found: list[fx.Node] = []
-        sure: set[fx.Node] = set()
-        for node in self.nodes:
-            if not (all(source in sure for source in node.all_input_nodes) and fixed(node)):
-                break
-            sure.add(node)
-            if node.op in ("call_module", "call_function", "call_method") and node in self.paths and self.alone(node):
-                found.append(node)
-        return found
-
-    def alone(self, node: fx.Node) -> bool:
-        """Whether what comes after a node sees nothing of what comes before it but this node's value.
-
-        The network's own parameters and buffers are there on both sides.
-        """
-        place = self.order[node]
-        before = (other for other in self.nodes[:place] if other.op != "get_attr")
-        return self._last[node] > place and all(self._last[other] <= place for other in before)
-
-    def suffix(self, node: fx.Node) -> nn.Module:
-        """What comes after a node, as a module that takes the node's value."""
-        graph, kept = fx.Graph(), dict[fx.Node, fx.Node]()
-        kept[node] = graph.placeholder("activations")
-        place = self.order[node]
-        for other in self.nodes:
-            later = self.order[other] > place
-            if later or (other.op == "get_attr" and self._last[other] > place):
-                kept[other] = graph.node_copy(other, kept.__getitem__)
-        return fx.GraphModule(self._network, graph)
 
 
 def _seeded(module: nn.Module, value: Tensor) -> list[Tensor]:

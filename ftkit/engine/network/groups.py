@@ -56,11 +56,25 @@ class Modes:
     evaluating: tuple[nn.Module, ...]
 
     def apply(self) -> None:
-        """Put each module into its mode."""
+        """Put each module into its mode.
+
+        Modules with a `train` of their own are told by it: some keep in eval mode what they made of their weights,
+        and would evaluate with that of an earlier epoch. Whatever they do to the mode of others is undone.
+        """
+        for mode, modules in ((True, self.training), (False, self.evaluating)):
+            for module in modules:
+                if type(module).train is not nn.Module.train:
+                    module.train(mode)
         for module in self.training:
             module.training = True
         for module in self.evaluating:
             module.training = False
+
+
+def modes_of(network: nn.Module) -> Modes:
+    """The modes that a network's modules are in."""
+    modules = list(network.modules())
+    return Modes(tuple(m for m in modules if m.training), tuple(m for m in modules if not m.training))
 
 
 def set_trainable(model: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str], train_bn: bool = False) -> Modes:

@@ -39,7 +39,7 @@ def settle(network: nn.Module, compute: Compute, channels: int, size: int) -> Co
     try:
         with restored(network), torch.no_grad(), last.autocast():
             network(images)
-    except RuntimeError:
+    except Exception:
         # Whatever else it may mean is said when the network is used.
         _arrange(network, compute)
         return compute

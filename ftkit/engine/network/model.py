@@ -84,14 +84,6 @@ def _on_meta(plan: Plan) -> nn.Module:
     return build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
 
 
-def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The classifier's logits, and those of auxiliary classifiers where the network has any, float32."""
-    if isinstance(outputs, Tensor):
-        return outputs.float(), ()
-    main, *auxiliary = outputs
-    return main.float(), tuple(a.float() for a in auxiliary if a is not None)
-
-
 def _state_dict(plan: Plan) -> Mapping[str, Tensor] | None:
     if plan.weights.pretrained is not None:
         return plan.weights.pretrained.load()

@@ -42,9 +42,12 @@ def open_activations(session: Session) -> Activations | None:
         plan.config.balance == "sampler",
         plan.config.cache.limit,
     )
+    reasons: dict[str, list[str]] = {}
     for phase, use in zip(phases, uses, strict=True):
         if use.reason not in ("", NO_GAIN) and len(phase.trainable) < len(groups):
-            session.listener.note(f"{_epochs(phase)}: nothing is cached, since {use.reason}")
+            reasons.setdefault(use.reason, []).append(_epochs(phase))
+    for reason, epochs in reasons.items():
+        session.listener.note(f"{', '.join(epochs)}: nothing is cached, since {reason}")
     cache = Activations(
         session, cutter, dict(zip(phases, found, strict=True)), dict(zip(phases, uses, strict=True)), probe
     )

@@ -22,7 +22,7 @@ from ftkit.engine.distributed.processes import share_buffers
 from ftkit.engine.input.data import Batch
 from ftkit.engine.network.compiling import compiled, compiler_faults
 from ftkit.engine.network.groups import Modes, set_trainable
-from ftkit.engine.network.model import split_outputs
+from ftkit.engine.network.outputs import split_outputs
 from ftkit.engine.seeds import derive
 from ftkit.engine.training.activations import Activations
 from ftkit.engine.training.announce import announced

@@ -19,6 +19,7 @@ from ftkit.engine.network.devices import Compute, compute_of
 from ftkit.engine.network.distance import Known
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import BuiltModel, accelerator_for, build_model, counted
+from ftkit.engine.network.outputs import require_logits
 from ftkit.engine.storage.checkpoint import Progress, precision_of
 from ftkit.engine.training.events import Listener
 from ftkit.engine.training.interrupt import StopFlag
@@ -162,6 +163,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
     else:
         compute = settle(built.network, compute, look.channels, look.size)
+        require_logits(built.network, plan, compute, training=config.epochs > 0)
     optimizer = cast(
         torch.optim.Optimizer,
         accelerator.prepare_optimizer(

@@ -37,20 +37,31 @@ FREE = frozenset({
     "segformer", "swiftformer", "swin", "swinv2", "textnet",
 })  # fmt: skip
 """Kinds of network that take images of any size; the others are made for one."""
+OTHER_INPUT = {
+    "imagegpt": "a sequence of colours",
+    "shieldgemma2": "a text beside the image",
+    "siglip2": "patches of images with a mask",
+}
+"""Kinds of network that are called classifiers of images and don't take these, with what they take."""
 _FILTERS: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 PREFIX = "model."
 """Of the names in `Classifier`, before those of transformers."""
 
 
 class Classifier(nn.Module):
-    """A transformers network that takes `(batch, channels, size, size)` and returns logits alone."""
+    """A transformers network that takes `(batch, channels, size, size)` and returns logits alone.
+
+    Of a distilled network with two heads these are the mean of both, as transformers has it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(pixel_values=images).logits
+        outputs = self.model(pixel_values=images)
+        # PP-LCNet gives its classifier's output under the name of hidden states.
+        logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
         return logits
 
 
@@ -64,11 +75,18 @@ def backbone(name: str) -> Backbone:
     config = _config(name)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise RequestError(f"hf/{name} is a {config.model_type}, which transformers has no image classifier for")
+    if config.model_type in OTHER_INPUT:
+        raise RequestError(
+            f"hf/{name} is a {config.model_type}, which takes {OTHER_INPUT[config.model_type]}, not images alone",
+            "choose another network",
+        )
+    if config.model_type == "timm_wrapper":
+        raise RequestError(f"hf/{name} is timm's {config.architecture}", f"use --backbone timm/{config.architecture}")
     look = preprocessing(name, config)
     return Backbone(
         name=f"hf/{name}",
         groups=LazySequence(lambda: _groups(name)[0]),
-        head=LazySequence(lambda: (_groups(name)[1],)),
+        head=LazySequence(lambda: _groups(name)[1]),
         build=partial(_build, name),
         preprocessing=look,
         weights=(Pretrained("pretrained", partial(_load, name), look, name, note=config.model_type),),
@@ -142,8 +160,22 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
-    config = type(_config(name)).from_dict({**_config(name).to_dict(), "num_labels": num_classes})
-    return Classifier(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
+    """The network with fresh weights.
+
+    Raises:
+        RequestError: transformers can't make it: a package is missing, or the configuration isn't one.
+    """
+    try:
+        config = type(_config(name)).from_dict({**_config(name).to_dict(), "num_labels": num_classes})
+        # A configuration that names no architecture has None here, where transformers looks for one of two.
+        config.architectures = config.architectures or []
+        return Classifier(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
+    except Exception as error:  # each kind of network has checks of its own
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(
+            f"hf/{name}: transformers can't build this {_config(name).model_type}: {type(error).__name__}: {reason}",
+            "install what it names, or choose another network",
+        ) from error
 
 
 def _load(name: str) -> Mapping[str, Tensor]:
@@ -158,27 +190,29 @@ def _hint(name: str) -> str:
 
 
 @cache
-def _groups(name: str) -> tuple[tuple[LayerGroup, ...], str]:
-    """Layer groups, stage by stage or block by block, and the classifier's name."""
+def _groups(name: str) -> tuple[tuple[LayerGroup, ...], tuple[str, ...]]:
+    """Layer groups, stage by stage or block by block, and the names of the classifiers: a distilled network has two."""
     with torch.device("meta"):
         model = _build(name, CLASSES)
     layers = {n: m for n, m in model.named_modules() if not list(m.children())}
-    heads = [n for n, m in layers.items() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == CLASSES]
-    if not heads:
-        raise FtkitError(f"hf/{name}: no layer with an output for each class was found", "choose another network")
+    linear = [n for n, m in layers.items() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == CLASSES]
     blocks = next((n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1), None)
     if blocks is None:
         raise FtkitError(f"hf/{name}: its layers aren't a list that can be cut into groups", "choose another network")
-    owners = _owners(list(dict(model.named_parameters())), list(layers), blocks, heads[-1])
+    # Some layer of a block may happen to have as many outputs.
+    heads = tuple(n for n in linear if not n.startswith(f"{blocks}."))
+    if not heads:
+        raise FtkitError(f"hf/{name}: no layer with an output for each class was found", "choose another network")
+    owners = _owners(list(dict(model.named_parameters())), list(layers), blocks, heads)
     count = max(place for place in owners.values() if place is not None)
     word = "stage" if "stage" in blocks else "block"
     names = ["stem", *(f"{word}{number}" for number in range(1, count + 1)), "head"]
     places = {name: None if name == "head" else place for place, name in enumerate(names)}
     members = {name: [each for each, owner in owners.items() if owner == place] for name, place in places.items()}
-    return layer_groups(members), heads[-1]
+    return layer_groups(members), heads
 
 
-def _owners(parameters: list[str], layers: list[str], blocks: str, head: str) -> dict[str, int | None]:
+def _owners(parameters: list[str], layers: list[str], blocks: str, heads: tuple[str, ...]) -> dict[str, int | None]:
     """By parameter, and by layer with a dot behind it, the number of its group; None is the head's."""
     numbered = re.compile(rf"{re.escape(blocks)}\.(\d+)\.")
     found: dict[str, int | None] = {}
@@ -188,6 +222,6 @@ def _owners(parameters: list[str], layers: list[str], blocks: str, head: str) ->
         for name in names:
             match = numbered.match(f"{name}{dot}")
             place = int(match[1]) + 1 if match else last if place else 0
-            in_head = name.startswith(f"{head}.") or name == head
+            in_head = any(name.startswith(f"{head}.") or name == head for head in heads)
             found[f"{name}{dot}"] = None if in_head else place
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,29 @@ def test_every_architecture_is_cut_into_groups(name: str) -> None:
             check_backbone(ftkit_backbones()[name], train=False)
     else:
         check_backbone(ftkit_backbones()[name], train=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [each if each[0] == "levit_128s" else pytest.param(*each, marks=pytest.mark.long) for each in SAMPLE.items()],
+)
+def test_a_network_of_each_family_is_trained_and_predicts_what_its_record_says(
+    name: str, size: int, tmp_path: Path, ftkit_images: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the network keeps something in eval mode, as LeViT does its attention biases."""
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    photos = ftkit_images({"train": {"a": 2, "b": 2, "c": 2}, "val": {"a": 1, "b": 1, "c": 1}})
+    for strategy in ("freeze", "full"):
+        plan = ftkit.plan(
+            dataset={"name": "folder", "root": str(photos)}, backbone=f"timm/{name}", weights="none",
+            strategy=strategy, epochs=2, batch_size=3, workers=0, augment="none", precision="fp32", device="cpu",
+            preprocessing={"size": size}, output=str(tmp_path / strategy),
+        )  # fmt: skip
+        run = ftkit.train(plan).run
+        recorded = json.loads(run.metrics.read_text().splitlines()[-1])["val_loss"]
+        predicted = ftkit.load(run.path / "last").predict(sorted((photos / "val").glob("*/*")), top_k=3)
+        found = [dict(one.top)[label] for one, label in zip(predicted, "abc", strict=True)]
+        assert -sum(map(math.log, found)) / 3 == pytest.approx(recorded, abs=1e-4)
 
 
 def test_groups_are_named_as_people_call_them() -> None:

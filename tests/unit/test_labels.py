@@ -166,7 +166,7 @@ def test_what_cannot_be_meant_is_refused(digits: Path, settings: dict[str, Any],
     assert refused(digits, **settings) == line
 
 
-@pytest.mark.parametrize("text", ["label_map: {0: null}", "label_map: [even]", "label_map: even", "classes: {a: b}"])
+@pytest.mark.parametrize("text", ["label_map: {0: [even]}", "label_map: [even]", "label_map: even", "classes: {a: b}"])
 def test_a_value_of_the_wrong_kind_is_one_line(text: str, digits: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"ftkit\.yaml:2: .*must be "):
         from_yaml(text, digits, tmp_path)

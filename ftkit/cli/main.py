@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -140,6 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # PIL's word on images of a size that ftkit reads; beyond its own limit it refuses them.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     debug = False
     try:
         switched = switches.take(sys.argv[1:] if arguments is None else arguments)

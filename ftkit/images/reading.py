@@ -1,25 +1,38 @@
-"""Image files read the way a viewer shows them: upright, and in the colours that they mean."""
+"""Image files read whole and turned upright; what can't be read says why in one line."""
 
 from __future__ import annotations
 
 import io
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ftkit.errors import FtkitError
+from ftkit.errors import FtkitError, RequestError
+from ftkit.images.depth import read_depth
 from ftkit.images.formats import add_reader, sniffed, support
+from ftkit.images.orientation import upright
 from ftkit.spec.dataset import Split
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
-ORIENTATION = 0x0112
-"""The EXIF tag that says how the camera was held."""
+RULES = 2
+"""The version of the rules by which files become pixels; what was computed by others isn't reused."""
+
+LIMIT = "FTKIT_MAX_IMAGE_PIXELS"
+"""The environment variable, which worker processes and other commands share."""
+
+RAISE_LIMIT = f"set {LIMIT} to read larger images"
+
+EXTRA_SAMPLES = 338
+"""The TIFF tag that says what bands beyond those of the colours are."""
+
+ALPHA = (1, 2)
+"""Its values for alpha, with colours multiplied by it or not."""
+
 HEAD = 32
 """Bytes of a file that tell its format."""
 
@@ -57,7 +70,7 @@ def sample_name(split: Split, index: int) -> str:
 
 
 def open_image(path: str | Path) -> Image:
-    """Read an image whole and turn it upright by its EXIF orientation; the mode stays the file's own.
+    """Read an image whole and turn it upright by its metadata; the mode stays the file's own.
 
     Of an animation it is the first frame.
 
@@ -95,27 +108,65 @@ def decode_image(content: bytes, name: str) -> Image:
 def _decoded(source: str | Path | IO[bytes], size: int, name: str) -> tuple[Image, str]:
     from PIL import Image, UnidentifiedImageError
 
+    limit = pixel_limit()
     try:
-        with _opened(source) as image:
-            _require_sane_size(image)
-            image.load()
-            return _upright(image), image.format or ""
+        with _opened(source, limit) as image:
+            _require_sane_size(image, limit)
+            return as_seen(image), image.format or ""
     except UnidentifiedImageError:
         reason = _unidentified(source) if size else "the file is empty"
     except OSError as error:
         reason = f"can't be read: {error.strerror or error}"
-    except Image.DecompressionBombWarning as error:  # Where warnings are made errors.
-        reason = str(error)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # PIL's own limit, or its warning where warnings are errors.
+        reason = f"{error}; {RAISE_LIMIT}"
     except Exception as error:
         # On broken files decoders raise whatever their parsing runs into, struct.error and KeyError too.
         reason = f"can't be read: {error or type(error).__name__}"
     raise UnreadableImage(f"{name}: {reason}")
 
 
-def _opened(source: str | Path | IO[bytes]) -> Image:
+def as_seen(image: Image) -> Image:
+    """An image that PIL has opened, as a viewer shows it: read whole, upright, without bands that aren't its own.
+
+    What its file says of its values goes into its `info`; colour profile and depth are left to `with_channels`. Doing
+    it again changes nothing.
+
+    Raises:
+        Exception: Whatever PIL runs into in a damaged file.
+    """
+    read_depth(image)
+    image.load()
+    return upright(_without_extra_band(image))
+
+
+def _without_extra_band(image: Image) -> Image:
+    """PIL takes the fourth band of a TIFF in RGB for alpha even where nothing in the file calls it that."""
+    tags = getattr(image, "tag_v2", None)
+    if image.mode != "RGBA" or tags is None or set(tags.get(EXTRA_SAMPLES) or ()) & set(ALPHA):
+        return image
+    return image.convert("RGB")
+
+
+def open_header(path: str | Path) -> Image:
+    """An image file opened but not decoded: for its size, which `orientation.upright_size` tells, and its mode.
+
+    Raises:
+        Exception: Whatever PIL runs into; whoever wants the pixels is told by `open_image`.
+    """
+    limit = pixel_limit()
+    image = _opened(path, limit)
+    _require_sane_size(image, limit)
+    return image
+
+
+def _opened(source: str | Path | IO[bytes], limit: int | None) -> Image:
     """What PIL opens; an optional package is loaded for the first file that needs it."""
     import PIL.Image
 
+    if limit is not None and PIL.Image.MAX_IMAGE_PIXELS is not None and limit > 2 * PIL.Image.MAX_IMAGE_PIXELS:
+        # PIL refuses by itself what has more than twice this many.
+        PIL.Image.MAX_IMAGE_PIXELS = limit
     try:
         return PIL.Image.open(source)
     except PIL.UnidentifiedImageError:
@@ -151,90 +202,30 @@ def _file_size(path: Path) -> int:
     return found.st_size
 
 
-def is_sane_size(image: Image) -> bool:
-    """Whether it has no more pixels than PIL's limit, beyond which PIL only warns: 268 MB of RGB."""
-    import PIL.Image
+def pixel_limit() -> int | None:
+    """The most pixels that an image may have; None for no limit.
 
-    return PIL.Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= PIL.Image.MAX_IMAGE_PIXELS
+    It is that of `FTKIT_MAX_IMAGE_PIXELS`, else the size at which PIL itself refuses to open a file, which is twice
+    `PIL.Image.MAX_IMAGE_PIXELS`: 179 million, 537 MB of RGB.
 
-
-def _require_sane_size(image: Image) -> None:
-    import PIL.Image
-
-    if not is_sane_size(image):
-        raise OSError(f"{image.width} x {image.height} pixels are more than the limit of {PIL.Image.MAX_IMAGE_PIXELS}")
-
-
-def _upright(image: Image) -> Image:
-    from PIL.Image import Transpose
-
-    try:
-        orientation = image.getexif().get(ORIENTATION)
-    except Exception:
-        # Damaged metadata says nothing, but the picture itself is whole.
-        return image
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    return image.transpose(turns[orientation]) if orientation in turns else image
-
-
-def with_channels(image: Image, channels: int) -> Image:
-    """The image as 8-bit grey (`channels=1`) or RGB (`channels=3`).
-
-    What is transparent becomes white, as on a page. Values of 16 and 32 bits are scaled to 8 instead of
-    cut off, which is what PIL's own conversion does: from 0..65535 for whole numbers; for others from
-    0..1, 0..255 or 0..65535, the narrowest that holds them. Where none does, from the image's own range.
+    Raises:
+        RequestError: The variable is no positive number.
     """
     import PIL.Image
 
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        image = _eight_bit(image)
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    elif image.mode == "LAB":
-        image = _from_lab(image)
-    return image if image.mode == mode else image.convert(mode)
+    given = os.environ.get(LIMIT)
+    if given is None:
+        return None if PIL.Image.MAX_IMAGE_PIXELS is None else 2 * PIL.Image.MAX_IMAGE_PIXELS
+    if not given.isdecimal() or int(given) < 1:
+        raise RequestError(f"{LIMIT} is {given!r}", "give the most pixels an image may have, such as 500000000")
+    return int(given)
 
 
-def _eight_bit(image: Image) -> Image:
-    import numpy as np
-    import PIL.Image
-
-    values = np.asarray(image).astype(np.float64)
-    low, high = _value_range(values, (65535.0,) if image.mode.startswith("I") else (1.0, 255.0, 65535.0))
-    grey = np.nan_to_num((values - low) / (high - low) * 255.0, posinf=255.0, neginf=0.0).round()
-    if isinstance(transparent := image.info.get("transparency"), int):
-        grey[values == transparent] = 255
-    return PIL.Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+def is_sane_size(image: Image, limit: int | None) -> bool:
+    """Whether it has no more pixels than the limit."""
+    return limit is None or image.width * image.height <= limit
 
 
-def _value_range(values: NDArray[np.float64], ceilings: tuple[float, ...]) -> tuple[float, float]:
-    """The values that mean black and white."""
-    import numpy as np
-
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if low >= 0:
-        for ceiling in ceilings:
-            if high <= ceiling:
-                return 0.0, ceiling
-    return low, high if high > low else low + 1.0
-
-
-def _from_lab(image: Image) -> Image:
-    """CIELAB as sRGB, which PIL converts by colour profiles alone."""
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
-    assert converted is not None, "only a transform in place returns nothing"
-    return converted
+def _require_sane_size(image: Image, limit: int | None) -> None:
+    if not is_sane_size(image, limit):
+        raise OSError(f"{image.width} x {image.height} pixels are more than the limit of {limit}; {RAISE_LIMIT}")

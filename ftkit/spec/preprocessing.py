@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from statistics import fmean
 from typing import Literal
 
@@ -32,6 +32,8 @@ class Preprocessing:
             3 for RGB, 1 for grey.
         fit: What happens to images that are not square: the middle is kept (`crop`), bars of the
             mean colour are added (`pad`), or the aspect ratio is given up (`stretch`).
+        value_range: The values that mean black and white in images of more than 8 bits whose files don't say so; None
+            for 0 to 65535, as the image scan found it right, or for data that has no such images.
     """
 
     size: int = 224
@@ -40,6 +42,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     fit: Fit = "crop"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= LARGEST_SIDE:
@@ -56,6 +59,10 @@ class Preprocessing:
             )
         if not all(isfinite(value) for value in (*self.mean, *self.std)):
             raise RequestError("preprocessing.mean or preprocessing.std has a value that is not finite", "give numbers")
+        if self.value_range is not None and not -inf < self.value_range[0] < self.value_range[1] < inf:
+            raise RequestError(
+                f"preprocessing.value_range is {list(self.value_range)}", "give two numbers, the lower one first"
+            )
         if min(self.std) <= 0:
             raise RequestError("preprocessing.std has a value that is not positive", "it divides: give more than 0")
 

@@ -14,7 +14,7 @@ from ftkit.config.schema import Cache
 from ftkit.engine.input import decoded
 from ftkit.engine.input.decoded import Decoded, measure, open_decoded
 from ftkit.engine.input.pixels import sample_pixels
-from ftkit.images import ImageFiles
+from ftkit.images import ImageFiles, Range
 from ftkit.spec.dataset import Split
 from ftkit.testing import draw
 from tests.conftest import MakeFolder
@@ -43,10 +43,10 @@ def test_a_run_ends_with_the_very_weights_that_it_would_have_had(data: Path, whe
 def test_an_image_is_decoded_once_by_whichever_worker(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = data.parent / "seen"
 
-    def counted(split: Split, index: int, channels: int) -> torch.Tensor:
+    def counted(split: Split, index: int, channels: int, value_range: Range | None) -> torch.Tensor:
         with seen.open("a") as file:
             file.write(f"{split.names[index]}\n")
-        return sample_pixels(split, index, channels)
+        return sample_pixels(split, index, channels, value_range)
 
     monkeypatch.setattr(decoded, "sample_pixels", counted)
     trained(data, "kept", workers=2, cache={"decoded": "ram"})

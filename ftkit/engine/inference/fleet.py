@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -89,6 +90,7 @@ _MINE: dict[str, Any] = {}
 def _open(task: Task, threads: int, numbers: Any, stopped: Any) -> None:
     # Ctrl-C reaches all processes; the main one says how far they are.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # As the main process does.
     torch.set_num_threads(threads)
     number = numbers.get()
     try:

@@ -113,7 +113,7 @@ class Samples(Dataset["_Sample | Fault"]):
         self.split = split
         self.transform = transform
         self.seed = seed
-        self.pixels = pixels or partial(sample_pixels, split)
+        self.pixels = pixels or partial(sample_pixels, split, value_range=transform.value_range)
 
     def __len__(self) -> int:
         return len(self.split)

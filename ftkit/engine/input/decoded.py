@@ -17,8 +17,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
-import PIL
-import PIL.Image
 import psutil
 import torch
 from torch import Tensor
@@ -30,7 +28,7 @@ from ftkit.engine.input.data import START
 from ftkit.engine.input.images_digest import KnownImages, known_images
 from ftkit.engine.input.pixels import decoder_versions, sample_pixels
 from ftkit.errors import RequestError
-from ftkit.images import ORIENTATION, sample_file
+from ftkit.images import Range, open_header, sample_file, upright_size
 from ftkit.spec.dataset import Split, SplitName
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -65,11 +63,13 @@ def keep_decoded(
     dataset: str,
     workers: int,
     tell: Callable[[str], None],
+    value_range: Range | None = None,
 ) -> dict[SplitName, Decoded]:
     """Room for the decoded images of some splits, where the config wants them kept.
 
     Args:
         dataset: What it is called, for people.
+        value_range: As in `sample_pixels`.
 
     Raises:
         RequestError: They don't fit, or nothing would come of it.
@@ -87,7 +87,13 @@ def keep_decoded(
     where = "memory" if config.decoded == "ram" else str(activation_folder(config.dir))
     tell(f"images are kept decoded: {total / 1e9:.2f} GB in {where}")
     return {
-        name: open_decoded(splits[name], size, config, f"dataset {dataset}: {len(size.shapes):,} {name} images decoded")
+        name: open_decoded(
+            splits[name],
+            size,
+            config,
+            f"dataset {dataset}: {len(size.shapes):,} {name} images decoded",
+            value_range,
+        )
         for name, size in sizes.items()
     }
 
@@ -120,18 +126,22 @@ def available_memory() -> int:
     return free
 
 
-def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str) -> Decoded:
+def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str, value_range: Range | None = None) -> Decoded:
     """The decoded images of a split, none of them there yet, or those of an earlier run on disk.
+
+    Args:
+        value_range: As in `sample_pixels`.
 
     Raises:
         RequestError: There is no room for them.
     """
     count = len(sizes.shapes)
     if config.decoded == "ram":
-        return Decoded(split, sizes, mmap.mmap(-1, max(1, sizes.nbytes)), mmap.mmap(-1, MARK * max(1, count)))
+        data, marks = mmap.mmap(-1, max(1, sizes.nbytes)), mmap.mmap(-1, MARK * max(1, count))
+        return Decoded(split, sizes, data, marks, value_range=value_range)
     store = Store(activation_folder(config.dir), config.limit)
     images = main_first(lambda: known_images(split))
-    facts = f"decoded {sizes.channels} {decoder_versions()} {images.digest}"
+    facts = f"decoded {sizes.channels} {value_range} {decoder_versions()} {images.digest}"
     try:
         place, lock = store.reserve(hashlib.sha256(facts.encode()).hexdigest()[:32], about, sizes.nbytes, count)
         data, marks = (_mapped(place / name) for name in ("data", "done"))
@@ -140,7 +150,7 @@ def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str) -> Decod
             f"--decoded-cache disk: {store.folder}: {error.strerror or error}",
             "make room, raise --cache-limit, or give --decoded-cache off",
         ) from None
-    return Decoded(split, sizes, data, marks, lock, images)
+    return Decoded(split, sizes, data, marks, lock, images, value_range)
 
 
 class Decoded:
@@ -151,6 +161,7 @@ class Decoded:
         marks: Says which are there, with a checksum of each where they lie on disk.
         lock: Keeps others from removing the file; None for memory.
         images: What the images of the file are known by; None for memory.
+        value_range: As in `sample_pixels`.
     """
 
     def __init__(
@@ -161,8 +172,10 @@ class Decoded:
         marks: mmap.mmap,
         lock: IO[bytes] | None = None,
         images: KnownImages | None = None,
+        value_range: Range | None = None,
     ) -> None:
         self._split, self._sizes, self._lock, self._images = split, sizes, lock, images
+        self._value_range = value_range
         self._starts = [0, *accumulate(sizes.channels * height * width for height, width in sizes.shapes)]
         self._data, self._marks = data, memoryview(marks).cast("Q")
         self._sound: set[int] = set()
@@ -175,12 +188,12 @@ class Decoded:
         """
         shape = self._sizes.shapes[index]
         if shape == (0, 0) or channels != self._sizes.channels:
-            return sample_pixels(self._split, index, channels)
+            return sample_pixels(self._split, index, channels, self._value_range)
         kept = torch.frombuffer(
             self._data, dtype=torch.uint8, count=channels * shape[0] * shape[1], offset=self._starts[index]
         ).view(*shape, channels)
         if not self._is_sound(index, kept):
-            pixels = sample_pixels(self._split, index, channels)
+            pixels = sample_pixels(self._split, index, channels, self._value_range)
             if pixels.shape[1:] != shape or not (self._images is None or self._images.is_same(index)):
                 # The header says something else than the image, or the image was replaced since the run began.
                 return pixels
@@ -214,9 +227,11 @@ def _shape(file: Path | None) -> Shape:
     if file is None:
         return 0, 0
     try:
-        with PIL.Image.open(file) as image:
-            turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
+        with open_header(file) as image:
+            width, height = upright_size(image)
+            return height, width
+    except RequestError:
+        raise
     except Exception:
         # Whoever wants the image is told.
         return 0, 0

@@ -2,7 +2,8 @@
 
 Most images are JPEGs in colour or grey, which torchcodec decodes into a tensor in less time than PIL takes, to the very
 same values; torchvision's own decoders are deprecated in its favour. All others, and whatever that decoder stumbles
-over, go the way of `ftkit.images`, which knows every mode and says what is wrong with a file.
+over, go the way of `ftkit.images`, which knows every mode and says what is wrong with a file. What the headers mean is
+`ftkit.images`' alone to say: the decoder sees no EXIF, and gets no image whose colours must be converted.
 """
 
 from __future__ import annotations
@@ -15,12 +16,25 @@ from typing import Literal
 
 import PIL
 import PIL.Image
+import torch
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 import ftkit
-from ftkit.images import is_sane_size, open_image, sample_file, with_channels
+from ftkit.images import (
+    RULES,
+    Range,
+    as_seen,
+    decode_image,
+    is_sane_size,
+    is_srgb,
+    open_image,
+    orientation_of,
+    pixel_limit,
+    sample_file,
+    with_channels,
+)
 from ftkit.spec.dataset import Split
 
 try:
@@ -33,49 +47,121 @@ Mode = Literal["RGB", "GRAY"]
 MODES: Mapping[tuple[str, int], Mode] = {("RGB", 3): "RGB", ("L", 3): "RGB", ("L", 1): "GRAY"}
 """PIL's mode and the channels wanted, where the decoder gives what PIL would. It makes grey of RGB in another way."""
 
+START_OF_SCAN, APP1, APP15 = 0xDA, 0xE1, 0xEF
+"""Markers of JPEG segments: where the pixels begin, EXIF and XMP, and what no decoder looks into."""
+
+NO_SEGMENT = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
+"""Markers that no length follows."""
+
+Flips = tuple[int, ...]
+TURNS: Mapping[int, tuple[bool, Flips]] = {
+    1: (False, ()),
+    2: (False, (-1,)),
+    3: (False, (-2, -1)),
+    4: (False, (-2,)),
+    5: (True, ()),
+    6: (True, (-1,)),
+    7: (True, (-2, -1)),
+    8: (True, (-2,)),
+}
+"""By EXIF orientation: whether rows and columns are exchanged, and then what is mirrored, to be upright."""
+
 
 def decoder_versions() -> list[str]:
     """What decides the pixels of an image: they may differ between versions of it."""
-    found = [f"ftkit {ftkit.__version__}", f"pillow {PIL.__version__}"]
+    found = [f"ftkit {ftkit.__version__}, rules {RULES}", f"pillow {PIL.__version__}"]
     return found + ([f"torchcodec {version('torchcodec')}"] if decode_jpeg is not None else [])
 
 
-def sample_pixels(split: Split, index: int, channels: int) -> Tensor:
-    """A sample's pixels, upright, with so many channels.
+def sample_pixels(split: Split, index: int, channels: int, value_range: Range | None = None) -> Tensor:
+    """A sample's pixels, upright, in sRGB, with so many channels.
+
+    Args:
+        value_range: The values that mean black and white in images of more than 8 bits that don't say so themselves.
 
     Raises:
         UnreadableImage: The file can't be read; the message names it and the reason.
     """
     file = sample_file(split, index)
-    return pixels_of(split.open(index), channels) if file is None else file_pixels(file, channels)
+    if file is None:
+        return pixels_of(split.open(index), channels, value_range)
+    return file_pixels(file, channels, value_range)
 
 
-def file_pixels(path: str | Path, channels: int) -> Tensor:
+def file_pixels(path: str | Path, channels: int, value_range: Range | None = None) -> Tensor:
     """An image file's pixels, as `sample_pixels`."""
     found = _jpeg(Path(path), channels)
-    return pixels_of(open_image(path), channels) if found is None else found
+    return pixels_of(open_image(path), channels, value_range) if found is None else found
 
 
-def pixels_of(image: Image, channels: int) -> Tensor:
-    """The pixels of an image of any PIL mode; what becomes of transparency and deep colours `with_channels` says."""
-    pixels: Tensor = F.pil_to_tensor(with_channels(image, channels))
+def content_pixels(content: bytes, name: str, channels: int, value_range: Range | None = None) -> Tensor:
+    """The pixels of what an image file holds, as `sample_pixels`; `name` is for messages."""
+    found = _jpeg_content(content, channels)
+    return pixels_of(decode_image(content, name), channels, value_range) if found is None else found
+
+
+def pixels_of(image: Image, channels: int, value_range: Range | None = None) -> Tensor:
+    """The pixels of an image of any PIL mode, as `sample_pixels`; of transparency and colours `with_channels` says.
+
+    An image that carries an orientation in its metadata is turned upright by it.
+
+    Raises:
+        Exception: Whatever PIL runs into where it reads late, in a damaged file.
+    """
+    pixels: Tensor = F.pil_to_tensor(with_channels(as_seen(image), channels, value_range))
     return pixels
 
 
 def _jpeg(path: Path, channels: int) -> Tensor | None:
-    """A plain JPEG's pixels, None where the file is anything else."""
     try:
-        if decode_jpeg is None or not path.is_file():
+        return _jpeg_content(path.read_bytes(), channels) if decode_jpeg is not None and path.is_file() else None
+    except OSError:
+        # Why it can't be read is told by the other reader.
+        return None
+
+
+def _jpeg_content(content: bytes, channels: int) -> Tensor | None:
+    """A plain JPEG's pixels, None where the content is anything else."""
+    limit = pixel_limit()
+    try:
+        if decode_jpeg is None:
             return None
-        content = path.read_bytes()
         with PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as header:
             mode = MODES.get((header.mode, channels))
             # PIL calls a JPEG with a second one in it, as cameras write them, an MPO.
-            if mode is None or header.format != "JPEG" or not is_sane_size(header):
+            if mode is None or header.format != "JPEG" or not is_sane_size(header, limit) or not is_srgb(header):
                 return None
-        # It turns the pixels by the EXIF orientation, as the other way does.
-        found = decode_jpeg(content, mode=mode)
+            orientation = orientation_of(header)
+        found = decode_jpeg(_without_exif(content), mode=mode)
+        return turned(found, orientation) if isinstance(found, Tensor) else None
     except Exception:
         # Each of the ways in which a file can be broken is told by the other reader.
         return None
-    return found if isinstance(found, Tensor) else None
+
+
+def turned(pixels: Tensor, orientation: int) -> Tensor:
+    """Pixels `(channels, height, width)` as they are upright, by an EXIF orientation."""
+    exchanged, flips = TURNS[orientation]
+    pixels = pixels.transpose(-2, -1) if exchanged else pixels
+    return pixels.flip(flips) if flips else pixels
+
+
+def _without_exif(content: bytes) -> bytes | Tensor:
+    """A JPEG in which the decoder finds no EXIF to turn the pixels by: it reads that in other ways than PIL.
+
+    Raises:
+        ValueError: The segments before the pixels don't follow on one another.
+    """
+    places, place = [], 2
+    while (marker := content[place + 1]) != START_OF_SCAN:
+        length = int.from_bytes(content[place + 2 : place + 4])
+        if content[place] != 0xFF or marker in NO_SEGMENT or length < 2:
+            raise ValueError("not a segment")
+        places += [place + 1] if marker == APP1 else []
+        place += 2 + length
+    if not places:
+        return content
+    changed = bytearray(content)
+    for at in places:
+        changed[at] = APP15
+    return torch.frombuffer(changed, dtype=torch.uint8)

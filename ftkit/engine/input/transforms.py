@@ -38,6 +38,11 @@ class Transform(Protocol):
         ...
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """As `input.pixels.sample_pixels` takes it."""
+        ...
+
+    @property
     def finish(self) -> Finish:
         """What turns batches of what `begin` gives into what the network sees."""
         ...
@@ -75,6 +80,10 @@ class _Transform:
     @property
     def channels(self) -> int:
         return self.pre.channels
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        return self.pre.value_range
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,9 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
     order = TrainingOrder(plan.batches, config.seed, rank, weights, train.blocks)
     both: dict[SplitName, Split] = {"train": train, "val": val}
-    decoded = keep_decoded(both, look.channels, config.cache, config.dataset.name, workers, listener.note)
+    decoded = keep_decoded(
+        both, look.channels, config.cache, config.dataset.name, workers, listener.note, look.value_range
+    )
     kept = {name: one.pixels for name, one in decoded.items()}
     begun = config.augment_on == "device" or (config.augment_on == "auto" and compute.device.type == "cuda")
     change = transforms.training(look, plan.augmentation)

@@ -1,0 +1,204 @@
+"""Images of more than 8 bits: which values mean black and white, by their own tags, by a setting, or as a guess."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+Range = tuple[float, float]
+"""The values that mean black and white."""
+
+DEPTH = "ftkit_depth"
+"""Where an image's `info` keeps what its file says of its values."""
+
+FULL = (0.0, 65535.0)
+CEILINGS = (1.0, 255.0, 65535.0)
+"""What numbers with fractions may go up to; the narrowest that holds them is taken."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What a file says of its values.
+
+    Attributes:
+        stated: The values that mean black and white; None where it doesn't say.
+        inverted: Whether the least value is white, as in TIFFs of PhotometricInterpretation WhiteIsZero.
+    """
+
+    stated: Range | None = None
+    inverted: bool = False
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The least and the greatest value of an image that doesn't say which mean black and white.
+
+    Attributes:
+        whole: Whether its values are whole numbers.
+    """
+
+    low: float
+    high: float
+    whole: bool
+
+
+def deep(image: Image) -> bool:
+    """Whether it has one channel of more than 8 bits."""
+    return image.mode in {"I", "F"} or image.mode.startswith("I;16")
+
+
+def read_depth(image: Image) -> None:
+    """Note in `info` what the file of an opened image says of its values, before decoding or turning it loses it."""
+    if not deep(image) or DEPTH in image.info:
+        return
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        image.info[DEPTH] = _of_tiff(tags)
+    elif image.format == "PNG" and (bits := _significant_bits(image)) is not None:
+        image.info[DEPTH] = Depth(_of_png(image, bits))
+    elif image.format == "JXL" and image.mode == "F":
+        image.info[DEPTH] = Depth((0.0, 1.0))
+
+
+def extremes(image: Image) -> Extremes | None:
+    """Those of an image of more than 8 bits that says nothing of its range; None for others."""
+    import numpy as np
+
+    if not deep(image) or _depth(image).stated is not None:
+        return None
+    values = np.asarray(image)
+    finite = values if image.mode != "F" else values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return Extremes(low, high, image.mode != "F")
+
+
+def eight_bits(image: Image, value_range: Range | None = None) -> Image:
+    """A deep image as 8-bit grey.
+
+    Args:
+        value_range: The values that mean black and white where the file doesn't say. None is 0 to 65535 for whole
+            numbers; for others 0 to 1, 255 or 65535, the narrowest that holds them; else from the least value to
+            the greatest.
+    """
+    import numpy as np
+    import PIL.Image
+
+    return PIL.Image.fromarray(_scaled(image, value_range, 255).astype(np.uint8))
+
+
+def sixteen_bits(image: Image, value_range: Range | None = None) -> Image:
+    """The same as 16-bit grey from 0 to 65535."""
+    import numpy as np
+    import PIL.Image
+
+    return PIL.Image.fromarray(_scaled(image, value_range, 65535).astype(np.uint16))
+
+
+def _scaled(image: Image, value_range: Range | None, white: int) -> NDArray[np.float64]:
+    import numpy as np
+
+    values, depth = np.asarray(image).astype(np.float64), _depth(image)
+    low, high = depth.stated or value_range or _guessed(values, whole=image.mode != "F")
+    grey = np.nan_to_num((values - low) / (high - low) * white, posinf=white, neginf=0.0).round().clip(0, white)
+    if depth.inverted:
+        grey = white - grey
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = white
+    return grey
+
+
+def _guessed(values: NDArray[np.float64], whole: bool) -> Range:
+    import numpy as np
+
+    finite = values[np.isfinite(values)]
+    return guessed_range([Extremes(float(finite.min()), float(finite.max()), whole)] if finite.size else [])
+
+
+def guessed_range(found: list[Extremes]) -> Range:
+    """The values that mean black and white in images that don't say so, by all of their values together."""
+    low, high = min((e.low for e in found), default=0.0), max((e.high for e in found), default=0.0)
+    ceilings = FULL[1:] if all(e.whole for e in found) else CEILINGS
+    ceiling = next((ceiling for ceiling in ceilings if high <= ceiling), None) if low >= 0 else None
+    if ceiling is not None:
+        return 0.0, ceiling
+    return low, high if high > low else low + 1.0
+
+
+def _depth(image: Image) -> Depth:
+    found = image.info.get(DEPTH)
+    return found if isinstance(found, Depth) else Depth()
+
+
+def _of_tiff(tags: Any) -> Depth:
+    """By SMinSampleValue and SMaxSampleValue, or the bits of a sample, or MaxSampleValue.
+
+    MaxSampleValue counts only where it is the greatest value of so many bits: many programs write the greatest value
+    that the one image has, and to stretch each image by itself would make dim ones bright.
+    """
+    inverted = _number(tags, 262) == 0
+    low, high = _number(tags, 340), _number(tags, 341)
+    if high is not None and high > (low or 0.0):
+        return Depth((low or 0.0, high), inverted)
+    bits, most = _number(tags, 258), _number(tags, 281)
+    if bits is not None and 8 < bits < 16:
+        return Depth((0.0, 2.0 ** int(bits) - 1), inverted)
+    if most is not None and most in {2.0**bits - 1 for bits in range(9, 17)}:
+        return Depth((0.0, most), inverted)
+    return Depth(None, inverted)
+
+
+def _number(tags: Any, tag: int) -> float | None:
+    """A tag's value; None where it isn't there, or differs from channel to channel."""
+    try:
+        value = tags.get(tag)
+        values = {float(v) for v in (value if isinstance(value, tuple) else (value,))}
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return next(iter(values)) if len(values) == 1 and all(map(isfinite, values)) else None
+
+
+def _significant_bits(image: Image) -> int | None:
+    """What the sBIT chunk of a PNG of 16 bits says, 9 to 15; None where it has none, or its file is gone."""
+    file = getattr(image, "fp", None)
+    if file is not None and not file.closed:
+        place = file.tell()
+        try:
+            return _in_header(file)
+        finally:
+            file.seek(place)
+    try:
+        with Path(getattr(image, "filename", "") or os.devnull).open("rb") as again:
+            return _in_header(again)
+    except OSError:
+        return None
+
+
+def _in_header(file: IO[bytes]) -> int | None:
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+        if head[4:] == b"sBIT":
+            bits = file.read(1)
+            return bits[0] if bits and 8 < bits[0] < 16 else None
+        file.seek(int.from_bytes(head[:4]) + 4, 1)
+    return None
+
+
+def _of_png(image: Image, bits: int) -> Range | None:
+    """Values of fewer bits should be spread over all 16 in a PNG, by zeros or their own first bits below them.
+
+    Many programs write them as they are, which shows in values that can't be of that making.
+    """
+    import numpy as np
+
+    values = np.asarray(image).astype(np.int64)
+    high, low = values >> (16 - bits), values & ((1 << (16 - bits)) - 1)
+    spread = bool((low == 0).all() or (low == high >> (2 * bits - 16)).all())
+    return None if spread or values.max(initial=0) >= 1 << bits else (0.0, 2.0**bits - 1)

@@ -7,24 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import ImageOps
-from PIL.Image import Image
 from torch import Tensor
 
+from ftkit.engine.inference.sources import Item, Source, item_pixels, items
 from ftkit.engine.inference.stream import Read, computed, grouped
-from ftkit.engine.input.pixels import file_pixels, pixels_of
 from ftkit.engine.input.transforms import evaluation
 from ftkit.engine.network.layout import cast
 from ftkit.engine.storage.bundle import Loaded, load_bundle
 from ftkit.errors import RequestError, one_line
-from ftkit.images import UnreadableImage
+from ftkit.images import UnreadableImage, pixel_limit
 from ftkit.model_source import locate_model
 from ftkit.plugins import Registry
 from ftkit.runs import Card
 from ftkit.spec.preprocessing import Preprocessing
-
-Source = str | Path | Image
-"""An image, or the path of one."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +27,11 @@ class Prediction:
     """What a model says of one image.
 
     Attributes:
-        name: The file as it was asked for; of an image in memory, its file's name or its position.
-        label: The likeliest class; None where the file can't be read.
+        name: The file as it was asked for; of an image in memory, its file's name or its position, from 0.
+        label: The likeliest class; None where the image can't be read.
         probability: Of that class, from 0 to 1.
         top: The likeliest classes with their probabilities, best first.
-        error: Why the file can't be read, or None.
+        error: Why the image can't be read, or None.
     """
 
     name: str
@@ -81,34 +76,40 @@ class Predictor:
         return self.card.preprocessing
 
     def predict(self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
-        """Classify one image or several, each a path or a PIL image, in order.
+        """Classify one image or several, in order.
+
+        An image is a path, the bytes of an image file, a binary file object, a PIL image, a uint8 array `(h, w)`,
+        `(h, w, 3)` or `(h, w, 4)`, or a uint8 tensor `(3, h, w)`. An array or tensor of four dimensions is several.
 
         Raises:
-            UnreadableImage: A file can't be read; `iter_predict` goes on instead.
+            UnreadableImage: One can't be read, or is something else; `iter_predict` goes on instead.
             RequestError: `top_k` or `batch_size` is out of bounds.
         """
-        sources = [images] if isinstance(images, str | Path | Image) else images
         predictions = []
-        for prediction in self.iter_predict(sources, top_k, batch_size):
+        for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size)):
             if prediction.error is not None:
-                raise UnreadableImage(f"{prediction.name}: {prediction.error}")
+                in_memory = "image " * (prediction.name == str(position))
+                raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
             predictions.append(prediction)
         return predictions
 
-    def iter_predict(self, images: Iterable[Source], top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
-        """Classify images one after another, in order, holding a few batches of them in memory.
+    def iter_predict(
+        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """Classify images, as `predict` takes them, one after another, in order, a few batches of them in memory.
 
-        A file that can't be read gives a prediction with its `error`.
+        An image that can't be read gives a prediction with its `error`, and the others follow.
 
         Raises:
             RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
         """
         require_bounds(self.classes, top_k, batch_size)
+        pixel_limit()
         return self._stream(images, top_k, batch_size)
 
-    def _stream(self, images: Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
+    def _stream(self, images: Source | Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
         size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
-        groups = grouped(enumerate(_loaded(images)), size)
+        groups = grouped(items(images), size)
         for group, outputs in computed(self._compute, self._quick, groups, self._read):
             answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
             for name, error in group:
@@ -118,17 +119,18 @@ class Predictor:
                 else:
                     yield Prediction(name, None, None, error=error)
 
-    def _read(self, item: tuple[int, Source]) -> Read[tuple[str, str | None]]:
+    def _read(self, item: Item) -> Read[tuple[str, str | None]]:
         """An image with its name, or the name with the reason why there is no image."""
-        position, source = item
-        if isinstance(source, Image):
-            name = str(getattr(source, "filename", "") or position)
-            pixels = pixels_of(ImageOps.exif_transpose(source), self._transform.channels)
-            return self._transform(pixels), (name, None)
+        transform = self._transform
         try:
-            return self._transform(file_pixels(source, self._transform.channels)), (str(source), None)
+            return transform(item_pixels(item, transform.channels, transform.value_range)), (item.name, None)
         except UnreadableImage as error:
-            return None, (str(source), error.message.removeprefix(one_line(f"{source}: ")))
+            return None, (item.name, error.message)
+        except RequestError:
+            raise
+        except Exception as error:
+            # Whatever is odd about one image, the others are to be classified all the same.
+            return None, (item.name, one_line(f"can't be read: {error or type(error).__name__}"))
 
     def _likeliest(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
         values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
@@ -148,14 +150,6 @@ def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
         raise RequestError(f"top-k is {top_k}, but the model has {len(classes)} classes", f"give 1 to {len(classes)}")
     if batch_size < 1:
         raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
-
-
-def _loaded(images: Iterable[Source]) -> Iterator[Source]:
-    for source in images:
-        if isinstance(source, Image):
-            # PIL reads late; two threads with the same image would read it at once.
-            source.load()
-        yield source
 
 
 def load(

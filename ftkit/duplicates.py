@@ -1,10 +1,10 @@
-"""The same picture in two splits, which flatters the score: byte for byte, or saved or scaled once more."""
+"""The same picture twice, byte for byte, or saved or scaled once more: in two splits, or under two classes of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from ftkit.images import with_channels
@@ -33,10 +33,16 @@ BANDS = 8
 Sample = tuple[str, int]
 """A file and its label."""
 
+Pair = tuple[Sample, Sample, int | None]
+"""A copy, what it is a copy of, and in how many bits they differ; None where they are the same byte for byte."""
+
+COMPARED = 64
+"""Of pictures that agree in a band each is compared with so many next ones, so that time grows with the images."""
+
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A picture of one split that another has too.
+    """A picture of one split that another has too, or that the same one has under another class.
 
     Attributes:
         bits: In how many of 128 they differ as thumbnails; None where the files are the same byte for byte.
@@ -49,6 +55,11 @@ class Duplicate:
     other_file: str
     other_label: str
     bits: int | None
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether both are in one split, under two classes."""
+        return self.split == self.other_split
 
 
 def picture_hash(image: Image) -> bytes | None:
@@ -71,6 +82,8 @@ def find_duplicates(
 ) -> tuple[Duplicate, ...]:
     """For each image of a later split, what is likest to it in each earlier one, if it is a copy.
 
+    After these, for each image what is a copy of it in the same split and before it, but of another class.
+
     Args:
         files: Of the splits' samples; None for one that comes out of something else.
     """
@@ -78,23 +91,37 @@ def find_duplicates(
         name: [(file, label) for file, label in zip(files[name], split.labels, strict=True) if file is not None]
         for name, split in splits.present()
     }
+
+    def listed(later: SplitName, earlier: SplitName, pairs: Iterable[Pair]) -> Iterator[Duplicate]:
+        for (file, label), (other, other_label), bits in pairs:
+            yield Duplicate(later, file, splits.classes[label], earlier, other, splits.classes[other_label], bits)
+
     return tuple(
-        Duplicate(
-            split=later,
-            file=file,
-            label=splits.classes[label],
-            other_split=earlier,
-            other_file=other,
-            other_label=splits.classes[other_label],
-            bits=bits,
+        chain(
+            *(listed(b, a, _pairs(samples[b], samples[a], looks)) for a, b in combinations(samples, 2)),
+            *(listed(name, name, _contradictions(samples[name], looks)) for name in samples),
         )
-        for earlier, later in combinations(samples, 2)
-        for (file, label), (other, other_label), bits in _pairs(samples[later], samples[earlier], looks)
     )
 
 
 def summary(found: Sequence[Duplicate], first: int) -> Iterator[str]:
-    """A line that says how many there are and names the first ones; none where there are none."""
+    """A line for each of the two kinds that there are: how many, and the first ones."""
+    yield from _across([one for one in found if not one.contradicts], first)
+    yield from _within([one for one in found if one.contradicts], first)
+
+
+def _within(found: Sequence[Duplicate], first: int) -> Iterator[str]:
+    if found:
+        same = sum(one.bits is None for one in found)
+        pairs = "; ".join(f"{one.file} ({one.label}) and {one.other_file} ({one.other_label})" for one in found[:first])
+        more = f"; and {len(found) - first:,} more" if len(found) > first else ""
+        yield (
+            f"pictures that one split has under two classes, of which one is wrong: {same:,} the same file, "
+            f"{len(found) - same:,} nearly the same: {pairs}{more}"
+        )
+
+
+def _across(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     if not found:
         return
     same = sum(one.bits is None for one in found)
@@ -108,9 +135,7 @@ def summary(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     )
 
 
-def _pairs(
-    later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, Look]
-) -> Iterator[tuple[Sample, Sample, int | None]]:
+def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, Look]) -> Iterator[Pair]:
     """In the order of `later`, which is what is indexed, being the smaller one as a rule."""
     exact: dict[bytes | None, Sample] = {}
     for sample in earlier:
@@ -151,3 +176,48 @@ def _bands(picture: bytes | None) -> Iterator[tuple[int, bytes]]:
         width = len(picture) // BANDS
         for band in range(BANDS):
             yield band, picture[band * width : (band + 1) * width]
+
+
+def _contradictions(samples: Sequence[Sample], looks: Mapping[str, Look]) -> Iterator[Pair]:
+    """Each sample with the first one before it that is a copy of it and of another class."""
+    first: dict[bytes, Sample] = {}
+    near = _near_of_other_labels(samples, looks)
+    for place, sample in enumerate(samples):
+        content = looks[sample[0]].content
+        other = first.setdefault(content, sample) if content is not None else sample
+        if other[1] != sample[1]:
+            yield sample, other, None
+        elif place in near:
+            bits, before = near[place]
+            if looks[samples[before][0]].content != content:
+                yield sample, samples[before], bits
+
+
+def _near_of_other_labels(samples: Sequence[Sample], looks: Mapping[str, Look]) -> dict[int, tuple[int, int]]:
+    """By place: the bits that differ, and the place before it of another label that is likest."""
+    import numpy as np
+
+    places = np.array([p for p, (file, _) in enumerate(samples) if looks[file].picture is not None], dtype=np.int64)
+    if len(places) < 2:
+        return {}
+    joined = b"".join(looks[samples[place][0]].picture or b"" for place in places)
+    halves = np.frombuffer(joined, dtype=np.uint64).reshape(len(places), -1)
+    labels = np.array([samples[place][1] for place in places])
+    found: dict[int, tuple[int, int]] = {}
+    for band in halves.view(np.uint16).T:
+        order = np.lexsort((*halves.T, band))
+        ends, kinds, pictures = band[order], labels[order], halves[order]
+        rows = np.arange(len(order))
+        for step in range(1, COMPARED):
+            # Only pictures that agree in the band are left to compare, which are fewer with each step.
+            rows = rows[: np.searchsorted(rows, len(order) - step)]
+            rows = rows[ends[rows] == ends[rows + step]]
+            if not len(rows):
+                break
+            bits = np.bitwise_count(pictures[rows] ^ pictures[rows + step]).sum(axis=1)
+            near = (bits <= MOST_BITS) & (kinds[rows] != kinds[rows + step])
+            pairs = zip(order[rows[near]], order[rows[near] + step], bits[near], strict=True)
+            for one, two, count in pairs:
+                before, later = sorted((int(places[one]), int(places[two])))
+                found[later] = min(found.get(later, (MOST_BITS + 1, 0)), (int(count), before))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -10,10 +11,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 
 import pluggy
@@ -184,21 +186,48 @@ def _import(source: Source) -> ModuleType:
 
 
 def import_file(name: str, path: Path) -> ModuleType:
-    """Import one file under its own name, so that its classes can be pickled for worker processes."""
+    """Import one file under its own name, so that its classes can be pickled for worker processes.
+
+    One that was edited since this process imported it is imported again.
+    """
+    source = _source_digest(path)
     loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+    if loaded is not None and (getattr(loaded, "__file__", None), _SOURCES.get(name)) == (str(path), source):
         return loaded
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    for part in [each for each in sys.modules if each.startswith(f"{name}.")] if name in _SOURCES else ():
+        del sys.modules[part]
+    sys.modules[name], _SOURCES[name] = module, source
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[name], _SOURCES[name]
         raise
     return module
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the source each time: Python takes compiled code for current by the source's size and second."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+_SOURCES: dict[str, str] = {}
+"""What the files that were imported held, by the module's name."""
+
+
+def _source_digest(path: Path) -> str:
+    """Of a module's file, or of all Python files of a package."""
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    with suppress(OSError):  # whoever imports it says what is wrong
+        return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    return ""
 
 
 def _own_hooks(module: ModuleType) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from ftkit.engine.cache.trace import Trace
 from ftkit.engine.network.groups import Modes, modes_of
+from ftkit.engine.network.identity import graph_identity
 from ftkit.engine.network.layout import restored
 from ftkit.engine.network.outputs import split_outputs
 from ftkit.errors import one_line
@@ -173,17 +174,14 @@ class Cutter:
         return prefix
 
     def state(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of the parameters and buffers that a cut's value depends on."""
-        yield from sorted(self.prefix([name]).state_dict().items())
-
-    def code(self, name: str) -> str:
-        """The program that computes a cut's value."""
+        """Names and values of the parameters and buffers that a cut's value depends on, saved with a model or not."""
         prefix = self.prefix([name])
-        # A module's own settings, such as a stride, are in its text.
-        modules = "\n".join(
-            f"{path} {module}" for path, module in prefix.named_modules() if not list(module.children())
-        )
-        return f"{prefix.code}\n{modules}"
+        yield from sorted(prefix.named_parameters(remove_duplicate=False))
+        yield from sorted(prefix.named_buffers(remove_duplicate=False))
+
+    def identity(self, name: str) -> str:
+        """Digits for all else that a cut's value depends on: program, modules and their settings."""
+        return graph_identity(self.prefix([name]))
 
     def _traced(self) -> Trace:
         modes = modes_of(self._network)

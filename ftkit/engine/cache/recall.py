@@ -6,8 +6,9 @@ They are taken from the tables that runs keep, and what is lacking there is comp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -173,10 +174,19 @@ def _opened(beginning: Beginning, samples: Samples, images: KnownImages, store: 
         return None
     about = f"{beginning.backbone} after {cut.name}: {len(samples):,} images"
     try:
-        return open_values(store, key, about, len(samples), cut, beginning.key)
+        return open_values(store, key, about, len(samples), cut, beginning.key, partial(_row, beginning, samples), tell)
     except OSError as error:
         tell(f"{store.folder}: {error.strerror or error}; what is frozen is computed anew")
         return None
+
+
+def _row(beginning: Beginning, samples: Samples, index: int) -> Tensor | None:
+    """A row as it is now; None where its image can't be read."""
+    network = quick(beginning.cutter, [beginning.cut.name], beginning.compute, beginning.look)
+    rows = computed_rows(network, beginning.compute, beginning.look, samples, [[(PLAIN, index, 0)]], 1)
+    with closing(rows):
+        values, _ = next(rows)
+    return values[0] if values else None
 
 
 def _fill(table: Table, beginning: Beginning, samples: Samples, images: KnownImages, threads: int | None) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,12 @@ from ftkit.engine.input.pixels import decoder_versions
 from ftkit.engine.network.devices import Compute
 from ftkit.spec.preprocessing import Preprocessing
 
+TABLES_TRIED = 4
+"""Tables of one key, should their values differ."""
+ROUNDING, HALF_ROUNDING = 0.005, 0.05
+"""Most that a row's values may differ, of their norm, in float32 and in 16 bits: another batch size or device rounds
+otherwise. Values of another image or network differ by far more."""
+
 
 class TableKeys:
     """Of one network's tables, as it computes now. Weights are read once while they stay what they are."""
@@ -27,6 +34,7 @@ class TableKeys:
         self._cutter = cutter
         self._compute = compute
         self._known: dict[tuple[str, int], str] = {}
+        self._identities: dict[str, str] = {}
 
     def beginning(self, cut: str) -> str:
         """Of what computes the values after a layer: the program, its weights, and the arithmetic."""
@@ -34,7 +42,7 @@ class TableKeys:
         device = self._compute.device
         return _digits(
             {
-                "code": self._cutter.code(cut),
+                "network": self._identity(cut),
                 "state": state,
                 "arithmetic": [self._compute.precision, self._compute.layout],
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -42,6 +50,11 @@ class TableKeys:
                 "versions": [torch.__version__, torchvision.__version__, *decoder_versions()],
             }
         )
+
+    def _identity(self, cut: str) -> str:
+        if cut not in self._identities:
+            self._identities[cut] = self._cutter.identity(cut)
+        return self._identities[cut]
 
     def forget(self) -> None:
         """Read the weights again when they are asked for next."""
@@ -67,13 +80,54 @@ def table_key(beginning: str, images: str, look: Preprocessing, drawn: Sequence[
     return _digits([beginning, images, [asdict(look), list(drawn)]])
 
 
-def open_values(store: Store, key: str, about: str, rows: int, cut: Cut, beginning: str) -> Table:
+def open_values(
+    store: Store,
+    key: str,
+    about: str,
+    rows: int,
+    cut: Cut,
+    beginning: str,
+    recompute: Callable[[int], Tensor | None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Table:
     """The table of the values at a cut, one a row, made where it isn't there.
+
+    Args:
+        recompute: Gives a row as it is now, `(1, *shape)`, None where its image can't be read. A table that has another
+            value there isn't used: something that decides the values isn't in its key.
+        tell: Called with a line where that is so.
 
     Raises:
         OSError: As `open_table`.
     """
-    return open_table(store, key, about, rows, cut.shape, cut.dtype, {"cut": cut.name, "beginning": beginning})
+    facts = {"cut": cut.name, "beginning": beginning}
+    for number in range(TABLES_TRIED):
+        name = _digits([key, number]) if number else key
+        table = open_table(store, name, about, rows, cut.shape, cut.dtype, facts)
+        try:
+            holds = recompute is None or _holds(table, recompute)
+        except BaseException:
+            table.close()
+            raise
+        if holds:
+            return table
+        table.close()
+        if tell is not None:
+            tell(f"{about}: what is cached is not what the network gives now; it is computed anew, and kept apart")
+    raise OSError(errno.EEXIST, f"{TABLES_TRIED} tables of {about} hold other values than the network gives")
+
+
+def _holds(table: Table, recompute: Callable[[int], Tensor | None]) -> bool:
+    """Whether a table's row is what it is now, as far as rounding allows."""
+    row = table.sample()
+    now = recompute(row) if row is not None else None
+    if row is None or now is None:
+        return True
+    kept = table.take(torch.tensor([row]))
+    now = now.detach().to("cpu", kept.dtype)
+    rounding = ROUNDING if kept.dtype == torch.float32 else HALF_ROUNDING
+    before, after = (torch.nan_to_num(values.double()) for values in (kept, now))
+    return bool((before - after).norm() <= rounding * after.norm().clamp_min(1e-12))
 
 
 def kept_beginnings(store: Store) -> set[tuple[str, str]]:

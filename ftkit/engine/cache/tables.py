@@ -67,6 +67,15 @@ class Table:
         done = memoryview(os.pread(self._fds[1], MARK * self._chunks, 0)).cast("Q")
         return [chunk for chunk in range(self._chunks) if not self._is_sound(chunk, done[chunk])]
 
+    def sample(self) -> int | None:
+        """A row that is there; None where none is."""
+        done = memoryview(os.pread(self._fds[1], MARK * self._chunks, 0)).cast("Q")
+        written = [chunk for chunk in range(self._chunks) if done[chunk] & WRITTEN]
+        for chunk in (*written[len(written) // 2 :], *written):
+            if self._is_sound(chunk, done[chunk]):
+                return self.rows_of(chunk).start
+        return None
+
     def rows_of(self, chunk: int) -> range:
         """The rows of a chunk."""
         return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._rows))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class Activations:
     settled: set[tuple[Place, int]] = field(default_factory=set)
     trouble: str = ""
     _told: bool = False
+    _compared: set[tuple[str, SplitName]] = field(default_factory=set)
     _tables: dict[Place, Table] = field(default_factory=dict)
     _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
     _images: dict[SplitName, KnownImages] = field(default_factory=dict)
@@ -217,10 +218,19 @@ class Activations:
                 beginning = self._keys.beginning(cut.name)
                 drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
                 key = table_key(beginning, self.images(split).digest, plan.preprocessing, drawn)
-                self._tables[place] = open_values(self._store, key, about, count, cut, beginning)
+                recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, view)
+                note = self.session.listener.note
+                self._tables[place] = open_values(self._store, key, about, count, cut, beginning, recompute, note)
+                self._compared.add((cut.name, split))
             except OSError as error:
                 self.trouble = f"{self._store.folder}: {error.strerror or error}"
         return self._tables.get(place)
+
+    def _row(self, cut: Cut, split: SplitName, view: int, index: int) -> Tensor | None:
+        """A row as it is now; None where its image can't be read."""
+        with closing(self._values([cut.name], split, [[(view, index, 0)]])) as results:
+            values, _ = next(results)
+        return values[0] if values else None
 
     def _tell_trouble(self) -> None:
         if self.trouble and not self._told:

@@ -1,0 +1,199 @@
+"""A network that was edited doesn't meet the values of the one that it was; one that wasn't, does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftkit.activation_folder import Store
+from ftkit.engine.cache import table_keys
+from ftkit.engine.network.identity import network_identity
+from tests.conftest import MakeFolder, RunFtkit
+
+PLUGIN = """
+from collections.abc import Mapping
+from ftkit.api import Backbone, LayerGroup, Preprocessing, Strategy, hookimpl
+
+SCALE = 1.5
+
+def factor():
+    return SCALE
+
+def build(num_classes):
+    import torch
+    from torch import nn
+
+    class Offset(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("offset", torch.full((32, 1, 1), 0.25), persistent=False)
+
+        def forward(self, x):
+            return torch.relu(x + self.offset)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 32, 8, stride=8)
+            self.offset = Offset()
+            self.block = nn.TransformerEncoderLayer(32, 4, 32, dropout=0.0, batch_first=True, norm_first=False)
+            self.head = nn.Linear(32, num_classes)
+
+        def forward(self, x):
+            x = self.offset(self.stem(x)).flatten(2).transpose(1, 2)
+            return self.head(self.block(x).mean(1) * factor())
+
+    return Net()
+
+NET = Backbone(
+    name="own/net",
+    groups=(LayerGroup("stem", r"(stem|block)\\."), LayerGroup("head", r"head\\.")),
+    head=("head",),
+    build=build,
+    preprocessing=Preprocessing(size=32, crop_pct=1.0),
+    min_size=8,
+)
+
+@hookimpl
+def ftkit_backbones() -> Mapping[str, Backbone]:
+    return {"net": NET}
+"""
+
+LINE = ("--backbone", "own/net", "--strategy", "freeze", "--epochs", "2", "--augment", "none", "--batch-size", "8")
+FLAGS = ("--weights", "net.pth", "--workers", "0", "--precision", "fp32", "--no-probe", "--json", "-q")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_folder: MakeFolder) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    image_folder(tmp_path / "data", {"train": {"a": 8, "b": 8}, "val": {"a": 4, "b": 4}})
+    Path("ftkit.yaml").write_text("plugins: [./own.py]\ndataset: {name: folder, root: data}\n")
+    Path("own.py").write_text(PLUGIN)
+    spaces: dict[str, Any] = {}
+    exec(PLUGIN, spaces)
+    torch.manual_seed(0)
+    torch.save(spaces["build"](2).state_dict(), "net.pth")
+
+
+def trained(run_ftkit: RunFtkit, name: str, *flags: str) -> list[dict[str, Any]]:
+    done = run_ftkit("train", *LINE, *FLAGS, "--name", name, *flags)
+    assert done.returncode == 0, done.stderr
+    epochs: list[dict[str, Any]] = json.loads(done.stdout)["epochs"]
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
+
+
+def tables() -> set[Path]:
+    return {entry.path for entry in Store(Path("cache/activations").absolute(), 0).entries()}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Layer(32, 4,", "Layer(32, 2,"),
+        ("norm_first=False", "norm_first=True"),
+        ("0.25), persistent", "0.5), persistent"),
+        ("torch.relu(x +", "torch.relu(x -"),
+        ("batch_first=True", "batch_first=True, activation=torch.nn.functional.gelu"),
+        ("32, dropout=0.0", "32, dropout=0.0, layer_norm_eps=0.5"),
+    ],
+)
+def test_an_edited_network_is_computed_anew(before: str, after: str, run_ftkit: RunFtkit) -> None:
+    trained(run_ftkit, "before")
+    assert before in PLUGIN
+    Path("own.py").write_text(PLUGIN.replace(before, after))
+    assert trained(run_ftkit, "after") == trained(run_ftkit, "anew", "--cache-dir", "empty")
+
+
+def test_what_is_edited_beside_the_network_costs_nothing(run_ftkit: RunFtkit) -> None:
+    before, kept = trained(run_ftkit, "before"), tables()
+    Path("own.py").write_text(PLUGIN.replace("def build", "# A comment.\ndef other():\n    return 1\n\n\ndef build"))
+    assert trained(run_ftkit, "after") == before
+    assert tables() == kept
+
+
+def test_a_table_of_other_values_is_told_of_and_not_used(run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the key of a table should miss."""
+    monkeypatch.setattr(table_keys.TableKeys, "_identity", lambda keys, cut: "the same")
+    before = trained(run_ftkit, "before")
+    Path("own.py").write_text(PLUGIN.replace("torch.relu(x +", "torch.relu(x -"))
+    after = trained(run_ftkit, "after")
+    assert after == trained(run_ftkit, "anew", "--cache-dir", "empty")
+    log = (Path("runs") / "after" / "train.log").read_text()
+    assert "what is cached is not what the network gives now" in log
+    line = ("evaluate", "runs/before/last", "--split", "val", "--json", "--precision", "fp32")
+    cached, plain = (json.loads(run_ftkit(*line, *flags).stdout)["loss"] for flags in ((), ("--no-cache",)))
+    assert cached == pytest.approx(plain, abs=1e-6)
+    Path("own.py").write_text(PLUGIN)
+    assert trained(run_ftkit, "again") == before
+
+
+def test_the_identity_is_the_same_in_every_process() -> None:
+    code = (
+        "import torchvision; from ftkit.engine.network.identity import network_identity as i; import own;"
+        "print(i(torchvision.models.swin_t()), i(own.build(2)))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join([".", *filter(None, sys.path)])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+class Odd(torch.nn.Module):
+    """Attributes of all kinds."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+def double(x: float) -> float:
+    return 2 * x
+
+
+def triple(x: float) -> float:
+    return 3 * x
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (4, 8),
+        (0.1, 0.2),
+        ("mean", "max"),
+        ((1, 2), (2, 1)),
+        ({"a", "b"}, {"a", "c"}),
+        ({"a": [1]}, {"a": [2]}),
+        (double, triple),
+        (lambda x: x, lambda x: x + 1),
+        (torch.ones(2), torch.zeros(2)),
+        ([torch.nn.Linear(2, 2)], [torch.nn.Linear(2, 3)]),
+        (torch.float32, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_every_plain_attribute_counts(one: Any, other: Any) -> None:
+    assert network_identity(Odd(value=one)) == network_identity(Odd(value=one))
+    assert network_identity(Odd(value=one)) != network_identity(Odd(value=other))
+
+
+def test_hooks_count_and_weights_that_are_saved_do_not() -> None:
+    plain, hooked = Odd(), Odd()
+    assert network_identity(plain) == network_identity(Odd())
+    hooked.linear.register_forward_hook(lambda module, inputs, output: output + 1)
+    assert network_identity(plain) != network_identity(hooked)

@@ -50,7 +50,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection
     weights = choose_weights(resolved, backbone, strategy)
     head = Head(config.head.hidden, config.head.dropout)
     if config.keep_head:
-        require_head(weights, head)
+        notes = (*notes, *require_head(weights, head, splits.classes))
     preprocessing = choose_preprocessing(
         config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone
     )

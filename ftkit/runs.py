@@ -24,7 +24,8 @@ WEIGHTS = "model.safetensors"
 MODEL = "model"
 """The bundle's folder inside a run folder."""
 
-_RUN_MARKS = ("config.yaml", "plan.json", "checkpoints")
+CHECKPOINTS = "checkpoints"
+_RUN_MARKS = ("config.yaml", "plan.json", CHECKPOINTS)
 _OWN_SUM = re.compile(rb'"sha256": "([0-9a-f]{64})"')
 
 
@@ -157,6 +158,7 @@ def find_model(spec: str | None, runs_dir: Path) -> Path:
         return _latest(runs_dir)
     places = (Path(spec), runs_dir / spec)
     for place in places:
+        refuse_run_part(place)
         folder = place.parent if place.name in (CARD, WEIGHTS) else place
         for bundle in (present(folder), present(folder / MODEL)):
             if _is_bundle(bundle):
@@ -172,6 +174,30 @@ def find_model(spec: str | None, runs_dir: Path) -> Path:
         what = "is neither a run nor a model" if Path(spec).exists() else "isn't there"
         raise RequestError(f"{spec} {what}", "give a run's folder or name, or a model folder; ftkit train makes one")
     raise unknown("run", spec, names, str(runs_dir))
+
+
+def refuse_run_part(path: Path) -> None:
+    """Refuse what of a run's folder holds weights and is no model: a checkpoint, and the weights it is measured from.
+
+    Args:
+        path: A folder, or a file in it.
+
+    Raises:
+        RequestError: It is one of them; names the run's model.
+    """
+    folder = path if path.is_dir() else path.parent
+    run, what = folder.parent, "a run's first weights, without its buffers"
+    if (folder / "state.json").is_file() and (folder / "optimizer.safetensors").is_file():
+        run, what = run.parent, "a checkpoint to resume from, which keeps frozen layers in another file"
+    elif path.is_dir() and folder.name == CHECKPOINTS and (folder / "LATEST").is_file():
+        what = "the checkpoints that a run resumes from"
+    elif folder.name != "first" or not (run / "plan.json").is_file():
+        return
+    has_model = _is_bundle(present(run / MODEL))
+    raise RequestError(
+        f"{path} is not a model: it is {what}",
+        f"give {run / MODEL}" if has_model else f"finish the run first: ftkit train --resume {run}",
+    )
 
 
 def find_run(spec: str, runs_dir: Path) -> Path:

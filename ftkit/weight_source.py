@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ftkit.config.load import Resolved, is_path
 from ftkit.errors import RequestError, unknown
-from ftkit.runs import WEIGHTS, find_model, read_card
+from ftkit.runs import CARD, WEIGHTS, find_model, read_sealed, refuse_run_part
 from ftkit.spec.backbone import Backbone, Head, Pretrained
 from ftkit.spec.preprocessing import Preprocessing
 from ftkit.spec.strategy import Strategy
@@ -23,6 +24,8 @@ class WeightSource:
         name: As the user may write it: `none`, `IMAGENET1K_V1`, the path.
         preprocessing: What the weights were trained with, where that is known.
         head: What their head is made of, where that is known.
+        classes: What the outputs of their head stand for, in that order, where that is known.
+        sha256: The sum that the file must have, where that is known.
     """
 
     kind: Literal["none", "pretrained", "file"]
@@ -31,6 +34,8 @@ class WeightSource:
     pretrained: Pretrained | None = field(default=None, repr=False)
     path: Path | None = None
     head: Head | None = None
+    classes: tuple[str, ...] | None = None
+    sha256: str | None = None
 
     def describe(self) -> str:
         """One line for people."""
@@ -44,7 +49,20 @@ class WeightSource:
 
 
 def choose_weights(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> WeightSource:
-    """Where the weights come from: what the config says, or else what suits the strategy."""
+    """Where the weights come from: what the config says, or else what suits the strategy.
+
+    Raises:
+        RequestError: They aren't there, or are a part of a network.
+    """
+    found = _chosen(resolved, backbone, strategy)
+    if found.kind != "file" and resolved.config.weights_key is not None:
+        raise RequestError(f"weights_key is set, but weights are {found.name}, not a file", "drop it")
+    if found.kind == "none" and resolved.config.allow_partial:
+        raise RequestError("allow_partial is set, but weights are none", "drop --allow-partial")
+    return found
+
+
+def _chosen(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> WeightSource:
     wanted = resolved.config.weights or strategy.default_weights
     named = {w.name: w for w in backbone.weights}
     if wanted == "none":
@@ -65,8 +83,12 @@ def choose_weights(resolved: Resolved, backbone: Backbone, strategy: Strategy) -
     return _weights_file(Path(wanted), Path(resolved.config.output))
 
 
-def require_head(weights: WeightSource, head: Head) -> None:
-    """Refuse to keep a head that isn't there, or isn't made as the new one is."""
+def require_head(weights: WeightSource, head: Head, classes: Sequence[str]) -> tuple[str, ...]:
+    """Refuse to keep a head that isn't there, isn't made as the new one is, or is for other classes.
+
+    Returns:
+        Notes for the plan: where the classes of the head aren't known, what they are taken for.
+    """
     if weights.kind == "none":
         raise RequestError("keep_head is set, but weights are none", "there is no head to keep: drop --keep-head")
     there = weights.head
@@ -77,12 +99,90 @@ def require_head(weights: WeightSource, head: Head) -> None:
             f"keep_head is set, but the head of {weights.name} has {has}, and head.hidden is {head.hidden or 'unset'}",
             f"{fix}, or drop --keep-head",
         )
+    if weights.classes is None:
+        return (
+            f"{weights.name} doesn't tell the classes of its head: they are taken to be those of the data in the "
+            f"data's order: {', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''}",
+        )
+    class_order(weights, classes)
+    return ()
+
+
+def class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int, ...] | None:
+    """For each class, its place among the outputs of the weights' own head; None where those aren't known.
+
+    Raises:
+        RequestError: The head is for other classes.
+    """
+    if weights.classes is None:
+        return None
+    places = {name: place for place, name in enumerate(weights.classes)}
+    strange = [name for name in classes if name not in places]
+    lacking = [name for name in weights.classes if name not in set(classes)]
+    if strange or lacking:
+        parts = [f"{what} {_few(names)}" for what, names in (("lacks", strange), ("has", lacking)) if names]
+        raise RequestError(
+            f"keep_head is set, but the head of {weights.name} is for other classes: it {' and '.join(parts)}",
+            "drop --keep-head to train a new head, or rename classes with label_map",
+        )
+    return tuple(places[name] for name in classes)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:4]))
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
 def _weights_file(path: Path, runs: Path) -> WeightSource:
-    """A file of weights, or the model of a run, whose card tells the preprocessing too."""
-    if path.is_file():
+    """A file of weights, or the model of a run, whose card tells preprocessing and classes too."""
+    _refuse_parts(path)
+    in_bundle = path.name in (WEIGHTS, CARD) and (path.parent / CARD).is_file()
+    if path.is_file() and not in_bundle:
         return WeightSource("file", str(path), path=path)
     bundle = find_model(str(path), runs)
-    card = read_card(bundle)
-    return WeightSource("file", str(path), card.preprocessing, path=bundle / WEIGHTS, head=card.head)
+    if not (bundle / CARD).is_file():
+        raise RequestError(
+            f"{bundle} has no {CARD}, so it isn't a model of ftkit's", f"name the weights file: {bundle / WEIGHTS}"
+        )
+    card, sha256 = read_sealed(bundle)
+    return WeightSource(
+        "file",
+        str(path),
+        card.preprocessing,
+        path=bundle / WEIGHTS,
+        head=card.head,
+        classes=card.classes,
+        sha256=sha256,
+    )
+
+
+def _refuse_parts(path: Path) -> None:
+    """Refuse what holds a part of a network, with what to give in its place.
+
+    Raises:
+        RequestError: It is a checkpoint of a run, the weights that a run is measured from, adapters, or one of several
+            shards.
+    """
+    refuse_run_part(path)
+    folder = path if path.is_dir() else path.parent
+    if (folder / "adapter_config.json").is_file() and (path.is_dir() or path.name.startswith("adapter_model")):
+        merged = (folder.parent / CARD).is_file()
+        raise RequestError(
+            f"weights {path} are adapters alone, without the network that they adapt",
+            f"give {folder.parent}, which has them merged in"
+            if merged
+            else "merge them into their network (PEFT: merge_and_unload) and give that",
+        )
+    if path.is_dir():
+        _refuse_shards(path)
+
+
+def _refuse_shards(folder: Path) -> None:
+    index = next(iter(sorted(folder.glob("*.index.json"))), None)
+    if index is not None:
+        raise RequestError(f"weights {folder} is a folder of several weights files", f"name their index: {index}")
+    if any(folder.glob("*.distcp")):
+        raise RequestError(
+            f"weights {folder} is a sharded checkpoint of torch's",
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pt, and give that",
+        )

@@ -114,6 +114,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--backbone",), "backbone", "NAME", "The network; see `ftkit backbones list`.", MODEL, "backbones"),
     Flag(("--weights",), "weights", "default|none|NAME|FILE", "Where to start from.", MODEL, ("default", "none")),
+    Flag(("--allow-partial",), "allow_partial", None, "Take weights that fit in part; the rest is random.", MODEL),
     Flag(("--keep-head",), "keep_head", None, "Keep the pretrained head, for data of the same classes.", MODEL),
     Flag(("--channels",), "preprocessing.channels", "1|3", "1 trains on grey images.", MODEL, ("1", "3")),
     Flag(("--head-hidden",), "head.hidden", "N", "Width of a hidden layer in the head.", MODEL),

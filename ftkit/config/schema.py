@@ -195,8 +195,12 @@ class Config(Section):
     """The network; `ftkit backbones list` has them all."""
     weights: str | None = None
     """default, none, the name of a set of weights, or a file; unset, the strategy chooses."""
+    weights_key: str | None = None
+    """Of a weights file with several state dicts, the entry to take, such as model_ema; unset, the raw weights."""
+    allow_partial: bool = False
+    """Start from a weights file that lacks a part of the network, or holds more than it; what it lacks is random."""
     keep_head: bool = False
-    """Keep the pretrained head, whose classes must be the data's, in the same order."""
+    """Keep the pretrained head, whose classes must be the data's; a model's are put into the data's order by name."""
     head: Head = Head()
     """What the classifier on top is made of."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()

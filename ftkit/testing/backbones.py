@@ -102,7 +102,8 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
     import torch
 
     from ftkit.engine.network.groups import set_trainable
-    from ftkit.engine.network.weights import load_into
+    from ftkit.engine.network.weight_files import Contents
+    from ftkit.engine.network.weights import Target, load_into
 
     described = backbone.for_size(size or backbone.preprocessing.size)
     network = described.build(CLASSES)
@@ -122,7 +123,9 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
     network.eval()
     shape = tuple(network(images).shape)
     require(shape == (2, CLASSES), f"in eval mode it puts out {shape} for two images and {CLASSES} classes")
-    report = load_into(network, network.state_dict(), described.head, keep_head=True)
+    report = load_into(
+        network, Contents(network.state_dict()), Target(described.head, described.groups, keep_head=True)
+    )
     require(report.missing == (), f"its own weights don't load: {_few(list(report.missing))} are missing")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -21,14 +23,32 @@ from torchvision import models
 from ftkit.builtin.cifar_resnet import cifar_resnet
 from ftkit.builtin.lenet import WEIGHTS, lenet
 from ftkit.builtin.torchvision_models import ftkit_backbones
-from ftkit.engine.network.weights import load_into, put_back, read_state_dict
+from ftkit.engine.network.surgery import build_network
+from ftkit.engine.network.weight_files import Contents, read_weights
+from ftkit.engine.network.weights import LoadReport, Target, load_into, put_back
 from ftkit.errors import FtkitError, RequestError
+from ftkit.spec.backbone import Backbone, Head
 
 RESNET20 = Path(__file__).parents[3] / "shared" / "weights" / "resnet20-12fca82f.th"
 
 
 def net(classes: int = 10) -> nn.Module:
     return lenet().build(classes)
+
+
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    return read_weights(path).state
+
+
+def load(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    head: tuple[str, ...] = ("head",),
+    keep_head: bool = False,
+    source: str = "the weights",
+    **wanted: Any,
+) -> LoadReport:
+    return load_into(model, Contents(state), Target(head, keep_head=keep_head, **wanted), source)
 
 
 def prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -116,7 +136,7 @@ def test_says_what_is_wrong_with_the_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "net.", "_orig_mod.", "module.backbone.", "a.b.c."])
 def test_understands_prefixes(prefix: str) -> None:
     source, target = net(), net()
-    report = load_into(target, prefixed(source.state_dict(), prefix), ("head",), keep_head=True)
+    report = load(target, prefixed(source.state_dict(), prefix), ("head",), keep_head=True)
     assert (report.loaded, report.total, report.prefix) == (10, 10, prefix)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
@@ -124,7 +144,7 @@ def test_understands_prefixes(prefix: str) -> None:
 def test_a_new_head_stays_as_drawn_and_is_reported() -> None:
     target = net(3)
     drawn = target.get_parameter("head.weight").clone()
-    report = load_into(target, net(10).state_dict(), ("head",), keep_head=False)
+    report = load(target, net(10).state_dict(), ("head",), keep_head=False)
     assert torch.equal(target.get_parameter("head.weight"), drawn)
     assert report.dropped == ("head.weight 10x84", "head.bias 10")
     assert report.summary() == "loaded 8 of 10 tensors; head not taken: head.weight 10x84, head.bias 10"
@@ -132,11 +152,11 @@ def test_a_new_head_stays_as_drawn_and_is_reported() -> None:
 
 def test_a_kept_head_must_fit_and_be_there() -> None:
     with pytest.raises(RequestError, match=r"head.weight is 10x84 there and 3x84 in the network"):
-        load_into(net(3), net(10).state_dict(), ("head",), keep_head=True)
+        load(net(3), net(10).state_dict(), ("head",), keep_head=True)
     headless = {name: value for name, value in net().state_dict().items() if not name.startswith("head")}
     with pytest.raises(RequestError, match=r"head.weight isn't there"):
-        load_into(net(), headless, ("head",), keep_head=True)
-    assert load_into(net(), headless, ("head",), keep_head=False).missing == ()
+        load(net(), headless, ("head",), keep_head=True)
+    assert load(net(), headless, ("head",), keep_head=False).missing == ()
 
 
 def test_another_networks_weights_are_refused() -> None:
@@ -145,43 +165,217 @@ def test_another_networks_weights_are_refused() -> None:
         r"w\.pt for CifarResNet are another network's: conv1\.weight is 64x3x7x7 there and 16x3x3x3 in the network"
     )
     with pytest.raises(RequestError, match=message):
-        load_into(cifar_resnet(20).build(10), other, ("linear",), keep_head=False, source="w.pt")
+        load(cifar_resnet(20).build(10), other, ("linear",), keep_head=False, source="w.pt")
     strange = {"encoder.weight": torch.zeros(2), "decoder.weight": torch.zeros(2)}
     with pytest.raises(RequestError, match=r"like encoder.weight, decoder.weight, the network's like conv1.weight"):
-        load_into(net(), strange, ("head",), keep_head=False)
+        load(net(), strange, ("head",), keep_head=False)
     few = {name: net().state_dict()[name] for name in ("conv1.weight", "conv1.bias", "fc1.weight")}
-    with pytest.raises(RequestError, match=r"too little in .* matches: 5 of 8"):
-        load_into(net(), few, ("head",), keep_head=False)
+    with pytest.raises(RequestError, match=r"don't fit: conv2 lacks all 2 tensors \(conv2.weight, conv2.bias\), fc1"):
+        load(net(), few, ("head",), keep_head=False)
 
 
-def test_reports_missing_and_unused_tensors() -> None:
+def test_reports_unused_tensors() -> None:
     state = net().state_dict()
-    del state["fc2.bias"]
     state["epochs"] = torch.zeros(1)
-    report = load_into(net(), prefixed(state, "module.") | {"step": torch.zeros(1)}, ("head",), keep_head=True)
-    assert report.missing == ("fc2.bias",)
+    report = load(net(), prefixed(state, "module.") | {"step": torch.zeros(1)}, ("head",), keep_head=True)
     assert report.unexpected == ("epochs", "step")
-    assert "missing: fc2.bias; unused: epochs, step" in report.summary()
+    assert "unused: epochs, step" in report.summary()
+
+
+RESNET = cifar_resnet(20)
+
+
+def resnet_state(depth: int = 20) -> dict[str, Tensor]:
+    return dict(cifar_resnet(depth).build(10).state_dict())
+
+
+def load_resnet(state: Mapping[str, Tensor], backbone: Backbone = RESNET, partial: bool = False) -> LoadReport:
+    target = Target(backbone.head, backbone.groups, partial=partial)
+    return load_into(backbone.build(3), Contents(state), target, "w.pt")
+
+
+INCOMPLETE = {
+    "a whole group": (lambda n: not n.startswith("layer3"), r"layer3 lacks all 30 tensors \(layer3.0.conv1.weight"),
+    "statistics": (lambda n: "running" not in n, r"stem lacks 2 of 5 tensors \(bn1.running_mean, bn1.running_var\)"),
+    "one bias": (lambda n: n != "layer2.1.bn1.bias", r"layer2 lacks 1 of 30 tensors \(layer2.1.bn1.bias\)"),
+    "a block": (lambda n: not n.startswith("layer1.2."), r"layer1 lacks 10 of 30 tensors"),
+}
+
+
+@pytest.mark.parametrize("kind", INCOMPLETE)
+def test_an_incomplete_group_is_refused_unless_it_is_meant(kind: str) -> None:
+    keeps, message = INCOMPLETE[kind]
+    state = {name: value for name, value in resnet_state().items() if keeps(name)}
+    with pytest.raises(RequestError, match=rf"w\.pt for CifarResNet don't fit: .*{message}.*--allow-partial") as error:
+        load_resnet(state)
+    assert "\n" not in str(error.value)
+    report = load_resnet(state, partial=True)
+    assert "drawn at random: " in report.summary()
+    assert report.loaded < 114
+
+
+@pytest.mark.parametrize(
+    ("file", "network", "says"),
+    [(32, 20, "layer1 has 20 more tensors"), (20, 32, "layer1 lacks 20 of 50 tensors")],
+)
+def test_a_deeper_or_shallower_sister_is_refused(file: int, network: int, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        load_resnet(resnet_state(file), cifar_resnet(network))
+    deeper = models.resnet34(num_classes=2).state_dict()
+    resnet18 = ftkit_backbones()["resnet18"]
+    with pytest.raises(RequestError, match=r"they hold more than the network: layer1 has 10 more tensors"):
+        load_into(resnet18.build(2), Contents(deeper), Target(resnet18.head, resnet18.groups))
+
+
+def test_more_stages_of_the_same_name_are_another_network() -> None:
+    state = net().state_dict() | {"fc3.weight": torch.zeros(84, 84), "fc3.bias": torch.zeros(84)}
+    with pytest.raises(RequestError, match=r"they hold more than the network: fc3 has 2 more tensors"):
+        load(net(), state)
+
+
+def test_what_is_harmless_is_accepted() -> None:
+    state = {name: value for name, value in resnet_state().items() if "num_batches" not in name}
+    beside = {
+        "fc.weight": torch.zeros(5, 64),
+        "classifier.0.weight": torch.zeros(7, 64),
+        "aux_head.conv.weight": torch.zeros(2, 2),
+        "n_averaged": torch.tensor(3),
+        "layer1.0.attn_mask": torch.zeros(4, 4),
+        "optimizer.exp_avg": torch.ones(3),
+    }
+    report = load_resnet({name: value.float() for name, value in (state | beside).items()})
+    assert (report.loaded, report.fresh, len(report.unexpected)) == (114, "", 6)
+    google = ftkit_backbones()["googlenet"]
+    plain = models.googlenet(num_classes=3, aux_logits=False, init_weights=False).state_dict()
+    assert load_into(google.build(2), Contents(plain), Target(google.head, google.groups)).fresh == ""
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda n: n.replace("layer1.", "layer1._orig_mod."),
+        lambda n: "module." + n.replace("layer2.0.", "layer2.0._orig_mod."),
+        lambda n: f"model.backbone._orig_mod.{n}".replace("layer3.", "layer3.module."),
+        lambda n: f"_orig_mod.module.encoder.{n}",
+        lambda n: f"_fsdp_wrapped_module.{n}".replace("layer1.1.", "layer1.1._fsdp_wrapped_module."),
+    ],
+)
+def test_wrappers_inside_of_names_are_understood(rename: Callable[[str], str]) -> None:
+    report = load_resnet({rename(name): value for name, value in resnet_state().items()})
+    assert (report.loaded, report.missing, report.unexpected) == (114, (), ())
+
+
+def test_a_prefix_of_the_networks_own_may_be_absent() -> None:
+    outer = nn.Module()
+    outer.model = net()
+    report = load(outer, net().state_dict(), ("model.head",), keep_head=True)
+    assert (report.loaded, report.prefix) == (10, "")
+    report = load(outer, prefixed(net().state_dict(), "module.model."), ("model.head",), keep_head=True)
+    assert (report.loaded, report.prefix) == (10, "module.")
+
+
+def test_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
+    raw, averaged = net().state_dict(), {name: value + 1 for name, value in net().state_dict().items()}
+    torch.save({"model": raw, "model_ema": averaged, "epoch": 3}, tmp_path / "both.pt")
+    both = read_weights(tmp_path / "both.pt")
+    assert torch.equal(both.state["conv1.bias"], raw["conv1.bias"])
+    model = net()
+    summary = load_into(model, both, Target(("head",))).summary()
+    assert "'model' taken, not 'model_ema', which --set weights_key=model_ema takes" in summary
+    other = read_weights(tmp_path / "both.pt", "model_ema")
+    assert torch.equal(other.state["conv1.bias"], averaged["conv1.bias"])
+    torch.save({"a": {"b": raw}}, tmp_path / "deep.pt")
+    assert len(read_weights(tmp_path / "deep.pt", "a.b").state) == 10
+    with pytest.raises(RequestError, match=r"weights_key for .*both.pt: unknown entry 'model_em'.*'model_ema'"):
+        read_weights(tmp_path / "both.pt", "model_em")
+    flat = prefixed(averaged, "teacher.") | prefixed(raw, "student.")
+    torch.save(flat, tmp_path / "flat.pt")
+    report = load_into(model, read_weights(tmp_path / "flat.pt"), Target(("head",)))
+    assert report.prefix == "student."
+    assert "not under 'teacher' (--set weights_key=teacher)" in report.summary()
+    assert len(read_weights(tmp_path / "flat.pt", "teacher").state) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: (v * 10).to(torch.int8), "int8, so quantised or cut short"),
+        (lambda v: v.to(torch.float8_e4m3fn), "float8_e4m3fn, so quantised"),
+        (lambda v: torch.full_like(v.double(), 1e300), "not finite"),
+        (lambda v: torch.full_like(v, torch.nan), "not finite"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(change: Callable[[Tensor], Tensor], says: str) -> None:
+    state = dict(net().state_dict())
+    state["fc1.weight"] = change(state["fc1.weight"])
+    with pytest.raises(RequestError, match=f"fc1.weight in the weights for .* {says}"):
+        load(net(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_converted(dtype: torch.dtype) -> None:
+    state, model = {name: value.to(dtype) for name, value in net().state_dict().items()}, net()
+    assert load(model, state, keep_head=True).loaded == 10
+    assert torch.equal(model.get_parameter("fc1.weight"), state["fc1.weight"].float())
+
+
+def test_files_in_parts_are_read_by_their_index(tmp_path: Path) -> None:
+    state = net().state_dict()
+    names = ["w-00001-of-00002.safetensors", "w-00002-of-00002.safetensors"]
+    save_file({n: v for n, v in state.items() if "fc" in n}, tmp_path / names[0])
+    save_file({n: v for n, v in state.items() if "fc" not in n}, tmp_path / names[1])
+    index = tmp_path / "w.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {n: names["fc" not in n] for n in state}}))
+    assert read_weights(index).state.keys() == state.keys()
+    with pytest.raises(RequestError, match=r"one of several .*give the \.index\.json"):
+        read_weights(tmp_path / names[0])
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(RequestError, match=r"lists w-00002-of-00002.safetensors, which isn't there"):
+        read_weights(index)
+
+
+def test_adapters_alone_are_refused(tmp_path: Path) -> None:
+    save_file({"base_model.model.conv1.lora_A.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(RequestError, match=r"holds adapters, not a network's own weights: .*merge_and_unload"):
+        read_weights(tmp_path / "a.safetensors")
+
+
+def test_of_tensors_that_share_memory_one_is_enough() -> None:
+    model = net()
+    model.twin = model.get_submodule("fc1")
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("twin")}
+    assert load(model, state, keep_head=True).fresh == ""
+
+
+def test_rows_of_a_kept_head_follow_the_classes() -> None:
+    backbone, order = cifar_resnet(20), (2, 0, 1)
+    for head in (Head(), Head(hidden=3)):
+        source, target = (build_network(backbone, 3, head, 3) for _ in range(2))
+        wanted = Target(backbone.head, backbone.groups, keep_head=True, order=order)
+        load_into(target, Contents(source.state_dict()), wanted)
+        images = torch.rand(2, 3, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(target.eval()(images), source.eval()(images)[:, list(order)])
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
     state = net().state_dict()
     state["fc1.bias"][3] = torch.nan
     with pytest.raises(RequestError, match=r"fc1.bias in .* not finite"):
-        load_into(net(), state, ("head",), keep_head=False)
+        load(net(), state, ("head",), keep_head=False)
 
 
 def test_older_files_and_files_without_versions_load() -> None:
     """torchvision's own files know ViT's `mlp.linear_1`; MNASNet insists on a version, which safetensors lacks."""
     vit = models.VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=4)
     old = {n.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v for n, v in vit.state_dict().items()}
-    report = load_into(vit, prefixed(old, "module."), ("heads.head",), keep_head=True)
+    report = load(vit, prefixed(old, "module."), ("heads.head",), keep_head=True)
     assert (report.missing, report.unexpected) == ((), ())
     mnasnet = models.mnasnet0_5(num_classes=4)
     plain = dict(mnasnet.state_dict())
-    assert load_into(mnasnet, plain, ("classifier.1",), keep_head=True).missing == ()
+    assert load(mnasnet, plain, ("classifier.1",), keep_head=True).missing == ()
     versioned = mnasnet.state_dict()
-    assert load_into(mnasnet, versioned, ("classifier.1",), keep_head=True).missing == ()
+    assert load(mnasnet, versioned, ("classifier.1",), keep_head=True).missing == ()
     put_back(mnasnet, plain)
 
 
@@ -190,7 +384,7 @@ def test_the_published_resnet20_loads_whole() -> None:
         pytest.skip("../shared isn't there")
     backbone = cifar_resnet(20)
     model = backbone.build(10)
-    report = load_into(model, read_state_dict(RESNET20), backbone.head, keep_head=True)
+    report = load(model, read_state_dict(RESNET20), backbone.head, keep_head=True)
     assert (report.loaded, report.missing, report.unexpected) == (116, (), ())
     assert report.prefix == "module."
 
@@ -199,7 +393,7 @@ def test_lenets_weights_come_with_ftkit() -> None:
     if not WEIGHTS.exists():
         pytest.skip("lenet's weights aren't trained yet")
     backbone = lenet()
-    report = load_into(backbone.build(10), backbone.weights[0].load(), backbone.head, keep_head=True)
+    report = load(backbone.build(10), backbone.weights[0].load(), backbone.head, keep_head=True)
     assert report.loaded == report.total == 10
 
 

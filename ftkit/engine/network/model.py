@@ -8,15 +8,17 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from ftkit.engine.network.devices import is_light, make_accelerator
 from ftkit.engine.network.groups import assign
 from ftkit.engine.network.measure import build_on_meta
 from ftkit.engine.network.surgery import build_network, refit
-from ftkit.engine.network.weights import LoadReport, load_into, read_state_dict
+from ftkit.engine.network.weight_files import Contents, read_weights
+from ftkit.engine.network.weights import LoadReport, Target, load_into
 from ftkit.engine.seeds import derive
 from ftkit.run_plan import Plan
+from ftkit.weight_source import class_order
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ def build_model(plan: Plan) -> BuiltModel:
     """
     torch.manual_seed(derive(plan.config.seed, "init"))
     network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
-    state = _state_dict(plan)
+    contents = _contents(plan)
     report = None
-    if state is not None:
+    if contents is not None:
         source = str(plan.weights.path or plan.weights.name)
         fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
-        report = load_into(network, state, plan.backbone.head, plan.config.keep_head, source, fitted)
+        report = load_into(network, contents, _target(plan), source, fitted)
     network = plan.strategy.adapt(network, plan.backbone)
     return BuiltModel(network, assign(network, plan.schedule.groups), report)
 
@@ -84,7 +86,14 @@ def _on_meta(plan: Plan) -> nn.Module:
     return build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
 
 
-def _state_dict(plan: Plan) -> Mapping[str, Tensor] | None:
-    if plan.weights.pretrained is not None:
-        return plan.weights.pretrained.load()
-    return read_state_dict(plan.weights.path) if plan.weights.path is not None else None
+def _contents(plan: Plan) -> Contents | None:
+    weights = plan.weights
+    if weights.pretrained is not None:
+        return Contents(weights.pretrained.load())
+    return None if weights.path is None else read_weights(weights.path, plan.config.weights_key, weights.sha256)
+
+
+def _target(plan: Plan) -> Target:
+    config = plan.config
+    order = class_order(plan.weights, plan.splits.classes) if config.keep_head else None
+    return Target(plan.backbone.head, plan.backbone.groups, config.keep_head, config.allow_partial, order)

@@ -1,102 +1,45 @@
-"""Pretrained weights: read from a file without running code, and put into a network with nothing left unsaid."""
+"""Pretrained weights put into a network with nothing left unsaid."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ftkit.engine.network.fit import OTHER_NETWORK, Fit, compare, require_values
+from ftkit.engine.network.weight_files import Contents, few
+from ftkit.engine.network.weight_names import Naming, match_names
 from ftkit.errors import RequestError
+from ftkit.spec.backbone import LayerGroup
 
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-_AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")  # taken only where there is nothing else
-_OTHER_NETWORK = "choose the backbone that these weights were trained with"
 _NEW_HEAD = "leave out --keep-head to train a new head"
-_CODE = re.compile(r"GLOBAL|[Uu]nsupported class|unrecognized function")  # how torch says that it won't run something
-_SAVE_STATE = "save the state dict alone: torch.save(model.state_dict(), FILE), or as .safetensors"
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU.
+@dataclass(frozen=True)
+class Target:
+    """What of a network is to be loaded.
 
-    `.safetensors` files are read as such, all others by `torch.load(weights_only=True)`. Of a training
-    checkpoint the network's state dict is taken (`state_dict`, `model`, ...).
-
-    Raises:
-        RequestError: The file isn't there, is damaged, holds no tensors, or would have to run code.
+    Attributes:
+        head: Dotted names of the layers that put out one value a class.
+        groups: The backbone's layer groups, by which messages say what is missing.
+        keep_head: Load the head too; otherwise it stays as drawn, whatever its size in the file.
+        partial: Load what fits of a file that lacks a part of the network, or has more than it.
+        order: Of a head that is kept: for each class of the network, its place in the file.
     """
-    if path.is_dir():
-        raise RequestError(f"weights {path} is a folder", "name the weights file in it")
-    if not path.exists():
-        raise RequestError(f"no weights file {path}", "check the path, or use --weights default or none")
-    if path.stat().st_size == 0:
-        raise RequestError(f"weights file {path} is empty", "get or write it again")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = _find_state(content)
-    if not state:
-        raise RequestError(f"weights file {path} holds no state dict: {_describe(content)}", _SAVE_STATE)
-    return state
 
+    head: Sequence[str]
+    groups: Sequence[LayerGroup] = ()
+    keep_head: bool = False
+    partial: bool = False
+    order: Sequence[int] | None = None
 
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # on pickle protocols, which say nothing to a user
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if _CODE.search(str(error)):
-            raise RequestError(
-                f"weights file {path} holds Python objects beside its tensors, which could run code when read",
-                f"where you trust it, {_SAVE_STATE}",
-            ) from error
-        raise _damaged(path, error) from error
-    except Exception as error:  # damaged bytes make the unpickler fail in any way
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> RequestError:
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # before it torch advises on its own API
-    reason = text.splitlines()[0] if text else type(error).__name__
-    return RequestError(
-        f"weights file {path} can't be read: {reason}", "it is damaged or of another kind: get it again"
-    )
-
-
-def _find_state(content: Any) -> dict[str, Tensor]:
-    """The state dict in what a file held: the thing itself, or what the usual names contain."""
-    if not isinstance(content, Mapping):
-        return {}
-    for key in (*_CONTAINERS, *_AVERAGED):
-        inner = content.get(key)
-        if isinstance(inner, Mapping) and (state := _find_state(inner)):
-            return state
-    state = OrderedDict((str(name), value) for name, value in content.items() if isinstance(value, Tensor))
-    if hasattr(content, "_metadata"):  # versions, by which modules understand what older ones wrote
-        state._metadata = content._metadata  # type: ignore[attr-defined]
-    return state
-
-
-def _describe(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return f"its keys are {_few(map(str, content))}" if content else "it is an empty mapping"
-    return f"it is a {type(content).__name__}"
+    @property
+    def in_head(self) -> tuple[str, ...]:
+        """Beginnings of the names of the head's tensors."""
+        return tuple(f"{layer}." for layer in self.head)
 
 
 @dataclass(frozen=True)
@@ -107,10 +50,12 @@ class LoadReport:
         loaded: Tensors of the network that now have pretrained values.
         total: Tensors that the network has.
         dropped: Tensors of the file that were passed over since the head is drawn anew, with their shapes.
-        missing: Tensors of the network, beside the new head's, that the file hasn't got.
+        missing: Tensors of the network, beside the new head's, that weren't loaded.
         unexpected: Tensors of the file that the network has no place for.
         prefix: What the file's names began with, beyond the network's own.
         adapted: Tensors that were brought into another shape for this network, with both shapes.
+        fresh: What of the layer groups stays as it was drawn, for people; empty where all is loaded.
+        notes: What else is worth saying.
     """
 
     loaded: int
@@ -120,113 +65,130 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     prefix: str = ""
     adapted: tuple[str, ...] = ()
+    fresh: str = ""
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line for people."""
-        parts = [f"loaded {self.loaded} of {self.total} tensors"]
+        parts = [f"loaded {self.loaded} of {self.total} tensors", *self.notes]
         if self.prefix:
             parts.append(f"prefix {self.prefix!r} removed")
+        if self.fresh:
+            parts.append(f"drawn at random: {self.fresh}")
         for label, names in (
             ("adapted", self.adapted),
             ("head not taken", self.dropped),
-            ("missing", self.missing),
+            ("missing", () if self.fresh else self.missing),
             ("unused", self.unexpected),
         ):
             if names:
-                parts.append(f"{label}: {_few(names)}")
+                parts.append(f"{label}: {few(names)}")
         return "; ".join(parts)
 
 
 def load_into(
     model: nn.Module,
-    state: Mapping[str, Tensor],
-    head: Sequence[str],
-    keep_head: bool,
+    contents: Contents,
+    target: Target,
     source: str = "the weights",
     refit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> LoadReport:
     """Load a state dict into a network, in place.
 
-    A file need not match in every name (it is reported), but what has a name of the network's body must have
-    its shape, and half of the body must be there: a network half random is never what was meant.
+    Every layer group but the head must be there as a whole, BatchNorm statistics too, and no layer more: a network
+    part of which is random is never what was meant. What else the file holds is reported.
 
     Args:
         model: The network with fresh weights.
-        state: Tensors by name, with any prefix in front of the network's own names.
-        head: Dotted names of the layers that put out one value a class.
-        keep_head: Load the head too; otherwise it stays as drawn, whatever its size in the file.
+        contents: Tensors by name, with any prefix in front of the network's own names.
         source: What messages call the weights: a file, or the name of a pretrained set.
         refit: Brings tensors of the file, without the prefix, into the network's names and shapes.
 
     Raises:
-        RequestError: Nothing or too little matches, a shape differs, a value isn't finite, or the head that
-            is to be kept has another size or isn't in the file.
+        RequestError: A part of the network is missing, or the file is another network's; a value isn't finite or
+            isn't of a kind that weights are kept in; or the head that is to be kept has another size or isn't there.
     """
     own = model.state_dict()
     where = f"{source} for {type(model).__name__}"
-    prefix = _best_prefix(state, own)
-    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    naming = match_names(list(contents.state), list(own))
+    found = {target: contents.state[name] for name, target in naming.targets.items()}
     matched = refit(found) if refit is not None else found
-    strangers = tuple(name for name in state if not name.startswith(prefix))
-    if not own.keys() & matched.keys():
+    body = {name for name in own if target.keep_head or not name.startswith(target.in_head)}
+    if not body & matched.keys():
         raise RequestError(
-            f"nothing in {where} matches: its names are like {_few(state, 2)}, the network's like {_few(own, 2)}",
-            _OTHER_NETWORK,
+            f"nothing in {where} matches: its names are like {few(contents.state, 2)}, "
+            f"the network's like {few(own, 2)}",
+            OTHER_NETWORK,
         )
-    in_head = tuple(f"{layer}." for layer in head)
-    dropped = {} if keep_head else {name: value for name, value in matched.items() if name.startswith(in_head)}
+    dropped = {} if target.keep_head else {n: value for n, value in matched.items() if n.startswith(target.in_head)}
     taken = OrderedDict((name, value) for name, value in matched.items() if name not in dropped)
-    _check_values(taken, own, in_head, where)
-    missing, unexpected = _load(model, taken, _versions(model, state, prefix), where)
-    _check_missing(missing, own, in_head, keep_head, where)
+    others = _take_out_other_shapes(taken, own, target, where)
+    for name in taken.keys() & own.keys():
+        require_values(name, taken[name], own[name], where)
+    if target.order is not None:
+        _reorder(model, taken, target)
+    missing, unexpected = _load(model, taken, _versions(model, contents.state, naming), where)
+    fit = _require_fit(model, target, missing, {name: taken[name] for name in unexpected if name in taken}, where)
     return LoadReport(
         loaded=len(own) - len(missing),
         total=len(own),
         dropped=tuple(f"{name} {_shape(value)}" for name, value in dropped.items()),
-        missing=tuple(name for name in missing if keep_head or not name.startswith(in_head)),
-        unexpected=(*unexpected, *strangers),
-        prefix=prefix,
+        missing=tuple(name for name in missing if target.keep_head or not name.startswith(target.in_head)),
+        unexpected=(*unexpected, *others, *naming.strangers),
+        prefix=naming.prefix,
         adapted=tuple(
             f"{name} {_shape(found[name])} to {_shape(value)}"
             for name, value in taken.items()
             if name in found and found[name].shape != value.shape
         ),
+        fresh=fit.fresh(),
+        notes=tuple(_notes(contents, naming)),
     )
 
 
-def _best_prefix(state: Iterable[str], own: Mapping[str, Tensor]) -> str:
-    """What to take off the file's names so that most become names of the network; the shortest of equals."""
-    counts: Counter[str] = Counter()
-    for name in state:
-        parts = name.split(".")
-        for cut in range(len(parts)):
-            if ".".join(parts[cut:]) in own:
-                counts["".join(f"{part}." for part in parts[:cut])] += 1
-    return min(counts, key=lambda prefix: (-counts[prefix], len(prefix)), default="")
+def _notes(contents: Contents, naming: Naming) -> list[str]:
+    """Which of several weights in a file were taken."""
+    notes = [contents.note()] if contents.others else []
+    if naming.rivals:
+        others = ", ".join(map(repr, naming.rivals))
+        notes.append(f"names under {naming.prefix!r} taken, not under {others} (--set weights_key={naming.rivals[0]})")
+    if naming.inner:
+        notes.append(f"{', '.join(map(repr, naming.inner))} removed from names")
+    return notes
 
 
-def _check_values(
-    matched: Mapping[str, Tensor], own: Mapping[str, Tensor], in_head: tuple[str, ...], where: str
-) -> None:
-    """Stop where a tensor has another shape than the network's, or holds what isn't a number."""
-    for name, value in matched.items():
-        if name in own and value.shape != own[name].shape:
-            sizes = f"{name} is {_shape(value)} there and {_shape(own[name])} in the network"
-            if name.startswith(in_head):
-                raise RequestError(f"the head of {where} can't be kept: {sizes}", _NEW_HEAD)
-            raise RequestError(f"{where} are another network's: {sizes}", _OTHER_NETWORK)
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise RequestError(f"{name} in {where} has values that are not finite", "get or write them again")
+def _take_out_other_shapes(
+    taken: OrderedDict[str, Tensor], own: Mapping[str, Tensor], target: Target, where: str
+) -> list[str]:
+    """Stop where a tensor has another shape than the network's; where part of a file will do, leave it out."""
+    others = [name for name, value in taken.items() if name in own and value.shape != own[name].shape]
+    for name in others:
+        sizes = f"{name} is {_shape(taken[name])} there and {_shape(own[name])} in the network"
+        if name.startswith(target.in_head):
+            raise RequestError(f"the head of {where} can't be kept: {sizes}", _NEW_HEAD)
+        if not target.partial:
+            raise RequestError(f"{where} are another network's: {sizes}", OTHER_NETWORK)
+    return [f"{name} {_shape(taken.pop(name))}" for name in others]
 
 
-def _versions(model: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+def _reorder(model: nn.Module, taken: OrderedDict[str, Tensor], target: Target) -> None:
+    """Put the rows of the head's last layers into the order of the network's classes."""
+    assert target.order is not None, "load_into asks only where there is one"
+    rows = list(target.order)
+    for layer in target.head:
+        module = model.get_submodule(layer)
+        last = f"{layer}.{len(module) - 1}" if isinstance(module, nn.Sequential) else layer
+        for name, value in taken.items():
+            if name.rpartition(".")[0] == last and value.ndim and len(value) == len(rows):
+                taken[name] = value[rows]
+
+
+def _versions(model: nn.Module, state: Mapping[str, Tensor], naming: Naming) -> dict[str, Any]:
     """The versions of the modules that wrote the file, where it tells; else the network's own version."""
     written = getattr(state, "_metadata", None)
     if not written:
         return {"": {"version": getattr(model, "_version", 1)}}
-    return {f"{key}.".removeprefix(prefix)[:-1]: value for key, value in written.items()} | {
-        "": written.get(prefix[:-1], {})
-    }
+    return {"": {}} | {naming.module(key): value for key, value in written.items()}
 
 
 def _load(
@@ -238,25 +200,22 @@ def _load(
         result = model.load_state_dict(taken, strict=False)
     except RuntimeError as error:
         raise RequestError(
-            f"{where} don't fit: {str(error).strip().splitlines()[-1].strip()}", _OTHER_NETWORK
+            f"{where} don't fit: {str(error).strip().splitlines()[-1].strip()}", OTHER_NETWORK
         ) from error
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
-def _check_missing(
-    missing: Iterable[str], own: Iterable[str], in_head: tuple[str, ...], keep_head: bool, where: str
-) -> None:
-    """Stop where the classifier that is to be kept isn't there, or more than half of the body."""
-    absent = [name for name in missing if name.startswith(in_head[0])]
-    if keep_head and absent:
+def _require_fit(
+    model: nn.Module, target: Target, missing: Sequence[str], unexpected: Mapping[str, Tensor], where: str
+) -> Fit:
+    """Stop where the classifier that is to be kept isn't there, or, unless a part will do, something of the body."""
+    absent = [name for name in missing if name.startswith(target.in_head[0])]
+    if target.keep_head and absent:
         raise RequestError(f"the head of {where} can't be kept: {absent[0]} isn't there", _NEW_HEAD)
-    body = [name for name in own if not name.startswith(in_head)]
-    gone = [name for name in missing if not name.startswith(in_head)]
-    if 2 * len(gone) > len(body):
-        raise RequestError(
-            f"too little in {where} matches: {len(gone)} of {len(body)} tensors are missing, such as {gone[0]}",
-            _OTHER_NETWORK,
-        )
+    fit = compare(model, target.groups, missing, unexpected, target.in_head)
+    if not target.partial:
+        fit.require(where)
+    return fit
 
 
 def put_back(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -275,9 +234,3 @@ def put_back(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _few(names: Iterable[str], count: int = 4) -> str:
-    names = list(names)
-    more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")

@@ -179,10 +179,16 @@ def _build(name: str, num_classes: int) -> nn.Module:
 
 
 def _load(name: str) -> Mapping[str, Tensor]:
-    """The state dict of the repository's weights; safetensors alone, since a pickle may run code."""
+    """The state dict of the repository's weights; safetensors alone, since a pickle may run code.
+
+    What transformers drew at random, since its file lacks it, is left out: ftkit decides whether that may be.
+    """
     with told(f"hf/{name}: its weights can't be had", _hint(name)):
-        model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
-    return {f"{PREFIX}{key}": value for key, value in model.state_dict().items()}
+        model, info = AutoModelForImageClassification.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    drawn = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
+    return {f"{PREFIX}{key}": value for key, value in model.state_dict().items() if key not in drawn}
 
 
 def _hint(name: str) -> str:

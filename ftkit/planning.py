@@ -19,6 +19,7 @@ from ftkit.screening import Tell, leave_out, screen
 from ftkit.spec.augment import LEVELS, Unchanged, check_channels
 from ftkit.spec.backbone import Head
 from ftkit.spec.balance import balance_notes
+from ftkit.spec.checks import check_description, faults_of
 from ftkit.spec.counting import count_parameters
 from ftkit.spec.curve import CURVES
 from ftkit.spec.figures import check_monitor
@@ -45,6 +46,8 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection
     if strategy.probe == "only":
         resolved = _without_epochs(resolved)
     config, backbone = resolved.config, resolved.registry.backbones.get(resolved.config.backbone)
+    with faults_of(f"backbone {config.backbone!r}"):
+        check_description(backbone)
     splits, notes = load_splits(resolved)
     require_classes(splits)
     weights = choose_weights(resolved, backbone, strategy)

@@ -168,7 +168,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
         return {
-            "backbone": self.backbone.name,
+            "backbone": self.config.backbone,
             "weights": self.weights.describe(),
             "classes": list(self.splits.classes),
             "data": {name: len(split) for name, split in self.splits.present()},

@@ -7,7 +7,8 @@ from dataclasses import replace
 from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError
 from ftkit.screening import screen
-from ftkit.spec.dataset import Splits
+from ftkit.spec.checks import checked_splits, faults_of, shared_names
+from ftkit.spec.dataset import Dataset, Splits
 from ftkit.spec.labels import choose_labels
 from ftkit.spec.sampling import stratified_sample, stratified_split
 
@@ -21,10 +22,10 @@ def load_splits(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
     """
     config = resolved.config
     dataset = build(resolved.registry.datasets.get(config.dataset.name), config.dataset.options, "dataset", resolved)
-    splits = dataset.load()
+    splits = load_checked(dataset, f"dataset {config.dataset.name!r}")
     places = resolved.where("classes"), resolved.where("label_map")
     splits = choose_labels(splits, config.classes, config.label_map, places)
-    notes = splits.notes
+    notes = (*splits.notes, *shared_names(splits))
     if splits.train is not None and splits.val is None:
         kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
         splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
@@ -33,6 +34,20 @@ def load_splits(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
         drawn = stratified_sample(splits.train.labels, config.train_samples, config.seed)
         splits = replace(splits, train=splits.train.subset(drawn))
     return splits, notes
+
+
+def load_checked(dataset: Dataset, source: str) -> Splits:
+    """What a dataset loads to, checked.
+
+    Args:
+        source: How messages call it.
+
+    Raises:
+        RequestError: The data isn't there, or what `load` returned can't be used.
+    """
+    found = dataset.load()
+    with faults_of(source):
+        return checked_splits(found)
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:

@@ -14,6 +14,10 @@ from ftkit.spec.backbone import Backbone, LayerGroup
 from ftkit.spec.strategy import Strategy
 
 
+class ImpureStrategyError(RequestError):
+    """A strategy that answers the same question in two ways, so that no plan holds."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """A run of epochs, `start` to `stop - 1`, in which the same groups train."""
@@ -64,18 +68,43 @@ def make_schedule(strategy: Strategy, backbone: Backbone, epochs: int, name: str
 
     Raises:
         RequestError: A row names a group that isn't there, has a scale that isn't a number of 0 or more,
-            or trains nothing.
+            or trains nothing; or the strategy isn't pure: asked again, it gives other groups or rows.
     """
-    groups = strategy.groups(backbone)
+    groups = _groups(strategy, backbone, name)
     names = tuple(g.name for g in groups)
+    rows = [_row(strategy, epoch, epochs, names, name) for epoch in range(epochs)]
+    # Once more, backwards: what depends on the order or number of calls, on time or on chance, differs.
+    for epoch in reversed(range(epochs)):
+        again = _row(strategy, epoch, epochs, names, name)
+        if again != rows[epoch]:
+            raise ImpureStrategyError(
+                f"strategy {name!r} isn't pure: lr_scales({epoch}, {epochs}, ...) gave {rows[epoch]}, then {again}",
+                "let it depend on its arguments and fields alone",
+            )
+    return Schedule(groups, tuple(rows))
+
+
+def _groups(strategy: Strategy, backbone: Backbone, name: str) -> tuple[LayerGroup, ...]:
+    groups, again = (tuple(strategy.groups(backbone)) for _ in range(2))
+    strange = next((group for group in groups if not isinstance(group, LayerGroup)), None)
+    if strange is not None or not groups:
+        found = "none" if strange is None else repr(strange)
+        raise RequestError(f"strategy {name!r}: groups returned {found}", "return LayerGroup objects, input to head")
+    if groups != again:
+        raise ImpureStrategyError(
+            f"strategy {name!r} isn't pure: its groups are not the same when asked again",
+            "let them depend on the backbone and its fields alone",
+        )
+    names = [group.name for group in groups]
     if len(set(names)) != len(names):
         raise RequestError(f"strategy {name!r} has two layer groups of one name: {', '.join(names)}")
-    rows = []
-    for epoch in range(epochs):
-        row = strategy.lr_scales(epoch, epochs, names)
-        _check_row(row, names, f"strategy {name!r}, epoch {epoch}")
-        rows.append({group: float(row[group]) for group in names if group in row})
-    return Schedule(groups, tuple(rows))
+    return groups
+
+
+def _row(strategy: Strategy, epoch: int, epochs: int, groups: tuple[str, ...], name: str) -> dict[str, float]:
+    row = strategy.lr_scales(epoch, epochs, groups)
+    _check_row(row, groups, f"strategy {name!r}, epoch {epoch}")
+    return {group: float(row[group]) for group in groups if group in row}
 
 
 def _check_row(row: object, names: tuple[str, ...], where: str) -> None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftkit.api import Backbone
-from ftkit.testing.contract import require
+from ftkit.spec.checks import check_description
+from ftkit.testing.contract import kept, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
     """
     from ftkit.engine.network.measure import build_on_meta
 
+    kept(check_description, backbone)
     network = build_on_meta(backbone, CLASSES)
     check_groups(backbone, network)
     check_head(backbone, network)

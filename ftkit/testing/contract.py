@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from ftkit.errors import FtkitError
+from ftkit.errors import FtkitError, RequestError
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class ContractError(FtkitError):
@@ -19,6 +23,18 @@ def require(holds: bool, message: str, hint: str | None = None) -> None:
     """
     if not holds:
         raise ContractError(message, hint)
+
+
+def kept(check: Callable[[V], T], value: V) -> T:
+    """What a check that plans make too gives back.
+
+    Raises:
+        ContractError: What it refuses, in its own words.
+    """
+    try:
+        return check(value)
+    except RequestError as error:
+        raise ContractError(error.message, error.hint) from None
 
 
 def require_frozen_dataclass(part: object) -> None:

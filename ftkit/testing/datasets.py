@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ftkit.api import Dataset, Split, Splits, UnreadableImage
-from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
+from ftkit.spec.checks import checked_splits
+from ftkit.testing.contract import ContractError, kept, require, require_frozen_dataclass
 from ftkit.testing.copies import sent
 
 OPENED = 16
@@ -24,30 +25,19 @@ def check_dataset(dataset: Dataset, opened: int = OPENED) -> Splits:
             twice, labels out of range, or images that don't open here or in another process, or not to the same.
     """
     require_frozen_dataclass(dataset)
-    splits = dataset.load()
-    require(isinstance(splits, Splits), f"load() returned {type(splits).__name__}, not Splits")
-    require(len(set(splits.classes)) == len(splits.classes), "a class is there twice")
-    require(all(isinstance(name, str) and name for name in splits.classes), "a class has no name")
+    splits = kept(checked_splits, dataset.load())
     require(splits.train is not None, "there is no training split")
     for name, split in splits.present():
-        _check_split(f"{name} split", split, len(splits.classes), opened)
+        _check_split(f"{name} split", split, opened)
     require(
-        dataset.load().fingerprint() == splits.fingerprint(),
+        kept(checked_splits, dataset.load()).fingerprint() == splits.fingerprint(),
         "load() found other samples, labels or another order the second time",
         "sort what the file system gives",
     )
     return splits
 
 
-def _check_split(where: str, split: Split, classes: int, opened: int) -> None:
-    require(len(split.names) == len(split.labels), f"{where}: {len(split.names)} names, {len(split.labels)} labels")
-    require(len(set(split.names)) == len(split.names), f"{where}: a name is there twice", "predictions go by names")
-    wrong = [label for label in split.labels if not (isinstance(label, int) and 0 <= label < classes)]
-    require(not wrong, f"{where}: label {wrong[0] if wrong else ''} is no index of the {classes} classes")
-    blocks = split.blocks
-    if blocks is not None:
-        fits = len(blocks) == len(split.names) and all(isinstance(b, int) and b >= 0 for b in blocks)
-        require(fits, f"{where}: blocks aren't a number from 0 for each sample")
+def _check_split(where: str, split: Split, opened: int) -> None:
     try:
         copy = sent(split)
     except Exception as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftkit.api import Backbone, RequestError, Schedule, Strategy, make_schedule
+from ftkit.spec.schedule import ImpureStrategyError
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
 from ftkit.testing.copies import sent
 from ftkit.testing.pictures import make_image_folder
@@ -67,6 +68,8 @@ def _schedules(strategy: Strategy, backbone: Backbone, lengths: Sequence[int]) -
     for length in lengths:
         try:
             found[length] = make_schedule(strategy, backbone, length, type(strategy).__name__)
+        except ImpureStrategyError as error:
+            raise ContractError(error.message, error.hint) from None
         except RequestError as error:
             refusals.append(error)
     if not found and refusals:
@@ -75,7 +78,7 @@ def _schedules(strategy: Strategy, backbone: Backbone, lengths: Sequence[int]) -
 
 
 def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, Schedule]) -> None:
-    """The same question has the same answer in any order, again, and from a copy in another process."""
+    """The same question has the same answer from a copy in another process too; `make_schedule` asks again here."""
     try:
         copy = sent(strategy)
     except Exception as error:

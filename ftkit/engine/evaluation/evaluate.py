@@ -23,7 +23,7 @@ from ftkit.engine.network.layout import cast
 from ftkit.engine.storage.bundle import Loaded
 from ftkit.errors import RequestError
 from ftkit.run_plan import Plan
-from ftkit.run_splits import splits_of_run
+from ftkit.run_splits import load_checked, splits_of_run
 from ftkit.runs import Card
 from ftkit.spec.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.spec.labels import labels_as_trained
@@ -78,7 +78,7 @@ def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | Non
     Raises:
         RequestError: It isn't there, has no such split, or has classes that the model lacks.
     """
-    splits = labels_as_trained(dataset.load(), card.origin, card.classes, source)
+    splits = labels_as_trained(load_checked(dataset, source), card.origin, card.classes, source)
     name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
     return Labelled(source, name, relabel(chosen, splits.classes, card.classes, source), notes=splits.notes)
 

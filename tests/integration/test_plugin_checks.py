@@ -1,0 +1,113 @@
+"""What `ftkit plugins doctor` refuses of a dataset, a strategy or a backbone is refused before a training too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftkit.api import Dataset, Split, Splits
+from ftkit.spec.checks import checked_splits
+from ftkit.testing import ContractError, check_dataset
+from tests.conftest import typed
+from tests.foreign_parts import PLUGIN, foreign_project
+
+OPENER = "Opener(tuple(labels))"
+NAMES = 'Split([f"{name}-{index}" for index in range(2 * count)], labels, Opener(tuple(labels)))'
+CLASSES = 'Splits(("round", "square"), '
+ROW = "return {groups[-1]: 1.0} if epoch < self.after else dict.fromkeys(groups, 0.5)"
+FAULTS: dict[str, tuple[str, str, str]] = {
+    "a name twice": (NAMES, NAMES.replace("{index}", "{index // 2}"), "a name is there twice: train-0"),
+    "fewer labels": (NAMES, NAMES.replace("labels, O", "labels[:-1], O"), "train split: 24 names, 23 labels"),
+    "fewer names": (NAMES, NAMES.replace("range(2 * count)]", "range(1)]"), "train split: 1 names, 24 labels"),
+    "a negative label": (NAMES, NAMES.replace("labels, O", "[-1, *labels[1:]], O"), "label -1 is no index of the 2"),
+    "a large label": (NAMES, NAMES.replace("labels, O", "[*labels[1:], 2], O"), "label 2 is no index of the 2"),
+    "a label that is text": (NAMES, NAMES.replace("labels, O", "['0', *labels[1:]], O"), "label '0' is no index"),
+    "a label that is a bool": (NAMES, NAMES.replace("labels, O", "[True, *labels[1:]], O"), "label True is no index"),
+    "a label that is a fraction": (NAMES, NAMES.replace("labels, O", "[0.0, *labels[1:]], O"), "label 0.0 is no index"),
+    "a label of none": (NAMES, NAMES.replace("labels, O", "[None, *labels[1:]], O"), "label None is no index"),
+    "names that are numbers": (NAMES, NAMES.replace('f"{name}-{index}" for', "index for"), "sample name 0 is int"),
+    "names of a generator": (NAMES, NAMES.replace("[f", "(f").replace("count)]", "count))"), "names is generator"),
+    "a lambda": (NAMES, NAMES.replace(OPENER, "lambda index: None"), "can't be sent to a reading"),
+    "an open file": (NAMES, NAMES.replace(OPENER, "open(__file__).read"), "can't be sent to a reading"),
+    "no function": (NAMES, NAMES.replace(OPENER, "None"), "open is NoneType"),
+    "blocks of another length": (NAMES, NAMES.replace("(labels)))", "(labels)), [0])"), "blocks aren't a number"),
+    "a class twice": (CLASSES, 'Splits(("round", "round"), ', "a class is there twice: round"),
+    "a class without a name": (CLASSES, 'Splits(("round", ""), ', "a class has no name"),
+    "a class that is a number": (CLASSES, 'Splits(("round", 2), ', "class 2 is int, not text"),
+    "classes in one text": (CLASSES, 'Splits("rs", ', "classes is str"),
+    "no splits": (CLASSES, "(0, ", "load() returned tuple, not Splits"),
+    "a split that is a list": ('split("val", 4)', "[1]", "the val split is list, not Split"),
+    "no samples": ('split("train", self.per_class)', 'split("train", 0)', "no training split"),
+    "chance": (ROW, "import random; return {groups[-1]: random.random() + 0.1}", "isn't pure: lr_scales("),
+    "a counter": (ROW, "CALLS.append(1); return {groups[-1]: 0.1 * len(CALLS)}\nCALLS = []", "isn't pure: lr_scales"),
+    "a row that is no mapping": (ROW, "return [1.0]", "lr_scales returned [1.0]"),
+    "a rate that is no number": (ROW, "return {groups[-1]: float('nan')}", "the LR scale of 'head' is nan"),
+    "a rate below zero": (ROW, "return {groups[-1]: -1}", "the LR scale of 'head' is -1"),
+    "an unknown group": (ROW, "return {'heat': 1.0}", "unknown layer group 'heat'"),
+    "groups that change": (
+        ROW,
+        ROW + "\n    def groups(self, backbone):\n        N.append(1)\n"
+        "        return (LayerGroup(f'all{len(N)}', '.*'), *backbone.groups[1:])\nN = []\n",
+        "its groups are not the same",
+    ),
+    "a group twice": ('LayerGroup("everything"', 'LayerGroup("head"', "layer group 'head' is there twice"),
+    "a pattern that is none": ('r"features\\."', '"features("', "is no regular expression"),
+    "a head without layers": ('head=("classify_it",)', "head=()", "its head names no layers"),
+}
+"""What to replace in the plugin, by what, and what a plan says then."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_plan_refuses_what_the_checks_for_authors_refuse(fault: str, tmp_path: Path) -> None:
+    old, new, says = FAULTS[fault]
+    assert PLUGIN.count(old) == 1
+    folder = foreign_project(tmp_path / fault, PLUGIN.replace(old, new))
+    done = typed("plan", cwd=folder)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert "'foreign/" in done.stderr or "no training split" in says
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_labels_of_numpy_and_torch_are_taken_as_integers() -> None:
+    import numpy as np
+    import torch
+
+    for labels in (np.array([0, 1]), torch.tensor([0, 1]), [np.int64(0), np.uint8(1)], (0, 1), range(2)):
+        split = checked_splits(Splits(("a", "b"), Split(["x", "y"], labels, print))).train  # type: ignore[arg-type]
+        assert split is not None
+        assert list(split.labels) == [0, 1]
+        assert {type(label) for label in split.labels} == {int}
+
+
+def test_a_name_in_two_splits_is_a_note(tmp_path: Path) -> None:
+    folder = foreign_project(tmp_path / "p", PLUGIN.replace('f"{name}-{index}"', 'f"{index}"'))
+    done = typed("plan", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "8 sample names are in train and in val, as 0" in done.stdout
+    assert "8 sample names are in val and in test, as 0" in done.stdout
+
+
+class Loads(Dataset):
+    def load(self) -> Splits:
+        return Splits(("a", "b"), Split(["x", "x"], [0, 1], print))  # type: ignore[arg-type]
+
+
+def test_a_million_samples_are_checked_in_a_second() -> None:
+    from time import process_time
+
+    from ftkit.api import ImageFiles
+
+    names = [f"train/{index:07d}.jpg" for index in range(1_000_000)]
+    splits = Splits(("a", "b"), Split(names, [index % 2 for index in range(len(names))], ImageFiles(Path(), names)))
+    started = process_time()
+    assert checked_splits(splits) == splits
+    assert process_time() - started < 3, "a quarter of a second on an idle core"
+
+
+def test_the_checks_for_authors_say_the_same() -> None:
+    from dataclasses import dataclass
+
+    with pytest.raises(ContractError, match="a name is there twice: x"):
+        check_dataset(dataclass(frozen=True)(Loads)())

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError
+from ftkit.plugin_errors import Guarded, plugin_of, running
 from ftkit.screening import screen
 from ftkit.spec.checks import checked_splits, faults_of, shared_names
-from ftkit.spec.dataset import Dataset, Splits
+from ftkit.spec.dataset import SPLIT_NAMES, Dataset, Split, Splits
 from ftkit.spec.labels import choose_labels
 from ftkit.spec.sampling import stratified_sample, stratified_split
 
@@ -44,10 +45,19 @@ def load_checked(dataset: Dataset, source: str) -> Splits:
 
     Raises:
         RequestError: The data isn't there, or what `load` returned can't be used.
+        PluginError: A plugin's `load` raised something else.
     """
-    found = dataset.load()
-    with faults_of(source):
-        return checked_splits(found)
+    with running(f"load of {source}", dataset), faults_of(source):
+        found = checked_splits(dataset.load())
+    train, val, test = (_guarded(found.get(name), source) for name in SPLIT_NAMES)
+    return replace(found, train=train, val=val, test=test)
+
+
+def _guarded(split: Split | None, source: str) -> Split | None:
+    """The split, with what a plugin's own code raises when it opens an image put into words."""
+    if split is None or not len(split) or plugin_of(split.source(0)[0]) is None:
+        return split
+    return replace(split, open=Guarded(split.open, split.names, source))
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:

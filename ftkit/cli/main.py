@@ -154,7 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever read the output has had enough; Python would complain about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except BaseException as error:
+    except BaseException as raised:
+        error = _attributed(raised)
         if isinstance(error, SystemExit):
             raise
         if debug:
@@ -165,6 +166,19 @@ def main(arguments: list[str] | None = None) -> int:
     if code == INTERRUPTED:
         console.error("interrupted")
     return _leave(code)
+
+
+def _attributed(error: BaseException) -> BaseException:
+    """The error, or the one that names the plugin whose code raised it."""
+    from ftkit.plugin_errors import explained
+
+    if isinstance(error, FtkitError | KeyboardInterrupt | typer.Abort) or hasattr(error, "format_message"):
+        return error
+    failure = explained(error)
+    if failure is None:
+        return error
+    failure.__cause__ = error
+    return failure
 
 
 def _end(error: BaseException) -> int:
@@ -215,7 +229,6 @@ def _refuse(name: str) -> NoReturn:
     raise unknown("command", name, [*COMMANDS, *_plugins()])
 
 
-_NO_MEMORY = re.compile(r"out of memory|(can't|[Cc]annot) allocate memory|alloc failed")
 _WANTED = re.compile(r"(?<=allocate )[\d.]+ (bytes|[KMGT]i?B)")
 
 
@@ -237,9 +250,10 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, OSError) and error.strerror:
         console.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, _os_remedy(error))
         return 1
+    from ftkit.plugin_errors import is_out_of_memory
+
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
-        # torch's own class for it would have to be imported, and is that of GPUs alone.
+    if is_out_of_memory(error):
         size = _WANTED.search(text)
         console.error(
             f"out of memory{f': {size[0]} more were wanted' if size else ''}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -112,11 +114,41 @@ def commands_of(name: str) -> Any:
     # With one command alone typer would leave out its name.
     group.callback()(lambda: None)
     for command in names:
-        group.command(command)(offer.items[command])
+        group.command(command)(_as_command(f"command {command!r}", offer.items[command]))
     built = typer.main.get_command(group)
     built.name = name
     built.params = [p for p in built.params if p.name not in {"install_completion", "show_completion"}]
     return built
+
+
+def _as_command(what: str, function: Callable[..., object]) -> Callable[..., object]:
+    """A plugin's function whose exceptions name the plugin; how it exits is its own affair."""
+    from ftkit.plugin_errors import running
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> object:
+        with running(what, function):
+            try:
+                return function(*args, **options)
+            except (SystemExit, typer.Exit, typer.Abort, BrokenPipeError) as end:
+                ended: BaseException = end
+            except Exception as error:
+                if not hasattr(error, "format_message"):  # not typer's own, of wrong parameters
+                    raise
+                ended = error
+        raise _ending(ended)
+
+    return call
+
+
+def _ending(end: BaseException) -> BaseException:
+    """How a command ends itself, as typer understands it; `exit("text")` says the text, as Python does."""
+    if not isinstance(end, SystemExit):
+        return end
+    if isinstance(end.code, str):
+        console.note(end.code)
+        return typer.Exit(1)
+    return typer.Exit(end.code or 0)
 
 
 def _facts(registry: Registry, source: Source) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from ftkit.errors import FtkitError, RequestError, nearest, unknown
+from ftkit.plugin_errors import location
 from ftkit.plugins.loading import Offer, reason
 from ftkit.plugins.sources import BUILT_IN, Fault, Owner
 
@@ -103,7 +104,9 @@ class Catalog(Generic[T]):
         except FtkitError:
             raise  # said for users: a file that can't be had
         except (Exception, SystemExit) as error:
-            raise self._failed(name, owner, reason(error)) from error
+            place = location(error)
+            why = reason(error) if place is None else f"{reason(error)} ({place[1]})"
+            raise self._failed(name, owner, why) from error
         if not self.suits(value):
             raise self._failed(name, owner, f"{value!r} is no {self.kind}")
         return value

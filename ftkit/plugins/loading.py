@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from ftkit import hooks
+from ftkit import hooks, plugin_errors
 from ftkit.errors import nearest
-from ftkit.plugins.sources import Fault, Owner, Source
+from ftkit.plugin_errors import location, note_place
+from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source
 
 T = TypeVar("T")
 
@@ -113,7 +114,8 @@ def contained(plugin: str, call: Callable[[], T]) -> T | Fault:
         with redirect_stdout(sys.stderr):
             return call()
     except (Exception, SystemExit) as error:
-        return Fault(plugin, reason(error))
+        place = location(error)
+        return Fault(plugin, f"{reason(error)} ({place[1]})" if place is not None else reason(error))
 
 
 def register(owner: Owner, module: ModuleType) -> Plugin:
@@ -123,6 +125,8 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
         UnsuitablePlugin: It has no hook, one that nothing calls, or one that returns no mapping.
         Exception: Whatever its hooks raise.
     """
+    if owner.name != BUILT_IN:
+        note_place(owner.name, module)
     mine = _own_hooks(module)
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
@@ -132,11 +136,9 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, UnsuitablePlugin):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """An error in one line; one that says itself what is unsuitable has no kind before it."""
+    found = plugin_errors.reason(error)
+    return found.partition(": ")[2] if isinstance(error, UnsuitablePlugin) else found
 
 
 @contextmanager

@@ -156,8 +156,12 @@ def _check_blocks(where: str, split: Split) -> None:
 
 def _check_opener(where: str, opener: object) -> None:
     _require(callable(opener), f"{where}: open is {type(opener).__name__}", "give a function of a sample's position")
+    sink = _Sink()
+    trial = _Trial(cast(IO[bytes], sink))
     try:
-        _Trial(cast(IO[bytes], _Sink())).dump(opener)
+        trial.dump(opener)
+        if not trial.passed_over:
+            ForkingPickler.loads(sink.content)
     except _EnoughError:
         return
     except (Exception, SystemExit) as error:
@@ -173,25 +177,30 @@ class _EnoughError(Exception):
 
 
 class _Sink:
-    """Counts what is written, and keeps none of it."""
+    """Keeps what is written, up to a limit."""
 
     def __init__(self) -> None:
-        self.written = 0
+        self.content = bytearray()
 
     def write(self, part: Any) -> int:
         size = memoryview(part).nbytes
-        self.written += size
-        if self.written > ENOUGH:
+        if len(self.content) + size > ENOUGH:
             raise _EnoughError
+        self.content += part
         return size
 
 
 class _Trial(ForkingPickler):
     """Pickles to find out whether that can be done; arrays and tensors are passed over, since they can be huge."""
 
+    passed_over = False
+
     def persistent_id(self, obj: object) -> str | None:
         kind = type(obj)
-        return kind.__name__ if kind.__module__.partition(".")[0] in KNOWN and not isinstance(obj, type) else None
+        if kind.__module__.partition(".")[0] not in KNOWN or isinstance(obj, type):
+            return None
+        self.passed_over = True
+        return kind.__name__
 
 
 def _all_text(names: Iterable[object]) -> bool:

@@ -10,6 +10,7 @@ from itertools import groupby
 from numbers import Real
 
 from ftkit.errors import RequestError, unknown
+from ftkit.plugin_errors import running
 from ftkit.spec.backbone import Backbone, LayerGroup
 from ftkit.spec.strategy import Strategy
 
@@ -85,7 +86,8 @@ def make_schedule(strategy: Strategy, backbone: Backbone, epochs: int, name: str
 
 
 def _groups(strategy: Strategy, backbone: Backbone, name: str) -> tuple[LayerGroup, ...]:
-    groups, again = (tuple(strategy.groups(backbone)) for _ in range(2))
+    with running(f"groups of strategy {name!r}", strategy):
+        groups, again = tuple(strategy.groups(backbone)), tuple(strategy.groups(backbone))
     strange = next((group for group in groups if not isinstance(group, LayerGroup)), None)
     if strange is not None or not groups:
         found = "none" if strange is None else repr(strange)
@@ -102,9 +104,10 @@ def _groups(strategy: Strategy, backbone: Backbone, name: str) -> tuple[LayerGro
 
 
 def _row(strategy: Strategy, epoch: int, epochs: int, groups: tuple[str, ...], name: str) -> dict[str, float]:
-    row = strategy.lr_scales(epoch, epochs, groups)
-    _check_row(row, groups, f"strategy {name!r}, epoch {epoch}")
-    return {group: float(row[group]) for group in groups if group in row}
+    with running(f"lr_scales({epoch}, {epochs}, ...) of strategy {name!r}", strategy):
+        row = strategy.lr_scales(epoch, epochs, groups)
+        _check_row(row, groups, f"strategy {name!r}, epoch {epoch}")
+        return {group: float(row[group]) for group in groups if group in row}
 
 
 def _check_row(row: object, names: tuple[str, ...], where: str) -> None:

@@ -25,6 +25,7 @@ from ftkit.engine.input.transforms import Transform
 from ftkit.engine.seeds import derive
 from ftkit.errors import FtkitError, one_line
 from ftkit.images import UnreadableImage, sample_name
+from ftkit.plugin_errors import with_traceback
 from ftkit.spec.dataset import Split
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Fault:
 
     file: str
     reason: str
+    error: FtkitError | None = None
+    """What ends the run, where it isn't the image that is at fault."""
 
 
 @dataclass
@@ -133,6 +136,8 @@ class Samples(Dataset["_Sample | Fault"]):
         except UnreadableImage as error:
             file = sample_name(self.split, index)
             return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+        except FtkitError as error:
+            return Fault(sample_name(self.split, index), error.message, with_traceback(error))
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
             image, draws = transform.begin(pixels) if self.begun else (transform(pixels), {})
@@ -208,12 +213,25 @@ def checked(batch: Batch) -> Batch:
     return batch
 
 
+def require_sound(found: Iterable[object]) -> None:
+    """Raise the first error among what was read that isn't an image's own.
+
+    Raises:
+        FtkitError: That one.
+    """
+    for fault in found:
+        if isinstance(fault, Fault) and fault.error is not None:
+            raise fault.error
+
+
 def require_whole(found: Iterable[object]) -> None:
     """Raise the first fault among what was read.
 
     Raises:
         FtkitError: Names the file.
     """
+    found = list(found)
+    require_sound(found)
     for fault in found:
         if isinstance(fault, Fault):
             raise FtkitError(f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again")

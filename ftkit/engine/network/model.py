@@ -17,6 +17,7 @@ from ftkit.engine.network.surgery import build_network, refit
 from ftkit.engine.network.weight_files import Contents, read_weights
 from ftkit.engine.network.weights import LoadReport, Target, load_into
 from ftkit.engine.seeds import derive
+from ftkit.plugin_errors import PluginError, running
 from ftkit.run_plan import Plan
 from ftkit.weight_source import class_order
 
@@ -62,24 +63,38 @@ def build_model(plan: Plan) -> BuiltModel:
         source = str(plan.weights.path or plan.weights.name)
         fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
         report = load_into(network, contents, _target(plan), source, fitted)
-    network = plan.strategy.adapt(network, plan.backbone)
+    network = _adapted(plan, network)
     return BuiltModel(network, assign(network, plan.schedule.groups), report)
 
 
 def build_bare(plan: Plan) -> nn.Module:
     """The network of a plan, as the strategy adapts it, with whatever weights."""
     network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
-    return plan.strategy.adapt(network, plan.backbone)
+    return _adapted(plan, network)
 
 
 def counted(plan: Plan) -> Plan:
     """The plan with the parameters of each group counted, on the meta device where it takes the model."""
     if plan.group_parameters is not None:
         return plan
-    network = plan.strategy.adapt(_on_meta(plan), plan.backbone)
+    network = _adapted(plan, _on_meta(plan))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     members = assign(network, plan.schedule.groups)
     return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
+
+
+def _adapted(plan: Plan, network: nn.Module) -> nn.Module:
+    """The network as the strategy changes it.
+
+    Raises:
+        PluginError: It fails in that, or returns no network.
+    """
+    where = f"adapt of strategy {plan.config.strategy.name!r}"
+    with running(where, plan.strategy):
+        adapted = plan.strategy.adapt(network, plan.backbone)
+    if not isinstance(adapted, nn.Module):
+        raise PluginError(f"{where} returned {type(adapted).__name__}, not a network", "return the module")
+    return adapted
 
 
 def _on_meta(plan: Plan) -> nn.Module:
@@ -89,7 +104,8 @@ def _on_meta(plan: Plan) -> nn.Module:
 def _contents(plan: Plan) -> Contents | None:
     weights = plan.weights
     if weights.pretrained is not None:
-        return Contents(weights.pretrained.load())
+        with running(f"load of weights {weights.pretrained.name!r}", weights.pretrained.load):
+            return Contents(weights.pretrained.load())
     return None if weights.path is None else read_weights(weights.path, plan.config.weights_key, weights.sha256)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError
+from ftkit.plugin_errors import PluginError, running
 from ftkit.spec.backbone import Backbone, Head
 
 
@@ -25,7 +26,12 @@ def build_network(backbone: Backbone, num_classes: int, head: Head, channels: in
         RequestError: The network has no convolution that takes RGB, or its head isn't a layer that a hidden
             one can be put before.
     """
-    network = backbone.build(num_classes)
+    with running(f"building backbone {backbone.name!r}", backbone.build):
+        network = backbone.build(num_classes)
+    if not isinstance(network, nn.Module):
+        raise PluginError(
+            f"building backbone {backbone.name!r} returned {type(network).__name__}, not a network", "return the module"
+        )
     if channels < backbone.preprocessing.channels:
         _take_grey(network, backbone)
     if head != Head():

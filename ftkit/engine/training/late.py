@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftkit.engine.input.data import Batch, checked
+from ftkit.engine.input.data import Batch, checked, require_sound
 from ftkit.engine.training.session import Session
 from ftkit.errors import FtkitError, one_line
 from ftkit.screening import BadImage
@@ -19,6 +19,7 @@ def usable(session: Session, split: SplitName, batch: Batch) -> Batch:
     """
     if session.plan.config.on_bad_image != "skip":
         return checked(batch)
+    require_sound(batch.faults)
     for fault in batch.faults:
         if fault.file not in session.broken:
             session.broken.add(fault.file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -43,6 +44,7 @@ from ftkit.engine.training.tracking import stop_trackers
 from ftkit.engine.training.updates import PlainUpdates, Updates
 from ftkit.engine.training.zero import ZeroUpdates
 from ftkit.errors import FtkitError, RequestError
+from ftkit.plugin_errors import running
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
 from ftkit.spec.schedule import Phase
@@ -66,14 +68,22 @@ def train(
         require_unfinished(run)
     with stop_flag() as flag, stopped_at_once(run):
         try:
-            session = open_session(plan, run, listener or Listener(), flag, resume)
+            with running("preparing the run"):
+                session = open_session(plan, run, listener or Listener(), flag, resume)
             require_room(session)
         except FtkitError:
             if not resume and ranks.rank() == 0:
                 run.discard()
             raise
-        with run.claimed() if session.is_main else nullcontext(), announced(session):
+        with run.claimed() if session.is_main else nullcontext(), announced(session), running(partial(place, session)):
             return execute(session, resume, other_world)
+
+
+def place(session: Session) -> str:
+    """Where the run is, for messages; both are counted from 1."""
+    progress, plan = session.progress, session.plan
+    step = min(progress.step + 1, plan.batches.steps)
+    return f"the run, at epoch {min(progress.epoch + 1, plan.config.epochs)}, step {step} of {plan.batches.steps}"
 
 
 def execute(session: Session, resume: bool, other_world: bool = False) -> Outcome:

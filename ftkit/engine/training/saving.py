@@ -24,6 +24,7 @@ from ftkit.engine.training.finite import require_finite, require_finite_weights
 from ftkit.engine.training.session import Best, Session
 from ftkit.engine.training.shards import gathered
 from ftkit.engine.training.state import all_totals, capture
+from ftkit.plugin_errors import running
 from ftkit.run_plan import Plan
 from ftkit.runs import Card
 
@@ -140,7 +141,8 @@ def whole_network(session: Session) -> nn.Module:
 def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -> None:
     """Write a network as a model that is complete, whatever the strategy has changed in it."""
     strategy = session.plan.strategy
-    save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
+    with running(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy):
+        save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
 
 
 def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Card:

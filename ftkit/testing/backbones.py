@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.api import Backbone
 from ftkit.spec.checks import check_description
+from ftkit.testing.chance import seeded
 from ftkit.testing.contract import kept, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CLASSES = 7
+DRAWS = 24
+"""Most passes in which a parameter may stay without a gradient: a branch that is taken once in four times is missed in
+one check of a thousand, the same one each time."""
 
 
 def check_backbone(backbone: Backbone, size: int | None = None, train: bool = True) -> None:
@@ -100,30 +104,22 @@ def check_parameters(backbone: Backbone, network: nn.Module) -> None:
 
 
 def check_training(backbone: Backbone, size: int | None = None) -> None:
-    """Forward and backward with everything trainable, then with the head alone; then in eval mode."""
-    import torch
+    """Forward and backward with everything trainable, then with the head alone; then in eval mode.
 
-    from ftkit.engine.network.groups import set_trainable
+    A network may take another branch by chance or by the image, so that one pass doesn't reach all parameters: several
+    seeded ones are made, of other images, until each has had a gradient. The verdict is the same each time.
+    """
     from ftkit.engine.network.weight_files import Contents
     from ftkit.engine.network.weights import Target, load_into
 
     described = backbone.for_size(size or backbone.preprocessing.size)
-    network = described.build(CLASSES)
     side = described.preprocessing.size if described.fixed_size else (size or described.preprocessing.size)
-    images = torch.randn(2, described.preprocessing.channels, side, side)
-    set_trainable(network, described.groups, set(described.group_names))
-    used: list[str] = []
-    with _noting(network, used):
-        logits = _outputs(network, images)
-    check_order(described, used)
-    shapes = [tuple(each.shape) for each in logits]
-    require(shapes == [(2, CLASSES)] * len(described.head), f"while it trains it puts out {shapes}")
-    torch.autograd.backward(_loss(logits))
-    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    require(not without, f"{_few(without)} get no gradient")
-    _check_frozen(network, described, images)
-    network.eval()
-    shape = tuple(network(images).shape)
+    with seeded(0):
+        network = described.build(CLASSES)
+        _check_gradients(network, described, side)
+        _check_frozen(network, described, side)
+        network.eval()
+        shape = tuple(network(_images(described, side, 0)).shape)
     require(shape == (2, CLASSES), f"in eval mode it puts out {shape} for two images and {CLASSES} classes")
     report = load_into(
         network, Contents(network.state_dict()), Target(described.head, described.groups, keep_head=True)
@@ -131,19 +127,67 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
     require(report.missing == (), f"its own weights don't load: {_few(list(report.missing))} are missing")
 
 
-def _check_frozen(network: nn.Module, backbone: Backbone, images: Tensor) -> None:
+def _check_gradients(network: nn.Module, backbone: Backbone, side: int) -> None:
+    """Each parameter gets a gradient in one of several passes."""
+    from ftkit.engine.network.groups import set_trainable
+
+    set_trainable(network, backbone.groups, set(backbone.group_names))
+    without = [name for name, _ in network.named_parameters()]
+    for draw in range(DRAWS):
+        used: list[str] = []
+        with _noting(network, used):
+            logits = _backward(network, backbone, side, draw)
+        check_order(backbone, used)
+        shapes = [tuple(each.shape) for each in logits]
+        require(shapes == [(2, CLASSES)] * len(backbone.head), f"while it trains it puts out {shapes}")
+        without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+        if not without:
+            return
+    require(False, f"{_few(without)} get no gradient in {DRAWS} passes", "use them in forward, or don't make them")
+
+
+def _check_frozen(network: nn.Module, backbone: Backbone, side: int) -> None:
+    """With the head alone, its parameters get a gradient in one of several passes, and all else stays as it is."""
     import torch
 
     from ftkit.engine.network.groups import set_trainable
 
     head = backbone.groups[-1]
+    network.zero_grad()
     set_trainable(network, backbone.groups, {head.name})
     before = {name: buffer.clone() for name, buffer in network.named_buffers() if not head.owns(name)}
-    torch.autograd.backward(_loss(_outputs(network, images)))
-    for name, parameter in network.named_parameters():
-        require((parameter.grad is not None) == head.owns(name), f"with the head alone, {name} has the wrong gradient")
-    for name, buffer in network.named_buffers():
-        require(name not in before or torch.equal(buffer, before[name]), f"{name} moved while it was frozen")
+    without: list[str] = []
+    for draw in range(DRAWS):
+        _backward(network, backbone, side, draw)
+        given = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+        strange = [name for name in given if not head.owns(name)]
+        require(not strange, f"with the head alone, {_few(strange)} has the wrong gradient")
+        for name, buffer in network.named_buffers():
+            require(name not in before or torch.equal(buffer, before[name]), f"{name} moved while it was frozen")
+        without = [name for name, _ in network.named_parameters() if head.owns(name) and name not in given]
+        if not without:
+            return
+    require(False, f"with the head alone, {_few(without)} has the wrong gradient: none in {DRAWS} passes")
+
+
+def _backward(network: nn.Module, backbone: Backbone, side: int, draw: int) -> tuple[Tensor, ...]:
+    """What the network puts out for the images of a draw, after a backward pass where there is one to make."""
+    import torch
+
+    with seeded(draw):
+        logits = _outputs(network, _images(backbone, side, draw))
+        loss = _loss(logits)
+        if loss.requires_grad:  # a branch may hold no parameter that trains
+            torch.autograd.backward(loss)
+    return logits
+
+
+def _images(backbone: Backbone, side: int, draw: int) -> Tensor:
+    """Two images of a draw, brighter, darker and flatter than those of the draw before: networks may branch by them."""
+    import torch
+
+    mean, spread = (0.0, 1.0, -1.0, 2.0, -2.0)[draw % 5], (1.0, 0.2, 3.0)[draw % 3]
+    return torch.randn(2, backbone.preprocessing.channels, side, side) * spread + mean
 
 
 @contextmanager

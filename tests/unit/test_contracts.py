@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -208,6 +210,52 @@ class Whole(Tiny):
 
 GROUPS = (LayerGroup("stem", r"stem\."), LayerGroup("head", r"head\."))
 TINY = Backbone("tiny", GROUPS, ("head",), Whole, Preprocessing(size=16))
+
+
+class Branching(Whole):
+    """Goes through one of two layers, by chance or by the image."""
+
+    how = "torch"
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.stem.append(nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = {
+            "torch": lambda: torch.rand(()).item() < 0.7,
+            "python": lambda: random.random() < 0.7,
+            "numpy": lambda: np.random.rand() < 0.7,
+            "image": lambda: images.mean().item() < 0.5,
+            "never": lambda: True,
+        }[self.how]()
+        found = self.stem[1](self.stem[0](images))
+        branches = self.stem[2]
+        assert isinstance(branches, nn.ModuleList)
+        logits: torch.Tensor = self.head(branches[0 if first or not self.training else 1](found).mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("how", ["torch", "python", "numpy", "image", "never"])
+def test_the_verdict_on_a_network_that_branches_is_the_same_each_time(how: str) -> None:
+    kind = type("Kind", (Branching,), {"how": how})
+    for _ in range(6):
+        if how == "never":
+            assert "stem.2.1.weight, stem.2.1.bias get no gradient" in fault(
+                lambda: check_backbone(replace(TINY, build=kind))
+            )
+        else:
+            check_backbone(replace(TINY, build=kind))
+
+
+def test_a_check_leaves_the_random_numbers_of_its_caller_alone() -> None:
+    drawn = []
+    for checked in (False, True):
+        random.seed(3), np.random.seed(3), torch.manual_seed(3)
+        if checked:
+            check_backbone(TINY)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
 
 
 def test_a_backbone_that_keeps_the_contract_passes() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ftkit.cache import cache_folder
+from ftkit.json_text import dump_json
 
 CHUNK = 64
 """Rows of activations that are computed together."""
@@ -117,7 +118,7 @@ class Store:
                 os.close(fd)
         # Who made it has said what it is; others may know less.
         said = {**about, **_said(place), "used": time.time()}
-        (place / "about.json").write_text(json.dumps(said), encoding="utf-8")
+        (place / "about.json").write_text(dump_json(said), encoding="utf-8")
 
     def _make_room(self, lacking: int, keep: Path) -> None:
         for rest in self.folder.glob(f"{GONE}*"):

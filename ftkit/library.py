@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from ftkit import ranks
 from ftkit.config.load import Resolved, resolve, to_yaml
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
+from ftkit.json_text import dump_json
 from ftkit.planning import make_plan
 from ftkit.run_folder import RunFolder, create_run
 from ftkit.run_plan import Plan
@@ -125,7 +125,7 @@ def write_request(folder: RunFolder, plan: Plan) -> None:
     # A run that is started again from its config is another run: it gets a name of its own.
     texts = {
         folder.config: to_yaml(plan.config.model_copy(update={"name": None})),
-        folder.plan: json.dumps(plan.to_json(), indent=1),
+        folder.plan: dump_json(plan.to_json(), indent=1),
     }
     for path, text in texts.items():
         temporary = path.with_name(f".tmp-{path.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import keyword
 import re
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from ftkit import scaffold
 from ftkit.config.jsonschema import json_schema
 from ftkit.errors import FtkitError, RequestError
+from ftkit.json_text import dump_json
 from ftkit.plugins import Registry
 from ftkit.starter import plugin_values, values
 from ftkit.survey import Survey, survey
@@ -239,4 +239,4 @@ def _schema(plugin: bytes, name: ProjectName) -> bytes:
             registry = Registry((path,))
     except OSError as error:
         raise FtkitError(f"can't write to a temporary folder: {error.strerror or error}", "TMPDIR names it") from None
-    return (json.dumps(json_schema(registry), indent=2, ensure_ascii=False) + "\n").encode()
+    return (dump_json(json_schema(registry), indent=2, ascii_only=False) + "\n").encode()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import FtkitError, RequestError
+from ftkit.json_text import dump_json
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class RunFolder:
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Add one epoch's record, on disk when this returns."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(dump_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -135,12 +136,12 @@ class RunFolder:
         """Drop the records after `epoch`, which a resumed run will write again."""
         kept = [r for r in self.records() if r["epoch"] <= epoch]
         temporary = self.metrics.with_name(".metrics.tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        temporary.write_text("".join(dump_json(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(self.metrics)
 
     def append_list(self, file: Path, items: Iterable[Any]) -> None:
         """Write dataclasses as one JSON object a line; where there are none, there is no file."""
-        lines = [json.dumps(asdict(item)) + "\n" for item in items]
+        lines = [dump_json(asdict(item)) + "\n" for item in items]
         if lines:
             with file.open("a", encoding="utf-8") as opened:
                 opened.write("".join(lines))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import RequestError, one_line, unknown
+from ftkit.json_text import dump_json
 from ftkit.spec.backbone import Head
 from ftkit.spec.preprocessing import Preprocessing
 
@@ -86,9 +86,7 @@ class Card:
         Its own sum is taken with the sum's digits as zeros, so that it covers every byte of both files.
         """
         content = {"format": self.format, "sha256": "0" * 64, "weights_sha256": weights_sha256, **asdict(self)}
-        # JSON has no NaN, which the loss of a run that diverged is.
-        content["metrics"] = {k: v if v is not None and math.isfinite(v) else None for k, v in self.metrics.items()}
-        blank = json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
+        blank = dump_json(content, indent=2).encode() + b"\n"
         return blank.replace(b'"' + b"0" * 64 + b'"', f'"{hashlib.sha256(blank).hexdigest()}"'.encode(), 1)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftkit.config.load import Resolved, choosing, resolve
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
+from ftkit.json_text import dump_json
 from ftkit.library import open_run, settle
 from ftkit.planning import make_plan
 from ftkit.run_folder import RunFolder
@@ -157,7 +158,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return dump_json(value, ascii_only=False)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from ftkit import scaffold
 from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.json_text import dump_json
 
 RECORD = Path(".ftkit", "template.json")
 BASE = Path(".ftkit", "template.zip")
@@ -50,7 +51,7 @@ class Record:
     def files(self, rendered: Mapping[Path, bytes]) -> dict[Path, bytes]:
         """What is written into the project beside its files."""
         facts = {"format": FORMAT, **vars(self)}
-        text = json.dumps(facts, indent=2, ensure_ascii=False, default=dict) + "\n"
+        text = dump_json(facts, indent=2, ascii_only=False, default=dict) + "\n"
         return {RECORD: text.encode(), BASE: _pack(rendered)}
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from ftkit.builtin.torchvision_groups import family_of
 from ftkit.builtin.torchvision_models import TABLE, make_backbone
 from ftkit.engine.network.measure import build_on_meta, measure
+from ftkit.json_text import finite
 from ftkit.spec.backbone import Backbone
 
 _LARGEST_MINIMUM = 600
@@ -62,7 +63,7 @@ def weights_facts(entry: Any) -> dict[str, Any]:
         "std": list(transforms.std),
         "file": entry.url.rsplit("/", 1)[-1],
         "size_mb": entry.meta["_file_size"],
-        "top1": entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        "top1": finite(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]),
         "parameters": entry.meta["num_params"],
     }
 

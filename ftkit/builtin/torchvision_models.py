@@ -105,9 +105,9 @@ def _summary(facts: Mapping[str, Any], size: int, step: int | None) -> Summary:
 
 
 def _pretrained(name: str, entry: Mapping[str, Any], family: Family) -> Pretrained:
-    note = f"ImageNet-1K, top-1 {entry['top1']:.2f} %"
-    if entry["name"].endswith("FEATURES"):
-        note = "ImageNet-1K, without the classifier"
+    note = "ImageNet-1K, without the classifier"
+    if entry["top1"] is not None:
+        note = f"ImageNet-1K, top-1 {entry['top1']:.2f} %"
     mean, std = family.inputs or (None, None)
     return Pretrained(
         name=entry["name"],

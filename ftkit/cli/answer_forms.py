@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.json_text import dump_json, utf8
+from ftkit.spec.figures import NOT_FINITE
 
 if TYPE_CHECKING:
     from ftkit.engine.inference.predict import Prediction
 
-UNREADABLE = "(unreadable)"
+UNREADABLE, UNUSABLE = "(unreadable)", "(not finite)"
 ROWS = 10_000
 """Answers in a row group of a Parquet file."""
 
@@ -65,7 +67,7 @@ def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Pre
         try:
             with pa.parquet.ParquetWriter(part, schema) as writer:
                 for prediction in predictions:
-                    waiting.append(_facts(prediction))
+                    waiting.append({**_facts(prediction), "file": utf8(prediction.name)})
                     if len(waiting) == ROWS:
                         writer.write_table(pa.Table.from_pylist(waiting, schema))
                         waiting.clear()
@@ -77,29 +79,39 @@ def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Pre
 
 
 def lines_of(
-    predictions: Iterable[Prediction], form: str, classes: tuple[str, ...], top_k: int, heading: bool = True
+    predictions: Iterable[Prediction],
+    form: str,
+    classes: tuple[str, ...],
+    top_k: int,
+    heading: bool = True,
+    ascii_only: bool = False,
 ) -> Iterator[tuple[str, Prediction | None]]:
-    """Lines to print, each with the prediction that it tells of; a heading has none."""
+    """Lines to print, each with the prediction that it tells of; a heading has none.
+
+    Args:
+        ascii_only: Escape all other characters of JSON lines, for a stream that isn't UTF-8.
+    """
     if form == "jsonl":
-        write: Callable[[Prediction], str] = _json_line
+        write: Callable[[Prediction], str] = partial(_json_line, ascii_only)
     elif form == "csv":
         columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
         if heading:
             yield _csv_line(["file", "label", "probability", *columns, "error"]), None
         write = _csv_writer(top_k)
     else:
-        width = max(map(len, (UNREADABLE, *map(one_line, classes))))
+        width = max(map(len, (UNREADABLE, UNUSABLE, *map(one_line, classes))))
         yield "  ".join([*[f"{'class':<{width}}  probability"] * top_k, "file"]), None
         write = _table_writer(width, top_k)
     for prediction in predictions:
         yield write(prediction), prediction
 
 
-def _json_line(prediction: Prediction) -> str:
-    return json.dumps(_facts(prediction), ensure_ascii=False)
+def _json_line(ascii_only: bool, prediction: Prediction) -> str:
+    return dump_json(_facts(prediction), ascii_only=ascii_only)
 
 
 def _facts(prediction: Prediction) -> dict[str, Any]:
+    """An answer as one JSON object; null where there is no prediction."""
     return {
         "file": prediction.name,
         "label": prediction.label,
@@ -130,7 +142,8 @@ def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
 
     def write(prediction: Prediction) -> str:
         top = [f"{one_line(label):<{width}}  {p:11.4f}" for label, p in prediction.top]
-        cells = top or [f"{UNREADABLE:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
+        mark = UNUSABLE if prediction.error == NOT_FINITE else UNREADABLE
+        cells = top or [f"{mark:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
         why = f"  ({one_line(prediction.error)})" if prediction.error else ""
         return "  ".join([*cells, one_line(prediction.name)]) + why
 

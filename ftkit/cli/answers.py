@@ -6,6 +6,7 @@ import csv
 import heapq
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import IO, TYPE_CHECKING, Literal
 from ftkit.cli import console
 from ftkit.cli.answer_forms import lines_of, require_pyarrow, write_parquet, writing_to
 from ftkit.errors import RequestError, one_line
+from ftkit.json_text import utf8
+from ftkit.spec.figures import NOT_FINITE
 
 if TYPE_CHECKING:
     from ftkit.engine.inference.predict import Prediction
@@ -33,6 +36,7 @@ class Done:
     Attributes:
         count: Answers that are whole.
         unreadable: How many of them say that an image couldn't be read.
+        unusable: How many say that the model's outputs weren't finite.
         last: The file that the last one is about.
         end: Where the last one ends, in bytes.
         doubtful: The least sure of them: image, class and probability.
@@ -40,6 +44,7 @@ class Done:
 
     count: int = 0
     unreadable: int = 0
+    unusable: int = 0
     last: str = ""
     end: int = 0
     doubtful: tuple[tuple[Path, str, float], ...] = ()
@@ -66,7 +71,10 @@ class Target:
             FtkitError: The file can't be written to.
         """
         if self.path is None:
-            for line, prediction in lines_of(predictions, self.form, classes, top_k):
+            if self.form == "csv":
+                console.expect_data()
+            ascii_only = not console.is_utf8(sys.stdout)
+            for line, prediction in lines_of(predictions, self.form, classes, top_k, ascii_only=ascii_only):
                 console.print_text(line)
                 if prediction is not None:
                     yield prediction
@@ -82,10 +90,8 @@ class Target:
         with writing_to(path), path.open("xb" if self.end is None else "r+b") as file:
             file.truncate(self.end or 0)
             file.seek(0, io.SEEK_END)
-            # A name that is no text comes back as it was: JSON has an escape for each of its bytes.
-            escape = "backslashreplace" if self.form == "jsonl" else "surrogateescape"
             for line, prediction in lines:
-                file.write(f"{line}\n".encode("utf-8", escape))
+                file.write(utf8(f"{line}\n").encode())
                 if prediction is not None:
                     yield prediction
 
@@ -135,7 +141,7 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
                     f"give --top-k {classes}, or another file",
                 )
             image = next(images, None)
-            if str(image) != name:
+            if str(image) != name and (target.form == "jsonl" or utf8(str(image)) != name):
                 raise RequestError(
                     f"--resume: answer {count} in {target.path} is of {one_line(name)}, "
                     f"and image {count} is {'none' if image is None else one_line(str(image))}",
@@ -145,7 +151,9 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
                 # The surest of those that are kept goes first.
                 keep = heapq.heappush if len(doubtful) < COMPARED else heapq.heappushpop
                 keep(doubtful, (-probability, count, image, label))
-            done = Done(count, done.unreadable + (classes == 0), one_line(name), end)
+            unusable = classes == 0 and label == NOT_FINITE
+            unreadable = classes == 0 and not unusable
+            done = Done(count, done.unreadable + unreadable, done.unusable + unusable, one_line(name), end)
     target.end = done.end
     return replace(done, doubtful=tuple((image, label, -p) for p, _, image, label in doubtful))
 
@@ -172,7 +180,7 @@ def require_same_model(target: Target, done: Done, predictions: Iterable[Predict
 def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str, float]]:
     """The answers that were written whole: image, number of classes, where the answer ends, class and probability.
 
-    There are none of the classes where the image couldn't be read.
+    There are none of the classes where there is no prediction; in place of the class stands why.
     """
     end, whole = 0, True
 
@@ -190,13 +198,14 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str,
                 if not whole or len(row) != width:
                     return
                 seen = not row[-1]
-                yield row[0], (width - 2) // 2 if seen else 0, end, row[1], float(row[2]) if seen else 0.0
+                label, probability = (row[1], float(row[2])) if seen else (row[-1], 0.0)
+                yield row[0], (width - 2) // 2 if seen else 0, end, label, probability
         else:
             for line in lines():
                 if not whole:
                     return
                 answer = json.loads(line)
-                label, probability = str(answer["label"]), float(answer["probability"] or 0.0)
+                label, probability = str(answer["label"] or answer["error"]), float(answer["probability"] or 0.0)
                 yield str(answer["file"]), len(answer["top"]), end, label, probability
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise RequestError(f"--resume: {target.path} isn't a file of answers: {error}", "name another") from None

@@ -46,6 +46,7 @@ def show(
         console.print_json({"config": resolved.config.model_dump(mode="json"), "sources": dict(resolved.sources)})
         return
     text = to_yaml(resolved.config)
+    console.expect_data()
     console.print_text(_with_sources(text, resolved.sources) if sources else text)
 
 
@@ -54,17 +55,16 @@ def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
 ) -> None:
     """Print the JSON schema of ftkit.yaml, by which editors complete and check it."""
-    import json
-
     from ftkit.config.jsonschema import json_schema
+    from ftkit.json_text import dump_json
 
     registry = project_registry()
-    text = json.dumps(json_schema(registry), indent=2, ensure_ascii=False) + "\n"
+    found = json_schema(registry)
     warn_of_faults(registry)
     if output is None:
-        console.print_text(text)
+        console.print_json(found)
         return
-    output.write_text(text, encoding="utf-8")
+    output.write_text(dump_json(found, indent=2, ascii_only=False) + "\n", encoding="utf-8")
     console.note(f"{output}: put `# yaml-language-server: $schema={output}` at the top of ftkit.yaml")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ftkit.json_text import dump_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +35,19 @@ def err() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, never wrapped; NaN, which JSON doesn't have, becomes null."""
-    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=str))
+    """One JSON document on stdout, never wrapped, whatever the locale; as `ftkit.json_text` has it."""
+    print(dump_json(value, indent=2, ascii_only=not is_utf8(sys.stdout), default=str))
+
+
+def is_utf8(stream: TextIO) -> bool:
+    """Whether what is written there becomes UTF-8; a stream in memory, which has no encoding, counts as such."""
+    return not stream.encoding or stream.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+
+
+def expect_data() -> None:
+    """From now on stdout is for programs: UTF-8 whatever the locale, with names as `ftkit.json_text.utf8` has them."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_text(text: str) -> None:
@@ -89,11 +101,3 @@ def error(message: str, hint: str | None = None) -> None:
 def _coloured(word: str, code: int) -> str:
     plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return word if plain else f"\033[{code}m{word}\033[0m"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value

@@ -16,6 +16,7 @@ from ftkit.cli.answers import Format, passed_over, require_same_model, target_of
 from ftkit.cli.image_paths import find_images
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import one_line
+from ftkit.spec.figures import NOT_FINITE
 from ftkit.walk import LeftOut
 
 app = typer.Typer()
@@ -75,11 +76,12 @@ def predict(
     console.note(f"model: {bundle} ({card.backbone.name}, {len(card.classes)} classes)")
     if done.count:
         console.note(f"{target.path}: {done.count:,} answers are there, going on after {done.last}")
-    unreadable, total = done.unreadable, done.count
+    unreadable, unusable, total = done.unreadable, done.unusable, done.count
     try:
         for prediction in target.write(predictions, card.classes, top_k):
             total += 1
-            unreadable += prediction.error is not None
+            unusable += prediction.error == NOT_FINITE
+            unreadable += prediction.error not in (None, NOT_FINITE)
     except KeyboardInterrupt:
         if target.path is not None:
             console.note(f"{target.path} has the answers so far; the same command with --resume goes on")
@@ -88,9 +90,11 @@ def predict(
         console.note(f"{total:,} answers in {target.path}")
     if unreadable:
         console.note(f"{unreadable} of {total} files can't be read")
+    if unusable:
+        console.note(f"{unusable} of {total} images have no prediction: {NOT_FINITE}; try --precision fp32")
     if left := list(left_out.lines()):
         console.note(one_line(f"left out: {'; '.join(left)}"))
-    if unreadable or left_out.meant:
+    if unreadable or unusable or left_out.meant:
         raise typer.Exit(1)
 
 

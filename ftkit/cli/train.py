@@ -204,6 +204,8 @@ def _gain(outcome: Outcome, monitor: str) -> list[str]:
         return []
     key = f"val_{monitor}"
     before, after = first[key], outcome.best[key]
+    if before is None or after is None:
+        return [f"probe: {monitor} is not finite, so what fine-tuning added can't be told"]
     if outcome.best["epoch"] == 0:
         return [f"probe: {monitor} {before:.4f}; fine-tuning added nothing, so the model is the probe"]
     return [f"probe: {monitor} {before:.4f}; fine-tuning made it {after:.4f} ({after - before:+.4f})"]

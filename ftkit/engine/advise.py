@@ -20,8 +20,9 @@ from ftkit.engine.network.devices import compute_of
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import accelerator_for, build_model
 from ftkit.engine.network.outputs import require_logits
+from ftkit.engine.network.usable import require_features
 from ftkit.engine.seeds import derive
-from ftkit.engine.training.probe import NoProbeError, cross_validated, head_inputs, head_layer, scaled
+from ftkit.engine.training.probe import NoProbeError, cross_validated, head_inputs, head_layer
 from ftkit.errors import RequestError
 from ftkit.planning import make_plan
 from ftkit.run_plan import Plan
@@ -149,11 +150,11 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
         share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         judged = network if kept is None else kept.cut.judged
         features, labels = head_inputs(judged, layer, share, accelerator, compute)
+    require_features(features, images.names)
     return _shared_figures(accelerator, features, labels, config.seed)
 
 
 def _shared_figures(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
-    scaled(features)  # where a feature isn't a number, this fails on every process, and none waits for another
     found = torch.zeros(2)
     if accelerator.is_main_process:
         found = torch.tensor(cross_validated(features, labels, derive(seed, "advise") % 2**32))

@@ -33,13 +33,17 @@ FIGURES: Mapping[str, Figure] = {
 }
 """By the names that `--monitor` takes."""
 
+NOT_FINITE = "the model's outputs are not finite"
+"""Why an image has no prediction, where its probabilities would not be numbers."""
+
 TOP = 5
 """Answers that top-5 accuracy looks at; with no more classes than that it is always 1."""
 
 
 def is_better(figure: str, value: float, best: float | None) -> bool:
-    """Whether a value of a figure beats the best so far; what isn't a number is beaten by anything."""
-    if best is None or math.isnan(best):
+    """Whether a value of a figure beats the best so far; what isn't a finite number is beaten by anything."""
+    # Records hold null for NaN and infinities alike, so that a resumed run must not tell them apart.
+    if best is None or not math.isfinite(best):
         return True
     return value < best if FIGURES[figure].lower else value > best
 

@@ -20,6 +20,7 @@ from ftkit.engine.input.order import Key
 from ftkit.engine.input.transforms import evaluation
 from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.layout import cast
+from ftkit.engine.network.usable import require_usable, usable_rows
 from ftkit.engine.storage.bundle import Loaded
 from ftkit.errors import RequestError
 from ftkit.run_plan import Plan
@@ -134,7 +135,7 @@ def judge(
         tell: Called with a line for people on what was taken from there.
 
     Raises:
-        FtkitError: An image can't be read; the message names it.
+        FtkitError: An image can't be read, or the model's outputs for some are not finite; the message names them.
     """
     look, compute = loaded.card.preprocessing, loaded.compute
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
@@ -146,7 +147,9 @@ def judge(
         for rest, outputs in computed(compute, network, groups, read, threads):
             require_whole(rest)
             parts.append(outputs[0].float().cpu())
-    return torch.cat(parts)
+    logits = torch.cat(parts)
+    require_usable(usable_rows(logits), split.names)
+    return logits
 
 
 def share_of(plan: Plan, images: Split, workers: int, accelerator: Accelerator) -> Iterable[Any]:

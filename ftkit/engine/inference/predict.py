@@ -13,12 +13,14 @@ from ftkit.engine.inference.sources import Item, Source, item_pixels, items
 from ftkit.engine.inference.stream import Read, computed, grouped
 from ftkit.engine.input.transforms import evaluation
 from ftkit.engine.network.layout import cast
+from ftkit.engine.network.usable import usable_rows
 from ftkit.engine.storage.bundle import Loaded, load_bundle
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.images import UnreadableImage, pixel_limit
 from ftkit.model_source import locate_model
 from ftkit.plugins import Registry
 from ftkit.runs import Card
+from ftkit.spec.figures import NOT_FINITE
 from ftkit.spec.preprocessing import Preprocessing
 
 
@@ -28,10 +30,10 @@ class Prediction:
 
     Attributes:
         name: The file as it was asked for; of an image in memory, its file's name or its position, from 0.
-        label: The likeliest class; None where the image can't be read.
+        label: The likeliest class; None where there is an `error`.
         probability: Of that class, from 0 to 1.
         top: The likeliest classes with their probabilities, best first.
-        error: Why the image can't be read, or None.
+        error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
 
     name: str
@@ -83,10 +85,13 @@ class Predictor:
 
         Raises:
             UnreadableImage: One can't be read, or is something else; `iter_predict` goes on instead.
+            FtkitError: The model's outputs for an image are not finite; `iter_predict` goes on instead.
             RequestError: `top_k` or `batch_size` is out of bounds.
         """
         predictions = []
         for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size)):
+            if prediction.error == NOT_FINITE:
+                raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
             if prediction.error is not None:
                 in_memory = "image " * (prediction.name == str(position))
                 raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
@@ -98,7 +103,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Classify images, as `predict` takes them, one after another, in order, a few batches of them in memory.
 
-        An image that can't be read gives a prediction with its `error`, and the others follow.
+        An image that can't be read, or for which the outputs are not finite, gives a prediction with its `error`, and
+        the others follow.
 
         Raises:
             RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
@@ -113,11 +119,11 @@ class Predictor:
         for group, outputs in computed(self._compute, self._quick, groups, self._read):
             answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
             for name, error in group:
-                if error is None:
-                    top = next(answers)
+                top = next(answers) if error is None else ()
+                if top:
                     yield Prediction(name, *top[0], top)
                 else:
-                    yield Prediction(name, None, None, error=error)
+                    yield Prediction(name, None, None, error=error or NOT_FINITE)
 
     def _read(self, item: Item) -> Read[tuple[str, str | None]]:
         """An image with its name, or the name with the reason why there is no image."""
@@ -133,10 +139,13 @@ class Predictor:
             return None, (item.name, one_line(f"can't be read: {error or type(error).__name__}"))
 
     def _likeliest(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+        """The likeliest classes of each image, best first; none where the outputs are not finite."""
         values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
         return [
-            tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True))
-            for row, probabilities in zip(indices.tolist(), values.tolist(), strict=True)
+            tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True)) if usable else ()
+            for usable, row, probabilities in zip(
+                usable_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True
+            )
         ]
 
 

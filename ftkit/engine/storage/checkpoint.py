@@ -32,6 +32,7 @@ from torch import Tensor
 from ftkit.config.choices import PRECISIONS
 from ftkit.engine.storage.durable import holds, replace_file, replace_folder, save_tensors
 from ftkit.errors import FtkitError, RequestError
+from ftkit.json_text import dump_json
 from ftkit.runs import first_fault
 
 FORMAT = 2
@@ -191,7 +192,7 @@ def _write(target: Path, state: State, spare: Path | None) -> None:
         save_tensors(target / FROZEN, frozen)
     save_tensors(target / "optimizer.safetensors", tensors)
     text = _Text(FORMAT, state.progress, dict(state.identity), scalars, dict(state.scaler), dict(state.versions))
-    (target / "state.json").write_text(json.dumps(asdict(text), indent=1), encoding="utf-8")
+    (target / "state.json").write_text(dump_json(asdict(text), indent=1), encoding="utf-8")
     (target / MANIFEST).write_bytes(_manifest(target, {*FILES, FROZEN} if frozen else FILES, known))
 
 
@@ -214,7 +215,7 @@ def _manifest(checkpoint: Path, names: Collection[str], known: Mapping[str, Any]
     known = known or {}
     paths = [checkpoint / name for name in sorted(names)]
     files = {p.name: known.get(p.name) or {"sha256": _sha256(p), "size": p.stat().st_size} for p in paths}
-    return json.dumps(files, indent=1).encode()
+    return dump_json(files, indent=1).encode()
 
 
 def _fault(checkpoint: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ftkit.engine.evaluation.evaluate import collect
 from ftkit.engine.evaluation.metrics import Scores, score
+from ftkit.engine.network.usable import few_names, usable_rows
 from ftkit.engine.storage.checkpoint import Progress
 from ftkit.engine.training.events import EpochDone
 from ftkit.engine.training.finite import require_finite_weights
@@ -23,9 +25,10 @@ from ftkit.engine.training.state import all_totals
 from ftkit.engine.training.stopping import stop_if_asked
 from ftkit.engine.training.tracking import track
 from ftkit.errors import FtkitError
+from ftkit.json_text import finite
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
-from ftkit.spec.figures import is_better
+from ftkit.spec.figures import NOT_FINITE, is_better
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def conclude_epoch(
     require_finite_weights(session)
     outputs = judged(session)
     scores = score(*outputs, plan.splits.classes)
+    note_unusable(session, outputs[0])
     if trained:
         progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0
     session.totals.zero_()
@@ -74,6 +78,8 @@ def conclude_epoch(
         "moved": moved(session, network),
         "seconds": round(seconds, 3),
     }
+    # Whoever hears of it finds what the file has: null for what isn't a finite number.
+    record = finite(record)
     if session.is_main:
         session.run.append_record(record)
         track(session, record, scores)
@@ -94,11 +100,21 @@ def judged(session: Session) -> tuple[Tensor, Tensor]:
         )
 
 
+def note_unusable(session: Session, logits: Tensor) -> None:
+    """Tell of validation images whose outputs aren't finite: they count as wrong, and the epoch has no loss."""
+    wrong = (~usable_rows(logits)).nonzero().flatten().tolist()
+    if wrong:
+        names = session.split("val").names
+        which = f": {few_names(wrong, names)}" if len(names) == len(logits) else ""
+        session.listener.note(f"{NOT_FINITE} for {len(wrong):,} of {len(logits):,} validation images{which}")
+
+
 def note_value(session: Session, scores: Scores) -> bool:
     """Whether the monitored figure is the best so far; where there is patience, whether it has ended."""
     progress, monitor = session.progress, session.plan.config.monitor
     value = scores.summary[monitor]
-    assert value is not None, "make_plan refuses to monitor what the data doesn't have"
+    # make_plan refuses to monitor what the data doesn't have; None is what outputs that aren't finite don't have.
+    value = math.nan if value is None else value
     if session.plan.config.patience is not None:
         lose_patience(session.plan, progress, value)
     better = is_better(monitor, value, progress.best)

@@ -6,13 +6,12 @@ same start.
 
 from __future__ import annotations
 
-import json
-
 from torch import nn
 
 from ftkit.engine.network.distance import by_group, layers, relative
 from ftkit.engine.storage.durable import replace_file, replace_folder, save_tensors
 from ftkit.engine.training.session import Session
+from ftkit.json_text import dump_json
 from ftkit.runs import WEIGHTS
 
 
@@ -46,4 +45,4 @@ def write_movement(session: Session, network: nn.Module) -> None:
             for x in found
         ],
     }
-    replace_file(session.run.movement, json.dumps(content, indent=1).encode() + b"\n")
+    replace_file(session.run.movement, dump_json(content, indent=1).encode() + b"\n")

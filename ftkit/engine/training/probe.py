@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ftkit.engine.distributed.processes import from_main_tensor
 from ftkit.engine.evaluation.evaluate import OnBatch, Usable, collect, share_of
 from ftkit.engine.input import data
+from ftkit.engine.network.usable import require_features
 from ftkit.engine.seeds import derive
 from ftkit.engine.training.late import usable as without_broken
 from ftkit.errors import FtkitError, RequestError
@@ -76,9 +77,11 @@ def probe_head(session: Session, on_batch: OnBatch | None = None) -> Solution:
 
     Raises:
         NoProbeError: The network's head isn't a linear layer on features.
+        FtkitError: Features aren't finite; in every process, so that none waits for another.
     """
     layer = head_layer(session.network, session.plan.backbone.head[0])
     features, labels = training_features(session, layer, on_batch)
+    require_features(features, session.split("train").names)
     classes, balanced = session.plan.num_classes, session.plan.config.balance != "none"
     seed = derive(session.plan.config.seed, "probe") % 2**32
     solution = Solution(torch.zeros(classes, layer.in_features), torch.zeros(classes), 0.0)
@@ -243,11 +246,13 @@ def choose_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: i
 
     Accuracy and not log loss: on few images the latter prefers less regularisation than new images do
     (measured on CIFAR-10 with 10 images a class: 77.4 % against 81.3 %). Where a class has a single image,
-    nothing can be compared, and `LONE_STRENGTH` is taken.
+    or there are too many classes for two each, nothing can be compared, and `LONE_STRENGTH` is taken.
     """
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import RepeatedStratifiedKFold, train_test_split
 
+    if 2 * len(np.unique(y)) > MOST_COMPARED:
+        return LONE_STRENGTH
     if len(y) > MOST_COMPARED:
         x, _, y, _ = train_test_split(x, y, train_size=MOST_COMPARED, random_state=seed, stratify=y)
     folds = min(FOLDS, *Counter(y.tolist()).values())

@@ -5,7 +5,7 @@
 The network is ResNet-18; its speed doesn't depend on its weights, so without a file they are drawn at random. The
 images are those of a folder with `train` and `val`; without one, 244 and 153 pictures of 500 x 375 pixels are drawn.
 Both sides of a ratio run in turns, in processes of their own, and the medians are compared. "After imports" leaves out
-those of either side: for ftkit torchmetrics too, which it imports when it first validates. ftkit's cache is empty
+those of either side. ftkit's cache is empty
 before each run but that of `second`, which is what a second strategy on the same data takes.
 """
 
@@ -75,7 +75,7 @@ print(time.perf_counter() - began)
 
 FTKIT = """
 import json, sys, time
-import ftkit, ftkit.engine.training.loop, torchmetrics, torchvision.models
+import ftkit, ftkit.engine.training.loop, torchvision.models
 settings = json.loads(sys.argv[1])
 began = time.perf_counter()
 ftkit.train(ftkit.plan(**settings))

@@ -28,6 +28,9 @@ app = typer.Typer()
 LARGEST_MATRIX = 20
 """Classes up to which the whole confusion matrix is shown; beyond, the pairs most often confused."""
 PAIRS = 15
+CLASSES = 100
+"""Classes up to which the table has them all; beyond, those with the lowest F1."""
+WORST = 20
 PADDING = 3
 """Blanks and rules around a column of a table."""
 
@@ -131,8 +134,13 @@ def show(scores: Scores, labelled: Labelled) -> None:
 
 
 def _class_table(scores: Scores) -> Table:
-    table = console.table("By class", ("class", "images", "precision", "recall", "F1"))
-    for one in scores.per_class:
+    shown, title = scores.per_class, "By class"
+    if len(shown) > CLASSES:
+        # A class without an image has an F1 of 0 and says nothing of the model.
+        shown = tuple(sorted((one for one in shown if one.support), key=lambda one: one.f1)[:WORST])
+        title = f"The {len(shown)} of {len(scores.classes):,} classes with the lowest F1: all are in --json"
+    table = console.table(title, ("class", "images", "precision", "recall", "F1"))
+    for one in shown:
         figures = (f"{value:.4f}" for value in (one.precision, one.recall, one.f1))
         table.add_row(one_line(one.name), str(one.support), *figures)
     return table
@@ -140,12 +148,14 @@ def _class_table(scores: Scores) -> Table:
 
 def _confusion_table(scores: Scores, width: int) -> Table | None:
     """The whole matrix, with numbers over its columns where names don't fit; None where those don't either."""
-    names = [one_line(one.name) for one in scores.per_class]
+    if len(scores.classes) > LARGEST_MATRIX:
+        return None
+    names = [one_line(name) for name in scores.classes]
     numbered = [f"{i} {name}" for i, name in enumerate(names)]
-    digits = len(str(max(map(max, scores.confusion))))
+    digits = len(str(scores.pairs[:, 2].max(initial=0)))
     for rows, columns in ((names, names), (numbered, [str(i) for i in range(len(names))])):
         needed = max(map(len, rows)) + sum(max(len(column), digits) + PADDING for column in columns) + PADDING
-        if needed <= width and len(names) <= LARGEST_MATRIX:
+        if needed <= width:
             table = console.table("Confusion: rows are the true classes, columns the predicted ones", ("", *columns))
             for name, row in zip(rows, scores.confusion, strict=True):
                 table.add_row(name, *(str(n) if n else "." for n in row))
@@ -154,9 +164,9 @@ def _confusion_table(scores: Scores, width: int) -> Table | None:
 
 
 def _pairs_table(scores: Scores) -> Table:
-    names = [one_line(one.name) for one in scores.per_class]
+    names = scores.classes
     table = console.table("Most confused: the whole matrix is in --json", ("true class", "taken for", "images"))
-    errors = [(n, i, j) for i, row in enumerate(scores.confusion) for j, n in enumerate(row) if n and i != j]
+    errors = [(n, i, j) for i, j, n in scores.pairs.tolist() if i != j]
     for n, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:PAIRS]:
-        table.add_row(names[i], names[j], str(n))
+        table.add_row(one_line(names[i]), one_line(names[j]), str(n))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -71,11 +72,12 @@ def labels_as_trained(splits: Splits, origin: Origin, targets: Sequence[str], so
 
 
 def _checked(used: Sequence[str], classes: Sequence[str], where: str) -> tuple[str, ...]:
-    for name in used:
-        if name not in classes:
+    known, given_times = set(classes), Counter(used)
+    for name, times in given_times.items():
+        if name not in known:
             raise unknown("class", name, classes, where)
-        if used.count(name) > 1:
-            raise RequestError(f"{where}: class {name!r} is given {used.count(name)} times", "give it once")
+        if times > 1:
+            raise RequestError(f"{where}: class {name!r} is given {times} times", "give it once")
     if len(used) < 2:
         given = f"only class {used[0]!r}" if used else "no class"
         raise RequestError(f"{where}: {given} is given", "a classifier needs two or more")
@@ -83,10 +85,11 @@ def _checked(used: Sequence[str], classes: Sequence[str], where: str) -> tuple[s
 
 
 def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, where: str) -> dict[str, str]:
+    known, used = set(splits.classes), set(kept)
     for name in label_map:
-        if name not in splits.classes:
+        if name not in known:
             raise unknown("class", name, splits.classes, where)
-        if name not in kept:
+        if name not in used:
             raise RequestError(f"{where}: class {name!r} isn't used, since classes leaves it out", "drop it here")
     missing = [repr(name) for name in kept if name not in label_map]
     if missing:
@@ -98,10 +101,12 @@ def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, 
 
 
 def _apply(splits: Splits, mapping: Origin, classes: tuple[str, ...]) -> Splits:
+    places = {name: place for place, name in enumerate(classes)}
+    labels = [None if target is None else places[target] for target in map(mapping.get, splits.classes)]
+
     def mapped(split: Split | None) -> Split | None:
         if split is None:
             return None
-        labels = [None if target is None else classes.index(target) for target in map(mapping.get, splits.classes)]
         kept = [index for index, label in enumerate(split.labels) if labels[label] is not None]
         part = split if len(kept) == len(split) else split.subset(kept)
         return replace(part, labels=[label for old in part.labels if (label := labels[old]) is not None])

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ftkit.engine.evaluation.metrics import BELOW_ONE, BINS
-from ftkit.spec.figures import TOP
+from ftkit.engine.evaluation.metrics import BELOW_ONE, BINS, confidence_bins
+from ftkit.engine.evaluation.rows import Array, Rows, columns, members_of, rows_of
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 BLOCK = 2**22
 """Counts that are held at a time."""
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,12 @@ def resampled(
     """Each figure's value on each resample, float64 `(resamples,)`; not a number where a resample lacks it.
 
     Args:
-        logits: `(n, classes)`.
+        logits: `(n, classes)`, of which each row has a finite softmax.
         labels: `(n,)`.
         figures: Names in `ftkit.spec.figures.FIGURES`.
     """
-    judges = {name: _judge_of(name, logits, labels) for name in figures}
+    rows = rows_of(logits, labels)
+    judges = {name: _JUDGES[name](logits, rows) for name in figures}
     found: dict[str, list[Array]] = {name: [] for name in figures}
     for counts in _counts(len(labels), seed, resamples):
         for name, judge in judges.items():
@@ -94,30 +93,19 @@ Judge = Callable[[Array], Array]
 
 
 def _judge_of(figure: str, logits: Tensor, labels: Tensor) -> Judge:
-    return _JUDGES[figure](logits.double(), labels.numpy())
+    return _JUDGES[figure](logits, rows_of(logits, labels))
 
 
 def _mean(values: Array) -> Judge:
     return lambda counts: counts @ values / len(values)
 
 
-def _accuracy(logits: Tensor, labels: Array) -> Judge:
-    return _mean((logits.argmax(1).numpy() == labels).astype(float))
-
-
-def _top5(logits: Tensor, labels: Array) -> Judge:
-    return _mean((logits.topk(TOP).indices.numpy() == labels[:, None]).any(axis=1).astype(float))
-
-
-def _loss(logits: Tensor, labels: Array) -> Judge:
-    return _mean(-logits.log_softmax(1).numpy()[np.arange(len(labels)), labels])
-
-
-def _f1(logits: Tensor, labels: Array, weighted: bool) -> Judge:
-    guesses = logits.argmax(1).numpy()
+def _f1(rows: Rows, weighted: bool) -> Judge:
+    # Classes without an image and without a prediction add nothing to either mean.
+    seen, places = np.unique(np.concatenate([rows.labels, rows.predicted]), return_inverse=True)
+    labels, guesses = places[: len(rows.labels)], places[len(rows.labels) :]
     true, guessed, right = (
-        _sums(group, logits.shape[1], values)
-        for group, values in ((labels, None), (guesses, None), (labels, guesses == labels))
+        _sums(group, len(seen), values) for group, values in ((labels, None), (guesses, None), (labels, rows.right))
     )
 
     def judge(counts: Array) -> Array:
@@ -130,17 +118,24 @@ def _f1(logits: Tensor, labels: Array, weighted: bool) -> Judge:
     return judge
 
 
-def _calibration_error(logits: Tensor, labels: Array) -> Judge:
-    confidence, guesses = (part.numpy() for part in logits.softmax(1).clamp(max=BELOW_ONE).max(1))
-    bins = np.digitize(confidence, np.linspace(0, 1, BINS + 1)) - 1
-    gaps = _sums(bins, BINS, confidence - (guesses == labels))
-    return lambda counts: np.asarray(np.abs(counts @ gaps).sum(axis=1) / len(labels))
+def _calibration_error(rows: Rows) -> Judge:
+    gaps = _sums(confidence_bins(rows), BINS, rows.confidence.clip(max=BELOW_ONE) - rows.right)
+    return lambda counts: np.asarray(np.abs(counts @ gaps).sum(axis=1) / len(rows.labels))
 
 
-def _auroc(logits: Tensor, labels: Array) -> Judge:
-    probabilities = logits.softmax(1).numpy()
-    curves = [_area(probabilities[:, c], labels == c) for c in range(logits.shape[1])]
-    return lambda counts: np.mean([area(counts) for area in curves], axis=0)
+def _auroc(logits: Tensor, rows: Rows) -> Judge:
+    """Mean area over the classes; a resample that misses a class has none, which of many classes most do."""
+    members = members_of(rows.labels, rows.classes)
+
+    def judge(counts: Array) -> Array:
+        found = np.full(len(counts), np.nan)
+        whole = np.all([(counts[:, each] > 0).any(axis=1) for each in members], axis=0)
+        if whole.any():
+            areas = [_area(scores, rows.labels == label)(counts[whole]) for label, scores in columns(logits, rows)]
+            found[whole] = np.mean(areas, axis=0)
+        return found
+
+    return judge
 
 
 def _area(scores: Array, positive: Array) -> Judge:
@@ -166,12 +161,12 @@ def _sums(groups: Array, size: int, values: Array | None = None) -> Any:
     return csr_array((values, (np.arange(len(groups)), groups)), shape=(len(groups), size))
 
 
-_JUDGES: Mapping[str, Callable[[Tensor, Array], Judge]] = {
-    "accuracy": _accuracy,
-    "top5": _top5,
-    "macro_f1": lambda logits, labels: _f1(logits, labels, weighted=False),
-    "weighted_f1": lambda logits, labels: _f1(logits, labels, weighted=True),
+_JUDGES: Mapping[str, Callable[[Tensor, Rows], Judge]] = {
+    "accuracy": lambda _, rows: _mean(rows.right.astype(float)),
+    "top5": lambda _, rows: _mean(rows.in_top.astype(float)),
+    "macro_f1": lambda _, rows: _f1(rows, weighted=False),
+    "weighted_f1": lambda _, rows: _f1(rows, weighted=True),
     "auroc": _auroc,
-    "calibration_error": _calibration_error,
-    "loss": _loss,
+    "calibration_error": lambda _, rows: _calibration_error(rows),
+    "loss": lambda _, rows: _mean(rows.loss),
 }

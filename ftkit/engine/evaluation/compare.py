@@ -220,7 +220,8 @@ def _alike(first: Answers, other: Answers) -> Answers:
     ):
         if ours != theirs:
             raise _unlike(first, other, f"{what} differ: {_difference(ours, theirs)}")
-    places = [other.classes.index(name) for name in first.classes]
+    known = {name: place for place, name in enumerate(other.classes)}
+    places = [known[name] for name in first.classes]
     labels = torch.tensor(places).argsort()[other.labels]
     moved = [name for name, a, b in zip(first.names, first.labels, labels, strict=True) if a != b]
     if moved:

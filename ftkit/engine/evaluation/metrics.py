@@ -1,21 +1,26 @@
-"""How good a set of predictions is: the figures that runs are compared by."""
+"""How good a set of predictions is: the metrics that runs are compared by."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from torch import Tensor
-from torch.nn import functional
 
-from ftkit.spec.figures import TOP, no_auroc
+from ftkit.engine.evaluation.rows import Array, Rows, areas, rows_of
+from ftkit.json_text import finite
+from ftkit.spec.figures import NOT_FINITE, TOP, no_auroc
 
 BINS = 15
 """Of equal width, in which confidence and accuracy are compared."""
 BELOW_ONE = 1 - 2**-24
 """The greatest float32 below 1."""
+LARGEST_MATRIX = 1000
+"""Classes up to which JSON has the whole confusion matrix; beyond, the pairs in it that aren't zero."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,15 @@ class ClassScores:
     support: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
-    """Figures of one split.
+    """Metrics of one split.
+
+    An image whose outputs are not finite has no prediction: it counts as wrong in what counts images, and what is
+    made of probabilities is NaN then.
 
     Attributes:
-        loss: Mean cross entropy; not a number where the model's outputs aren't.
+        loss: Mean cross entropy.
         accuracy: Part of the images whose class is the likeliest one.
         top5: Part of the images whose class is among the five likeliest; None with five classes or fewer,
             where it would be 1 whatever the model does.
@@ -49,9 +57,12 @@ class Scores:
             softmax probability; None where a class has no such curve.
         calibration_error: Mean distance between how sure the model is of its answers and how often they are
             right, over bins of confidence weighted by their images.
-        missing: Why a figure that could be had on other data is None, by name.
-        per_class: In label order.
-        confusion: `confusion[i][j]` images of class i were taken for class j.
+        missing: Why a metric that could be had on other data or of another model is None or not finite, by name.
+        classes: Names in label order.
+        support, predicted, right: Images of each class; images taken for it; those taken for it rightly; int64
+            `(classes,)`.
+        pairs: The confusion matrix without its zeros: true label, predicted label and number of images, int64
+            `(m, 3)`, ascending.
     """
 
     loss: float
@@ -61,17 +72,20 @@ class Scores:
     weighted_f1: float
     auroc: float | None
     calibration_error: float
-    per_class: tuple[ClassScores, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    classes: tuple[str, ...]
+    support: Array
+    predicted: Array
+    right: Array
+    pairs: Array
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
-        return sum(c.support for c in self.per_class)
+        return int(self.support.sum())
 
     @property
     def summary(self) -> dict[str, float | None]:
-        """The figures that a run is judged by, as `--monitor` calls them, less a top-5 that says nothing."""
+        """The metrics that a run is judged by, as `--monitor` calls them, less a top-5 that says nothing."""
         figures = {
             "loss": self.loss,
             "accuracy": self.accuracy,
@@ -83,85 +97,91 @@ class Scores:
         }
         return {name: value for name, value in figures.items() if name != "top5" or value is not None}
 
+    @cached_property
+    def per_class(self) -> tuple[ClassScores, ...]:
+        """In label order; made when it is asked for."""
+        columns = (*_rates(self.support, self.predicted, self.right), self.support)
+        rows = zip(self.classes, *(column.tolist() for column in columns), strict=True)
+        return tuple(ClassScores(*row) for row in rows)
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """`confusion[i][j]` images of class i were taken for class j. As large as the classes squared."""
+        matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64)
+        matrix[self.pairs[:, 0], self.pairs[:, 1]] = self.pairs[:, 2]
+        return tuple(map(tuple, matrix.tolist()))
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a figure that is missing or isn't a number is null."""
-        return {
+        """Plain JSON values; a metric that is missing or isn't finite is null.
+
+        With more than `LARGEST_MATRIX` classes, `confusion` is null, and `confusion_pairs` has what isn't zero in it.
+        """
+        found = {
             "images": self.images,
-            **{n: v if v is not None and math.isfinite(v) else None for n, v in self.summary.items()},
+            **finite(self.summary),
             "missing": dict(self.missing),
             "classes": [asdict(c) for c in self.per_class],
-            "confusion": [list(row) for row in self.confusion],
         }
+        if len(self.classes) > LARGEST_MATRIX:
+            return {**found, "confusion": None, "confusion_pairs": self.pairs.tolist()}
+        return {**found, "confusion": [list(row) for row in self.confusion]}
 
 
 def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
-    """The figures for `(n, classes)` logits and `(n,)` labels; n is 1 or more.
+    """The metrics for `(n, classes)` logits and `(n,)` labels; n is 1 or more.
 
-    Images are counted with torchmetrics; rates are taken from the counts in double precision, since its
-    own are single, in which 1627 of 2000 is 0.8134999871253967.
+    Time and memory grow with the logits, not with the square of the classes.
     """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    counts = multiclass_confusion_matrix(logits.argmax(dim=1), labels, num_classes=len(classes)).tolist()
-    confusion = tuple(tuple(int(n) for n in row) for row in counts)
-    per_class = tuple(_class_scores(name, i, confusion) for i, name in enumerate(classes))
-    present = [c.f1 for c in per_class if c.support]
-    # In single precision, answers that a sure model ranks apart would tie at 1.
-    probabilities = logits.double().softmax(dim=1)
-    reason = no_auroc(labels.tolist(), classes)
+    rows = rows_of(logits, labels)
+    support, right = (np.bincount(part, minlength=len(classes)) for part in (rows.labels, rows.labels[rows.right]))
+    predicted = np.bincount(rows.predicted[rows.predicted >= 0], minlength=len(classes))
+    f1 = _rates(support, predicted, right)[2]
+    missing = _missing(rows, classes)
     return Scores(
-        loss=float(functional.cross_entropy(logits.double(), labels)),
-        accuracy=sum(confusion[i][i] for i in range(len(classes))) / len(labels),
-        top5=_top5(logits, labels),
-        macro_f1=sum(present) / len(present),
-        weighted_f1=sum(c.f1 * c.support for c in per_class) / len(labels),
-        auroc=None if reason else _auroc(probabilities, labels),
-        calibration_error=_calibration_error(probabilities, labels),
-        per_class=per_class,
-        confusion=confusion,
-        missing={"auroc": reason} if reason else {},
-    )
-
-
-def _top5(logits: Tensor, labels: Tensor) -> float | None:
-    from torchmetrics.functional.classification import multiclass_stat_scores
-
-    classes = logits.shape[1]
-    if classes <= TOP:
-        return None
-    counts = multiclass_stat_scores(
-        logits, labels, num_classes=classes, average="micro", top_k=TOP, validate_args=False
-    )
-    return int(counts[0]) / len(labels)
-
-
-def _auroc(probabilities: Tensor, labels: Tensor) -> float:
-    from torchmetrics.functional.classification import multiclass_auroc
-
-    if not probabilities.isfinite().all():
-        return math.nan
-    # It adds areas up in single precision, and may come out a little above 1.
-    return min(1.0, float(multiclass_auroc(probabilities, labels, probabilities.shape[1], validate_args=False)))
-
-
-def _calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    if not probabilities.isfinite().all():
-        return math.nan
-    # It would put a confidence of exactly 1 into a bin of its own beside the 15.
-    below = probabilities.clamp(max=BELOW_ONE)
-    return float(multiclass_calibration_error(below, labels, probabilities.shape[1], BINS, "l1", validate_args=False))
-
-
-def _class_scores(name: str, index: int, confusion: tuple[tuple[int, ...], ...]) -> ClassScores:
-    right = confusion[index][index]
-    support = sum(confusion[index])
-    predicted = sum(row[index] for row in confusion)
-    return ClassScores(
-        name=name,
-        precision=right / predicted if predicted else 0.0,
-        recall=right / support if support else 0.0,
-        f1=2 * right / (support + predicted) if right else 0.0,
+        loss=float(rows.loss.mean()),
+        accuracy=int(right.sum()) / len(labels),
+        top5=int(rows.in_top.sum()) / len(labels) if len(classes) > TOP else None,
+        macro_f1=float(f1[support > 0].mean()),
+        weighted_f1=float(f1 @ support) / len(labels),
+        auroc=None if "auroc" in missing else float(areas(logits, rows).mean()),
+        calibration_error=math.nan if rows.unusable else calibration_error(rows),
+        classes=tuple(classes),
         support=support,
+        predicted=predicted,
+        right=right,
+        pairs=_pairs(rows),
+        missing=missing,
     )
+
+
+def calibration_error(rows: Rows) -> float:
+    """The expected calibration error by the L1 norm, over bins of equal width."""
+    gaps = np.bincount(confidence_bins(rows), rows.confidence.clip(max=BELOW_ONE) - rows.right, BINS)
+    return float(np.abs(gaps).sum() / len(rows.labels))
+
+
+def confidence_bins(rows: Rows) -> Array:
+    """The bin of each image; a confidence of exactly 1 shares the uppermost one."""
+    return np.asarray(np.digitize(rows.confidence.clip(max=BELOW_ONE), np.linspace(0, 1, BINS + 1)) - 1)
+
+
+def _rates(support: Array, predicted: Array, right: Array) -> tuple[Array, Array, Array]:
+    """Precision, recall and F1 of each class, from counts and so exact to the last digit of double precision."""
+    return right / predicted.clip(min=1), right / support.clip(min=1), 2 * right / (support + predicted).clip(min=1)
+
+
+def _pairs(rows: Rows) -> Array:
+    there = rows.predicted >= 0
+    found, counts = np.unique(rows.labels[there] * rows.classes + rows.predicted[there], return_counts=True)
+    return np.stack([found // rows.classes, found % rows.classes, counts], axis=1)
+
+
+def _missing(rows: Rows, classes: Sequence[str]) -> dict[str, str]:
+    """Why metrics can't be had, by name."""
+    if rows.unusable:
+        reason = f"{NOT_FINITE} for {rows.unusable:,} of {len(rows.labels):,} images"
+        return dict.fromkeys(("loss", "auroc", "calibration_error"), reason)
+    never = int(np.isinf(rows.loss).sum())
+    found = {"loss": f"the true class of {never:,} images has the probability 0"} if never else {}
+    reason = no_auroc(rows.labels.tolist(), classes)
+    return {**found, "auroc": reason} if reason else found

@@ -20,6 +20,7 @@ from torch import Tensor
 from ftkit.config.load import to_yaml
 from ftkit.engine.storage.durable import replace_file
 from ftkit.errors import FtkitError, one_line
+from ftkit.json_text import dump_json
 
 if TYPE_CHECKING:
     from ftkit.config.schema import Config
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PROJECT = "ftkit"
 """The project in Weights & Biases, the experiment in MLflow."""
+LARGEST_PICTURE = 1000
+"""Classes up to which trackers get the whole confusion matrix; beyond, the pairs in it that aren't zero."""
 LARGEST_TABLE = 20
 """Classes up to which TensorBoard gets the confusion matrix in numbers beside the picture."""
 PICTURE = 320
@@ -145,7 +148,7 @@ def flattened(config: Config) -> dict[str, bool | int | float | str]:
             for key, item in value.items():
                 add(f"{prefix}.{key}" if prefix else str(key), item)
         else:
-            flat[prefix] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            flat[prefix] = value if isinstance(value, bool | int | float | str) else dump_json(value)
 
     add("", config.model_dump(mode="json"))
     return flat
@@ -189,14 +192,20 @@ def _send_config(tracker: GeneralTracker, config: Config) -> None:
 
 
 def _confusion_to_tensorboard(tracker: Any, scores: Scores, epoch: int) -> None:
+    if len(scores.classes) > LARGEST_PICTURE:
+        return
     tracker.writer.add_image("val/confusion", picture(scores.confusion), epoch)
-    if len(scores.per_class) <= LARGEST_TABLE:
+    if len(scores.classes) <= LARGEST_TABLE:
         tracker.writer.add_text("val/confusion", _markdown(scores), epoch)
     tracker.writer.flush()
 
 
 def _confusion_to_wandb(tracker: Any, scores: Scores, epoch: int) -> None:
-    names = [c.name for c in scores.per_class]
+    names = list(scores.classes)
+    if len(names) > LARGEST_PICTURE:
+        pairs = [[names[true], names[taken], images] for true, taken, images in scores.pairs.tolist()]
+        tracker.log_table("val/confusion", columns=["true class", "taken for", "images"], data=pairs, step=epoch)
+        return
     rows = [[name, *row] for name, row in zip(names, scores.confusion, strict=True)]
     tracker.log_table("val/confusion", columns=["true class", *names], data=rows, step=epoch)
 
@@ -204,12 +213,14 @@ def _confusion_to_wandb(tracker: Any, scores: Scores, epoch: int) -> None:
 def _confusion_to_mlflow(tracker: Any, scores: Scores, epoch: int) -> None:
     import mlflow
 
-    content = {"classes": [c.name for c in scores.per_class], "confusion": scores.confusion}
+    found = scores.to_json()
+    content = {key: found[key] for key in ("confusion", "confusion_pairs") if key in found}
+    content = {"classes": list(scores.classes), **content}
     mlflow.log_dict(content, f"confusion/epoch-{epoch:04d}.json")
 
 
 def _markdown(scores: Scores) -> str:
-    names = [one_line(c.name).replace("|", "\\|") for c in scores.per_class]
+    names = [one_line(name).replace("|", "\\|") for name in scores.classes]
     lines = [["true \\ predicted", *names], ["---"] * (len(names) + 1)]
     lines += [[name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -221,7 +232,7 @@ def _sent(session: Session) -> Sent:
 
 
 def _remember(session: Session, sent: Sent) -> None:
-    replace_file(session.run.trackers, json.dumps(asdict(sent)).encode())
+    replace_file(session.run.trackers, dump_json(asdict(sent)).encode())
 
 
 _MAKE: Mapping[str, Callable[[Session, Sent], GeneralTracker]] = {

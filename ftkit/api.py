@@ -23,6 +23,7 @@ from ftkit.spec.dataset import (
     SplitName,
     Splits,
     class_order,
+    join_splits,
     relabel,
 )
 from ftkit.spec.grouping import layer_groups
@@ -69,6 +70,7 @@ __all__ = [
     "group_of",
     "hookimpl",
     "is_image",
+    "join_splits",
     "layer_groups",
     "list_folder",
     "make_schedule",

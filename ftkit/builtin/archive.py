@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -47,6 +47,12 @@ class Archive(Dataset):
     sha256: str | None = None
 
     def load(self) -> Splits:
+        return self._loaded(Folder.load)
+
+    def load_for_evaluation(self) -> Splits:
+        return self._loaded(Folder.load_for_evaluation)
+
+    def _loaded(self, load: Callable[[Folder], Splits]) -> Splits:
         wanted = _hex_digits(self.sha256)
         text = os.fspath(self.source)
         cache = cache_folder()
@@ -63,7 +69,7 @@ class Archive(Dataset):
             raise FtkitError(
                 f"{place}: {error.strerror or error}", f"the cache is {cache}: make room, or set FTKIT_CACHE_DIR"
             ) from None
-        splits = Folder(folder).load()
+        splits = load(Folder(folder))
         note = f"archive {text}: {found.size:,} bytes, sha256 {found.sha256}, unpacked in {folder}"
         return replace(splits, notes=(one_line(note), *splits.notes))
 

@@ -20,9 +20,9 @@ from ftkit.api import (
     Splits,
     class_order,
     hookimpl,
+    join_splits,
     nearest,
     one_line,
-    relabel,
 )
 
 DELIMITERS = ",;\t"
@@ -51,6 +51,12 @@ class CsvFile(Dataset):
     split_column: str = "split"
 
     def load(self) -> Splits:
+        return self._joined(to_train=True)
+
+    def load_for_evaluation(self) -> Splits:
+        return self._joined(to_train=False)
+
+    def _joined(self, to_train: bool) -> Splits:
         path = self.path.expanduser()
         root = path.parent if self.root is None else self.root.expanduser()
         rows = self._rows(path)
@@ -58,7 +64,7 @@ class CsvFile(Dataset):
         by_split: dict[SplitName, dict[str, _Row]] = {}
         for row in rows:
             _add(by_split.setdefault(row.split, {}), row, path)
-        return _to_splits(by_split, root, path, _notes(len(rows), by_split, path))
+        return _to_splits(by_split, root, path, _notes(len(rows), by_split, path), to_train)
 
     def _rows(self, path: Path) -> list[_Row]:
         """Every row of the file, checked by itself."""
@@ -168,18 +174,16 @@ def _notes(rows: int, by_split: Mapping[SplitName, Mapping[str, _Row]], path: Pa
 
 
 def _to_splits(
-    by_split: Mapping[SplitName, Mapping[str, _Row]], root: Path, path: Path, notes: tuple[str, ...]
+    by_split: Mapping[SplitName, Mapping[str, _Row]], root: Path, path: Path, notes: tuple[str, ...], to_train: bool
 ) -> Splits:
-    ruling = by_split.get("train") or by_split.get("val") or by_split["test"]
-    classes = class_order(row.label for row in ruling.values())
-    splits: dict[SplitName, Split] = {}
+    parts: dict[SplitName, tuple[Split, Sequence[str]]] = {}
     for split, members in by_split.items():
         own = class_order(row.label for row in members.values())
         labels = {name: label for label, name in enumerate(own)}
         names = sorted(members)
         samples = Split(names, [labels[members[name].label] for name in names], ImageFiles(root.absolute(), names))
-        splits[split] = relabel(samples, own, classes, f"{path}, split {split}")
-    return Splits(classes, splits.get("train"), splits.get("val"), splits.get("test"), notes)
+        parts[split] = samples, own
+    return join_splits(parts, {name: f"{path}, split {name}" for name in parts}, notes, to_train)
 
 
 @hookimpl

@@ -19,10 +19,10 @@ from ftkit.api import (
     Splits,
     class_order,
     hookimpl,
+    join_splits,
     list_folder,
     nearest,
     one_line,
-    relabel,
     walk_images,
 )
 from ftkit.builtin.layout import Layout, find_layout
@@ -46,24 +46,22 @@ class Folder(Dataset):
     root: Path
 
     def load(self) -> Splits:
+        return self._joined(to_train=True)
+
+    def load_for_evaluation(self) -> Splits:
+        return self._joined(to_train=False)
+
+    def _joined(self, to_train: bool) -> Splits:
         layout = find_layout(_existing_folder(self.root.expanduser()))
         root = layout.top
         found = {split: _scan(root, name) for split, name in layout.splits.items()} or {"train": _scan(root, "")}
         for one in found.values():
             one.left_out.require_opened(root)
         usable = _usable(root, found)
-        classes = next(iter(usable.values())).classes
-        splits: dict[SplitName, Split] = {}
-        for name, one in usable.items():
-            splits[name] = relabel(one.to_split(root), one.classes, classes, str(root / one.where))
+        parts = {name: (one.to_split(root), one.classes) for name, one in usable.items()}
+        where = {name: str(root / one.where) for name, one in usable.items()}
         notes = [*layout.notes, *(line for one in found.values() for line in one.notes()), *_beside(layout)]
-        return Splits(
-            classes=classes,
-            train=splits.get("train"),
-            val=splits.get("val"),
-            test=splits.get("test"),
-            notes=tuple(one_line(line) for line in notes),
-        )
+        return join_splits(parts, where, tuple(one_line(line) for line in notes), to_train)
 
 
 @dataclass

@@ -161,6 +161,32 @@ def relabel(split: Split, its_classes: Sequence[str], classes: Sequence[str], wh
     return replace(split, labels=[mapping[label] for label in split.labels])
 
 
+def join_splits(
+    parts: Mapping[SplitName, tuple[Split, Sequence[str]]],
+    where: Mapping[SplitName, str],
+    notes: tuple[str, ...] = (),
+    to_train: bool = True,
+) -> Splits:
+    """Splits whose labels index the same classes: those of train, or of the first split where there is no train.
+
+    Args:
+        parts: Each split with its own classes in label order; at least one.
+        where: How messages call each split.
+        to_train: Refuse images of a class that train lacks. Else their classes come after the others, for a model that
+            may know them.
+
+    Raises:
+        RequestError: A sample is of a class that train lacks.
+    """
+    present = [name for name in SPLIT_NAMES if name in parts]
+    classes = list(parts[present[0]][1])
+    if not to_train:
+        used = (its[label] for split, its in map(parts.__getitem__, present) for label in sorted(set(split.labels)))
+        classes = list(dict.fromkeys([*classes, *used]))
+    found = {name: relabel(*parts[name], classes, where[name]) for name in present}
+    return Splits(tuple(classes), found.get("train"), found.get("val"), found.get("test"), notes)
+
+
 class Dataset(ABC):
     """A source of labelled images. Subclasses are frozen dataclasses; their fields are the options."""
 
@@ -173,3 +199,11 @@ class Dataset(ABC):
         Raises:
             RequestError: The data isn't there or can't be used.
         """
+
+    def load_for_evaluation(self) -> Splits:
+        """Find the samples for a model that is trained already, which may know classes that the training split lacks.
+
+        The classes of the result are matched with the model's by name, so that their order is of no concern. Unless a
+        subclass says otherwise, it is what `load` gives, with what that refuses.
+        """
+        return self.load()

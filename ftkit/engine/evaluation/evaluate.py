@@ -20,9 +20,9 @@ from ftkit.engine.input.order import Key
 from ftkit.engine.input.transforms import evaluation
 from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.layout import cast
-from ftkit.engine.network.usable import require_usable, usable_rows
+from ftkit.engine.network.usable import NAMED, require_usable, usable_rows
 from ftkit.engine.storage.bundle import Loaded
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, one_line
 from ftkit.run_plan import Plan
 from ftkit.run_splits import load_checked, splits_of_run
 from ftkit.runs import Card
@@ -66,6 +66,7 @@ def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelle
     source = f"dataset {resolved.config.dataset.name}"
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
+    notes = (*notes, *_absent_note(chosen, card.classes))
     return Labelled(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
 
 
@@ -79,9 +80,21 @@ def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | Non
     Raises:
         RequestError: It isn't there, has no such split, or has classes that the model lacks.
     """
-    splits = labels_as_trained(load_checked(dataset, source), card.origin, card.classes, source)
+    loaded = load_checked(dataset, source, to_train=False)
+    splits = labels_as_trained(loaded, card.origin, card.classes, source)
     name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
-    return Labelled(source, name, relabel(chosen, splits.classes, card.classes, source), notes=splits.notes)
+    chosen = relabel(chosen, splits.classes, card.classes, source)
+    return Labelled(source, name, chosen, notes=(*splits.notes, *_absent_note(chosen, card.classes)))
+
+
+def _absent_note(split: Split, classes: Sequence[str]) -> tuple[str, ...]:
+    """That the images are of fewer classes than the model knows, where they are."""
+    there = set(split.labels)
+    absent = [name for label, name in enumerate(classes) if label not in there]
+    if not absent:
+        return ()
+    few = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+    return (one_line(f"no image is of {len(absent):,} of the {len(classes):,} classes of the model: {few}"),)
 
 
 def choose_split(

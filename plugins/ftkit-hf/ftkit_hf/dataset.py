@@ -19,8 +19,8 @@ from ftkit.api import (
     UnreadableImage,
     class_order,
     file_stamp,
+    join_splits,
     nearest,
-    relabel,
 )
 from ftkit_hf.local import cache_of
 from ftkit_hf.streaming import streamed
@@ -70,6 +70,12 @@ class HubDataset(Dataset):
     streaming_cache_gb: float = 10.0
 
     def load(self) -> Splits:
+        return self._joined(to_train=True)
+
+    def load_for_evaluation(self) -> Splits:
+        return self._joined(to_train=False)
+
+    def _joined(self, to_train: bool) -> Splits:
         tables = self._tables()
         found: dict[SplitName, Table] = {}
         for name, table in tables.items():
@@ -83,14 +89,11 @@ class HubDataset(Dataset):
         first = next(iter(found.values()))
         image, label = self._image_column(first.features), self._label_column(first.features)
         named = {split: self._split(split, table, image, label) for split, table in found.items()}
-        classes = named["train"][1] if "train" in named else next(iter(named.values()))[1]
-        splits = {
-            name: relabel(split, its, classes, f"{self.path}, split {name}") for name, (split, its) in named.items()
-        }
+        where = {name: f"{self.path}, split {name}" for name in named}
         used = [name for name, table in tables.items() if any(table is one for one in found.values())]
         over = [name for name in tables if name not in used]
         note = (f"splits passed over beside {', '.join(used)}: {', '.join(over)}",) if over else ()
-        return Splits(classes, splits.get("train"), splits.get("val"), splits.get("test"), note)
+        return join_splits(named, where, note, to_train)
 
     def _tables(self) -> Mapping[str, Table]:
         import datasets

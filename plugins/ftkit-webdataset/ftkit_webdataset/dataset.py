@@ -12,12 +12,13 @@ from ftkit.api import (
     Dataset,
     RequestError,
     Split,
+    SplitName,
     Splits,
     UnreadableImage,
     class_order,
     decode_image,
+    join_splits,
     one_line,
-    relabel,
 )
 from ftkit_webdataset.index import Index, beside, class_names, index_of
 from ftkit_webdataset.places import is_address, part, stamp
@@ -51,16 +52,21 @@ class Shards(Dataset):
     classes: str | None = None
 
     def load(self) -> Splits:
-        patterns = {"train": self.train, "val": self.val, "test": self.test}
+        return self._joined(to_train=True)
+
+    def load_for_evaluation(self) -> Splits:
+        return self._joined(to_train=False)
+
+    def _joined(self, to_train: bool) -> Splits:
+        patterns: dict[SplitName, str | None] = {"train": self.train, "val": self.val, "test": self.test}
         found = {name: _read(shards(pattern, name)) for name, pattern in patterns.items() if pattern is not None}
         names = class_names(self.classes or beside(shards(self.train, "train")[0], CLASSES))
         if self.classes is not None and not names:
             raise RequestError(f"dataset.classes: no class names in {self.classes}", "one a line")
         labelled = {name: _labelled(read, names, name) for name, read in found.items()}
-        order = labelled["train"][1]
-        splits = {name: relabel(split, its, order, f"dataset.{name}") for name, (split, its) in labelled.items()}
+        where = {name: f"dataset.{name}" for name in labelled}
         notes = [note for name, read in found.items() for note in _notes(read, name)]
-        return Splits(order, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
+        return join_splits(labelled, where, tuple(notes), to_train)
 
 
 def shards(pattern: str, key: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ftkit.config.schema import MOST_EPOCHS
 from ftkit.errors import RequestError
 from ftkit.library import write_request
 from ftkit.run_folder import RunFolder
-from ftkit.run_plan import Plan
+from ftkit.run_plan import Plan, schedule_change
 from ftkit.runs import find_run, run_folders
 
 FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")
@@ -83,6 +84,9 @@ def extend(run: RunFolder, plan: Plan) -> None:
     """
     if not any(run.checkpoints.glob("e*")):
         raise RequestError(f"--extend: {run.path} has no checkpoint to go on from", "start a new run with --epochs")
+    changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)
+    if changed is not None:
+        raise RequestError(f"--extend: {run.path} can't go on: {changed}", "put it back as it was, or start a new run")
     # A finished run isn't one any more. Its last model goes first: without it, the run counts as stopped.
     shutil.rmtree(run.last, ignore_errors=True)
     write_request(run, plan)

@@ -37,6 +37,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def inputs(self) -> Path:
+        """What the run was made of, by content: weights, network, images, versions."""
+        return self.path / "inputs.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON record an epoch."""
         return self.path / "metrics.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -224,3 +225,34 @@ def _use(use: Use) -> dict[str, Any] | None:
     if use.cut is None:
         return None
     return {"before": use.cut.name, "views": list(use.views), "bytes": use.nbytes, "passes": use.passes}
+
+
+def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
+    """Where a plan trains otherwise than one that was saved, for people; None where it doesn't.
+
+    Args:
+        saved: As `Plan.to_json` gave it. A plan of more epochs may go on longer.
+    """
+    strategy, began = plan.config.strategy.name, [dict(epoch["lr_scale"]) for epoch in saved["epochs"]]
+    if len(began) > len(plan.schedule.rows):
+        return f"its plan has {len(began)} epochs, now there are {len(plan.schedule.rows)}"
+    for epoch, before in enumerate(began):
+        now = dict(plan.schedule.rows[epoch])
+        group = next((name for name in {**now, **before} if now.get(name) != before.get(name)), None)
+        if group is not None:
+            return (
+                f"strategy {strategy!r} has changed: in epoch {epoch + 1}, group {group!r} was "
+                f"{_scale(before.get(group))} by plan.json, now it is {_scale(now.get(group))}"
+            )
+    plain = json.loads(json.dumps(plan.to_json()))
+    for what in ("preprocessing", "augment", "head"):
+        if saved.get(what) != plain[what]:
+            return f"{what} was {json.dumps(saved.get(what))} by plan.json, now it is {json.dumps(plain[what])}"
+    groups = [group["name"] for group in saved["groups"]]
+    if groups != [group.name for group in plan.schedule.groups]:
+        return f"its layer groups were {', '.join(groups)}"
+    return None
+
+
+def _scale(value: float | None) -> str:
+    return "frozen" if value is None else f"trained at {value:g} times the rate"

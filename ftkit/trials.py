@@ -113,9 +113,29 @@ def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Tr
     config = resolved.config.model_copy(update={"seed": seed, "name": name})
     settled, notes = settle(replace(resolved, config=config), tell)
     plan = make_plan(settled, tell)
-    folder = RunFolder(Path(config.output) / name)
     has_test = plan.splits.test is not None and len(plan.splits.test) > 0
-    return Trial(strategy, seed, plan.resolved, folder, _state(folder, plan), has_test, notes)
+    folder, state = _folder(Path(config.output), name, plan, tell or _unheard)
+    own = replace(plan.resolved, config=plan.config.model_copy(update={"name": folder.name}))
+    return Trial(strategy, seed, own, folder, state, has_test, notes)
+
+
+def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder, TrialState]:
+    """The folder of a trial, and what there is of it; a run that was made of other things keeps its own."""
+    from ftkit.engine.training.inputs import changed_inputs
+
+    names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+    for each in names:
+        folder = RunFolder(output / each)
+        state = _state(folder, plan)
+        changed = changed_inputs(folder, plan) if state != "new" else None
+        if changed is None:
+            return folder, state
+        tell(f"{folder.path} isn't used: {changed}")
+    raise RequestError(f"{output}: {names[0]} to {names[-1]} are all there", "give another --output, or remove some")
+
+
+def _unheard(line: str) -> None:
+    """For those who don't listen."""
 
 
 def _state(folder: RunFolder, plan: Plan) -> TrialState:

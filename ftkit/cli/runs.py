@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 FILES: Mapping[str, str] = {
     "config.yaml": "the whole config; it starts the same run again",
     "plan.json": "what was decided before training",
+    "inputs.json": "digests of what it was made of: weights, network, images",
     "metrics.jsonl": "one record an epoch",
     "movement.json": "how far each layer moved",
     "train.log": "what was said while it trained",

@@ -48,6 +48,13 @@ def network_identity(network: nn.Module) -> str:
     return _digits([description.module(name, module) for name, module in network.named_modules()])
 
 
+def network_facts(network: nn.Module) -> dict[str, Any]:
+    """What a network is by its code and settings, and the packages that it comes from; ask before it is used."""
+    roots = sorted({type(module).__module__.partition(".")[0] for module in network.modules()})
+    packages = {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in roots}
+    return {"identity": network_identity(network), "packages": packages}
+
+
 def graph_identity(traced: fx.GraphModule) -> str:
     """The same for a traced network: its program, and the modules and functions that it calls.
 

@@ -32,6 +32,7 @@ from ftkit.engine.training.clock import Clock
 from ftkit.engine.training.conclude import Outcome, conclude_epoch, finish, train_record
 from ftkit.engine.training.events import Listener
 from ftkit.engine.training.finite import Undo, is_sound, note_loss, require_finite, skip_step, unsound
+from ftkit.engine.training.inputs import require_same_inputs, write_inputs
 from ftkit.engine.training.interrupt import stop_flag
 from ftkit.engine.training.late import enough, usable
 from ftkit.engine.training.optim import set_learning_rates
@@ -71,6 +72,10 @@ def train(
             with running("preparing the run"):
                 session = open_session(plan, run, listener or Listener(), flag, resume)
             require_room(session)
+            if resume:
+                require_same_inputs(session)
+            else:
+                write_inputs(session)
         except FtkitError:
             if not resume and ranks.rank() == 0:
                 run.discard()

@@ -17,6 +17,7 @@ from ftkit.engine.input.decoded import Decoded, keep_decoded
 from ftkit.engine.input.order import TrainingOrder
 from ftkit.engine.network.devices import Compute, compute_of
 from ftkit.engine.network.distance import Known
+from ftkit.engine.network.identity import network_facts
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import BuiltModel, accelerator_for, build_model, counted
 from ftkit.engine.network.outputs import require_logits
@@ -82,6 +83,7 @@ class Session:
         known: Of how far the weights are from the first ones.
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
         shards: What of the network is shared out over the processes, once it is.
+        network_facts: What the network is by its code and settings.
     """
 
     plan: Plan
@@ -109,6 +111,7 @@ class Session:
     broken: set[str] = field(default_factory=set)
     known: Known = field(default_factory=Known)
     shards: Shards | None = None
+    network_facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -151,6 +154,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
     plan = replace(counted(plan), world=accelerator.num_processes)
     built = main_first(lambda: build_model(plan))
+    facts = network_facts(built.network)
     look = plan.preprocessing
     compute = compute_of(accelerator)
     if config.zero_stage:
@@ -210,5 +214,6 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
         flag=flag,
         decoded=decoded,
+        network_facts=facts,
         wrong_step=torch.tensor(-1, device=accelerator.device),
     )

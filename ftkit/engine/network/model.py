@@ -29,11 +29,13 @@ class BuiltModel:
     Attributes:
         members: Parameter names by layer group, from the input to the head.
         report: What was loaded of the pretrained weights; None where there were none.
+        added: Names of the parameters that the strategy has put into the network.
     """
 
     network: nn.Module
     members: Mapping[str, Sequence[str]]
     report: LoadReport | None
+    added: frozenset[str] = frozenset()
 
 
 def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
@@ -63,8 +65,10 @@ def build_model(plan: Plan) -> BuiltModel:
         source = str(plan.weights.path or plan.weights.name)
         fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
         report = load_into(network, contents, _target(plan), source, fitted)
+    own = {id(parameter) for parameter in network.parameters()}
     network = _adapted(plan, network)
-    return BuiltModel(network, assign(network, plan.schedule.groups), report)
+    added = frozenset(name for name, parameter in network.named_parameters() if id(parameter) not in own)
+    return BuiltModel(network, assign(network, plan.schedule.groups), report, added)
 
 
 def build_bare(plan: Plan) -> nn.Module:

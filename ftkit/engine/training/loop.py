@@ -32,6 +32,7 @@ from ftkit.engine.training.clock import Clock
 from ftkit.engine.training.conclude import Outcome, conclude_epoch, finish, train_record
 from ftkit.engine.training.events import Listener
 from ftkit.engine.training.finite import Undo, is_sound, note_loss, require_finite, skip_step, unsound
+from ftkit.engine.training.gradients import require_gradients
 from ftkit.engine.training.inputs import require_same_inputs, write_inputs
 from ftkit.engine.training.interrupt import stop_flag
 from ftkit.engine.training.late import enough, usable
@@ -72,6 +73,7 @@ def train(
             with running("preparing the run"):
                 session = open_session(plan, run, listener or Listener(), flag, resume)
             require_room(session)
+            require_gradients(session)
             if resume:
                 require_same_inputs(session)
             else:
@@ -135,6 +137,9 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters would let the
     # processes drift apart. A single one needs none; accelerate's autocast would be lost at the second phase.
     wraps = session.world > 1 and session.shards is None and not session.plan.config.zero_stage
+    if wraps:  # which waits for the gradient of whatever requires one
+        for name in session.unreached:
+            network.get_parameter(name).requires_grad_(False)
     session.model = accelerator.prepare_model(session.feed.trained) if wraps else session.feed.trained
     if session.plan.config.compile:
         session.model = compiled(session.model)

@@ -84,6 +84,7 @@ class Session:
         wrong_step: The first step of this epoch whose loss wasn't finite, -1 for none; int64 `()` on the device.
         shards: What of the network is shared out over the processes, once it is.
         network_facts: What the network is by its code and settings.
+        unreached: Names of parameters that no gradient reaches.
     """
 
     plan: Plan
@@ -112,6 +113,7 @@ class Session:
     known: Known = field(default_factory=Known)
     shards: Shards | None = None
     network_facts: Mapping[str, Any] = field(default_factory=dict)
+    unreached: frozenset[str] = frozenset()
 
     @property
     def network(self) -> nn.Module:

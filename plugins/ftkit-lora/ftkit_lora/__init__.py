@@ -38,7 +38,8 @@ class Lora(Strategy):
         alpha: What an adapter adds is scaled by alpha / rank.
         dropout: Probability of dropout before each adapter.
         layers: Regular expression on the names of the layers that get one, matched from their start; by default
-            all linear layers and ungrouped convolutions below the head.
+            all linear layers and ungrouped convolutions below the head that the network calls. Some attentions read
+            the weights of their layers without calling them: an adapter there would do nothing, and is refused.
     """
 
     rank: int = 8

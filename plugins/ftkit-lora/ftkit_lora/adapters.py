@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
@@ -18,6 +19,8 @@ from ftkit.api import Backbone, RequestError, group_of, nearest
 if TYPE_CHECKING:
     from ftkit_lora import Lora
 
+CLASSES = 2
+"""Outputs of a network that is built only to see what it calls."""
 NAME = "default"
 """What PEFT calls the one set of adapters."""
 
@@ -26,16 +29,9 @@ def add(model: nn.Module, backbone: Backbone, options: Lora) -> nn.Module:
     """Put an adapter beside each layer that is to have one; what it adds is nothing at first.
 
     Raises:
-        RequestError: No layer that can have one matches `strategy.layers`.
+        RequestError: No layer that can have one matches `strategy.layers`, or one that an adapter would do nothing at.
     """
-    possible = list(adaptable(model, backbone))
-    layers = [name for name in possible if re.match(options.layers, name)]
-    if not layers:
-        close = nearest(options.layers, possible)
-        raise RequestError(
-            f"strategy.layers: {options.layers!r} matches no layer of {backbone.name} that can have an adapter",
-            f"did you mean {close!r}?" if close else f"they are called {', '.join(possible[:4])}, ...",
-        )
+    layers = _chosen(list(adaptable(model, backbone)), called(model, backbone), backbone.name, options.layers)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # PEFT divides it, and takes any number
@@ -48,20 +44,82 @@ def add(model: nn.Module, backbone: Backbone, options: Lora) -> nn.Module:
     config.modules_to_save, head = None, config.modules_to_save
     adapted: nn.Module = inject_adapter_in_model(config, model, NAME)
     config.modules_to_save = head
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            _show_settings(module)
     return adapted
+
+
+def _show_settings(adapter: BaseTunerLayer) -> None:
+    """Give an adapter its layer's settings, such as `kernel_size`: some networks ask their layers for them."""
+    for name, value in vars(adapter.get_base_layer()).items():
+        if not name.startswith("_") and not hasattr(adapter, name):
+            setattr(adapter, name, value)
+
+
+def _chosen(possible: list[str], used: frozenset[str], backbone: str, pattern: str) -> list[str]:
+    """The layers that get an adapter: those that match and that the network calls."""
+    live = [name for name in possible if name in used]
+    found = [name for name in possible if re.match(pattern, name)]
+    idle = [name for name in found if name not in used]
+    if pattern and idle:
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        raise RequestError(
+            f"strategy.layers: {pattern!r} matches {len(idle)} layers of {backbone} whose weights the network reads "
+            f"without calling them, so that an adapter there would do nothing: {', '.join(idle[:3])}{more}",
+            f"match others alone, such as {', '.join(live[:4])}" if live else "choose another strategy",
+        )
+    layers = [name for name in found if name in used]
+    if not layers:
+        close = nearest(pattern, live)
+        raise RequestError(
+            f"strategy.layers: {pattern!r} matches no layer of {backbone} that can have an adapter",
+            f"did you mean {close!r}?" if close else f"they are called {', '.join(live[:4])}, ...",
+        )
+    return layers
 
 
 def adaptable(model: nn.Module, backbone: Backbone) -> Iterator[str]:
     """Names of the linear layers and convolutions below the head.
 
-    Left out are grouped convolutions, whose adapters would be as large as themselves, and the linear layer in
-    torch's own attention, which it reads the weights of without calling it.
+    Left out are grouped convolutions, whose adapters would be as large as themselves.
     """
-    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
     for name, module in model.named_modules():
         fits = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        if fits and not name.startswith(inside) and group_of(backbone.groups, f"{name}.") != backbone.groups[-1]:
+        if fits and group_of(backbone.groups, f"{name}.") != backbone.groups[-1]:
             yield name
+
+
+def called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
+    """Names of the modules that the network calls for an image, found by giving it one.
+
+    Many attentions read the weights of their linear layers and never call them: an adapter beside these is not seen.
+    """
+    try:
+        return _called(model, backbone)
+    except (RuntimeError, NotImplementedError):  # some networks compute with values, which those on meta have none of
+        with torch.random.fork_rng(devices=[]):
+            return _called(backbone.build(CLASSES), backbone)
+
+
+def _called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    look = backbone.preprocessing
+    channels = 1 if first is not None and first.in_channels == 1 else look.channels
+    images = torch.zeros(2, channels, look.size, look.size, device=next(model.parameters()).device)
+    before = [(module, module.training) for module in model.modules()]
+    seen: set[str] = set()
+    hooks = [m.register_forward_pre_hook(lambda *_, name=n: seen.add(name)) for n, m in model.named_modules()]
+    try:
+        # With gradients: without, torch's transformer layers take a shorter way.
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in before:
+            module.training = training
+    return frozenset(seen)
 
 
 def merged(model: nn.Module) -> nn.Module:

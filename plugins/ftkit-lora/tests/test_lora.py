@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 import ftkit
 from ftkit.api import RequestError
+from ftkit.plugins import Registry
 from ftkit.testing import check_strategy
 from ftkit.testing.project import Project
 
@@ -85,6 +87,35 @@ def load_shapes() -> list[tuple[int, int]]:
     """Channels in and out of the convolutions of ResNet-20: one before, six in each of three stages."""
     stages = [(16, 16)] * 6 + [(16, 32)] + [(32, 32)] * 5 + [(32, 64)] + [(64, 64)] * 5
     return [(3, 16), *stages]
+
+
+def test_layers_that_the_network_does_not_call_are_refused() -> None:
+    backbone = Registry().backbones.get("swin_t")
+    backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, size=32))
+    with pytest.raises(RequestError) as error:
+        Lora(layers=r".*attn\.(qkv|proj)").adapt(backbone.build(2), backbone)
+    assert "matches 24 layers of swin_t whose weights the network reads without calling them" in str(error.value)
+    assert "match others alone, such as features.0.0, features.1.0.mlp.0" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t", "vit_b_32"])
+def test_by_default_each_adapter_gets_a_gradient(name: str) -> None:
+    backbone = Registry().backbones.get(name)
+    backbone = replace(backbone.for_size(32), preprocessing=replace(backbone.preprocessing, size=32))
+    network = Lora(rank=2).adapt(backbone.build(2), backbone)
+    network(torch.rand(2, 3, 32, 32)).sum().backward()
+    adapters = {n: p for n, p in network.named_parameters() if "lora_" in n}
+    assert len(adapters) > 20
+    assert all(parameter.grad is not None for parameter in adapters.values())
+    assert not any(".attn.qkv." in n or "out_proj" in n for n in adapters)
+
+
+def test_a_layer_shows_its_settings_through_its_adapter() -> None:
+    """timm's DaViT asks its convolutions for their kernel size."""
+    backbone = Registry().backbones.get("cifar_resnet20")
+    network = Lora(rank=2).adapt(backbone.build(2), backbone)
+    layer = network.get_submodule("layer1.0.conv1")
+    assert (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
 
 
 @pytest.mark.long

@@ -7,8 +7,8 @@
         return {"first-layers": FirstLayers}
 
 Built-in names are short; a plugin's are prefixed with its own: `my-plugin/first-layers`. A hook may leave out
-arguments that it has no use for. Events are sent by the main process of a run alone; an error in one is told once
-and stops nothing.
+arguments that it has no use for. Events are reported by the main process of a run alone, in a thread of the plugin's;
+an error in a listener is noted once and stops nothing, and one that hangs isn't waited for.
 """
 
 from __future__ import annotations
@@ -63,12 +63,13 @@ def ftkit_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
 
 
 @hookspec
-def ftkit_run_start(run: Path, plan: Mapping[str, Any]) -> None:
-    """A run begins to train, or to train on.
+def ftkit_run_start(run: Path, plan: Mapping[str, Any], resumed: bool) -> None:
+    """A run begins to train, or goes on.
 
     Args:
         run: The run folder.
         plan: What `ftkit plan --json` prints.
+        resumed: Whether this hook was called for the run before, by the process that began it.
     """
 
 

@@ -28,7 +28,7 @@ from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source
 T = TypeVar("T")
 
 TIME_LIMIT = 30.0
-"""Seconds that a plugin may take to be imported; FTKIT_PLUGIN_TIMEOUT sets another number."""
+"""Seconds that a plugin may take to be imported, and each of its listeners; FTKIT_PLUGIN_TIMEOUT sets others."""
 TIMEOUT = "FTKIT_PLUGIN_TIMEOUT"
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("ftkit_"))
 CATALOGS = (
@@ -99,13 +99,13 @@ def load(source: Source, version: str) -> Plugin | Fault:
 
     def loaded() -> Plugin:
         _require_version(source.requires, version)
-        with time_limit(_seconds()):
+        with time_limit(time_allowed()):
             return register(source.owner, _import(source))
 
     try:
         return contained(source.owner.name, loaded)
     except _TimeUp:
-        return Fault(source.owner.name, f"importing it takes more than {_seconds():g} s ({TIMEOUT} sets the limit)")
+        return Fault(source.owner.name, f"importing it takes more than {time_allowed():g} s ({TIMEOUT} sets the limit)")
 
 
 def contained(plugin: str, call: Callable[[], T]) -> T | Fault:
@@ -161,7 +161,8 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _seconds() -> float:
+def time_allowed() -> float:
+    """Seconds that a plugin may take to be imported, or for one call of a listener."""
     try:
         seconds = float(os.environ.get(TIMEOUT, ""))
     except ValueError:

@@ -82,7 +82,11 @@ def train(
             if not resume and ranks.rank() == 0:
                 run.discard()
             raise
-        with run.claimed() if session.is_main else nullcontext(), announced(session), running(partial(place, session)):
+        with (
+            run.claimed() if session.is_main else nullcontext(),
+            announced(session, resume),
+            running(partial(place, session)),
+        ):
             return execute(session, resume, other_world)
 
 

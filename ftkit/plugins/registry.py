@@ -51,6 +51,7 @@ class Registry:
     """
 
     def __init__(self, project_plugins: Sequence[Path] = ()) -> None:
+        self._project_plugins = tuple(project_plugins)
         self.faults: list[Fault] = []
         self.backbones: Catalog[Backbone] = Catalog("backbone", lambda v: isinstance(v, Backbone), self)
         self.datasets: Catalog[type[Dataset]] = Catalog("dataset", _is_class_of(Dataset), self)
@@ -72,6 +73,10 @@ class Registry:
             self.load(source.owner.name)
         if is_strict():
             self.load_all()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the plugins are found, and loaded as they are needed, once more."""
+        return Registry, (self._project_plugins,)
 
     def load(self, plugin: str) -> None:
         """Load one plugin, if it is there, may be used, and isn't loaded."""

@@ -19,7 +19,7 @@ from ftkit.library import resume
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 
-PLUGIN = """
+PLUGIN = r"""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ftkit.api import Backbone, LayerGroup, Preprocessing, Strategy, hookimpl

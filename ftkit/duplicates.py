@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
-from ftkit.images import with_channels
+from ftkit.images import extremes, with_channels
 from ftkit.memory import Look
 from ftkit.spec.dataset import SplitName, Splits
 
@@ -70,7 +70,10 @@ def picture_hash(image: Image) -> bytes | None:
     import numpy as np
     from PIL.Image import Resampling
 
-    grey = np.asarray(with_channels(image, 1).resize((SIDE, SIDE), Resampling.BOX), dtype=np.int16)
+    # Deep images by their own range, so that the dark ones tell as much as others, and the data's range plays no part.
+    own = extremes(image)
+    value_range = None if own is None else (own.low, max(own.high, own.low + 1))
+    grey = np.asarray(with_channels(image, 1, value_range).resize((SIDE, SIDE), Resampling.BOX), dtype=np.int16)
     steps = np.concatenate([np.diff(grey[:-1], axis=1).ravel(), np.diff(grey[:, :-1], axis=0).ravel()])
     if (abs(steps) >= STEP).sum() < STEPS_NEEDED:
         return None

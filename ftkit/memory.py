@@ -6,6 +6,7 @@ Good files alone are remembered: one that can't be read is looked at again, and 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -21,8 +22,8 @@ from ftkit.cache import cache_folder
 from ftkit.errors import RequestError
 from ftkit.file_identity import content_digest, file_stamp
 
-FORMAT = 2
-"""1 knew files by size and modification time alone."""
+FORMAT = 3
+"""1 knew files by size and modification time alone; 2 nothing of the values of images of more than 8 bits."""
 FILE = f"images-{FORMAT}.sqlite3"
 
 MOST = 500_000
@@ -43,12 +44,13 @@ WAIT_SECONDS = 20.0
 
 TABLE = """
 create table if not exists looks (
-    path blob primary key, stamp blob, used integer, decoded integer, remark text, content blob, picture blob
+    path blob primary key, stamp blob, used integer, decoded integer, remark text, content blob, picture blob,
+    extremes text
 ) without rowid
 """
 """`decoded` is 0 where only the content's digest is known."""
 
-QUESTION = "select used, decoded, remark, content, picture from looks where path = ? and stamp = ?"
+QUESTION = "select used, decoded, remark, content, picture, extremes from looks where path = ? and stamp = ?"
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,15 @@ class Look:
         remark: What is odd about a file that can be used.
         content: A digest of its bytes; None where it can't be used.
         picture: What copies of the picture share; None where it is too plain to tell.
+        extremes: The least and the greatest value, and whether all are whole numbers, of an image of more than 8 bits
+            that doesn't say which values are black and white; None for others.
     """
 
     fault: str | None = None
     remark: str | None = None
     content: bytes | None = None
     picture: bytes | None = None
+    extremes: tuple[float, float, bool] | None = None
 
 
 @dataclass
@@ -78,19 +83,19 @@ class Memory:
 
     def recall(self, files: Iterable[str]) -> dict[str, Look]:
         """What is known of those of the files that are as they were when they were decoded."""
-        return {path: Look(None, *facts) for path, (decoded, *facts) in self._known(files) if decoded}
+        return {path: _look(*facts) for path, (decoded, *facts) in self._known(files) if decoded}
 
     def contents(self, files: Iterable[str]) -> dict[str, bytes]:
         """The digest of each file's content; what isn't remembered is read. Files that can't be read are left out."""
         wanted = list(dict.fromkeys(files))
-        found = {path: content for path, (_, _, content, _) in self._known(wanted)}
+        found = {path: content for path, (_, _, content, *_) in self._known(wanted)}
         unknown = [path for path in wanted if path not in found]
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(unknown), TOGETHER):
                 some = unknown[start : start + TOGETHER]
                 pairs = zip(some, pool.map(_content, some), strict=True)
                 fresh = {path: content for path, content in pairs if content is not None}
-                self._write([(path, 0, None, content, None) for path, content in fresh.items()])
+                self._write([(path, 0, None, content, None, None) for path, content in fresh.items()])
                 found |= fresh
         if unknown:
             self.trim()
@@ -99,7 +104,7 @@ class Memory:
     def keep(self, looks: Mapping[str, Look]) -> None:
         """Remember the good ones among them; `trim` is for when all are there."""
         good = ((path, look) for path, look in looks.items() if look.fault is None)
-        self._write([(path, 1, look.remark, look.content, look.picture) for path, look in good])
+        self._write([(path, 1, look.remark, look.content, look.picture, _text(look.extremes)) for path, look in good])
 
     def trim(self) -> None:
         """Forget what was not asked for longest, where there is too much."""
@@ -115,7 +120,7 @@ class Memory:
                     )
 
     def _known(self, files: Iterable[str]) -> list[tuple[str, tuple[Any, ...]]]:
-        """Path, and whether decoded, remark, content and picture, of the files that are as they were."""
+        """Path, and whether decoded, remark, content, picture and extremes, of the files that are as they were."""
         stamps: dict[str, bytes] = {}
         for path in files:
             # One that has just changed might change again without its stamp telling, and isn't remembered yet.
@@ -145,7 +150,7 @@ class Memory:
                     )
         return found
 
-    def _write(self, facts: Iterable[tuple[str, int, str | None, bytes | None, bytes | None]]) -> None:
+    def _write(self, facts: Iterable[tuple[Any, ...]]) -> None:
         now = int(time.time())
         rows = [(os.fsencode(path), self._stamps[path], now, *rest) for path, *rest in facts if path in self._stamps]
         if self.file is None or not rows:
@@ -212,6 +217,14 @@ def _content(path: str) -> bytes | None:
         return content_digest(path)
     except (OSError, ValueError):
         return None
+
+
+def _look(remark: str | None, content: bytes | None, picture: bytes | None, extremes: str | None) -> Look:
+    return Look(None, remark, content, picture, tuple(json.loads(extremes)) if extremes else None)
+
+
+def _text(extremes: tuple[float, float, bool] | None) -> str | None:
+    return None if extremes is None else json.dumps(extremes)
 
 
 def _has_table(database: sqlite3.Connection) -> bool:

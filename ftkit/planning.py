@@ -54,8 +54,9 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection
     head = Head(config.head.hidden, config.head.dropout)
     if config.keep_head:
         notes = (*notes, *require_head(weights, head, splits.classes))
-    preprocessing = choose_preprocessing(
-        config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone
+    preprocessing = replace(
+        choose_preprocessing(config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone),
+        value_range=config.dataset.given_range,  # The data's, whatever the weights were trained on.
     )
     backbone = backbone.for_size(preprocessing.size)
     planned = config.extended_from or config.epochs
@@ -85,8 +86,20 @@ def _screened(plan: Plan, tell: Tell | None, left_out: Collection[str] | None) -
     """The plan without the images that can't be read, or the error that says which these are."""
     if left_out is not None:
         return replace(plan, splits=leave_out(plan.splits, left_out))
-    found = screen(plan.splits, plan.config.on_bad_image, tell)
-    return replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
+    found = screen(plan.splits, plan.config.on_bad_image, tell, plan.config.dataset.given_range)
+    plan = replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
+    return plan if found.value_range is None else _in_range(plan, found.value_range)
+
+
+def _in_range(plan: Plan, value_range: tuple[float, float]) -> Plan:
+    """The plan with the range of values on record, so that a run that goes on and predictions read images alike."""
+    dataset = plan.config.dataset.model_copy(update={"value_range": value_range})
+    config = plan.config.model_copy(update={"dataset": dataset})
+    return replace(
+        plan,
+        resolved=replace(plan.resolved, config=config),
+        preprocessing=replace(plan.preprocessing, value_range=value_range),
+    )
 
 
 def _means_checked(plan: Plan) -> Plan:

@@ -83,7 +83,7 @@ def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
     splits, notes = load_splits(resolved, to_train=False)
     if resolved.config.on_bad_image != "skip":
         return splits, notes
-    screened = screen(splits, "skip")
+    screened = screen(splits, "skip", value_range=resolved.config.dataset.given_range)
     return screened.splits, (*notes, *screened.notes)
 
 

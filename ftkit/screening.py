@@ -13,9 +13,19 @@ from typing import Literal
 from ftkit.duplicates import Duplicate, find_duplicates, picture_hash, summary
 from ftkit.errors import RequestError, one_line
 from ftkit.file_identity import content_digest
-from ftkit.images import FORMATS, UnreadableImage, open_with_format, sample_file
+from ftkit.images import (
+    FORMATS,
+    Extremes,
+    Range,
+    UnreadableImage,
+    extremes,
+    open_with_format,
+    profile_fault,
+    sample_file,
+)
 from ftkit.memory import TOGETHER, Look, Memory, open_memory
 from ftkit.spec.dataset import SPLIT_NAMES, Split, SplitName, Splits
+from ftkit.value_ranges import settle_range
 
 FEW = 64
 """Files that are sooner read than a pool of threads is started."""
@@ -55,18 +65,26 @@ class Findings:
 
 @dataclass(frozen=True)
 class Screened:
-    """The splits without the images that can't be read, what was found, and lines for the plan."""
+    """The splits without the images that can't be read, what was found, and lines for the plan.
+
+    Attributes:
+        value_range: As in `Settled`.
+    """
 
     splits: Splits
     findings: Findings = Findings()
     notes: tuple[str, ...] = ()
+    value_range: Range | None = None
 
 
-def screen(splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None = None) -> Screened:
+def screen(
+    splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None = None, value_range: Range | None = None
+) -> Screened:
     """Read every image file of the splits once. What comes out of an array is taken as it is.
 
     Args:
         tell: Called with a line now and then where it takes long.
+        value_range: That of the config, for images of more than 8 bits that don't state one; None for auto.
 
     Raises:
         RequestError: Files can't be read and `on_bad` is `error`, or a class has none that can.
@@ -81,15 +99,18 @@ def screen(splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None =
             f"{_images(len(unreadable))} can't be used: {_first(unreadable)}",
             "mend or remove what is named, or leave it out with --on-bad-image skip",
         )
+    settled = settle_range([Extremes(*seen.extremes) for seen in looks.values() if seen.extremes], value_range)
     duplicates = find_duplicates(splits, files, looks)
     notes = [
         *_notes(unreadable, "can't be read, and left out"),
-        *_notes([bad for bad in odd if bad.used], "named wrongly, though readable"),
+        *_notes([bad for bad in odd if bad.used and bad.reason.startswith("named")], "named wrongly, though readable"),
+        *_notes([bad for bad in odd if bad.used and "profile" in bad.reason], "read without the colour profile"),
+        *settled.notes,
         *summary(duplicates, NAMED),
         *([memory.trouble] if memory.trouble else []),
     ]
     left = leave_out(splits, {bad.file for bad in unreadable})
-    return Screened(left, Findings(tuple(odd), duplicates), tuple(notes))
+    return Screened(left, Findings(tuple(odd), duplicates), tuple(notes), settled.value_range)
 
 
 def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
@@ -143,8 +164,11 @@ def look(file: str) -> Look:
         return Look(fault=f"can't be read: {error}")
     suffix = Path(file).suffix.lower()
     known = FORMATS.get(suffix)
-    remark = None if known is None or kind in known.kinds else f"named {suffix}, but its content is {kind}"
-    return Look(None, remark, content, picture)
+    misnamed = None if known is None or kind in known.kinds else f"named {suffix}, but its content is {kind}"
+    remarks = [remark for remark in (misnamed, profile_fault(image)) if remark is not None]
+    found = extremes(image)
+    values = None if found is None else (found.low, found.high, found.whole)
+    return Look(None, "; ".join(remarks) or None, content, picture, values)
 
 
 def _looks(files: Sequence[str]) -> Iterator[Look]:

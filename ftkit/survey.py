@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from statistics import median_low
 
 from ftkit.errors import RequestError
-from ftkit.images import ImageFiles
+from ftkit.images import ImageFiles, open_header, upright_size
 from ftkit.plugins import Registry
 from ftkit.spec.dataset import Split
 
@@ -113,12 +112,10 @@ def _headers(split: Split) -> list[_Header]:
 
 def _header(path: Path) -> _Header | None:
     """Size and mode of one image, or None where it can't be read: training will name it."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _Header(path, image.width, image.height, image.mode in GREY_MODES)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with open_header(path) as image:
+            width, height = upright_size(image)
+            return _Header(path, width, height, image.mode in GREY_MODES)
+    except Exception:
+        # Training will name it with its reason.
         return None

@@ -155,3 +155,52 @@ SRGB = icc(SRGB_PRIMARIES, SRGB_CURVE)
 DISPLAY_P3 = icc(P3_PRIMARIES, SRGB_CURVE)
 ADOBE_RGB = icc(ADOBE_PRIMARIES, 563 / 256)
 LINEAR_GREY = icc(None, 1.0)
+
+
+def png_of_16_bits(values: NDArray[np.uint16], chunks: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """A PNG of values `(height, width)`, or `(height, width, 3 or 4)`, which PIL can't write."""
+    bands = values.shape[2] if values.ndim == 3 else 1
+    kind = {1: 0, 3: 2, 4: 6}[bands]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+    made = b"\x89PNG\r\n\x1a\n"
+    for name, data in [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]:
+        made += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return made
+
+
+def tiff(values: NDArray[np.generic], tags: dict[int, tuple[int, Sequence[int]]] | None = None) -> bytes:
+    """An uncompressed TIFF, little endian, of values `(height, width)` or `(height, width, bands)`.
+
+    Args:
+        tags: By number: type and values, as PhotometricInterpretation `{262: (SHORT, [0])}`.
+    """
+    bands, bits = values.shape[2] if values.ndim == 3 else 1, 8 * values.dtype.itemsize
+    formats = {"u": 1, "i": 2, "f": 3}
+    all_tags: dict[int, tuple[int, Sequence[int]]] = {
+        256: (LONG, [values.shape[1]]),
+        257: (LONG, [values.shape[0]]),
+        258: (SHORT, [bits] * bands),
+        259: (SHORT, [1]),
+        262: (SHORT, [2 if bands >= 3 else 1]),
+        277: (SHORT, [bands]),
+        278: (LONG, [values.shape[0]]),
+        279: (LONG, [values.nbytes]),
+        339: (SHORT, [formats[values.dtype.kind]] * bands),
+        **(tags or {}),
+    }
+    all_tags[273] = (LONG, [0])
+    start = 8 + 2 + 12 * len(all_tags) + 4
+    extra, rows, spot = b"", b"", 0
+    for number, (kind, content) in sorted(all_tags.items()):
+        packed = struct.pack(f"<{len(content)}{'H' if kind == SHORT else 'I'}", *content)
+        if number == 273:
+            spot = len(rows) + 8
+        if len(packed) > 4:
+            rows += struct.pack("<HHII", number, kind, len(content), start + len(extra))
+            extra += packed
+        else:
+            rows += struct.pack("<HHI", number, kind, len(content)) + packed.ljust(4, b"\0")
+    rows = rows[:spot] + struct.pack("<I", start + len(extra)) + rows[spot + 4 :]
+    head = b"II" + struct.pack("<HIH", 42, 8, len(all_tags))
+    return head + rows + bytes(4) + extra + values.astype(values.dtype.newbyteorder("<")).tobytes()

@@ -174,7 +174,8 @@ def preprocessing_text(pre: Preprocessing) -> str:
     }[pre.fit]
     numbers = [" ".join(f"{value:.3g}" for value in values) for values in (pre.mean, pre.std)]
     colour = "grey" if pre.channels == 1 else "RGB"
-    return f"{colour} {pre.size} x {pre.size}, {fit}, {pre.interpolation}, mean {numbers[0]}, std {numbers[1]}"
+    text = f"{colour} {pre.size} x {pre.size}, {fit}, {pre.interpolation}, mean {numbers[0]}, std {numbers[1]}"
+    return text + (f", values of {pre.value_range[0]:g} to {pre.value_range[1]:g}" if pre.value_range else "")
 
 
 def full_count(number: int | None) -> str:

@@ -41,6 +41,7 @@ def json_schema(registry: Registry) -> Schema:
     properties["backbone"]["enum"] = list(registry.backbones)
     properties["optimizer"] |= _optimizer(definitions.pop("Optimizer"))
     definitions.pop("Choice")
+    definitions.pop("DatasetChoice")
     for section in (*names, "optimizer"):
         properties[section].pop("$ref", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ftkit.yaml"}
@@ -55,7 +56,8 @@ def _choice(section: str, names: Iterable[str], registry: Registry, definitions:
         if mapping is None:
             continue
         bare += [] if mapping["required"] else [name]
-        mapping["properties"] = {"name": {"const": name}, **mapping["properties"]}
+        general = definitions["DatasetChoice"]["properties"] if section == "dataset" else {}
+        mapping["properties"] = {**mapping["properties"], **general, "name": {"const": name}}
         mapping["required"] = [*([] if name == default else ["name"]), *mapping["required"]]
         mappings.append(mapping)
     return {"oneOf": [{"enum": bare}, *mappings], "default": default}

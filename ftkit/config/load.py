@@ -110,7 +110,8 @@ def choosing(
     known = {**others, **sources}
     cls = class_of(section, name, resolved.registry, place(known, f"{section}.name"))
     instance = make(cls, options, section, known, resolved.registry)
-    choice = Choice.model_validate({"name": name, **all_options(instance, options)})
+    now: Choice = getattr(resolved.config, section)
+    choice = type(now).model_validate({**_general(now), "name": name, **all_options(instance, options)})
     return replace(resolved, config=resolved.config.model_copy(update={section: choice}), sources=known)
 
 
@@ -201,7 +202,12 @@ def _filled(
         if Path in members(types[name]):
             options[name] = _anchored(options[name], marks.get((section, name)))
     instance = make(cls, options, section, sources, registry)
-    return Choice.model_validate({"name": choice.name, **all_options(instance, options)})
+    return type(choice).model_validate({**_general(choice), **all_options(instance, options)})
+
+
+def _general(choice: Choice) -> dict[str, Any]:
+    """The name, and what is set beside the options of the class that it names."""
+    return {field: getattr(choice, field) for field in type(choice).model_fields}
 
 
 def _anchor_top(tree: dict[str, Any], marks: Mapping[Key, Setting]) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GENERAL: Mapping[str, tuple[str, ...]] = {"dataset": ("value_range",)}
+"""Keys of a section beside the options of the class that it names."""
+
 
 def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mapping[str, str], registry: Registry) -> T:
     """An instance of a plugin's class.
@@ -110,7 +113,7 @@ def _checked(
     for name, value in options.items():
         key = f"{section}.{name}"
         if name not in fields:
-            faults.append(unknown_key(sources, key, list(fields), {}))
+            faults.append(unknown_key(sources, key, [*fields, *GENERAL.get(section, ())], {}))
         elif isinstance(value, bool) and members(types[name]) & {int, float} and bool not in members(types[name]):
             faults.append(f"{place(sources, key)}: must be a number, not {shown(value)}")
         elif _is_strategy(types[name]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -60,11 +61,38 @@ class Choice(Section):
         return dict(self.model_extra or {})
 
 
+def _range(value: object) -> object:
+    """`auto`, or two numbers."""
+    if value == "auto":
+        return value
+    numbers = [] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    if len(numbers) != 2 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        raise PydanticCustomError("value_range", "auto, or two numbers such as [0, 4095]")
+    low, high = map(float, numbers)
+    if not -inf < low < high < inf:
+        raise PydanticCustomError("value_range", "two numbers, the lower one first, such as [0, 4095]")
+    return low, high
+
+
+class DatasetChoice(Choice):
+    """A dataset by name with its options, and what holds for the images of any dataset."""
+
+    value_range: Annotated[Literal["auto"] | tuple[float, float], BeforeValidator(_range)] = "auto"
+    """For images of more than 8 bits whose files don't say which values are black and white: these two, as [0, 4095];
+    auto takes 0 to 65535, or what holds the values of all images where they don't fit."""
+
+    @property
+    def given_range(self) -> tuple[float, float] | None:
+        """The two values; None for auto."""
+        return None if self.value_range == "auto" else self.value_range
+
+
 def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
 Named = Annotated[Choice, BeforeValidator(_named)]
+NamedDataset = Annotated[DatasetChoice, BeforeValidator(_named)]
 
 
 def _undotted(value: object) -> object:
@@ -177,7 +205,7 @@ class Config(Section):
     plugins: tuple[str, ...] = ()
     """Plugin files of this project, relative to the config file."""
 
-    dataset: Named = Choice(name="digits")
+    dataset: NamedDataset = DatasetChoice(name="digits")
     """Where the images come from: a name, or a mapping of name and options."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Part of the training images to validate on, where the dataset has no validation split."""

@@ -6,7 +6,7 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ftkit.images.depth import Range, deep, eight_bits, sixteen_bits
+from ftkit.images.depth import Range, deep, eight_bits, in_range, sixteen_bits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +31,7 @@ def with_channels(image: Image, channels: int, value_range: Range | None = None)
     import PIL.Image
 
     mode = "L" if channels == 1 else "RGB"
+    image = in_range(image, value_range)
     profile = image.info.get("icc_profile")
     if deep(image):
         converted = in_srgb(sixteen_bits(image, value_range), profile) if profile else None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from ftkit.images.orientation import upright
+from ftkit.images.wide import wide_content, wide_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +34,12 @@ class Depth:
     Attributes:
         stated: The values that mean black and white; None where it doesn't say.
         inverted: Whether the least value is white, as in TIFFs of PhotometricInterpretation WhiteIsZero.
+        content: The file, where it has colours of 16 bits a channel, of which the image has the high bytes alone.
     """
 
     stated: Range | None = None
     inverted: bool = False
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,18 @@ def deep(image: Image) -> bool:
 
 def read_depth(image: Image) -> None:
     """Note in `info` what the file of an opened image says of its values, before decoding or turning it loses it."""
-    if not deep(image) or DEPTH in image.info:
+    if DEPTH in image.info:
+        return
+    content = None if deep(image) else wide_content(image)
+    if not deep(image) and content is None:
         return
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
-        image.info[DEPTH] = _of_tiff(tags)
-    elif image.format == "PNG" and (bits := _significant_bits(image)) is not None:
-        image.info[DEPTH] = Depth(_of_png(image, bits))
-    elif image.format == "JXL" and image.mode == "F":
+        image.info[DEPTH] = replace(_of_tiff(tags), content=content)
+    elif image.format == "PNG":
+        bits = _significant_bits(image)
+        image.info[DEPTH] = Depth(_of_png(_whole_values(image, content), bits) if bits else None, content=content)
+    elif image.mode == "F" and image.format == "JXL":
         image.info[DEPTH] = Depth((0.0, 1.0))
 
 
@@ -72,12 +81,33 @@ def extremes(image: Image) -> Extremes | None:
     """Those of an image of more than 8 bits that says nothing of its range; None for others."""
     import numpy as np
 
-    if not deep(image) or _depth(image).stated is not None:
+    depth = _depth(image)
+    if depth.stated is not None or not (deep(image) or depth.content):
         return None
-    values = np.asarray(image)
+    # Of colours the high bytes will do: whether the upper part of the range is used shows in them.
+    values = np.asarray(image if deep(image) else image.convert("RGB"))
     finite = values if image.mode != "F" else values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    return Extremes(low, high, image.mode != "F")
+    return Extremes(low, high, image.mode != "F") if deep(image) else Extremes(low * 256, high * 256 + 255, True)
+
+
+def in_range(image: Image, value_range: Range | None) -> Image:
+    """An image with colours of 16 bits a channel as 8 bits, where other values than 0 and 65535 are black and white."""
+    import numpy as np
+    import PIL.Image
+
+    depth = _depth(image)
+    found = depth.stated or value_range
+    if depth.content is None or found is None or found == FULL:
+        return image
+    low, high = found
+    values = (wide_values(image, depth.content) - low) / (high - low) * 255.0
+    colours = PIL.Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.mode == "RGBA":
+        colours.putalpha(image.getchannel("A"))
+    if "icc_profile" in image.info:
+        colours.info["icc_profile"] = image.info["icc_profile"]
+    return colours
 
 
 def eight_bits(image: Image, value_range: Range | None = None) -> Image:
@@ -191,14 +221,17 @@ def _in_header(file: IO[bytes]) -> int | None:
     return None
 
 
-def _of_png(image: Image, bits: int) -> Range | None:
+def _whole_values(image: Image, content: bytes | None) -> NDArray[np.int64]:
+    import numpy as np
+
+    return np.asarray(image).astype(np.int64) if content is None else wide_values(upright(image), content)
+
+
+def _of_png(values: NDArray[np.int64], bits: int) -> Range | None:
     """Values of fewer bits should be spread over all 16 in a PNG, by zeros or their own first bits below them.
 
     Many programs write them as they are, which shows in values that can't be of that making.
     """
-    import numpy as np
-
-    values = np.asarray(image).astype(np.int64)
     high, low = values >> (16 - bits), values & ((1 << (16 - bits)) - 1)
     spread = bool((low == 0).all() or (low == high >> (2 * bits - 16)).all())
     return None if spread or values.max(initial=0) >= 1 << bits else (0.0, 2.0**bits - 1)

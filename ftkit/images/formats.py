@@ -126,6 +126,6 @@ def add_reader(suffix: str) -> bool:
     except (ImportError, OSError):
         # Its binaries don't go with this system or this Pillow.
         return False
-    if hasattr(found, "register_heif_opener"):
+    if found is not None and hasattr(found, "register_heif_opener"):
         found.register_heif_opener()
     return found is not None

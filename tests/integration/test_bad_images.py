@@ -139,6 +139,16 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
     assert any("1 image named wrongly, though readable" in note for note in decided.notes)
 
 
+def test_a_damaged_colour_profile_is_told_and_listed(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", LAYOUT)
+    file = data / "train/a/0001.png"
+    Image.effect_noise((40, 32), 50).convert("RGB").save(file, icc_profile=b"what is this?")
+    decided = plan(data, tmp_path)
+    [bad] = decided.findings.bad
+    assert (bad.file, bad.used, bad.reason) == (str(file), True, "its colour profile is damaged, and ignored")
+    assert any(note.startswith("1 image read without the colour profile: ") for note in decided.notes)
+
+
 def test_whole_data_leaves_no_list(image_folder: MakeFolder, tmp_path: Path) -> None:
     outcome = ftkit.train(plan(image_folder(tmp_path / "data", LAYOUT), tmp_path / "runs"))
     assert not outcome.run.bad_images.exists()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import PIL.Image
@@ -91,7 +91,7 @@ def _content(source: object) -> Path | bytes | Image:
     raise UnreadableImage(f"it is {_kind(source)}, which is no image; {TAKEN}")
 
 
-def _read(file: IO[bytes]) -> bytes:
+def _read(file: Any) -> bytes:
     if file.seekable():
         file.seek(0)
     content = file.read()

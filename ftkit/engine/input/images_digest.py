@@ -86,6 +86,8 @@ def _pixels(split: Split, index: int) -> bytes:
     digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
     if image.palette is not None:
         digest.update(image.palette.tobytes())
+    # Colour profile and orientation change what becomes of the same bytes.
+    digest.update(repr([image.info.get(name) for name in ("icc_profile", "exif", "transparency")]).encode())
     digest.update(image.tobytes())
     return digest.digest()
 

@@ -124,12 +124,11 @@ def _jpeg_content(content: bytes, channels: int) -> Tensor | None:
     """A plain JPEG's pixels, None where the content is anything else."""
     limit = pixel_limit()
     try:
-        if decode_jpeg is None:
-            return None
         with PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as header:
             mode = MODES.get((header.mode, channels))
             # PIL calls a JPEG with a second one in it, as cameras write them, an MPO.
-            if mode is None or header.format != "JPEG" or not is_sane_size(header, limit) or not is_srgb(header):
+            plain = header.format == "JPEG" and is_sane_size(header, limit) and is_srgb(header)
+            if mode is None or not plain or decode_jpeg is None:
                 return None
             orientation = orientation_of(header)
         found = decode_jpeg(_without_exif(content), mode=mode)

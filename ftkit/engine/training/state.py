@@ -131,7 +131,11 @@ def identity(plan: Plan) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint,
         "classes": list(plan.splits.classes),
-        "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan.preprocessing).items()},
+        "preprocessing": {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(plan.preprocessing).items()
+            if value is not None  # Checkpoints from before there was a value range have none.
+        },
         "backbone": plan.backbone.name,
         "head": asdict(plan.head),
         "seed": plan.config.seed,

@@ -18,9 +18,11 @@ from ftkit.api import (
     Splits,
     UnreadableImage,
     class_order,
+    decode_image,
     file_stamp,
     join_splits,
     nearest,
+    one_line,
 )
 from ftkit_hf.local import cache_of
 from ftkit_hf.streaming import streamed
@@ -193,7 +195,7 @@ class _Loaded:
         return list(self.table.with_format(None)[column])
 
     def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
-        opens = Rows(self.table.select_columns([image]), image, self.path)
+        opens = Rows(_undecoded(self.table.select_columns([image]), image), image, self.path)
         return Split(names, labels, opens, stamp=self._stamp())
 
     def _stamp(self) -> str | None:
@@ -214,10 +216,33 @@ class Rows:
     path: str
 
     def __call__(self, index: int) -> Image:
+        where = f"{self.path}, row {index}"
         try:
-            image: Image | None = self.table[index][self.column]
-        except Exception as error:  # whatever a decoder can raise
-            raise UnreadableImage(f"{self.path}, row {index}: {' '.join(str(error).split())}") from error
-        if image is None:
-            raise UnreadableImage(f"{self.path}, row {index}: no image")
-        return image
+            content = _content(self.table[index][self.column])
+        except Exception as error:  # whatever a disk, a network or a file can raise
+            raise UnreadableImage(f"{where}: {one_line(str(error))}") from error
+        if content is None:
+            raise UnreadableImage(f"{where}: no image")
+        return decode_image(content, where)
+
+
+def _undecoded(table: Any, column: str) -> Any:
+    """The same table, which gives what image files hold: they are decoded as all others are, by `decode_image`."""
+    import datasets
+
+    return table.cast_column(column, datasets.Image(decode=False))
+
+
+def _content(value: Any) -> bytes | None:
+    """What an image file holds, out of the table or where it says that the file lies."""
+    if value is None or (value.get("bytes") is None and not value.get("path")):
+        return None
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    if Path(value["path"]).is_file():
+        return Path(value["path"]).read_bytes()
+    from datasets.utils.file_utils import xopen
+
+    # Inside of an archive, or at an address.
+    with xopen(value["path"], "rb") as file:
+        return bytes(file.read())

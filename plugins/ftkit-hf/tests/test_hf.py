@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 from collections.abc import Callable
 from io import BytesIO
@@ -150,6 +151,24 @@ def test_a_folder_of_images_that_are_replaced_and_keep_their_time(tmp_path: Path
     assert before is not None
     assert after is not None
     assert before.stamp != after.stamp
+
+
+def test_images_are_read_as_those_of_files_are(tmp_path: Path) -> None:
+    """Upright by metadata that the library itself stumbles over: a resolution below zero beside an orientation."""
+    tags = struct.pack("<HHHIHHHHII", 2, 0x0112, 3, 1, 6, 0, 0x011A, 10, 1, 62)
+    exif = b"Exif\0\0II" + struct.pack("<HI", 42, 8) + tags + bytes(28) + struct.pack("<ii", -1, 1)
+    written = BytesIO()
+    Image.new("RGB", (32, 16)).save(written, "JPEG")
+    content = written.getvalue()
+    content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+    (tmp_path / "turned.jpg").write_bytes(content)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    values = [{"path": None, "bytes": content}, {"path": str(tmp_path / "turned.jpg"), "bytes": None}]
+    table = datasets.Dataset.from_dict({"image": values, "label": [0, 1]}, features)
+    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "saved"))
+    train = HubDataset(str(tmp_path / "saved")).load().train
+    assert train is not None
+    assert [train.open(index).size for index in range(2)] == [(16, 32)] * 2
 
 
 def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:

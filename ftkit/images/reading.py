@@ -135,9 +135,25 @@ def as_seen(image: Image) -> Image:
     Raises:
         Exception: Whatever PIL runs into in a damaged file.
     """
-    read_depth(image)
-    image.load()
+    _load(image)
     return upright(_without_extra_band(image))
+
+
+def _load(image: Image) -> None:
+    """Read an image whole, after noting what decoding would lose.
+
+    PIL maps uncompressed files into memory by the size that they have upright, so that a TIFF that lies on its side
+    would come out scrambled, and otherwise than from a file object. Without a name it reads them.
+    """
+    name = getattr(image, "filename", "")
+    if name and hasattr(image, "tag_v2"):
+        image.filename = ""  # type: ignore[attr-defined]
+    try:
+        read_depth(image)
+        image.load()
+    finally:
+        if name:
+            image.filename = name  # type: ignore[attr-defined]
 
 
 def _without_extra_band(image: Image) -> Image:

@@ -15,8 +15,16 @@ from torch import Tensor
 from ftkit.config.schema import Cache
 from ftkit.engine.input import pixels
 from ftkit.engine.input.decoded import measure, open_decoded
-from ftkit.engine.input.pixels import content_pixels, file_pixels, pixels_of
-from ftkit.images import FORMATS, ImageFiles, decode_image, open_image, profile_fault
+from ftkit.engine.input.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
+from ftkit.images import (
+    FORMATS,
+    ImageFiles,
+    UnreadableImage,
+    decode_image,
+    open_image,
+    profile_fault,
+    with_channels,
+)
 from ftkit.images.formats import add_reader
 from ftkit.spec.dataset import Split
 from ftkit.testing import draw
@@ -130,6 +138,19 @@ def test_orientation_in_the_xmp_of_other_formats(tmp_path: Path) -> None:
         assert shown(agreed(tmp_path / "a.tiff")) == UPRIGHT
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_uncompressed_files_that_pil_maps_into_memory(tmp_path: Path, orientation: int) -> None:
+    """From a path PIL reads those that lie on their side in another way than from a file object."""
+    values = np.asarray(stored(orientation))[..., 0]
+    deep = values.astype(np.uint16) * 257
+    for name, array in {"grey": values, "deep": deep}.items():
+        path = tmp_path / f"{name}.tiff"
+        path.write_bytes(headers.tiff(array, {274: (headers.SHORT, [orientation])}))
+        assert shown(file_pixels(path, 1).numpy()) == UPRIGHT
+        assert shown(pixels_of(Image.open(path), 1).numpy()) == UPRIGHT
+        assert shown(content_pixels(path.read_bytes(), "x", 1).numpy()) == UPRIGHT
+
+
 def test_an_image_that_was_turned_is_not_turned_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(stored(6), [app1(exif(6)), app1_xmp(6)]))
@@ -231,9 +252,20 @@ def test_profiles_that_cannot_be_used_are_ignored(tmp_path: Path) -> None:
 def test_a_profile_is_applied_once(tmp_path: Path) -> None:
     PHOTO.save(tmp_path / "a.png", icc_profile=headers.ADOBE_RGB)
     once = pixels_of(open_image(tmp_path / "a.png"), 3)
-    from ftkit.images import with_channels
-
     assert torch.equal(pixels_of(with_channels(open_image(tmp_path / "a.png"), 3), 3), once)
+
+
+def test_an_image_that_a_dataset_opened_and_did_not_read() -> None:
+    """Turned upright and converted as files are; one that is cut short is named as they are."""
+    whole = jpeg(stored(6), [app1(exif(6))])
+
+    def opens(index: int) -> Image.Image:
+        return Image.open(io.BytesIO(whole if index == 0 else whole[:-200]))
+
+    split = Split(["whole", "cut"], [0, 0], opens)
+    assert shown(sample_pixels(split, 0, 3).numpy()) == UPRIGHT
+    with pytest.raises(UnreadableImage, match=r"^cut: can't be read: .*truncated"):
+        sample_pixels(split, 1, 3)
 
 
 def test_a_fourth_band_that_nothing_calls_alpha_is_none(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import ftkit
 from ftkit.images import (
     RULES,
     Range,
+    UnreadableImage,
     as_seen,
     decode_image,
     is_sane_size,
@@ -83,9 +84,14 @@ def sample_pixels(split: Split, index: int, channels: int, value_range: Range | 
         UnreadableImage: The file can't be read; the message names it and the reason.
     """
     file = sample_file(split, index)
-    if file is None:
-        return pixels_of(split.open(index), channels, value_range)
-    return file_pixels(file, channels, value_range)
+    if file is not None:
+        return file_pixels(file, channels, value_range)
+    image = split.open(index)
+    try:
+        return pixels_of(image, channels, value_range)
+    except Exception as error:
+        # PIL reads late, and finds only here that what a dataset opened is cut short.
+        raise UnreadableImage(f"{split.names[index]}: can't be read: {error or type(error).__name__}") from error
 
 
 def file_pixels(path: str | Path, channels: int, value_range: Range | None = None) -> Tensor:

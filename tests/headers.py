@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,7 @@ def segment(marker: int, content: bytes) -> bytes:
 def jpeg(image: Image.Image, segments: Sequence[bytes] = (), **settings: object) -> bytes:
     """A JPEG with segments right behind its start."""
     written = io.BytesIO()
-    image.save(written, "JPEG", quality=95, **settings)  # type: ignore[arg-type]
+    image.save(written, "JPEG", quality=95, **settings)
     content = written.getvalue()
     return content[:2] + b"".join(segments) + content[2:]
 
@@ -157,7 +158,7 @@ ADOBE_RGB = icc(ADOBE_PRIMARIES, 563 / 256)
 LINEAR_GREY = icc(None, 1.0)
 
 
-def png_of_16_bits(values: NDArray[np.uint16], chunks: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+def png_of_16_bits(values: NDArray[np.integer[Any]], chunks: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
     """A PNG of values `(height, width)`, or `(height, width, 3 or 4)`, which PIL can't write."""
     bands = values.shape[2] if values.ndim == 3 else 1
     kind = {1: 0, 3: 2, 4: 6}[bands]
@@ -169,7 +170,7 @@ def png_of_16_bits(values: NDArray[np.uint16], chunks: Sequence[tuple[bytes, byt
     return made
 
 
-def tiff(values: NDArray[np.generic], tags: dict[int, tuple[int, Sequence[int]]] | None = None) -> bytes:
+def tiff(values: NDArray[np.generic], tags: Mapping[int, tuple[int, Sequence[int]]] | None = None) -> bytes:
     """An uncompressed TIFF, little endian, of values `(height, width)` or `(height, width, bands)`.
 
     Args:

@@ -46,7 +46,7 @@ def test_a_guess_is_told(tmp_path: Path) -> None:
     assert again == notes, "from memory too"
     told = plan_of(dataset={**data, "value_range": [0, 4095]})
     assert not any("more than 8 bits" in note for note in told.notes)
-    assert told.preprocessing.value_range == (0, 4095)
+    assert told.preprocessing.value_range == (0.0, 4095.0)
     assert told.to_json()["preprocessing"]["value_range"] == (0, 4095)
 
 
@@ -55,10 +55,10 @@ def test_the_setting_goes_with_the_model(run_ftkit: RunFtkit, tmp_path: Path) ->
     done = run_ftkit(*TRAIN, "--data", str(data), "--set", "dataset.value_range=[0, 4095]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "r"
-    assert resolve(run / "config.yaml", {}, [], {}).config.dataset.value_range == (0, 4095)
+    assert resolve(run / "config.yaml", {}, [], {}).config.dataset.value_range == (0.0, 4095.0)
     assert json.loads((run / "model" / "model.json").read_text())["preprocessing"]["value_range"] == [0, 4095]
     model = ftkit.load(run, device="cpu")
-    assert model.preprocessing.value_range == (0, 4095)
+    assert model.preprocessing.value_range == (0.0, 4095.0)
     file = data / "left" / "0.png"
     eight = Image.fromarray((np.asarray(Image.open(file)) / 4095 * 255).round().astype(np.uint8))
     tops = [p.top for p in model.predict([file, Image.open(file), file.read_bytes(), eight])]
@@ -74,11 +74,11 @@ def test_floats_are_read_by_one_rule_that_is_kept(run_ftkit: RunFtkit, tmp_path:
     done = run_ftkit(*TRAIN, "--data", str(data), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     model = ftkit.load(tmp_path / "runs" / "r", device="cpu")
-    assert model.preprocessing.value_range == (0, 255)
+    assert model.preprocessing.value_range == (0.0, 255.0)
     black = Image.new("L", (SIZE, SIZE), 1)
     assert model.predict(data / "left" / "dim.tiff")[0].top == model.predict(black)[0].top
     config = resolve(tmp_path / "runs" / "r" / "config.yaml", {}, [], {}).config
-    assert config.dataset.value_range == (0, 255)
+    assert config.dataset.value_range == (0.0, 255.0)
 
 
 @pytest.mark.parametrize("text", ["[4095, 0]", "[1]", "4095", "[0, .inf]", "[a, b]", "none"])

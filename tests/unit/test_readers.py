@@ -257,10 +257,10 @@ def test_a_profile_is_applied_once(tmp_path: Path) -> None:
 
 def test_an_image_that_a_dataset_opened_and_did_not_read() -> None:
     """Turned upright and converted as files are; one that is cut short is named as they are."""
-    whole = jpeg(stored(6), [app1(exif(6))])
+    whole, cut = jpeg(stored(6), [app1(exif(6))]), jpeg(PHOTO)[:-200]
 
     def opens(index: int) -> Image.Image:
-        return Image.open(io.BytesIO(whole if index == 0 else whole[:-200]))
+        return Image.open(io.BytesIO(whole if index == 0 else cut))
 
     split = Split(["whole", "cut"], [0, 0], opens)
     assert shown(sample_pixels(split, 0, 3).numpy()) == UPRIGHT

@@ -3,6 +3,7 @@
 from ftkit.cache import cache_folder
 from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
 from ftkit.file_identity import Stamp, file_stamp
+from ftkit.file_kinds import kind_of_file
 from ftkit.hooks import hookimpl
 from ftkit.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
 from ftkit.spec.backbone import (
@@ -71,6 +72,7 @@ __all__ = [
     "hookimpl",
     "is_image",
     "join_splits",
+    "kind_of_file",
     "layer_groups",
     "list_folder",
     "make_schedule",

@@ -32,11 +32,11 @@ _BY_START: tuple[tuple[bytes, str], ...] = (
     (b"SQLite format 3", "an SQLite database"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy array"),
-    (b"version https://git-lfs", "a git-lfs pointer, whose content `git lfs pull` fetches"),
+    (b"version https://git-lfs", "a git-lfs pointer"),
     (b"../.git/annex", "a git-annex pointer"),
-    (b"/annex/objects", "a git-annex pointer, whose content `git annex get` fetches"),
+    (b"/annex/objects", "a git-annex pointer"),
 )
-_IMAGES = re.compile(rb"P[1-6]\s")
+_IMAGES = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d")
 _WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"xl/", b"docProps/")
 
 
@@ -50,6 +50,8 @@ def kind_of(head: bytes) -> str | None:
         if name.startswith(_WORKBOOK):
             return "an Excel workbook"
         return "a zip archive" if b"/data.pkl" not in head else "a PyTorch checkpoint"
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:
+        return "a safetensors file"
     if head[4:8] == b"ftyp":
         return "a HEIC or AVIF image" if head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"avif") else "a video"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":

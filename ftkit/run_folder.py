@@ -161,7 +161,8 @@ class RunFolder:
     def write_log(self, lines: Iterable[str]) -> None:
         """Add lines, each with the time, to the run's log."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        with self.log.open("a", encoding="utf-8") as file:
+        # A path in it may be no text.
+        with self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(f"{now} {line}\n" for line in lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,7 +61,7 @@ def values(package: str, module: str, survey: Survey | None, target: Path, versi
         "module": module,
         "requires_ftkit": f"ftkit>={version}" if version else "ftkit",
         "dataset": f"dataset: {package}/shapes" if survey is None else _dataset(survey, target),
-        "predict_path": "samples" if survey is None else shlex.quote(_seen_from(target, survey.example)),
+        "predict_path": "samples" if survey is None else _for_shell(_seen_from(target, survey.example)),
         **{key: setting.value for key, setting in settings.items()},
         **{f"{key}_why": setting.why for key, setting in settings.items()},
     }
@@ -168,6 +169,19 @@ def _dataset(survey: Survey, target: Path) -> str:
     if len(survey.counts) > CLASSES_SHOWN:
         lines.append(f"  #   and {len(survey.counts) - CLASSES_SHOWN} classes more")
     return "\n".join(lines)
+
+
+def _for_shell(path: str) -> str:
+    """Quoted for a shell, in text that UTF-8 can hold: bytes that are no text are written as bash's escapes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return (
+            "$'"
+            + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(path))
+            + "'"
+        )
+    return shlex.quote(path)
 
 
 def _seen_from(target: Path, path: Path) -> str:

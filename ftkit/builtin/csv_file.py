@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from ftkit.api import (
@@ -21,9 +21,11 @@ from ftkit.api import (
     class_order,
     hookimpl,
     join_splits,
+    kind_of_file,
     nearest,
     one_line,
 )
+from ftkit.builtin.csv_neighbours import SLASHES, Search, explain, is_file
 
 DELIMITERS = ",;\t"
 
@@ -40,6 +42,7 @@ class CsvFile(Dataset):
         root: Folder that the image paths are relative to; by default the file's own.
         image_column: Column of image paths.
         label_column: Column of class names.
+        image_suffix: Ending of the images, such as .jpg, for a column of names without one.
         split_column: Column of train, val or test (or training, valid, validation, dev, testing). A file
             without it is all training images.
     """
@@ -49,6 +52,7 @@ class CsvFile(Dataset):
     image_column: str = "path"
     label_column: str = "label"
     split_column: str = "split"
+    image_suffix: str = ""
 
     def load(self) -> Splits:
         return self._joined(to_train=True)
@@ -86,7 +90,8 @@ class CsvFile(Dataset):
                     raise RequestError(f"{where}: no value in column {header[column]!r} ({key})", "fill it in")
             name = unicodedata.normalize("NFC", values[label])
             side: SplitName = "train" if split is None else _split_name(values[split], where)
-            rows.append(_Row(number, Path(values[image]).as_posix(), name, side))
+            suffix = "" if values[image].lower().endswith(self.image_suffix.lower()) else self.image_suffix
+            rows.append(_Row(number, Path(values[image] + suffix).as_posix(), name, side))
         if not rows:
             raise RequestError(f"{path} has a header but no rows", "list one image a row")
         return rows
@@ -110,8 +115,19 @@ class _Row:
     split: SplitName
 
 
+_REMEDIES = {
+    "an Excel workbook": "save the sheet as CSV in UTF-8",
+    "text in UTF-16": "save it as UTF-8",
+    "a zip archive": "unpack it and give the CSV file; --dataset archive reads archives of images",
+    "a git-lfs pointer": "fetch its content with `git lfs pull`",
+}
+
+
 def _read(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and values of each line that isn't blank, the header first."""
+    kind = kind_of_file(path) if path.is_file() else None
+    if kind is not None:
+        raise RequestError(f"{path} is {kind}, not a CSV file", _REMEDIES.get(kind, "give a CSV file with a header"))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = _delimiter(file.readline())
@@ -143,14 +159,23 @@ def _split_name(value: str, where: str) -> SplitName:
 
 
 def _require_images(rows: Iterable[_Row], root: Path, path: Path) -> None:
-    missing = list(islice((row for row in rows if not (root / row.image).is_file()), 1000))
+    missing = [row for row in rows if not is_file(root / row.image)]
     if not missing:
         return
-    count = f" ({len(missing)}{'+' if len(missing) == 1000 else ''} are missing)" if len(missing) > 1 else ""
-    hint = "paths are relative to the CSV file's folder, or to dataset.root"
-    if "\\" in missing[0].image:
-        hint = "write / between folders, not \\"
-    raise RequestError(f"{path} line {missing[0].line}: no file {root / missing[0].image}{count}", hint)
+    count = f" ({len(missing):,} are missing)" if len(missing) > 1 else ""
+    place, found, hint = explain(Search(root, [root.parent, path.parent, Path.cwd()]), [row.image for row in missing])
+    first = missing[place]
+    if not hint and "\\" in first.image:
+        hint = SLASHES
+    if "://" in first.image or re.match(r"https?:/", first.image):
+        hint = "an address isn't read: fetch the images, and name the files"
+    there = f", but {found.path} is there" if found is not None else ""
+    raise RequestError(
+        f"{path} line {first.line}: no file {root / first.image}{count}{there}",
+        hint
+        or (SLASHES if "\\" in first.image else "")
+        or "paths are relative to the CSV file's folder, or to dataset.root",
+    )
 
 
 def _add(members: dict[str, _Row], row: _Row, path: Path) -> None:

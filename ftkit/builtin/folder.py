@@ -20,6 +20,7 @@ from ftkit.api import (
     class_order,
     hookimpl,
     join_splits,
+    kind_of_file,
     list_folder,
     nearest,
     one_line,
@@ -118,7 +119,8 @@ def _existing_folder(root: Path) -> Path:
             hint = f"for a table of images use --dataset csv --set dataset.path={root}"
         elif root.suffix.lower() in ARCHIVES:
             hint = "unpack it, and give the folder; --data reads zip and tar archives as they are"
-        raise RequestError(f"{root} is a file, not a folder of images", hint)
+        kind = kind_of_file(root)
+        raise RequestError(f"{root} is {kind or 'a file'}, not a folder of images", hint)
     try:
         beside = [entry.name for entry in os.scandir(root.parent) if entry.is_dir()]
     except OSError:

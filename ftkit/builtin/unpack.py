@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from ftkit.api import FtkitError, RequestError
+from ftkit.api import FtkitError, RequestError, kind_of_file
 
 RATIO = 20
 SLACK = 1 << 30
@@ -106,7 +106,9 @@ def _entries(archive: Path, allowance: _Allowance) -> Generator[_Entry, None, No
         return _in_zip(archive, allowance)
     if tarfile.is_tarfile(archive):
         return _in_tar(archive, lambda path: path.open("rb"))
-    raise RequestError(f"{archive}: not a zip or tar archive", "look at what it is: it may be a web page")
+    kind = kind_of_file(archive)
+    told = f"it is {kind}" if kind is not None else "look at what it is: it may be a web page"
+    raise RequestError(f"{archive}: not a zip or tar archive", told)
 
 
 def _in_zip(archive: Path, allowance: _Allowance) -> Generator[_Entry, None, None]:

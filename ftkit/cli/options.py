@@ -26,6 +26,7 @@ from ftkit.config.choices import (
     TRACKERS,
 )
 from ftkit.errors import RequestError
+from ftkit.file_kinds import kind_of_file
 from ftkit.spec.augment import LEVELS
 
 if TYPE_CHECKING:
@@ -77,12 +78,16 @@ def dataset_at(path: str) -> dict[str, str]:
         return {"name": "archive", "source": path}
     if place.is_dir():
         return {"name": "folder", "root": path}
-    if place.suffix.lower() == ".csv" and place.is_file():
+    if place.suffix.lower() in (".csv", ".tsv") and place.is_file():
         return {"name": "csv", "path": path}
     if place.name.lower().endswith(ARCHIVES) and place.is_file():
         return {"name": "archive", "source": path}
     if place.exists():
-        raise RequestError(f"--data {path}: neither a folder, nor a .csv file, nor a zip or tar archive")
+        kind = kind_of_file(place)
+        it_is = f"it is {kind}, " if kind else ""
+        found = f"--data {path}: {it_is}neither a folder, nor a .csv file, nor a zip or tar archive"
+        archive = kind is not None and kind.endswith((" archive", "gzip file"))
+        raise RequestError(found, f"--dataset archive --set dataset.source={path} reads it" if archive else None)
     raise RequestError(
         f"--data {path}: nothing is there",
         "give a folder of images, a .csv file of paths and labels, or an archive or its https address",

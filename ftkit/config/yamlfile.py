@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from ftkit.errors import RequestError
+from ftkit.file_kinds import HEAD, kind_of, kind_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,10 @@ class Setting:
     where: str
     base: Path
     text: Any = None
+
+
+_TOML = re.compile(r"^[ \t]*(\[[\w.-]+\]|[\w.-]+[ \t]*=[ \t]*\S.*)[ \t]*$", re.MULTILINE)
+_YAML = re.compile(r"^[ \t]*(['\"]?[\w.-]+['\"]?[ \t]*:|[-{])", re.MULTILINE)
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,8 +94,9 @@ def read_file(path: Path) -> list[Setting]:
     Raises:
         RequestError: The file can't be read, isn't YAML, isn't a mapping, or has a key twice.
     """
-    name = f"{path}:"
-    root = _compose(_text_of(path), name)
+    name, text = f"{path}:", _text_of(path)
+    _require_yaml(path, text)
+    root = _compose(text, name)
     if root is None or _is_null(root):
         return []
     if not isinstance(root, yaml.MappingNode):
@@ -126,11 +132,24 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise RequestError(f"{path}: not a text file in UTF-8") from None
+        kind = kind_of_file(path)
+        told = f"it is {kind}" if kind else "not a text file in UTF-8"
+        raise RequestError(
+            f"{path}: {told}", "save it as text in UTF-8" if kind == "text in UTF-16" else None
+        ) from None
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file", "give the path of a config file, or run `ftkit init`") from None
     except OSError as error:
         raise RequestError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _require_yaml(path: Path, text: str) -> None:
+    """Refuse what is of another kind by its look, before YAML makes something of it."""
+    kind = kind_of(text[:HEAD].encode("utf-8", "surrogatepass"))
+    if kind in ("an HTML page", "an XML file", "a git-lfs pointer"):
+        raise RequestError(f"{path}: it is {kind}, not YAML", "give a config file as `ftkit init` writes it")
+    if _TOML.search(text) and not _YAML.search(text):
+        raise RequestError(f"{path}: it is TOML by its look, not YAML", "write `key: value` in place of `key = value`")
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ftkit.errors import FtkitError, RequestError
+from ftkit.file_kinds import HEAD as KIND_HEAD
+from ftkit.file_kinds import is_image_kind, kind_of
 from ftkit.images.depth import read_depth
 from ftkit.images.formats import add_reader, sniffed, support
 from ftkit.images.orientation import upright
@@ -196,16 +198,19 @@ def _unidentified(source: str | Path | IO[bytes]) -> str:
     suffix = sniffed(_head(source))
     remedy = support(suffix).remedy if suffix else None
     if suffix is None or remedy is None:
-        return "not an image, or of a kind that can't be read here"
+        kind = kind_of(_head(source, KIND_HEAD))
+        if kind is None or is_image_kind(kind):
+            return f"{kind} that can't be read here" if kind else "not an image, or of a kind that can't be read here"
+        return f"not an image, but {kind}"
     return f"its content is {suffix[1:].upper()}, which can't be read without a package: {remedy}"
 
 
-def _head(source: str | Path | IO[bytes]) -> bytes:
+def _head(source: str | Path | IO[bytes], size: int = HEAD) -> bytes:
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
-            return file.read(HEAD)
+            return file.read(size)
     source.seek(0)
-    head = source.read(HEAD)
+    head = source.read(size)
     source.seek(0)
     return head
 

@@ -321,7 +321,7 @@ def test_another_sum_is_refused_and_nothing_kept(server: Server, cache: Path, tm
 
 def test_what_is_no_archive_is_fetched_again_next_time(server: Server, cache: Path) -> None:
     url = server.give("/a.zip", b"<html>please log in</html>")
-    assert refusal(url) == f"{url}: not a zip or tar archive (look at what it is: it may be a web page)"
+    assert refusal(url) == f"{url}: not a zip or tar archive (it is an HTML page)"
     server.give("/a.zip", zipped())
     assert names(Archive(url).load()) == sorted(FOUR)
 

@@ -20,12 +20,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError, unknown
+from ftkit.file_kinds import kind_of_file
 
 RAW = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "student", "params")
 AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "teacher")
 """Entries that hold an average over training steps: taken only where there is nothing else, or by `weights_key`."""
 _CODE = re.compile(r"GLOBAL|[Uu]nsupported class|unrecognized function")  # how torch says that it won't run something
 _SAVE_STATE = "save the state dict alone: torch.save(model.state_dict(), FILE), or as .safetensors"
+_TORCH = "a PyTorch checkpoint"
+_GET_AGAIN = "it is damaged or of another kind: get it again"
+_OTHER_KIND: Mapping[str, str] = {
+    "a safetensors file": "rename it to end in .safetensors",
+    **dict.fromkeys(("a zip archive", _TORCH), "a PyTorch checkpoint ends in .pt"),
+    "a git-lfs pointer": "fetch its content with `git lfs pull`",
+}
 _SHARD = re.compile(r"-\d{3,}-of-\d{3,}\.")
 _ADAPTER = re.compile(r"(?:^|\.)(?:lora|ia3|hada|lokr|oft|boft|vera)_\w+\.?")
 
@@ -150,9 +158,11 @@ def _read_pickle(path: Path) -> Any:
 def _damaged(path: Path, error: Exception) -> RequestError:
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # before it torch advises on its own API
     reason = text.splitlines()[0] if text else type(error).__name__
-    return RequestError(
-        f"weights file {path} can't be read: {reason}", "it is damaged or of another kind: get it again"
-    )
+    kind = kind_of_file(path)
+    own = ("a safetensors file",) if path.suffix == ".safetensors" else ("a zip archive", _TORCH)
+    if kind is not None and kind not in own:
+        return RequestError(f"weights file {path} can't be read: it is {kind}", _OTHER_KIND.get(kind, _GET_AGAIN))
+    return RequestError(f"weights file {path} can't be read: {reason}", _GET_AGAIN)
 
 
 def _find_state(content: Any) -> Contents:

@@ -21,6 +21,7 @@ from ftkit.api import (
     decode_image,
     file_stamp,
     join_splits,
+    kind_of_file,
     nearest,
     one_line,
 )
@@ -109,6 +110,8 @@ class HubDataset(Dataset):
                 return streamed(self.path, self.config, self.revision, self.streaming_cache_gb)
             if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
                 loaded = datasets.load_from_disk(str(path))
+            elif path.is_file() and (kind := kind_of_file(path)) not in ("a Parquet file", None):
+                raise RequestError(f"dataset.path: {self.path} is {kind}, not a Parquet file", "give a Parquet file")
             elif path.is_file():
                 loaded = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache_of(path))
             elif path.is_dir():

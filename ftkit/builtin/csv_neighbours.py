@@ -1,0 +1,188 @@
+"""Images that a table names and that aren't there: what is there in their place, and what would mend the table."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ftkit.api import is_image
+
+LOOKED_FOR = 1000
+"""Missing images of which each is looked for; more are taken to miss for the same reasons."""
+FOLDERS = 200
+"""Folders beside and inside the root that are tried."""
+SLASHES = "write / between folders, not \\"
+_SPACES = str.maketrans({"\u00a0": " ", "\u200b": None, "\ufeff": None})
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A file that is there, for one that isn't.
+
+    Attributes:
+        path: It, as a table under the same root would name it.
+        change: In which way the name in the table differs.
+        hint: What mends it.
+    """
+
+    path: Path
+    change: str
+    hint: str
+
+
+@dataclass
+class Search:
+    """Looks for neighbours of many names, reading each folder once."""
+
+    root: Path
+    others: Sequence[Path] = ()
+    _folders: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
+
+    def find(self, image: str) -> Neighbour | None:
+        """What is there in place of an image; None where nothing is like it."""
+        for name, change, hint in self._spellings(image):
+            exact = self.root / name
+            found = exact if change and is_file(exact) else self._alike(self.root, name)
+            if found is not None:
+                return self._told(found, name, change, hint)
+        elsewhere = self._elsewhere(image)
+        if elsewhere is not None and "\\" in image:
+            return replace(elsewhere, hint=f"{SLASHES}; {elsewhere.hint}")
+        return elsewhere
+
+    def _spellings(self, image: str) -> Iterator[tuple[str, str, str]]:
+        yield image, "", ""
+        plain = "/".join(part.strip().strip("\"'") for part in image.translate(_SPACES).split("/"))
+        if plain != image:
+            yield plain, "spaces or quotes", "take spaces and quotes out of the column"
+        if "\\" in image:
+            yield plain.replace("\\", "/"), "backslashes", SLASHES
+        if image.endswith(".0") and image[:-2].isdecimal():
+            yield image[:-2], "numbers", "keep the column text: a spreadsheet made numbers of it"
+
+    def _told(self, found: Path, name: str, change: str, hint: str) -> Neighbour:
+        if self.root / name == found:
+            return Neighbour(found, change, hint)
+        more, remedy = _difference(Path(name).name, found.name)
+        if not more:
+            more, remedy = _difference(name, found.relative_to(self.root).as_posix())
+        return Neighbour(found, " and ".join(filter(None, (change, more))), remedy if not change else hint)
+
+    def _alike(self, folder: Path, name: str) -> Path | None:
+        """The file of another case, Unicode form or ending, in a folder of another case or form."""
+        *folders, last = [part for part in name.split("/") if part not in ("", ".")] or [""]
+        for part in folders:
+            names = [part] if _is_dir(folder / part) else self._in(folder).get(_folded(part), [])
+            inside = next((folder / other for other in names if _is_dir(folder / other)), None)
+            if inside is None:
+                return None
+            folder = inside
+        here = self._in(folder)
+        for key in (_folded(last), _folded(last) + ".", _stem(last) + ".", _number(last)):
+            for other in here.get(key, ()) if key else ():
+                if is_image(other):
+                    return folder / other
+        return None
+
+    def _in(self, folder: Path) -> dict[str, list[str]]:
+        """Names in a folder by what they fold to: whole, less the ending, and as a number."""
+        if folder not in self._folders:
+            found: dict[str, list[str]] = {}
+            try:
+                names = sorted(entry.name for entry in folder.iterdir())
+            except OSError:
+                names = []
+            for name in names:
+                for key in {_folded(name), _stem(name) + ".", _number(name)} - {""}:
+                    found.setdefault(key, []).append(name)
+            self._folders[folder] = found
+        return self._folders[folder]
+
+    def _elsewhere(self, image: str) -> Neighbour | None:
+        """Under another root, in a folder of the root, or with fewer folders before it."""
+        name = image.replace("\\", "/").lstrip("/")
+        for other in (*self.others, *self._inside()):
+            if is_file(other / name):
+                return Neighbour(other / name, "folder", f"--set dataset.root={other}")
+        for other in self._inside():
+            if (found := self._alike(other, name)) is not None:
+                return Neighbour(found, "folder and ending", f"--set dataset.root={other}, and see how names differ")
+        parts = name.split("/")
+        for start in range(1, min(len(parts), 20)):
+            if is_file(self.root / "/".join(parts[start:])):
+                dropped = image[: len(image.replace("\\", "/")) - len("/".join(parts[start:]))]
+                found = self.root / "/".join(parts[start:])
+                return Neighbour(found, "folder too many", f"take {dropped!r} out of the column")
+        return None
+
+    def _inside(self) -> list[Path]:
+        try:
+            folders = [entry for entry in sorted(self.root.iterdir()) if entry.is_dir()]
+        except OSError:
+            return []
+        return folders[:FOLDERS]
+
+
+def explain(search: Search, images: Sequence[str]) -> tuple[int, Neighbour | None, str]:
+    """The place of the first image that has a neighbour, that one, and what mends most of the images."""
+    found = [search.find(image) for image in images[:LOOKED_FOR]]
+    place, first = next(((at, one) for at, one in enumerate(found) if one is not None), (0, None))
+    if first is None:
+        return 0, None, ""
+    hint, count = Counter(one.hint for one in found if one is not None).most_common(1)[0]
+    if len(found) == 1:
+        return place, first, hint
+    which = "all of those that were looked for" if len(images) > LOOKED_FOR else f"all {len(found):,}"
+    same = sum(one is not None and one.hint == hint for one in found)
+    return place, first, f"{hint} (so with {which if same == len(found) else f'{count:,} of {len(found):,}'})"
+
+
+def _difference(name: str, other: str) -> tuple[str, str]:
+    """In which way one name differs from the other, and what mends it."""
+    if name == other:
+        return "", ""
+    if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other):
+        return "Unicode form", "write names as the files have them: accents are stored in another Unicode form"
+    if _folded(name) == _folded(other):
+        return "case", "write names in the case that the files have"
+    suffix = Path(other).suffix
+    if _folded(other) == _folded(name + suffix):
+        return "ending", f"add the ending with --set dataset.image_suffix={suffix}"
+    if _stem(name) == _stem(other):
+        return "ending", f"write the ending that the files have, {suffix}"
+    if _number(name) and _number(name) == _number(other):
+        return "leading zeros", "write numbers as the files have them: a spreadsheet took the leading zeros"
+    return "", ""
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stem(name: str) -> str:
+    """Less the ending of an image, folded."""
+    return _folded(Path(name).stem if is_image(name) else name)
+
+
+def _number(name: str) -> str:
+    """The number that a name is, without leading zeros; empty where it is none."""
+    stem = Path(name).stem if is_image(name) else name
+    return f"#{int(stem)}" if stem.isdecimal() and len(stem) < 100 else ""
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; none is of a name that is too long, or that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -180,6 +180,13 @@ def create_run(output: Path, name: str | None, backbone: str, strategy: str) -> 
         raise RequestError(
             f"--name {name!r} is not a folder's name", "give one without slashes; --output is for the path"
         )
+    try:
+        os.fspath(output / (name or "")).encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"{output / (name or '')}: the name is not UTF-8 text, which files of weights need",
+            "give another --output and --name",
+        ) from None
     stem = name or "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", _plain(backbone), _plain(strategy)])
     candidates = [stem] if name else [stem, *(f"{stem}-{n}" for n in range(2, 100))]
     for candidate in candidates:

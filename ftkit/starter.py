@@ -176,11 +176,8 @@ def _for_shell(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return (
-            "$'"
-            + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(path))
-            + "'"
-        )
+        escaped = (chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(path))
+        return f"$'{''.join(escaped)}'"
     return shlex.quote(path)
 
 

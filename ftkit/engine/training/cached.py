@@ -50,7 +50,8 @@ class Cached:
         indices = torch.tensor([key[1] for key in whole], dtype=torch.int64)
         views = [(key[0] + key[2]) % self._views for key in whole]
         if len(set(views)) <= 1:
-            rows = tables[views[0] if views else PLAIN].take(indices)
+            # A batch may be empty, and the epoch may use other views than the plain one.
+            rows = tables[views[0] if views else next(iter(tables))].take(indices)
         else:
             rows = torch.stack([tables[view].take(index) for view, index in zip(views, indices, strict=True)])
         lost = tuple(faults[key[1]] for key in keys if key[1] in faults) if faults else ()

@@ -31,9 +31,14 @@ def usable(session: Session, split: SplitName, batch: Batch) -> Batch:
 def enough(session: Session, batch: Batch, planned: int) -> bool:
     """Whether a training batch has images left to learn from; BatchNorm can't from one alone.
 
+    One that was planned without an image, since a step has fewer images than parts, has work to do only where other
+    processes have images in theirs.
+
     Raises:
         FtkitError: It hasn't, and other processes wait for this one to take part in the step.
     """
+    if planned == 0:
+        return bool(session.accelerator.num_processes > 1)
     if len(batch) >= min(2, planned):
         return True
     if session.accelerator.num_processes > 1:

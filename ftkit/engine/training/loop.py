@@ -236,6 +236,8 @@ def batch_loss(session: Session, batch: Batch) -> Tensor:
     What is counted is the plain cross entropy, so that the record can be laid beside the validation loss
     whatever is smoothed or weighted.
     """
+    if not len(batch):
+        return idle_loss(session, batch)
     with session.compute.autocast():
         outputs = session.model(batch.images)
     logits, auxiliary = split_outputs(outputs)
@@ -244,6 +246,18 @@ def batch_loss(session: Session, batch: Batch) -> Tensor:
         correct = (logits.argmax(1) == batch.labels).sum()
         session.totals += torch.stack([plain.double(), correct.double(), plain.new_tensor(len(batch)).double()])
     return session.loss(logits, batch.labels, auxiliary)
+
+
+def idle_loss(session: Session, batch: Batch) -> Tensor:
+    """A loss of 0 with gradients of 0, for a process that has no image while others have: they wait for its gradients.
+
+    Networks need not take a batch of none, so it computes an image of zeros. BatchNorm, whose statistics that would
+    change, never trains on batches as small as this (`require_batches`).
+    """
+    images = batch.images.new_zeros(1, *batch.images.shape[1:])
+    with session.compute.autocast():
+        logits, auxiliary = split_outputs(session.model(images))
+    return torch.stack([(0.0 * outputs).sum() for outputs in (logits, *auxiliary)]).sum()
 
 
 def seed_step(session: Session, batch: int) -> None:

@@ -120,6 +120,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_broken_record(error: FtkitError) -> bool:
+    """Whether a plugin's error says that an image can't be read, and not that the plugin is at fault."""
+    cause = error.__cause__
+    return isinstance(cause, OSError | ValueError | EOFError) and not is_out_of_memory(cause)
+
+
 def with_traceback(error: FtkitError) -> FtkitError:
     """The error with its traceback as a note, which comes along to another process."""
     error.add_note("".join(traceback.format_exception(error)).rstrip())

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError
+from ftkit.images import ImageFiles
+from ftkit.opening import OwnCopies
 from ftkit.plugin_errors import Guarded, plugin_of, running
 from ftkit.screening import screen
 from ftkit.spec.checks import checked_splits, faults_of, shared_names
@@ -66,10 +68,11 @@ def load_checked(dataset: Dataset, source: str, to_train: bool = True) -> Splits
 
 
 def _guarded(split: Split | None, source: str) -> Split | None:
-    """The split, with what a plugin's own code raises when it opens an image put into words."""
-    if split is None or not len(split) or plugin_of(split.source(0)[0]) is None:
+    """The split with its images opened by each thread and process for itself, and a plugin's errors put into words."""
+    if split is None or not len(split) or isinstance(split.source(0)[0], ImageFiles):
         return split
-    return replace(split, open=Guarded(split.open, split.names, source))
+    owned = plugin_of(split.source(0)[0]) is not None
+    return replace(split, open=OwnCopies(Guarded(split.open, split.names, source) if owned else split.open))
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:

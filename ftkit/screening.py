@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Literal
 
 from ftkit.duplicates import Duplicate, find_duplicates, picture_hash, summary
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.file_identity import content_digest
 from ftkit.images import (
     FORMATS,
@@ -24,6 +24,7 @@ from ftkit.images import (
     sample_file,
 )
 from ftkit.memory import TOGETHER, Look, Memory, open_memory
+from ftkit.plugin_errors import is_broken_record
 from ftkit.spec.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.value_ranges import settle_range
 
@@ -80,7 +81,10 @@ class Screened:
 def screen(
     splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None = None, value_range: Range | None = None
 ) -> Screened:
-    """Read every image file of the splits once. What comes out of an array is taken as it is.
+    """Read every image file of the splits once.
+
+    What comes out of something else is opened only where it may be left out, and is taken as it is otherwise: there is
+    no memory of it. Data that lies far away (`Split.blocks`) isn't fetched for this; its images are left out when met.
 
     Args:
         tell: Called with a line now and then where it takes long.
@@ -93,6 +97,8 @@ def screen(
     memory = open_memory()
     looks = look_at(list(dict.fromkeys(f for some in files.values() for f in some if f is not None)), memory, tell)
     odd = [bad for name in files for bad in _odd(name, files[name], looks)]
+    if on_bad == "skip":
+        odd += [bad for name, split in splits.present() for bad in _unopened(name, split)]
     unreadable = [bad for bad in odd if not bad.used]
     if unreadable and on_bad == "error":
         raise RequestError(
@@ -123,7 +129,7 @@ def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
         return splits
     left: dict[SplitName, Split] = {}
     for name, split in splits.present():
-        kept = [index for index, file in enumerate(_files(split)) if file not in unwanted]
+        kept = [index for index, file in enumerate(_names(split)) if file not in unwanted]
         lost = set(split.labels) - {split.labels[index] for index in kept}
         if lost:
             few = ", ".join(repr(splits.classes[label]) for label in sorted(lost)[:NAMED])
@@ -197,6 +203,35 @@ def _files(split: Split) -> list[str | None]:
     """The file of each sample; None where there is none."""
     files = (sample_file(split, index) for index in range(len(split)))
     return [str(file.absolute()) if file is not None else None for file in files]
+
+
+def _names(split: Split) -> list[str]:
+    """What lists call each sample: the path of its file, or else its name."""
+    return [file or name for file, name in zip(_files(split), split.names, strict=True)]
+
+
+def _unopened(name: SplitName, split: Split) -> Iterator[BadImage]:
+    """The samples that aren't files and can't be opened; one after the other, as whoever made them may expect."""
+    if split.blocks is not None:
+        return
+    for index, file in enumerate(_files(split)):
+        if file is None:
+            reason = _reason(split, index)
+            if reason is not None:
+                yield BadImage(name, split.names[index], reason)
+
+
+def _reason(split: Split, index: int) -> str | None:
+    """Why a sample can't be opened; None where it can."""
+    try:
+        split.open(index)
+    except UnreadableImage as error:
+        return error.message
+    except FtkitError as error:
+        if not is_broken_record(error):
+            raise
+        return error.message
+    return None
 
 
 def _odd(name: SplitName, files: Sequence[str | None], looks: Mapping[str, Look]) -> Iterator[BadImage]:

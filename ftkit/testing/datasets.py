@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
 from ftkit.api import Dataset, Split, Splits, UnreadableImage
+from ftkit.opening import OwnCopies
 from ftkit.spec.checks import checked_splits
 from ftkit.testing.contract import ContractError, kept, require, require_frozen_dataclass
-from ftkit.testing.copies import sent
+from ftkit.testing.copies import in_fork, sent
 
+THREADS = 4
 OPENED = 16
 """Most images of a split that are opened, spread evenly over it."""
 
@@ -42,8 +50,41 @@ def _check_split(where: str, split: Split, opened: int) -> None:
         copy = sent(split)
     except Exception as error:
         raise ContractError(f"{where}: it can't be sent to a reading process: {error}") from error
-    for index in range(0, len(split), max(1, len(split) // max(1, opened))):
-        _check_image(f"{where}, {split.names[index]}", split, copy, index)
+    # As runs do it: by a copy in each thread and process, made before the data is first read.
+    own = replace(split, open=OwnCopies(split.open))
+    chosen = range(0, len(split), max(1, len(split) // max(1, opened)))
+    for index in chosen:
+        _check_image(f"{where}, {split.names[index]}", own, copy, index)
+    _check_others(where, own, chosen)
+
+
+def _check_others(where: str, split: Split, chosen: Sequence[int]) -> None:
+    """Open the images in threads, and in a process that is forked after they were opened here."""
+    wanted = [_pixels(split, index) for index in chosen]
+    with ThreadPoolExecutor(THREADS) as pool:
+        for index, expected, future in zip(
+            chosen, wanted, [pool.submit(_pixels, split, index) for index in chosen], strict=True
+        ):
+            _compare(f"{where}, {split.names[index]}", "in a thread", future.exception(), future, expected)
+    if sys.platform == "linux":
+        found = in_fork(lambda: [_pixels(split, index) for index in chosen])
+        hint = "connect in `open`, when it is first called, and keep the connection in the object itself"
+        if isinstance(found, str):
+            raise ContractError(f"{where}: opening it in a process forked after it was opened here: {found}", hint)
+        require(found == wanted, f"{where}: it opened to other images in a forked process", hint)
+
+
+def _compare(where: str, how: str, error: BaseException | None, future: Future[bytes], expected: bytes) -> None:
+    hint = "connect in `open`, when it is first called, and keep the connection in the object itself"
+    if error is not None:
+        raise ContractError(f"{where}: opening it {how} raised {type(error).__name__}: {error}", hint) from error
+    require(future.result() == expected, f"{where}: it opened to another image {how}", hint)
+
+
+def _pixels(split: Split, index: int) -> bytes:
+    image = split.open(index)
+    facts = f"{image.mode} {image.size}\n".encode()
+    return hashlib.blake2b(facts + image.tobytes(), digest_size=16).digest()
 
 
 def _check_image(where: str, split: Split, copy: Split, index: int) -> None:

@@ -25,7 +25,7 @@ from ftkit.engine.input.transforms import Transform
 from ftkit.engine.seeds import derive
 from ftkit.errors import FtkitError, one_line
 from ftkit.images import UnreadableImage, sample_name
-from ftkit.plugin_errors import with_traceback
+from ftkit.plugin_errors import is_broken_record, with_traceback
 from ftkit.spec.dataset import Split
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Fault:
     file: str
     reason: str
     error: FtkitError | None = None
-    """What ends the run, where it isn't the image that is at fault."""
+    """What ends the run where images aren't left out, in place of a line on the file."""
+    left_out: bool = True
+    """Whether it may be left out; else `error` isn't the image's fault, and ends the run in any case."""
 
 
 @dataclass
@@ -137,7 +139,8 @@ class Samples(Dataset["_Sample | Fault"]):
             file = sample_name(self.split, index)
             return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
         except FtkitError as error:
-            return Fault(sample_name(self.split, index), error.message, with_traceback(error))
+            broken = is_broken_record(error)
+            return Fault(sample_name(self.split, index), error.message, with_traceback(error), broken)
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
             image, draws = transform.begin(pixels) if self.begun else (transform(pixels), {})
@@ -220,7 +223,7 @@ def require_sound(found: Iterable[object]) -> None:
         FtkitError: That one.
     """
     for fault in found:
-        if isinstance(fault, Fault) and fault.error is not None:
+        if isinstance(fault, Fault) and fault.error is not None and not fault.left_out:
             raise fault.error
 
 
@@ -234,7 +237,9 @@ def require_whole(found: Iterable[object]) -> None:
     require_sound(found)
     for fault in found:
         if isinstance(fault, Fault):
-            raise FtkitError(f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again")
+            raise fault.error or FtkitError(
+                f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again"
+            )
 
 
 def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_Sample | Fault]) -> Batch:

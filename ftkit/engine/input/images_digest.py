@@ -12,6 +12,7 @@ from ftkit.errors import FtkitError
 from ftkit.file_identity import DIGEST_BYTES, content_digest, file_stamp
 from ftkit.images import UnreadableImage, sample_file
 from ftkit.memory import open_memory
+from ftkit.plugin_errors import is_broken_record
 from ftkit.spec.dataset import Split
 
 UNREADABLE = bytes(DIGEST_BYTES)
@@ -65,7 +66,7 @@ def known_images(split: Split) -> KnownImages:
     each of which is read unless it is remembered from the image scan; else their pixels.
     """
     if split.stamp is not None:
-        opens = type(split.source(0)[0]) if len(split) else type(split.open)
+        opens = type(_innermost(split))
         text = "\n".join(["stamp", opens.__module__, opens.__qualname__, split.stamp, *split.names])
         return KnownImages(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
     files = [sample_file(split, index) for index in range(len(split))]
@@ -78,11 +79,21 @@ def known_images(split: Split) -> KnownImages:
     return KnownImages(_digits(b"content\n" + contents), split, contents, marks)
 
 
+def _innermost(split: Split) -> object:
+    """What opens the images in the end, below what guards it."""
+    opens: object = split.source(0)[0] if len(split) else split.open
+    while hasattr(opens, "opens"):
+        opens = opens.opens
+    return opens
+
+
 def _pixels(split: Split, index: int) -> bytes:
     try:
         image = split.open(index)
-    except UnreadableImage:
-        return UNREADABLE
+    except FtkitError as error:
+        if isinstance(error, UnreadableImage) or is_broken_record(error):
+            return UNREADABLE
+        raise
     digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
     if image.palette is not None:
         digest.update(image.palette.tobytes())

@@ -24,7 +24,7 @@ from ftkit.spec.counting import count_parameters
 from ftkit.spec.curve import CURVES
 from ftkit.spec.figures import check_monitor
 from ftkit.spec.rates import check_group_rates
-from ftkit.spec.schedule import make_schedule
+from ftkit.spec.schedule import Schedule, make_schedule
 from ftkit.spec.strategy import Strategy
 from ftkit.weight_source import WeightSource, choose_weights, require_head
 
@@ -115,7 +115,8 @@ def _means_checked(plan: Plan) -> Plan:
     _require_trackers(config.tracker)
     check_channels(plan.augmentation, plan.preprocessing.channels)
     _require_views(plan)
-    notes = check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
+    notes = random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
+    notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
     notes += _check_patience(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
 
@@ -174,6 +175,24 @@ def _without_epochs(resolved: Resolved) -> Resolved:
             f"{resolved.where('epochs')}: strategy {resolved.config.strategy.name!r} trains no epochs", "leave it out"
         )
     return replace(resolved, config=resolved.config.model_copy(update={"epochs": 0}))
+
+
+def random_notes(weights: WeightSource, partial: bool, schedule: Schedule, strategy: str) -> tuple[str, ...]:
+    """A note where layers that may be random stay frozen: what is above them trains on what they happen to give."""
+    frozen = schedule.frozen_at_first()
+    if not frozen or (weights.kind != "none" and not partial):
+        return ()
+    names, epochs = list(frozen), max(frozen.values())
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    until = "to the end" if epochs == len(schedule.rows) else f"for {epochs} epoch{'s' * (epochs > 1)}"
+    if weights.kind != "none":
+        return (
+            f"what {weights.name} lacks is drawn at random, and strategy {strategy!r} keeps {shown} frozen {until}",
+        )
+    return (
+        f"weights are none, and strategy {strategy!r} keeps {shown} frozen {until}: layers drawn at random; give "
+        "pretrained weights, or --strategy scratch, which trains all of them",
+    )
 
 
 def choose_probe(resolved: Resolved, strategy: Strategy, weights: WeightSource) -> ProbeUse:

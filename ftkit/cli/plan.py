@@ -181,7 +181,10 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
         return
     views = "1 view" if plan.views == 1 else f"{plan.views} views"
     if uses is None:
-        yield "cache", f"what is frozen is computed once for {views} of an image, where that pays"
+        yield (
+            "cache",
+            f"what is frozen is computed once for {views} of an image, if the network can be cut in two and that pays",
+        )
         return
     served = [(phase, use) for phase, use in zip(plan.schedule.phases, uses, strict=True) if use.cut is not None]
     if not served:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import ftkit
 from ftkit.api import Backbone, LayerGroup, Phase, Preprocessing, RequestError, Strategy, make_schedule
+from tests.conftest import MakeFolder, RunFtkit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,3 +98,45 @@ def test_a_group_may_stand_still_while_another_trains() -> None:
 def test_two_groups_of_one_name_are_refused() -> None:
     with pytest.raises(RequestError, match=r"two layer groups of one name: stem, body, head, stem"):
         make_schedule(Twice([{"head": 1.0}]), TOY, 1)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> dict[str, Any]:
+    root = image_folder(tmp_path_factory.mktemp("photos"), {"a": 6, "b": 6})
+    return {"dataset": {"name": "folder", "root": str(root)}, "backbone": "cifar_resnet20", "epochs": 4}
+
+
+FROZEN = "weights are none, and strategy '{}' keeps {} frozen {}: layers drawn at random"
+BODY = "stem, layer1, layer2, layer3"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [
+        ("freeze", (BODY, "to the end")),
+        ("gradual", (BODY, "for 3 epochs")),
+        ({"name": "freeze-unfreeze", "unfreeze_epoch": 1}, (BODY, "for 1 epoch")),
+        ({"name": "freezer", "name_starts_with": ["layer1"], "until_epoch": None}, ("layer1", "to the end")),
+        ("norms", ("body", "to the end")),
+        ("full", None),
+        ("scratch", None),
+        ("discriminative", None),
+    ],
+)
+def test_frozen_layers_drawn_at_random_are_noted(
+    photos: dict[str, Any], strategy: Any, kept: tuple[str, str] | None
+) -> None:
+    notes = ftkit.plan(**photos, strategy=strategy, weights="none").notes
+    found = [note for note in notes if note.startswith("weights are none")]
+    if kept is None:
+        assert not found
+    else:
+        name = strategy["name"] if isinstance(strategy, dict) else strategy
+        assert len(found) == 1
+        assert found[0].startswith(FROZEN.format(name, *kept))
+
+
+def test_the_command_line_shows_it(photos: dict[str, Any], run_ftkit: RunFtkit) -> None:
+    options = ("--data", photos["dataset"]["root"], "--backbone", "cifar_resnet20", "--weights", "none")
+    shown = run_ftkit("plan", *options, "--strategy", "freeze", "--epochs", "2").stdout
+    assert FROZEN.format("freeze", BODY, "to the end") in " ".join(shown.split())

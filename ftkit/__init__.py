@@ -4,7 +4,7 @@
 
     plan = ftkit.plan(dataset={"name": "folder", "root": "photos"}, backbone="resnet18")
     outcome = ftkit.train(plan)
-    model = ftkit.load(outcome.run.path)
+    model = ftkit.load(outcome.run)
     model.predict("ant.jpg")[0].label
 
 Everything is imported when it is first used, so that `import ftkit` costs nothing.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftkit.engine.inference.predict import Prediction, Predictor, load
     from ftkit.engine.training.conclude import Outcome
+    from ftkit.engine.training.events import Listener
     from ftkit.errors import FtkitError, RequestError
     from ftkit.library import plan, resume, train
     from ftkit.run_plan import Plan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FtkitError",
+    "Listener",
     "Outcome",
     "Plan",
     "Prediction",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "FtkitError": "ftkit.errors",
+    "Listener": "ftkit.engine.training.events",
     "Outcome": "ftkit.engine.training.conclude",
     "Plan": "ftkit.run_plan",
     "Prediction": "ftkit.engine.inference.predict",

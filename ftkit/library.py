@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,9 @@ def settle(resolved: Resolved, tell: Callable[[str], None] | None = None) -> tup
 def train(plan: Plan, listener: Listener | None = None) -> Outcome:
     """Execute a plan in a new run folder, and say how it ended.
 
+    Args:
+        listener: Is called as the run goes on; subclass `ftkit.Listener`. What it raises ends the run.
+
     Raises:
         RequestError: The run's name is taken, or the machine can't do what was asked.
         FtkitError: The run failed; what it had written is kept.
@@ -80,8 +84,11 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
     return run_plan(plan, open_run(plan), listener)
 
 
-def resume(run: str | Path, listener: Listener | None = None) -> Outcome:
+def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Outcome:
     """Go on with a run that was stopped, to the very result it would have had.
+
+    Args:
+        listener: As in `train`.
 
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.

@@ -23,6 +23,10 @@ class RunFolder:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        """It is taken where a path is."""
+        return str(self.path)
+
     @property
     def name(self) -> str:
         return self.path.name

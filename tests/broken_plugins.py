@@ -25,7 +25,7 @@ class Broken:
     """A plugin's source, and a part of the message that must be shown for it.
 
     Attributes:
-        lists: Whether it loads, and only a value that it offers is at fault.
+        lists: Whether it loads, and only a value that it offers is at fault; then its state is `faulty`.
         requires: What its package needs, as metadata.
     """
 

@@ -27,6 +27,8 @@ KINDS = {
     "ftkit_models": ("model", "models"),
 }
 
+STATES = {True: "ok    ", False: "FAULT ", None: "skip  "}
+
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 
 
@@ -49,13 +51,16 @@ def list_plugins(json: Json = False) -> None:
         (f["name"], f["package"], f["version"] or "-", f["state"], _brings_text(f["brings"]) or "-") for f in found
     ]
     console.print_text("\n".join(aligned(rows)))
+    for fault in (fault for f in found for fault in f["faults"]):
+        console.warn(fault)
     warn_of_faults(registry)
 
 
 @app.command(
     epilog="Examples:\n"
     "  ftkit plugins doctor my-plugin\n"
-    "  ftkit plugins doctor my-plugin --num-processes 2   its strategies in two processes too"
+    "  ftkit plugins doctor my-plugin --num-processes 2   its strategies in two processes too\n"
+    "  ftkit plugins doctor leaves --set dataset.root=scans   a dataset whose options must be given"
 )
 def doctor(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
@@ -63,6 +68,10 @@ def doctor(
     num_processes: Annotated[
         int, typer.Option("--num-processes", metavar="N", min=1, max=8, help="Let so many train with each strategy.")
     ] = 1,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of what is checked: --set dataset.root=scans."),
+    ] = None,
 ) -> None:
     """Check that a plugin loads, and that what it brings keeps the contracts."""
     from ftkit.testing.doctor import examine
@@ -73,14 +82,17 @@ def doctor(
     absence = registry.absence(name)
     if registry.plugin(name) is None and absence is not None:
         raise RequestError(absence, "leave that out to have it checked")
-    findings = list(examine(registry, name, num_processes))
+    findings = list(examine(registry, name, num_processes, sets or ()))
     if json:
         console.print_json([finding.to_json() for finding in findings])
     else:
         for finding in findings:
-            console.print_text(f"{'ok    ' if finding.fault is None else 'FAULT '} {finding.what}")
-            if finding.fault is not None:
-                console.print_text(f"       {finding.fault}")
+            console.print_text(f"{STATES[finding.ok]} {finding.what}")
+            if finding.ok is not True:
+                console.print_text(f"       {finding.fault or finding.skipped}")
+    skipped = sum(finding.ok is None for finding in findings)
+    if skipped:
+        console.warn(f"{skipped} of {len(findings)} checks {'was' if skipped == 1 else 'were'} skipped")
     faults = sum(finding.fault is not None for finding in findings)
     if faults:
         raise FtkitError(f"plugin {name!r} has {faults} of {len(findings)} checks at fault")
@@ -114,6 +126,8 @@ def commands_of(name: str) -> Any:
     # With one command alone typer would leave out its name.
     group.callback()(lambda: None)
     for command in names:
+        if not callable(offer.items[command]):
+            raise RequestError(f"command {command!r}: plugin {name!r} offers {offer.items[command]!r}, no function")
         group.command(command)(_as_command(f"command {command!r}", offer.items[command]))
     built = typer.main.get_command(group)
     built.name = name
@@ -156,12 +170,13 @@ def _facts(registry: Registry, source: Source) -> dict[str, Any]:
     from ftkit.plugins.sources import Fault
 
     found = registry.plugin(source.owner.name)
-    state, brings, why = "disabled", dict[str, Any](), None
+    state, brings, why, faults = "disabled", dict[str, Any](), None, list[str]()
     if isinstance(found, Plugin):
-        state, brings = "ok", _brings(found, registry.brings(found) or {})
+        brings, faults = _brings(found, registry.brings(found) or {}), registry.faults_of_values(found)
+        state = "faulty" if faults else "ok"
         found = registry.plugin(source.owner.name)
     if isinstance(found, Fault):
-        state, brings, why = "broken", {}, found.reason
+        state, brings, why, faults = "broken", {}, found.reason, []
     owner = source.owner
     return {
         "name": owner.name,
@@ -170,6 +185,7 @@ def _facts(registry: Registry, source: Source) -> dict[str, Any]:
         "state": state,
         "brings": brings,
         "reason": why,
+        "faults": faults,
     }
 
 

@@ -111,6 +111,14 @@ class Catalog(Generic[T]):
             raise self._failed(name, owner, f"{value!r} is no {self.kind}")
         return value
 
+    def fault(self, name: str) -> str | None:
+        """Why a value that is listed can't be had; None where it can."""
+        try:
+            self.get(name)
+        except FtkitError as error:
+            return error.message
+        return None
+
     def _find(self, name: str) -> tuple[Owner, Mapping[str, T], str] | None:
         plugin, slash, key = name.partition("/")
         if not slash:

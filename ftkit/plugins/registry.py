@@ -111,6 +111,24 @@ class Registry:
         """How many names of each hook a plugin lists; None where it can't."""
         return self.ask(plugin.owner.name, lambda: {hook: len(offer.names()) for hook, offer in plugin.offers.items()})
 
+    def faults_of_values(self, plugin: Plugin) -> list[str]:
+        """What is wrong with the values that a plugin lists, a line for each.
+
+        Backbones and models may take long to make or to fetch: they are looked at where they are made already.
+        """
+        found, catalogs = list[str](), self._catalogs()
+        for hook, offer in plugin.offers.items():
+            if hook in ("ftkit_backbones", "ftkit_models") and type(offer.items) is not dict:
+                continue
+            if hook in catalogs:
+                faults = [catalogs[hook].fault(name) for name in catalogs[hook].of(plugin.owner.name)]
+            else:
+                wanted = callable if hook == "ftkit_commands" else _is_folder
+                what = "command" if hook == "ftkit_commands" else "template"
+                faults = list(self.ask(plugin.owner.name, partial(_strange, what, offer, wanted)) or ())
+            found += [fault for fault in faults if fault is not None]
+        return found
+
     def templates(self) -> dict[str, Path]:
         """The folders of the templates that plugins bring, by `plugin/name`."""
         found = dict[str, Path]()
@@ -177,6 +195,16 @@ class Registry:
             "ftkit_strategies": self.strategies,
             "ftkit_models": self.models,
         }
+
+
+def _strange(what: str, offer: Offer, wanted: Callable[[Any], bool]) -> list[str]:
+    kind = "function" if what == "command" else "folder"
+    names = [name for name in offer.names() if not wanted(offer.items[name])]
+    return [f"{what} {name!r}: {offer.items[name]!r} is no {kind}" for name in names]
+
+
+def _is_folder(value: object) -> bool:
+    return isinstance(value, str | Path) and Path(value).is_dir()
 
 
 def _folders(offer: Offer) -> dict[str, Path]:

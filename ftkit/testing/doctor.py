@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+from ftkit.config.layers import from_flags, merge
+from ftkit.config.load import DEFAULT_FILE, build, resolve
 from ftkit.config.plugin_options import is_required, option_fields
-from ftkit.errors import FtkitError
+from ftkit.config.problems import ConfigError
+from ftkit.config.yamlfile import read_file
+from ftkit.errors import FtkitError, unknown
+from ftkit.plugin_errors import location
 from ftkit.plugins import Plugin, Registry
 from ftkit.plugins.loading import reason
 from ftkit.testing.backbones import check_backbone
@@ -26,53 +31,116 @@ class Finding:
     Attributes:
         what: What was looked at.
         fault: What is wrong with it; None where nothing is.
+        skipped: Why it couldn't be checked; None where it was.
     """
 
     what: str
     fault: str | None = None
+    skipped: str | None = None
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether nothing is wrong; None where that isn't known."""
+        return None if self.skipped is not None else self.fault is None
 
     def to_json(self) -> dict[str, Any]:
-        return {"what": self.what, "ok": self.fault is None, "fault": self.fault}
+        return {"what": self.what, "ok": self.ok, "fault": self.fault, "skipped": self.skipped}
 
 
-def examine(registry: Registry, name: str, processes: int = 1) -> Iterator[Finding]:
+class SkippedError(Exception):
+    """A part can't be checked without options; the text says which."""
+
+
+def examine(registry: Registry, name: str, processes: int = 1, sets: Sequence[str] = ()) -> Iterator[Finding]:
     """Load a plugin and check a sample of what it brings, one after the other.
 
     Args:
         processes: As in `check_strategy`.
+        sets: Options, as `dataset.root=scans`: each goes to all datasets, or strategies, that have it.
+
+    Raises:
+        RequestError: An option is of no part, or its value is wrong.
     """
     found = registry.plugin(name)
     if not isinstance(found, Plugin):
         yield Finding("it loads", found.reason if found is not None else "it is disabled")
         return
+    _require_known(registry, name, sets)
     yield Finding(f"it loads, and has the hooks {', '.join([*found.offers, *found.listens])}")
+    yield from (Finding(fault.partition(":")[0], fault) for fault in registry.faults_of_values(found))
     check = partial(check_strategy, processes=processes)
-    yield from _each(registry.strategies, name, lambda cls: _on_instance(cls, check))
-    yield from _each(registry.datasets, name, lambda cls: _on_instance(cls, check_dataset))
-    yield from _each(registry.backbones, name, check_backbone)
+    yield from _each(registry.strategies, name, lambda part: check(_instance(registry, "strategy", part, sets)))
+    yield from _each(registry.datasets, name, lambda part: check_dataset(_instance(registry, "dataset", part, sets)))
+    yield from _each(registry.backbones, name, lambda part: check_backbone(registry.backbones.get(part)))
 
 
-def _each(catalog: Any, plugin: str, check: Callable[[Any], object]) -> Iterator[Finding]:
-    names = catalog.of(plugin)
+def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator[Finding]:
+    names = [name for name in catalog.of(plugin) if catalog.fault(name) is None]
     sample = names[:: max(1, -(-len(names) // MOST))]
     if len(sample) < len(names):
         yield Finding(f"{len(sample)} of {len(names)} of kind {catalog.kind} are looked at")
     for name in sample:
         finding = Finding(f"{catalog.kind} {name}")
         try:
-            note = check(catalog.get(name))
+            check(name)
+        except ConfigError:
+            raise
+        except SkippedError as error:
+            yield replace(finding, skipped=str(error))
         except FtkitError as error:
             yield replace(finding, fault=str(error))
-        except Exception as error:
-            yield replace(finding, fault=reason(error))
+        except (Exception, SystemExit) as error:
+            place = location(error)
+            yield replace(finding, fault=reason(error) + (f" ({place[1]})" if place is not None else ""))
         else:
-            yield replace(finding, what=f"{finding.what}{note if isinstance(note, str) else ''}")
+            yield finding
 
 
-def _on_instance(cls: type[Any], check: Callable[[Any], object]) -> str | None:
-    """Check a class by an instance with its defaults; one whose options must be given can't be made here."""
-    needed = [name for name, field in option_fields(cls).items() if is_required(field)]
-    if needed:
-        return f": not checked, since it needs {', '.join(needed)}; ftkit.testing checks it with these in a test"
-    check(cls())
-    return None
+def _instance(registry: Registry, section: Literal["dataset", "strategy"], name: str, sets: Sequence[str]) -> Any:
+    """A dataset or strategy with the options that are given for it, or that `ftkit.yaml` has for it.
+
+    Raises:
+        SkippedError: It has required options that neither gives.
+        ConfigError: A value is wrong.
+    """
+    cls = (registry.datasets if section == "dataset" else registry.strategies).get(name)
+    fields = option_fields(cls)
+    mine = [item for item in sets if _key(item) in {f"{section}.{field}" for field in fields}]
+    needed = [field for field, details in fields.items() if is_required(details)]
+    if not needed and not mine:
+        return cls()
+    given = _given(section, name, mine)
+    missing = [field for field in needed if field not in given]
+    if missing:
+        raise SkippedError(f"give {' '.join(f'--set {section}.{field}=VALUE' for field in missing)}")
+    resolved = resolve(None, {f"{section}.name": ("NAME", name)}, mine, {})
+    return build(cls, getattr(resolved.config, section).options, section, resolved)
+
+
+def _given(section: str, name: str, sets: Sequence[str]) -> set[str]:
+    """The options that `ftkit.yaml` has for a part, where it uses it, and those of `sets`."""
+    there = read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else []
+    tree, _ = merge([there, from_flags({f"{section}.name": ("NAME", name)}, sets)])
+    return set(tree[section])
+
+
+def _require_known(registry: Registry, plugin: str, sets: Sequence[str]) -> None:
+    """Refuse options that no part of the plugin has.
+
+    Raises:
+        RequestError: Names the option.
+    """
+    known = {
+        f"{section}.{field}"
+        for section, catalog in (("dataset", registry.datasets), ("strategy", registry.strategies))
+        for name in catalog.of(plugin)
+        if catalog.fault(name) is None
+        for field in option_fields(catalog.get(name))
+    }
+    for item in sets:
+        if _key(item) not in known:
+            raise unknown("option", _key(item), known, "--set")
+
+
+def _key(item: str) -> str:
+    return item.partition("=")[0].strip()

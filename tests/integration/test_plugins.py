@@ -46,7 +46,8 @@ def test_core_commands_work_beside_a_broken_plugin_whose_fault_is_told_once(name
     (facts,) = json.loads(plugins.out)
     assert (facts["name"], facts["package"], facts["version"]) == (name, f"ftkit-{name}", "1.0")
     if broken.lists:
-        assert (facts["state"], facts["brings"]) == ("ok", {"strategies": 1})
+        assert (facts["state"], facts["brings"]) == ("faulty", {"strategies": 1})
+        assert broken.says in facts["faults"][0]
     else:
         assert facts["state"] == "broken"
         assert broken.says in facts["reason"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,11 @@ def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
 
 
 def load(
-    path: str | Path, device: str = "auto", registry: Registry | None = None, precision: str = "auto"
+    path: str | os.PathLike[str], device: str = "auto", registry: Registry | None = None, precision: str = "auto"
 ) -> Predictor:
     """Load a trained model: a bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
+
+    `load(outcome.run)` loads the best model of a run that `train` has just ended.
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
@@ -174,4 +177,6 @@ def load(
     Raises:
         RequestError: It isn't there, is damaged, or can't be used here; the message says which.
     """
-    return Predictor(load_bundle(locate_model(str(path), Path("runs"), registry), device, precision, registry))
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"load takes the path or name of a model, not {type(path).__name__}", "give outcome.run")
+    return Predictor(load_bundle(locate_model(os.fspath(path), Path("runs"), registry), device, precision, registry))

@@ -50,7 +50,10 @@ class EpochDone:
 
 
 class Listener:
-    """Hears of a run's events; each method does nothing until a subclass says otherwise."""
+    """Is called with a run's events, in the process that trains; a method does nothing until a subclass overrides it.
+
+    What it raises ends the run. Give it to `ftkit.train` or `ftkit.resume`.
+    """
 
     def started(self, event: Start) -> None:
         """The model is built and the data found."""

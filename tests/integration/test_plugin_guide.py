@@ -21,7 +21,7 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
 def listed(heading: str) -> set[str]:
     """The keys in the first column of the table under a heading of the guide."""
     section = GUIDE.read_text().split(f"\n{heading}\n")[1].split("\n#")[0]
-    return {key for row in re.findall(r"^\| (`.*?) \|", section, re.M) for key in re.findall(r"`(\w+)`", row)}
+    return {key for row in re.findall(r"^\| (`.*?) \|", section, re.M) for key in re.findall(r"`(\w+)[`(]", row)}
 
 
 class Heard(ftkit.Listener):

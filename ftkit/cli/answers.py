@@ -6,13 +6,12 @@ import csv
 import heapq
 import io
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
-from ftkit.cli import console
+from ftkit.cli import console, streams
 from ftkit.cli.answer_forms import lines_of, require_pyarrow, write_parquet, writing_to
 from ftkit.errors import RequestError, one_line
 from ftkit.json_text import utf8
@@ -73,7 +72,7 @@ class Target:
         if self.path is None:
             if self.form == "csv":
                 console.expect_data()
-            ascii_only = not console.is_utf8(sys.stdout)
+            ascii_only = not console.is_utf8(streams.RESULTS)
             for line, prediction in lines_of(predictions, self.form, classes, top_k, ascii_only=ascii_only):
                 console.print_text(line)
                 if prediction is not None:

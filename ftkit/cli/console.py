@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
+from ftkit.cli.streams import RESULTS
 from ftkit.json_text import dump_json
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def out() -> Console:
     """For tables and text that were asked for. Markup is off: a class may be called `[/b]`."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, emoji=False)
+    return Console(file=cast("IO[str]", RESULTS), markup=False, highlight=False, emoji=False)
 
 
 @cache
@@ -36,23 +38,29 @@ def err() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, never wrapped, whatever the locale; as `ftkit.json_text` has it."""
-    print(dump_json(value, indent=2, ascii_only=not is_utf8(sys.stdout), default=str))
+    print(dump_json(value, indent=2, ascii_only=not is_utf8(RESULTS), default=str), file=RESULTS)
 
 
-def is_utf8(stream: TextIO) -> bool:
+class _Encoded(Protocol):
+    @property
+    def encoding(self) -> str: ...
+
+
+def is_utf8(stream: _Encoded) -> bool:
     """Whether what is written there becomes UTF-8; a stream in memory, which has no encoding, counts as such."""
     return not stream.encoding or stream.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def expect_data() -> None:
     """From now on stdout is for programs: UTF-8 whatever the locale, with names as `ftkit.json_text.utf8` has them."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    stream = RESULTS.target()
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_text(text: str) -> None:
     """Text on stdout as it is."""
-    print(text, end="" if text.endswith("\n") else "\n")
+    print(text, end="" if text.endswith("\n") else "\n", file=RESULTS)
 
 
 def table(title: str, columns: tuple[str, ...]) -> Table:

@@ -22,7 +22,7 @@ from ftkit.errors import RequestError
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def run(launch: Launch, arguments: list[str]) -> int:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="ftkit-launch-") as place:
-        os.environ |= {ranks.LAUNCH: place, "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGHUP,SIGQUIT"}
+        # The agent's own handlers would end the run without a checkpoint, and catch what was to be ignored. It wants a
+        # name, and one that is no signal's is passed over.
+        os.environ |= {ranks.LAUNCH: place, "TORCHELASTIC_SIGNALS_TO_HANDLE": "none"}
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
         return _watch(_make_agent(launch, arguments, place), Path(place))
@@ -128,7 +130,8 @@ def _watch(agent: LocalElasticAgent, place: Path) -> int:
             except ProcessLookupError:
                 continue
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
     try:
         failures = agent.run("ftkit").failures
     except Stopped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import sys
 import warnings
@@ -15,9 +14,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ftkit import ranks
-from ftkit.cli import console, switches
+from ftkit.cli import console, streams, switches
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, RunInterrupted
 
 INTERRUPTED = 130
 
@@ -61,6 +60,10 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
+TALKS = {"init"}
+"""Commands that ask questions and tell what they do, on stdout."""
+
+
 class LazyGroup(TyperGroup):
     """Shows the table and the plugins; imports a command's module or a plugin only to run or complete it."""
 
@@ -92,6 +95,8 @@ def load_command(name: str) -> Any:
     module, _, attribute = COMMANDS[name].home.partition(":")
     command = typer.main.get_command(getattr(import_module(module), attribute))
     command.name = name
+    if name not in TALKS:
+        streams.keep_stdout(command)
     # Completion belongs to `ftkit` itself; typer offers it on every app.
     command.params = [p for p in command.params if p.name not in {"install_completion", "show_completion"}]
     return command
@@ -138,22 +143,20 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     # PIL's word on images of a size that ftkit reads; beyond its own limit it refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+    with streams.settled(program=arguments is None):
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> int:
     debug = False
     try:
-        switched = switches.take(sys.argv[1:] if arguments is None else arguments)
+        switched = switches.take(arguments)
         debug = switched.debug
         with switched.in_force():
             code = _run(switched.rest)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has had enough; Python would complain about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        streams.finish()
     except BaseException as raised:
         error = _attributed(raised)
         if isinstance(error, SystemExit):
@@ -182,10 +185,12 @@ def _attributed(error: BaseException) -> BaseException:
 
 
 def _end(error: BaseException) -> int:
-    if not ranks.launched():
-        return _explain(error)
     from ftkit.cli import voice
 
+    if isinstance(error, RunInterrupted):
+        voice.end_workers()
+    if not ranks.launched():
+        return _explain(error)
     return voice.leave(voice.explain_once(error, _explain))
 
 
@@ -237,6 +242,8 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         console.error("interrupted")
         return INTERRUPTED
+    if isinstance(error, streams.StdoutGone) and error.silent:
+        return error.exit_code
     if isinstance(error, FtkitError):
         console.error(error.message, error.hint)
         for other in getattr(error, "others", ()):

@@ -10,11 +10,11 @@ import typer
 from typer.core import TyperCommand
 
 from ftkit import ranks
-from ftkit.cli import console, voice
+from ftkit.cli import console, streams, voice
 from ftkit.cli.launch import request as asked_launch
 from ftkit.cli.launch import run as run_agent
 from ftkit.cli.options import with_request
-from ftkit.errors import RequestError
+from ftkit.errors import FtkitError, RequestError
 
 if TYPE_CHECKING:
     from ftkit.cli.options import Request
@@ -88,7 +88,8 @@ def train(
     """Fine-tune a backbone on images and keep the best model."""
     launch = asked_launch(num_processes, nnodes, node_rank, rdzv_endpoint)
     if launch is not None and not dry_run:
-        raise SystemExit(run_agent(launch, ctx.find_root().obj))
+        with streams.lent():
+            raise SystemExit(run_agent(launch, ctx.find_root().obj))
     voice.follow_agent()
     world = launch.processes * launch.nodes if launch is not None else ranks.world()
     quiet = quiet or ranks.rank() > 0
@@ -108,10 +109,15 @@ def train(
     outcome = _execute(plan, run, quiet, extend is not None, other_world)
     if ranks.rank() > 0:
         return
-    if json:
-        console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
-    else:
-        _conclude(plan, outcome, quiet)
+    try:
+        if json:
+            console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
+        else:
+            _conclude(plan, outcome, quiet)
+        streams.finish()
+    except streams.StdoutGone:
+        # The run is done and on the disk, whoever was to read of it.
+        console.note(f"stdout is closed; ftkit runs show {outcome.run.path} has the result")
 
 
 def _only_with_resume(flags: dict[str, object]) -> None:
@@ -169,6 +175,11 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
     display = make_display(run, plan.config.epochs, quiet)
     try:
         return train(plan, run, display, resume=resumed is not None, other_world=other_world)
+    except FtkitError as error:
+        # Where it was discarded, nothing has been trained.
+        if ranks.rank() == 0 and run.path.is_dir():
+            run.write_log([f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else [])])
+        raise
     finally:
         if isinstance(display, LiveDisplay):
             display.close()
@@ -193,6 +204,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {run.path}",
         "train on your own folder:  ftkit train --data FOLDER --backbone resnet18",
     ]
+    run.write_log(lines)
     for line in lines:
         out.print(line, soft_wrap=True)
 

@@ -9,9 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ftkit import ranks
+from ftkit.cli import streams
+from ftkit.errors import FtkitError
 
 FIRST, TOLD, RUN, LOST = "first", "told", "run", "lost"
 PATIENCE = 10.0
@@ -43,7 +46,7 @@ def lost_a_peer(error: BaseException) -> bool:
 
 def explain_once(error: BaseException, explain: Callable[[BaseException], int]) -> int:
     """Explain an error unless another process has, or will; returns the exit code."""
-    from ftkit.errors import FtkitError, RunInterrupted
+    from ftkit.errors import RunInterrupted
 
     place = folder()
     if type(error).__name__ == "ToldElsewhere" and isinstance(error, FtkitError):
@@ -68,14 +71,20 @@ def explain_once(error: BaseException, explain: Callable[[BaseException], int]) 
     return code
 
 
+def end_workers() -> None:
+    """Kill the processes that this one has started: at its exit, one that hangs would be waited for."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def leave(code: int) -> int:
     """End a process of several here and now: at a usual exit, threads of the lost connection may abort it."""
     if ranks.world() == 1:
         return code
-    for child in multiprocessing.active_children():
-        child.kill()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    end_workers()
+    with suppress(FtkitError):
+        streams.finish()
+    sys.stderr.flush()
     os._exit(code)
 
 

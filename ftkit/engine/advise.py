@@ -16,6 +16,7 @@ from ftkit.config.schema import Config
 from ftkit.engine.cache.recall import Tell, before_head, recalled, store_of, unheard
 from ftkit.engine.evaluation.evaluate import share_of
 from ftkit.engine.input import data, transforms
+from ftkit.engine.input.workers import explained, settle_workers
 from ftkit.engine.network.devices import compute_of
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import accelerator_for, build_model
@@ -25,7 +26,7 @@ from ftkit.engine.seeds import derive
 from ftkit.engine.training.probe import NoProbeError, cross_validated, head_inputs, head_layer
 from ftkit.errors import RequestError
 from ftkit.planning import make_plan
-from ftkit.run_plan import Plan
+from ftkit.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.spec.advice import AUTO, Advice, Facts, Limits, advise
 from ftkit.spec.backbone import Head
 from ftkit.spec.dataset import Split
@@ -146,10 +147,17 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
     store = store_of(config.cache) if accelerator.num_processes == 1 else None
     frozen = before_head(network, plan.schedule.groups, compute, look, plan.backbone.name) if store else None
     with recalled(frozen, samples, store, tell) as kept:
-        workers = data.resolve_workers(config.workers, len(images), accelerator.num_processes)
+        workers = settle_workers(
+            config.workers,
+            len(images),
+            accelerator.num_processes,
+            config.batch_size * look.channels * look.size**2 * BYTES_PER_VALUE,
+            tell or unheard,
+        )
         share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         judged = network if kept is None else kept.cut.judged
-        features, labels = head_inputs(judged, layer, share, accelerator, compute)
+        with explained():
+            features, labels = head_inputs(judged, layer, share, accelerator, compute)
     require_features(features, images.names)
     return _shared_figures(accelerator, features, labels, config.seed)
 

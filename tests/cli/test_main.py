@@ -40,7 +40,8 @@ def test_help_imports_nothing_heavy_and_no_command() -> None:
         "try: code = main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "loaded += [m for m in sys.modules if m.startswith('ftkit.') and m not in "
-        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.console', 'ftkit.cli.switches', 'ftkit.errors', 'ftkit.plugins', "
+        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.console', 'ftkit.cli.streams', 'ftkit.cli.switches', "
+        "'ftkit.errors', 'ftkit.plugins', "
         "'ftkit.plugins.sources', 'ftkit.ranks')]\n"
         "print('code', code, 'loaded', loaded)"
     )

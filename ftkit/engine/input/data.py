@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache, partial
-from multiprocessing import util
-from multiprocessing.sharedctypes import RawValue
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +18,7 @@ from ftkit.engine.input.finish import Draws, Finish
 from ftkit.engine.input.order import Key, Share, TrainingOrder
 from ftkit.engine.input.pixels import sample_pixels
 from ftkit.engine.input.transforms import Transform
+from ftkit.engine.input.workers import PREFETCH, START, last_words, leaving, quiet_worker
 from ftkit.engine.seeds import derive
 from ftkit.errors import FtkitError, one_line
 from ftkit.images import UnreadableImage, sample_name
@@ -178,22 +175,6 @@ def evaluation_loader(
     return _loader(samples, Share(len(split), batch_size, rank, world), workers, pin)
 
 
-START = "fork" if sys.platform == "linux" else None
-"""How workers start: Python's own default there until 3.13. Those of its later one, a fork server, live on when the run
-is killed, and take seconds to start."""
-
-
-def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1) -> int:
-    """Worker processes for a loader: one less than the cores that a process has, none for tiny splits.
-
-    Starting a worker costs about as much as reading a few hundred images.
-    """
-    if workers != "auto":
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return 0 if images < 64 else max(1, min(8, cores // world - 1))
-
-
 def _loader(
     samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool, shape: Sequence[int] = (0,)
 ) -> DataLoader[_Sample | Fault]:
@@ -204,8 +185,8 @@ def _loader(
         collate_fn=partial(_collate, tuple(shape), samples.transform.finish if samples.begun else None),
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=partial(_quiet_worker, _leaving(os.getpid())) if workers else None,
-        prefetch_factor=4 if workers else None,
+        worker_init_fn=partial(quiet_worker, leaving(os.getpid()), last_words(os.getpid())) if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context=START if workers else None,
     )
 
@@ -259,23 +240,3 @@ def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_S
         finish,
         draws,
     )
-
-
-def _quiet_worker(leaving: Any, worker: int) -> None:
-    """Signals that stop a run reach its whole process group, but are the main process's business alone.
-
-    It still needs its last batches for a whole checkpoint. Only when it leaves itself, which `leaving` tells,
-    does SIGTERM end a worker: Python sends it then, and would wait for ever for one that ignored it.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
-
-
-@cache
-def _leaving(process: int) -> Any:
-    """Whether this process, by its number, is about to end; shared with its workers alone."""
-    leaving = RawValue("b", 0)
-    # Not by atexit, which the processes of multiprocessing pass over: theirs is called before workers are ended.
-    util.Finalize(None, setattr, args=(leaving, "value", 1), exitpriority=100)
-    return leaving

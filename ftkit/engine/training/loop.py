@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ftkit import ranks
 from ftkit.engine.distributed.processes import share_buffers
 from ftkit.engine.input.data import Batch
+from ftkit.engine.input.workers import explained
 from ftkit.engine.network.compiling import compiled, compiler_faults
 from ftkit.engine.network.groups import Modes, set_trainable
 from ftkit.engine.network.outputs import split_outputs
@@ -68,7 +69,7 @@ def train(
     """
     if resume:
         require_unfinished(run)
-    with stop_flag() as flag, stopped_at_once(run):
+    with stop_flag() as flag, stopped_at_once(run, flag):
         try:
             with running("preparing the run"):
                 session = open_session(plan, run, listener or Listener(), flag, resume)
@@ -86,6 +87,7 @@ def train(
             run.claimed() if session.is_main else nullcontext(),
             announced(session, resume),
             running(partial(place, session)),
+            explained(),
         ):
             return execute(session, resume, other_world)
 

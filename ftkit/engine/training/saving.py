@@ -85,7 +85,8 @@ def write_checkpoint(session: Session) -> None:
     keep_best(session)
     state = capture(session)
     if session.is_main:
-        save_checkpoint(session.run.checkpoints, state, session.plan.config.checkpoint.keep)
+        with session.flag.unhurried():
+            save_checkpoint(session.run.checkpoints, state, session.plan.config.checkpoint.keep)
     session.saved_at, session.unsaved = time.monotonic(), False
     session.accelerator.wait_for_everyone()
 
@@ -141,7 +142,10 @@ def whole_network(session: Session) -> nn.Module:
 def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -> None:
     """Write a network as a model that is complete, whatever the strategy has changed in it."""
     strategy = session.plan.strategy
-    with running(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy):
+    with (
+        session.flag.unhurried(),
+        running(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy),
+    ):
         save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
 
 

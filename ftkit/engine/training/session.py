@@ -15,6 +15,7 @@ from ftkit.engine.distributed.processes import main_first
 from ftkit.engine.input import data, transforms
 from ftkit.engine.input.decoded import Decoded, keep_decoded
 from ftkit.engine.input.order import TrainingOrder
+from ftkit.engine.input.workers import settle_workers
 from ftkit.engine.network.devices import Compute, compute_of
 from ftkit.engine.network.distance import Known
 from ftkit.engine.network.identity import network_facts
@@ -30,7 +31,7 @@ from ftkit.engine.training.shards import Shards, require_shareable
 from ftkit.engine.training.updates import PlainUpdates, Updates
 from ftkit.engine.training.zero import require_zero
 from ftkit.run_folder import RunFolder
-from ftkit.run_plan import Plan
+from ftkit.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.runs import Card
 from ftkit.spec.dataset import Split, SplitName
 
@@ -146,6 +147,20 @@ class Session:
         return split
 
 
+def begins(plan: Plan, compute: Compute) -> bool:
+    """Whether workers only begin an image, as 8-bit pixels, and the device does the rest with whole batches."""
+    asked = plan.config.augment_on
+    return asked == "device" or (asked == "auto" and compute.device.type == "cuda")
+
+
+def workers_for(plan: Plan, compute: Compute, listener: Listener) -> int:
+    """Worker processes for the training images."""
+    assert plan.splits.train is not None, "make_plan refuses data without a training split"
+    look, width = plan.preprocessing, 1 if begins(plan, compute) else BYTES_PER_VALUE
+    nbytes = plan.config.batch_size * look.channels * look.size**2 * width
+    return settle_workers(plan.config.workers, len(plan.splits.train), plan.world, nbytes, listener.note)
+
+
 def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag, resume: bool = False) -> Session:
     """Build the model, the optimizer with every group in it, and the loaders.
 
@@ -180,7 +195,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     assert train is not None, "make_plan refuses data without a training split"
     assert val is not None, "make_plan refuses data without a validation split"
     rank, world, pin = accelerator.process_index, accelerator.num_processes, accelerator.device.type == "cuda"
-    workers = data.resolve_workers(config.workers, len(train), world)
+    workers = workers_for(plan, compute, listener)
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
     order = TrainingOrder(plan.batches, config.seed, rank, weights, train.blocks)
     both: dict[SplitName, Split] = {"train": train, "val": val}
@@ -188,7 +203,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         both, look.channels, config.cache, config.dataset.name, workers, listener.note, look.value_range
     )
     kept = {name: one.pixels for name, one in decoded.items()}
-    begun = config.augment_on == "device" or (config.augment_on == "auto" and compute.device.type == "cuda")
+    begun = begins(plan, compute)
     change = transforms.training(look, plan.augmentation)
     samples = data.Samples(train, change, config.seed, kept.get("train"), begun)
     shape, judge = (look.channels, look.size, look.size), transforms.evaluation(look)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from ftkit import ranks
 from ftkit.engine.distributed.agree import largest
 from ftkit.engine.storage.checkpoint import has_checkpoint
+from ftkit.engine.training.interrupt import StopFlag
 from ftkit.engine.training.saving import write_checkpoint
 from ftkit.engine.training.session import Session
 from ftkit.errors import RunInterrupted
@@ -16,21 +17,26 @@ from ftkit.run_folder import RunFolder
 
 
 @contextmanager
-def stopped_at_once(run: RunFolder) -> Iterator[None]:
-    """Turn the second Ctrl-C, which stops a run wherever it is, into the words that say how to go on."""
+def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
+    """Turn what stops a run wherever it is, a second Ctrl-C or the end of patience, into how to go on."""
     try:
         yield
     except KeyboardInterrupt:
+        flag.heard()
         saved = "the newest checkpoint is whole" if has_checkpoint(run.checkpoints) else "no checkpoint was written yet"
         command = ranks.resume_command(str(run.path), ranks.world())
-        raise RunInterrupted(f"stopped at once; {saved}", command, signal.SIGINT) from None
+        signum = flag.signum or signal.SIGINT
+        late = f", since {flag.overdue:.0f} s after {signal.Signals(signum).name} the step hadn't ended"
+        text = f"stopped at once{late if flag.overdue is not None else ''}; {saved}"
+        raise RunInterrupted(text, command, signum) from None
 
 
 def stop_if_asked(session: Session) -> None:
     """If a signal has come to any process, leave a checkpoint and stop."""
-    signum = largest(session.accelerator, session.flag.signum or 0)
+    signum = largest(session.accelerator, session.flag.look())
     if not signum:
         return
+    session.flag.heard()
     progress = session.progress
     if progress.step or session.unsaved:
         write_checkpoint(session)

@@ -35,6 +35,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shell_word(word: object) -> str:
+    """A path or name in a command that is shown, so that a shell reads it back as it is."""
+    import shlex
+
+    return shlex.quote(one_line(str(word)))
+
+
 class RequestError(FtkitError):
     """What was asked for is wrong: an unknown name, key or value, or data that can't be used."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,21 +38,19 @@ def plan(config: str | Path | None = None, **settings: Any) -> Plan:
     return decide(resolve(Path(config) if config is not None else None, flags, [], {}))
 
 
-def decide(
-    resolved: Resolved, tell: Callable[[str], None] | None = None, left_out: Collection[str] | None = None
-) -> Plan:
+def decide(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
     """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
 
     Args:
         tell: Called with a line before that, and where looking at the images takes long.
-        left_out: As in `make_plan`.
+        run: As in `make_plan`.
 
     Raises:
         RequestError: A name, value or the data can't be used.
         FtkitError: The measurement failed: weights or an image couldn't be had.
     """
     settled, notes = settle(resolved, tell)
-    decided = make_plan(settled, tell, left_out)
+    decided = make_plan(settled, tell, run)
     return replace(decided, notes=(*notes, *decided.notes))
 
 
@@ -96,7 +94,7 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
     from ftkit.engine.training.loop import train as run_plan
 
     folder = RunFolder(Path(run))
-    plan = make_plan(resolve(folder.config, {}, [], {}), left_out=folder.left_out())
+    plan = make_plan(resolve(folder.config, {}, [], {}), run=folder)
     return run_plan(plan, folder, listener, resume=True)
 
 
@@ -128,16 +126,20 @@ def write_request(folder: RunFolder, plan: Plan) -> None:
     """
     from ftkit.engine.network.model import counted
 
-    plan = counted(plan)
+    write_config(folder, plan.config)
+    _write(folder.plan, dump_json(counted(plan).to_json(), indent=1))
+
+
+def write_config(folder: RunFolder, config: Config) -> None:
+    """Write a run's config into its folder; errors as in `write_request`."""
     # A run that is started again from its config is another run: it gets a name of its own.
-    texts = {
-        folder.config: to_yaml(plan.config.model_copy(update={"name": None})),
-        folder.plan: dump_json(plan.to_json(), indent=1),
-    }
-    for path, text in texts.items():
-        temporary = path.with_name(f".tmp-{path.name}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise FtkitError(f"{path} can't be written: {error.strerror or error}", "make room there") from error
+    _write(folder.config, to_yaml(config.model_copy(update={"name": None})))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise FtkitError(f"{path} can't be written: {error.strerror or error}", "make room there") from error

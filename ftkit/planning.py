@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Literal, TypeVar
@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 from ftkit.config.load import Resolved, build
 from ftkit.config.preprocessing import choose_preprocessing
 from ftkit.errors import RequestError
+from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan, ProbeUse
 from ftkit.run_splits import load_splits, require_classes
 from ftkit.screening import Tell, leave_out, screen
@@ -26,18 +27,18 @@ from ftkit.spec.figures import check_monitor
 from ftkit.spec.rates import check_group_rates
 from ftkit.spec.schedule import Schedule, make_schedule
 from ftkit.spec.strategy import Strategy
-from ftkit.weight_source import WeightSource, choose_weights, require_head
+from ftkit.weight_source import WeightSource, choose_weights, require_head, weights_of_run
 
 T = TypeVar("T")
 
 
-def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection[str] | None = None) -> Plan:
+def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | None = None) -> Plan:
     """Decide everything that a config leaves to plugins and data, and look at the images.
 
     Args:
         tell: Called with a line where looking at the images takes long.
-        left_out: Of a run that goes on, the image files that it has left out. Then no image is looked at: the run
-            must see the same ones as before, whatever has broken since.
+        run: One that goes on. Then no image is looked at: it must see the same ones as before, whatever has broken
+            since; and the file of its first weights is needed only where it has no checkpoint.
 
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
@@ -50,9 +51,12 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection
         check_description(backbone)
     splits, notes = load_splits(resolved)
     require_classes(splits)
-    weights = choose_weights(resolved, backbone, strategy)
+    if run is None:
+        weights = choose_weights(resolved, backbone, strategy)
+    else:
+        weights = weights_of_run(resolved, backbone, strategy, run.path)
     head = Head(config.head.hidden, config.head.dropout)
-    if config.keep_head:
+    if config.keep_head and run is None:
         notes = (*notes, *require_head(weights, head, splits.classes))
     preprocessing = replace(
         choose_preprocessing(config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone),
@@ -79,13 +83,13 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, left_out: Collection
         notes=notes,
     )
     _means_checked(plan)  # What else is wrong with the request should be said before the images are read.
-    return _means_checked(_screened(plan, tell, left_out))
+    return _means_checked(_screened(plan, tell, run))
 
 
-def _screened(plan: Plan, tell: Tell | None, left_out: Collection[str] | None) -> Plan:
+def _screened(plan: Plan, tell: Tell | None, run: RunFolder | None) -> Plan:
     """The plan without the images that can't be read, or the error that says which these are."""
-    if left_out is not None:
-        return replace(plan, splits=leave_out(plan.splits, left_out))
+    if run is not None:
+        return replace(plan, splits=leave_out(plan.splits, run.left_out()))
     found = screen(plan.splits, plan.config.on_bad_image, tell, plan.config.dataset.given_range)
     plan = replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
     return plan if found.value_range is None else _in_range(plan, found.value_range)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, MutableMapping
 
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, shell_word
 
 LAUNCH = "LAUNCH_FOLDER_OF_FTKIT"
 """Set by our own agent: a folder where the processes of a launch leave word for each other."""
@@ -31,7 +31,7 @@ def world() -> int:
 
 def resume_command(run: str, processes: int) -> str:
     """What goes on with a run in as many processes."""
-    return f"ftkit train --resume {run}" + (f" --num-processes {processes}" if processes > 1 else "")
+    return f"ftkit train --resume {shell_word(run)}" + (f" --num-processes {processes}" if processes > 1 else "")
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:

@@ -7,18 +7,21 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from ftkit import ranks
 from ftkit.config.load import Resolved, resolve
 from ftkit.config.schema import MOST_EPOCHS
 from ftkit.errors import RequestError
-from ftkit.library import write_request
+from ftkit.library import write_config, write_request
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan, schedule_change
 from ftkit.runs import find_run, run_folders
 
 FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")
 """Settings that a resumed run may change; a full stop at the end stands for a whole section."""
+PLACES = ("path", "root", "source", "train", "val", "test")
+"""Options of datasets that say where the data lies, beside those that are paths by their type."""
 
 
 def latest_unfinished(runs_dir: Path) -> Path:
@@ -54,11 +57,38 @@ def own_request(spec: str, runs_dir: Callable[[], Path], given: Callable[[Path],
     own, asked = resolve(config, {}, [], {}), given(config)
     before, now = (dict(_leaves(r.config.model_dump(mode="json"))) for r in (own, asked))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not key.startswith(FREE):
+        if before.get(key) != now.get(key) and not (key.startswith(FREE) or _is_place(asked, key)):
             raise RequestError(
                 f"{_place(asked, key)}: a run that is resumed keeps its own {key}", "drop it, or start a new run"
             )
     return folder, asked
+
+
+def _is_place(resolved: Resolved, key: str) -> bool:
+    """Whether a setting says where the data lies, which may have moved; `keep_place` looks whether it is the same."""
+    section, _, option = key.partition(".")
+    if section != "dataset":
+        return False
+    hints = get_type_hints(resolved.registry.datasets.get(resolved.config.dataset.name))
+    return option in PLACES or Path in (hints.get(option), *get_args(hints.get(option)))
+
+
+def keep_place(run: RunFolder, plan: Plan) -> None:
+    """Where the data has moved, write its new place into the run's config, for what comes later.
+
+    Raises:
+        RequestError: It isn't the data that the run was made for.
+    """
+    own = resolve(run.config, {}, [], {}).config.dataset
+    if own == plan.config.dataset:
+        return
+    if json.loads(run.plan.read_text(encoding="utf-8")).get("fingerprint") != plan.fingerprint:
+        raise RequestError(
+            f"{_place(plan.resolved, 'dataset')}: its images, labels or classes are not those of {run.path}",
+            "give the place that the run's data has moved to, or start a new run",
+        )
+    if ranks.rank() == 0:
+        write_config(run, plan.config)
 
 
 def extended(resolved: Resolved, epochs: int) -> Resolved:

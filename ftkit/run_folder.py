@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, shell_word
 from ftkit.json_text import dump_json
 
 
@@ -204,7 +204,7 @@ def create_run(output: Path, name: str | None, backbone: str, strategy: str) -> 
             raise FtkitError(f"can't make {output / candidate}: {error.strerror}", "give another --output") from None
         return RunFolder(output / candidate)
     raise RequestError(
-        f"{output / stem} exists", "give another --name, or go on with it: --resume " + str(output / stem)
+        f"{output / stem} exists", f"give another --name, or go on with it: --resume {shell_word(output / stem)}"
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ftkit.errors import RequestError, one_line, unknown
+from ftkit.errors import RequestError, one_line, shell_word, unknown
 from ftkit.json_text import dump_json
 from ftkit.spec.backbone import Head
 from ftkit.spec.preprocessing import Preprocessing
@@ -165,7 +165,7 @@ def find_model(spec: str | None, runs_dir: Path) -> Path:
     if stopped is not None:
         raise RequestError(
             f"{stopped}: the run has no model yet: it is still training, or was stopped",
-            f"ftkit train --resume {stopped}",
+            f"ftkit train --resume {shell_word(stopped)}",
         )
     names = [run.name for run in run_folders(runs_dir)]
     if Path(spec).exists() or not names:
@@ -227,7 +227,7 @@ def _latest(runs_dir: Path) -> Path:
         return max(bundles, key=lambda bundle: bundle.stat().st_mtime_ns)
     if runs:
         newest = max(runs, key=lambda run: run.stat().st_mtime_ns)
-        raise RequestError(f"no run in {runs_dir} has a model yet", f"ftkit train --resume {newest}")
+        raise RequestError(f"no run in {runs_dir} has a model yet", f"ftkit train --resume {shell_word(newest)}")
     raise RequestError(f"no trained run in {runs_dir}", "ftkit train makes one; or give a model with --model")
 
 

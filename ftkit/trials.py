@@ -84,7 +84,7 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
     """
     from ftkit.engine.training.loop import train
 
-    plan = make_plan(trial.resolved, left_out=None if trial.state == "new" else trial.folder.left_out())
+    plan = make_plan(trial.resolved, run=None if trial.state == "new" else trial.folder)
     plan = replace(plan, notes=(*trial.notes, *plan.notes))
     if trial.state == "new":
         return train(plan, open_run(plan), listener)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,40 @@ def _chosen(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> Weigh
             raise RequestError(f"{where}: no file {wanted}", "give default, none, or a file that is there")
         raise unknown(f"weights of {backbone.name}", wanted, ["default", "none", *named], where)
     return _weights_file(Path(wanted), Path(resolved.config.output))
+
+
+def weights_of_run(resolved: Resolved, backbone: Backbone, strategy: Strategy, run: Path) -> WeightSource:
+    """Where the weights of a run that goes on came from.
+
+    A whole checkpoint has all of the network, what is frozen too, so their file may be gone since; what else it told
+    stands in the run's plan.
+
+    Raises:
+        RequestError: It is gone, and the run has no checkpoint.
+    """
+    try:
+        return choose_weights(resolved, backbone, strategy)
+    except RequestError as error:
+        wanted = resolved.config.weights
+        if not wanted or not is_path(wanted):
+            raise
+        if not any((run / "checkpoints").glob("e*")):
+            raise RequestError(
+                f"{error.message}, which the run starts from: it has no checkpoint yet",
+                "put it back, or start a new run",
+            ) from None
+        return _as_planned(Path(wanted), run / "plan.json")
+
+
+def _as_planned(path: Path, plan: Path) -> WeightSource:
+    try:
+        known = json.loads(plan.read_text(encoding="utf-8"))
+        look = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
+        return WeightSource("file", str(path), Preprocessing(**look), path=path, head=Head(**known["head"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"no file {path}, and {plan} doesn't say what it was: {error}", "put one of them back"
+        ) from None
 
 
 def require_head(weights: WeightSource, head: Head, classes: Sequence[str]) -> tuple[str, ...]:

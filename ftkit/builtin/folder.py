@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ def _existing_folder(root: Path) -> Path:
     if is_file:
         hint = "give the folder that holds the class folders"
         if root.suffix.lower() in {".csv", ".tsv"}:
-            hint = f"for a table of images use --dataset csv --set dataset.path={root}"
+            hint = f"for a table of images use --dataset csv --set {shlex.quote(f'dataset.path={root}')}"
         elif root.suffix.lower() in ARCHIVES:
             hint = "unpack it, and give the folder; --data reads zip and tar archives as they are"
         kind = kind_of_file(root)

@@ -9,7 +9,7 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.options import dataset_at
-from ftkit.errors import FtkitError, RequestError, one_line, unknown
+from ftkit.errors import FtkitError, RequestError, one_line, shell_word, unknown
 
 if TYPE_CHECKING:
     from ftkit.project import Project
@@ -101,7 +101,7 @@ def _make(
     out = console.out()
     if project.data is not None:
         _show_data(project.data)
-    out.print(f"made {project.name.package} in {_shell(folder)}: {len(project.files)} files", soft_wrap=True)
+    out.print(f"made {project.name.package} in {shell_word(folder)}: {len(project.files)} files", soft_wrap=True)
     if project.overwritten:
         out.print(f"overwritten: {', '.join(map(str, project.overwritten))}", soft_wrap=True)
     _show_next(project, folder)
@@ -134,10 +134,10 @@ def _update(folder: Path, check: bool) -> None:
         said = "CONFLICT: the template's is beside yours" if change.path.suffix == ".new" else SAYS[change.what]
         out.print(f"{one_line(str(change.path))}: {said}", soft_wrap=True)
     if not done.changes:
-        out.print(f"{_shell(folder)} is what template {done.template} makes today", soft_wrap=True)
+        out.print(f"{shell_word(folder)} is what template {done.template} makes today", soft_wrap=True)
     elif check:
         raise RequestError(
-            f"{_shell(folder)} is behind template {done.template}: {len(done.changes)} files would change",
+            f"{shell_word(folder)} is behind template {done.template}: {len(done.changes)} files would change",
             "ftkit init --update changes them",
         )
     elif conflicts := [change for change in done.changes if change.what == "conflict"]:
@@ -169,12 +169,6 @@ def _show_next(project: Project, folder: Path) -> None:
     }
     out = console.out()
     if project.folder != Path.cwd():
-        out.print(f"  cd {_shell(folder)}", soft_wrap=True)
+        out.print(f"  cd {shell_word(folder)}", soft_wrap=True)
     for line in lines.get(project.template, ()):
         out.print(f"  {line}", soft_wrap=True)
-
-
-def _shell(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(one_line(str(path)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ftkit.config.load import Resolved
+    from ftkit.run_folder import RunFolder
     from ftkit.run_plan import Plan
 
 app = typer.Typer()
@@ -40,7 +41,7 @@ def plan(
 
 
 def complete(
-    resolved: Resolved, tell: Callable[[str], None] | None = console.note, left_out: Collection[str] | None = None
+    resolved: Resolved, tell: Callable[[str], None] | None = console.note, run: RunFolder | None = None
 ) -> Plan:
     """The plan with its parameters counted; torch is loaded only where that takes building the model.
 
@@ -48,7 +49,7 @@ def complete(
     """
     from ftkit.library import decide
 
-    decided = decide(resolved, tell, left_out)
+    decided = decide(resolved, tell, run)
     if decided.group_parameters is not None:
         return decided
     from ftkit.engine.network.model import counted

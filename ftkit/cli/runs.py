@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import RequestError, one_line, shell_word
 
 if TYPE_CHECKING:
     from ftkit.run_summary import RunSummary
@@ -188,9 +188,7 @@ def _files(summary: RunSummary) -> Iterable[tuple[str, str]]:
 
 def _next(summary: RunSummary) -> Iterator[str]:
     """Commands that make sense of the run as it is."""
-    import shlex
-
-    path = shlex.quote(str(summary.run.path))
+    path = shell_word(summary.run.path)
     if summary.state == "stopped":
         yield f"ftkit train --resume {path}"
     if summary.run.model.is_dir():

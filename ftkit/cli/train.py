@@ -14,7 +14,7 @@ from ftkit.cli import console, streams, voice
 from ftkit.cli.launch import request as asked_launch
 from ftkit.cli.launch import run as run_agent
 from ftkit.cli.options import with_request
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, shell_word
 
 if TYPE_CHECKING:
     from ftkit.cli.options import Request
@@ -117,7 +117,7 @@ def train(
         streams.finish()
     except streams.StdoutGone:
         # The run is done and on the disk, whoever was to read of it.
-        console.note(f"stdout is closed; ftkit runs show {outcome.run.path} has the result")
+        console.note(f"stdout is closed; ftkit runs show {shell_word(outcome.run.path)} has the result")
 
 
 def _only_with_resume(flags: dict[str, object]) -> None:
@@ -148,9 +148,9 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     from ftkit.cli.plan import complete
     from ftkit.run_folder import RunFolder
 
-    left_out = RunFolder(run).left_out() if run else None
+    folder = RunFolder(run) if run else None
     if ranks.world() == 1:
-        return complete(resolved, None if quiet else console.note, left_out)
+        return complete(resolved, None if quiet else console.note, folder)
     from ftkit.engine.distributed.processes import main_first
     from ftkit.engine.network.devices import join
     from ftkit.spec.advice import AUTO
@@ -158,17 +158,19 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' measures in one process", "run ftkit advise, and give what it names")
     join(resolved.config)
-    return main_first(lambda: complete(resolved, None, left_out))
+    return main_first(lambda: complete(resolved, None, folder))
 
 
 def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.display import LiveDisplay, make_display
     from ftkit.engine.training.loop import train
     from ftkit.library import open_run
-    from ftkit.resuming import extend
+    from ftkit.resuming import extend, keep_place
     from ftkit.run_folder import RunFolder
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
+    if resumed:
+        keep_place(run, plan)
     if extending and ranks.rank() == 0:
         extend(run, plan)
     voice.note_run(run.path)
@@ -200,8 +202,8 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
         f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
         + figures_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
         f"model: {run.model}",
-        f"evaluate it:               ftkit evaluate {run.path}",
-        f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {run.path}",
+        f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
+        f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
         "train on your own folder:  ftkit train --data FOLDER --backbone resnet18",
     ]
     run.write_log(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit import ranks
 from ftkit.cli.main import main
 from ftkit.engine.training import begin, state
 from ftkit.engine.training.events import EpochDone, Listener, StepDone
@@ -325,3 +327,79 @@ def test_killed_outright_and_resumed_equals_never_stopped(strategy: str, newest:
     ftkit.train(ftkit.plan(**settings, name="whole"))
     assert dict(files(run)) == dict(files(Path("runs", "whole")))
     assert lines(run) == lines(Path("runs", "whole"))
+
+
+@pytest.fixture
+def moving(data: Path, tmp_path: Path) -> Path:
+    """A run that was stopped, with data and first weights that can be taken away."""
+    shutil.copytree(data, tmp_path / "data")
+    first = ftkit.train(planned(tmp_path / "data", "first", epochs=1)).run.path
+    shutil.copy(first / "last" / "model.safetensors", tmp_path / "weights.safetensors")
+    return stopped(tmp_path / "data", "moving", weights=str(tmp_path / "weights.safetensors"), probe=False)
+
+
+def test_a_run_goes_on_without_the_file_of_its_first_weights(
+    moving: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(moving, Path("runs", "whole"))
+    shutil.copytree(moving, Path("runs", "new"))
+    shutil.rmtree(Path("runs", "new", "checkpoints"))
+    assert main(["train", "--resume", "whole", "--quiet"]) == 0
+    (tmp_path / "weights.safetensors").unlink()
+    assert main(["train", "--resume", "moving", "--quiet"]) == 0
+    assert dict(files(moving)) == dict(files(Path("runs", "whole")))
+    assert lines(moving) == lines(Path("runs", "whole"))
+    capsys.readouterr()
+    assert main(["train", "--resume", "new", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "weights.safetensors, which the run starts from: it has no checkpoint yet" in said
+    assert "hint: put it back, or start a new run" in said
+
+
+def test_a_run_goes_on_with_data_that_has_moved(
+    moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(moving, Path("runs", "whole"))
+    assert main(["train", "--resume", "whole", "--quiet"]) == 0
+    place = tmp_path / "elsewhere" / "my data"
+    place.parent.mkdir()
+    (tmp_path / "data").rename(place)
+    shutil.copytree(place, tmp_path / "other")
+    (tmp_path / "other" / "train" / "a" / "0000.jpg").rename(tmp_path / "other" / "train" / "b" / "new.jpg")
+    config = (moving / "config.yaml").read_bytes()
+    assert main(["train", "--resume", "moving"]) == 2
+    capsys.readouterr()
+    assert main(["train", "--resume", "moving", "--data", "other", "--quiet"]) == 2
+    assert (
+        f"error: --data: its images, labels or classes are not those of {moving.absolute()}" in capsys.readouterr().err
+    )
+    assert (moving / "config.yaml").read_bytes() == config
+    assert main(["train", "--resume", "moving", "--data", str(place), "--quiet"]) == 0
+    assert dict(files(moving)) == dict(files(Path("runs", "whole")))
+    assert str(place) in (moving / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["my run", "it's $HOME", 'a "b" `c`', "x;y&z", "é (1)"])
+def test_the_command_that_is_shown_is_read_back_by_a_shell(
+    name: str, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = half.rename(half.with_name(name))
+    shutil.rmtree(run / "model", ignore_errors=True)
+    found = ranks.resume_command(str(run), 1)
+    assert shlex.split(found) == ["ftkit", "train", "--resume", str(run)]
+    done = (
+        subprocess.run(
+            ["sh", "-c", f"{found} --dry-run"],
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if name == "it's $HOME"
+        else None
+    )
+    assert done is None or done.returncode == 0, done.stderr
+    assert main(["predict", "x.png", "--model", str(run)]) == 2
+    assert f"hint: {found}\n" in capsys.readouterr().err
+    assert main(["runs", "show", str(run)]) == 0
+    assert found in capsys.readouterr().out

@@ -51,15 +51,18 @@ def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
     return make_accelerator(config, lambda: is_light(_on_meta(plan)))
 
 
-def build_model(plan: Plan) -> BuiltModel:
+def build_model(plan: Plan, load: bool = True) -> BuiltModel:
     """Build the network with fresh weights drawn from the plan's seed, then load the pretrained ones.
+
+    Args:
+        load: Whether the pretrained ones are needed; a checkpoint that is loaded afterwards has them all.
 
     Raises:
         FtkitError: The weights can't be had, read or matched.
     """
     torch.manual_seed(derive(plan.config.seed, "init"))
     network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
-    contents = _contents(plan)
+    contents = _contents(plan) if load else None
     report = None
     if contents is not None:
         source = str(plan.weights.path or plan.weights.name)

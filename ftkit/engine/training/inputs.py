@@ -132,7 +132,7 @@ def _changes(session: Session) -> list[str]:
                 hint,
             )
         return [f"{plan.backbone.name} is built by other versions of packages than when the run began"]
-    weights, lines = weights_digest(plan), []
+    weights, lines = _weights_now(session), []
     if weights is not None and weights != before.get("weights"):
         line = f"{plan.weights.path or plan.weights.name} holds other weights than when the run began"
         if not has_checkpoint(run.checkpoints):
@@ -142,6 +142,16 @@ def _changes(session: Session) -> list[str]:
         if name != "test" and images_digest(split) != before.get("images", {}).get(name):
             lines.append(f"{name} images have changed since the run began; it goes on with what they are now")
     return lines
+
+
+def _weights_now(session: Session) -> str | None:
+    """As `weights_digest`; None too where they can't be had and a checkpoint makes up for them."""
+    try:
+        return weights_digest(session.plan)
+    except FtkitError:
+        if not has_checkpoint(session.run.checkpoints):
+            raise
+        return None
 
 
 def read_inputs(run: RunFolder) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from ftkit.engine.network.identity import network_facts
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.model import BuiltModel, accelerator_for, build_model, counted
 from ftkit.engine.network.outputs import require_logits
-from ftkit.engine.storage.checkpoint import Progress, precision_of
+from ftkit.engine.storage.checkpoint import Progress, has_checkpoint, precision_of
 from ftkit.engine.training.events import Listener
 from ftkit.engine.training.interrupt import StopFlag
 from ftkit.engine.training.loss import Loss, make_loss
@@ -170,7 +170,8 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     config = plan.config
     accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
     plan = replace(counted(plan), world=accelerator.num_processes)
-    built = main_first(lambda: build_model(plan))
+    # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
+    built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
     facts = network_facts(built.network)
     look = plan.preprocessing
     compute = compute_of(accelerator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,7 @@ def pull(
     for name in MODEL:
         shutil.copyfile(got / name, target / name)
     ftkit.load(target)
-    typer.echo(f"pulled {repository} to {target}; ftkit predict IMAGES --model {target}")
+    typer.echo(f"pulled {repository} to {target}; ftkit predict IMAGES --model {shlex.quote(str(target))}")
 
 
 def model_card(repository: str, facts: dict[str, Any]) -> str:

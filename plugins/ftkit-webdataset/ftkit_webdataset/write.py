@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,8 @@ def write(
         last = made[-1].stem.rpartition("-")[2]
         typer.echo(f"{name}: {count:,} images in {output}/{name}-{{000000..{last}}}.tar")
     (output / CLASSES).write_text("".join(f"{name}\n" for name in splits.classes), encoding="utf-8")
-    typer.echo(f"ftkit train --dataset webdataset/shards --set 'dataset.train={output}/train-{{000000..N}}.tar' ...")
+    place = shlex.quote(f"dataset.train={output}/train-{{000000..N}}.tar")
+    typer.echo(f"ftkit train --dataset webdataset/shards --set {place} ...")
 
 
 def _sample(split: Split, index: int) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def test_a_signal_ends_a_run_that_waits_for_an_image(workers: str, tmp_path: Pat
     assert process.returncode == 143, err
     (first, hint) = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
     assert "s after SIGTERM the step hadn't ended; the newest checkpoint is whole" in first
-    assert hint == f"hint: ftkit train --resume {Path('runs', 'run')}"
+    assert hint == f"hint: ftkit train --resume {tmp_path / 'runs' / 'run'}"
 
 
 @pytest.mark.parametrize(("ignored", "code"), [(False, 129), pytest.param(True, None, marks=pytest.mark.long)])

@@ -24,9 +24,9 @@ from torch import Tensor
 from ftkit.activation_folder import MARK, WRITTEN, Store, activation_folder
 from ftkit.config.schema import Cache
 from ftkit.engine.distributed.processes import main_first
-from ftkit.engine.input.data import START
 from ftkit.engine.input.images_digest import KnownImages, known_images
 from ftkit.engine.input.pixels import decoder_versions, sample_pixels
+from ftkit.engine.input.workers import START
 from ftkit.errors import RequestError
 from ftkit.images import Range, open_header, sample_file, upright_size
 from ftkit.spec.dataset import Split, SplitName

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,8 +23,8 @@ from ftkit import ranks
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE = 10.0
 """Seconds in which a run that was asked to stop should come to the end of its step, at least."""
-STEPS = 3.0
-"""So many times the longest time between two looks at the flag may it take, where that is more."""
+STEPS, RECENT = 3.0, 100
+"""So many times the longest time between two of so many recent looks at the flag may it take, where that is more."""
 TICK = 0.1
 """Seconds between looks at whether it did."""
 END = 0
@@ -45,8 +46,8 @@ class StopFlag:
         self.overdue: float | None = None
         self.saving = False
         self._heard = threading.Event()
-        self._looked = time.monotonic()
-        self._longest = 0.0
+        self._looked: float | None = None
+        self._times: deque[float] = deque(maxlen=RECENT)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         if self.overdue is not None or (self.signum is not None and signum == signal.SIGINT):
@@ -65,7 +66,9 @@ class StopFlag:
     def look(self) -> int:
         """The signal that came, or 0."""
         now = time.monotonic()
-        self._longest, self._looked = max(self._longest, now - self._looked), now
+        if self._looked is not None:
+            self._times.append(now - self._looked)
+        self._looked = now
         return self.signum or 0
 
     def heard(self) -> None:
@@ -75,7 +78,7 @@ class StopFlag:
     @property
     def limit(self) -> float:
         """Seconds that it may take until the flag is looked at."""
-        return max(GRACE, STEPS * self._longest)
+        return max(GRACE, STEPS * max(self._times, default=0.0))
 
     def watch(self, wakeup: socket.socket) -> None:
         """Wait for a signal, and then for the run to end; interrupt it where it doesn't. For a thread."""

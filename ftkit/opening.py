@@ -58,17 +58,19 @@ class OwnCopies:
 
     def _copied(self) -> Callable[[int], Any] | None:
         try:
-            return shared_copy(self.opens)
+            copy: Callable[[int], Any] = shared_copy(self.opens)
         except Exception:
             # It can't be sent to another process either, which the contract asks for; with threads it still works.
             self._can_be_copied = False
             return None
+        return copy
 
     def __getstate__(self) -> Any:
-        return self.opens
+        # Not the object itself, whose state would be lost where it counts as false.
+        return (self.opens,)
 
-    def __setstate__(self, opens: Any) -> None:
-        self.opens = opens
+    def __setstate__(self, state: Any) -> None:
+        (self.opens,) = state
         self._begin()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ftkit.engine.training.begin import begin
 from ftkit.opening import OwnCopies, shared_copy
 from ftkit.testing import ContractError, check_dataset, draw
 from ftkit.testing.project import Project, make_project
@@ -149,15 +150,11 @@ def test_broken_records_are_left_out_counted_and_listed(project: Project, run_ft
 def test_records_that_break_later_are_left_out_of_the_pass_for_the_cache(
     project: Project, run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ftkit.engine.training import loop
-
-    real = loop.begin
-
     def broken_since(*args: Any, **options: Any) -> Any:
         break_records(5)
-        return real(*args, **options)
+        return begin(*args, **options)
 
-    monkeypatch.setattr(loop, "begin", broken_since)
+    monkeypatch.setattr("ftkit.engine.training.loop.begin", broken_since)
     done = run_ftkit("train", *LINE, *FLAGS, "--on-bad-image", "skip", "--name", "run", "-q")
     assert done.returncode == 0, done.stderr
     (listed,) = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]

@@ -93,7 +93,7 @@ class Cutter:
         with _faults("it can't be traced"):
             self._eval = self._traced()
         self._places = {path: node for node, path in self._eval.paths.items()}
-        self._prefixes: dict[tuple[str, ...], nn.Module] = {}
+        self._prefixes: dict[tuple[str, ...], fx.GraphModule] = {}
 
     def cut(self, modes: Modes) -> Cut:
         """The deepest cut for what trains now.
@@ -142,7 +142,7 @@ class Cutter:
         node = self._places.get(name)
         return -1 if node is None else self._eval.order[node]
 
-    def prefix(self, names: Sequence[str]) -> nn.Module:
+    def prefix(self, names: Sequence[str]) -> fx.GraphModule:
         """The beginning of the network that gives the values at some cuts, as a tuple in their order; in eval mode.
 
         Raises:
@@ -152,9 +152,10 @@ class Cutter:
         if key not in self._prefixes:
             with _faults(f"what comes before {', '.join(names)} can't be taken out of it"):
                 self._prefixes[key] = self._beginning(names)
-        return self._prefixes[key].eval()
+        self._prefixes[key].eval()
+        return self._prefixes[key]
 
-    def _beginning(self, names: Sequence[str]) -> nn.Module:
+    def _beginning(self, names: Sequence[str]) -> fx.GraphModule:
         nodes = [self._places[name] for name in names]
         graph, kept = fx.Graph(), dict[fx.Node, fx.Node]()
         last = max(self._eval.order[node] for node in nodes)

@@ -154,7 +154,7 @@ def test_a_shard_replaced_by_one_of_the_same_size_and_time_is_read_anew(tmp_path
     def written(folder: str, labels: str) -> Path:
         (tmp_path / folder).mkdir(exist_ok=True)
         pictures = [PIL.Image.new("RGB", (8, 8), "red" if label == "0" else "blue") for label in labels]
-        members = {}
+        members: dict[str, bytes] = {}
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
             picture.save(content := io.BytesIO(), "BMP")
             members |= {f"{number}.bmp": content.getvalue(), f"{number}.cls": label.encode()}

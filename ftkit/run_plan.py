@@ -246,8 +246,11 @@ def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
             )
     plain = json.loads(json.dumps(plan.to_json()))
     for what in ("preprocessing", "augment", "head"):
-        if saved.get(what) != plain[what]:
-            return f"{what} was {json.dumps(saved.get(what))} by plan.json, now it is {json.dumps(plain[what])}"
+        # A later version may know more settings.
+        before = saved.get(what, {})
+        now = {key: plain[what].get(key) for key in before}
+        if before != now:
+            return f"{what} was {json.dumps(before)} by plan.json, now it is {json.dumps(now)}"
     groups = [group["name"] for group in saved["groups"]]
     if groups != [group.name for group in plan.schedule.groups]:
         return f"its layer groups were {', '.join(groups)}"

@@ -78,8 +78,10 @@ def weights_digest(plan: Plan) -> str | None:
     return digest.hexdigest()
 
 
-def images_digest(split: Split) -> str:
-    """Digits for the images of a split and their order."""
+def images_digest(split: Split) -> str | None:
+    """Digits for the images of a split and their order; None for data far away that tells nothing of itself."""
+    if split.stamp is None and split.blocks is not None:
+        return None
     opened = split.stamp is None and len(split) > MOST_OPENED and sample_file(split, 0) is None
     if opened:
         split = split.subset(range(0, len(split), -(-len(split) // MOST_OPENED)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -214,7 +215,8 @@ class TestGreyImages:
         assert built.report.adapted == ()
         with pytest.raises(RequestError, match=r"the weights are those of a network for grey images.*drop --channels"):
             ftkit.plan(**{**keys, "weights": str(run), "preprocessing": {"channels": 3}})
-        file = ftkit.plan(**{**keys, "weights": str(run / "model" / "model.safetensors")})
+        alone = shutil.copy(run / "model" / "model.safetensors", run.with_name("grey.safetensors"))
+        file = ftkit.plan(**{**keys, "weights": str(alone)})
         with pytest.raises(
             RequestError, match=r"safetensors: the weights are those .* grey images \(give --channels 1"
         ):

@@ -265,6 +265,22 @@ def test_wrappers_inside_of_names_are_understood(rename: Callable[[str], str]) -
     assert (report.loaded, report.missing, report.unexpected) == (114, (), ())
 
 
+def test_a_head_beside_a_prefixed_body_is_taken() -> None:
+    state = {
+        name if name.startswith("head") else f"encoder.{name}": value for name, value in net().state_dict().items()
+    }
+    assert load(net(), state, keep_head=True).loaded == 10
+
+
+def test_a_kept_head_with_a_hidden_layer_is_named() -> None:
+    state = {name: value for name, value in net().state_dict().items() if not name.startswith("head")}
+    state |= {"head.0.weight": torch.ones(16, 84), "head.3.weight": torch.ones(10, 16)}
+    with pytest.raises(
+        RequestError, match=r"head.weight isn't there \(give --head-hidden 16, or leave out --keep-head"
+    ):
+        load(net(), state, keep_head=True)
+
+
 def test_a_prefix_of_the_networks_own_may_be_absent() -> None:
     outer = nn.Module()
     outer.model = net()

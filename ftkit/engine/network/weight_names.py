@@ -54,6 +54,9 @@ def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
     prefix = min(counts, key=lambda p: (-counts[p], _AVERAGED.search(p) is not None, len(p)), default="")
     inside = {name: short.removeprefix(prefix) for name, short in bare.items() if short.startswith(prefix)}
     targets = {name: known.get(rest, f"{common}{rest}") for name, rest in inside.items()}
+    taken = set(targets.values())
+    # What is beside the prefix under the network's own names, as a head often is.
+    targets |= {n: known[short] for n, short in bare.items() if short in known and known[short] not in taken}
     wraps = any(bare[name] != name for name in bare)
 
     def module(name: str) -> str:

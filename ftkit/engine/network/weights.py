@@ -211,7 +211,9 @@ def _require_fit(
     """Stop where the classifier that is to be kept isn't there, or, unless a part will do, something of the body."""
     absent = [name for name in missing if name.startswith(target.in_head[0])]
     if target.keep_head and absent:
-        raise RequestError(f"the head of {where} can't be kept: {absent[0]} isn't there", _NEW_HEAD)
+        hidden = unexpected.get(f"{target.head[0]}.0.weight")
+        fix = _NEW_HEAD if hidden is None else f"give --head-hidden {len(hidden)}, or {_NEW_HEAD}"
+        raise RequestError(f"the head of {where} can't be kept: {absent[0]} isn't there", fix)
     fit = compare(model, target.groups, missing, unexpected, target.in_head)
     if not target.partial:
         fit.require(where)

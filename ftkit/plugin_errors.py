@@ -61,6 +61,12 @@ def location(error: BaseException) -> tuple[str, str] | None:
     return found
 
 
+def culprit(error: BaseException) -> str:
+    """The plugin that an exception comes from and where in it, to put behind a message; empty for no plugin's."""
+    place = location(error)
+    return "" if place is None else f" (plugin {place[0]!r}, {place[1]})"
+
+
 def explained(error: BaseException, doing: str = "", owner: object = None) -> PluginError | None:
     """The error that says which plugin failed, in what, with which error, and where; None where none did.
 

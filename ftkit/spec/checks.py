@@ -36,7 +36,8 @@ def checked_splits(loaded: object) -> Splits:
     classes = _classes(splits.classes)
     _require(splits.train is None or isinstance(splits.train, Split), "the train split is no Split")
     found = {name: _split(name, split, len(classes)) for name, split in splits.present()}
-    notes = (splits.notes,) if isinstance(splits.notes, str) else tuple(splits.notes)
+    given: object = splits.notes
+    notes = (given,) if isinstance(given, str) else tuple(splits.notes)
     train, val, test = (found.get(name) for name in SPLIT_NAMES)
     return replace(splits, classes=classes, train=train, val=val, test=test, notes=notes)
 

@@ -222,13 +222,14 @@ class Branching(Whole):
         self.stem.append(nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        first = {
+        draws: Mapping[str, Callable[[], bool]] = {
             "torch": lambda: torch.rand(()).item() < 0.7,
             "python": lambda: random.random() < 0.7,
             "numpy": lambda: np.random.rand() < 0.7,
             "image": lambda: images.mean().item() < 0.5,
             "never": lambda: True,
-        }[self.how]()
+        }
+        first = draws[self.how]()
         found = self.stem[1](self.stem[0](images))
         branches = self.stem[2]
         assert isinstance(branches, nn.ModuleList)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.layout import restored
 from ftkit.errors import FtkitError
+from ftkit.plugin_errors import culprit
 from ftkit.run_plan import Plan
 
 _WANTED = (
@@ -55,7 +56,7 @@ def require_logits(network: nn.Module, plan: Plan, compute: Compute, training: b
             reason = " ".join(str(error).split())[:300]
             raise FtkitError(
                 f"backbone {name} fails in {mode} on images of {look.channels}x{look.size}x{look.size}: "
-                f"{type(error).__name__}{': ' if reason else ''}{reason}",
+                f"{type(error).__name__}{': ' if reason else ''}{reason}{culprit(error)}",
                 "choose another backbone or preprocessing.size; if the backbone is yours, mend its forward",
             ) from error
         wrong = _wrong(outputs, mode == "training", len(images), plan.num_classes)

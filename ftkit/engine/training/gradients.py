@@ -17,6 +17,7 @@ from ftkit.engine.network.outputs import split_outputs
 from ftkit.engine.network.weight_files import few
 from ftkit.engine.training.session import Session
 from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.plugin_errors import culprit
 
 DRAWS = 3
 """Passes in training mode, in case a network leaves branches out at random; one more is in evaluation mode."""
@@ -127,6 +128,6 @@ def _go_back(session: Session) -> None:
     except Exception as error:  # the network's own code may raise anything
         raise FtkitError(
             f"backbone {session.plan.backbone.name} fails when gradients are computed: {type(error).__name__}: "
-            f"{one_line(str(error))[:300]}",
+            f"{one_line(str(error))[:300]}{culprit(error)}",
             "choose another backbone or strategy; if the backbone is yours, mend its forward",
         ) from error

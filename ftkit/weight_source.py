@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ftkit.config.load import Resolved, is_path
 from ftkit.errors import RequestError, unknown
@@ -110,7 +110,7 @@ def weights_of_run(resolved: Resolved, backbone: Backbone, strategy: Strategy, r
 def _as_planned(path: Path, plan: Path) -> WeightSource:
     try:
         known = json.loads(plan.read_text(encoding="utf-8"))
-        look = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
+        look: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
         return WeightSource("file", str(path), Preprocessing(**look), path=path, head=Head(**known["head"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(

@@ -152,7 +152,7 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
             len(images),
             accelerator.num_processes,
             config.batch_size * look.channels * look.size**2 * BYTES_PER_VALUE,
-            tell or unheard,
+            tell,
         )
         share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         judged = network if kept is None else kept.cut.judged

@@ -183,7 +183,7 @@ def test_what_workers_lack_later_ends_the_wait_in_one_line(
     more = {"TMPDIR": long_folder(tmp_path)} if lack == "TMPDIR" else {}
     if lack == "shm":
         arguments = request.getfixturevalue("small_shm")(arguments)
-    done = run(arguments, Path(__file__).parents[2], **more)
+    done = run(arguments, Path(__file__).parents[2], None, **more)
     assert done.stdout.startswith(says.format(folder=more.get("TMPDIR"))), done.stdout + done.stderr
     assert "Traceback" not in done.stderr.split("Exception ignored")[0]
 

@@ -28,7 +28,7 @@ def test_show_prints_a_config_that_starts_the_same_run_again(folder: Path) -> No
     assert first.returncode == 0
     assert first.stderr == ""
     shown = yaml.safe_load(first.stdout)
-    assert shown["dataset"] == {"name": "folder", "root": str(folder / "photos")}
+    assert shown["dataset"] == {"name": "folder", "value_range": "auto", "root": str(folder / "photos")}
     assert (shown["epochs"], shown["strategy"]["name"]) == (3, "full")
     (folder / "ftkit.yaml").write_text(first.stdout)
     assert ftkit("config", "show").stdout == first.stdout

@@ -25,7 +25,6 @@ from ftkit.engine.cache.views import PLAIN, Views
 from ftkit.engine.distributed.agree import largest
 from ftkit.engine.input import transforms
 from ftkit.engine.input.data import Batch, Fault
-from ftkit.engine.input.images_digest import KnownImages, known_images
 from ftkit.engine.input.order import Key, Share
 from ftkit.engine.training.cached import Cached
 from ftkit.engine.training.late import usable
@@ -65,7 +64,6 @@ class Activations:
     _compared: set[tuple[str, SplitName]] = field(default_factory=set)
     _tables: dict[Place, Table] = field(default_factory=dict)
     _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
-    _images: dict[SplitName, KnownImages] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
@@ -195,7 +193,7 @@ class Activations:
     ) -> None:
         if not values:
             return
-        self.images(split).require_same(batch.indices.tolist())
+        self.session.known_images(split).require_same(batch.indices.tolist())
         try:
             for table, value, wanted in zip(tables, values, lacking, strict=True):
                 if chunk in wanted:
@@ -217,7 +215,7 @@ class Activations:
             try:
                 beginning = self._keys.beginning(cut.name)
                 drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
-                key = table_key(beginning, self.images(split).digest, plan.preprocessing, drawn)
+                key = table_key(beginning, self.session.known_images(split).digest, plan.preprocessing, drawn)
                 recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, view)
                 note = self.session.listener.note
                 self._tables[place] = open_values(self._store, key, about, count, cut, beginning, recompute, note)
@@ -262,12 +260,6 @@ class Activations:
     @cached_property
     def _keys(self) -> TableKeys:
         return TableKeys(self.cutter, self.session.compute)
-
-    def images(self, split: SplitName) -> KnownImages:
-        """What the images of a split are known by; read where the image scan hasn't read them."""
-        if split not in self._images:
-            self._images[split] = known_images(self.session.split(split))
-        return self._images[split]
 
 
 def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:

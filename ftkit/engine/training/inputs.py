@@ -29,7 +29,7 @@ from ftkit.file_identity import Stamp, file_stamp
 from ftkit.images import sample_file
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan, schedule_change
-from ftkit.spec.dataset import Split
+from ftkit.spec.dataset import Split, SplitName
 
 MOST_OPENED = 10_000
 """Images that are in no files and have no stamp must be opened to be known; of more, so many are, evenly spread."""
@@ -38,20 +38,23 @@ MOST_OPENED = 10_000
 def write_inputs(session: Session) -> None:
     """Leave `inputs.json` in the folder of a run that begins."""
     if session.is_main:
-        found = run_inputs(session.plan, session.network_facts)
+        found = run_inputs(session.plan, session.network_facts, _of_session(session))
         replace_file(session.run.inputs, json.dumps(found, indent=1).encode() + b"\n")
 
 
-def run_inputs(plan: Plan, network: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run_inputs(
+    plan: Plan, network: Mapping[str, Any] | None = None, images: Mapping[str, str | None] | None = None
+) -> dict[str, Any]:
     """What a run of a plan is made of, as JSON values.
 
     Args:
         network: As `network_facts` gives it; by default of a network that is built for this.
+        images: As `images_digest` gives it for training and validation images.
     """
     return {
         "weights": weights_digest(plan),
         "network": dict(network or bare_facts(plan)),
-        "images": {name: images_digest(split) for name, split in plan.splits.present() if name != "test"},
+        "images": images or {name: images_digest(split) for name, split in plan.splits.present() if name != "test"},
         "versions": versions(plan),
     }
 
@@ -82,10 +85,24 @@ def images_digest(split: Split) -> str | None:
     """Digits for the images of a split and their order; None for data far away that tells nothing of itself."""
     if split.stamp is None and split.blocks is not None:
         return None
-    opened = split.stamp is None and len(split) > MOST_OPENED and sample_file(split, 0) is None
-    if opened:
+    if _is_opened(split) and len(split) > MOST_OPENED:
         split = split.subset(range(0, len(split), -(-len(split) // MOST_OPENED)))
     return known_images(split).digest
+
+
+def _is_opened(split: Split) -> bool:
+    return split.stamp is None and sample_file(split, 0) is None
+
+
+def _of_session(session: Session) -> dict[str, str | None]:
+    """The same of a run's images; what the cache needs to know of files too is kept for it."""
+    names: tuple[SplitName, ...] = ("train", "val")
+    return {
+        name: images_digest(session.split(name))
+        if _is_opened(session.split(name))
+        else session.known_images(name).digest
+        for name in names
+    }
 
 
 def changed_inputs(run: RunFolder, plan: Plan) -> str | None:
@@ -140,8 +157,8 @@ def _changes(session: Session) -> list[str]:
         if not has_checkpoint(run.checkpoints):
             raise RequestError(f"{run.path} has no checkpoint to go on from, and {line}", hint)
         lines.append(f"{line}; it goes on from its checkpoint")
-    for name, split in plan.splits.present():
-        if name != "test" and images_digest(split) != before.get("images", {}).get(name):
+    for name, digest in _of_session(session).items():
+        if digest != before.get("images", {}).get(name):
             lines.append(f"{name} images have changed since the run began; it goes on with what they are now")
     return lines
 

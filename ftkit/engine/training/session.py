@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ftkit.engine.distributed.processes import main_first
 from ftkit.engine.input import data, transforms
 from ftkit.engine.input.decoded import Decoded, keep_decoded
+from ftkit.engine.input.images_digest import KnownImages, known_images
 from ftkit.engine.input.order import TrainingOrder
 from ftkit.engine.input.workers import settle_workers
 from ftkit.engine.network.devices import Compute, compute_of
@@ -86,6 +87,7 @@ class Session:
         shards: What of the network is shared out over the processes, once it is.
         network_facts: What the network is by its code and settings.
         unreached: Names of parameters that no gradient reaches.
+        images: What the images of the splits are known by, where that was asked for.
     """
 
     plan: Plan
@@ -115,6 +117,7 @@ class Session:
     shards: Shards | None = None
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     unreached: frozenset[str] = frozenset()
+    images: dict[SplitName, KnownImages] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -139,6 +142,12 @@ class Session:
     def pixels(self, name: SplitName) -> data.Pixels | None:
         """What gives the pixels of a split where they are kept decoded."""
         return self.decoded[name].pixels if name in self.decoded else None
+
+    def known_images(self, name: SplitName) -> KnownImages:
+        """What the images of a split are known by; files that the image scan hasn't read are read, once."""
+        if name not in self.images:
+            self.images[name] = known_images(self.split(name))
+        return self.images[name]
 
     def split(self, name: SplitName) -> Split:
         """Training or validation images, which every run has."""

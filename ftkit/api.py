@@ -1,7 +1,7 @@
 """All that a plugin may import, and all that the built-in plugins do import."""
 
 from ftkit.cache import cache_folder
-from ftkit.errors import FtkitError, RequestError, nearest, one_line, unknown
+from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
 from ftkit.file_identity import Stamp, file_stamp
 from ftkit.file_kinds import kind_of_file
 from ftkit.hooks import hookimpl
@@ -79,6 +79,7 @@ __all__ = [
     "nearest",
     "one_line",
     "open_image",
+    "plural",
     "relabel",
     "stratified_sample",
     "stratified_split",

@@ -42,6 +42,16 @@ def shell_word(word: object) -> str:
     return shlex.quote(one_line(str(word)))
 
 
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 image`, `2 images`, `1,000 classes`.
+
+    Args:
+        many: The plural, where it isn't made by adding s, or es after an s.
+    """
+    nouns = many or f"{one}{'es' if one.endswith('s') else 's'}"
+    return f"{number:,} {one if number == 1 else nouns}"
+
+
 class RequestError(FtkitError):
     """What was asked for is wrong: an unknown name, key or value, or data that can't be used."""
 

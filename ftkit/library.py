@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ftkit import ranks
 from ftkit.config.load import Resolved, resolve, to_yaml
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
-from ftkit.json_text import dump_json
+from ftkit.json_text import dump_json, utf8
 from ftkit.planning import make_plan
 from ftkit.run_folder import RunFolder, create_run
 from ftkit.run_plan import Plan
 from ftkit.spec.advice import AUTO
+from ftkit.spec.dataset import Splits
 
 if TYPE_CHECKING:
     from ftkit.engine.training.conclude import Outcome
@@ -113,6 +115,7 @@ def _create(plan: Plan) -> RunFolder:
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
     write_request(folder, plan)
+    _put(folder.splits, lambda file: write_splits(file, plan.splits))
     folder.append_list(folder.bad_images, plan.findings.bad)
     folder.append_list(folder.duplicates, plan.findings.duplicates)
     return folder
@@ -136,10 +139,29 @@ def write_config(folder: RunFolder, config: Config) -> None:
     _write(folder.config, to_yaml(config.model_copy(update={"name": None})))
 
 
+def write_splits(file: TextIO, splits: Splits) -> None:
+    """A line for each image: split, name and class, in the order in which the run has them."""
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(("split", "name", "label"))
+    for name, split in splits.present():
+        samples = zip(split.names, split.labels, strict=True)
+        writer.writerows((name, utf8(sample), splits.classes[label]) for sample, label in samples)
+
+
 def _write(path: Path, text: str) -> None:
+    _put(path, lambda file: file.write(text))
+
+
+def _put(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Write a file of a run, whole or not at all.
+
+    Raises:
+        FtkitError: It can't be written.
+    """
     temporary = path.with_name(f".tmp-{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            write(file)
         temporary.replace(path)
     except OSError as error:
         raise FtkitError(f"{path} can't be written: {error.strerror or error}", "make room there") from error

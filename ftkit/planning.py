@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from ftkit.config.load import Resolved, build
 from ftkit.config.preprocessing import choose_preprocessing
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, plural
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan, ProbeUse
 from ftkit.run_splits import load_splits, require_classes
@@ -140,9 +140,9 @@ def _check_patience(plan: Plan) -> tuple[str, ...]:
     if config.patience < left - 1 or not config.epochs:
         return ()
     if plan.patience_start:
-        reason = f"the last phase has {left} epoch{'s' if left > 1 else ''} (--set patience_from=start counts in all)"
+        reason = f"the last phase has {plural(left, 'epoch')} (--set patience_from=start counts in all)"
     else:
-        reason = f"it has {left} epoch{'s' if left > 1 else ''}"
+        reason = f"it has {plural(left, 'epoch')}"
     return (f"patience {config.patience} can't stop the run before its end: {reason}",)
 
 

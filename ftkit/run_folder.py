@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "duplicates.jsonl"
 
     @property
+    def splits(self) -> Path:
+        """Which image is in which split, with its class: what was trained on, and what was held out."""
+        return self.path / "splits.csv"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
 

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Literal
 
 from ftkit.duplicates import Duplicate, find_duplicates, picture_hash, summary
-from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.file_identity import content_digest
 from ftkit.images import (
     FORMATS,
@@ -196,7 +196,7 @@ def _told(looks: Iterator[Look], count: int, tell: Tell | None) -> Iterator[Look
         yield each
         if tell is not None and monotonic() - spoke > PATIENCE_SECONDS:
             spoke = monotonic()
-            tell(f"looked at {done:,} of {count:,} images")
+            tell(f"looked at {done:,} of {plural(count, 'image')}")
 
 
 def _files(split: Split) -> list[str | None]:
@@ -254,4 +254,4 @@ def _first(bad: Sequence[BadImage]) -> str:
 
 
 def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+    return plural(count, "image")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ftkit.errors import one_line
+from ftkit.errors import one_line, plural
 from ftkit.survey import Survey
 
 CLASSES_SHOWN = 20
@@ -164,10 +164,10 @@ def _batch_size(images: int) -> Setting:
 def _dataset(survey: Survey, target: Path) -> str:
     path = _quoted(survey.path if "://" in survey.path else _seen_from(target, Path(survey.path)))
     lines = ["dataset:", f"  name: {survey.dataset}", f"  {survey.option}: {path}"]
-    lines += [f"  # {split}: {count} images" for split, count in survey.sizes.items()]
+    lines += [f"  # {split}: {plural(count, 'image')}" for split, count in survey.sizes.items()]
     lines += [f"  #   {one_line(name)}: {count}" for name, count in list(survey.counts.items())[:CLASSES_SHOWN]]
     if len(survey.counts) > CLASSES_SHOWN:
-        lines.append(f"  #   and {len(survey.counts) - CLASSES_SHOWN} classes more")
+        lines.append(f"  #   and {plural(len(survey.counts) - CLASSES_SHOWN, 'class')} more")
     return "\n".join(lines)
 
 

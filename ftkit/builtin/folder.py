@@ -25,6 +25,7 @@ from ftkit.api import (
     list_folder,
     nearest,
     one_line,
+    plural,
     walk_images,
 )
 from ftkit.builtin.layout import Layout, find_layout
@@ -170,7 +171,7 @@ def _usable(root: Path, found: Mapping[SplitName, _Found]) -> dict[SplitName, _F
     for one in missing:
         folder = root / one.where
         if one.loose:
-            count = "1 image" if len(one.loose) == 1 else f"{len(one.loose):,} images"
+            count = plural(len(one.loose), "image")
             raise RequestError(
                 f"{folder} has {count}, but no class folders with images{_named_after(one.loose)}",
                 f"put each image into a folder named after its class: {folder / 'CLASS' / Path(one.loose[0]).name}",

@@ -14,7 +14,7 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.options import FLAGS, with_config
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
@@ -156,7 +156,7 @@ def _lines(counsel: Counsel, command: str) -> Iterator[str]:
 def _fact_rows(counsel: Counsel) -> Iterator[tuple[str, str]]:
     facts, config = counsel.facts, counsel.resolved.config
     images = f"{facts.images:,} training images, {facts.per_class:.3g} a class"
-    yield "data", f"{config.dataset.name}: {facts.classes} classes, {images}"
+    yield "data", f"{config.dataset.name}: {plural(facts.classes, 'class')}, {images}"
     yield "backbone", f"{config.backbone}, weights {counsel.weights}"
     yield "chance", f"{100 * facts.chance:.1f} %: always naming the largest class"
     if facts.probe is None or facts.nearest_mean is None:
@@ -172,7 +172,7 @@ def _advised(counsel: Counsel) -> str:
     if not advice.epochs:
         return f"strategy {advice.strategy}{options}"
     rate = "" if advice.lr is None else f", learning rate {advice.lr:g}"
-    return f"strategy {advice.strategy}{options}{rate}, {advice.epochs} epochs, {advice.augment} augmentation"
+    return f"strategy {advice.strategy}{options}{rate}, {plural(advice.epochs, 'epoch')}, {advice.augment} augmentation"
 
 
 def _about_weights(counsel: Counsel) -> Iterator[str]:

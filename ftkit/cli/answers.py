@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from ftkit.cli import console, streams
 from ftkit.cli.answer_forms import lines_of, require_pyarrow, write_parquet, writing_to
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import RequestError, one_line, plural
 from ftkit.json_text import utf8
 from ftkit.spec.figures import NOT_FINITE
 
@@ -136,7 +136,7 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
         for count, (name, classes, end, label, probability) in enumerate(_kept(file, target), 1):
             if classes not in (0, top_k):
                 raise RequestError(
-                    f"--resume: {target.path} has {classes} classes an image, and --top-k is {top_k}",
+                    f"--resume: {target.path} has {plural(classes, 'class')} an image, and --top-k is {top_k}",
                     f"give --top-k {classes}, or another file",
                 )
             image = next(images, None)

@@ -9,6 +9,7 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.describe import short_count
+from ftkit.errors import plural
 
 app = typer.Typer(no_args_is_help=True, help="List and clear the activations and decoded images that runs keep.")
 
@@ -45,7 +46,7 @@ def list_(
     if entries:
         console.out().print(table)
     total = sum(entry.nbytes for entry in entries)
-    console.out().print(f"{len(entries)} tables, {short_count(total)}B in {store.folder}", soft_wrap=True)
+    console.out().print(f"{plural(len(entries), 'table')}, {short_count(total)}B in {store.folder}", soft_wrap=True)
 
 
 @app.command(epilog="Example: ftkit cache clear")

@@ -9,7 +9,7 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.options import project_registry, warn_of_faults
-from ftkit.errors import FtkitError, RequestError, nearest
+from ftkit.errors import FtkitError, RequestError, nearest, plural
 
 if TYPE_CHECKING:
     from ftkit.cli.describe import Option
@@ -50,7 +50,7 @@ def list_backbones(
         return
     header = ("name", "family", "input", "parameters", "weights, the default first")
     _say(aligned([header, *(_backbone_row(name, b) for name, b in found)]))
-    _say(["", f"{len(found)} backbones; parameters without the head, which is made for the task's classes"])
+    _say(["", f"{plural(len(found), 'backbone')}; parameters without the head, which is made for the task's classes"])
 
 
 @backbones.command("show", epilog="Example: ftkit backbones show resnet18")
@@ -245,7 +245,7 @@ def _schedule(registry: Registry, name: str, sets: list[str], backbone: str, epo
 def _schedule_lines(schedule: Schedule, backbone: str) -> Iterator[str]:
     from ftkit.cli.describe import aligned, schedule_tables
 
-    yield f"\nshare of the learning rate, for {backbone} and {len(schedule.rows)} epochs"
+    yield f"\nshare of the learning rate, for {backbone} and {plural(len(schedule.rows), 'epoch')}"
     for table in schedule_tables(schedule):
         yield from (f"  {line}" for line in aligned(table))
 

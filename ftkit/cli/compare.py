@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ftkit.cli import console
+from ftkit.cli.evaluate import digits_of
 from ftkit.cli.options import with_config
-from ftkit.errors import RequestError, one_line, unknown
+from ftkit.errors import RequestError, one_line, plural, unknown
 from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.engine.evaluation.bootstrap import Interval
-    from ftkit.engine.evaluation.compare import Machine, Result
+    from ftkit.engine.evaluation.compare import Against, Machine, Result
 
 app = typer.Typer()
 
@@ -147,7 +148,7 @@ def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None
 
     names = _names(results)
     images = len(results[0].answers.names)
-    title = f"{split}: {images} images; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
+    title = f"{split}: {plural(images, 'image')}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
     if any(len(r.answers.names) != images for r in results):
         title = f"{split}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
     columns = ("run", *(FIGURES[f].label for f in figures), "best epoch", "seconds", "trainable")
@@ -172,6 +173,20 @@ def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None
     ]
     console.show_table(f"more or less than {names[0]}, image by image", ("run", *heads), rows)
     console.print_text("p: McNemar's exact test of whether the two are right equally often")
+    for name, against in rest:
+        console.print_text(_verdict(name, names[0], against, images))
+
+
+def _verdict(name: str, first: str, against: Against, images: int) -> str:
+    """What the test says, in words: p alone doesn't say whether so few images could have told the two apart."""
+    more = against.only_this - against.only_first
+    if against.is_chance:
+        needed = f"{against.telling / images:.{digits_of(images)}f} of accuracy"
+        return (
+            f"{name}: within chance: {plural(images, 'image')} can't tell it from {first}; "
+            f"it would take {against.telling} more of them right, {needed}, and it is {more:+d}"
+        )
+    return f"{name}: {'better' if more > 0 else 'worse'} than {first}, by more than chance (p below 0.05)"
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -217,6 +232,7 @@ def _facts(result: Result) -> dict[str, Any]:
     if against is not None:
         differences = {name: _plain(value) for name, value in against.differences.items()}
         counts = {"only_first_right": against.only_first, "only_this_right": against.only_this, "p": against.p}
+        counts |= {"within_chance": against.is_chance, "smallest_difference": against.telling / len(one.names)}
         facts["against_first"] = {"differences": differences, **counts}
     return facts
 

@@ -10,7 +10,6 @@ from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from ftkit.cli.streams import RESULTS
-from ftkit.json_text import dump_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +37,8 @@ def err() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, never wrapped, whatever the locale; as `ftkit.json_text` has it."""
+    from ftkit.json_text import dump_json
+
     print(dump_json(value, indent=2, ascii_only=not is_utf8(RESULTS), default=str), file=RESULTS)
 
 
@@ -102,8 +103,18 @@ def warn(text: str) -> None:
 def error(message: str, hint: str | None = None) -> None:
     """Why the command stops, and the remedy. Lines are never wrapped, so that they can be copied."""
     print(f"{_coloured('error:', 31)} {message}", file=sys.stderr)
-    if hint:
-        print(f"{_coloured('hint:', 36)} {hint}", file=sys.stderr)
+    _hint(hint)
+
+
+def _hint(text: str | None) -> None:
+    if text:
+        print(f"{_coloured('hint:', 36)} {text}", file=sys.stderr)
+
+
+def stopped(message: str | None = None, hint: str | None = None) -> None:
+    """That the command ends because a signal asked for it, which is no error; and what goes on with it."""
+    print(_coloured("interrupted", 33) + (f": {message}" if message else ""), file=sys.stderr)
+    _hint(hint)
 
 
 def _coloured(word: str, code: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit import ranks
 from ftkit.cli import console
 from ftkit.engine.training.events import EpochDone, Listener, Start, StepDone
+from ftkit.errors import plural
 from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Display(Listener):
 
     def started(self, event: Start) -> None:
         self.monitor = event.plan.config.monitor
-        where = f"on {event.device} in {event.precision}, {event.workers} worker{'s' if event.workers != 1 else ''}"
+        where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
         self.say(f"run {event.run} {where}{again}")
         if event.loaded:
@@ -49,7 +50,10 @@ class Display(Listener):
 
     def phase_started(self, phase: Phase, trainable: int) -> None:
         groups = ", ".join(sorted(phase.trainable))
-        self.say(f"epochs {phase.start + 1}-{phase.stop}: {groups} train ({trainable:,} parameters)")
+        first, last = phase.start + 1, phase.stop
+        epochs = f"epoch {first}" if first == last else f"epochs {first}-{last}"
+        verb = "trains" if len(phase.trainable) == 1 else "train"
+        self.say(f"{epochs}: {groups} {verb} ({plural(trainable, 'parameter')})")
 
     def epoch_done(self, event: EpochDone) -> None:
         self.say(epoch_line(event.record, self.epochs, event.is_best, self.monitor))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +14,7 @@ from ftkit.cli import console
 from ftkit.cli.options import dataset_at
 from ftkit.cli.predict import model_folder
 from ftkit.config.choices import Device, Precision
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import RequestError, one_line, plural
 from ftkit.spec.dataset import SplitName
 from ftkit.spec.figures import FIGURES
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ftkit.config.load import Resolved
+    from ftkit.engine.evaluation.bootstrap import Interval
     from ftkit.engine.evaluation.evaluate import Labelled
     from ftkit.engine.evaluation.metrics import Scores
     from ftkit.runs import Card
@@ -81,12 +85,13 @@ def evaluate(
     _remark(bundle, labelled)
     threads = None if workers is None else max(1, workers)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
-    scores = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
+    scores, where = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
     if json:
-        where = {"model": str(bundle), "data": labelled.source, "split": labelled.name}
-        console.print_json({**where, "data_changed": labelled.changed, **scores.to_json()})
+        facts = {"model": str(bundle), "data": labelled.source, "split": labelled.name}
+        facts |= {"data_changed": labelled.changed, **scores.to_json()}
+        console.print_json({**facts, "intervals": {name: asdict(one) for name, one in where.items()}})
     else:
-        show(scores, labelled)
+        show(scores, labelled, where)
 
 
 def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | None, run: Resolved | None) -> Labelled:
@@ -114,23 +119,38 @@ def _run_config(bundle: Path) -> Resolved | None:
 
 
 def _remark(bundle: Path, labelled: Labelled) -> None:
-    console.note(f"model {bundle} on {labelled.source}: {labelled.name} split, {len(labelled.split)} images")
+    console.note(f"model {bundle} on {labelled.source}: {labelled.name} split, {plural(len(labelled.split), 'image')}")
     for line in labelled.notes:
         console.note(f"note: {line}")
     if labelled.changed:
         console.warn(f"{labelled.source} has changed since the model was trained: the figures aren't of the same data")
 
 
-def show(scores: Scores, labelled: Labelled) -> None:
-    """Print the figures, the table of classes, and what is taken for what."""
+def show(scores: Scores, labelled: Labelled, where: Mapping[str, Interval]) -> None:
+    """Print the metrics with their intervals, the table of classes, and what is taken for what."""
     out = console.out()
-    found = {FIGURES[name].label: scores.summary.get(name) for name in FIGURES}
-    figures = [f"{label} {value:.4f}" for label, value in found.items() if value is not None]
-    out.print(f"{labelled.name}: {', '.join(figures)}, {scores.images} images", soft_wrap=True)
+    digits = digits_of(scores.images)
+    found = {name: value for name in FIGURES if (value := scores.summary.get(name)) is not None}
+    shown = [
+        f"{FIGURES[name].label} {value:.{digits}f}{_within(where.get(name), digits)}" for name, value in found.items()
+    ]
+    out.print(f"{labelled.name}: {', '.join(shown)}, {plural(scores.images, 'image')}", soft_wrap=True)
+    out.print("in brackets: the 95 % confidence interval", soft_wrap=True)
     for name, reason in scores.missing.items():
         out.print(f"no {FIGURES[name].label}: {one_line(reason)}", soft_wrap=True)
     out.print(_class_table(scores))
     out.print(_confusion_table(scores, out.width) or _pairs_table(scores))
+
+
+def digits_of(images: int) -> int:
+    """Decimals of a rate that so many images support: one image more or less changes the last of them."""
+    return min(4, max(2, math.ceil(math.log10(images))))
+
+
+def _within(where: Interval | None, digits: int) -> str:
+    if where is None or where.low is None or where.high is None:
+        return ""
+    return f" [{where.low:.{digits}f}, {where.high:.{digits}f}]"
 
 
 def _class_table(scores: Scores) -> Table:
@@ -139,9 +159,9 @@ def _class_table(scores: Scores) -> Table:
         # A class without an image has an F1 of 0 and says nothing of the model.
         shown = tuple(sorted((one for one in shown if one.support), key=lambda one: one.f1)[:WORST])
         title = f"The {len(shown)} of {len(scores.classes):,} classes with the lowest F1: all are in --json"
-    table = console.table(title, ("class", "images", "precision", "recall", "F1"))
+    table, digits = console.table(title, ("class", "images", "precision", "recall", "F1")), digits_of(scores.images)
     for one in shown:
-        figures = (f"{value:.4f}" for value in (one.precision, one.recall, one.f1))
+        figures = (f"{value:.{digits}f}" for value in (one.precision, one.recall, one.f1))
         table.add_row(one_line(one.name), str(one.support), *figures)
     return table
 

@@ -9,7 +9,7 @@ import typer
 
 from ftkit.cli import console
 from ftkit.cli.options import dataset_at
-from ftkit.errors import FtkitError, RequestError, one_line, shell_word, unknown
+from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word, unknown
 
 if TYPE_CHECKING:
     from ftkit.project import Project
@@ -101,7 +101,8 @@ def _make(
     out = console.out()
     if project.data is not None:
         _show_data(project.data)
-    out.print(f"made {project.name.package} in {shell_word(folder)}: {len(project.files)} files", soft_wrap=True)
+    made = plural(len(project.files), "file")
+    out.print(f"made {project.name.package} in {shell_word(folder)}: {made}", soft_wrap=True)
     if project.overwritten:
         out.print(f"overwritten: {', '.join(map(str, project.overwritten))}", soft_wrap=True)
     _show_next(project, folder)
@@ -137,12 +138,12 @@ def _update(folder: Path, check: bool) -> None:
         out.print(f"{shell_word(folder)} is what template {done.template} makes today", soft_wrap=True)
     elif check:
         raise RequestError(
-            f"{shell_word(folder)} is behind template {done.template}: {len(done.changes)} files would change",
+            f"{shell_word(folder)} is behind template {done.template}: {plural(len(done.changes), 'file')} would change",
             "ftkit init --update changes them",
         )
     elif conflicts := [change for change in done.changes if change.what == "conflict"]:
         raise FtkitError(
-            f"{len(conflicts)} of {len(done.changes)} files have conflicts; everything else is up to date",
+            f"{len(conflicts)} of {plural(len(done.changes), 'file')} with conflicts; everything else is up to date",
             "settle them in an editor; nothing of yours was dropped",
         )
 
@@ -151,13 +152,13 @@ def _show_data(data: Survey) -> None:
     out = console.out()
     splits = ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())
     colour = "grey" if data.grey else "in colour"
-    out.print(f"found {one_line(data.path)}: {len(data.counts)} classes; {splits} images", soft_wrap=True)
+    out.print(f"found {one_line(data.path)}: {plural(len(data.counts), 'class')}; {splits} images", soft_wrap=True)
     out.print(f"images of about {data.width} x {data.height} pixels, {colour}", soft_wrap=True)
     width = max(map(len, data.counts))
     for name, count in list(data.counts.items())[:CLASSES_SHOWN]:
         out.print(f"  {one_line(name):<{width}}  {count:,}", soft_wrap=True)
     if len(data.counts) > CLASSES_SHOWN:
-        out.print(f"  and {len(data.counts) - CLASSES_SHOWN} classes more", soft_wrap=True)
+        out.print(f"  and {plural(len(data.counts) - CLASSES_SHOWN, 'class')} more", soft_wrap=True)
     for note in data.notes:
         out.print(f"note: {note}", soft_wrap=True)
 

@@ -143,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
+    if arguments is None:
+        _read_names_as_utf8()
     # PIL's word on images of a size that ftkit reads; beyond its own limit it refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     with streams.settled(program=arguments is None):
@@ -167,7 +169,7 @@ def _main(arguments: list[str]) -> int:
             traceback.print_exception(error)
         return _end(error)
     if code == INTERRUPTED:
-        console.error("interrupted")
+        console.stopped()
     return _leave(code)
 
 
@@ -182,6 +184,19 @@ def _attributed(error: BaseException) -> BaseException:
         return error
     failure.__cause__ = error
     return failure
+
+
+def _read_names_as_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding for names of files.
+
+    Names are UTF-8 on disk whatever the locale is; read otherwise, a folder gives a class another name, and a data set
+    another fingerprint. What is printed for people stays in the encoding of the terminal.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() == "utf-8" or not sys.orig_argv[1:]:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:surrogateescape")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _end(error: BaseException) -> int:
@@ -240,9 +255,12 @@ _WANTED = re.compile(r"(?<=allocate )[\d.]+ (bytes|[KMGT]i?B)")
 def _explain(error: BaseException) -> int:
     """One line for an error, and the exit code that goes with it."""
     if isinstance(error, KeyboardInterrupt):
-        console.error("interrupted")
+        console.stopped()
         return INTERRUPTED
     if isinstance(error, streams.StdoutGone) and error.silent:
+        return error.exit_code
+    if isinstance(error, RunInterrupted):
+        console.stopped(error.message, error.hint)
         return error.exit_code
     if isinstance(error, FtkitError):
         console.error(error.message, error.hint)

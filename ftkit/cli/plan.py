@@ -12,6 +12,7 @@ import typer
 from ftkit.cli import console
 from ftkit.cli.describe import full_count, preprocessing_text, short_count
 from ftkit.cli.options import with_config
+from ftkit.errors import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,8 +89,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "loss", "cross entropy" + _weighting(plan)
     yield (
         "steps",
-        f"{plan.batches.steps:,} an epoch x {config.epochs} epochs = {plan.steps:,}; "
-        f"{plan.batches.effective} images a step ({config.batch_size} x {config.accumulate} accumulated "
+        f"{plan.batches.steps:,} an epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
+        f"{plural(plan.batches.effective, 'image')} a step ({config.batch_size} x {config.accumulate} accumulated "
         f"x {plan.world} process{'es' if plan.world > 1 else ''})",
     )
     if plan.world > 1:
@@ -110,7 +111,7 @@ def _patience(plan: Plan) -> str:
     if wanted is None:
         return ""
     since = f", counted from epoch {start + 1}, where the last phase begins" if start else ""
-    return f"; stop after {wanted} epoch{'s' if wanted > 1 else ''} without a better one{since}"
+    return f"; stop after {plural(wanted, 'epoch')} without a better one{since}"
 
 
 def _spans(plan: Plan) -> list[tuple[int, int]]:

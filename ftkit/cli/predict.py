@@ -15,7 +15,7 @@ from ftkit.cli import console
 from ftkit.cli.answers import Format, passed_over, require_same_model, target_of
 from ftkit.cli.image_paths import find_images
 from ftkit.config.choices import Device, Precision
-from ftkit.errors import one_line
+from ftkit.errors import one_line, plural
 from ftkit.spec.figures import NOT_FINITE
 from ftkit.walk import LeftOut
 
@@ -73,9 +73,9 @@ def predict(
     task = Task(bundle, device, precision, top_k, batch_size)
     card, predictions = predict_files(task, chain((image for image, _, _ in done.doubtful), images), num_processes)
     require_same_model(target, done, islice(predictions, len(done.doubtful)))
-    console.note(f"model: {bundle} ({card.backbone.name}, {len(card.classes)} classes)")
+    console.note(f"model: {bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')})")
     if done.count:
-        console.note(f"{target.path}: {done.count:,} answers are there, going on after {done.last}")
+        console.note(f"{target.path}: {plural(done.count, 'answer')} in it, going on after {done.last}")
     unreadable, unusable, total = done.unreadable, done.unusable, done.count
     try:
         for prediction in target.write(predictions, card.classes, top_k):
@@ -87,11 +87,11 @@ def predict(
             console.note(f"{target.path} has the answers so far; the same command with --resume goes on")
         raise
     if target.path is not None:
-        console.note(f"{total:,} answers in {target.path}")
+        console.note(f"{plural(total, 'answer')} in {target.path}")
     if unreadable:
-        console.note(f"{unreadable} of {total} files can't be read")
+        console.note(f"{unreadable} of {plural(total, 'file')} can't be read")
     if unusable:
-        console.note(f"{unusable} of {total} images have no prediction: {NOT_FINITE}; try --precision fp32")
+        console.note(f"no prediction for {unusable} of {plural(total, 'image')}: {NOT_FINITE}; try --precision fp32")
     if left := list(left_out.lines()):
         console.note(one_line(f"left out: {'; '.join(left)}"))
     if unreadable or unusable or left_out.meant:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli import console
-from ftkit.errors import RequestError, one_line, shell_word
+from ftkit.errors import RequestError, one_line, plural, shell_word
 
 if TYPE_CHECKING:
     from ftkit.run_summary import RunSummary
@@ -24,6 +24,7 @@ FILES: Mapping[str, str] = {
     "config.yaml": "the whole config; it starts the same run again",
     "plan.json": "what was decided before training",
     "inputs.json": "digests of what it was made of: weights, network, images",
+    "splits.csv": "which image is in which split, with its class",
     "metrics.jsonl": "one record an epoch",
     "movement.json": "how far each layer moved",
     "train.log": "what was said while it trained",
@@ -159,9 +160,12 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
     config, plan = summary.config, summary.plan
     counts = ", ".join(f"{name} {count:,}" for name, count in plan.get("data", {}).items())
     yield "run", f"{summary.run.path}, started {summary.started:%Y-%m-%d %H:%M}, {summary.state}"
-    yield "data", f"{summary.data}: {len(plan.get('classes', ()))} classes; {counts}"
+    yield "data", f"{summary.data}: {plural(len(plan.get('classes', ())), 'class')}; {counts}"
     yield "backbone", f"{plan['backbone']}, weights {plan.get('weights', '?')}"
-    yield "strategy", f"{summary.strategy}, {summary.epochs} of {summary.planned} epochs, seed {config.get('seed')}"
+    yield (
+        "strategy",
+        f"{summary.strategy}, {summary.epochs} of {plural(summary.planned, 'epoch')}, seed {config.get('seed')}",
+    )
     optimizer = config.get("optimizer", {})
     batch = f"batches of {config.get('batch_size')} x {config.get('accumulate')}"
     yield "optimizer", f"{optimizer.get('name')}, lr {optimizer.get('lr'):g}, {batch}"

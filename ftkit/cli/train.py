@@ -14,7 +14,7 @@ from ftkit.cli import console, streams, voice
 from ftkit.cli.launch import request as asked_launch
 from ftkit.cli.launch import run as run_agent
 from ftkit.cli.options import with_request
-from ftkit.errors import FtkitError, RequestError, shell_word
+from ftkit.errors import FtkitError, RequestError, plural, shell_word
 
 if TYPE_CHECKING:
     from ftkit.cli.options import Request
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 SEVERAL = "Several processes"
+EXAMPLE = "digits"
+"""The dataset that comes with ftkit, whose users have yet to learn how to train on their own."""
 RESUME, NEWEST = "--resume", ":newest:"
 
 
@@ -198,14 +200,19 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     lines = [
         *(movement_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),
-        *([f"{skipped} steps were left out: their loss or gradients were not finite"] if skipped else ()),
+        *(
+            [f"{plural(skipped, 'step was', 'steps were')} left out: loss or gradients were not finite"]
+            if skipped
+            else ()
+        ),
         f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
         + figures_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
-        "train on your own folder:  ftkit train --data FOLDER --backbone resnet18",
     ]
+    if plan.config.dataset.name == EXAMPLE:
+        lines.append("train on your own folder:  ftkit train --data FOLDER --backbone resnet18")
     run.write_log(lines)
     for line in lines:
         out.print(line, soft_wrap=True)

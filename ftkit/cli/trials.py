@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli import console
-from ftkit.errors import RequestError, RunInterrupted
+from ftkit.errors import RequestError, RunInterrupted, plural
 from ftkit.spec.figures import FIGURES
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def compare_strategies(
     splits = _splits(trials, split)
     for number, trial in enumerate(trials, 1):
         _train(trial, f"run {number} of {len(trials)}")
-    console.note(f"judging {len(trials)} runs")
+    console.note(f"judging {plural(len(trials), 'run')}")
     tried = [look_at(trial, splits, figures, machine) for trial in trials]
     if json:
         console.print_json(_summary(strategies, tried, splits, figures))
@@ -85,7 +85,7 @@ def _show(
         seconds = _spread([one.seconds for one in mine], ".1f")
         rows.append((strategy, *cells, epochs, seconds, full_count(mine[0].trainable)))
     columns = ("strategy", *names, "best epoch", "seconds", "trainable")
-    console.show_table(f"{seeds} seed{'s' * (seeds > 1)} a strategy{spread}", columns, rows)
+    console.show_table(f"{plural(seeds, 'seed')} a strategy{spread}", columns, rows)
 
 
 def _spread(values: Sequence[float | None], form: str, bare: bool = False) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftkit.config.schema import PreprocessingOverrides
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, plural
 from ftkit.spec.backbone import Backbone
 from ftkit.spec.preprocessing import Preprocessing
 
@@ -23,9 +23,9 @@ def choose_preprocessing(overrides: PreprocessingOverrides, base: Preprocessing,
         given = len(changes.get(key, (0,) * channels))
         if given != channels:
             raise RequestError(
-                f"preprocessing.{key} has {given} value{'s' * (given > 1)}, but {backbone.name} is to take "
+                f"preprocessing.{key} has {plural(given, 'value')}, but {backbone.name} is to take "
                 f"{channels}-channel images",
-                f"give {channels} value{'s' if channels > 1 else ''} each for mean and std"
+                f"give {plural(channels, 'value')} each for mean and std"
                 + (", or --channels 1 for grey images" if given == 1 else ""),
             )
     return replace(base.grey() if channels < base.channels else base, **changes)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ftkit.errors import RequestError, unknown
+from ftkit.errors import RequestError, plural, unknown
 from ftkit.spec.dataset import Split, Splits
 
 Origin = Mapping[str, str | None]
@@ -118,7 +118,7 @@ def _apply(splits: Splits, mapping: Origin, classes: tuple[str, ...]) -> Splits:
 
 def _counted(chosen: Splits, splits: Splits) -> str:
     images, before = (sum(len(split) for _, split in one.present()) for one in (chosen, splits))
-    return f"{images:,} of {before:,} images"
+    return f"{images:,} of {plural(before, 'image')}"
 
 
 def _shown(targets: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ftkit.errors import RequestError, unknown
+from ftkit.errors import RequestError, plural, unknown
 from ftkit.spec.schedule import Schedule
 
 
@@ -43,7 +43,7 @@ def check_group_rates(
         if group not in training:
             raise RequestError(
                 f"{where(f'group_lr.{group}')}: {group} never trains under strategy {strategy!r} "
-                f"in {len(schedule.rows)} epochs, so it has no use for a learning rate",
+                f"in {plural(len(schedule.rows), 'epoch')}, so it has no use for a learning rate",
                 "drop it, or choose a strategy that trains it: full, gradual",
             )
     if own and training <= own.keys():

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, plural
 
 
 def stratified_split(
@@ -52,12 +52,12 @@ def stratified_sample(labels: Sequence[int], count: int, seed: int) -> list[int]
     members = _shuffled(labels, seed)
     if count > len(labels):
         raise RequestError(
-            f"{count} training images were asked for, but there are {len(labels)}",
+            f"{plural(count, 'training image')} asked for, but there are {len(labels)}",
             f"set train_samples to {len(labels)} or less",
         )
     if count < len(members):
         raise RequestError(
-            f"{count} training images can't show all of {len(members)} classes",
+            f"{plural(count, 'training image')} can't show all of {len(members)} classes",
             f"set train_samples to {len(members)} or more",
         )
     quotas = _apportion({label: len(positions) for label, positions in members.items()}, count)

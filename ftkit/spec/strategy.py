@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, plural
 from ftkit.spec.backbone import Backbone, LayerGroup
 
 if TYPE_CHECKING:
@@ -133,4 +133,4 @@ def _part(key: str, strategy: Strategy, epoch: int, epochs: int, groups: Sequenc
 
 
 def _counted(epochs: int) -> str:
-    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    return plural(epochs, "epoch")

@@ -65,7 +65,9 @@ def test_the_figures_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -
             assert run["figures"][figure]["low"] <= alone[figure] <= run["figures"][figure]["high"]
     first, second = found["runs"]
     assert first["against_first"] is None
-    assert set(second["against_first"]) == {"differences", "only_first_right", "only_this_right", "p"}
+    assert set(second["against_first"]) == {
+        "differences", "only_first_right", "only_this_right", "p", "within_chance", "smallest_difference",
+    }  # fmt: skip
     gap = second["against_first"]["only_this_right"] - second["against_first"]["only_first_right"]
     assert second["against_first"]["differences"]["accuracy"]["value"] == pytest.approx(gap / 11)
 

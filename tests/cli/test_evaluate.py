@@ -170,10 +170,11 @@ def test_tables_show_class_names_as_they_are(run: Path, capsys: pytest.CaptureFi
     assert main(["evaluate", str(run)]) == 0
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
-    assert out.startswith("test: accuracy 0.3000, macro F1 0.1538, weighted F1 0.1385, AUROC 0.5000, ")
+    assert out.startswith("test: accuracy 0.30 [0.11, 0.60], macro F1 0.15 [")
+    assert ", AUROC 0.50, calibration error 0." in out
     assert ", 10 images\n" in out
     assert "top-5" not in out
-    assert ["[b]lue", "3", "0.3000", "1.0000", "0.4615"] in lines
+    assert ["[b]lue", "3", "0.30", "1.00", "0.46"] in lines
     assert ["[b]lue", "crimson", "gold"] in lines
     assert ["crimson", "5", ".", "."] in lines
 

@@ -102,7 +102,7 @@ def test_classes_that_the_data_lacks_are_told(run: Path, other: Path, capsys: py
     shutil.rmtree(other / "test" / "crimson")
     found, err = measured(capsys, str(run), "--data", str(other / "test"))
     assert [one["support"] for one in found["classes"]] == [1, 0, 3]
-    assert "note: no image is of 1 of the 3 classes of the model: crimson" in err
+    assert "note: no image is of 1 of the model's 3 classes: crimson" in err
     assert found["missing"]["auroc"] == "no image is of class 'crimson'"
 
 

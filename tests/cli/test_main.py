@@ -199,7 +199,7 @@ def test_debug_may_come_from_the_environment() -> None:
             "error: out of memory: 3360 bytes more were wanted\n",
         ),
         (KeyError("lost"), 1, "error: internal error: KeyError: 'lost'\nhint: run it again with --debug"),
-        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
 def test_whatever_goes_wrong_has_its_line_and_code(

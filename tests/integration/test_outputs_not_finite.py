@@ -89,7 +89,7 @@ def test_predict_gives_the_image_an_error_and_goes_on(run: Path, capsys: pytest.
         assert main(["predict", "--json", *where]) == 1
         out, err = capsys.readouterr()
         lines = [strict(line) for line in out.splitlines()]
-        assert "1 of 4 images have no prediction: the model's outputs are not finite" in err
+        assert "no prediction for 1 of 4 images: the model's outputs are not finite" in err
         assert "can't be read" not in err
         (white,) = [line for line in lines if line["file"].endswith("white.png")]
         assert white == {
@@ -114,7 +114,7 @@ def test_a_file_of_answers_goes_on_and_counts_them(run: Path, capsys: pytest.Cap
         before = target.read_bytes()
         capsys.readouterr()
         assert main([*arguments, "--resume"]) == 1
-        assert "1 of 4 images have no prediction" in capsys.readouterr().err
+        assert "no prediction for 1 of 4 images" in capsys.readouterr().err
     assert target.read_bytes() == before
 
 

@@ -92,7 +92,7 @@ def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkey
     monkeypatch.setattr(console, "out", lambda: Console(file=text, width=120))
     started = time.process_time()
     scores = score(*few_of_many(), NAMES)
-    show(scores, Labelled("data", "test", Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)))  # type: ignore[arg-type,return-value]
+    show(scores, Labelled("data", "test", Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)), {})  # type: ignore[arg-type,return-value]
     assert time.process_time() - started < 5
     lines = text.getvalue().splitlines()
     assert len(lines) < 30

@@ -26,6 +26,7 @@ from ftkit.engine.input.order import Key
 from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.groups import set_trainable
 from ftkit.engine.storage.bundle import Loaded
+from ftkit.errors import plural
 from ftkit.spec.backbone import LayerGroup
 from ftkit.spec.dataset import Split
 from ftkit.spec.preprocessing import Preprocessing
@@ -115,7 +116,8 @@ def recalled(
     try:
         kept = _fill(table, beginning, samples, images, threads)
         if kept:
-            tell(f"the cache has the activations after {beginning.cut.name} of {kept:,} of {len(samples):,} images")
+            of = plural(len(samples), "image")
+            tell(f"the cache has the activations after {beginning.cut.name} of {kept:,} of {of}")
         yield Recalled(beginning.cut, table, samples.split)
     finally:
         table.close()
@@ -172,7 +174,7 @@ def _opened(beginning: Beginning, samples: Samples, images: KnownImages, store: 
     key = table_key(beginning.key, images.digest, look)
     if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:
         return None
-    about = f"{beginning.backbone} after {cut.name}: {len(samples):,} images"
+    about = f"{beginning.backbone} after {cut.name}: {plural(len(samples), 'image')}"
     try:
         return open_values(store, key, about, len(samples), cut, beginning.key, partial(_row, beginning, samples), tell)
     except OSError as error:

@@ -17,9 +17,18 @@ from torch import Tensor
 
 from ftkit.engine.evaluation.metrics import BELOW_ONE, BINS, confidence_bins
 from ftkit.engine.evaluation.rows import Array, Rows, columns, members_of, rows_of
+from ftkit.spec.figures import TOP
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+LEVEL = 0.05
+"""Of p, from which on a difference is said to be within chance."""
+RESAMPLED = ("macro_f1", "weighted_f1", "loss")
+"""Metrics of one model that get an interval by resamples."""
+MOST_RESAMPLED = 20_000
+"""Images up to which they do; so many take a second."""
+FEWEST = 6
+"""Images that two models must differ on, all one way, for McNemar's p to be below 0.05."""
 BLOCK = 2**22
 """Counts that are held at a time."""
 
@@ -58,6 +67,46 @@ def interval(values: Array) -> Interval:
         return Interval(None, None)
     low, high = np.quantile(there, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return Interval(float(low), float(high))
+
+
+def intervals(logits: Tensor, labels: Tensor) -> dict[str, Interval]:
+    """Where a model's metrics lie, by name: of rates by Wilson's score, which holds for few images and at 0 and 1 too.
+
+    Of the others it is the middle of the resamples, where there are `MOST_RESAMPLED` images or fewer; of more it would
+    take long, and be narrow.
+
+    Args:
+        logits: `(n, classes)`, of which each row has a finite softmax.
+        labels: `(n,)`.
+    """
+    rows = rows_of(logits, labels)
+    found = {"accuracy": wilson(int(rows.right.sum()), len(labels))}
+    if rows.classes > TOP:
+        found["top5"] = wilson(int(rows.in_top.sum()), len(labels))
+    if len(labels) <= MOST_RESAMPLED:
+        found |= {name: interval(values) for name, values in resampled(logits, labels, RESAMPLED).items()}
+    return found
+
+
+def wilson(right: int, images: int) -> Interval:
+    """Wilson's interval for a rate of `right` out of `images`."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, images).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def telling_difference(images: int) -> int:
+    """How many images more one of two models must have right for a difference that isn't chance, p below 0.05.
+
+    Args:
+        images: That exactly one of the two has right. Of fewer than six none would do, and six is the answer.
+    """
+    from scipy.stats import binomtest
+
+    images = max(images, FEWEST)
+    more = (more for more in range(images % 2, images + 1, 2) if more)
+    return next(n for n in more if binomtest((images + n) // 2, images).pvalue < LEVEL)
 
 
 def mcnemar(first: Array, second: Array) -> tuple[int, int, float]:

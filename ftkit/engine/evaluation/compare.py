@@ -12,7 +12,15 @@ from torch import Tensor
 
 from ftkit.config.load import Resolved, resolve
 from ftkit.engine.cache.recall import Tell, store_of, unheard
-from ftkit.engine.evaluation.bootstrap import Array, Interval, interval, mcnemar, resampled
+from ftkit.engine.evaluation.bootstrap import (
+    LEVEL,
+    Array,
+    Interval,
+    interval,
+    mcnemar,
+    resampled,
+    telling_difference,
+)
 from ftkit.engine.evaluation.evaluate import judge, run_data
 from ftkit.engine.evaluation.metrics import score
 from ftkit.engine.storage.bundle import load_bundle
@@ -86,6 +94,16 @@ class Against:
     only_first: int
     only_this: int
     p: float
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether the images can't tell the two apart, with p of 0.05 or more."""
+        return self.p >= LEVEL
+
+    @property
+    def telling(self) -> int:
+        """How many images more one of them must have right than the other for that."""
+        return telling_difference(self.only_first + self.only_this)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ftkit.activation_folder import Store
 from ftkit.config.load import Resolved
 from ftkit.engine.cache.recall import Tell, recalled, shared_beginning, unheard
+from ftkit.engine.evaluation.bootstrap import Interval, intervals
 from ftkit.engine.evaluation.metrics import Scores, score
 from ftkit.engine.inference.stream import computed, grouped
 from ftkit.engine.input.data import Batch, Samples, checked, evaluation_loader, require_whole
@@ -22,7 +23,7 @@ from ftkit.engine.network.devices import Compute
 from ftkit.engine.network.layout import cast
 from ftkit.engine.network.usable import NAMED, require_usable, usable_rows
 from ftkit.engine.storage.bundle import Loaded
-from ftkit.errors import RequestError, one_line
+from ftkit.errors import RequestError, one_line, plural
 from ftkit.run_plan import Plan
 from ftkit.run_splits import load_checked, splits_of_run
 from ftkit.runs import Card
@@ -94,7 +95,7 @@ def _absent_note(split: Split, classes: Sequence[str]) -> tuple[str, ...]:
     if not absent:
         return ()
     few = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
-    return (one_line(f"no image is of {len(absent):,} of the {len(classes):,} classes of the model: {few}"),)
+    return (one_line(f"no image is of {len(absent):,} of the model's {plural(len(classes), 'class')}: {few}"),)
 
 
 def choose_split(
@@ -122,13 +123,14 @@ def evaluate_bundle(
     threads: int | None = None,
     store: Store | None = None,
     tell: Tell = unheard,
-) -> Scores:
-    """The figures of a model on a split whose labels are in the order of the model's classes.
+) -> tuple[Scores, dict[str, Interval]]:
+    """The metrics of a model on a split whose labels are in the order of the model's classes, and where they lie.
 
     Args and errors as in `judge`.
     """
     logits = judge(loaded, split, batch_size, threads, store, tell)
-    return score(logits, torch.tensor(split.labels, dtype=torch.int64), loaded.card.classes)
+    labels = torch.tensor(split.labels, dtype=torch.int64)
+    return score(logits, labels, loaded.card.classes), intervals(logits, labels)
 
 
 def judge(

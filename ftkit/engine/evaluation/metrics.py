@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ftkit.engine.evaluation.rows import Array, Rows, areas, rows_of
+from ftkit.errors import plural
 from ftkit.json_text import finite
 from ftkit.spec.figures import NOT_FINITE, TOP, no_auroc
 
@@ -179,9 +180,9 @@ def _pairs(rows: Rows) -> Array:
 def _missing(rows: Rows, classes: Sequence[str]) -> dict[str, str]:
     """Why metrics can't be had, by name."""
     if rows.unusable:
-        reason = f"{NOT_FINITE} for {rows.unusable:,} of {len(rows.labels):,} images"
+        reason = f"{NOT_FINITE} for {rows.unusable:,} of {plural(len(rows.labels), 'image')}"
         return dict.fromkeys(("loss", "auroc", "calibration_error"), reason)
     never = int(np.isinf(rows.loss).sum())
-    found = {"loss": f"the true class of {never:,} images has the probability 0"} if never else {}
+    found = {"loss": f"the true class of {plural(never, 'image')} has the probability 0"} if never else {}
     reason = no_auroc(rows.labels.tolist(), classes)
     return {**found, "auroc": reason} if reason else found

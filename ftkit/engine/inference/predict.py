@@ -16,7 +16,7 @@ from ftkit.engine.input.transforms import evaluation
 from ftkit.engine.network.layout import cast
 from ftkit.engine.network.usable import usable_rows
 from ftkit.engine.storage.bundle import Loaded, load_bundle
-from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.images import UnreadableImage, pixel_limit
 from ftkit.model_source import locate_model
 from ftkit.plugins import Registry
@@ -157,7 +157,9 @@ def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
         RequestError: Names it, and its bounds.
     """
     if not 1 <= top_k <= len(classes):
-        raise RequestError(f"top-k is {top_k}, but the model has {len(classes)} classes", f"give 1 to {len(classes)}")
+        raise RequestError(
+            f"top-k is {top_k}, but the model has {plural(len(classes), 'class')}", f"give 1 to {len(classes)}"
+        )
     if batch_size < 1:
         raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
 

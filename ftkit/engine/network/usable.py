@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ftkit.errors import FtkitError, one_line
+from ftkit.errors import FtkitError, one_line, plural
 from ftkit.spec.figures import NOT_FINITE
 
 NAMED = 5
@@ -37,7 +37,7 @@ def require_usable(usable: Tensor, names: Sequence[str], what: str = NOT_FINITE)
         wrong = (~usable).nonzero().flatten().tolist()
         which = f": {few_names(wrong, names)}" if len(names) == len(usable) else ""
         raise FtkitError(
-            f"{what} for {len(wrong):,} of {len(usable):,} images{which}",
+            f"{what} for {len(wrong):,} of {plural(len(usable), 'image')}{which}",
             "try --precision fp32; if it stays, the weights are damaged or the training diverged",
         )
 

@@ -24,7 +24,7 @@ from ftkit.engine.training.session import Session
 from ftkit.engine.training.state import all_totals
 from ftkit.engine.training.stopping import stop_if_asked
 from ftkit.engine.training.tracking import track
-from ftkit.errors import FtkitError
+from ftkit.errors import FtkitError, plural
 from ftkit.json_text import finite
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan
@@ -106,7 +106,7 @@ def note_unusable(session: Session, logits: Tensor) -> None:
     if wrong:
         names = session.split("val").names
         which = f": {few_names(wrong, names)}" if len(names) == len(logits) else ""
-        session.listener.note(f"{NOT_FINITE} for {len(wrong):,} of {len(logits):,} validation images{which}")
+        session.listener.note(f"{NOT_FINITE} for {len(wrong):,} of {plural(len(logits), 'validation image')}{which}")
 
 
 def note_value(session: Session, scores: Scores) -> bool:

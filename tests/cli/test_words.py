@@ -1,0 +1,110 @@
+"""What commands say: numbers with their nouns, intervals, what is chance, and which images were held out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from ftkit.cli import main as entry
+from ftkit.cli.compare import _verdict
+from ftkit.cli.evaluate import digits_of
+from ftkit.cli.main import main
+from ftkit.engine.evaluation.bootstrap import telling_difference, wilson
+from ftkit.engine.evaluation.compare import Against
+from ftkit.errors import RunInterrupted, plural
+from tests.conftest import MakeFolder, RunFtkit
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (1, "backbone", "1 backbone"),
+        (0, "image", "0 images"),
+        (2, "class", "2 classes"),
+        (12345, "epoch", "12,345 epochs"),
+    ],
+)
+def test_a_number_has_its_noun(number: int, noun: str, text: str) -> None:
+    assert plural(number, noun) == text
+
+
+def test_one_backbone_is_one(run_ftkit: RunFtkit) -> None:
+    assert "1 backbone; parameters" in run_ftkit("backbones", "list", "--filter", "lenet").stdout
+
+
+def test_a_run_names_its_epochs_its_splits_and_no_folder_that_it_has(
+    tmp_path: Path, image_folder: MakeFolder, run_ftkit: RunFtkit
+) -> None:
+    image_folder(tmp_path / "data", {"train": {"ants": 12, "bees": 8}, "test": {"ants": 3, "bees": 3}})
+    arguments = ["train", "--data", "data", "--backbone", "lenet", "--weights", "none", "--strategy", "scratch"]
+    told = run_ftkit(*arguments, "--epochs", "1", "--name", "mine", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "your own folder" not in told.stdout
+    assert re.search(r"^epoch 1: .* train \([\d,]+ parameters\)$", told.stderr, re.MULTILINE)
+    assert "1-1" not in told.stderr
+    run = tmp_path / "runs" / "mine"
+    rows = list(csv.DictReader((run / "splits.csv").read_text(encoding="utf-8").splitlines()))
+    sizes = {split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")}
+    assert sizes == {"train": 16, "val": 4, "test": 6}
+    assert {(row["name"], row["label"]) for row in rows} == {
+        (str(path.relative_to(tmp_path / "data")), path.parent.name) for path in (tmp_path / "data").rglob("*.*")
+    }
+    assert "splits.csv" in run_ftkit("runs", "show", "mine", cwd=tmp_path).stdout
+    shown = run_ftkit("evaluate", "mine", cwd=tmp_path)
+    assert re.search(r"accuracy 0\.\d\d \[0\.\d\d, [01]\.\d\d\]", shown.stdout), shown.stdout
+    assert "0.0000" not in shown.stdout
+    found = json.loads(run_ftkit("evaluate", "mine", "--json", cwd=tmp_path).stdout)
+    right = round(6 * found["accuracy"])
+    assert found["intervals"]["accuracy"] == pytest.approx(dict(zip(("low", "high"), by_hand(right, 6), strict=True)))
+    assert found["intervals"]["macro_f1"]["low"] <= found["macro_f1"] <= found["intervals"]["macro_f1"]["high"]
+
+
+def by_hand(right: int, images: int) -> tuple[float, float]:
+    """Wilson's interval as it is written in textbooks."""
+    z, rate = 1.959964, right / images
+    middle, half = rate + z**2 / (2 * images), z * math.sqrt(rate * (1 - rate) / images + z**2 / (4 * images**2))
+    return (middle - half) / (1 + z**2 / images), (middle + half) / (1 + z**2 / images)
+
+
+def test_what_is_right_always_is_not_certain() -> None:
+    found = wilson(39, 39)
+    assert (round(found.low or 0, 3), found.high) == (0.910, 1.0)
+    assert [digits_of(images) for images in (1, 39, 100, 101, 1000, 10**6)] == [2, 2, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize("images", [*range(40), 101, 1000])
+def test_the_difference_that_would_tell_is_the_smallest(images: int) -> None:
+    needed, differing = telling_difference(images), max(images, 6)
+    assert binomtest((differing + needed) // 2, differing).pvalue < 0.05
+    assert needed <= 2 or binomtest((differing + needed) // 2 - 1, differing).pvalue >= 0.05
+
+
+def test_a_comparison_says_what_its_images_can_tell() -> None:
+    against = Against({}, only_first=1, only_this=3, p=0.625)
+    assert _verdict("full", "frozen", against, 39) == (
+        "full: within chance: 39 images can't tell it from frozen; it would take 6 more of them right, "
+        "0.15 of accuracy, and it is +2"
+    )
+    sure = replace(against, only_first=1, only_this=14, p=float(binomtest(1, 15).pvalue))
+    assert _verdict("full", "frozen", sure, 39) == "full: better than frozen, by more than chance (p below 0.05)"
+    assert "worse than" in _verdict("full", "frozen", replace(sure, only_first=14, only_this=1), 39)
+
+
+def test_a_run_that_was_stopped_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: object) -> int:
+        raise RunInterrupted("stopped after epoch 2, step 0 of 5; a checkpoint is on disk", "ftkit train --resume x", 2)
+
+    monkeypatch.setattr(entry, "_run", stop)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == (
+        "interrupted: stopped after epoch 2, step 0 of 5; a checkpoint is on disk\nhint: ftkit train --resume x\n"
+    )

@@ -34,7 +34,7 @@ def load_splits(resolved: Resolved, to_train: bool = True) -> tuple[Splits, tupl
     used, label_map = config.classes, config.label_map
     if not to_train:
         there = set(splits.classes)
-        used = None if used is None else [name for name in used if name in there]
+        used = None if used is None else tuple(name for name in used if name in there)
         label_map = label_map and {name: label_map.get(name, name) for name in (used or splits.classes)}
     splits = choose_labels(splits, used, label_map, places)
     notes = (*splits.notes, *shared_names(splits))

@@ -35,6 +35,19 @@ def err() -> Console:
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
+def read_names_as_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding for names of files.
+
+    Names are UTF-8 on disk whatever the locale is; read otherwise, a folder gives a class another name, and a data set
+    another fingerprint. What is printed for people stays in the encoding of the terminal.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() == "utf-8" or not sys.orig_argv[1:]:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", f"{getattr(sys.stdout, 'encoding', 'ascii')}:surrogateescape")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout, never wrapped, whatever the locale; as `ftkit.json_text` has it."""
     from ftkit.json_text import dump_json

@@ -87,9 +87,9 @@ def evaluate(
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
     scores, where = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
     if json:
-        facts = {"model": str(bundle), "data": labelled.source, "split": labelled.name}
-        facts |= {"data_changed": labelled.changed, **scores.to_json()}
-        console.print_json({**facts, "intervals": {name: asdict(one) for name, one in where.items()}})
+        source = {"data": labelled.source, "split": labelled.name, "data_changed": labelled.changed}
+        lie = {name: asdict(one) for name, one in where.items()}
+        console.print_json({"model": str(bundle), **source, **scores.to_json(), "intervals": lie})
     else:
         show(scores, labelled, where)
 

@@ -138,7 +138,8 @@ def _update(folder: Path, check: bool) -> None:
         out.print(f"{shell_word(folder)} is what template {done.template} makes today", soft_wrap=True)
     elif check:
         raise RequestError(
-            f"{shell_word(folder)} is behind template {done.template}: {plural(len(done.changes), 'file')} would change",
+            f"{shell_word(folder)} is behind template {done.template}: "
+            f"{plural(len(done.changes), 'file')} would change",
             "ftkit init --update changes them",
         )
     elif conflicts := [change for change in done.changes if change.what == "conflict"]:

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
     if arguments is None:
-        _read_names_as_utf8()
+        console.read_names_as_utf8()
     # PIL's word on images of a size that ftkit reads; beyond its own limit it refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     with streams.settled(program=arguments is None):
@@ -184,19 +184,6 @@ def _attributed(error: BaseException) -> BaseException:
         return error
     failure.__cause__ = error
     return failure
-
-
-def _read_names_as_utf8() -> None:
-    """Start again in Python's UTF-8 mode where the locale has another encoding for names of files.
-
-    Names are UTF-8 on disk whatever the locale is; read otherwise, a folder gives a class another name, and a data set
-    another fingerprint. What is printed for people stays in the encoding of the terminal.
-    """
-    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() == "utf-8" or not sys.orig_argv[1:]:
-        return
-    os.environ["PYTHONUTF8"] = "1"
-    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:surrogateescape")
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _end(error: BaseException) -> int:

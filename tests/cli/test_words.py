@@ -36,7 +36,7 @@ def test_a_number_has_its_noun(number: int, noun: str, text: str) -> None:
 
 
 def test_one_backbone_is_one(run_ftkit: RunFtkit) -> None:
-    assert "1 backbone; parameters" in run_ftkit("backbones", "list", "--filter", "lenet").stdout
+    assert "1 backbone; parameters" in run_ftkit("backbones", "list", "--filter", "alexnet").stdout
 
 
 def test_a_run_names_its_epochs_its_splits_and_no_folder_that_it_has(

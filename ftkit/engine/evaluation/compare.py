@@ -14,7 +14,6 @@ from ftkit.config.load import Resolved, resolve
 from ftkit.engine.cache.recall import Tell, store_of, unheard
 from ftkit.engine.evaluation.bootstrap import (
     LEVEL,
-    Array,
     Interval,
     interval,
     mcnemar,
@@ -23,6 +22,7 @@ from ftkit.engine.evaluation.bootstrap import (
 )
 from ftkit.engine.evaluation.evaluate import judge, run_data
 from ftkit.engine.evaluation.metrics import score
+from ftkit.engine.evaluation.rows import Array
 from ftkit.engine.storage.bundle import load_bundle
 from ftkit.errors import RequestError, one_line
 from ftkit.run_splits import splits_of_run

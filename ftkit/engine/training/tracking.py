@@ -214,8 +214,8 @@ def _confusion_to_mlflow(tracker: Any, scores: Scores, epoch: int) -> None:
     import mlflow
 
     found = scores.to_json()
-    content = {key: found[key] for key in ("confusion", "confusion_pairs") if key in found}
-    content = {"classes": list(scores.classes), **content}
+    content: dict[str, Any] = {key: found[key] for key in ("confusion", "confusion_pairs") if key in found}
+    content["classes"] = list(scores.classes)
     mlflow.log_dict(content, f"confusion/epoch-{epoch:04d}.json")
 
 

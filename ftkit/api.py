@@ -28,6 +28,7 @@ from ftkit.spec.dataset import (
     relabel,
 )
 from ftkit.spec.grouping import layer_groups
+from ftkit.spec.labelling import Labelled, label_splits
 from ftkit.spec.lazy import LazySequence
 from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from ftkit.spec.sampling import stratified_sample, stratified_split
@@ -47,6 +48,7 @@ __all__ = [
     "GroupSize",
     "ImageFiles",
     "Interpolation",
+    "Labelled",
     "LayerGroup",
     "LazySequence",
     "LeftOut",
@@ -73,6 +75,7 @@ __all__ = [
     "is_image",
     "join_splits",
     "kind_of_file",
+    "label_splits",
     "layer_groups",
     "list_folder",
     "make_schedule",

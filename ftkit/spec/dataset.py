@@ -146,8 +146,12 @@ def relabel(split: Split, its_classes: Sequence[str], classes: Sequence[str], wh
         where: How messages call the split: a path, or its name.
 
     Raises:
-        RequestError: A sample is of a class that `classes` lacks.
+        RequestError: A sample is of a class that `classes` lacks, or its label is the number of none.
     """
+    wrong = next((label for label in set(split.labels) if not 0 <= label < len(its_classes)), None)
+    if wrong is not None:
+        sample = split.names[list(split.labels).index(wrong)]
+        raise RequestError(f"{where}: the label of {sample} is {wrong}, and classes are 0 to {len(its_classes) - 1}")
     known = {name: label for label, name in enumerate(classes)}
     for name in (its_classes[label] for label in sorted(set(split.labels))):
         if name not in known:

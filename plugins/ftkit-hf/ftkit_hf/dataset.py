@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftkit.api import (
+    SPLIT_NAMES,
     SPLIT_SYNONYMS,
     Dataset,
     FtkitError,
+    Labelled,
     RequestError,
     Split,
     SplitName,
     Splits,
     UnreadableImage,
-    class_order,
     decode_image,
     file_stamp,
-    join_splits,
     kind_of_file,
+    label_splits,
     nearest,
     one_line,
 )
@@ -79,24 +80,35 @@ class HubDataset(Dataset):
         return self._joined(to_train=False)
 
     def _joined(self, to_train: bool) -> Splits:
-        tables = self._tables()
-        found: dict[SplitName, Table] = {}
-        for name, table in tables.items():
-            split = SPLIT_SYNONYMS.get(str(name).lower())
+        found, passed = self._found(self._tables())
+        first = found[next(name for name in SPLIT_NAMES if name in found)]
+        image, (label, chosen) = self._image_column(first.features), self._label_column(first.features)
+        labelled: dict[SplitName, Labelled] = {}
+        notes = [*chosen, *passed]
+        for name, table in found.items():
+            if image not in table.features:
+                raise RequestError(f"dataset.path: {self.path}, split {name} has no column {image!r}")
+            if label in table.features:
+                labelled[name] = self._split(name, table, image, label)
+            else:
+                notes.append(f"the {name} split is left out: it has no column {label!r}")
+        where = {name: f"{self.path}, split {name}" for name in labelled}
+        return label_splits(labelled, where, tuple(notes), to_train)
+
+    def _found(self, tables: Mapping[str, Table]) -> tuple[dict[SplitName, Table], tuple[str, ...]]:
+        """The tables of train, val and test, and a line on others that there are."""
+        names: dict[SplitName, str] = {}
+        for name in tables:
+            split = SPLIT_SYNONYMS.get(name.lower())
             if split is not None:
-                found.setdefault(split, table)
-        if not found and len(tables) == 1:
-            found = {"train": next(iter(tables.values()))}
-        if not found:
+                names.setdefault(split, name)
+        if not names and len(tables) == 1:
+            names = {"train": next(iter(tables))}
+        if not names:
             raise RequestError(f"dataset.path: {self.path} has no split called train: {', '.join(tables)}")
-        first = next(iter(found.values()))
-        image, label = self._image_column(first.features), self._label_column(first.features)
-        named = {split: self._split(split, table, image, label) for split, table in found.items()}
-        where = {name: f"{self.path}, split {name}" for name in named}
-        used = [name for name, table in tables.items() if any(table is one for one in found.values())]
-        over = [name for name in tables if name not in used]
-        note = (f"splits passed over beside {', '.join(used)}: {', '.join(over)}",) if over else ()
-        return join_splits(named, where, note, to_train)
+        over = [name for name in tables if name not in names.values()]
+        line = f"splits passed over beside {', '.join(names.values())}: {', '.join(over)}"
+        return {split: tables[name] for split, name in names.items()}, (line,) if over else ()
 
     def _tables(self) -> Mapping[str, Table]:
         import datasets
@@ -143,17 +155,28 @@ class HubDataset(Dataset):
             )
         return found[0]
 
-    def _label_column(self, features: Mapping[str, Any]) -> str:
+    def _label_column(self, features: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """The column of classes, and a line on it where others could have been meant."""
         import datasets
 
         plain: list[str] = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
-        if self.label_column is not None:
-            return self._named("label_column", self.label_column, plain)
+        wanted = self.label_column
+        if wanted is not None and wanted not in features:
+            raise self._no_column("label_column", wanted, plain)
         declared: list[str] = [name for name in plain if isinstance(features[name], datasets.ClassLabel)]
         likely: tuple[str, ...] = (*LABELS, *(declared if len(declared) == 1 else ()))
-        for name in likely:
-            if name in plain and (name in declared or not declared):
-                return name
+        found = [n for n in likely if n in plain and (n in declared or not declared)] if wanted is None else [wanted]
+        if found and found[0] in plain:
+            others = [name for name in dict.fromkeys((*found, *declared)) if name != found[0] and wanted is None]
+            chosen = f"labels are column {found[0]!r}; others that could be: {', '.join(others)} (dataset.label_column)"
+            return found[0], (chosen,) if others else ()
+        several = wanted if wanted is not None else next((name for name in LABELS if name in features), None)
+        if several is not None:
+            kind = type(features[several]).__name__
+            raise RequestError(
+                f"dataset.path: column {several!r} of {self.path} holds {kind}, not one class",
+                "name a column with one class for each image with --set dataset.label_column=NAME",
+            )
         raise RequestError(
             f"dataset.path: none of {', '.join(features)} is surely the class",
             "name it with --set dataset.label_column=NAME",
@@ -162,28 +185,23 @@ class HubDataset(Dataset):
     def _named(self, key: str, name: str, known: list[str]) -> str:
         if name in known:
             return name
+        raise self._no_column(key, name, known)
+
+    def _no_column(self, key: str, name: str, known: list[str]) -> RequestError:
         close = nearest(name, known)
-        raise RequestError(
+        return RequestError(
             f"dataset.{key}: {self.path} has no such column {name!r}: {', '.join(known) or 'none fits'}",
             f"did you mean {close!r}?" if close else None,
         )
 
-    def _split(self, name: str, table: Table, image: str, label: str) -> tuple[Split, tuple[str, ...]]:
+    def _split(self, name: str, table: Table, image: str, label: str) -> Labelled:
         import datasets
 
         values = table.values(label)
         feature = table.features[label]
-        if isinstance(feature, datasets.ClassLabel):
-            classes, labels = tuple(feature.names), [int(value) for value in values]
-        else:
-            texts = [str(value) for value in values]
-            classes = class_order(texts)
-            places = {text: place for place, text in enumerate(classes)}
-            labels = [places[text] for text in texts]
-        if any(not 0 <= value < len(classes) for value in labels):
-            raise RequestError(f"{self.path}, split {name}: column {label!r} has rows without a class")
-        names = [f"{name}/{row:07d}" for row in range(len(labels))]
-        return table.split(names, labels, image, label), classes
+        classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+        names = [f"{name}/{row:07d}" for row in range(len(values))]
+        return Labelled(table.split(names, [0] * len(names), image, label), values, classes)
 
 
 class _Loaded:

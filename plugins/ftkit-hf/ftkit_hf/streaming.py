@@ -219,7 +219,7 @@ def _index(address: str, stamp: str, column: str) -> Index:
     with _open(address) as file:
         labels = pq.ParquetFile(file, metadata=end, pre_buffer=True).read(columns=[column])[column].to_pylist()
     made = Index(rows, labels)
-    with suppress(OSError):  # as above
+    with suppress(OSError, TypeError):  # as above; labels that JSON hasn't got, such as dates, are refused later
         _whole(kept, lambda fresh: fresh.write_text(json.dumps(asdict(made)), encoding="utf-8"))
     return made
 

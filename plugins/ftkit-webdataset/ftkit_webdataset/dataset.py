@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,23 +11,24 @@ from typing import TYPE_CHECKING
 
 from ftkit.api import (
     Dataset,
+    Labelled,
     RequestError,
     Split,
     SplitName,
     Splits,
     UnreadableImage,
-    class_order,
     decode_image,
-    join_splits,
+    label_splits,
     one_line,
 )
-from ftkit_webdataset.index import Index, beside, class_names, index_of
+from ftkit_webdataset.index import LABEL, Index, beside, class_names, index_of
 from ftkit_webdataset.places import is_address, part, stamp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CLASSES = "classes.txt"
+_NUMBER = re.compile(r"-?[0-9]+")
 CONNECTIONS = 8
 """Shards that are looked at at once."""
 
@@ -66,7 +68,7 @@ class Shards(Dataset):
         labelled = {name: _labelled(read, names, name) for name, read in found.items()}
         where = {name: f"dataset.{name}" for name in labelled}
         notes = [note for name, read in found.items() for note in _notes(read, name)]
-        return join_splits(labelled, where, tuple(notes), to_train)
+        return label_splits(labelled, where, tuple(notes), to_train)
 
 
 def shards(pattern: str, key: str) -> list[str]:
@@ -114,28 +116,23 @@ def _notes(shards: _Shards, split: str) -> list[str]:
     return [one_line(f"{split}: {len(keys):,} {what} of a format that is read: {first}")]
 
 
-def _labelled(shards: _Shards, names: Sequence[str], split: str) -> tuple[Split, tuple[str, ...]]:
+def _labelled(shards: _Shards, names: Sequence[str], split: SplitName) -> Labelled:
+    """The samples of a split with what stands in their label files; numbers where these count the class names."""
     places, indices = shards.places, shards.indices
     texts = [label for index in indices for label in index.labels]
-    if names and all(text.isdecimal() for text in texts):
-        wrong = next((text for text in texts if int(text) >= len(names)), None)
-        if wrong is not None:
-            raise RequestError(f"dataset.{split}: class number {wrong}, and {len(names)} class names", "add the others")
-        classes, labels = tuple(names), [int(text) for text in texts]
-    else:
-        classes = tuple(names) if names else class_order(texts)
-        places_of = {name: place for place, name in enumerate(classes)}
-        unknown = next((text for text in texts if text not in places_of), None)
-        if unknown is not None:
-            raise RequestError(f"dataset.{split}: class {unknown!r} isn't among the class names", "add it")
-        labels = [places_of[text] for text in texts]
+    keys = [key for index in indices for key in index.keys]
+    if split == "train" and None in texts:
+        without = keys[texts.index(None)]
+        raise RequestError(f"dataset.{split}: {without} has no {LABEL}", f"add {without}.{LABEL}, its class")
+    counted = bool(names) and all(text is None or not text or _NUMBER.fullmatch(text) for text in texts)
     shard = [number for number, index in enumerate(indices) for _ in index.keys]
     stems = [place.rpartition("/")[2].removesuffix(".tar") for place in places]
-    keys = [f"{stems[number]}/{key}" for number, index in enumerate(indices) for key in index.keys]
+    samples = [f"{stems[number]}/{key}" for number, key in zip(shard, keys, strict=True)]
     opens = Members(
         tuple(places), shard, [o for index in indices for o in index.offsets], [s for i in indices for s in i.sizes]
     )
-    return Split(keys, labels, opens, stamp=shards.stamp), classes
+    values = [int(text) if text and counted else text for text in texts]
+    return Labelled(Split(samples, [0] * len(samples), opens, stamp=shards.stamp), values, tuple(names) or None)
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ class Index:
 
     Attributes:
         keys: Their names in the shard.
-        labels: What stands in `KEY.cls`: a number, or a class's name.
+        labels: What stands in `KEY.cls`: a number, or a class's name; None where there is no such file.
         offsets, sizes: Of each image in the file, in bytes.
         without: Keys of labels that have no image of a format that ftkit reads.
     """
 
     keys: list[str]
-    labels: list[str]
+    labels: list[str | None]
     offsets: list[int]
     sizes: list[int]
     without: list[str]
@@ -46,7 +46,7 @@ def index_of(shard: str, stamp: tuple[int, str]) -> Index:
         stamp: Its size in bytes, and what changes when its content does; where that is empty, nothing is kept.
 
     Raises:
-        RequestError: The shard can't be read, or an image in it has no label.
+        RequestError: The shard can't be read.
     """
     size, changed = stamp
     if not changed:
@@ -79,12 +79,11 @@ def scan(shard: str) -> Index:
                     _note(archive, member, images, labels)
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise RequestError(f"dataset: shard {shard} can't be read: {one_line(str(error))}", "copy it again") from None
-    without = next((key for key in images if key not in labels), None)
-    if without is not None:
-        raise RequestError(f"dataset: shard {shard}: {without} has no {LABEL}", f"add {without}.{LABEL}, its class")
     places = list(images.values())
     lone = [key for key in labels if key not in images]
-    return Index(list(images), [labels[key] for key in images], [p[0] for p in places], [p[1] for p in places], lone)
+    return Index(
+        list(images), [labels.get(key) for key in images], [p[0] for p in places], [p[1] for p in places], lone
+    )
 
 
 def _note(archive: tarfile.TarFile, member: Any, images: dict[str, tuple[int, int]], labels: dict[str, str]) -> None:

@@ -182,11 +182,41 @@ def test_nothing_is_kept_of_a_shard_whose_server_tells_no_time(tmp_path: Path, m
     assert index_of(str(path), (path.stat().st_size, "")).labels == ["1"]
 
 
+@pytest.mark.parametrize("hidden", [b"-1", b"", None], ids=["-1", "empty", "no file"])
+@pytest.mark.parametrize("names", [b"ants\nbees\n", None], ids=["names", "numbers"])
+def test_a_test_split_whose_labels_were_kept_back_is_left_out(
+    hidden: bytes | None, names: bytes | None, tmp_path: Path
+) -> None:
+    train = shard(tmp_path / "train.tar", {"1.jpg": b"x", "1.cls": b"0", "2.jpg": b"x", "2.cls": b"1"})
+    held = {"3.jpg": b"x"} if hidden is None else {"3.jpg": b"x", "3.cls": hidden}
+    test = shard(tmp_path / "test.tar", held)
+    if names:
+        (tmp_path / "classes.txt").write_bytes(names)
+    splits = Shards(str(train), test=str(test)).load()
+    assert splits.classes == (("ants", "bees") if names else ("0", "1"))
+    assert splits.train is not None
+    assert (list(splits.train.labels), splits.test) == ([0, 1], None)
+    (note,) = splits.notes
+    assert "the test split is left out: none of its 1 labels is known" in note
+
+
+def test_images_whose_label_is_empty_or_minus_one_are_left_out_and_counted(tmp_path: Path) -> None:
+    labels = [b"0", b"", b"1", b"-1", b"0"]
+    content = {f"{n}.{kind}": text for n, label in enumerate(labels) for kind, text in (("jpg", b"x"), ("cls", label))}
+    splits = Shards(str(shard(tmp_path / "s.tar", content))).load()
+    assert splits.train is not None
+    assert (splits.classes, list(splits.train.labels)) == (("0", "1"), [0, 1, 0])
+    assert splits.notes == (
+        "the train split: 2 of 5 images have no label and are left out (1 is missing, 1 is -1): s/1, s/3",
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"no tar at all" * 100, "can't be read"),
         ({"1.jpg": b"x"}, "1 has no cls"),
+        ({"1.jpg": b"x", "1.cls": b"-1"}, r"dataset\.train: none of 1 samples has a label"),
         (None, "No such file"),
     ],
 )

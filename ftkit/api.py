@@ -6,6 +6,7 @@ from ftkit.file_identity import Stamp, file_stamp
 from ftkit.file_kinds import kind_of_file
 from ftkit.hooks import hookimpl
 from ftkit.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
+from ftkit.packages import is_installed
 from ftkit.spec.backbone import (
     ROLES,
     Backbone,
@@ -73,6 +74,7 @@ __all__ = [
     "group_of",
     "hookimpl",
     "is_image",
+    "is_installed",
     "join_splits",
     "kind_of_file",
     "label_splits",

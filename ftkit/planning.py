@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Literal, TypeVar
 
 from ftkit.config.load import Resolved, build
+from ftkit.config.optimizer_options import FIRST_RATE_ALONE
 from ftkit.config.preprocessing import choose_preprocessing
 from ftkit.errors import RequestError, plural
+from ftkit.packages import is_installed
 from ftkit.run_folder import RunFolder
 from ftkit.run_plan import Plan, ProbeUse
 from ftkit.run_splits import load_splits, require_classes
@@ -121,7 +122,7 @@ def _means_checked(plan: Plan) -> Plan:
     _require_views(plan)
     notes = random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
-    notes += _check_patience(plan)
+    notes += _check_patience(plan) + _rate_notes(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
 
 
@@ -133,7 +134,7 @@ def _check_patience(plan: Plan) -> tuple[str, ...]:
     """
     config, where = plan.config, plan.resolved.where
     if config.patience is None:
-        if plan.resolved.sources.get("patience_from", "").startswith(("--", "FTKIT_")):
+        if _is_asked(plan.resolved.sources.get("patience_from", "")):
             raise RequestError(f"{where('patience_from')} has no effect without patience", "give --patience N too")
         return ()
     left = config.epochs - plan.patience_start
@@ -146,10 +147,39 @@ def _check_patience(plan: Plan) -> tuple[str, ...]:
     return (f"patience {config.patience} can't stop the run before its end: {reason}",)
 
 
+def _rate_notes(plan: Plan) -> tuple[str, ...]:
+    """What the optimizer makes of the learning rates, where it is something else than the plan's table says.
+
+    Raises:
+        RequestError: A curve was asked for, and the optimizer doesn't follow any.
+    """
+    name, sources = plan.config.optimizer.name, plan.resolved.sources
+    if not plan.config.epochs:
+        return ()
+    if name in FIRST_RATE_ALONE:
+        why = f"optimizer {name} takes the learning rate for the first step of a weight alone"
+        asked = next((key for key in sources if key.partition(".")[0] == "lr_curve" and _is_asked(sources[key])), None)
+        if asked is not None:
+            raise RequestError(
+                f"{plan.resolved.where(asked)} has no effect: {why}", "drop it, or choose another optimizer"
+            )
+        return (f"{why}: no curve has an effect, and later rates aren't those of the plan",)
+    highest = max(rate for row in range(plan.config.epochs) for rate in plan.peak_rates(row).values())
+    reached = 1 / plan.steps**0.5
+    if name == "adafactor" and highest > reached:
+        return (f"optimizer {name} lowers every learning rate to 1/sqrt(step): at the end to {reached:.2g} at most",)
+    return ()
+
+
+def _is_asked(source: str) -> bool:
+    """Whether a setting was given for this run; a file may only repeat defaults, as the one saved with a run does."""
+    return source.startswith(("--", "FTKIT_"))
+
+
 def _require_views(plan: Plan) -> None:
     """Refuse a number of views that was asked for where nothing takes it."""
     resolved, config = plan.resolved, plan.config
-    if not resolved.sources.get("cache.views", "").startswith(("--", "FTKIT_")):
+    if not _is_asked(resolved.sources.get("cache.views", "")):
         return
     reasons = {
         "nothing is cached with --no-cache": not config.cache.use,
@@ -168,13 +198,13 @@ def _require_views(plan: Plan) -> None:
 def _require_trackers(names: Iterable[str]) -> None:
     """Refuse trackers that aren't installed; each is the name of its package and of the extra that brings it."""
     for name in names:
-        if find_spec(name) is None:
+        if not is_installed(name):
             raise RequestError(f"tracker {name!r} isn't installed", f"pip install 'ftkit[{name}]', or drop --tracker")
 
 
 def _without_epochs(resolved: Resolved) -> Resolved:
     """For a strategy that trains no epochs: a number of them given on the command line is refused."""
-    if resolved.config.epochs and resolved.sources.get("epochs", "").startswith(("--", "FTKIT_")):
+    if resolved.config.epochs and _is_asked(resolved.sources.get("epochs", "")):
         raise RequestError(
             f"{resolved.where('epochs')}: strategy {resolved.config.strategy.name!r} trains no epochs", "leave it out"
         )
@@ -208,7 +238,7 @@ def choose_probe(resolved: Resolved, strategy: Strategy, weights: WeightSource) 
     config = resolved.config
     # A file may only repeat the default, as the config saved with a run does; a flag is meant.
     where = resolved.sources.get("probe", "")
-    asked = strategy.probe != "usual" or (config.probe and (where == "probe" or where.startswith(("--", "FTKIT_"))))
+    asked = strategy.probe != "usual" or (config.probe and (where == "probe" or _is_asked(where)))
     reasons = {
         "--no-probe is given": not config.probe,
         "weights are none": weights.kind == "none",

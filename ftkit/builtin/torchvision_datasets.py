@@ -6,7 +6,6 @@ What sets them apart is in `torchvision_table`; reading, downloading and checkin
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from ftkit.api import (
     SplitName,
     Splits,
     hookimpl,
+    is_installed,
     relabel,
 )
 from ftkit.builtin.torchvision_table import (
@@ -75,7 +75,7 @@ class TorchvisionSet(Dataset):
 
     def _require_place(self) -> None:
         facts, place = self.facts, self._place()
-        if facts.needs and importlib.util.find_spec(facts.needs) is None:
+        if facts.needs and not is_installed(facts.needs):
             raise RequestError(f"dataset {facts.name!r} needs {facts.needs}", f"pip install 'ftkit[{facts.needs}]'")
         if self.download and not facts.downloads:
             raise RequestError(

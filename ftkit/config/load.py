@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ftkit.config.choices import OPTIMIZERS
 from ftkit.config.layers import Key, from_env, from_flags, merge
+from ftkit.config.optimizer_options import UNFIT, option_faults
 from ftkit.config.plugin_options import all_options, make, members, option_types, strategy_in
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.config.schema import Choice, Config
@@ -169,10 +170,17 @@ def _validated(tree: dict[str, Any], sources: Mapping[str, str]) -> Config:
 
 def _check_optimizer(config: Config, sources: Mapping[str, str]) -> None:
     name = config.optimizer.name
+    if name in UNFIT:
+        raise RequestError(
+            f"{place(sources, 'optimizer.name')}: optimizer {name!r} isn't offered: {UNFIT[name]}",
+            f"choose one of {', '.join(OPTIMIZERS)}",
+        )
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS, place(sources, "optimizer.name"))
+    options = config.optimizer.options
     known = ["lr", *OPTIMIZERS[name]]
-    faults = [unknown_key(sources, f"optimizer.{o}", known, {}) for o in config.optimizer.options if o not in known]
+    faults = [unknown_key(sources, f"optimizer.{o}", known, {}) for o in options if o not in known]
+    faults += [f"{place(sources, f'optimizer.{o}')}: {why}" for o, why in option_faults(name, options).items()]
     if config.decay_all and not config.optimizer.decay:
         faults.append(f"{place(sources, 'decay_all')}: {_no_decay(name)}")
     if faults:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from ftkit.errors import FtkitError, RequestError, nearest, unknown
@@ -12,6 +13,8 @@ from ftkit.plugins.loading import Offer, reason
 from ftkit.plugins.sources import BUILT_IN, Fault, Owner
 
 T = TypeVar("T")
+FEW = 12
+"""Names that a message lists."""
 
 
 class Loader(Protocol):
@@ -136,14 +139,47 @@ class Catalog(Generic[T]):
         absence = self.loader.absence(plugin) if slash else None
         if absence is not None:
             return RequestError(f"{where + ': ' if where else ''}{self.kind} {name!r}: {absence}")
-        error = unknown(self.kind, name, self, where)
+        similar = self._similar(name)
+        error = unknown(self.kind, name, similar or self, where)
+        if len(similar) > 1:
+            few = ", ".join(similar[:FEW]) + (", ..." if len(similar) > FEW else "")
+            error.hint = f"known: {few}"
         # What another plugin has under a name like it is no help, unless the plugin's own name was meant.
-        if slash and not self.loader.knows(plugin) and nearest(plugin, self._plugins()) is None:
+        elif slash and not self.loader.knows(plugin) and nearest(plugin, self._plugins()) is None:
             error.hint = f"no plugin {plugin!r} is installed; a package that brings it is called ftkit-{plugin}"
+        elif slash and self.loader.knows(plugin) and not similar and nearest(name, self.of(plugin)) is None:
+            listed = ", ".join(self.of(plugin)[:FEW])
+            error.hint = f"plugin {plugin!r} lists " + (f"{listed}" if listed else f"no {self.kind} here")
         return error
+
+    def _similar(self, name: str) -> list[str]:
+        """Names that plugins hold and don't list, of which one was meant: without its prefix, or misspelt.
+
+        A plugin's mapping tells them where it has a method `similar`.
+        """
+        plugin, slash, key = name.partition("/")
+        if not slash:
+            self.loader.load_all()
+            exact = [other for other, (_, offer) in tuple(self._offers.items()) if self._holds(other, offer, name)]
+            if exact:
+                return [f"{other}/{name}" for other in exact]
+            key = name
+        found: list[str] = []
+        for other in (plugin,) if slash else tuple(self._offers):
+            tells = getattr(self._offers[other][1].items, "similar", None) if other in self._offers else None
+            names = (self.loader.ask(other, partial(_names, tells, key)) or ()) if tells is not None else ()
+            found += [f"{other}/{each}" for each in names]
+        return found
+
+    def _holds(self, plugin: str, offer: Offer, key: str) -> bool:
+        return bool(self.loader.ask(plugin, lambda: key in offer.items))
 
     def _plugins(self) -> set[str]:
         return {plugin for plugin, slash, _ in (name.partition("/") for name in self) if slash}
 
     def _failed(self, name: str, owner: Owner, why: str) -> RequestError:
         return RequestError(f"{self.kind} {name!r}: plugin {owner.name!r} failed: {why}")
+
+
+def _names(tells: Callable[[str], Iterable[str]], name: str) -> tuple[str, ...]:
+    return tuple(tells(name))

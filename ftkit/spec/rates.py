@@ -11,13 +11,11 @@ from ftkit.spec.schedule import Schedule
 def peak_rates(row: Mapping[str, float], base: float, own: Mapping[str, float]) -> dict[str, float]:
     """The rate of each group that trains, before the curve: its own, or else its scale of the base rate.
 
-    A group whose scale is 0 stays at 0: it doesn't train in that epoch.
-
     Args:
         row: LR scales of one epoch.
         own: Rates by group that take the place of the scaled base rate.
     """
-    return {group: own.get(group, base * scale) if scale else 0.0 for group, scale in row.items()}
+    return {group: own.get(group, base * scale) for group, scale in row.items()}
 
 
 def check_group_rates(
@@ -36,7 +34,7 @@ def check_group_rates(
         RequestError: There is no such layer group, or it never trains.
     """
     names = [group.name for group in schedule.groups]
-    training = {group for row in schedule.rows for group, scale in row.items() if scale}
+    training = {group for row in schedule.rows for group in row}
     for group in own:
         if group not in names:
             raise unknown("layer group", group, names, where(f"group_lr.{group}"))

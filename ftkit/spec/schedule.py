@@ -30,7 +30,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Layer groups from the input to the head, and one row of LR scales an epoch; absent is frozen."""
+    """Layer groups from the input to the head, and one row of LR scales an epoch, all above 0; absent is frozen."""
 
     groups: tuple[LayerGroup, ...]
     rows: tuple[Mapping[str, float], ...]
@@ -114,7 +114,8 @@ def _row(strategy: Strategy, epoch: int, epochs: int, groups: tuple[str, ...], n
     with running(f"lr_scales({epoch}, {epochs}, ...) of strategy {name!r}", strategy):
         row = strategy.lr_scales(epoch, epochs, groups)
         _check_row(row, groups, f"strategy {name!r}, epoch {epoch}")
-        return {group: float(row[group]) for group in groups if group in row}
+        # A group at scale 0 is frozen like an absent one: its statistics don't move either, and it may be cached.
+        return {group: float(row[group]) for group in groups if row.get(group)}
 
 
 def _check_row(row: object, names: tuple[str, ...], where: str) -> None:

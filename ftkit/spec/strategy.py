@@ -48,7 +48,7 @@ class Strategy(ABC):
             groups: Group names from the input to the head.
 
         Returns:
-            Scales of 0 or more. A group that is absent is frozen.
+            Scales of 0 or more. A group that is absent, or at 0, is frozen.
         """
 
     def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:

@@ -162,7 +162,7 @@ def test_a_run_without_trackers_leaves_nothing_of_them(data: Path, tmp_path: Pat
 def test_a_tracker_that_isnt_installed_is_refused_before_training(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.planning.find_spec", lambda package: None if package == name else object())
+    monkeypatch.setattr("ftkit.planning.is_installed", lambda package: package != name)
     with pytest.raises(RequestError, match=f"tracker '{name}' isn't installed") as caught:
         plan(data, tmp_path, tracker=[name])
     assert f"pip install 'ftkit[{name}]'" in (caught.value.hint or "")

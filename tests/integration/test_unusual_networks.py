@@ -6,11 +6,28 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import MakeFolder, RunFtkit
 
 PLUGIN = '''
-from ftkit.api import Backbone, LayerGroup, Preprocessing, hookimpl
+from dataclasses import dataclass
+
+from ftkit.api import Backbone, LayerGroup, Preprocessing, Strategy, hookimpl
+
+
+@dataclass(frozen=True)
+class Still(Strategy):
+    """The stem at scale 0, which is frozen."""
+
+    def lr_scales(self, epoch, epochs, groups):
+        return {groups[0]: 0.0, groups[-1]: 1.0}
+
+
+@hookimpl
+def ftkit_strategies():
+    return {"still": Still}
 
 
 def networks():
@@ -213,3 +230,14 @@ def test_a_network_that_cant_be_trained_is_one_line(name: str, said: str, projec
     assert len(errors) == 1, done.stderr
     assert said in errors[0]
     assert "internal error" not in done.stderr
+
+
+def test_a_group_at_scale_0_is_frozen_as_one_without_a_scale(project: Path, run_ftkit: RunFtkit) -> None:
+    """Its BatchNorm statistics too, which drift, a distance of weights, wouldn't show."""
+    for strategy, run in (("nets/still", "still"), ("freeze", "frozen")):
+        options = ("--strategy", strategy, "--name", run, "--no-cache")
+        done = run_ftkit("train", "--backbone", "nets/distilled", *options, cwd=project)
+        assert done.returncode == 0, done.stderr
+    still, frozen = (load_file(project / "runs" / run / "last" / "model.safetensors") for run in ("still", "frozen"))
+    assert torch.equal(still["norm.running_mean"], torch.zeros(8))
+    assert all(torch.equal(value, frozen[name]) for name, value in still.items())

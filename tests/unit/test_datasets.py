@@ -123,7 +123,7 @@ def test_a_set_that_cannot_be_downloaded_says_so(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ftkit.builtin.torchvision_datasets.is_installed", lambda name: False)
     with pytest.raises(RequestError, match=r"dataset 'svhn' needs scipy \(pip install 'ftkit\[scipy\]'\)"):
         load("svhn", tmp_path)
 

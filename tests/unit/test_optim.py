@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS
+from ftkit.config.optimizer_options import FIRST_RATE_ALONE, UNFIT, option_faults
 from ftkit.config.schema import Optimizer
 from ftkit.engine.training.optim import build_optimizer, check_options, optimizer_class, set_learning_rates
 from ftkit.errors import RequestError
@@ -105,6 +107,52 @@ def test_a_frozen_group_stays_byte_identical_under_weight_decay_and_momentum() -
         optimizer.zero_grad(set_to_none=True)
     assert torch.equal(body.weight, before)
     assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0, 0.1, 0.1]
+
+
+VALUES: list[object] = [
+    -1, 0, 1, 2, -0.5, 0.5, 0.9, 1.5, 1e-8, math.nan, math.inf, -math.inf, True, False, None, "x", "0.5", [], [0.5],
+    [0, 0], [0.5, 0.9], [0.9, 1], [1.5, 0.5], [0.5, 1.2], [1.2, 0.5], [-1, 2], [None, 0.1], [0.1, None], [1, 50],
+    [50, 1], [0.9, 0.99, 0.999], ["a", "b"], [True, False], {"a": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_values_that_the_config_takes_are_taken_by_torch(name: str) -> None:
+    signature = inspect.signature(optimizer_class(name).__init__).parameters
+    for option in OPTIMIZERS[name]:
+        default = signature[option].default
+        assert not option_faults(name, {option: list(default) if isinstance(default, tuple) else default}), option
+        taken = [value for value in VALUES if not option_faults(name, {option: value})]
+        assert taken, option
+        for value in taken:
+            check_options(Optimizer.model_validate({"name": name, option: value}))
+        assert not any(isinstance(value, float) and not math.isfinite(value) for value in taken), option
+
+
+def test_every_class_of_torch_is_offered_or_refused_with_a_reason() -> None:
+    classes = {
+        name.lower()
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+    assert classes <= OPTIMIZERS.keys() | UNFIT.keys()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_later_rate_matters_but_where_it_is_said_not_to(name: str) -> None:
+    """Otherwise a curve would be a setting without effect."""
+    ends = []
+    for later in (0.01, 0.001):
+        weight = nn.Parameter(torch.full((2, 2), 0.5))
+        optimizer = build_optimizer(
+            Optimizer.model_validate({"name": name, "lr": 0.01}), nn.ParameterDict({"w": weight}), {"all": ["w"]}
+        )
+        for step in range(3):
+            set_learning_rates(optimizer, {"all": 0.01 if step == 0 else later})
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        ends.append(weight.detach().clone())
+    assert torch.equal(*ends) == (name in FIRST_RATE_ALONE)
 
 
 @pytest.mark.parametrize(

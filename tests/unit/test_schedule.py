@@ -91,8 +91,10 @@ def test_a_row_that_cannot_be_trained_by_is_refused(row: object, message: str, h
     assert (failure.value.message, failure.value.hint) == (message, hint)
 
 
-def test_a_group_may_stand_still_while_another_trains() -> None:
-    assert make_schedule(Rows([{"body": 0.0, "head": 1.0}]), TOY, 1).rows == ({"body": 0.0, "head": 1.0},)
+def test_a_group_at_scale_0_is_frozen() -> None:
+    schedule = make_schedule(Rows([{"body": 0.0, "head": 1.0}, {"body": 0.5, "head": 1.0}]), TOY, 2)
+    assert schedule.rows == ({"head": 1.0}, {"body": 0.5, "head": 1.0})
+    assert [sorted(phase.trainable) for phase in schedule.phases] == [["head"], ["body", "head"]]
 
 
 def test_two_groups_of_one_name_are_refused() -> None:

@@ -78,7 +78,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, flo
 
 def _make(optimizer: Optimizer, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
     cls = optimizer_class(optimizer.name)
-    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in optimizer.options.items()}
+    options: dict[str, Any] = {k: _pair(v) if isinstance(v, list) else v for k, v in optimizer.options.items()}
     if fused:
         options.setdefault("fused", True)
     try:
@@ -88,3 +88,8 @@ def _make(optimizer: Optimizer, groups: list[dict[str, Any]], fused: bool = Fals
         raise RequestError(
             f"optimizer {optimizer.name}: {reason}", f"its options: {', '.join(OPTIMIZERS[optimizer.name])}"
         ) from None
+
+
+def _pair(values: list[Any]) -> tuple[Any, ...]:
+    """Betas and the like as torch takes them; it refuses 0 beside 0.9."""
+    return tuple(float(value) if isinstance(value, int) and not isinstance(value, bool) else value for value in values)

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from ftkit.config.schema import Config
 from ftkit.engine.training.shards import require_shareable
 from ftkit.errors import FtkitError, RequestError
+from ftkit.packages import is_installed
 
 MIXING = ("adafactor", "adagrad")
 """Optimizers that can't work on a flat share: one takes means over rows and columns of a matrix, the other is made
@@ -45,7 +45,7 @@ def require_zero(config: Config, processes: int, precision: str) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise RequestError(reason, "drop one of them")
-    if find_spec("deepspeed") is None:
+    if not is_installed("deepspeed"):
         raise RequestError(f"{asked} wants DeepSpeed, which isn't installed", "pip install 'ftkit[deepspeed]'")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ftkit.api import Backbone, hookimpl
+from ftkit.api import Backbone, hookimpl, nearest
 
 
 @hookimpl
@@ -30,6 +30,19 @@ class _Models(Mapping[str, Backbone]):
         from ftkit_timm.models import is_known
 
         return isinstance(name, str) and is_known(name)
+
+    def similar(self, name: str) -> list[str]:
+        """Names with a tag that one may have meant: with the nearest tag, else with each of the architecture."""
+        import timm
+
+        from ftkit_timm.models import tags
+
+        architecture, dot, tag = name.partition(".")
+        known = architecture if timm.is_model(architecture) else nearest(architecture, timm.list_models())
+        if not dot or known is None:
+            return []
+        close = nearest(tag, tags(known))
+        return [f"{known}.{each}" for each in ((close,) if close else tags(known))]
 
     def __iter__(self) -> Iterator[str]:
         import timm

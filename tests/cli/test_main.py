@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy_and_no_command() -> None:
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "loaded += [m for m in sys.modules if m.startswith('ftkit.') and m not in "
         "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.console', 'ftkit.cli.streams', 'ftkit.cli.switches', "
-        "'ftkit.errors', 'ftkit.plugins', "
+        "'ftkit.errors', 'ftkit.json_text', 'ftkit.plugins', "
         "'ftkit.plugins.sources', 'ftkit.ranks')]\n"
         "print('code', code, 'loaded', loaded)"
     )

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,7 +43,7 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
 def load(
     model: nn.Module,
     state: Mapping[str, Tensor],
-    head: tuple[str, ...] = ("head",),
+    head: Sequence[str] = ("head",),
     keep_head: bool = False,
     source: str = "the weights",
     **wanted: Any,
@@ -194,7 +194,7 @@ def load_resnet(state: Mapping[str, Tensor], backbone: Backbone = RESNET, partia
     return load_into(backbone.build(3), Contents(state), target, "w.pt")
 
 
-INCOMPLETE = {
+INCOMPLETE: dict[str, tuple[Callable[[str], bool], str]] = {
     "a whole group": (lambda n: not n.startswith("layer3"), r"layer3 lacks all 30 tensors \(layer3.0.conv1.weight"),
     "statistics": (lambda n: "running" not in n, r"stem lacks 2 of 5 tensors \(bn1.running_mean, bn1.running_var\)"),
     "one bias": (lambda n: n != "layer2.1.bn1.bias", r"layer2 lacks 1 of 30 tensors \(layer2.1.bn1.bias\)"),

@@ -107,7 +107,8 @@ def _when_reached(
         waiting.pop(name, None)
         tensor.grad = None
 
-    return parameter.register_post_accumulate_grad_hook(reached)
+    handle: torch.utils.hooks.RemovableHandle = parameter.register_post_accumulate_grad_hook(reached)  # type: ignore[no-untyped-call]
+    return handle
 
 
 def _go_back(session: Session) -> None:
@@ -122,7 +123,7 @@ def _go_back(session: Session) -> None:
         logits, auxiliary = split_outputs(outputs)
         loss = session.loss(logits, labels, auxiliary)
         if loss.requires_grad:
-            loss.backward()
+            torch.autograd.backward(loss)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the network's own code may raise anything

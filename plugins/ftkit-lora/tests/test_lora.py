@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_a_layer_shows_its_settings_through_its_adapter() -> None:
     """timm's DaViT asks its convolutions for their kernel size."""
     backbone = Registry().backbones.get("cifar_resnet20")
     network = Lora(rank=2).adapt(backbone.build(2), backbone)
-    layer = network.get_submodule("layer1.0.conv1")
+    layer: Any = network.get_submodule("layer1.0.conv1")
     assert (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
 
 

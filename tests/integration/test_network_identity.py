@@ -185,7 +185,7 @@ def triple(x: float) -> float:
         ([torch.nn.Linear(2, 2)], [torch.nn.Linear(2, 3)]),
         (torch.float32, torch.bfloat16),
     ],
-    ids=str,
+    ids=["int", "float", "str", "tuple", "set", "dict", "function", "lambda", "tensor", "modules", "dtype"],
 )
 def test_every_plain_attribute_counts(one: Any, other: Any) -> None:
     assert network_identity(Odd(value=one)) == network_identity(Odd(value=one))

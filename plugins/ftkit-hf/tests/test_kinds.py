@@ -101,7 +101,7 @@ QUICK = (
     "levit:LevitForImageClassificationWithTeacher",
     "pp_lcnet",
 )
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dinat": ({}, "can't build this dinat: ImportError: DinatForImageClassification requires the natten library"),
     "imagegpt": ({}, "is a imagegpt, which takes a sequence of colours"),
     "perceiver": ({"num_latents": 8, "d_latents": 16, "num_self_attends_per_block": 1, "image_size": 32,
@@ -152,7 +152,7 @@ def test_both_heads_of_a_distilled_network_are_its_head(tmp_path: Path) -> None:
     assert described.groups[-1].owns("model.cls_classifier.weight")
     network = described.build(3).eval()
     images = torch.randn(2, 3, size, size)
-    found = network.model(pixel_values=images)
+    found = network.get_submodule("model")(pixel_values=images)
     assert torch.equal(network(images), (found.cls_logits + found.distillation_logits) / 2)
 
 

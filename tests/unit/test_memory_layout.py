@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,3 +90,17 @@ def test_forward_weights_are_those_that_autocast_makes(precision: str) -> None:
 def test_a_network_that_would_give_something_else_is_left_alone() -> None:
     made = Stretched().eval()
     assert cast(made, BF16, 3, 8) is made
+
+
+def test_a_network_that_would_end_the_process_in_that_layout_keeps_the_other() -> None:
+    """torch's backward pass of a strided convolution of one pixel on a few channels writes past its memory there."""
+    program = (
+        "import torch; from torch import nn; from ftkit.engine.network.devices import Compute;"
+        "from ftkit.engine.network.layout import settle; torch.set_num_threads(1);"
+        "network = nn.Sequential(nn.Conv2d(3, 48, 1, 2, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten());"
+        "compute = settle(network, Compute(torch.device('cpu'), 'fp32'), 3, 64);"
+        "[network(compute.take(torch.randn(3, 3, 64, 64))).square().sum().backward() for _ in range(20)];"
+        "print(compute.layout)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "torch.contiguous_format"), done.stderr

@@ -16,6 +16,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from ftkit.engine.network.devices import DTYPES, Compute
 
+FEWEST = 4
+"""Channels from which on torch computes a strided convolution of one pixel on channels last without fault."""
+
 
 def settle(network: nn.Module, compute: Compute, channels: int, size: int) -> Compute:
     """Move a network to its device, in the layout that is quickest there; no value changes.
@@ -30,7 +33,8 @@ def settle(network: nn.Module, compute: Compute, channels: int, size: int) -> Co
         The same device and precision, with the layout that images must have.
     """
     device = compute.device
-    if not (device.type == "cpu" or (device.type == "cuda" and compute.precision != "fp32")):
+    quicker = device.type == "cpu" or (device.type == "cuda" and compute.precision != "fp32")
+    if not quicker or (device.type == "cpu" and _crashes_on_channels_last(network)):
         network.to(device)
         return compute
     last = replace(compute, layout=torch.channels_last)
@@ -44,6 +48,20 @@ def settle(network: nn.Module, compute: Compute, channels: int, size: int) -> Co
         _arrange(network, compute)
         return compute
     return last
+
+
+def _crashes_on_channels_last(network: nn.Module) -> bool:
+    """Whether torch's backward pass on the CPU would write past its memory there (2.15), which ends the process.
+
+    It does for a convolution of one pixel with a stride on fewer than four channels, as RepVGG's and FastViT's first.
+    """
+    return any(
+        isinstance(module, nn.Conv2d)
+        and module.in_channels < FEWEST
+        and set(module.kernel_size) == {1}
+        and set(module.stride) != {1}
+        for module in network.modules()
+    )
 
 
 def cast(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.Module:

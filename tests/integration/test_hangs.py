@@ -230,7 +230,7 @@ def test_a_signal_ends_a_run_that_waits_for_an_image(workers: str, tmp_path: Pat
     install(tmp_path / "site", "slow", SLOW)
     own = ("--dataset", "slow/slow", "--workers", workers, "--epochs", "2000", "--strategy", "full")
     process = started(tmp_path, *own)
-    wait_for(tmp_path / "runs" / "run" / "metrics.jsonl", process)
+    wait_for(tmp_path / "runs" / "run" / "checkpoints" / "LATEST", process)
     (tmp_path / "hang").touch()
     wait_for(tmp_path / "hangs", process)
     time.sleep(3)  # until the batches before it are trained on
@@ -239,7 +239,7 @@ def test_a_signal_ends_a_run_that_waits_for_an_image(workers: str, tmp_path: Pat
     _, err = process.communicate(timeout=LIMIT)
     assert time.monotonic() - began < 60
     assert process.returncode == 143, err
-    (first, hint) = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
+    (first, hint) = [line for line in err.splitlines() if line.startswith(("interrupted:", "hint:"))]
     assert "s after SIGTERM the step hadn't ended; the newest checkpoint is whole" in first
     assert hint == f"hint: ftkit train --resume {tmp_path / 'runs' / 'run'}"
 
@@ -268,4 +268,6 @@ def test_a_hangup_leaves_a_checkpoint_unless_it_is_ignored(
         process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == (code or 143), err
-    assert next(line for line in err.splitlines() if line.startswith("error: ")).endswith("a checkpoint is on disk")
+    (said,) = [line for line in err.splitlines() if line.startswith(("error:", "interrupted:"))]
+    assert said.startswith("interrupted: stopped after epoch ")
+    assert said.endswith("a checkpoint is on disk")

@@ -134,6 +134,7 @@ def _leave(signum: int) -> None:
     """End a process whose main thread doesn't come back: it waits in C for another process, or for a broken disk."""
     if ranks.rank() == 0:
         name = signal.Signals(signum).name
-        sys.stderr.write(f"error: stopped at once by {name}, since nothing else ended the run: checkpoints are whole\n")
+        said = f"interrupted: stopped at once by {name}, since nothing else ended the run: checkpoints are whole"
+        sys.stderr.write(f"{said}\n")
         sys.stderr.flush()
     os._exit(128 + signum)

@@ -66,7 +66,7 @@ class Stretched(Flattened):
     """Uses a weight by itself, which 16 bits would change."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images) + 1e4 * self.head.weight.sum()
+        return super().forward(images).float() + 1e4 * self.head.weight.sum()
 
 
 BF16 = Compute(torch.device("cpu"), "bf16")

@@ -55,7 +55,8 @@ class Folder(Dataset):
         return self._joined(to_train=False)
 
     def _joined(self, to_train: bool) -> Splits:
-        layout = find_layout(_existing_folder(self.root.expanduser()))
+        given = _existing_folder(self.root.expanduser())
+        layout = find_layout(given)
         root = layout.top
         found = {split: _scan(root, name) for split, name in layout.splits.items()} or {"train": _scan(root, "")}
         for one in found.values():
@@ -63,7 +64,7 @@ class Folder(Dataset):
         usable = _usable(root, found)
         parts = {name: (one.to_split(root), one.classes) for name, one in usable.items()}
         where = {name: str(root / one.where) for name, one in usable.items()}
-        notes = [*layout.notes, *(line for one in found.values() for line in one.notes()), *_beside(layout)]
+        notes = [*layout.notes, *(line for one in found.values() for line in one.notes()), *_beside(given, layout)]
         return join_splits(parts, where, tuple(one_line(line) for line in notes), to_train)
 
 
@@ -190,12 +191,18 @@ def _named_after(loose: list[str]) -> str:
     return f"; their names begin with {_few(list(found), 8)}" if 1 < len(found) <= min(20, len(loose) // 2) else ""
 
 
-def _beside(layout: Layout) -> Iterator[str]:
-    """What lies beside the split folders."""
-    if not layout.splits:
-        return
-    used = [where.partition("/")[0] for where in layout.splits.values()]
-    names = [e.name for e in list_folder(layout.top) if e.name not in used and e.kind != "hidden"]
+def _beside(given: Path, layout: Layout) -> Iterator[str]:
+    """What lies beside the folders that were entered, and beside the split folders."""
+    folder = given
+    for entered in layout.top.relative_to(given).parts:
+        yield from _passed_over(folder, [entered])
+        folder /= entered
+    if layout.splits:
+        yield from _passed_over(layout.top, [where.partition("/")[0] for where in layout.splits.values()])
+
+
+def _passed_over(folder: Path, used: list[str]) -> Iterator[str]:
+    names = [e.name for e in list_folder(folder) if e.name not in used and e.kind != "hidden"]
     if names:
         passed = "thing is" if len(names) == 1 else "things are"
         yield f"{len(names)} {passed} passed over beside {', '.join(used)}: {_few(names)}"

@@ -54,7 +54,8 @@ def find_layout(root: Path) -> Layout:
     where no folder of another name lies beside them.
 
     Raises:
-        RequestError: Two folders are the same split; splits lie inside of classes; it is laid out for detection.
+        RequestError: Two folders are the same split; splits lie inside of classes or of other splits; classes lie
+            beside a folder with the same ones; it is laid out for detection.
     """
     top, entered = root, ""
     while True:
@@ -62,13 +63,53 @@ def find_layout(root: Path) -> Layout:
         _require_no_boxes(top, inside)
         named, strict = _split_folders(top, inside.folders)
         around = (f"images are read from the folder {entered} inside",) if entered else ()
-        if named and (_holds_folders(top, named) or len(named) == len(inside.folders)):
+        wheres = {}
+        if _are_splits(top, inside, named):
             wheres = {split: _innermost(top, name) for split, name in named.items()}
-            return Layout(top, wheres, (*around, *_recognised(wheres)))
-        deeper = _deeper(top, inside)
+            deeper = _splits_inside(top, wheres)
+        else:
+            deeper = _deeper(top, inside)
         if deeper is None:
-            return Layout(top, {}, (*around, *_lone(named, strict), *_alike(top, inside)))
+            for where in wheres.values() or [""]:
+                _require_no_copy(top / where)
+            notes = _recognised(wheres) if wheres else (*_lone(named, strict), *_alike(top, inside, named))
+            return Layout(top, wheres, (*around, *notes))
         top, entered = top / deeper, f"{entered}/{deeper}".lstrip("/")
+
+
+def _are_splits(folder: Path, inside: _Inside, named: Mapping[SplitName, str]) -> bool:
+    return bool(named) and (_holds_folders(folder, named) or len(named) == len(inside.folders))
+
+
+def _splits_inside(top: Path, wheres: Mapping[SplitName, str]) -> str | None:
+    """The one split folder that is none, since splits lie inside: training-data/{train, test}.
+
+    Raises:
+        RequestError: There are other splits beside it.
+    """
+    holding = [where for where in wheres.values() if _holds_splits(top / where)]
+    if not holding or len(wheres) == 1:
+        return next(iter(holding), None)
+    raise RequestError(
+        f"{top} holds splits inside of splits: {_tree(top, list(wheres.values()))}",
+        f"{_WANTED}; or give {top / holding[0]}",
+    )
+
+
+def _require_no_copy(folder: Path) -> None:
+    """Refuse classes beside a folder that isn't one, since it holds the same classes: flowers/{daisy, flowers/daisy}.
+
+    Only folders that are called so are looked into: those of a class may hold any others.
+    """
+    inside = _look(folder)
+    for name in inside.folders:
+        other = name.lower() == folder.absolute().name.lower() or name.lower() in CONTAINERS | SPLIT_SYNONYMS.keys()
+        within = _look(folder / name) if other else _Inside((), 0)
+        if len(set(within.folders) & set(inside.folders)) > 1 and not within.images:
+            raise RequestError(
+                f"{folder} has folders {_few(inside.folders)}, and {folder / name} holds {_few(within.folders)} again",
+                f"take one of them out of the data, or give the one to use; {_WANTED}",
+            )
 
 
 def _recognised(wheres: Mapping[SplitName, str]) -> tuple[str, ...]:
@@ -86,14 +127,24 @@ def _lone(named: Mapping[SplitName, str], strict: bool) -> tuple[str, ...]:
     return (f"{which.format(', '.join(named.values()))}: other class folders lie beside",)
 
 
-def _alike(folder: Path, inside: _Inside) -> tuple[str, ...]:
-    """A word on a few folders that hold the same folders each, which may be splits of unknown names."""
+def _alike(folder: Path, inside: _Inside, named: Mapping[SplitName, str]) -> tuple[str, ...]:
+    """A word on a few folders that hold the same folders each, which may be splits of unknown names.
+
+    Raises:
+        RequestError: One of them is called like a split, so that the others are splits too.
+    """
     if not 1 < len(inside.folders) <= MOST_SPLITS or inside.images:
         return ()
     looks = [_look(folder / name) for name in inside.folders]
     same = {one.folders for one in looks}
     if len(same) != 1 or len(looks[0].folders) < 2 or any(one.images for one in looks):
         return ()
+    if named:
+        raise RequestError(
+            f"{folder} seems to hold splits, of which only {', '.join(named.values())} is known by its name: "
+            f"{_tree(folder, inside.folders)}",
+            _WANTED,
+        )
     return (
         f"folders {_few(inside.folders)} are read as classes, and each holds folders {_few(looks[0].folders)}: "
         "if these are the classes, call those train, val and test",
@@ -140,11 +191,15 @@ def _by_split(folder: Path, pairs: Sequence[tuple[SplitName | None, str]], stric
 
 
 def _split_of(name: str) -> tuple[SplitName, tuple[str, ...]] | None:
-    """The split that a name has a word for, and its other words; None where it has none, or several."""
+    """The split that a name has a word for, and its other words; None where it has none, or several.
+
+    What is called for training and validation both, as trainval, is to train on.
+    """
+    name = re.sub(r"trainval(id)?(?![a-z])", r"train_val", name.lower())
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     words = [glued[1] if (glued := _GLUED.fullmatch(word)) else word for word in words]
     found = [SPLIT_SYNONYMS[word] for word in words if word in SPLIT_SYNONYMS]
-    if len(found) != 1:
+    if found != ["train", "val"] and len(found) != 1:
         return None
     return found[0], tuple(w for w in words if w not in SPLIT_SYNONYMS and w not in _FILLERS)
 

@@ -51,6 +51,11 @@ RECOGNISED: list[tuple[list[str], tuple[str, ...], str]] = [
     ([*split("chest/train", "chest/test"), "__MACOSX/chest/train/._x.png", "readme.md"], ("train", "test"), "chest in"),
     ([*split("dataset/train", "dataset/val"), "code/main.py", "docs/a.txt"], ("train", "val"), "dataset inside"),
     (split("train", "test") + split("chest/train", "chest/test"), ("train", "test"), "1 thing is passed over beside"),
+    (split("training-data/train", "training-data/test"), ("train", "test"), "the folder training-data inside"),
+    (split("train_v2/dataset/training_set", "train_v2/dataset/test_set"), ("train", "test"), "train_v2/dataset inside"),
+    (split("trainval", "test"), ("train", "test"), "trainval, test are read as train, test"),
+    (split("train_val", "test"), ("train", "test"), "train_val, test are read as train, test"),
+    (split("splits/train", "splits/test", "raw"), ("train", "test"), "1 thing is passed over beside splits: raw"),
     ([*split("Training", "Test"), "test-multiple_fruits/1.jpg"], ("train", "test"), "passed over beside Training"),
 ]  # fmt: skip
 
@@ -77,6 +82,10 @@ REFUSED: list[tuple[list[str], str]] = [
      "6 images, but no class folders with images; their names begin with cat, dog"),
     ([f"train/train/{c}.{n}.jpg" for c in ("cat", "dog") for n in range(3)], "their names begin with cat, dog"),
     (["train/images/1.jpg", "val/images/1.jpg"], "no class folders with images"),
+    (split("train/train", "train/val", "test"), "holds splits inside of splits: train/{train, val}, test/{cat, dog}"),
+    (split("flowers", "flowers/flowers"), "flowers/flowers holds cat, dog again"),
+    (split("train", "train/train", "val"), "train/train holds cat, dog again"),
+    (split("learn", "test"), "seems to hold splits, of which only test is known by its name: learn/{cat, dog}"),
     (["training_set/cat/1.png", "train_set/cat/1.png", "test/cat/1.png"], "has two train folders"),
 ]  # fmt: skip
 

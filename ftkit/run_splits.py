@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError
-from ftkit.images import ImageFiles
+from ftkit.images import ImageFiles, ReadWhole
 from ftkit.opening import OwnCopies
 from ftkit.plugin_errors import Guarded, plugin_of, running
 from ftkit.screening import screen
@@ -71,8 +71,9 @@ def _guarded(split: Split | None, source: str) -> Split | None:
     """The split with its images opened by each thread and process for itself, and a plugin's errors put into words."""
     if split is None or not len(split) or isinstance(split.source(0)[0], ImageFiles):
         return split
-    owned = plugin_of(split.source(0)[0]) is not None
-    return replace(split, open=OwnCopies(Guarded(split.open, split.names, source) if owned else split.open))
+    if plugin_of(split.source(0)[0]) is None:
+        return replace(split, open=OwnCopies(split.open))
+    return replace(split, open=OwnCopies(ReadWhole(Guarded(split.open, split.names, source), split.names)))
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from ftkit.images.orientation import ORIENTATION, orientation_of, upright_size
 from ftkit.images.reading import (
     RULES,
     ImageFiles,
+    ReadWhole,
     UnreadableImage,
     as_seen,
     decode_image,
@@ -29,6 +30,7 @@ __all__ = [
     "Extremes",
     "ImageFiles",
     "Range",
+    "ReadWhole",
     "Support",
     "UnreadableImage",
     "as_seen",

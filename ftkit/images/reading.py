@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -57,6 +57,32 @@ class ImageFiles:
 
     def __call__(self, index: int) -> Image:
         return open_image(self.root / self.names[index])
+
+
+class ReadWhole:
+    """Opens what a dataset opens by position, and reads each image whole.
+
+    PIL reads late: only then it finds that what it was given is cut short or was closed meanwhile.
+
+    Attributes:
+        opens: The dataset's own.
+        names: Of the samples, by position.
+
+    Raises:
+        UnreadableImage: The image can't be read; the message names the sample and the reason.
+    """
+
+    def __init__(self, opens: Callable[[int], Image], names: Sequence[str]) -> None:
+        self.opens = opens
+        self.names = names
+
+    def __call__(self, index: int) -> Image:
+        image = self.opens(index)
+        try:
+            return as_seen(image)
+        except Exception as error:  # decoders raise whatever their parsing runs into
+            name = self.names[index]
+            raise UnreadableImage(f"{name}: can't be read: {error or type(error).__name__}") from error
 
 
 def sample_file(split: Split, index: int) -> Path | None:
@@ -137,6 +163,8 @@ def as_seen(image: Image) -> Image:
     Raises:
         Exception: Whatever PIL runs into in a damaged file.
     """
+    if not image.width or not image.height:
+        raise OSError(f"it has no pixels: it is {image.width} x {image.height}")
     _load(image)
     return upright(_without_extra_band(image))
 

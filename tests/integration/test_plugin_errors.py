@@ -45,6 +45,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     "open exits": (OPEN, "        exit(3)\n", f"{PLAIN} --workers 1", ": SystemExit: 3"),
     "open, no exception": (OPEN, f"        {ODD}('a\\n\\nb')\n", f"{PLAIN} --workers 1", ": Odd: a b"),
     "open gives no image": (OPEN, "        return 3\n", PLAIN, "it opened to int, not to a PIL image"),
+    "open raises Ctrl-C": (OPEN, "        raise KeyboardInterrupt\n", PLAIN, "in the run: KeyboardInterrupt ("),
     "open calls itself": (OPEN, "        return self(index)\n", PLAIN, "RecursionError: maximum recursion depth"),
     "open without memory": (OPEN, "        raise MemoryError\n", PLAIN, "of dataset 'foreign/drawn': MemoryError"),
     "build": (BUILD, "    raise ValueError('no net')\n", "train -q", "in building backbone 'foreign/net': Value"),
@@ -87,6 +88,27 @@ def test_the_line_names_the_plugin_the_part_and_the_item(fault: str, tmp_path: P
     assert place or "opened to int" in says
     assert "internal error" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+PNG = "        import io; from PIL import Image; file = io.BytesIO(); Image.new('RGB', (64, 64)).save(file, 'PNG')\n"
+LATE = {
+    "cut short": f"{PNG}        return Image.open(io.BytesIO(file.getvalue()[:-30]))\n",
+    "closed": f"{PNG}        image = Image.open(file); image.close(); return image\n",
+    "no pixels": "        from PIL import Image; return Image.new('RGB', (0, 5))\n",
+}
+
+
+@pytest.mark.parametrize("fault", LATE)
+def test_images_that_pil_reads_late_are_unreadable(fault: str, tmp_path: Path) -> None:
+    only = "        if index == 3 and len(self.kinds) == 24:\n"
+    lines = "".join(f"    {line}\n" for line in LATE[fault].splitlines())
+    folder = foreign_project(tmp_path / "p", PLUGIN.replace(OPEN, only + lines + OPEN))
+    done = typed("train", "-q", cwd=folder)
+    assert done.returncode == 1
+    assert "error: train-3: can't be read: " in done.stderr
+    done = typed(*PLAIN.split(), "--on-bad-image", "skip", "--epochs", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "train-3" in next(folder.glob("runs/*/bad-images.jsonl")).read_text()
 
 
 METHODS = {

@@ -13,21 +13,31 @@ from ftkit.engine.training.interrupt import StopFlag
 from ftkit.engine.training.saving import write_checkpoint
 from ftkit.engine.training.session import Session
 from ftkit.errors import RunInterrupted
+from ftkit.plugin_errors import explained
 from ftkit.run_folder import RunFolder
 
 
 @contextmanager
 def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
-    """Turn what stops a run wherever it is, a second Ctrl-C or the end of patience, into how to go on."""
+    """Turn what stops a run wherever it is, a second Ctrl-C or the end of patience, into how to go on.
+
+    Raises:
+        PluginError: No signal came: a plugin has raised `KeyboardInterrupt` itself.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        failure = explained(error, "the run") if flag.signum is None else None
+        if failure is not None:
+            raise failure from error
         flag.heard()
         saved = "the newest checkpoint is whole" if has_checkpoint(run.checkpoints) else "no checkpoint was written yet"
         command = ranks.resume_command(str(run.path), ranks.world())
         signum = flag.signum or signal.SIGINT
-        late = f", since {flag.overdue:.0f} s after {signal.Signals(signum).name} the step hadn't ended"
-        text = f"stopped at once{late if flag.overdue is not None else ''}; {saved}"
+        late = ""
+        if flag.overdue is not None:
+            late = f", since {flag.overdue:.0f} s after {signal.Signals(signum).name} the step hadn't ended"
+        text = f"stopped at once{late}; {saved}"
         raise RunInterrupted(text, command, signum) from None
 
 

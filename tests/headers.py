@@ -159,9 +159,9 @@ LINEAR_GREY = icc(None, 1.0)
 
 
 def png_of_16_bits(values: NDArray[np.integer[Any]], chunks: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
-    """A PNG of values `(height, width)`, or `(height, width, 3 or 4)`, which PIL can't write."""
+    """A PNG of values `(height, width)`, or `(height, width, 2 to 4)`, which PIL can't write."""
     bands = values.shape[2] if values.ndim == 3 else 1
-    kind = {1: 0, 3: 2, 4: 6}[bands]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
     made = b"\x89PNG\r\n\x1a\n"

@@ -1,7 +1,7 @@
 """Image files read the way a viewer shows them: upright, and in the colours that they mean."""
 
 from ftkit.images.colors import is_srgb, profile_fault, with_channels
-from ftkit.images.depth import FULL, Extremes, Range, extremes, guessed_range
+from ftkit.images.depth import DEPTH, FULL, Extremes, Range, extremes, guessed_range
 from ftkit.images.formats import FORMATS, IMAGE_SUFFIXES, JPEG_SUFFIXES, Support, is_image, support
 from ftkit.images.orientation import ORIENTATION, orientation_of, upright_size
 from ftkit.images.reading import (
@@ -21,6 +21,7 @@ from ftkit.images.reading import (
 )
 
 __all__ = [
+    "DEPTH",
     "FORMATS",
     "FULL",
     "IMAGE_SUFFIXES",

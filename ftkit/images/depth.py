@@ -22,6 +22,9 @@ Range = tuple[float, float]
 DEPTH = "ftkit_depth"
 """Where an image's `info` keeps what its file says of its values."""
 
+JPEG_2000_HEAD = 4096
+"""Bytes in which its codestream begins, with the bits of a sample."""
+
 FULL = (0.0, 65535.0)
 CEILINGS = (1.0, 255.0, 65535.0)
 """What numbers with fractions may go up to; the narrowest that holds them is taken."""
@@ -75,6 +78,8 @@ def read_depth(image: Image) -> None:
         image.info[DEPTH] = Depth(_of_png(_whole_values(image, content), bits) if bits else None, content=content)
     elif image.mode == "F" and image.format == "JXL":
         image.info[DEPTH] = Depth((0.0, 1.0))
+    elif _is_spread(image):
+        image.info[DEPTH] = Depth(FULL)
 
 
 def extremes(image: Image) -> Extremes | None:
@@ -183,6 +188,25 @@ def _of_tiff(tags: Any) -> Depth:
     if most is not None and most in {2.0**bits - 1 for bits in range(9, 17)}:
         return Depth((0.0, most), inverted)
     return Depth(None, inverted)
+
+
+def _is_spread(image: Image) -> bool:
+    """Whether the file has fewer than 16 bits, which PIL spreads over all 16 as it reads them."""
+    if image.format == "PPM":
+        # By its greatest value: with 65535 PIL reads the bytes as they are.
+        return any(isinstance(tile.args, tuple) for tile in getattr(image, "tile", ()))
+    file = getattr(image, "fp", None)
+    if image.format != "JPEG2000" or file is None:
+        return False
+    place = file.tell()
+    try:
+        file.seek(0)
+        head = file.read(JPEG_2000_HEAD)
+    finally:
+        file.seek(place)
+    size = head.find(b"\xff\x4f\xff\x51")
+    bits = head[size + 42 : size + 43] if size >= 0 else b""
+    return bool(bits) and 8 < (bits[0] & 0x7F) + 1 < 16
 
 
 def _number(tags: Any, tag: int) -> float | None:

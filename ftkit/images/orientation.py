@@ -49,6 +49,9 @@ def upright(image: Image) -> Image:
     image.load()  # PIL turns a TIFF by itself while it reads it.
     orientation = orientation_of(image)
     if orientation == 1:
+        if hasattr(image, "tag_v2"):
+            # PIL has gone by the tags of a TIFF, which a copy loses: it would be turned by what XMP says beside them.
+            image.info.pop("xmp", None)
         return image
     turned = image.transpose(turns[orientation])
     for name in METADATA:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 OTHER_BYTE = {"L": "B", "B": "L", "N": "B"}
 """By the byte order of a raw mode: the one by which PIL takes the low byte for the high one."""
 
+GREY_ALPHA = "LA;16B"
+"""Grey with alpha, which PIL can't read by its low bytes; all of its bytes are those of an RGBA image."""
+
 
 def wide_content(image: Image) -> bytes | None:
     """The file of an image that PIL has opened and not yet read, where it has colours of 16 bits; None for others."""
@@ -46,16 +49,17 @@ def _low_bytes(content: bytes) -> Image | None:
 
     with PIL.Image.open(io.BytesIO(content)) as image:
         raw = _raw_mode(image)
-        changed = raw[:-1] + OTHER_BYTE.get(raw[-1:], "")
+        changed = "RGBA" if raw == GREY_ALPHA else raw[:-1] + OTHER_BYTE.get(raw[-1:], "")
         image.tile = [
             tile._replace(args=changed if isinstance(tile.args, str) else (changed, *(tile.args or ())[1:]))
             for tile in image.tile
         ]
         try:
-            return upright(image)
+            found = upright(image)
         except ValueError:
-            # PIL has no such mode for grey with alpha.
+            # PIL has no such mode.
             return None
+    return found.getchannel("G") if raw == GREY_ALPHA else found
 
 
 def _raw_mode(image: Image) -> str:

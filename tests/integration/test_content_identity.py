@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -22,8 +24,9 @@ from ftkit.builtin.networks.cifar_resnet import CifarResNet
 from ftkit.engine.input.images_digest import known_images
 from ftkit.errors import FtkitError
 from ftkit.images import ImageFiles
-from ftkit.memory import open_memory
+from ftkit.memory import FILE, open_memory
 from ftkit.spec.dataset import Split
+from tests import headers
 from tests.conftest import RunFtkit
 
 LONG_AGO = 1_600_000_000_000_000_000
@@ -180,7 +183,7 @@ def test_an_earlier_format_of_the_memory_is_removed(data: Path) -> None:
     Path("cache").mkdir()
     (Path("cache") / "images-1.sqlite3").write_bytes(b"old")
     known_images(images(data))
-    assert [file.name for file in Path("cache").iterdir()] == ["images-2.sqlite3"]
+    assert [file.name for file in Path("cache").iterdir()] == [FILE]
 
 
 def test_more_files_than_the_memory_holds_are_all_remembered_while_they_are_used(
@@ -247,3 +250,21 @@ def test_a_plan_reads_what_was_rewritten_in_place(data: Path) -> None:
     os.utime(file, ns=(LONG_AGO, LONG_AGO))
     with pytest.raises(FtkitError, match=r"a/0\.bmp: not an image"):
         ftkit.plan(dataset={"name": "folder", "root": str(data)}, backbone="cifar_resnet20", weights="none")
+
+
+def test_images_that_are_no_files_are_known_by_what_their_headers_mean() -> None:
+    """The same stored bytes: turned by EXIF or XMP, of another range, or with other low bytes of 16 bits."""
+    stored, ramp = headers.stored(1), np.array([[0, 1024, 2048, 4095]], dtype=np.uint16)
+    colours = np.repeat(ramp[:, :, None], 3, axis=2)
+    contents = [
+        headers.jpeg(stored),
+        headers.jpeg(stored, [headers.app1(headers.exif(6))]),
+        headers.jpeg(stored, [headers.app1_xmp(8)]),
+        headers.tiff(ramp),
+        headers.tiff(ramp, {341: (headers.SHORT, [4095])}),
+        headers.png_of_16_bits(colours),
+        headers.png_of_16_bits(colours + 1),
+        headers.jpeg(stored)[:-20],
+    ]
+    digests = [known_images(Split(["x"], [0], lambda _, c=c: PIL.Image.open(io.BytesIO(c)))).digest for c in contents]  # type: ignore[misc]
+    assert len(set(digests)) == len(contents)

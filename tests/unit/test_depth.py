@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,28 @@ def test_colours_of_sixteen_bits(tmp_path: Path, bands: int) -> None:
     found = extremes(open_image(tmp_path / "a.tiff"))
     assert found is not None
     assert found.high == pytest.approx(4095)
+
+
+def test_grey_with_alpha_of_sixteen_bits(tmp_path: Path) -> None:
+    values = np.stack([RAMP, np.full_like(RAMP, 65535)], axis=2)
+    assert grey(tmp_path / "a.png", headers.png_of_16_bits(values)) == [0, 4, 8, 15]
+    assert grey(tmp_path / "a.png", headers.png_of_16_bits(values), TWELVE) == GREY
+    assert grey(tmp_path / "a.png", headers.png_of_16_bits(values, [(b"sBIT", bytes([12, 16]))])) == GREY
+
+
+def test_what_pil_spreads_over_sixteen_bits_is_not_spread_again(tmp_path: Path) -> None:
+    pgm = b"P5 4 1 %d\n" + RAMP.astype(">u2").tobytes()
+    assert grey(tmp_path / "a.pgm", pgm % 4095, TWELVE) == GREY
+    assert grey(tmp_path / "a.pgm", pgm % 65535, TWELVE) == GREY
+    assert grey(tmp_path / "a.pgm", pgm % 65535) == DARK
+    coded = io.BytesIO()
+    # The encoder knows 8 and 16 bits alone; what it takes away as the middle of 16 becomes that of 12.
+    Image.fromarray(np.tile(RAMP + (1 << 15) - (1 << 11), (4, 1)).astype(np.uint16)).save(coded, "JPEG2000")
+    content = bytearray(coded.getvalue())
+    for place in (content.find(b"\xff\x4f\xff\x51") + 42, content.find(b"ihdr") + 14):
+        assert content[place] == 15
+        content[place] = 11
+    assert grey(tmp_path / "a.jp2", bytes(content), TWELVE)[:4] == GREY
 
 
 def test_a_fourth_band_of_sixteen_bits_that_nothing_calls_alpha(tmp_path: Path) -> None:

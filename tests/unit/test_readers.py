@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 from ftkit.config.schema import Cache
@@ -116,6 +116,23 @@ def test_odd_headers_of_jpegs_mean_one_thing(tmp_path: Path, name: str) -> None:
     path.write_bytes(jpeg(stored(orientation), segments))
     assert pixels._jpeg(path, 3) is not None, "the quick decoder takes it"
     assert shown(agreed(path)) == UPRIGHT
+
+
+def test_exif_between_the_scans_of_a_jpeg(tmp_path: Path) -> None:
+    """PIL stops reading headers at the first scan, the quick decoder reads on."""
+    content = jpeg(stored(1), progressive=True)
+    second = content.index(b"\xff\xda", content.index(b"\xff\xda") + 2)
+    (tmp_path / "a.jpg").write_bytes(content[:second] + app1(exif(6)) + content[second:])
+    assert shown(agreed(tmp_path / "a.jpg")) == UPRIGHT
+
+
+def test_a_copy_of_a_tiff_is_not_turned_by_its_xmp(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112], tags[700], tags.tagtype[700] = 1, xmp(6), 1
+    stored(1).save(tmp_path / "a.tiff", tiffinfo=tags)
+    image = open_image(tmp_path / "a.tiff")
+    assert shown(pixels_of(image.copy(), 3).numpy()) == UPRIGHT
+    assert shown(agreed(tmp_path / "a.tiff", but="PIL, copied")) == UPRIGHT
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

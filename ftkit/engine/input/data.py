@@ -219,7 +219,8 @@ def require_whole(found: Iterable[object]) -> None:
     for fault in found:
         if isinstance(fault, Fault):
             raise fault.error or FtkitError(
-                f"{fault.file}: {fault.reason}", "mend or remove the file, then run this again"
+                f"{fault.file}: {fault.reason}",
+                "mend or remove it, or leave it out with --on-bad-image skip, then run this again",
             )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ftkit.errors import FtkitError
 from ftkit.file_identity import DIGEST_BYTES, content_digest, file_stamp
-from ftkit.images import UnreadableImage, sample_file
+from ftkit.images import DEPTH, UnreadableImage, as_seen, sample_file
 from ftkit.memory import open_memory
 from ftkit.plugin_errors import is_broken_record
 from ftkit.spec.dataset import Split
@@ -94,11 +94,17 @@ def _pixels(split: Split, index: int) -> bytes:
         if isinstance(error, UnreadableImage) or is_broken_record(error):
             return UNREADABLE
         raise
+    try:
+        image = as_seen(image)
+    except Exception:
+        # PIL reads late; whoever wants the pixels is told what is wrong with them.
+        return UNREADABLE
     digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
     if image.palette is not None:
         digest.update(image.palette.tobytes())
-    # Colour profile and orientation change what becomes of the same bytes.
-    digest.update(repr([image.info.get(name) for name in ("icc_profile", "exif", "transparency")]).encode())
+    # Colour profile, transparency and depth change what becomes of the same bytes.
+    digest.update(repr([image.info.get(name) for name in ("icc_profile", "transparency", DEPTH)]).encode())
+    digest.update(getattr(image.info.get(DEPTH), "content", None) or b"")
     digest.update(image.tobytes())
     return digest.digest()
 

@@ -51,6 +51,8 @@ MODES: Mapping[tuple[str, int], Mode] = {("RGB", 3): "RGB", ("L", 3): "RGB", ("L
 START_OF_SCAN, APP1, APP15 = 0xDA, 0xE1, 0xEF
 """Markers of JPEG segments: where the pixels begin, EXIF and XMP, and what no decoder looks into."""
 
+EXIF_MARKER, END_OF_IMAGE = b"\xff\xe1", b"\xff\xd9"
+
 NO_SEGMENT = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
 """Markers that no length follows."""
 
@@ -155,7 +157,8 @@ def _without_exif(content: bytes) -> bytes | Tensor:
     """A JPEG in which the decoder finds no EXIF to turn the pixels by: it reads that in other ways than PIL.
 
     Raises:
-        ValueError: The segments before the pixels don't follow on one another.
+        ValueError: The segments before the pixels don't follow on one another, or there is one between scans, which
+            the decoder reads and PIL doesn't.
     """
     places, place = [], 2
     while (marker := content[place + 1]) != START_OF_SCAN:
@@ -164,6 +167,9 @@ def _without_exif(content: bytes) -> bytes | Tensor:
             raise ValueError("not a segment")
         places += [place + 1] if marker == APP1 else []
         place += 2 + length
+    # Among pixels these bytes are a marker: a zero follows an 0xFF that is a value.
+    if content.find(EXIF_MARKER, place, content.find(END_OF_IMAGE, place)) >= 0:
+        raise ValueError("a segment between scans")
     if not places:
         return content
     changed = bytearray(content)

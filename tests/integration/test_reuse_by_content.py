@@ -140,6 +140,41 @@ def test_a_run_whose_plugin_was_edited_is_refused(before: str, after: str, says:
     resume(run)
 
 
+PARTS = {
+    "__init__.py": PLUGIN.replace("def build(num_classes):", "def build(num_classes):\n    from .net import Act").replace(
+        "nn.ReLU()", "Act()"
+    ),
+    "net.py": """
+from torch import nn
+from . import ops
+
+class Act(nn.Module):
+    def forward(self, x):
+        from .late import shifted
+        return ops.scaled(shifted(x))
+""",
+    "ops.py": "from .constants import SCALE\n\ndef scaled(x):\n    return x * SCALE\n",
+    "constants.py": "SCALE = 1.5\n",
+    "late.py": "def shifted(x):\n    from . import deep\n    return x - deep.SHIFT\n",
+    "deep.py": "SHIFT = 0.25\n",
+}
+
+
+@pytest.mark.parametrize(("file", "before", "after"), [("constants.py", "1.5", "0.5"), ("deep.py", "0.25", "0.75")])
+def test_a_network_is_known_by_the_modules_that_its_own_modules_import(file: str, before: str, after: str) -> None:
+    Path("own.py").unlink()
+    Path("own").mkdir()
+    Path("ftkit.yaml").write_text("plugins: [./own]\ndataset: {name: folder, root: data}\n")
+    for name, text in PARTS.items():
+        Path("own", name).write_text(text)
+    run = stopped()
+    Path("own", file).write_text(PARTS[file].replace(before, after))
+    with pytest.raises(RequestError, match="the code or settings of own/tiny have changed since it began"):
+        resume(run)
+    Path("own", file).write_text(PARTS[file])
+    resume(run)
+
+
 def test_more_epochs_are_refused_where_the_strategy_was_edited(run_ftkit: RunFtkit) -> None:
     run = ftkit.train(ftkit.plan(**SETTINGS, name="run")).run.path
     plan, model = (run / "plan.json").read_text(), (run / "last" / "model.safetensors").read_bytes()

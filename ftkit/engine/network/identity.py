@@ -2,7 +2,8 @@
 
 Weights are looked at apart. Here it is all else: the classes of its modules with their code, their plain attributes
 (`num_heads`, `norm_first`), tensors that no state dict holds, and forward hooks. Code is known by its bytecode, with
-what it refers to in its own module, so that comments don't count; that of installed packages by the file that it is in.
+what it refers to in its own module, so that comments don't count; modules that it refers to or imports while it runs by
+their source and that of all that they import; that of installed packages by the file that it is in.
 Nothing that depends on addresses or on the order of sets goes in.
 """
 
@@ -14,20 +15,16 @@ import hashlib
 import inspect
 import json
 import sys
-import sysconfig
 import types
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-LIBRARIES = frozenset({"torch", "torchvision", "numpy", "PIL", *sys.stdlib_module_names})
-"""Top-level modules whose versions are looked at apart, or don't decide what a network computes."""
+from ftkit.engine.network.sources import LIBRARIES, codes, file_digest, imports, is_installed, own_sources
 
 DEEPEST = 12
 """Levels of attributes that are looked into."""
@@ -167,21 +164,23 @@ class _Description:
         installed = _installed_file(function)
         if installed is not None:
             return [_name(function), installed]
-        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        parts = codes(function.__code__)
+        names = {name for code in parts for name in code.co_names}
+        package = str(function.__globals__.get("__package__") or "")
         # Attributes' names are among them; what they are is told by the objects that have them.
         used = {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
         return [
             function.__qualname__,
-            [_bytecode(code) for code in _codes(function.__code__)],
+            [_bytecode(code) for code in parts],
             self.of([function.__defaults__, function.__kwdefaults__], depth),
             [self.of(cell.cell_contents, depth) for cell in function.__closure__ or () if _is_full(cell)],
             [[name, self.of(value, depth)] for name, value in used.items()],
+            own_sources(name for code in parts for name in imports(code, package)),
         ]
 
     def _object(self, value: Any, depth: int) -> Any:
         if isinstance(value, types.ModuleType):
-            file = None if _is_library(value) else getattr(value, "__file__", None)
-            return [value.__name__, _file_digest(file) if file else None]
+            return [value.__name__, own_sources([value.__name__]) or _installed_file(value)]
         # Loggers, locks and generators of random numbers say nothing of what is computed.
         if _is_library(type(value)) and not isinstance(value, types.SimpleNamespace | Namespace):
             return _name(type(value))
@@ -212,12 +211,6 @@ def _constant(value: Any) -> Any:
     return [type(value).__name__, _hashed(value) if isinstance(value, bytes) else str(value)]
 
 
-def _codes(code: types.CodeType) -> list[types.CodeType]:
-    """A piece of code, and those that are in it."""
-    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
-    return [code, *(found for each in inner for found in _codes(each))]
-
-
 def _is_full(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not None
@@ -236,22 +229,7 @@ def _installed_file(value: Any) -> str | None:
         file = inspect.getfile(value)
     except (TypeError, OSError):
         return None
-    if not any(Path(file).is_relative_to(place) for place in _installed_places()):
-        return None
-    return _file_digest(file)
-
-
-@lru_cache(maxsize=1)
-def _installed_places() -> tuple[str, ...]:
-    return tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
-
-
-@lru_cache(maxsize=1000)
-def _file_digest(file: str) -> str:
-    try:
-        return _hashed(Path(file).read_bytes())
-    except OSError:
-        return file
+    return file_digest(file) if is_installed(file) else None
 
 
 def _array(value: Any) -> Any:

@@ -34,7 +34,8 @@ def settle_range(found: Sequence[Extremes], given: Range | None) -> Settled:
         RequestError: With auto, no one range fits whole numbers and numbers with fractions.
     """
     if not found:
-        return Settled(given)
+        note = f"dataset.value_range, {_text(given)}, changes no image that was looked at" if given is not None else ""
+        return Settled(given, (f"{note}: none has more than 8 bits without saying its range",) if note else ())
     if given is not None:
         beyond = sum(each.low < given[0] or each.high > given[1] for each in found)
         note = f"{_images(beyond)} with values beyond dataset.value_range, {_text(given)}, which are cut off there"

@@ -20,6 +20,7 @@ from ftkit.api import (
     Splits,
     class_order,
     hookimpl,
+    is_image,
     join_splits,
     kind_of_file,
     nearest,
@@ -98,7 +99,17 @@ class CsvFile(Dataset):
 
     def _column(self, header: Sequence[str], key: str, path: Path) -> int:
         name = getattr(self, key)
+        if header.count(name) > 1:
+            raise RequestError(
+                f"{path} has {header.count(name)} columns {name!r}",
+                "rename the others: which one is meant can't be told",
+            )
         if name not in header:
+            if any(is_image(Path(value)) for value in header):
+                raise RequestError(
+                    f"{path} has no column {name!r}: its first line names an image, {', '.join(header)}",
+                    "begin it with a header, such as path,label",
+                )
             close = nearest(name, header)
             raise RequestError(
                 f"{path} has no column {name!r}, only {', '.join(header)}",

@@ -45,7 +45,8 @@ class Search:
         """What is there in place of an image; None where nothing is like it."""
         for name, change, hint in self._spellings(image):
             exact = self.root / name
-            found = exact if change and is_file(exact) else self._alike(self.root, name)
+            base = Path("/") if name.startswith("/") else self.root
+            found = exact if change and is_file(exact) else self._alike(base, name)
             if found is not None:
                 return self._told(found, name, change, hint)
         elsewhere = self._elsewhere(image)
@@ -60,6 +61,8 @@ class Search:
             yield plain, "spaces or quotes", "take spaces and quotes out of the column"
         if "\\" in image:
             yield plain.replace("\\", "/"), "backslashes", SLASHES
+        if image.startswith("/"):
+            yield image.lstrip("/"), "leading /", "take the leading / out of the column"
         if image.endswith(".0") and image[:-2].isdecimal():
             yield image[:-2], "numbers", "keep the column text: a spreadsheet made numbers of it"
 
@@ -68,7 +71,8 @@ class Search:
             return Neighbour(found, change, hint)
         more, remedy = _difference(Path(name).name, found.name)
         if not more:
-            more, remedy = _difference(name, found.relative_to(self.root).as_posix())
+            whole = str(found) if name.startswith("/") else found.relative_to(self.root).as_posix()
+            more, remedy = _difference(name, whole)
         return Neighbour(found, " and ".join(filter(None, (change, more))), remedy if not change else hint)
 
     def _alike(self, folder: Path, name: str) -> Path | None:

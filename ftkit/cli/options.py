@@ -247,7 +247,7 @@ def _request(arguments: dict[str, Any]) -> Request:
     if arguments["config_data"] is not None and arguments["config_dataset"] is not None:
         raise RequestError(
             "--data and --dataset: give one of them",
-            "options of a named dataset are given like --set dataset.root=FOLDER",
+            "options of a named dataset are given like --set dataset.root=FOLDER (for csv, --set dataset.path=FILE)",
         )
     flags = {
         flag.key: (flag.names[0], flag.parse(value) if isinstance(value, str) else value)

@@ -26,6 +26,9 @@ TEST_PREFIX = "FTKIT_TEST_"
 BY_DATA = ("label_map",)
 """Sections whose keys are names of the data, whatever dots and capitals are in them."""
 
+KEPT: Mapping[str, tuple[str, ...]] = {"optimizer": ("lr",), "dataset": ("value_range",)}
+"""Options that hold for whatever a section names, and so stay when the name changes."""
+
 _SECTIONS = (*CHOICES, "preprocessing", "group_lr", "checkpoint", "plugins")
 
 Key = tuple[str, ...]
@@ -68,7 +71,7 @@ def merge(layers: Iterable[Sequence[Setting]]) -> tuple[dict[str, Any], dict[Key
     """One tree of plain values, and the setting that each of its leaves came from.
 
     A section that names something starts with the default's name. A later layer that changes the name
-    drops the earlier options, since they are another plugin's; the learning rate stays.
+    drops the earlier options, since they are another plugin's; those of `KEPT` stay.
     """
     tree: dict[str, Any] = {name: {"name": Config.model_fields[name].get_default().name} for name in CHOICES}
     marks: dict[Key, Setting] = {}
@@ -127,7 +130,7 @@ def _put(tree: dict[str, Any], marks: dict[Key, Setting], key: Key, setting: Set
         place = place[part]
     last = key[-1]
     if last == "name" and key[0] in CHOICES and _differs(place.get("name"), setting.value):
-        _forget(marks, key[:-1], place, keep=("lr",) if key[0] == "optimizer" else ())
+        _forget(marks, key[:-1], place, keep=KEPT.get(key[0], ()))
     elif isinstance(place.get(last), dict):
         _forget(marks, key, {}, keep=())
     place[last] = setting.value

@@ -140,6 +140,20 @@ def test_all_else_is_one_clear_error_and_ends_no_stream(model: Predictor, kind: 
     assert reason in str(caught.value)
 
 
+def test_objects_that_only_read(model: Predictor, tmp_path: Path) -> None:
+    class Body:
+        """As network libraries have it: it can't go back, and doesn't say so."""
+
+        def read(self) -> bytes:
+            return content()
+
+    (found,) = model.predict(Body())  # type: ignore[arg-type]
+    assert found.probability == model.predict(content())[0].probability
+    (tmp_path / "a.png").write_bytes(content())
+    with (tmp_path / "a.png").open() as text, pytest.raises(UnreadableImage, match="open it in binary mode"):
+        model.predict(text)  # type: ignore[arg-type]
+
+
 def test_one_thing_that_is_no_image(model: Predictor) -> None:
     for item in (5, None, 2.5, ARRAY / 255):
         with pytest.raises(UnreadableImage, match=r"^image 0: it is"):

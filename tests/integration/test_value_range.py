@@ -95,3 +95,17 @@ def test_it_is_in_the_schema_and_in_hints(run_ftkit: RunFtkit, tmp_path: Path) -
     assert all("value_range" in one["properties"] for one in some)
     done = run_ftkit("plan", "--set", "dataset.value_rnage=[0, 4095]", cwd=tmp_path)
     assert "did you mean 'value_range'?" in done.stderr
+
+
+def test_it_stays_when_the_data_is_named_elsewhere(run_ftkit: RunFtkit, tmp_path: Path) -> None:
+    scans(tmp_path / "d", 4095)
+    plan = ("plan", "--backbone", "lenet", "--weights", "none", "--data", "d")
+    by_env = run_ftkit(*plan, cwd=tmp_path, env={"FTKIT_DATASET__VALUE_RANGE": "[0, 4095]"})
+    assert "values of 0 to 4095" in by_env.stdout, by_env.stderr
+    (tmp_path / "ftkit.yaml").write_text("dataset: {name: csv, path: x.csv, value_range: [0, 4095]}\n")
+    assert "values of 0 to 4095" in run_ftkit(*plan, cwd=tmp_path).stdout
+
+
+def test_one_that_changes_no_image_is_told(run_ftkit: RunFtkit, tmp_path: Path) -> None:
+    done = run_ftkit("plan", "--set", "dataset.value_range=[0, 4095]", "--strategy", "freeze", cwd=tmp_path)
+    assert "changes no image" in " ".join(done.stdout.split())

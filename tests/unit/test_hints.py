@@ -192,3 +192,25 @@ def test_data_of_another_kind_is_named(tmp_path: Path) -> None:
     assert "--dataset archive --set dataset.source=data.bin" in done.stderr
     with pytest.raises(RequestError, match=r"data\.bin is a zip archive, not a folder of images"):
         Folder(tmp_path / "data.bin").load()
+
+
+def test_absolute_paths_and_leading_slashes(tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        table(tmp_path, "/images/1.jpg", files=("images/1.jpg",)).load()
+    assert (caught.value.hint or "").startswith("take the leading / out of the column")
+    with pytest.raises(RequestError) as caught:
+        table(tmp_path, f"{tmp_path}/images/1.JPG", files=("images/1.jpg",)).load()
+    assert (caught.value.hint or "").startswith("write names in the case that the files have")
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("1.jpg,cat", "has no column 'path': its first line names an image, 1.jpg, cat"),
+        ("path,label,label", "has 2 columns 'label'"),
+    ],
+)
+def test_headers_that_are_none_or_say_two_things(tmp_path: Path, header: str, says: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{header}\n2.jpg,dog,dog\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=says):
+        CsvFile(tmp_path / "t.csv").load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ def _content(source: object) -> Path | bytes | Image:
 
 
 def _read(file: Any) -> bytes:
-    if file.seekable():
+    if isinstance(file, io.TextIOBase):
+        raise UnreadableImage("it is a file object that gives text; open it in binary mode ('rb')")
+    # Objects that only read, as those of network libraries and older temporary files, begin where they are.
+    if hasattr(file, "seekable") and file.seekable():
         file.seek(0)
     content = file.read()
     if not isinstance(content, bytes | bytearray | memoryview):

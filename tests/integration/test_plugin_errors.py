@@ -111,6 +111,15 @@ def test_images_that_pil_reads_late_are_unreadable(fault: str, tmp_path: Path) -
     assert "train-3" in next(folder.glob("runs/*/bad-images.jsonl")).read_text()
 
 
+def test_a_network_with_lazy_layers_is_refused(tmp_path: Path) -> None:
+    lazy = "    from torch import nn\n    return nn.Sequential(nn.LazyConv2d(6, 3), nn.Flatten(), nn.LazyLinear(2))\n"
+    folder = foreign_project(tmp_path / "p", PLUGIN.replace(BUILD, lazy + BUILD))
+    for command in (PLAIN, "plan"):
+        done = typed(*command.split(), cwd=folder)
+        assert done.returncode == 1
+        assert "backbone 'foreign/net' returned a network whose 0.weight has no shape yet" in done.stderr
+
+
 METHODS = {
     "adapt": "def adapt(self, model, backbone):",
     "merged": "def merged(self, model):",

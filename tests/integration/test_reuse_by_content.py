@@ -141,9 +141,9 @@ def test_a_run_whose_plugin_was_edited_is_refused(before: str, after: str, says:
 
 
 PARTS = {
-    "__init__.py": PLUGIN.replace("def build(num_classes):", "def build(num_classes):\n    from .net import Act").replace(
-        "nn.ReLU()", "Act()"
-    ),
+    "__init__.py": PLUGIN.replace(
+        "def build(num_classes):", "def build(num_classes):\n    from .net import Act"
+    ).replace("nn.ReLU()", "Act()"),
     "net.py": """
 from torch import nn
 from . import ops

@@ -310,6 +310,14 @@ def test_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
     assert report.prefix == "student."
     assert "not under 'teacher' (--set weights_key=teacher)" in report.summary()
     assert len(read_weights(tmp_path / "flat.pt", "teacher").state) == 10
+    torch.save({"state_dict": prefixed(flat, "module."), "extra": [1]}, tmp_path / "inner.pt")
+    inner = tmp_path / "inner.pt"
+    report = load_into(model, read_weights(inner), Target(("head",)))
+    assert "not under 'teacher' (--set weights_key=teacher)" in report.summary()
+    for key in ("teacher", "module.teacher", "state_dict.teacher"):
+        assert torch.equal(read_weights(inner, key).state["conv1.bias"], averaged["conv1.bias"])
+    with pytest.raises(RequestError, match="extra is no mapping of tensors, but list"):
+        read_weights(inner, "extra")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ftkit.errors import RequestError
 from ftkit.plugin_errors import PluginError, running
@@ -31,6 +32,12 @@ def build_network(backbone: Backbone, num_classes: int, head: Head, channels: in
     if not isinstance(network, nn.Module):
         raise PluginError(
             f"building backbone {backbone.name!r} returned {type(network).__name__}, not a network", "return the module"
+        )
+    lazy = next((name for name, parameter in network.named_parameters() if is_lazy(parameter)), None)
+    if lazy is not None:
+        raise PluginError(
+            f"building backbone {backbone.name!r} returned a network whose {lazy} has no shape yet",
+            "give lazy layers their sizes, or run the network on an image in build",
         )
     if channels < backbone.preprocessing.channels:
         _take_grey(network, backbone)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ftkit.engine.network.weight_names import without_wrappers
 from ftkit.errors import RequestError, unknown
 from ftkit.file_kinds import kind_of_file
 
@@ -192,20 +193,36 @@ def _tensors(content: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
 
 
 def _entry(content: Any, key: str, path: Path) -> Contents:
-    """What a file holds under a name: an entry, one in an entry, or the tensors whose names begin so."""
+    """What a file holds under a name: an entry, one in an entry, or the tensors whose names begin so, in the file or in
+    the state dict that would be taken without a key."""
     place, rest = content, key
     while rest and isinstance(place, Mapping):
         inner = next((k for k in sorted(place, key=lambda k: -len(str(k))) if f"{rest}.".startswith(f"{k}.")), None)
         if inner is not None and isinstance(place[inner], Mapping):
             place, rest = place[inner], rest[len(str(inner)) + 1 :]
             continue
-        begun = {str(name): value for name, value in place.items() if str(name).startswith(f"{rest}.")}
+        if inner is not None:
+            raise RequestError(
+                f"weights_key for {path}: {key} is no mapping of tensors, but {type(place[inner]).__name__}",
+                _SAVE_STATE,
+            )
+        begun = _begun(place, rest) or _begun(_find_state(place).state, rest)
         if not begun:
             names = dict.fromkeys(str(name).split(".")[0] for name in place)
             raise unknown("entry", key, names, f"weights_key for {path}")
-        return Contents(_tensors({name[len(rest) + 1 :]: value for name, value in begun.items()}), key)
+        return Contents(_tensors(begun), key)
     found = _find_state(place)
     return Contents(found.state, ".".join(part for part in (key, found.entry) if part), found.others)
+
+
+def _begun(content: Mapping[Any, Any], beginning: str) -> dict[str, Any]:
+    """What stands under names that begin so, with or without torch's wrappers, by the rest of the name."""
+    names = {name: str(name) for name in content}
+    for known in (names, {name: without_wrappers(text) for name, text in names.items()}):
+        found = {n: text.removeprefix(f"{beginning}.") for n, text in known.items() if text.startswith(f"{beginning}.")}
+        if found:
+            return {rest: content[name] for name, rest in found.items()}
+    return {}
 
 
 def _require_whole_tensors(state: Mapping[str, Tensor], path: Path) -> None:

@@ -60,7 +60,7 @@ def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
     wraps = any(bare[name] != name for name in bare)
 
     def module(name: str) -> str:
-        short = _without_wrappers(f"{name}.") if wraps else f"{name}."
+        short = without_wrappers(f"{name}.") if wraps else f"{name}."
         return f"{common}{short.removeprefix(prefix)}".strip(".")
 
     outer, inner = _taken_off(next((n for n in names if targets.get(n) in own), ""), names, targets)
@@ -72,11 +72,12 @@ def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:
     """Names without wrappers, by the names with them; as they are where two would become one."""
-    found = {name: _without_wrappers(name) for name in names}
+    found = {name: without_wrappers(name) for name in names}
     return found if len(set(found.values())) == len(found) else {name: name for name in found}
 
 
-def _without_wrappers(name: str) -> str:
+def without_wrappers(name: str) -> str:
+    """A tensor's or module's name without the modules that torch put around others."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 

@@ -24,10 +24,13 @@ SYSTEM_NAMES = frozenset(
 
 OTHER_IMAGES = frozenset(
     {
-        ".3fr", ".ai", ".arw", ".bpg", ".cr2", ".cr3", ".crw", ".cur", ".dcm", ".dcr", ".dds", ".djvu", ".dng", ".emf",
-        ".eps", ".erf", ".exr", ".fits", ".hdr", ".icns", ".ico", ".iiq", ".jxr", ".kdc", ".kra", ".mos", ".mrw",
-        ".nef", ".nrw", ".orf", ".pcx", ".pef", ".psb", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sgi", ".sr2", ".srf",
-        ".srw", ".svg", ".svgz", ".svs", ".tga", ".wdp", ".wmf", ".x3f", ".xcf",
+        ".3fr", ".ai", ".arw", ".blp", ".bpg", ".bw", ".cr2", ".cr3", ".crw", ".cur", ".czi", ".dcm", ".dcr", ".dcx",
+        ".dds", ".djvu", ".dng", ".emf", ".eps", ".erf", ".exr", ".fit", ".fits", ".fli", ".flif", ".ftc", ".ftu",
+        ".gbr", ".hdr", ".icb", ".icns", ".ico", ".iiq", ".jls", ".jng", ".jxr", ".kdc", ".kra", ".lif", ".mos",
+        ".mrw", ".msp", ".nd2", ".ndpi", ".nef", ".nrw", ".orf", ".pam", ".pcd", ".pcx", ".pef", ".pict", ".psb",
+        ".psd", ".pxr", ".qoi", ".raf", ".ras", ".raw", ".rgb", ".rgba", ".rw2", ".rwl", ".sgi", ".sr2", ".srf",
+        ".srw", ".svg", ".svgz", ".svs", ".tga", ".vda", ".vst", ".wbmp", ".wdp", ".wmf", ".x3f", ".xbm", ".xcf",
+        ".xpm",
     }
 )  # fmt: skip
 """Endings of image formats that ftkit doesn't read; RAW photographs among them."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +57,7 @@ FORMATS: Mapping[str, Format] = {
     **dict.fromkeys(JPEG_SUFFIXES, _JPEG),
     ".mpo": _JPEG,
     **dict.fromkeys((".tif", ".tiff"), _TIFF),
-    **dict.fromkeys((".pbm", ".pgm", ".pnm", ".ppm"), _PPM),
+    **dict.fromkeys((".pbm", ".pfm", ".pgm", ".pnm", ".ppm"), _PPM),
     **dict.fromkeys((".bmp", ".dib"), Format(("BMP", "DIB"))),
     ".gif": Format(("GIF",)),
     **dict.fromkeys((".png", ".apng"), Format(("PNG",))),
@@ -93,7 +92,7 @@ def support(suffix: str) -> Support:
     known = FORMATS.get(suffix.lower())
     if known is None:
         return Support("unknown")
-    if known.module is not None and find_spec(known.module) is None:
+    if known.module is not None and not add_reader(suffix.lower()):
         return Support("missing", f"{EXTRA} ({known.package})")
     if known.feature is not None:
         from PIL import features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_a_missing_package_is_named(tmp_path: Path, suffix: str) -> None:
     message, status = done.stdout.splitlines()
     assert message.startswith(f"{path}: its content is {suffix[1:].upper()}")
     assert f"pip install 'ftkit[formats]' ({OPTIONAL[suffix]})" in message
+    assert status == "missing"
+
+
+def test_a_package_that_is_there_but_broken_is_named_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.heic")
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError('libheif.so.1: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(path)],
+        capture_output=True, text=True, check=True, timeout=60, env=environment,
+    )  # fmt: skip
+    message, status = done.stdout.splitlines()
+    assert "pip install 'ftkit[formats]' (pillow-heif)" in message
     assert status == "missing"
 
 

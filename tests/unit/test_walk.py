@@ -19,9 +19,10 @@ from ftkit.cli.image_paths import find_images, listed
 from ftkit.engine.storage.bundle import backbone_id, save_bundle
 from ftkit.errors import RequestError
 from ftkit.file_kinds import kind_of
+from ftkit.images import IMAGE_SUFFIXES
 from ftkit.plugins import Registry
 from ftkit.runs import Card
-from ftkit.walk import LeftOut, walk_images
+from ftkit.walk import OTHER_IMAGES, LeftOut, walk_images
 from tests.conftest import typed
 
 
@@ -144,6 +145,13 @@ def test_a_folder_that_cant_be_opened(locked: Path, model: Path, tmp_path: Path)
     done = typed("predict", "data/a/locked", "--model", str(model), cwd=tmp_path)
     assert done.returncode == 2
     assert "no images in data/a/locked: 1 folder can't be opened" in done.stderr
+
+
+def test_every_ending_that_pil_knows_as_an_image_is_one_here_too() -> None:
+    Image.init()
+    not_pictures = {".bufr", ".flc", ".grib", ".hdf", ".iim", ".im", ".mpeg", ".mpg", ".palm", ".ps", ".h5", ".pdf"}
+    known = IMAGE_SUFFIXES | OTHER_IMAGES | not_pictures
+    assert {suffix for suffix in Image.registered_extensions() if suffix not in known} == set()
 
 
 def test_a_folder_of_what_cant_be_read_says_so(model: Path, tmp_path: Path) -> None:

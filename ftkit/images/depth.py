@@ -78,7 +78,7 @@ def read_depth(image: Image) -> None:
         image.info[DEPTH] = Depth(_of_png(_whole_values(image, content), bits) if bits else None, content=content)
     elif image.mode == "F" and image.format == "JXL":
         image.info[DEPTH] = Depth((0.0, 1.0))
-    elif _is_spread(image):
+    elif image.mode != "F" and _is_spread(image):
         image.info[DEPTH] = Depth(FULL)
 
 

@@ -123,6 +123,8 @@ def test_what_pil_spreads_over_sixteen_bits_is_not_spread_again(tmp_path: Path) 
     assert grey(tmp_path / "a.pgm", pgm % 4095, TWELVE) == GREY
     assert grey(tmp_path / "a.pgm", pgm % 65535, TWELVE) == GREY
     assert grey(tmp_path / "a.pgm", pgm % 65535) == DARK
+    pfm = b"Pf\n4 1\n-1.0\n" + (RAMP / 4095).astype("<f4").tobytes()
+    assert grey(tmp_path / "a.pfm", pfm) == GREY, "floats aren't"
     coded = io.BytesIO()
     # The encoder knows 8 and 16 bits alone; what it takes away as the middle of 16 becomes that of 12.
     Image.fromarray(np.tile(RAMP + (1 << 15) - (1 << 11), (4, 1)).astype(np.uint16)).save(coded, "JPEG2000")

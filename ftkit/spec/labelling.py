@@ -29,6 +29,10 @@ class Labelled:
     classes: Sequence[str] | None = None
 
 
+MISSING_WORDS = frozenset({"none", "nan", "null", "na", "n/a", "<na>"})
+"""What programs write as text for a value that is missing, in lower case."""
+
+
 class _No(Enum):
     """Why a sample has no label."""
 
@@ -45,7 +49,8 @@ def label_splits(
     """The splits with their labels, which index the same classes, as `join_splits` has it.
 
     No label is: a missing value (None, NaN, empty text), and -1 where classes are declared by number, or where all
-    others are numbers from 0 and two or more. Such samples are left out, and a split without any label is left out as a
+    others are numbers from 0 and two or more. There, and where the training split has no such class, text such as
+    `None`, `nan` and `-1` is none either. Such samples are left out, and a split without any label is left out as a
     whole, as the test splits of competitions are published; notes give counts and reasons.
 
     Args:
@@ -59,8 +64,8 @@ def label_splits(
     """
     present: list[SplitName] = [name for name in SPLIT_NAMES if name in tables]
     found = {name: _classes_of(tables[name], where[name]) for name in present}
-    if _counts_from_0(found[present[0]]):
-        found = {name: [_No.MINUS_ONE if one == "-1" else one for one in its] for name, its in found.items()}
+    known = set() if _counts_from_0(found[present[0]]) else set(found[present[0]])
+    found = {name: [one if one in known else _unless_missing(one) for one in its] for name, its in found.items()}
     lines, parts = list(notes), dict[SplitName, tuple[Split, Sequence[str]]]()
     for name, its in found.items():
         split, kept = tables[name].split, [place for place, one in enumerate(its) if isinstance(one, str)]
@@ -110,6 +115,8 @@ def _class_of(value: object, classes: Sequence[str] | None) -> str | _No:
         value = int(value)  # A column of whole numbers with missing ones is often kept as floats.
     if isinstance(value, str):
         text = value if value.strip() else _No.EMPTY
+        if classes is not None and text not in classes:
+            text = _unless_missing(text)
         if classes is not None and isinstance(text, str) and text not in classes:
             raise ValueError(f"{value!r}, which isn't among the {len(classes)} class names")
         return text
@@ -126,10 +133,18 @@ def _class_of(value: object, classes: Sequence[str] | None) -> str | _No:
     return classes[value]
 
 
+def _unless_missing(text: str | _No) -> str | _No:
+    """A class that there isn't, unless its name says that there is none."""
+    if not isinstance(text, str):
+        return text
+    return _No.MINUS_ONE if text == "-1" else _No.EMPTY if text.strip().lower() in MISSING_WORDS else text
+
+
 def _counts_from_0(found: Sequence[str | _No]) -> bool:
-    """Whether classes are numbers from 0 on, so that -1 is none of them."""
+    """Whether classes are numbers from 0 on, so that -1 is none of them, nor is a word for a missing value."""
     others = {one for one in found if isinstance(one, str) and one != "-1"}
-    return not others or (len(others) > 1 and all(text.isdecimal() for text in others))
+    names = {one for one in others if isinstance(_unless_missing(one), str)}
+    return not others or (len(names) > 1 and all(text.isdecimal() for text in names))
 
 
 def _left_out(name: SplitName, split: Split, found: Sequence[str | _No], kept: int) -> str:

@@ -33,6 +33,18 @@ def test_a_split_whose_labels_were_kept_back_is_left_out(hidden: list[object], c
     assert "the test split is left out: none of its 2 labels is known" in note
 
 
+@pytest.mark.parametrize("hidden", [["None", "nan"], ["-1", "-1"], ["N/A", None]])
+def test_words_for_what_is_missing_are_no_classes_beside_numbers_or_in_other_splits(hidden: list[object]) -> None:
+    splits = labelled(train=rows(["0", "1", *hidden]), test=rows(hidden))
+    assert (splits.classes, splits.test) == (("0", "1"), None)
+    splits = labelled(train=rows(["cat", "dog", "None"]), val=rows(["cat", *hidden]), test=rows(["None", "dog"]))
+    assert splits.classes == ("None", "cat", "dog"), "a class may be called so"
+    assert splits.test is not None
+    assert len(splits.test) == 2
+    declared = labelled(train=rows(["cat", "dog"], ("cat", "dog")), test=rows(hidden, ("cat", "dog")))
+    assert declared.test is None
+
+
 def test_single_samples_without_a_label_are_left_out_and_counted() -> None:
     splits = labelled(train=rows([0, None, 1, math.nan, -1, 0, 1], ("ants", "bees")))
     assert splits.train is not None

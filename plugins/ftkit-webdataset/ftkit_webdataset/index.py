@@ -96,14 +96,14 @@ def _note(archive: tarfile.TarFile, member: Any, images: dict[str, tuple[int, in
     elif suffix == LABEL and member.size <= LARGEST_LABEL:
         content = archive.extractfile(member)
         assert content is not None, "it is a file"
-        labels[key] = content.read().decode().strip()
+        labels[key] = content.read().decode("utf-8-sig").strip()
 
 
 def class_names(place: str) -> list[str]:
     """The names in a text file, one a line; none where there is no such file."""
     try:
         with stream(place) as file:
-            return [line.strip() for line in file.read().decode().splitlines() if line.strip()]
+            return [line.strip() for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
     except (RequestError, OSError, UnicodeDecodeError):
         return []
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError
-from ftkit.images import ImageFiles, ReadWhole
+from ftkit.images import ReadWhole, sample_file
 from ftkit.opening import OwnCopies
 from ftkit.plugin_errors import Guarded, plugin_of, running
 from ftkit.screening import screen
@@ -69,7 +69,7 @@ def load_checked(dataset: Dataset, source: str, to_train: bool = True) -> Splits
 
 def _guarded(split: Split | None, source: str) -> Split | None:
     """The split with its images opened by each thread and process for itself, and a plugin's errors put into words."""
-    if split is None or not len(split) or isinstance(split.source(0)[0], ImageFiles):
+    if split is None or not len(split) or sample_file(split, 0) is not None:
         return split
     if plugin_of(split.source(0)[0]) is None:
         return replace(split, open=OwnCopies(split.open))

@@ -58,6 +58,11 @@ class ImageFiles:
     def __call__(self, index: int) -> Image:
         return open_image(self.root / self.names[index])
 
+    def file(self, index: int) -> Path | None:
+        """The file that a sample is, as it stands; None where a subclass makes something else of it."""
+        as_it_stands = type(self).__call__ is ImageFiles.__call__
+        return self.root / self.names[index] if as_it_stands else None
+
 
 class ReadWhole:
     """Opens what a dataset opens by position, and reads each image whole.
@@ -86,9 +91,9 @@ class ReadWhole:
 
 
 def sample_file(split: Split, index: int) -> Path | None:
-    """The file of a sample, or None where it comes out of something else, such as an array."""
+    """The file that a sample is, or None where it comes out of something else, such as an array."""
     opens, position = split.source(index)
-    return opens.root / opens.names[position] if isinstance(opens, ImageFiles) else None
+    return opens.file(position) if isinstance(opens, ImageFiles) else None
 
 
 def sample_name(split: Split, index: int) -> str:

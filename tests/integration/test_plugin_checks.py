@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ftkit.api import Dataset, Split, Splits
 from ftkit.spec.checks import checked_splits
 from ftkit.testing import ContractError, check_dataset
-from tests.conftest import typed
+from tests.conftest import MakeFolder, typed
 from tests.foreign_parts import PLUGIN, foreign_project
 
 OPENER = "Opener(tuple(labels))"
@@ -111,3 +112,48 @@ def test_the_checks_for_authors_say_the_same() -> None:
 
     with pytest.raises(ContractError, match="a name is there twice: x"):
         check_dataset(dataclass(frozen=True)(Loads)())
+
+
+SUBCLASS = """
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftkit.api import Dataset, ImageFiles, Split, Splits, hookimpl
+
+
+class Turned(ImageFiles):
+    def __call__(self, index):
+        from PIL import ImageOps
+        return ImageOps.invert(super().__call__(index).convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Photos(Dataset):
+    def load(self):
+        def split(name):
+            names = sorted(str(file.relative_to("data")) for file in Path("data", name).glob("*/*"))
+            return Split(names, [int("/b/" in n) for n in names], KIND(Path("data"), names))
+
+        return Splits(("a", "b"), split("train"), split("val"))
+
+
+@hookimpl
+def ftkit_datasets():
+    return {"photos": Photos}
+"""
+
+
+def test_a_subclass_of_image_files_opens_images_in_its_own_way(
+    tmp_path: Path, image_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image_folder(tmp_path / "data", {"train": {"a": 8, "b": 8}, "val": {"a": 4, "b": 4}}, (32, 32))
+    Path("ftkit.yaml").write_text("plugins: [./own.py]\ndataset: {name: own/photos}\nbackbone: cifar_resnet20\n")
+    line = "train --weights none --strategy freeze --epochs 1 --batch-size 8 --workers 0 --augment none --no-cache -q"
+    losses = []
+    for kind in ("ImageFiles", "Turned"):
+        Path("own.py").write_text(SUBCLASS.replace("KIND", kind))
+        done = typed(*line.split(), "--name", kind, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads(Path("runs", kind, "metrics.jsonl").read_text().splitlines()[-1])["val_loss"])
+    assert abs(losses[0] - losses[1]) > 1e-3

@@ -58,8 +58,8 @@ def _sample(split: Split, index: int) -> dict[str, Any]:
     """An image's bytes and its class: its file's own where it has one, else PNG, which loses nothing."""
     opens, position = split.source(index)
     label = str(split.labels[index])
-    if isinstance(opens, ImageFiles):
-        file = opens.root / opens.names[position]
+    file = opens.file(position) if isinstance(opens, ImageFiles) else None
+    if file is not None:
         return {file.suffix.removeprefix(".").lower(): file.read_bytes(), "cls": label}
     buffer = io.BytesIO()
     split.open(index).save(buffer, "PNG")

@@ -143,8 +143,9 @@ def _update(folder: Path, check: bool) -> None:
             "ftkit init --update changes them",
         )
     elif conflicts := [change for change in done.changes if change.what == "conflict"]:
+        verb = "has" if len(conflicts) == 1 else "have"
         raise FtkitError(
-            f"{len(conflicts)} of {plural(len(done.changes), 'file')} with conflicts; everything else is up to date",
+            f"{len(conflicts)} of {plural(len(done.changes), 'file')} {verb} conflicts; everything else is up to date",
             "settle them in an editor; nothing of yours was dropped",
         )
 

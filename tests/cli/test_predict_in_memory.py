@@ -151,7 +151,7 @@ def test_objects_that_only_read(model: Predictor, tmp_path: Path) -> None:
     assert found.probability == model.predict(content())[0].probability
     (tmp_path / "a.png").write_bytes(content())
     with (tmp_path / "a.png").open() as text, pytest.raises(UnreadableImage, match="open it in binary mode"):
-        model.predict(text)  # type: ignore[arg-type]
+        model.predict(text)
 
 
 def test_one_thing_that_is_no_image(model: Predictor) -> None:

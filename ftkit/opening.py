@@ -7,6 +7,7 @@ be used neither by other threads nor by a process that was forked since.
 from __future__ import annotations
 
 import array
+import copy
 import io
 import mmap
 import os
@@ -58,12 +59,12 @@ class OwnCopies:
 
     def _copied(self) -> Callable[[int], Any] | None:
         try:
-            copy: Callable[[int], Any] = shared_copy(self.opens)
+            made: Callable[[int], Any] = shared_copy(self.opens)
         except Exception:
             # It can't be sent to another process either, which the contract asks for; with threads it still works.
             self._can_be_copied = False
             return None
-        return copy
+        return made
 
     def __getstate__(self) -> Any:
         # Not the object itself, whose state would be lost where it counts as false.
@@ -75,28 +76,25 @@ class OwnCopies:
 
 
 def shared_copy(value: Any) -> Any:
-    """A copy as pickling makes it, of all but the data in it, which is shared.
+    """A copy of all but the data in a value, which is shared, if the value is one that could be pickled.
+
+    Nothing is unpickled: pickling finds out whether it can be sent elsewhere, and which data is in it.
 
     Raises:
         Exception: It can't be pickled; which kind depends on what is in it.
     """
-    kept: list[Any] = []
+    shared: dict[int, Any] = {}
     kinds = (*_DATA, *_library_kinds())
 
-    class Pickler(pickle.Pickler):
+    class Search(pickle.Pickler):
         def persistent_id(self, each: Any) -> int | None:
             if isinstance(each, kinds) or (isinstance(each, list | tuple) and _is_data(each)):
-                kept.append(each)
-                return len(kept) - 1
+                shared[id(each)] = each
+                return id(each)
             return None
 
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, place: int) -> Any:
-            return kept[place]
-
-    Pickler(buffer := io.BytesIO(), pickle.HIGHEST_PROTOCOL).dump(value)
-    buffer.seek(0)
-    return Unpickler(buffer).load()
+    Search(io.BytesIO(), pickle.HIGHEST_PROTOCOL).dump(value)
+    return copy.deepcopy(value, shared)
 
 
 def _is_data(values: list[Any] | tuple[Any, ...]) -> bool:

@@ -37,12 +37,19 @@ class BackboneId:
         plugin: The plugin's name; `ftkit` for built-in ones.
         package: What `pip install` takes, or the path of a project's own plugin file.
         version: The plugin's version when the model was saved.
+        code: Digits for the code and settings of the network, where it is a project's own; otherwise empty.
     """
 
     name: str
     plugin: str
     package: str
     version: str
+    code: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it comes from a project's own file, whose code may change while its version doesn't."""
+        return not self.package or "/" in self.package
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def evaluate(
 
     loaded = load_bundle(bundle, device, precision, registry)
     _remark(bundle, labelled)
+    for line in loaded.notes:
+        console.warn(line)
     threads = None if workers is None else max(1, workers)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
     scores, where = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)

@@ -71,7 +71,9 @@ def predict(
     from ftkit.engine.inference.fleet import Task, predict_files
 
     task = Task(bundle, device, precision, top_k, batch_size)
-    card, predictions = predict_files(task, chain((image for image, _, _ in done.doubtful), images), num_processes)
+    card, predictions = predict_files(
+        task, chain((i for i, _, _ in done.doubtful), images), console.warn, num_processes
+    )
     require_same_model(target, done, islice(predictions, len(done.doubtful)))
     console.note(f"model: {bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')})")
     if done.count:

@@ -175,6 +175,26 @@ def test_a_network_is_known_by_the_modules_that_its_own_modules_import(file: str
     resume(run)
 
 
+def test_a_model_whose_network_was_edited_since_is_reported(run_ftkit: RunFtkit) -> None:
+    run = str(ftkit.train(ftkit.plan(**{**SETTINGS, "epochs": 1}, name="run")).run.path)
+    commands = (
+        ("evaluate", run),
+        ("predict", "data/val/a", "--model", run),
+        ("predict", "data/val/a", "--model", run, "--num-processes", "2"),
+    )
+    says = "the code or settings of own/tiny have changed since the model was trained"
+    edit("def build", "# A comment.\ndef build")
+    assert says not in run_ftkit(*commands[0]).stderr
+    ftkit.load(run)
+    edit("nn.ReLU()", "nn.ELU()")
+    for command in commands:
+        done = run_ftkit(*command)
+        assert done.returncode == 0, done.stderr
+        assert f"warning: {says}" in done.stderr
+    with pytest.warns(UserWarning, match=says):
+        ftkit.load(run)
+
+
 def test_more_epochs_are_refused_where_the_strategy_was_edited(run_ftkit: RunFtkit) -> None:
     run = ftkit.train(ftkit.plan(**SETTINGS, name="run")).run.path
     plan, model = (run / "plan.json").read_text(), (run / "last" / "model.safetensors").read_bytes()

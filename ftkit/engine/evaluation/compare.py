@@ -169,7 +169,7 @@ def answer(contender: Contender, split: SplitName, machine: Machine, tell: Tell 
         names=tuple(sorted(names)),
         labels=torch.tensor(labelled.split.labels, dtype=torch.int64)[order],
         logits=logits[order],
-        notes=(changed,) if labelled.changed else (),
+        notes=(*((changed,) if labelled.changed else ()), *(f"{contender.path}: {line}" for line in loaded.notes)),
     )
 
 

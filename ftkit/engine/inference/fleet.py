@@ -7,10 +7,10 @@ import os
 import signal
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from ftkit.engine.inference.predict import Prediction, Predictor, require_bounds
 from ftkit.engine.inference.stream import grouped
-from ftkit.engine.storage.bundle import load_bundle
+from ftkit.engine.storage.bundle import Loaded, load_bundle
 from ftkit.errors import FtkitError
 from ftkit.runs import Card, read_card
 
@@ -43,18 +43,32 @@ class Task:
     batch_size: int
 
 
-def predict_files(task: Task, paths: Iterable[Path], processes: int = 1) -> tuple[Card, Iterator[Prediction]]:
+def predict_files(
+    task: Task, paths: Iterable[Path], tell: Callable[[str], None], processes: int = 1
+) -> tuple[Card, Iterator[Prediction]]:
     """The model's card, and what it says of files, in their order, as it comes.
+
+    Args:
+        tell: Called with a line on the model, for people.
 
     Raises:
         FtkitError: The model can't be loaded or used, or later, a process was killed.
     """
     if processes == 1:
-        predictor = Predictor(load_bundle(task.bundle, task.device, task.precision))
+        predictor = Predictor(_loaded(task, tell))
         return predictor.card, predictor.iter_predict(paths, task.top_k, task.batch_size)
     card = read_card(task.bundle)
     require_bounds(card.classes, task.top_k, task.batch_size)
+    if card.backbone.code:
+        _loaded(replace(task, device="cpu", precision="fp32"), tell)
     return card, _by_several(task, paths, processes)
+
+
+def _loaded(task: Task, tell: Callable[[str], None]) -> Loaded:
+    loaded = load_bundle(task.bundle, task.device, task.precision)
+    for line in loaded.notes:
+        tell(line)
+    return loaded
 
 
 def _by_several(task: Task, paths: Iterable[Path], processes: int) -> Iterator[Prediction]:

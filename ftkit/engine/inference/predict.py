@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,8 @@ def load(
 ) -> Predictor:
     """Load a trained model: a bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
 
+    Warns where the code of a project's own backbone has changed since the model was trained.
+
     `load(outcome.run)` loads the best model of a run that `train` has just ended.
 
     Args:
@@ -181,4 +184,7 @@ def load(
     """
     if not isinstance(path, str | os.PathLike):
         raise RequestError(f"load takes the path or name of a model, not {type(path).__name__}", "give outcome.run")
-    return Predictor(load_bundle(locate_model(os.fspath(path), Path("runs"), registry), device, precision, registry))
+    loaded = load_bundle(locate_model(os.fspath(path), Path("runs"), registry), device, precision, registry)
+    for line in loaded.notes:
+        warnings.warn(f"{loaded.folder}: {line}", stacklevel=2)
+    return Predictor(loaded)

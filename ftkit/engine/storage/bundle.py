@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import ftkit
 from ftkit.config.load import project_plugins
 from ftkit.engine.network.devices import Compute, choose_compute
+from ftkit.engine.network.identity import network_identity
 from ftkit.engine.network.layout import settle
 from ftkit.engine.network.surgery import build_network
 from ftkit.engine.network.weights import put_back
@@ -33,12 +34,17 @@ from ftkit.spec.backbone import Backbone
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to use: in eval mode, on its device."""
+    """A model ready to use: in eval mode, on its device.
+
+    Attributes:
+        notes: What its user should know, for people.
+    """
 
     model: nn.Module
     card: Card
     folder: Path
     compute: Compute
+    notes: tuple[str, ...] = ()
 
 
 def backbone_id(registry: Registry, name: str) -> BackboneId:
@@ -100,10 +106,11 @@ def load_bundle(
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{weights}: can't be read: {error}", "copy the bundle again, or train anew") from None
     model = _build(backbone, card, folder)
+    notes = _code_notes(card, model)
     _fill(model, state, card, weights)
     look = card.preprocessing
     compute = settle(model.eval(), choose_compute(device, precision, model), look.channels, look.size)
-    return Loaded(model, card, folder, compute)
+    return Loaded(model, card, folder, compute, notes)
 
 
 def _registry(card: Card) -> Registry:
@@ -115,11 +122,10 @@ def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
     wanted = card.backbone
     if wanted.name in registry.backbones or registry.knows(wanted.plugin):
         return registry.backbones.get(wanted.name, str(folder / CARD))
-    is_file = not wanted.package or "/" in wanted.package
     raise RequestError(
         f"{folder / CARD}: backbone {wanted.name!r} comes from plugin {wanted.plugin!r}, which isn't here",
         f"work in the folder whose ftkit.yaml lists {wanted.package or wanted.plugin}"
-        if is_file
+        if wanted.is_own
         else f"pip install {wanted.package}",
     )
 
@@ -135,6 +141,17 @@ def _build(backbone: Backbone, card: Card, folder: Path) -> nn.Module:
         raise RequestError(
             f"{folder / CARD}: {card.backbone.name} can't be built so: {one_line(cause)}", "copy the bundle again"
         ) from None
+
+
+def _code_notes(card: Card, network: nn.Module) -> tuple[str, ...]:
+    """That a project's own network isn't the one that was trained; other versions of torch tell nothing of that."""
+    known = card.backbone.code
+    if not known or card.versions != _versions() or known == network_identity(network):
+        return ()
+    return (
+        f"the code or settings of {card.backbone.name} have changed since the model was trained: "
+        "its weights are used in another network than theirs",
+    )
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], card: Card, weights: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ftkit.engine.training.state import all_totals, capture
 from ftkit.plugin_errors import running
 from ftkit.run_plan import Plan
 from ftkit.runs import Card
+from ftkit.spec.strategy import Strategy
 
 
 def save_epoch(session: Session, network: nn.Module, best: Mapping[str, float | None] | None) -> None:
@@ -146,7 +148,14 @@ def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -
         session.flag.unhurried(),
         running(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy),
     ):
-        save_bundle(folder, strategy.merged(network), card, partial(strategy.save_beside, network))
+        save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_beside, network))
+
+
+def _with_code(card: Card, session: Session) -> Card:
+    """The card with what a project's own network is known by, where that is the network which the backbone builds."""
+    if not card.backbone.is_own or type(session.plan.strategy).adapt is not Strategy.adapt:
+        return card
+    return replace(card, backbone=replace(card.backbone, code=session.network_facts["identity"]))
 
 
 def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Card:

@@ -80,6 +80,9 @@ def _chosen(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> Weigh
         where = resolved.where("weights")
         if is_path(wanted):
             raise RequestError(f"{where}: no file {wanted}", "give default, none, or a file that is there")
+        run = Path(resolved.config.output) / wanted
+        if run.is_dir():
+            raise RequestError(f"{where}: {wanted} names no weights of {backbone.name}", f"a run is given as {run}")
         raise unknown(f"weights of {backbone.name}", wanted, ["default", "none", *named], where)
     return _weights_file(Path(wanted), Path(resolved.config.output))
 

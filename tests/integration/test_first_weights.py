@@ -81,6 +81,12 @@ def test_adapters_and_shards_are_refused_with_the_remedy(home: Path, run_ftkit: 
     assert "name their index: " in train(run_ftkit, home, "--weights", "hub")
 
 
+def test_the_name_of_a_run_is_told_its_path(home: Path, run_ftkit: RunFtkit) -> None:
+    assert f"a run is given as {Path('runs') / 'first'}" in train(run_ftkit, home, "--weights", "first").replace(
+        f"{home}/", ""
+    )
+
+
 def test_part_of_a_network_must_be_meant(home: Path, run_ftkit: RunFtkit) -> None:
     state = load_file(home / "runs" / "first" / "last" / "model.safetensors")
     save_file({n: v for n, v in state.items() if not n.startswith("layer3")}, home / "part.safetensors")

@@ -334,8 +334,8 @@ def test_what_isnt_there_is_said_with_the_remedy(tmp_path: Path) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(ftkit.__all__) == [
-        "FtkitError", "Outcome", "Plan", "Prediction", "Predictor", "RequestError", "__version__", "load", "plan",
-        "resume", "train",
+        "FtkitError", "Listener", "Outcome", "Plan", "Prediction", "Predictor", "RequestError", "__version__", "load",
+        "plan", "resume", "train",
     ]  # fmt: skip
     for name in ftkit.__all__:
         assert getattr(ftkit, name) is not None

@@ -110,8 +110,10 @@ def test_a_single_parameter_is_named_and_the_rest_trains(home: Path, run_ftkit: 
 
 
 @pytest.mark.long
-def test_several_processes_train_the_rest_too(home: Path, run_ftkit: RunFtkit) -> None:
-    done = run_ftkit(*line("idle_parameter", "full", "--num-processes", "2"), cwd=home)
+@pytest.mark.parametrize("kind", ["idle_parameter", "branching"])
+def test_several_processes_train_the_rest_too(kind: str, home: Path, run_ftkit: RunFtkit) -> None:
+    """Those of a network that leaves branches out at random would wait for each other's gradients for ever."""
+    done = run_ftkit(*line(kind, "full", "--num-processes", "2"), cwd=home)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor, nn
 
+from ftkit.engine.distributed.agree import largest
 from ftkit.engine.network.groups import set_trainable
 from ftkit.engine.network.layout import restored
 from ftkit.engine.network.outputs import split_outputs
@@ -19,15 +20,17 @@ from ftkit.engine.training.session import Session
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.plugin_errors import culprit
 
-DRAWS = 3
-"""Passes in training mode, in case a network leaves branches out at random; one more is in evaluation mode."""
+DRAWS, DRAWS_OF_SEVERAL = 3, 8
+"""Passes in training mode, in case a network leaves branches out at random; one more is in evaluation mode. Several
+processes must know whether it does: each waits for the gradients of all."""
 
 
 def require_gradients(session: Session) -> None:
     """Try one backward pass with all that the schedule ever trains, and say what gets no gradient.
 
     Nothing changes by it: neither weights, nor buffers, nor random numbers. Names of single parameters that get none
-    are left in `session.unreached`.
+    are left in `session.unreached`, and in `session.branches` whether a gradient reaches some in one pass and not in
+    another.
 
     Raises:
         RequestError: All of a layer group, or anything that the strategy has put into the network, gets none.
@@ -37,9 +40,14 @@ def require_gradients(session: Session) -> None:
     thawed = {group for phase in plan.schedule.phases for group in phase.trainable}
     if not thawed:
         return
+    without, branches, known = set[str](), False, True
     try:
-        without = _without_gradient(session, thawed)
+        without, branches = _without_gradient(session, thawed)
     except torch.OutOfMemoryError:
+        known = False
+    # Python's own random numbers may take other branches in each process; all must wait for the same gradients.
+    session.branches = bool(largest(session.accelerator, int(branches)))
+    if not known:
         session.listener.note("whether all that trains gets a gradient isn't known: memory ran out while it was tried")
         return
     groups = {group: [name for name in names if name in without] for group, names in built.members.items()}
@@ -72,22 +80,27 @@ def _require_reached(
             )
 
 
-def _without_gradient(session: Session, thawed: Set[str]) -> set[str]:
-    """Names of the parameters that train and that no gradient reaches."""
+def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], bool]:
+    """Names of the parameters that train and that no gradient reaches; whether some are reached in some passes only."""
     network, plan = session.network, session.plan
     before = [(module, module.training) for module in network.modules()]
     modes = set_trainable(network, plan.schedule.groups, thawed, plan.config.train_bn)
-    waiting = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    hooks = [_when_reached(waiting, name, parameter) for name, parameter in list(waiting.items())]
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    reached = set[str]()
+    hooks = [_when_reached(reached, name, parameter) for name, parameter in trained.items()]
+    once, always = set[str](), set(trained)
+    draws = DRAWS if session.world == 1 else DRAWS_OF_SEVERAL
     try:
         with restored(network):
-            for draw in range(DRAWS + 1):
+            for draw in range(draws + 1):
+                reached.clear()
                 modes.apply()
-                if draw == DRAWS:
+                if draw == draws:
                     network.eval()
                 torch.manual_seed(draw)
                 _go_back(session)
-                if not waiting:
+                once, always = once | reached, always & reached
+                if session.world == 1 and once == trained.keys():
                     break
     finally:
         for hook in hooks:
@@ -95,19 +108,17 @@ def _without_gradient(session: Session, thawed: Set[str]) -> set[str]:
         for module, training in before:
             module.training = training
         network.requires_grad_(True)
-    return set(waiting)
+    return trained.keys() - once, once != always
 
 
-def _when_reached(
-    waiting: dict[str, nn.Parameter], name: str, parameter: nn.Parameter
-) -> torch.utils.hooks.RemovableHandle:
-    """Strike a parameter off where a gradient reaches it, and let the gradient go at once, to save its memory."""
+def _when_reached(reached: set[str], name: str, parameter: nn.Parameter) -> torch.utils.hooks.RemovableHandle:
+    """Note a parameter that a gradient reaches, and let the gradient go at once, to save its memory."""
 
-    def reached(tensor: Tensor) -> None:
-        waiting.pop(name, None)
+    def note(tensor: Tensor) -> None:
+        reached.add(name)
         tensor.grad = None
 
-    handle: torch.utils.hooks.RemovableHandle = parameter.register_post_accumulate_grad_hook(reached)  # type: ignore[no-untyped-call]
+    handle: torch.utils.hooks.RemovableHandle = parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
     return handle
 
 

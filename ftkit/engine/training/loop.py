@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from accelerate import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -146,6 +147,8 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     if wraps:  # which waits for the gradient of whatever requires one
         for name in session.unreached:
             network.get_parameter(name).requires_grad_(False)
+        if session.branches:
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     session.model = accelerator.prepare_model(session.feed.trained) if wraps else session.feed.trained
     if session.plan.config.compile:
         session.model = compiled(session.model)

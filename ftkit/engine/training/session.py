@@ -87,6 +87,7 @@ class Session:
         shards: What of the network is shared out over the processes, once it is.
         network_facts: What the network is by its code and settings.
         unreached: Names of parameters that no gradient reaches.
+        branches: Whether the network leaves some of its parameters out of some steps.
         images: What the images of the splits are known by, where that was asked for.
     """
 
@@ -117,6 +118,7 @@ class Session:
     shards: Shards | None = None
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     unreached: frozenset[str] = frozenset()
+    branches: bool = False
     images: dict[SplitName, KnownImages] = field(default_factory=dict)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +20,12 @@ from ftkit.testing.pictures import Layout, make_image_folder
 # Before torch is imported, and for the processes that tests start: two test processes share the cores, and
 # OpenMP's threads spin where there are more of them than cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Whoever starts the tests in the background may have them ignore Ctrl-C, which what they start would ignore too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What is remembered of images goes where it harms nobody, and where nothing is known at the start.
 _CACHE = tempfile.TemporaryDirectory(prefix="ftkit-tests-")

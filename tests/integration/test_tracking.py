@@ -245,7 +245,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Other]:
 
     def put(fails: str) -> Other:
         made = Other(fails)
-        monkeypatch.setattr("ftkit.planning.find_spec", lambda package: object())
+        monkeypatch.setattr("ftkit.planning.is_installed", lambda package: True)
         monkeypatch.setitem(tracking._MAKE, "mlflow", lambda session, sent: made)
         monkeypatch.setitem(tracking._CONFUSION, "mlflow", lambda *_: None)
         monkeypatch.setattr(tracking, "_send_config", lambda tracker, config: None)

@@ -67,7 +67,5 @@ def test_counts_that_cannot_be() -> None:
         RequestError, match=r"^2 training images can't show all of 3 classes \(set train_samples to 3 or"
     ):
         stratified_sample([0, 1, 2, 2], 2, 0)
-    with pytest.raises(
-        RequestError, match=r"^5 training images were asked for, but there are 4 \(set train_samples to 4"
-    ):
+    with pytest.raises(RequestError, match=r"^5 training images asked for, but there are 4 \(set train_samples to 4"):
         stratified_sample([0, 1, 2, 2], 5, 0)

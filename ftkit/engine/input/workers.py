@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -180,10 +181,22 @@ def explained() -> Iterator[None]:
             raise
         raise told from error
     except RuntimeError as error:
-        told = _explanation(f"{error} ")
+        told = _explanation(_killed(error) or f"{error} ")
         if told is None:
             raise
         raise told from error
+
+
+def _killed(error: RuntimeError) -> str | None:
+    """Which worker was killed and by what, in torch's words; it doesn't say so where it finds the worker gone first."""
+    if not _ENDED.search(str(error)):
+        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for worker in getattr(frame.f_locals.get("self"), "_workers", ()):
+            if worker.exitcode is not None and worker.exitcode < 0:
+                name = signal.strsignal(-worker.exitcode)
+                return f"DataLoader worker (pid {worker.pid}) is killed by signal: {name}. "
+    return None
 
 
 def _explained_late(error: Exception) -> Exception:

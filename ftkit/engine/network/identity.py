@@ -224,7 +224,13 @@ def _is_library(value: Any) -> bool:
 
 
 def _installed_file(value: Any) -> str | None:
-    """A digest of the file that the code of an installed package is in; None for code that is somebody's own."""
+    """A digest of the file that the code of an installed package is in; None for code that is somebody's own.
+
+    ftkit's own code is known by its bytecode wherever it lies: a run may go on in a checkout of what is installed.
+    """
+    module = str(value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", ""))
+    if module.partition(".")[0] == "ftkit":
+        return None
     try:
         file = inspect.getfile(value)
     except (TypeError, OSError):

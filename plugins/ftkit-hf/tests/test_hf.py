@@ -22,8 +22,6 @@ from transformers.models.auto.modeling_auto import AutoModelForImageClassificati
 
 import ftkit
 from ftkit.api import FtkitError, RequestError
-from ftkit.engine.network.weight_files import Contents
-from ftkit.engine.network.weights import Target, load_into
 from ftkit.testing import check_backbone, check_dataset, draw
 from ftkit.testing.project import Project
 
@@ -91,17 +89,19 @@ def test_groups_weights_and_preprocessing_are_its_own(network: Callable[[str], P
     assert set(state) == set(described.build(2).state_dict())
 
 
-def test_what_transformers_would_draw_at_random_is_refused(network: Callable[[str], Path], parquet: Path) -> None:
+def test_what_transformers_would_draw_at_random_is_refused(
+    network: Callable[[str], Path], parquet: Path, tmp_path: Path
+) -> None:
     folder = network("vit")
     state = load_file(folder / "model.safetensors")
     lacking = {name: value for name, value in state.items() if ".0.attention" in name or "layers.0.self_attn" in name}
     assert lacking
     kept = {name: value for name, value in state.items() if name not in lacking}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    described = ftkit_backbones()[str(folder)]
-    contents, target = Contents(described.weights[0].load()), Target(described.head, described.groups)
+    data = {"name": "hf/dataset", "path": str(parquet)}
+    plan = ftkit.plan(dataset=data, backbone=f"hf/{folder}", epochs=1, output=str(tmp_path), device="cpu")
     with pytest.raises(RequestError, match=rf"don't fit: block1 lacks {len(lacking)} of \d+ tensors"):
-        load_into(described.build(2), contents, target)
+        ftkit.train(plan)
 
 
 def test_parquet_keeps_the_contract(parquet: Path) -> None:

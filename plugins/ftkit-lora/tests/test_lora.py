@@ -15,8 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import ftkit
-from ftkit.api import RequestError
-from ftkit.plugins import Registry
+from ftkit.api import Backbone, RequestError
 from ftkit.testing import check_strategy
 from ftkit.testing.project import Project
 
@@ -90,8 +89,12 @@ def load_shapes() -> list[tuple[int, int]]:
     return [(3, 16), *stages]
 
 
+def built_in(name: str) -> Backbone:
+    return ftkit.plan(dataset="digits", backbone=name, weights="none").backbone
+
+
 def test_layers_that_the_network_does_not_call_are_refused() -> None:
-    backbone = Registry().backbones.get("swin_t")
+    backbone = built_in("swin_t")
     backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, size=32))
     with pytest.raises(RequestError) as error:
         Lora(layers=r".*attn\.(qkv|proj)").adapt(backbone.build(2), backbone)
@@ -101,7 +104,7 @@ def test_layers_that_the_network_does_not_call_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["swin_t", "swin_v2_t", "vit_b_32"])
 def test_by_default_each_adapter_gets_a_gradient(name: str) -> None:
-    backbone = Registry().backbones.get(name)
+    backbone = built_in(name)
     backbone = replace(backbone.for_size(32), preprocessing=replace(backbone.preprocessing, size=32))
     network = Lora(rank=2).adapt(backbone.build(2), backbone)
     network(torch.rand(2, 3, 32, 32)).sum().backward()
@@ -113,7 +116,7 @@ def test_by_default_each_adapter_gets_a_gradient(name: str) -> None:
 
 def test_a_layer_shows_its_settings_through_its_adapter() -> None:
     """timm's DaViT asks its convolutions for their kernel size."""
-    backbone = Registry().backbones.get("cifar_resnet20")
+    backbone = built_in("cifar_resnet20")
     network = Lora(rank=2).adapt(backbone.build(2), backbone)
     layer: Any = network.get_submodule("layer1.0.conv1")
     assert (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)

@@ -218,9 +218,13 @@ def walk_folders(root: Path, inside: str, left_out: LeftOut) -> Iterator[tuple[s
     Args:
         left_out: Counts the folders that aren't entered, and nothing else.
     """
-    seen = _above(root, inside)
-    pending, links = [inside], list[str]()
+    # Only a link leads to a folder above, so data without links never asks for those: with a class a folder, that
+    # would be most of the time that a walk takes.
+    seen, above = set[tuple[int, int]](), False
+    pending, links = ([], [inside]) if _is_linked(root, inside) else ([inside], [])
     while pending or links:
+        if not pending and not above:
+            seen, above = seen | _above(root, inside), True
         where = pending.pop() if pending else links.pop(0)
         folder = root / where
         try:
@@ -237,6 +241,15 @@ def walk_folders(root: Path, inside: str, left_out: LeftOut) -> Iterator[tuple[s
         prefix = f"{where}/" if where else ""
         links += [prefix + e.name for e in entries if e.kind == "folder" and e.link]
         pending += [prefix + e.name for e in reversed(entries) if e.kind == "folder" and not e.link]
+
+
+def _is_linked(root: Path, inside: str) -> bool:
+    """Whether the way from a folder to one below it leads over a link."""
+    place, below = str(root), False
+    for part in Path(inside).parts:
+        place = os.path.join(place, part)  # noqa: PTH118 - once a class, of which there may be many
+        below = below or os.path.islink(place)  # noqa: PTH114
+    return below
 
 
 def _above(root: Path, inside: str) -> set[tuple[int, int]]:

@@ -102,9 +102,9 @@ def _require_no_copy(folder: Path) -> None:
     Only folders that are called so are looked into: those of a class may hold any others.
     """
     inside = _look(folder)
-    for name in inside.folders:
-        other = name.lower() == folder.absolute().name.lower() or name.lower() in CONTAINERS | SPLIT_SYNONYMS.keys()
-        within = _look(folder / name) if other else _Inside((), 0)
+    around = {folder.absolute().name.lower(), *CONTAINERS, *SPLIT_SYNONYMS}
+    for name in (name for name in inside.folders if name.lower() in around):
+        within = _look(folder / name)
         if len(set(within.folders) & set(inside.folders)) > 1 and not within.images:
             raise RequestError(
                 f"{folder} has folders {_few(inside.folders)}, and {folder / name} holds {_few(within.folders)} again",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,3 +125,20 @@ def test_splits_of_unknown_names_are_asked_about(tmp_path: Path) -> None:
     found = Folder(made(tmp_path, *split("learn", "holdout"))).load()
     assert found.classes == ("holdout", "learn")
     assert "each holds folders cat, dog: if these are the classes, call those train, val and test" in found.notes[0]
+
+
+@pytest.mark.long
+def test_a_folder_takes_time_by_its_classes_and_not_by_their_square(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "1.png")
+
+    def seconds(classes: int) -> float:
+        root = tmp_path / str(classes)
+        for number in range(classes):
+            (root / f"class {number}").mkdir(parents=True)
+            (root / f"class {number}" / "1.png").hardlink_to(tmp_path / "1.png")
+        began = time.process_time()
+        assert len(Folder(root).load().classes) == classes
+        return time.process_time() - began
+
+    seconds(10)
+    assert seconds(10_000) < 45 * seconds(500)

@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ftkit
-from ftkit.engine.evaluation.evaluate import evaluate_bundle
-from ftkit.engine.input.data import Samples
-from ftkit.engine.input.transforms import evaluation, training
-from ftkit.engine.network.groups import assign
-from ftkit.engine.network.model import BuiltModel, build_model
-from ftkit.engine.storage.bundle import load_bundle
+from ftkit.data.loading.loader import Samples
+from ftkit.evaluation.evaluator import evaluate_bundle
+from ftkit.models.build import BuiltModel, build_model
+from ftkit.models.bundle import load_bundle
+from ftkit.models.parameter_groups import assign
+from ftkit.transforms.image_transforms import evaluation, training
 
 EPOCHS, BATCH = 10, 32
 CASES = ("cifar10-10", "cifar10-50", "hymenoptera-64")

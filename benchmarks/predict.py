@@ -51,9 +51,9 @@ with torch.no_grad():
 BUNDLE = """
 import sys
 from pathlib import Path
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
+from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import Card
+from ftkit.runs.run_catalog import Card
 registry = Registry()
 backbone = registry.backbones.get("resnet18")
 classes = tuple(f"class {number}" for number in range(10))

@@ -23,14 +23,14 @@ from PIL import Image
 from torchvision import transforms as v1
 
 from ftkit.config.schema import Cache
-from ftkit.engine.input.data import Samples
-from ftkit.engine.input.decoded import measure, open_decoded
-from ftkit.engine.input.transforms import evaluation, training
-from ftkit.images import ImageFiles
-from ftkit.spec.augment import Standard, Strong
-from ftkit.spec.dataset import Split
-from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from ftkit.data.dataset import Split
+from ftkit.data.images import ImageFiles
+from ftkit.data.loading.decoded_images import measure, open_decoded
+from ftkit.data.loading.loader import Samples
 from ftkit.testing import draw
+from ftkit.transforms.augmentation import Standard, Strong
+from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 LOOK = Preprocessing()
 NORM = v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)

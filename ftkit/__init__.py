@@ -15,12 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftkit.engine.inference.predict import Prediction, Predictor, load
-    from ftkit.engine.training.conclude import Outcome
-    from ftkit.engine.training.events import Listener
     from ftkit.errors import FtkitError, RequestError
+    from ftkit.inference.predictor import Prediction, Predictor, load
     from ftkit.library import plan, resume, train
-    from ftkit.run_plan import Plan
+    from ftkit.planning.run_plan import Plan
+    from ftkit.training.epoch_end import Outcome
+    from ftkit.training.events import Listener
 
     __version__: str
 
@@ -41,13 +41,13 @@ __all__ = [
 
 _HOMES = {
     "FtkitError": "ftkit.errors",
-    "Listener": "ftkit.engine.training.events",
-    "Outcome": "ftkit.engine.training.conclude",
-    "Plan": "ftkit.run_plan",
-    "Prediction": "ftkit.engine.inference.predict",
-    "Predictor": "ftkit.engine.inference.predict",
+    "Listener": "ftkit.training.events",
+    "Outcome": "ftkit.training.epoch_end",
+    "Plan": "ftkit.planning.run_plan",
+    "Prediction": "ftkit.inference.predictor",
+    "Predictor": "ftkit.inference.predictor",
     "RequestError": "ftkit.errors",
-    "load": "ftkit.engine.inference.predict",
+    "load": "ftkit.inference.predictor",
     "plan": "ftkit.library",
     "resume": "ftkit.library",
     "train": "ftkit.library",

@@ -1,13 +1,6 @@
 """All that a plugin may import, and all that the built-in plugins do import."""
 
-from ftkit.cache import cache_folder
-from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
-from ftkit.file_identity import Stamp, file_stamp
-from ftkit.file_kinds import kind_of_file
-from ftkit.hooks import hookimpl
-from ftkit.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
-from ftkit.packages import is_installed
-from ftkit.spec.backbone import (
+from ftkit.backbones.backbone import (
     ROLES,
     Backbone,
     GroupSize,
@@ -17,7 +10,8 @@ from ftkit.spec.backbone import (
     Summary,
     group_of,
 )
-from ftkit.spec.dataset import (
+from ftkit.backbones.group_patterns import layer_groups
+from ftkit.data.dataset import (
     SPLIT_NAMES,
     SPLIT_SYNONYMS,
     Dataset,
@@ -28,14 +22,20 @@ from ftkit.spec.dataset import (
     join_splits,
     relabel,
 )
-from ftkit.spec.grouping import layer_groups
-from ftkit.spec.labelling import Labelled, label_splits
-from ftkit.spec.lazy import LazySequence
-from ftkit.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
-from ftkit.spec.sampling import stratified_sample, stratified_split
-from ftkit.spec.schedule import Phase, Schedule, make_schedule
-from ftkit.spec.strategy import Strategy, Then
-from ftkit.walk import LeftOut, list_folder, walk_images
+from ftkit.data.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
+from ftkit.data.label_columns import Labelled, label_splits
+from ftkit.data.lazy_sequence import LazySequence
+from ftkit.data.sampling import stratified_sample, stratified_split
+from ftkit.data.walk import LeftOut, list_folder, walk_images
+from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
+from ftkit.files.file_identity import Stamp, file_stamp
+from ftkit.files.file_kinds import kind_of_file
+from ftkit.files.user_cache import cache_folder
+from ftkit.plugins.hookspecs import hookimpl
+from ftkit.plugins.optional_packages import is_installed
+from ftkit.strategies.schedule import Phase, Schedule, make_schedule
+from ftkit.strategies.strategy import Strategy, Then
+from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class FtkitError(Exception):
@@ -50,6 +51,13 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     """
     nouns = many or f"{one}{'es' if one.endswith('s') else 's'}"
     return f"{number:,} {one if number == 1 else nouns}"
+
+
+def shown(value: Any) -> str:
+    """The value as a person wrote it, cut where it is long."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class RequestError(FtkitError):

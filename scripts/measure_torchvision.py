@@ -1,4 +1,4 @@
-"""Makes `ftkit/builtin/torchvision_models.json`, the table of facts about torchvision's networks.
+"""Makes `ftkit/builtin/backbones/torchvision_models.json`, the table of facts about torchvision's networks.
 
 Run it after an upgrade of torchvision: `python scripts/measure_torchvision.py`. It needs no network.
 """
@@ -13,11 +13,11 @@ import torchvision
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
-from ftkit.builtin.torchvision_groups import family_of
-from ftkit.builtin.torchvision_models import TABLE, make_backbone
-from ftkit.engine.network.measure import build_on_meta, measure
-from ftkit.json_text import finite
-from ftkit.spec.backbone import Backbone
+from ftkit.backbones.backbone import Backbone
+from ftkit.builtin.backbones.torchvision_groups import family_of
+from ftkit.builtin.backbones.torchvision_models import TABLE, make_backbone
+from ftkit.files.json_text import finite
+from ftkit.models.model_size import build_on_meta, measure
 
 _LARGEST_MINIMUM = 600
 

@@ -22,21 +22,21 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
-from ftkit import ranks
-from ftkit.engine.evaluation import evaluate
-from ftkit.engine.evaluation.metrics import score
-from ftkit.engine.input import transforms
-from ftkit.engine.input.data import evaluation_loader
-from ftkit.engine.network.devices import compute_of, make_accelerator
-from ftkit.engine.training import saving
-from ftkit.engine.training.saving import write_checkpoint
-from ftkit.engine.training.session import Session
-from ftkit.engine.training.shards import own
-from ftkit.engine.training.zero import ZeroUpdates
+from ftkit.data.dataset import Split
+from ftkit.data.loading.loader import evaluation_loader
+from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
+from ftkit.evaluation import evaluator
 from ftkit.library import resume
-from ftkit.spec.dataset import Split
-from ftkit.spec.preprocessing import Preprocessing
+from ftkit.metrics.classification import score
+from ftkit.models.compute.devices import compute_of, make_accelerator
+from ftkit.training.callbacks import saving
+from ftkit.training.callbacks.saving import write_checkpoint
+from ftkit.training.session import Session
+from ftkit.training.steppers.fsdp import own
+from ftkit.training.steppers.zero import ZeroUpdates
+from ftkit.transforms import image_transforms
+from ftkit.transforms.preprocessing import Preprocessing
 from tests.stopping import StopAt
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -141,7 +141,7 @@ class StopOne(StopAt):
     """A signal that reaches one process alone."""
 
     def __init__(self, rank: int, step: int, signum: signal.Signals = signal.SIGTERM) -> None:
-        super().__init__(step if ranks.rank() == rank else -1, signum)
+        super().__init__(step if launch_env.rank() == rank else -1, signum)
 
 
 def stops(folder: Path, sample: bool) -> dict[str, Any]:
@@ -268,10 +268,10 @@ def figures(sizes: list[int]) -> list[int]:
     wrong = []
     for size in sizes:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
-        look = transforms.evaluation(LOOK)
+        look = image_transforms.evaluation(LOOK)
         share = evaluation_loader(split, look, 7, 0, accelerator.process_index, accelerator.num_processes)
-        together = evaluate.collect(network, share, accelerator, compute_of(accelerator))
-        logits, labels, _ = evaluate.infer(network, evaluation_loader(split, look, 7, 0), compute_of(accelerator))
+        together = evaluator.collect(network, share, accelerator, compute_of(accelerator))
+        logits, labels, _ = evaluator.infer(network, evaluation_loader(split, look, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
         summaries = [score(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]
@@ -283,7 +283,7 @@ def figures(sizes: list[int]) -> list[int]:
 def main(folder: Path, part: str) -> None:
     found: dict[str, Any] = {}
     if part == "zero":
-        (folder / f"{ranks.rank()}.json").write_text(json.dumps(zero(folder)))
+        (folder / f"{launch_env.rank()}.json").write_text(json.dumps(zero(folder)))
         return
     if part == "sample":
         found["shares"] = shares(folder)
@@ -291,7 +291,7 @@ def main(folder: Path, part: str) -> None:
         found["schedules"] = schedules(folder, part == "sample")
         found["stops"] = stops(folder, part == "sample")
     found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
-    (folder / f"{ranks.rank()}.json").write_text(json.dumps(found))
+    (folder / f"{launch_env.rank()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

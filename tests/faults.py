@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ftkit.engine.storage import durable
+from ftkit.files import durable
 
 KINDS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES)
 
@@ -70,6 +70,6 @@ def failing(disk: Disk) -> Iterator[Disk]:
             patch.setattr(os, name, checked(getattr(os, name), name))
         patch.setattr(io, "open", opened)
         patch.setattr("builtins.open", opened)
-        patch.setattr("ftkit.engine.storage.durable.save_file", saved)
+        patch.setattr("ftkit.files.durable.save_file", saved)
         patch.setattr(durable, "_fsync", checked(durable._fsync, "fsync"))
         yield disk

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL.Image import Image
 from torch import Tensor
 
-from ftkit.engine.input.pixels import pixels_of
-from ftkit.engine.input.transforms import Transform
+from ftkit.data.loading.pixels import pixels_of
+from ftkit.transforms.image_transforms import Transform
 
 
 def seen(transform: Transform, image: Image) -> Tensor:

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
+from ftkit.data.walk import HIDDEN, SYSTEM_NAMES, UNOPENED, LeftOut, scan_folder, walk_folders, walk_images
 from ftkit.errors import RequestError
-from ftkit.walk import HIDDEN, SYSTEM_NAMES, UNOPENED, LeftOut, scan_folder, walk_folders, walk_images
 
 CHUNK = 1 << 16
 ENOUGH = 16

@@ -13,9 +13,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ftkit import ranks
-from ftkit.cli import console, streams, switches
+from ftkit.cli import switches
+from ftkit.cli.output import console, streams
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
+from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 
 INTERRUPTED = 130
@@ -38,25 +39,33 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "init": Entry(
-        "ftkit.cli.init:app",
+        "ftkit.cli.commands.init:app",
         "Make a project: settings with comments, a plugin of your own, tests; or a plugin's package.",
         "Work",
     ),
     "plan": Entry(
-        "ftkit.cli.plan:app", "Show what training would do: groups, rates, sizes and steps, epoch by epoch.", "Work"
+        "ftkit.cli.commands.plan:app",
+        "Show what training would do: groups, rates, sizes and steps, epoch by epoch.",
+        "Work",
     ),
-    "train": Entry("ftkit.cli.train:app", "Fine-tune a backbone on images and keep the best model.", "Work"),
-    "evaluate": Entry("ftkit.cli.evaluate:app", "Measure a model on labelled images.", "Work"),
-    "predict": Entry("ftkit.cli.predict:app", "Say what is in images.", "Work"),
-    "advise": Entry("ftkit.cli.advise:app", "Name a strategy, rates and epochs for your data, and say why.", "Work"),
-    "compare": Entry("ftkit.cli.compare:app", "Compare runs, or strategies over seeds, on the same images.", "Work"),
-    "runs": Entry("ftkit.cli.runs:app", "List the runs, and show what became of one.", "Look"),
-    "config": Entry("ftkit.cli.config:app", "Show, describe and check the configuration.", "Look"),
-    "backbones": Entry("ftkit.cli.catalog:backbones", "List the networks that can be fine-tuned.", "Look"),
-    "datasets": Entry("ftkit.cli.catalog:datasets", "List the sources of images.", "Look"),
-    "strategies": Entry("ftkit.cli.catalog:strategies", "List the ways to freeze and thaw layers.", "Look"),
-    "cache": Entry("ftkit.cli.cache:app", "List and clear the activations and decoded images that runs keep.", "Look"),
-    "plugins": Entry("ftkit.cli.plugins:app", "List the plugins, and check one.", "Look"),
+    "train": Entry("ftkit.cli.commands.train:app", "Fine-tune a backbone on images and keep the best model.", "Work"),
+    "evaluate": Entry("ftkit.cli.commands.evaluate:app", "Measure a model on labelled images.", "Work"),
+    "predict": Entry("ftkit.cli.commands.predict:app", "Say what is in images.", "Work"),
+    "advise": Entry(
+        "ftkit.cli.commands.advise:app", "Name a strategy, rates and epochs for your data, and say why.", "Work"
+    ),
+    "compare": Entry(
+        "ftkit.cli.commands.compare:app", "Compare runs, or strategies over seeds, on the same images.", "Work"
+    ),
+    "runs": Entry("ftkit.cli.commands.runs:app", "List the runs, and show what became of one.", "Look"),
+    "config": Entry("ftkit.cli.commands.config:app", "Show, describe and check the configuration.", "Look"),
+    "backbones": Entry("ftkit.cli.commands.parts:backbones", "List the networks that can be fine-tuned.", "Look"),
+    "datasets": Entry("ftkit.cli.commands.parts:datasets", "List the sources of images.", "Look"),
+    "strategies": Entry("ftkit.cli.commands.parts:strategies", "List the ways to freeze and thaw layers.", "Look"),
+    "cache": Entry(
+        "ftkit.cli.commands.cache:app", "List and clear the activations and decoded images that runs keep.", "Look"
+    ),
+    "plugins": Entry("ftkit.cli.commands.plugins:app", "List the plugins, and check one.", "Look"),
 }
 
 
@@ -187,21 +196,21 @@ def _attributed(error: BaseException) -> BaseException:
 
 
 def _end(error: BaseException) -> int:
-    from ftkit.cli import voice
+    from ftkit.cli import multiprocess_errors
 
     if isinstance(error, RunInterrupted):
-        voice.end_workers()
-    if not ranks.launched():
+        multiprocess_errors.end_workers()
+    if not launch_env.launched():
         return _explain(error)
-    return voice.leave(voice.explain_once(error, _explain))
+    return multiprocess_errors.leave(multiprocess_errors.explain_once(error, _explain))
 
 
 def _leave(code: int) -> int:
-    if not ranks.launched():
+    if not launch_env.launched():
         return code
-    from ftkit.cli import voice
+    from ftkit.cli import multiprocess_errors
 
-    return voice.leave(code)
+    return multiprocess_errors.leave(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -211,7 +220,7 @@ def _run(arguments: list[str]) -> int:
 
 def _plugins() -> dict[str, Entry]:
     """Installed plugins as lines of the table, from their packages' metadata."""
-    from ftkit.plugins.sources import installed, is_disabled
+    from ftkit.plugins.discovery import installed, is_disabled
 
     return {
         owner.name: Entry("", f"{owner.summary or 'What this plugin adds.'} ({owner.package})", "Plugins")
@@ -222,7 +231,7 @@ def _plugins() -> dict[str, Entry]:
 
 def _plugin_command(name: str) -> Any:
     """The commands of a plugin, where there is one of that name."""
-    from ftkit.cli.plugins import commands_of
+    from ftkit.cli.commands.plugins import commands_of
 
     return commands_of(name) or _refuse(name)
 

@@ -13,21 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftkit.cli import console
-from ftkit.config.choices import (
-    BAD_IMAGE_WAYS,
-    BALANCES,
-    DECODED,
-    DEVICES,
-    MONITORS,
-    ON_NAN,
-    OPTIMIZERS,
-    PRECISIONS,
-    TRACKERS,
-)
+from ftkit.cli.output import console
+from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, MONITORS, ON_NAN, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
-from ftkit.file_kinds import kind_of_file
-from ftkit.spec.augment import LEVELS
+from ftkit.files.file_kinds import kind_of_file
+from ftkit.optim.optimizer_names import OPTIMIZERS
+from ftkit.transforms.augmentation import LEVELS
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved

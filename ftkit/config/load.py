@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from ftkit.config.choices import OPTIMIZERS
-from ftkit.config.layers import Key, from_env, from_flags, merge
-from ftkit.config.optimizer_options import UNFIT, option_faults
 from ftkit.config.plugin_options import all_options, make, members, option_types, strategy_in
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.config.schema import Choice, Config
 from ftkit.config.source_text import as_typed, fields_of, written
-from ftkit.config.yamlfile import Setting, dump, read_file
+from ftkit.config.sources import Key, from_env, from_flags, merge
+from ftkit.config.yaml_file import Setting, dump, read_file
 from ftkit.errors import RequestError, unknown
+from ftkit.optim.curves import CURVES
+from ftkit.optim.optimizer_names import OPTIMIZERS
+from ftkit.optim.optimizer_options import UNFIT, option_faults
 from ftkit.plugins import Registry
-from ftkit.spec.augment import LEVELS
-from ftkit.spec.curve import CURVES
+from ftkit.transforms.augmentation import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

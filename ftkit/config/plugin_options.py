@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from ftkit.config.problems import ConfigError, lines, place, shown, unknown_key
-from ftkit.errors import RequestError
-from ftkit.spec.strategy import Strategy
+from ftkit.config.problems import ConfigError, lines, place, unknown_key
+from ftkit.errors import RequestError, shown
+from ftkit.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from ftkit.plugins import Registry

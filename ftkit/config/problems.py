@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.config.choices import KEY_PEERS
 from ftkit.config.schema import Checkpoint, Config, Head, PreprocessingOverrides
-from ftkit.errors import RequestError, nearest, one_line
+from ftkit.errors import RequestError, nearest, one_line, shown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -112,13 +112,6 @@ def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str,
         either = " or ".join(dict.fromkeys(wanted))
         found.append(f"{place(sources, key)}: must be {either}, not {shown(values[key])}")
     return found
-
-
-def shown(value: Any) -> str:
-    """The value as a person wrote it, cut where it is long."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _path_in(given: Any, loc: Sequence[str | int]) -> list[str | int]:

@@ -11,8 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from ftkit.config.choices import (
-    DEFAULT_DECAY,
-    OPTIMIZERS,
     AugmentOn,
     BadImage,
     Balance,
@@ -24,7 +22,8 @@ from ftkit.config.choices import (
     Precision,
     Tracker,
 )
-from ftkit.spec.preprocessing import Fit, Interpolation
+from ftkit.optim.optimizer_names import DEFAULT_DECAY, OPTIMIZERS
+from ftkit.transforms.preprocessing import Fit, Interpolation
 
 MOST_EPOCHS = 1_000_000
 """A plan has a row for each."""

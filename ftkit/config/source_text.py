@@ -16,7 +16,7 @@ from typing import Any, Literal, Union
 
 from pydantic import BaseModel
 
-from ftkit.config.yamlfile import Setting
+from ftkit.config.yaml_file import Setting
 
 Fields = Callable[[Any, Any], Mapping[str, Any]]
 """Given a type and the value for it, the types of its fields by name; empty where it has none."""

@@ -1,9 +1,9 @@
 """Third-party and built-in plugins: found without importing them, loaded one by one when something asks.
 
-`sources` knows which there are, `loading` imports one and checks it, `catalog` and `registry` offer what they
+`discovery` knows which there are, `loading` imports one and checks it, `catalog` and `registry` offer what they
 bring. A plugin that can't be loaded is a `Fault`, told once and again when something of it is asked for.
 
-Names are imported when they are first used, since `ftkit --help` looks at the sources alone.
+Names are imported when they are first used, since `ftkit --help` imports `discovery` alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftkit.plugins.catalog import Catalog
+    from ftkit.plugins.discovery import BUILT_IN, Fault, Owner
     from ftkit.plugins.loading import Plugin
     from ftkit.plugins.registry import Registry
-    from ftkit.plugins.sources import BUILT_IN, Fault, Owner
 
 __all__ = ["BUILT_IN", "Catalog", "Fault", "Owner", "Plugin", "Registry"]
 
@@ -26,4 +26,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ftkit.plugins' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"ftkit.plugins.{_HOMES.get(name, 'sources')}"), name)
+    return getattr(import_module(f"ftkit.plugins.{_HOMES.get(name, 'discovery')}"), name)

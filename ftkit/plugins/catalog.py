@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ftkit.errors import FtkitError, RequestError, nearest, unknown
 from ftkit.plugin_errors import location
+from ftkit.plugins.discovery import BUILT_IN, Fault, Owner
 from ftkit.plugins.loading import Offer, reason
-from ftkit.plugins.sources import BUILT_IN, Fault, Owner
 
 T = TypeVar("T")
 FEW = 12

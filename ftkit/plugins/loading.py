@@ -20,17 +20,18 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from ftkit import hooks, plugin_errors
+from ftkit import plugin_errors
 from ftkit.errors import nearest
 from ftkit.plugin_errors import location, note_place
-from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source
+from ftkit.plugins import hookspecs
+from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source
 
 T = TypeVar("T")
 
 TIME_LIMIT = 30.0
 """Seconds that a plugin may take to be imported, and each of its listeners; FTKIT_PLUGIN_TIMEOUT sets others."""
 TIMEOUT = "FTKIT_PLUGIN_TIMEOUT"
-HOOKS = tuple(name for name in vars(hooks) if name.startswith("ftkit_"))
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("ftkit_"))
 CATALOGS = (
     "ftkit_backbones",
     "ftkit_datasets",
@@ -128,8 +129,8 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
     if owner.name != BUILT_IN:
         note_place(owner.name, module)
     mine = _own_hooks(module)
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
     manager.register(module, name=owner.name)
     offers = {name: _offered(name, call()) for name, call in _calls(manager, mine, CATALOGS)}
     return Plugin(owner, manager.hook, offers, tuple(name for name in mine if name not in CATALOGS))
@@ -239,7 +240,7 @@ def _own_hooks(module: ModuleType) -> list[str]:
     pluggy passes over a function that isn't marked, and would so leave a plugin without effect.
     """
     functions = {name: f for name, f in vars(module).items() if callable(f)}
-    marked = [name for name, f in functions.items() if getattr(f, f"{hooks.PROJECT}_impl", None) is not None]
+    marked = [name for name, f in functions.items() if getattr(f, f"{hookspecs.PROJECT}_impl", None) is not None]
     for name in marked:
         if name not in HOOKS:
             close = nearest(name, HOOKS)

@@ -12,26 +12,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ftkit.backbones.backbone import Backbone
+from ftkit.data.dataset import Dataset
 from ftkit.errors import FtkitError, RequestError
 from ftkit.plugins.catalog import Catalog
+from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
 from ftkit.plugins.loading import Offer, Plugin, contained, load, register
-from ftkit.plugins.sources import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
-from ftkit.spec.backbone import Backbone
-from ftkit.spec.dataset import Dataset
-from ftkit.spec.strategy import Strategy
+from ftkit.strategies.strategy import Strategy
 
 T = TypeVar("T")
 
 MODULES = (
-    "ftkit.builtin.lenet",
-    "ftkit.builtin.cifar_resnet",
-    "ftkit.builtin.torchvision_models",
-    "ftkit.builtin.digits",
-    "ftkit.builtin.folder",
-    "ftkit.builtin.archive",
-    "ftkit.builtin.csv_file",
-    "ftkit.builtin.torchvision_datasets",
-    "ftkit.builtin.strategies",
+    "ftkit.builtin.backbones.lenet",
+    "ftkit.builtin.backbones.cifar_resnet",
+    "ftkit.builtin.backbones.torchvision_models",
+    "ftkit.builtin.datasets.digits",
+    "ftkit.builtin.datasets.image_folder",
+    "ftkit.builtin.datasets.archive",
+    "ftkit.builtin.datasets.csv_file",
+    "ftkit.builtin.datasets.torchvision_datasets",
+    "ftkit.builtin.strategies.schedules",
 )
 
 

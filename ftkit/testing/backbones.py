@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftkit.api import Backbone
-from ftkit.spec.checks import check_description
-from ftkit.testing.chance import seeded
+from ftkit.data.plugin_checks import check_description
 from ftkit.testing.contract import kept, require
+from ftkit.testing.randomness import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +33,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
             input to the head; the head puts out another number of values than there are classes; the summary isn't the
             network's; a pass fails, leaves a parameter without a gradient, or moves what is frozen.
     """
-    from ftkit.engine.network.measure import build_on_meta
+    from ftkit.models.model_size import build_on_meta
 
     kept(check_description, backbone)
     network = build_on_meta(backbone, CLASSES)
@@ -47,7 +47,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
 
 def check_groups(backbone: Backbone, network: nn.Module) -> None:
     """Each parameter and each leaf module is in exactly one group, and each group has one."""
-    from ftkit.engine.network.groups import roles
+    from ftkit.optim.parameter_roles import roles
 
     role_of = roles(network)
     for name, role in role_of.items():
@@ -86,7 +86,7 @@ def check_head(backbone: Backbone, network: nn.Module) -> None:
 
 def check_parameters(backbone: Backbone, network: nn.Module) -> None:
     """The summary counts the network's parameters, group by group and role by role."""
-    from ftkit.engine.network.groups import roles
+    from ftkit.optim.parameter_roles import roles
 
     assert backbone.summary is not None, "the caller looks"
     built = sum(parameter.numel() for parameter in network.parameters())
@@ -109,8 +109,8 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
     A network may take another branch by chance or by the image, so that one pass doesn't reach all parameters: several
     seeded ones are made, of other images, until each has had a gradient. The verdict is the same each time.
     """
-    from ftkit.engine.network.weight_files import Contents
-    from ftkit.engine.network.weights import Target, load_into
+    from ftkit.models.weights.files import Contents
+    from ftkit.models.weights.pretrained import Target, load_into
 
     described = backbone.for_size(size or backbone.preprocessing.size)
     side = described.preprocessing.size if described.fixed_size else (size or described.preprocessing.size)
@@ -129,7 +129,7 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
 
 def _check_gradients(network: nn.Module, backbone: Backbone, side: int) -> None:
     """Each parameter gets a gradient in one of several passes."""
-    from ftkit.engine.network.groups import set_trainable
+    from ftkit.models.parameter_groups import set_trainable
 
     set_trainable(network, backbone.groups, set(backbone.group_names))
     without = [name for name, _ in network.named_parameters()]
@@ -150,7 +150,7 @@ def _check_frozen(network: nn.Module, backbone: Backbone, side: int) -> None:
     """With the head alone, its parameters get a gradient in one of several passes, and all else stays as it is."""
     import torch
 
-    from ftkit.engine.network.groups import set_trainable
+    from ftkit.models.parameter_groups import set_trainable
 
     head = backbone.groups[-1]
     network.zero_grad()

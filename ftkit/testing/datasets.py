@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from ftkit.api import Dataset, Split, Splits, UnreadableImage
-from ftkit.opening import OwnCopies
-from ftkit.spec.checks import checked_splits
+from ftkit.data.loading.lazy_sources import OwnCopies
+from ftkit.data.plugin_checks import checked_splits
 from ftkit.testing.contract import ContractError, kept, require, require_frozen_dataclass
 from ftkit.testing.copies import in_fork, sent
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from ftkit.config.layers import from_flags, merge
 from ftkit.config.load import DEFAULT_FILE, build, resolve
 from ftkit.config.plugin_options import is_required, option_fields
 from ftkit.config.problems import ConfigError
-from ftkit.config.yamlfile import read_file
+from ftkit.config.sources import from_flags, merge
+from ftkit.config.yaml_file import read_file
 from ftkit.errors import FtkitError, unknown
 from ftkit.plugin_errors import location
 from ftkit.plugins import Plugin, Registry

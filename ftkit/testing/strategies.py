@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftkit.api import Backbone, RequestError, Schedule, Strategy, make_schedule
-from ftkit.spec.schedule import ImpureStrategyError
+from ftkit.strategies.schedule import ImpureStrategyError
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
 from ftkit.testing.copies import sent
+from ftkit.testing.distributed_checks import check_together
 from ftkit.testing.pictures import make_image_folder
-from ftkit.testing.together import check_together
 
 if TYPE_CHECKING:
-    from ftkit.engine.training.events import Listener
-    from ftkit.run_folder import RunFolder
-    from ftkit.run_plan import Plan
+    from ftkit.planning.run_plan import Plan
+    from ftkit.runs.run_folder import RunFolder
+    from ftkit.training.events import Listener
 
 LENGTHS = (1, 2, 3, 5, 6, 10, 30)
 """Epochs of the runs that a strategy is asked about; it may refuse some, by a `RequestError`."""
@@ -97,8 +97,8 @@ def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, 
 
 
 def _check_groups(strategy: Strategy, backbone: Backbone) -> None:
-    from ftkit.engine.network.groups import assign
-    from ftkit.engine.network.measure import build_on_meta
+    from ftkit.models.model_size import build_on_meta
+    from ftkit.models.parameter_groups import assign
 
     network = strategy.adapt(build_on_meta(backbone, 3), backbone)
     assign(network, strategy.groups(backbone))
@@ -135,8 +135,8 @@ class _Trial:
         self, strategy: Strategy, backbone: Backbone, schedule: Schedule, data: Path, output: Path, again: bool = False
     ) -> None:
         import ftkit
-        from ftkit.library import open_run
-        from ftkit.run_folder import RunFolder
+        from ftkit.runs.run_folder import RunFolder
+        from ftkit.training.open_run import open_run
 
         plan: Plan = ftkit.plan(
             dataset={"name": "folder", "root": str(data)},
@@ -165,8 +165,8 @@ class _Trial:
 
     def train(self, stop_after: int | None = None) -> None:
         """Train to the end; with `stop_after`, a signal comes after so many steps, and the run is resumed."""
-        from ftkit.engine.training.loop import train
         from ftkit.errors import RunInterrupted
+        from ftkit.training.trainer import train
 
         if stop_after is None:
             train(self.plan, self.run)
@@ -183,7 +183,7 @@ class _Trial:
         """Parameters and buffers that are frozen in an epoch are the same bytes after it as before."""
         import torch
 
-        from ftkit.engine.storage.checkpoint import read_model
+        from ftkit.runs.checkpoint import read_model
 
         owner = self._owners()
         states = {int(place.name[1:5]): read_model(place) for place in self.run.checkpoints.glob("e*-s00000")}
@@ -196,8 +196,8 @@ class _Trial:
 
     def _owners(self) -> dict[str, set[str]]:
         """By parameter or buffer the groups that it trains with: a buffer, as BatchNorm's, with its module."""
-        from ftkit.engine.network.groups import assign
-        from ftkit.engine.network.measure import build_on_meta
+        from ftkit.models.model_size import build_on_meta
+        from ftkit.models.parameter_groups import assign
 
         network = self.plan.strategy.adapt(build_on_meta(self.plan.backbone, self.plan.num_classes), self.plan.backbone)
         members = assign(network, self.plan.schedule.groups)
@@ -211,7 +211,7 @@ class _Trial:
 
 def _stopper(steps: int) -> Listener:
     """Sends this process a signal after so many steps, as an impatient person would."""
-    from ftkit.engine.training.events import Listener, StepDone
+    from ftkit.training.events import Listener, StepDone
 
     class Stopper(Listener):
         left = steps

@@ -14,9 +14,9 @@ from torch import nn
 import ftkit
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
-from ftkit.engine import advise as engine
-from ftkit.engine.network.model import build_model
-from ftkit.engine.training.probe import cross_validated
+from ftkit.experiments import recommend as engine
+from ftkit.models.build import build_model
+from ftkit.training.probe import cross_validated
 from tests.conftest import MakeFolder
 
 FEW = ["--train-samples", "60", "--workers", "0", "--device", "cpu"]

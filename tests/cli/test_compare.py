@@ -11,8 +11,8 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine.training import loop as engine
 from ftkit.errors import RunInterrupted
+from ftkit.training import trainer as engine
 from tests.conftest import MakeFolder
 
 COMMON: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "workers": 0, "device": "cpu"}

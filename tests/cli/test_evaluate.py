@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
-from ftkit.engine.evaluation.evaluate import collect
-from ftkit.engine.input.data import Batch
-from ftkit.engine.network.devices import Compute
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
+from ftkit.data.loading.loader import Batch
+from ftkit.evaluation.evaluator import collect
+from ftkit.models.bundle import backbone_id, save_bundle
+from ftkit.models.compute.devices import Compute
+from ftkit.planning.run_splits import load_splits
 from ftkit.plugins import Registry
-from ftkit.run_splits import load_splits
-from ftkit.runs import Card
+from ftkit.runs.run_catalog import Card
 from tests.conftest import MakeFolder
 
 FP32 = Compute(torch.device("cpu"), "fp32")

@@ -18,7 +18,7 @@ DATASET = """
 from dataclasses import dataclass
 from pathlib import Path
 from ftkit.api import Dataset, hookimpl, join_splits
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.image_folder import Folder
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from PIL import Image
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine.inference.predict import Predictor
-from ftkit.engine.input.transforms import evaluation
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
+from ftkit.data.images import UnreadableImage, open_image
 from ftkit.errors import RequestError
-from ftkit.images import UnreadableImage, open_image
+from ftkit.inference.predictor import Predictor
+from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import Card
+from ftkit.runs.run_catalog import Card
 from ftkit.testing import draw
+from ftkit.transforms.image_transforms import evaluation
 from tests.broken_plugins import install
 from tests.conftest import typed
 from tests.looks import seen

@@ -14,11 +14,11 @@ import torch
 from PIL import Image, ImageOps
 
 import ftkit
-from ftkit.engine.inference.predict import Predictor
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
-from ftkit.images import UnreadableImage
+from ftkit.data.images import UnreadableImage
+from ftkit.inference.predictor import Predictor
+from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import Card
+from ftkit.runs.run_catalog import Card
 from ftkit.testing import draw
 from tests import headers
 

@@ -15,8 +15,8 @@ import yaml
 
 from ftkit.cli.main import main
 from ftkit.errors import RequestError
-from ftkit.run_folder import RunFolder
-from ftkit.run_summary import summarize
+from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_summary import summarize
 from tests.conftest import MakeFolder, RunFtkit
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_a_process_trains_is_running(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from ftkit.run_folder import RunFolder
+from ftkit.runs.run_folder import RunFolder
 with RunFolder(Path({str(folder)!r})).claimed():
     print("claimed", flush=True)
     sys.stdin.read()

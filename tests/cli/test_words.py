@@ -13,12 +13,12 @@ import pytest
 from scipy.stats import binomtest
 
 from ftkit.cli import main as entry
-from ftkit.cli.compare import _verdict
-from ftkit.cli.evaluate import digits_of
+from ftkit.cli.commands.compare import _verdict
+from ftkit.cli.commands.evaluate import digits_of
 from ftkit.cli.main import main
-from ftkit.engine.evaluation.bootstrap import telling_difference, wilson
-from ftkit.engine.evaluation.compare import Against
 from ftkit.errors import RunInterrupted, plural
+from ftkit.evaluation.comparison import Against
+from ftkit.metrics.bootstrap import telling_difference, wilson
 from tests.conftest import MakeFolder, RunFtkit
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.engine.network.surgery import build_network
-from ftkit.engine.storage.bundle import backbone_id, load_bundle, save_bundle
+from ftkit.backbones.backbone import Backbone, Head
+from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
+from ftkit.models.surgery import build_network
 from ftkit.plugins import Registry
-from ftkit.runs import Card
-from ftkit.spec.backbone import Backbone, Head
+from ftkit.runs.run_catalog import Card
 from tests.families import QUICK
 
 REGISTRY = Registry()

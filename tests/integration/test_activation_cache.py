@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
-from ftkit.activation_folder import Store
-from ftkit.engine.cache.cut import Cutter
-from ftkit.engine.cache.tables import Table
-from ftkit.engine.training.conclude import Outcome
-from ftkit.engine.training.events import EpochDone, Listener
+from ftkit.activation_cache.cut import Cutter
+from ftkit.activation_cache.table import Table
 from ftkit.errors import RunInterrupted
+from ftkit.files.cache_folder import Store
 from ftkit.library import resume
+from ftkit.training.epoch_end import Outcome
+from ftkit.training.events import EpochDone, Listener
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine.training.events import Listener, StepDone
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.library import resume
+from ftkit.training.events import Listener, StepDone
 from tests.conftest import MakeFolder
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
@@ -171,7 +171,7 @@ def test_a_file_is_read_again_when_it_changes_whatever_its_size_and_time(
     data = image_folder(tmp_path / "data", LAYOUT)
     plan(data, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.screening.look", lambda file: pytest.fail(f"{file} was read again"))
+        patch.setattr("ftkit.data.scan.image_scan.look", lambda file: pytest.fail(f"{file} was read again"))
         plan(data, tmp_path)
     file = data / "train/a/0001.png"
     was = file.stat()
@@ -216,7 +216,7 @@ def test_a_damaged_memory_is_told_of_once_and_made_anew(image_folder: MakeFolder
 def test_the_memory_is_bounded_and_loses_what_was_not_asked_for_longest(
     image_folder: MakeFolder, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.memory.MOST", 30)
+    monkeypatch.setattr("ftkit.data.scan.scan_cache.MOST", 30)
     first, second = (image_folder(tmp_path / name, LAYOUT) for name in ("first", "second"))
     plan(first, tmp_path)
     (memory,) = cache.iterdir()

@@ -18,14 +18,14 @@ import pytest
 import torch
 
 import ftkit
-from ftkit.activation_folder import Store
-from ftkit.builtin.archive import Archive
-from ftkit.builtin.networks.cifar_resnet import CifarResNet
-from ftkit.engine.input.images_digest import known_images
+from ftkit.builtin.backbones.networks.cifar_resnet_network import CifarResNet
+from ftkit.builtin.datasets.archive import Archive
+from ftkit.data.dataset import Split
+from ftkit.data.images import ImageFiles
+from ftkit.data.scan.content_digests import known_images
+from ftkit.data.scan.scan_cache import FILE, open_memory
 from ftkit.errors import FtkitError
-from ftkit.images import ImageFiles
-from ftkit.memory import FILE, open_memory
-from ftkit.spec.dataset import Split
+from ftkit.files.cache_folder import Store
 from tests import headers
 from tests.conftest import RunFtkit
 
@@ -172,7 +172,7 @@ def test_images_are_known_by_order_too_and_files_are_read_once(data: Path, monke
     assert known_images(split).digest != known_images(backwards).digest
     (file,) = Path("cache").glob("images-*.sqlite3")
     assert len(open_memory().contents(split.names)) == len(split)
-    monkeypatch.setattr("ftkit.memory.content_digest", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("ftkit.data.scan.scan_cache.content_digest", lambda path: pytest.fail(f"{path} was read again"))
     assert known_images(split).digest == known_images(images(data)).digest
     file.unlink()
     with pytest.raises(pytest.fail.Exception, match="was read again"):
@@ -189,10 +189,10 @@ def test_an_earlier_format_of_the_memory_is_removed(data: Path) -> None:
 def test_more_files_than_the_memory_holds_are_all_remembered_while_they_are_used(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.memory.MOST", 5)
+    monkeypatch.setattr("ftkit.data.scan.scan_cache.MOST", 5)
     split = images(data)
     known_images(split)
-    monkeypatch.setattr("ftkit.memory.content_digest", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("ftkit.data.scan.scan_cache.content_digest", lambda path: pytest.fail(f"{path} was read again"))
     known_images(split)
 
 

@@ -11,11 +11,11 @@ import torch
 import ftkit
 from ftkit.cli.main import main
 from ftkit.config.schema import Cache
-from ftkit.engine.input import decoded
-from ftkit.engine.input.decoded import Decoded, measure, open_decoded
-from ftkit.engine.input.pixels import sample_pixels
-from ftkit.images import ImageFiles, Range
-from ftkit.spec.dataset import Split
+from ftkit.data.dataset import Split
+from ftkit.data.images import ImageFiles, Range
+from ftkit.data.loading import decoded_images
+from ftkit.data.loading.decoded_images import Decoded, measure, open_decoded
+from ftkit.data.loading.pixels import sample_pixels
 from ftkit.testing import draw
 from tests.conftest import MakeFolder
 
@@ -48,7 +48,7 @@ def test_an_image_is_decoded_once_by_whichever_worker(data: Path, monkeypatch: p
             file.write(f"{split.names[index]}\n")
         return sample_pixels(split, index, channels, value_range)
 
-    monkeypatch.setattr(decoded, "sample_pixels", counted)
+    monkeypatch.setattr(decoded_images, "sample_pixels", counted)
     trained(data, "kept", workers=2, cache={"decoded": "ram"})
     names = seen.read_text().split()
     assert len(names) == len(set(names)) == 26
@@ -58,7 +58,7 @@ def test_another_run_finds_them_on_disk_and_clear_removes_them(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = trained(data, "first", workers=0, cache={"decoded": "disk", "use": False})
-    monkeypatch.setattr(decoded, "sample_pixels", None)
+    monkeypatch.setattr(decoded_images, "sample_pixels", None)
     assert trained(data, "second", workers=0, cache={"decoded": "disk", "use": False}) == first
     assert main(["cache", "list"]) == 0
     assert "dataset folder: 18 train images decoded" in " ".join(capsys.readouterr().out.split())
@@ -128,7 +128,7 @@ def refused(data: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 def test_more_than_fits_is_refused_before_training(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(decoded, "available_memory", lambda: 1000)
+    monkeypatch.setattr(decoded_images, "available_memory", lambda: 1000)
     assert "GB are to be had\nhint: give --decoded-cache disk, or off" in refused(
         data, capsys, "--decoded-cache", "ram"
     )
@@ -143,10 +143,10 @@ def test_images_in_memory_are_not_kept_again(data: Path, capsys: pytest.CaptureF
 
 
 def test_memory_is_what_the_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoded, "CGROUP", tmp_path)
-    assert decoded.available_memory() > 10**6
+    monkeypatch.setattr(decoded_images, "CGROUP", tmp_path)
+    assert decoded_images.available_memory() > 10**6
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert decoded.available_memory() == 2000
+    assert decoded_images.available_memory() == 2000
     (tmp_path / "memory.max").write_text("max\n")
-    assert decoded.available_memory() > 10**6
+    assert decoded_images.available_memory() > 10**6

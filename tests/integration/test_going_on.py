@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit import ranks
 from ftkit.cli.main import main
-from ftkit.engine.training import begin, state
-from ftkit.engine.training.events import EpochDone, Listener, StepDone
+from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
-from ftkit.run_plan import Plan
+from ftkit.planning.run_plan import Plan
+from ftkit.training import run_start, state
+from ftkit.training.events import EpochDone, Listener, StepDone
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -251,7 +251,7 @@ def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(state, "versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
         run = stopped(data)
-    assert vars(begin)["versions"] is state.versions, "what was written is compared with what is true"
+    assert vars(run_start)["versions"] is state.versions, "what was written is compared with what is true"
     notes = Notes()
     resume(run, notes)
     assert [note for note in notes.said if "begun with torch 0.4" in note]
@@ -385,7 +385,7 @@ def test_the_command_that_is_shown_is_read_back_by_a_shell(
 ) -> None:
     run = half.rename(half.with_name(name))
     shutil.rmtree(run / "model", ignore_errors=True)
-    found = ranks.resume_command(str(run), 1)
+    found = launch_env.resume_command(str(run), 1)
     assert shlex.split(found) == ["ftkit", "train", "--resume", str(run)]
     done = (
         subprocess.run(

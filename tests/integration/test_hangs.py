@@ -144,11 +144,11 @@ def test_shared_memory_that_is_too_small_is_named_before_the_start(
 LOADER = """
 import sys, resource
 from pathlib import Path
-from ftkit.engine.input.data import evaluation_loader
-from ftkit.engine.input.transforms import evaluation
-from ftkit.engine.input.workers import explained
+from ftkit.data.loading.loader import evaluation_loader
+from ftkit.transforms.image_transforms import evaluation
+from ftkit.data.loading.workers import explained
 from ftkit.errors import FtkitError
-from ftkit.spec.dataset import Split
+from ftkit.data.dataset import Split
 from tests.unit.test_data import PRE, Files
 paths = sorted(Path(sys.argv[1]).rglob("*.png"))
 loader = evaluation_loader(Split([p.name for p in paths], [0] * len(paths), Files(paths)), evaluation(PRE), 2, 2)

@@ -63,7 +63,7 @@ def test_beyond_pils_own_limit(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         huge = grey(tmp_path / "huge.png", (20_000, 9_500))
     script = (
-        "import sys, ftkit.images as i\n"
+        "import sys, ftkit.data.images as i\n"
         "try: print(i.open_image(sys.argv[1]).size)\n"
         "except i.UnreadableImage as error: print(error)\n"
     )

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ftkit.activation_folder import Store
-from ftkit.engine.cache import table_keys
-from ftkit.engine.network.identity import network_identity
+from ftkit.activation_cache import table_keys
+from ftkit.files.cache_folder import Store
+from ftkit.models.identity import network_identity
 from tests.conftest import MakeFolder, RunFtkit
 
 PLUGIN = """
@@ -136,7 +136,7 @@ def test_a_table_of_other_values_is_told_of_and_not_used(run_ftkit: RunFtkit, mo
 
 def test_the_identity_is_the_same_in_every_process() -> None:
     code = (
-        "import torchvision; from ftkit.engine.network.identity import network_identity as i; import own;"
+        "import torchvision; from ftkit.models.identity import network_identity as i; import own;"
         "print(i(torchvision.models.swin_t()), i(own.build(2)))"
     )
     found = {

@@ -15,7 +15,7 @@ import ftkit
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.library import resume
-from ftkit.run_plan import Plan
+from ftkit.planning.run_plan import Plan
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -25,7 +25,7 @@ FRAGILE = '''
 from dataclasses import replace
 
 from ftkit.api import LayerGroup, hookimpl
-from ftkit.builtin.lenet import lenet
+from ftkit.builtin.backbones.lenet import lenet
 
 
 @hookimpl
@@ -37,7 +37,7 @@ def ftkit_backbones():
 
 def build(num_classes):
     import torch
-    from ftkit.builtin.networks.lenet import LeNet
+    from ftkit.builtin.backbones.networks.lenet_network import LeNet
 
     class Fragile(LeNet):
         def __init__(self):

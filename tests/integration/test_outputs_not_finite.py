@@ -15,19 +15,19 @@ from torch import nn
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
-from ftkit.engine.training.events import EpochDone, Listener
 from ftkit.errors import FtkitError
-from ftkit.json_text import dump_json
+from ftkit.files.json_text import dump_json
+from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import Card, read_card
+from ftkit.runs.run_catalog import Card, read_card
+from ftkit.training.events import EpochDone, Listener
 from tests.cli.test_evaluate import CLASSES, make_run
 from tests.conftest import MakeFolder
 
 FRAGILE = """
 from dataclasses import replace
 from ftkit.api import LayerGroup, hookimpl
-from ftkit.builtin.lenet import lenet
+from ftkit.builtin.backbones.lenet import lenet
 
 
 @hookimpl
@@ -37,7 +37,7 @@ def ftkit_backbones():
 
 def build(num_classes):
     import torch
-    from ftkit.builtin.networks.lenet import LeNet
+    from ftkit.builtin.backbones.networks.lenet_network import LeNet
 
     class Fragile(LeNet):
         def forward(self, x):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftkit.api import Dataset, Split, Splits
-from ftkit.spec.checks import checked_splits
+from ftkit.data.plugin_checks import checked_splits
 from ftkit.testing import ContractError, check_dataset
 from tests.conftest import MakeFolder, typed
 from tests.foreign_parts import PLUGIN, foreign_project

@@ -12,13 +12,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import ftkit
-from ftkit.engine.evaluation.evaluate import infer
-from ftkit.engine.input import data, transforms
-from ftkit.engine.network.devices import Compute
-from ftkit.engine.storage.bundle import load_bundle
-from ftkit.engine.training.events import Listener
-from ftkit.engine.training.probe import NoProbeError, _Features, head_layer, solve
+from ftkit.data.loading import loader
 from ftkit.errors import RequestError
+from ftkit.evaluation.evaluator import infer
+from ftkit.models.bundle import load_bundle
+from ftkit.models.compute.devices import Compute
+from ftkit.training.events import Listener
+from ftkit.training.probe import NoProbeError, _Features, head_layer, solve
+from ftkit.transforms import image_transforms
 from tests.conftest import MakeFolder
 
 DIGITS: dict[str, Any] = {"workers": 0, "epochs": 2, "train_samples": 100}
@@ -79,9 +80,9 @@ def test_the_probe_of_a_run_is_scikit_learns_on_the_networks_features(tmp_path: 
     network, splits = load_bundle(outcome.run.model).model, plan.splits
     features = {}
     for name, split in splits.present():
-        loader = data.evaluation_loader(split, transforms.evaluation(plan.preprocessing), 64, 0)
+        batches = loader.evaluation_loader(split, image_transforms.evaluation(plan.preprocessing), 64, 0)
         seen, labels, _ = infer(
-            _Features(network, head_layer(network, "head")), loader, Compute(torch.device("cpu"), "fp32")
+            _Features(network, head_layer(network, "head")), batches, Compute(torch.device("cpu"), "fp32")
         )
         features[name] = (seen.double().numpy(), labels.numpy())
     (x, y), (xv, yv) = features["train"], features["val"]

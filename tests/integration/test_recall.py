@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import ftkit
-from ftkit.activation_folder import Store
+from ftkit.activation_cache import cache_reader
+from ftkit.activation_cache.cut import Cutter, NoCutError
 from ftkit.cli.main import main
-from ftkit.engine.cache import recall
-from ftkit.engine.cache.cut import Cutter, NoCutError
+from ftkit.files.cache_folder import Store
 from tests.conftest import MakeFolder
 
 SETTINGS: dict[str, Any] = {
@@ -175,7 +175,7 @@ def test_values_larger_than_their_images_are_not_kept(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(data, "run")
-    monkeypatch.setattr(recall, "LARGEST", 0)
+    monkeypatch.setattr(cache_reader, "LARGEST", 0)
     evaluated(capsys, "runs/run")
     _, said = evaluated(capsys, "runs/run")
     assert "the cache" not in said

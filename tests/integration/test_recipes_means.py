@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ftkit
-from ftkit.engine.training.events import Listener
-from ftkit.engine.training.interrupt import StopFlag
-from ftkit.engine.training.loss import Loss, make_loss
-from ftkit.engine.training.session import Session, open_session
 from ftkit.errors import RequestError
-from ftkit.library import open_run
+from ftkit.tasks.loss import Loss, make_loss
+from ftkit.training.events import Listener
+from ftkit.training.open_run import open_run
+from ftkit.training.session import Session, open_session
+from ftkit.training.stop_signals import StopFlag
 from tests.conftest import MakeFolder, RunFtkit
 
 SMALL: dict[str, Any] = {

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
-from ftkit.engine.training.events import Listener
-from ftkit.engine.training.session import Session
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
-from ftkit.run_plan import Plan
+from ftkit.planning.run_plan import Plan
+from ftkit.training.events import Listener
+from ftkit.training.session import Session
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -125,7 +125,7 @@ def test_the_comparison_can_fail(data: Path, tmp_path: Path, monkeypatch: pytest
     ftkit.train(planned(data, tmp_path / "whole"))
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path / "cut"), StopAt(6))
-    monkeypatch.setattr("ftkit.engine.input.order.TrainingOrder.start", _start_over)
+    monkeypatch.setattr("ftkit.data.loading.order.TrainingOrder.start", _start_over)
     resume(tmp_path / "cut" / "run")
     assert result(tmp_path / "cut" / "run")[0] != result(tmp_path / "whole" / "run")[0]
 
@@ -163,7 +163,7 @@ def test_frozen_groups_stay_byte_identical_buffers_included(
         state = session.network.state_dict()
         seen.append({k: v.clone() for k, v in state.items() if not k.startswith(("fc.", "linear."))})
 
-    monkeypatch.setattr("ftkit.engine.training.saving.write_checkpoint", watch)
+    monkeypatch.setattr("ftkit.training.callbacks.saving.write_checkpoint", watch)
     ftkit.train(plan)
     first, second, third = seen
     assert all(torch.equal(first[k], second[k]) for k in first)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import ftkit
-from ftkit.engine.training.events import Listener
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
+from ftkit.training.events import Listener
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 

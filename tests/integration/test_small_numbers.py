@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.spec.batches import Batches
+from ftkit.data.batch_sizes import Batches
 from tests.conftest import MakeFolder
 
 PLUGIN = r'''

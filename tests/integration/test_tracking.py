@@ -16,12 +16,12 @@ import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker
 
 import ftkit
-from ftkit.engine.training import tracking
-from ftkit.engine.training.events import EpochDone, Listener
-from ftkit.engine.training.session import Session
-from ftkit.engine.training.tracking import Sent, flattened, picture, scalars
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.library import resume
+from ftkit.training.callbacks import trackers
+from ftkit.training.callbacks.trackers import Sent, flattened, picture, scalars
+from ftkit.training.events import EpochDone, Listener
+from ftkit.training.session import Session
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -142,8 +142,8 @@ def test_what_a_kill_left_unnoted_is_replaced(data: Path, tmp_path: Path, monkey
             raise SystemExit
         note(session, sent)
 
-    note = tracking._remember
-    monkeypatch.setattr(tracking, "_remember", killed)
+    note = trackers._remember
+    monkeypatch.setattr(trackers, "_remember", killed)
     with pytest.raises(SystemExit):
         ftkit.train(plan(data, tmp_path))
     monkeypatch.undo()
@@ -162,7 +162,7 @@ def test_a_run_without_trackers_leaves_nothing_of_them(data: Path, tmp_path: Pat
 def test_a_tracker_that_isnt_installed_is_refused_before_training(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.planning.is_installed", lambda package: package != name)
+    monkeypatch.setattr("ftkit.planning.resolve.is_installed", lambda package: package != name)
     with pytest.raises(RequestError, match=f"tracker '{name}' isn't installed") as caught:
         plan(data, tmp_path, tracker=[name])
     assert f"pip install 'ftkit[{name}]'" in (caught.value.hint or "")
@@ -245,10 +245,10 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Other]:
 
     def put(fails: str) -> Other:
         made = Other(fails)
-        monkeypatch.setattr("ftkit.planning.is_installed", lambda package: True)
-        monkeypatch.setitem(tracking._MAKE, "mlflow", lambda session, sent: made)
-        monkeypatch.setitem(tracking._CONFUSION, "mlflow", lambda *_: None)
-        monkeypatch.setattr(tracking, "_send_config", lambda tracker, config: None)
+        monkeypatch.setattr("ftkit.planning.resolve.is_installed", lambda package: True)
+        monkeypatch.setitem(trackers._MAKE, "mlflow", lambda session, sent: made)
+        monkeypatch.setitem(trackers._CONFUSION, "mlflow", lambda *_: None)
+        monkeypatch.setattr(trackers, "_send_config", lambda tracker, config: None)
         return made
 
     return put

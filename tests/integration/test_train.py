@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ftkit
-from ftkit.engine.storage.checkpoint import Progress
-from ftkit.engine.training.conclude import lose_patience
-from ftkit.engine.training.events import Listener, Start
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
+from ftkit.runs.checkpoint import Progress
+from ftkit.training.epoch_end import lose_patience
+from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["ftkit"]):
-    from ftkit.builtin.unpack import unpack
+    from ftkit.builtin.datasets.unpacking import unpack
     from ftkit.config.load import resolve
     from ftkit.config.schema import Config
-    from ftkit.engine.storage.checkpoint import load_checkpoint
     from ftkit.errors import FtkitError
-    from ftkit.runs import read_card
-    from ftkit.updating import BASE, RECORD, read_record
+    from ftkit.project.update import BASE, RECORD, read_record
+    from ftkit.runs.checkpoint import load_checkpoint
+    from ftkit.runs.run_catalog import read_card
 
 
 def named(name: str, use: Callable[[], object], keys: Collection[str] = ()) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.engine.storage.checkpoint import load_checkpoint
 from ftkit.errors import FtkitError
+from ftkit.runs.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder
 from tests.soak import times
 

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ftkit
-from ftkit.builtin.unpack import unpack
+from ftkit.builtin.datasets.unpacking import unpack
 from ftkit.cli.options import FLAGS
 from ftkit.config.schema import Config
-from ftkit.engine.storage.checkpoint import load_checkpoint
+from ftkit.data.images import open_image
 from ftkit.errors import FtkitError
-from ftkit.images import open_image
+from ftkit.runs.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder, typed
 from tests.soak import times
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ftkit
-from ftkit.engine.inference.predict import Predictor
-from ftkit.engine.input.pixels import content_pixels, file_pixels, pixels_of
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
-from ftkit.images import Range, UnreadableImage, open_header, open_image, upright_size
+from ftkit.data.images import Range, UnreadableImage, open_header, open_image, upright_size
+from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of
+from ftkit.inference.predictor import Predictor
+from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import Card
+from ftkit.runs.run_catalog import Card
 from ftkit.testing import draw as drawn
 from tests import headers
 from tests.soak import times

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftkit.builtin.csv_file import CsvFile
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.csv_file import CsvFile
+from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, listed
 from ftkit.config.load import resolve, to_yaml
+from ftkit.data.walk import LeftOut, walk_images
 from ftkit.errors import RequestError
-from ftkit.walk import LeftOut, walk_images
 from tests.soak import times
 
 pytestmark = pytest.mark.soak

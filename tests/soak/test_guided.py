@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit.project.update import BASE, RECORD
 from ftkit.testing.project import make_project
-from ftkit.updating import BASE, RECORD
 from tests.conftest import MakeFolder
 from tests.soak import times
 

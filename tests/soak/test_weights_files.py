@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
-from ftkit.builtin.cifar_resnet import cifar_resnet
-from ftkit.engine.network.weight_files import Contents
-from ftkit.engine.network.weights import Target, load_into
+from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
 from ftkit.errors import RequestError
+from ftkit.models.weights.files import Contents
+from ftkit.models.weights.pretrained import Target, load_into
 
 pytestmark = pytest.mark.soak
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftkit.spec.advice import LARGE, SIMILAR, Advice, Facts, Limits, advise
+from ftkit.strategies.recommendation_rules import LARGE, SIMILAR, Advice, Facts, Limits, advise
 
 
 def facts(per_class: int, nearest: float | None, pretrained: bool = True, classes: int = 10) -> Facts:

@@ -22,10 +22,10 @@ import pytest
 from PIL import Image
 
 from ftkit.api import cache_folder
-from ftkit.builtin import unpack as unpacking
-from ftkit.builtin.archive import Archive
+from ftkit.builtin.datasets import unpacking as unpacking
+from ftkit.builtin.datasets.archive import Archive
+from ftkit.data.dataset import Splits
 from ftkit.errors import FtkitError, RequestError
-from ftkit.spec.dataset import Splits
 from tests.conftest import RunFtkit
 
 PNG = io.BytesIO()
@@ -216,7 +216,9 @@ def test_a_cache_that_can_only_be_read_is_enough(tmp_path: Path, cache: Path) ->
         pytest.skip("this user may write everywhere")
     archive = written(tmp_path / "a.zip", zipped())
     Archive(archive).load()
-    code = "import sys; from ftkit.builtin.archive import Archive; print(len(Archive(sys.argv[1]).load().train))"
+    code = (
+        "import sys; from ftkit.builtin.datasets.archive import Archive; print(len(Archive(sys.argv[1]).load().train))"
+    )
     cache.chmod(0o500)
     try:
         done = subprocess.run([sys.executable, "-c", code, str(archive)], capture_output=True, text=True, check=False)
@@ -285,7 +287,7 @@ def test_without_a_server_the_archive_can_be_put_there_by_hand() -> None:
 
 
 def test_a_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftkit.builtin.download.TIMEOUT", 0.2)
+    monkeypatch.setattr("ftkit.builtin.datasets.download.TIMEOUT", 0.2)
     stop = threading.Event()
     url = server.give("/a.zip", zipped(), wait=stop)
     with pytest.raises(FtkitError, match=r"can't be fetched: timed out"):
@@ -330,7 +332,8 @@ def test_two_processes_fetch_once(server: Server, cache: Path) -> None:
     content = tarred({f"train/{kind}/{n}.png": DOT for kind in "ab" for n in range(200)})
     go = threading.Event()
     url = server.give("/a.tar", content, wait=go)
-    code = "import sys; from ftkit.builtin.archive import Archive; print(Archive(sys.argv[1]).load().fingerprint())"
+    code = "import sys; from ftkit.builtin.datasets.archive import Archive\n"
+    code += "print(Archive(sys.argv[1]).load().fingerprint())"
     both = [
         subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -11,11 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine.input.transforms import evaluation, training
+from ftkit.data.balance import balance_notes, class_weights
 from ftkit.errors import RequestError
-from ftkit.spec.augment import LEVELS, Augmentation, Changes, Light, Standard, Strong, Unchanged, check_channels
-from ftkit.spec.balance import balance_notes, class_weights
-from ftkit.spec.preprocessing import Preprocessing
+from ftkit.transforms.augmentation import (
+    LEVELS,
+    Augmentation,
+    Changes,
+    Light,
+    Standard,
+    Strong,
+    Unchanged,
+    check_channels,
+)
+from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.preprocessing import Preprocessing
 from tests.looks import seen
 
 PLAIN: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}

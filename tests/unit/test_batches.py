@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ftkit.data.batch_sizes import Batches
 from ftkit.errors import RequestError
-from ftkit.spec.batches import Batches
 
 
 def test_a_remainder_is_spread_instead_of_left_as_a_tiny_batch() -> None:

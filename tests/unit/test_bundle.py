@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
-from ftkit.engine.storage import durable
-from ftkit.engine.storage.bundle import backbone_id, load_bundle, save_bundle
-from ftkit.engine.storage.durable import replace_folder, save_tensors
 from ftkit.errors import FtkitError, RequestError
+from ftkit.files import durable
+from ftkit.files.durable import replace_folder, save_tensors
+from ftkit.files.folder_swap import previous
+from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import BackboneId, Card, find_model, previous, read_card, run_of
+from ftkit.runs.run_catalog import BackboneId, Card, find_model, read_card, run_of
 
 CLASSES = ("ant", "bee", "[/b] \u00e9\n")
 FILES = ("model.safetensors", "model.json")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ftkit.spec.caching import CutSize, Use, decide, views_of
-from ftkit.spec.schedule import Phase
+from ftkit.activation_cache.policy import CutSize, Use, decide, views_of
+from ftkit.strategies.schedule import Phase
 
 HEAD, DEEP, LOW = CutSize("pool", 9, 100), CutSize("layer3", 6, 1000), CutSize("layer1", 2, 5000)
 

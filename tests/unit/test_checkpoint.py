@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftkit.engine.storage.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from ftkit.errors import FtkitError, RequestError
+from ftkit.runs.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 
 FROZEN = {"stem": torch.tensor([0.0, float("nan"), 2.0]), "seen": torch.tensor(7)}
 
@@ -140,7 +140,7 @@ def test_a_full_disk_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ftkit.engine.storage.checkpoint.save_tensors", full)
+    monkeypatch.setattr("ftkit.runs.checkpoint.save_tensors", full)
     with pytest.raises(FtkitError, match="No space left on device"):
         save_checkpoint(tmp_path, state(2), keep=1)
     assert load_checkpoint(tmp_path)[0].progress.epoch == 1

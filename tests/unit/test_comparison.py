@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from ftkit.config.load import Resolved
-from ftkit.engine.evaluation.bootstrap import Interval, _judge_of, interval, mcnemar, resampled
-from ftkit.engine.evaluation.compare import Answers, Contender, compare, seconds, trainable
-from ftkit.engine.evaluation.metrics import score
 from ftkit.errors import RequestError
-from ftkit.run_folder import RunFolder
-from ftkit.run_summary import RunSummary
-from ftkit.spec.figures import FIGURES
-from ftkit.trials import mean_and_spread
+from ftkit.evaluation.comparison import Answers, Contender, compare, seconds, trainable
+from ftkit.experiments.trials import mean_and_spread
+from ftkit.metrics.bootstrap import Interval, _judge_of, interval, mcnemar, resampled
+from ftkit.metrics.classification import score
+from ftkit.metrics.names import FIGURES
+from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_summary import RunSummary
 
 CLASSES = tuple("abcdefg")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit import hooks
 from ftkit.config.load import resolve
+from ftkit.plugins import hookspecs
 from ftkit.testing import draw
 from tests.conftest import RunFtkit
 
@@ -33,7 +33,7 @@ def public() -> dict[str, Any]:
         name: {item: _described(getattr(module, item)) for item in sorted(module.__all__) if item != "__version__"}
         for name, module in modules.items()
     }
-    named = {name: str(inspect.signature(f)) for name, f in vars(hooks).items() if name.startswith("ftkit_")}
+    named = {name: str(inspect.signature(f)) for name, f in vars(hookspecs).items() if name.startswith("ftkit_")}
     return {**found, "hooks": named}
 
 

@@ -12,15 +12,16 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from ftkit.config.choices import KEY_PEERS, OPTIMIZERS
-from ftkit.config.jsonschema import json_schema
+from ftkit.config.choices import KEY_PEERS
+from ftkit.config.json_schema import json_schema
 from ftkit.config.load import build, project_plugins, resolve, to_yaml
 from ftkit.config.problems import ConfigError
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
+from ftkit.optim.curves import CURVES, Step
+from ftkit.optim.optimizer_names import OPTIMIZERS
 from ftkit.plugins import Registry
-from ftkit.spec.curve import CURVES, Step
-from ftkit.spec.strategy import Strategy, Then
+from ftkit.strategies.strategy import Strategy, Then
 
 PLUGIN = '''
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftkit.builtin.csv_file import CsvFile
+from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.errors import RequestError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ftkit.errors import RequestError
-from ftkit.spec.curve import CURVES, Constant, Cosine, Curve, Linear, OneCycle, Step
+from ftkit.optim.curves import CURVES, Constant, Cosine, Curve, Linear, OneCycle, Step
 
 
 def factors(curve: Curve, steps: int, steps_per_epoch: int = 4, epochs: int = 2) -> list[float]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ftkit.engine.cache.cut import Cut, Cutter, NoCutError
-from ftkit.engine.network.groups import set_trainable
-from ftkit.spec.backbone import LayerGroup
+from ftkit.activation_cache.cut import Cut, Cutter, NoCutError
+from ftkit.backbones.backbone import LayerGroup
+from ftkit.models.parameter_groups import set_trainable
 
 GROUPS = tuple(LayerGroup(name, rf"{name}\.") for name in ("stem", "body", "head"))
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine.input.data import Samples, checked, evaluation_loader, training_loader
-from ftkit.engine.input.order import TrainingOrder
-from ftkit.engine.input.transforms import evaluation, training
+from ftkit.data.batch_sizes import Batches
+from ftkit.data.dataset import Split
+from ftkit.data.images import open_image
+from ftkit.data.loading.loader import Samples, checked, evaluation_loader, training_loader
+from ftkit.data.loading.order import TrainingOrder
 from ftkit.errors import FtkitError
-from ftkit.images import open_image
-from ftkit.spec.augment import Standard
-from ftkit.spec.batches import Batches
-from ftkit.spec.dataset import Split
-from ftkit.spec.preprocessing import Preprocessing
+from ftkit.transforms.augmentation import Standard
+from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.preprocessing import Preprocessing
 
 PRE = Preprocessing(size=8, crop_pct=1.0)
 
@@ -161,9 +161,9 @@ def test_a_process_that_ends_ends_its_workers(tmp_path: Path, workers: int) -> N
     code = f"""
 from pathlib import Path
 from tests.unit.test_data import PRE, Files
-from ftkit.engine.input.data import evaluation_loader
-from ftkit.engine.input.transforms import evaluation
-from ftkit.spec.dataset import Split
+from ftkit.data.loading.loader import evaluation_loader
+from ftkit.transforms.image_transforms import evaluation
+from ftkit.data.dataset import Split
 paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
 loader = evaluation_loader(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE), 2, {workers})
 print(len(list(loader)))

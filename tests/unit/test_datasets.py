@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftkit.builtin.digits import Digits, ask_scikit_learn, read_digits
-from ftkit.builtin.torchvision_datasets import TorchvisionSet, ftkit_datasets
+from ftkit.builtin.datasets.digits import Digits, ask_scikit_learn, read_digits
+from ftkit.builtin.datasets.torchvision_datasets import TorchvisionSet, ftkit_datasets
+from ftkit.data.dataset import Splits
 from ftkit.errors import FtkitError, RequestError
-from ftkit.spec.dataset import Splits
 
 SETS = ftkit_datasets()
 
@@ -67,7 +67,9 @@ def test_both_ways_to_the_digits_agree() -> None:
 
 
 def test_digits_do_not_import_scikit_learn() -> None:
-    code = "import sys; from ftkit.builtin.digits import Digits; Digits().load(); print('sklearn' in sys.modules)"
+    code = (
+        "import sys; from ftkit.builtin.datasets.digits import Digits; Digits().load(); print('sklearn' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -123,14 +125,14 @@ def test_a_set_that_cannot_be_downloaded_says_so(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftkit.builtin.torchvision_datasets.is_installed", lambda name: False)
+    monkeypatch.setattr("ftkit.builtin.datasets.torchvision_datasets.is_installed", lambda name: False)
     with pytest.raises(RequestError, match=r"dataset 'svhn' needs scipy \(pip install 'ftkit\[scipy\]'\)"):
         load("svhn", tmp_path)
 
 
 def test_listing_the_sets_needs_no_torch() -> None:
     code = (
-        "import sys; from ftkit.builtin.torchvision_datasets import ftkit_datasets; ftkit_datasets();"
+        "import sys; from ftkit.builtin.datasets.torchvision_datasets import ftkit_datasets; ftkit_datasets();"
         "print({'torch', 'torchvision', 'numpy', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

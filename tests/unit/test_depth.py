@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftkit.engine.input.pixels import file_pixels, pixels_of
+from ftkit.data.images import Extremes, Range, extremes, open_image
+from ftkit.data.loading.pixels import file_pixels, pixels_of
+from ftkit.data.scan.value_ranges import settle_range
 from ftkit.errors import RequestError
-from ftkit.images import Extremes, Range, extremes, open_image
-from ftkit.value_ranges import settle_range
 from tests import headers
 from tests.headers import LONG, SHORT
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ftkit.engine.input.finish import KINDS, Draws
-from ftkit.engine.input.pixels import pixels_of
-from ftkit.engine.input.transforms import Transform, evaluation, training
-from ftkit.spec.augment import Changes, Light, Standard, Strong
-from ftkit.spec.preprocessing import Preprocessing
+from ftkit.data.loading.pixels import pixels_of
+from ftkit.transforms.augmentation import Changes, Light, Standard, Strong
+from ftkit.transforms.device_transforms import KINDS, Draws
+from ftkit.transforms.image_transforms import Transform, evaluation, training
+from ftkit.transforms.preprocessing import Preprocessing
 
 LOOK = Preprocessing(size=48)
 SEEDS = 24

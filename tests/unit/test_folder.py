@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.image_folder import Folder
+from ftkit.data.dataset import Split, class_order, relabel
 from ftkit.errors import RequestError
-from ftkit.spec.dataset import Split, class_order, relabel
 
 if TYPE_CHECKING:
     from tests.conftest import MakeFolder

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ftkit.builtin.archive import Archive
-from ftkit.builtin.csv_file import CsvFile
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.archive import Archive
+from ftkit.builtin.datasets.csv_file import CsvFile
+from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.config.load import resolve
-from ftkit.engine.network.weight_files import read_weights
+from ftkit.data.images import UnreadableImage, open_image
 from ftkit.errors import RequestError
-from ftkit.images import UnreadableImage, open_image
+from ftkit.models.weights.files import read_weights
 from tests.conftest import typed
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftkit.images import FORMATS, is_image, open_with_format, support
-from ftkit.images.formats import add_reader
+from ftkit.data.images import FORMATS, is_image, open_with_format, support
+from ftkit.data.images.formats import add_reader
 from ftkit.testing import draw
 
 PICTURE = draw(3, (48, 32), "x").convert("RGB")
@@ -21,7 +21,7 @@ ALONE = """
 import sys
 for module in sys.argv[2:]:
     sys.modules[module] = None
-from ftkit.images import open_image, support, UnreadableImage
+from ftkit.data.images import open_image, support, UnreadableImage
 try:
     open_image(sys.argv[1])
 except UnreadableImage as error:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkit.images import (
+from ftkit.data.dataset import Split
+from ftkit.data.images import (
     ORIENTATION,
     ImageFiles,
     UnreadableImage,
@@ -22,7 +23,6 @@ from ftkit.images import (
     sample_name,
     with_channels,
 )
-from ftkit.spec.dataset import Split
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.config.load import resolve, to_yaml
-from ftkit.engine.evaluation.evaluate import Labelled, other_data, run_data
+from ftkit.data.dataset import Splits
 from ftkit.errors import RequestError
-from ftkit.run_splits import load_splits
-from ftkit.runs import read_card
-from ftkit.spec.dataset import Splits
+from ftkit.evaluation.evaluator import Labelled, other_data, run_data
+from ftkit.planning.run_splits import load_splits
+from ftkit.runs.run_catalog import read_card
 from tests.conftest import MakeFolder, RunFtkit
 
 DIGITS = {str(digit): 3 for digit in range(6)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.errors import RequestError
 from tests.conftest import typed
 

@@ -15,21 +15,21 @@ from rich.console import Console
 from sklearn import metrics
 from torchmetrics.functional import classification
 
-from ftkit.cli import console
-from ftkit.cli.evaluate import show
-from ftkit.engine.evaluation.bootstrap import interval, resampled
-from ftkit.engine.evaluation.evaluate import Labelled
-from ftkit.engine.evaluation.metrics import score
-from ftkit.engine.training.probe import LONE_STRENGTH, choose_strength
-from ftkit.spec.dataset import Split, Splits
-from ftkit.spec.labels import choose_labels
+from ftkit.cli.commands.evaluate import show
+from ftkit.cli.output import console
+from ftkit.data.class_selection import choose_labels
+from ftkit.data.dataset import Split, Splits
+from ftkit.evaluation.evaluator import Labelled
+from ftkit.metrics.bootstrap import interval, resampled
+from ftkit.metrics.classification import score
+from ftkit.training.probe import LONE_STRENGTH, choose_strength
 
 MANY = 20_000
 NAMES = tuple(f"class-{number:05d}" for number in range(MANY))
 
 PEAK = f"""
 import json, resource, time, torch
-from ftkit.engine.evaluation.metrics import score
+from ftkit.metrics.classification import score
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (10 if {sys.platform == "darwin"} else 0) / 1024

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ftkit.engine.network.devices import Compute
-from ftkit.engine.network.layout import cast, settle
+from ftkit.models.compute.devices import Compute
+from ftkit.models.compute.memory_format import cast, settle
 
 CPU = Compute(torch.device("cpu"), "fp32")
 
@@ -95,8 +95,8 @@ def test_a_network_that_would_give_something_else_is_left_alone() -> None:
 def test_a_network_that_would_end_the_process_in_that_layout_keeps_the_other() -> None:
     """torch's backward pass of a strided convolution of one pixel on a few channels writes past its memory there."""
     program = (
-        "import torch; from torch import nn; from ftkit.engine.network.devices import Compute;"
-        "from ftkit.engine.network.layout import settle; torch.set_num_threads(1);"
+        "import torch; from torch import nn; from ftkit.models.compute.devices import Compute;"
+        "from ftkit.models.compute.memory_format import settle; torch.set_num_threads(1);"
         "network = nn.Sequential(nn.Conv2d(3, 48, 1, 2, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten());"
         "compute = settle(network, Compute(torch.device('cpu'), 'fp32'), 3, 64);"
         "[network(compute.take(torch.randn(3, 3, 64, 64))).square().sum().backward() for _ in range(20)];"

@@ -13,9 +13,9 @@ from sklearn import metrics
 from torch import Tensor
 
 from ftkit.config.choices import MONITORS
-from ftkit.engine.evaluation.metrics import ClassScores, Scores, score
 from ftkit.errors import RequestError
-from ftkit.spec.figures import FIGURES, check_monitor, is_better
+from ftkit.metrics.classification import ClassScores, Scores, score
+from ftkit.metrics.names import FIGURES, check_monitor, is_better
 
 
 def decided(predictions: list[int], classes: int, margin: float = 10.0) -> Tensor:

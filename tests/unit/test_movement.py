@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ftkit
-from ftkit.cli.bars import movement_lines
-from ftkit.engine.network.distance import by_group, layers
+from ftkit.cli.output.weight_drift_bars import movement_lines
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
+from ftkit.models.weights.drift import by_group, layers
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

@@ -16,7 +16,7 @@ import yaml
 import ftkit
 from ftkit.config.load import resolve, to_yaml
 from ftkit.config.source_text import as_typed
-from ftkit.config.yamlfile import Setting, read_text
+from ftkit.config.yaml_file import Setting, read_text
 from ftkit.errors import RequestError
 from tests.conftest import MakeFolder, typed
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.config.choices import DEFAULT_DECAY, OPTIMIZERS
-from ftkit.config.optimizer_options import FIRST_RATE_ALONE, UNFIT, option_faults
 from ftkit.config.schema import Optimizer
-from ftkit.engine.training.optim import build_optimizer, check_options, optimizer_class, set_learning_rates
 from ftkit.errors import RequestError
+from ftkit.optim.optimizer_names import DEFAULT_DECAY, OPTIMIZERS
+from ftkit.optim.optimizer_options import FIRST_RATE_ALONE, UNFIT, option_faults
+from ftkit.optim.optimizers import build_optimizer, check_options, optimizer_class, set_learning_rates
 
 SWITCHES = {"self", "params", "lr", "foreach", "maximize", "capturable", "differentiable"}
 """Arguments that don't change what is learnt, or turn learning round."""

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.engine.input import pixels
-from ftkit.engine.input.pixels import file_pixels, pixels_of
-from ftkit.images import UnreadableImage, open_image
+from ftkit.data.images import UnreadableImage, open_image
+from ftkit.data.loading import pixels
+from ftkit.data.loading.pixels import file_pixels, pixels_of
 from ftkit.testing import draw
 
 PICTURE = draw(3, (61, 47), "x").convert("RGB")

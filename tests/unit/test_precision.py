@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import ftkit
-from ftkit.engine.network.devices import choose_precision, is_light
-from ftkit.engine.training.events import Listener, Start
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
+from ftkit.models.compute.devices import choose_precision, is_light
 from ftkit.plugins import Registry
+from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -47,7 +47,7 @@ def test_fp16_on_a_cpu_is_refused() -> None:
     [("mobilenet_v3_small", True), ("efficientnet_b0", True), ("resnet18", False), ("convnext_tiny", False)],
 )
 def test_networks_of_depthwise_convolutions_and_batchnorm_are_light(name: str, light: bool) -> None:
-    from ftkit.engine.network.measure import build_on_meta
+    from ftkit.models.model_size import build_on_meta
 
     assert is_light(build_on_meta(Registry().backbones.get(name), 2)) == light
 

@@ -13,10 +13,8 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 from ftkit.config.schema import Cache
-from ftkit.engine.input import pixels
-from ftkit.engine.input.decoded import measure, open_decoded
-from ftkit.engine.input.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
-from ftkit.images import (
+from ftkit.data.dataset import Split
+from ftkit.data.images import (
     FORMATS,
     ImageFiles,
     UnreadableImage,
@@ -25,8 +23,10 @@ from ftkit.images import (
     profile_fault,
     with_channels,
 )
-from ftkit.images.formats import add_reader
-from ftkit.spec.dataset import Split
+from ftkit.data.images.formats import add_reader
+from ftkit.data.loading import pixels
+from ftkit.data.loading.decoded_images import measure, open_decoded
+from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
 from ftkit.testing import draw
 from tests import headers
 from tests.headers import app1, app1_xmp, exif, jpeg, shown, stored, xmp

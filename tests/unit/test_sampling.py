@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from ftkit.data.sampling import stratified_sample, stratified_split
 from ftkit.errors import RequestError
-from ftkit.spec.sampling import stratified_sample, stratified_split
 
 
 def test_a_split_takes_the_same_part_of_each_class() -> None:

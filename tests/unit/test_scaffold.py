@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ftkit import scaffold
 from ftkit.errors import FtkitError, RequestError
-from ftkit.project import project_name
+from ftkit.project import rendering
+from ftkit.project.create import project_name
 
 FILES = {Path("ftkit.yaml"): b"epochs: 3\n", Path("tests/test_it.py"): b"", Path("plug.py"): b"new"}
 
@@ -55,7 +55,7 @@ def test_render_fills_in_names_and_jinja_files_and_copies_the_rest(tmp_path: Pat
     (tmp_path / "{{module}}").mkdir()
     (tmp_path / "{{module}}" / "a.py.jinja").write_text("x = '{{ module }}'  # {not} {{module}}\n")
     (tmp_path / "raw.txt").write_bytes(b"{{module}}\xff\r\n")
-    assert scaffold.render(tmp_path, {"module": "ants", "unused": ""}) == {
+    assert rendering.render(tmp_path, {"module": "ants", "unused": ""}) == {
         Path("raw.txt"): b"{{module}}\xff\r\n",
         Path("ants/a.py"): b"x = 'ants'  # {not} ants\n",
     }
@@ -63,19 +63,19 @@ def test_render_fills_in_names_and_jinja_files_and_copies_the_rest(tmp_path: Pat
 
 def test_a_value_is_never_filled_in_again(tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text("{{first}}")
-    assert scaffold.render(tmp_path, {"first": "{{second}}", "second": "no"}) == {Path("a"): b"{{second}}"}
+    assert rendering.render(tmp_path, {"first": "{{second}}", "second": "no"}) == {Path("a"): b"{{second}}"}
 
 
 def test_a_template_that_asks_for_something_unknown_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text("{{modul}}")
     with pytest.raises(FtkitError, match=r"a\.jinja: the template asks for 'modul'"):
-        scaffold.render(tmp_path, {"module": "ants"})
+        rendering.render(tmp_path, {"module": "ants"})
 
 
 @pytest.mark.parametrize("target", ["new", "deep/er/new", "empty"])
 def test_all_files_are_written_and_nothing_else(target: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert scaffold.write(FILES, tmp_path / target) == []
+    assert rendering.write(FILES, tmp_path / target) == []
     assert tree(tmp_path / target) == {"ftkit.yaml": b"epochs: 3\n", "plug.py": b"new", "tests/test_it.py": b""}
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted({"empty", target.split("/")[0]})
 
@@ -83,7 +83,7 @@ def test_all_files_are_written_and_nothing_else(target: str, tmp_path: Path) -> 
 def test_files_that_are_there_are_overwritten_and_others_kept(tmp_path: Path) -> None:
     (tmp_path / "plug.py").write_bytes(b"old")
     (tmp_path / "mine.txt").write_bytes(b"mine")
-    assert scaffold.write(FILES, tmp_path) == [Path("plug.py")]
+    assert rendering.write(FILES, tmp_path) == [Path("plug.py")]
     assert tree(tmp_path) == {
         "ftkit.yaml": b"epochs: 3\n",
         "mine.txt": b"mine",
@@ -108,7 +108,7 @@ def test_a_failure_while_moving_in_puts_everything_back(
 
     monkeypatch.setattr(Path, "rename", breaking)
     with pytest.raises(FtkitError, match="No space left on device"):
-        scaffold.write(FILES, tmp_path)
+        rendering.write(FILES, tmp_path)
     assert calls == breaks_at
     assert tree(tmp_path) == {"plug.py": b"old"}
     assert [p.name for p in tmp_path.iterdir()] == ["plug.py"]
@@ -117,7 +117,7 @@ def test_a_failure_while_moving_in_puts_everything_back(
 def test_a_failure_leaves_no_new_folder_and_no_parents(tmp_path: Path) -> None:
     too_long = {Path("a.txt"): b"a", Path("x" * 300): b""}
     with pytest.raises(FtkitError, match="File name too long"):
-        scaffold.write(too_long, tmp_path / "one" / "two")
+        rendering.write(too_long, tmp_path / "one" / "two")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_file_and_a_folder_of_one_name_are_told_apart(there: str, said: str, t
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
     with pytest.raises(RequestError, match=said):
-        scaffold.write(FILES, tmp_path)
+        rendering.write(FILES, tmp_path)
     assert tree(tmp_path) == {there: b"mine"}
 
 
@@ -135,13 +135,13 @@ def test_a_folder_with_something_in_it_is_refused_and_says_what(tmp_path: Path) 
     for name in "abcdefg":
         (tmp_path / name).touch()
     with pytest.raises(RequestError, match=r"is not empty: a, b, c, d, e and 2 more \(.*--force"):
-        scaffold.check_target(tmp_path, force=False)
-    scaffold.check_target(tmp_path, force=True)
+        rendering.check_target(tmp_path, force=False)
+    rendering.check_target(tmp_path, force=True)
 
 
 def test_a_fresh_repository_counts_as_empty(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
-    scaffold.check_target(tmp_path, force=False)
+    rendering.check_target(tmp_path, force=False)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -150,4 +150,4 @@ def test_a_file_or_a_broken_link_is_no_target(force: bool, tmp_path: Path) -> No
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "link"):
         with pytest.raises(RequestError, match="is there already and is not a folder"):
-            scaffold.check_target(tmp_path / name, force)
+            rendering.check_target(tmp_path / name, force)

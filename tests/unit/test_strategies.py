@@ -22,8 +22,7 @@ from ftkit.api import (
     group_of,
     make_schedule,
 )
-from ftkit.builtin.selective import Bias, Freezer, Norms
-from ftkit.builtin.strategies import (
+from ftkit.builtin.strategies.schedules import (
     ALIASES,
     STRATEGIES,
     Auto,
@@ -38,6 +37,7 @@ from ftkit.builtin.strategies import (
     Scratch,
     ftkit_strategies,
 )
+from ftkit.builtin.strategies.selective import Bias, Freezer, Norms
 
 if TYPE_CHECKING:
     from torch import nn

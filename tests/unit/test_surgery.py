@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torchvision import models
 
 import ftkit
-from ftkit.engine.input.transforms import evaluation
-from ftkit.engine.network.groups import assign
-from ftkit.engine.network.measure import build_on_meta, measure
-from ftkit.engine.network.model import build_model, counted
-from ftkit.engine.network.surgery import build_network, first_convolution, refit
+from ftkit.backbones.backbone import Backbone, Head
 from ftkit.errors import RequestError
+from ftkit.models.build import build_model, counted
+from ftkit.models.model_size import build_on_meta, measure
+from ftkit.models.parameter_groups import assign
+from ftkit.models.surgery import build_network, first_convolution, refit
+from ftkit.planning.cost import count_parameters
 from ftkit.plugins import Registry
-from ftkit.runs import read_card
-from ftkit.spec.backbone import Backbone, Head
-from ftkit.spec.counting import count_parameters
+from ftkit.runs.run_catalog import read_card
 from ftkit.testing import draw
+from ftkit.transforms.image_transforms import evaluation
 from tests.conftest import MakeFolder
 from tests.families import QUICK
 from tests.looks import seen

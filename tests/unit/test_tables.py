@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftkit.activation_folder import CHUNK, Store
-from ftkit.engine.cache.tables import Table, open_table
+from ftkit.activation_cache.table import Table, open_table
+from ftkit.files.cache_folder import CHUNK, Store
 
 ROWS = CHUNK + 5
 PLENTY = 10**9
@@ -86,7 +86,7 @@ def test_no_room_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftkit.activation_folder.SPARE", 10**18)
+    monkeypatch.setattr("ftkit.files.cache_folder.SPARE", 10**18)
     with pytest.raises(OSError, match="no room"):
         opened(tmp_path)
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftkit.builtin.torchvision_datasets import ftkit_datasets
-from ftkit.spec.dataset import Splits
+from ftkit.builtin.datasets.torchvision_datasets import ftkit_datasets
+from ftkit.data.dataset import Splits
 
 SETS = ftkit_datasets()
 

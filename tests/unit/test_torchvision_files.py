@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkit.builtin.torchvision_datasets import ftkit_datasets
+from ftkit.builtin.datasets.torchvision_datasets import ftkit_datasets
 
 SETS = ftkit_datasets()
 

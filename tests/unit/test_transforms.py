@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
-from ftkit.engine.input.transforms import evaluation, training
-from ftkit.images import open_image
-from ftkit.spec.augment import LEVELS, Light
-from ftkit.spec.preprocessing import IMAGENET_STD, Preprocessing
+from ftkit.data.images import open_image
+from ftkit.transforms.augmentation import LEVELS, Light
+from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.preprocessing import IMAGENET_STD, Preprocessing
 from tests.looks import seen
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "hymenoptera" / "val" / "bees"

@@ -14,15 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.builtin.folder import Folder
+from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, listed
-from ftkit.engine.storage.bundle import backbone_id, save_bundle
+from ftkit.data.images import IMAGE_SUFFIXES
+from ftkit.data.walk import OTHER_IMAGES, LeftOut, walk_images
 from ftkit.errors import RequestError
-from ftkit.file_kinds import kind_of
-from ftkit.images import IMAGE_SUFFIXES
+from ftkit.files.file_kinds import kind_of
+from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs import Card
-from ftkit.walk import OTHER_IMAGES, LeftOut, walk_images
+from ftkit.runs.run_catalog import Card
 from tests.conftest import typed
 
 

@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from ftkit.builtin.cifar_resnet import cifar_resnet
-from ftkit.builtin.lenet import WEIGHTS, lenet
-from ftkit.builtin.torchvision_models import ftkit_backbones
-from ftkit.engine.network.surgery import build_network
-from ftkit.engine.network.weight_files import Contents, read_weights
-from ftkit.engine.network.weights import LoadReport, Target, load_into, put_back
+from ftkit.backbones.backbone import Backbone, Head
+from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
+from ftkit.builtin.backbones.lenet import WEIGHTS, lenet
+from ftkit.builtin.backbones.torchvision_models import ftkit_backbones
 from ftkit.errors import FtkitError, RequestError
-from ftkit.spec.backbone import Backbone, Head
+from ftkit.models.surgery import build_network
+from ftkit.models.weights.files import Contents, read_weights
+from ftkit.models.weights.pretrained import LoadReport, Target, load_into, put_back
 
 RESNET20 = Path(__file__).parents[3] / "shared" / "weights" / "resnet20-12fca82f.th"
 
@@ -422,7 +422,7 @@ def test_lenets_weights_come_with_ftkit() -> None:
 
 
 def test_lenet_without_its_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftkit.builtin.lenet.WEIGHTS", tmp_path / "lenet_mnist.safetensors")
+    monkeypatch.setattr("ftkit.builtin.backbones.lenet.WEIGHTS", tmp_path / "lenet_mnist.safetensors")
     with pytest.raises(FtkitError, match=r"lenet_mnist.safetensors can't be read"):
         lenet().weights[0].load()
 

@@ -1,0 +1,29 @@
+"""Versions of an image that values are kept of, and the samples that they are computed from."""
+
+from __future__ import annotations
+
+from ftkit.data.dataset import Split
+from ftkit.data.loading import loader
+from ftkit.data.loading.order import Key
+from ftkit.transforms import image_transforms
+
+PLAIN = 0
+"""The view that evaluation sees; the others are augmented."""
+
+
+class Views(loader.Samples):
+    """Samples whose keys begin with the view."""
+
+    def __init__(
+        self,
+        split: Split,
+        plain: image_transforms.Transform,
+        augmented: image_transforms.Transform,
+        seed: int,
+        pixels: loader.Pixels | None,
+    ) -> None:
+        super().__init__(split, plain, seed, pixels)
+        self.augmented = augmented
+
+    def transform_of(self, key: Key) -> image_transforms.Transform:
+        return self.transform if key[0] == PLAIN else self.augmented

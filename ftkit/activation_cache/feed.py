@@ -1,0 +1,23 @@
+"""The network that a phase calls, and the batches that it is called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What is trained and judged, and on what.
+
+    Attributes:
+        trained: The network, or what of it comes after the cached activations; takes batches of `train_loader`.
+        judged: The same in evaluation, for `val_loader`.
+    """
+
+    trained: nn.Module
+    train_loader: Any
+    judged: nn.Module
+    val_loader: Any

@@ -1,0 +1,272 @@
+"""The activation cache of a run: what its frozen beginning gives for each image, computed once and kept.
+
+Each phase has its cut (`cache.cut`) and takes rows from tables (`cache.tables`). A view that an epoch needs and no
+table has yet is computed before the epoch, in one pass that also fills the tables of later phases.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from ftkit.activation_cache.cached_augmentations import PLAIN, Views
+from ftkit.activation_cache.cached_batches import Cached
+from ftkit.activation_cache.cut import Cut, Cutter
+from ftkit.activation_cache.feed import Feed
+from ftkit.activation_cache.policy import Use
+from ftkit.activation_cache.prefix import computed_rows, quick
+from ftkit.activation_cache.table import Table
+from ftkit.activation_cache.table_keys import TableKeys, open_values, table_key
+from ftkit.data.dataset import SplitName
+from ftkit.data.loading.loader import Batch, Fault
+from ftkit.data.loading.order import Key, Share
+from ftkit.data.loading.unreadable_images import usable
+from ftkit.distributed.collectives import largest
+from ftkit.files.cache_folder import CHUNK, Store, activation_folder
+from ftkit.strategies.schedule import Phase
+from ftkit.transforms import image_transforms
+
+if TYPE_CHECKING:
+    from ftkit.training.session import Session
+
+PATIENCE_SECONDS = 10.0
+"""Between two words on how far a long pass is."""
+
+Place = tuple[str, SplitName, int]
+"""Which table: cut, split and view."""
+
+
+@dataclass
+class Activations:
+    """The cache of one run.
+
+    Attributes:
+        cuts: One a phase, or the reason why there is none.
+        probe_cut: The same for the probe, before which all but the head is fixed; None where there is no probe.
+        trouble: Why nothing can be kept any more; empty where all is well.
+        settled: Chunks that won't be computed again in this run, since an image of them can't be read.
+        on_batch: Called after each batch of a pass that fills tables, by all processes.
+    """
+
+    session: Session
+    cutter: Cutter
+    cuts: Mapping[Phase, Cut | str]
+    uses: Mapping[Phase, Use]
+    probe_cut: Cut | str | None
+    on_batch: Callable[[], None]
+    faults: dict[SplitName, dict[int, Fault]] = field(default_factory=lambda: {"train": {}, "val": {}})
+    settled: set[tuple[Place, int]] = field(default_factory=set)
+    trouble: str = ""
+    _told: bool = False
+    _compared: set[tuple[str, SplitName]] = field(default_factory=set)
+    _tables: dict[Place, Table] = field(default_factory=dict)
+    _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
+
+    def feed(self, phase: Phase) -> Feed:
+        """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
+        cut, use = self.cuts[phase], self.uses[phase]
+        self._let_go(phase)
+        self._beginnings.clear()
+        if self.session.plan.config.zero_stage:
+            # Its updates go past what torch counts changes by.
+            self._keys.forget()
+        if isinstance(cut, str) or use.cut is None:
+            return self.session.ordinary
+        return self._feed(cut)
+
+    def probe_feed(self) -> Feed:
+        """What the probe takes its features from: training and validation images as evaluation sees them."""
+        if not isinstance(self.probe_cut, Cut):
+            return self.session.ordinary
+        feed = self._feed(self.probe_cut)
+        share = feed.val_loader.batch_sampler
+        plain = Share(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
+        return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.judged, feed.val_loader)
+
+    def _feed(self, cut: Cut) -> Feed:
+        session = self.session
+        share = Share(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
+        return Feed(
+            cut.trained,
+            Cached(self, cut, "train", session.order, session.plan.views),
+            cut.judged,
+            Cached(self, cut, "val", share, 1),
+        )
+
+    def tables(self, cut: Cut, split: SplitName, views: Iterable[int]) -> dict[int, Table] | None:
+        """The tables of a cut by view, with all that can be read in them; None where the disk fails."""
+        found: dict[int, Table] = {}
+        for view in sorted(set(views)):
+            table = self._filled(cut, split, view)
+            if table is None:
+                return None
+            found[view] = table
+        return found
+
+    def _filled(self, cut: Cut, split: SplitName, view: int) -> Table | None:
+        place, accelerator = (cut.name, split, view), self.session.accelerator
+        cuts = [cut, *self._later(cut, split, view)]
+        tables = [table for each in cuts if (table := self._opened(each, split, view)) is not None]
+        shared = self.session.world > 1
+        # Each process may find the disk full by itself, and all must go on in the same way.
+        while not largest(accelerator, int(bool(self.trouble))):
+            missing = [chunk for chunk in tables[0].missing() if (place, chunk) not in self.settled]
+            accelerator.wait_for_everyone()
+            if not largest(accelerator, len(missing)):
+                return tables[0]
+            self._fill(split, view, self._share(missing) if shared else missing, cuts, tables)
+            # What a process lacks after that, others have kept where it can't see it.
+            shared = False
+        self._tell_trouble()
+        return None
+
+    def _share(self, missing: Sequence[int]) -> Sequence[int]:
+        """This process's part of what its machine computes; machines need not have a folder in common."""
+        place = int(self.session.accelerator.local_process_index)
+        return missing[place :: max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), place + 1)]
+
+    def computed(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
+        """Batches whose rows are computed for this once; their keys' first number is the view."""
+        for values, batch in self._values([cut.name], split, batches):
+            yield Batch(values[0], batch.labels, batch.indices, batch.faults) if values else batch
+
+    def _values(
+        self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
+    ) -> Generator[tuple[Sequence[Tensor], Batch]]:
+        compute, look, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
+        if key not in self._beginnings:
+            self._beginnings[key] = quick(self.cutter, names, compute, look)
+        return computed_rows(self._beginnings[key], compute, look, self._samples(split), lists)
+
+    def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
+        """Cuts of later phases that the same pass fills too, until something before them is trained."""
+        epoch, lowest = self.session.progress.epoch, cut.depth
+        seen = {cut.name}
+        for phase, other in self.cuts.items():
+            if phase.stop <= epoch:
+                continue
+            if isinstance(other, str):
+                return
+            wanted = self.uses[phase].cut is not None and (split == "val" or view in self.uses[phase].views)
+            if wanted and other.depth <= lowest and other.name not in seen:
+                seen.add(other.name)
+                yield other
+            lowest = min(lowest, other.depth)
+
+    def _fill(
+        self, split: SplitName, view: int, own: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
+    ) -> None:
+        """Compute chunks of a view into the tables of all the cuts; other processes compute others meanwhile."""
+        session = self.session
+        lacking = [set(table.missing()) for table in tables]
+        rows_of = tables[0].rows_of
+        names = [cut.name for cut in cuts]
+        keys = [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]
+        told, found = time.monotonic(), dict[int, Fault]()
+        with closing(self._values(names, split, keys)) as results:
+            for number in range(largest(session.accelerator, len(own))):
+                if number < len(own) and not self.trouble:
+                    values, batch = next(results)
+                    found |= _by_row(rows_of(own[number]), batch)
+                    self._keep(split, values, usable(session, split, batch), own[number], tables, lacking)
+                self.on_batch()
+                if time.monotonic() - told > PATIENCE_SECONDS:
+                    told = time.monotonic()
+                    share = f"{(number + 1) / max(1, len(own)):.0%}"
+                    session.listener.note(f"view {view + 1} of the {split} images: {share} computed for the cache")
+        for one in gather_object([found]) if session.world > 1 else [found]:
+            self.faults[split] |= one
+        broken = {index // CHUNK for index in self.faults[split]}
+        self.settled |= {((cut.name, split, view), chunk) for cut in cuts for chunk in broken}
+
+    def _keep(
+        self,
+        split: SplitName,
+        values: Sequence[Tensor],
+        batch: Batch,
+        chunk: int,
+        tables: Sequence[Table],
+        lacking: Sequence[Set[int]],
+    ) -> None:
+        if not values:
+            return
+        self.session.known_images(split).require_same(batch.indices.tolist())
+        try:
+            for table, value, wanted in zip(tables, values, lacking, strict=True):
+                if chunk in wanted:
+                    table.put(chunk, batch.indices.tolist(), value)
+        except OSError as error:
+            self.trouble = f"{self._store.folder}: {error.strerror or error}"
+
+    def _samples(self, split: SplitName) -> Views:
+        plan = self.session.plan
+        plain = image_transforms.evaluation(plan.preprocessing)
+        augmented = image_transforms.training(plan.preprocessing, plan.augmentation)
+        return Views(self.session.split(split), plain, augmented, plan.config.seed, self.session.pixels(split))
+
+    def _opened(self, cut: Cut, split: SplitName, view: int) -> Table | None:
+        place, plan = (cut.name, split, view), self.session.plan
+        if place not in self._tables and not self.trouble:
+            count = len(self.session.split(split))
+            about = f"{plan.backbone.name} after {cut.name}: {count:,} {split} images, view {view + 1}"
+            try:
+                beginning = self._keys.beginning(cut.name)
+                drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
+                key = table_key(beginning, self.session.known_images(split).digest, plan.preprocessing, drawn)
+                recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, view)
+                note = self.session.listener.note
+                self._tables[place] = open_values(self._store, key, about, count, cut, beginning, recompute, note)
+                self._compared.add((cut.name, split))
+            except OSError as error:
+                self.trouble = f"{self._store.folder}: {error.strerror or error}"
+        return self._tables.get(place)
+
+    def _row(self, cut: Cut, split: SplitName, view: int, index: int) -> Tensor | None:
+        """A row as it is now; None where its image can't be read."""
+        with closing(self._values([cut.name], split, [[(view, index, 0)]])) as results:
+            values, _ = next(results)
+        return values[0] if values else None
+
+    def _tell_trouble(self) -> None:
+        if self.trouble and not self._told:
+            self._told = True
+            self.session.listener.note(f"{self.trouble}; what is frozen is computed in each epoch from now on")
+
+    def _let_go(self, phase: Phase) -> None:
+        """Close tables that no phase from this one on uses, and those of weights that have been trained since."""
+        names = {cut.name for p, cut in self.cuts.items() if p.stop >= phase.stop and isinstance(cut, Cut)}
+        before = [cut for p, cut in self.cuts.items() if p.stop == phase.start]
+        if before:
+            trained = before[0].depth if isinstance(before[0], Cut) else -1
+            names = {name for name in names if self.cutter.depth(name) <= trained}
+        for place in [place for place in self._tables if place[0] not in names]:
+            self._tables.pop(place).close()
+        self.settled = {(place, chunk) for place, chunk in self.settled if place in self._tables}
+
+    def close(self) -> None:
+        """Let others remove the tables."""
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+
+    @cached_property
+    def _store(self) -> Store:
+        config = self.session.plan.config.cache
+        return Store(activation_folder(config.dir), config.limit)
+
+    @cached_property
+    def _keys(self) -> TableKeys:
+        return TableKeys(self.cutter, self.session.compute)
+
+
+def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:
+    """Faults of a batch by the row that they are of."""
+    return dict(zip(sorted(set(rows) - set(batch.indices.tolist())), batch.faults, strict=True))

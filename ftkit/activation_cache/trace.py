@@ -1,0 +1,135 @@
+"""A network's graph, traced without a trace: the network is afterwards what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import fx, nn
+
+from ftkit.models.compute.memory_format import restored
+
+_CONSTANT = "_tensor_constant"
+"""What torch calls the attributes in which it keeps tensors that no module owns."""
+
+
+class Trace:
+    """A network's graph in its modes of the moment.
+
+    Attributes:
+        nodes: Of the graph, in its order.
+        order: The place of each there.
+        paths: The path of each that a module computes: `layer3.1.relu_1`.
+
+    Raises:
+        Exception: Whatever the network's own code does with what stands for a tensor.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        # Only here: the import takes as long as torchvision's own.
+        from torchvision.models.feature_extraction import NodePathTracer, _get_leaf_modules_for_ops
+
+        tracer = NodePathTracer(leaf_modules=_get_leaf_modules_for_ops())
+        with restored(network), _attributes_restored(network):
+            graph = tracer.trace(network)
+            self._constants = {name: value for name, value in vars(network).items() if name.startswith(_CONSTANT)}
+        self.network = network
+        self.nodes = list(graph.nodes)
+        self.order = {node: place for place, node in enumerate(self.nodes)}
+        self.paths: Mapping[fx.Node, str] = dict(tracer.node_to_qualname)
+        self._last = {node: max((self.order[user] for user in node.users), default=-1) for node in self.nodes}
+
+    def attribute(self, target: str) -> Any:
+        """What a `get_attr` node stands for."""
+        if target in self._constants:
+            return self._constants[target]
+        owner, _, name = target.rpartition(".")
+        return getattr(self.network.get_submodule(owner), name)
+
+    def cuts(self, fixed: Callable[[fx.Node], bool]) -> list[fx.Node]:
+        """Nodes after which the graph can be cut, the deepest last.
+
+        Args:
+            fixed: Whether a node whose inputs are fixed is fixed itself.
+        """
+        found: list[fx.Node] = []
+        sure: set[fx.Node] = set()
+        for node in self.nodes:
+            if not (all(source in sure for source in node.all_input_nodes) and fixed(node)):
+                break
+            sure.add(node)
+            if node.op in ("call_module", "call_function", "call_method") and node in self.paths and self.alone(node):
+                found.append(node)
+        return found
+
+    def alone(self, node: fx.Node) -> bool:
+        """Whether what comes after a node sees nothing of what comes before it but this node's value.
+
+        The network's own parameters and buffers are there on both sides.
+        """
+        place = self.order[node]
+        before = (other for other in self.nodes[:place] if other.op != "get_attr")
+        return self._last[node] > place and all(self._last[other] <= place for other in before)
+
+    def suffix(self, node: fx.Node) -> nn.Module:
+        """What comes after a node, as a module that takes the node's value."""
+        graph, kept = fx.Graph(), dict[fx.Node, fx.Node]()
+        kept[node] = graph.placeholder("activations")
+        place = self.order[node]
+        for other in self.nodes:
+            later = self.order[other] > place
+            if later or (other.op == "get_attr" and self._last[other] > place):
+                kept[other] = graph.node_copy(other, kept.__getitem__)
+        return self.module(graph)
+
+    def module(self, graph: fx.Graph) -> fx.GraphModule:
+        """A part of the graph as a module that holds the network's own parameters and buffers."""
+        vars(self.network).update(self._constants)
+        try:
+            return fx.GraphModule(self.network, graph)
+        finally:
+            for name in self._constants:
+                del vars(self.network)[name]
+
+
+@contextmanager
+def _attributes_restored(network: nn.Module) -> Iterator[None]:
+    """Gives all modules back the attributes that they had, and the lists, sets and dictionaries in these their content.
+
+    While a network is traced, its code may keep what stands for a tensor, as LeViT keeps its attention biases in eval
+    mode; the network could compute nothing any more.
+    """
+    before = [(vars(module), _content(vars(module), set())) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for attributes, content in before:
+            _put_back(attributes, content)
+
+
+def _content(value: Any, seen: set[int]) -> Any:
+    """A container's items, each with its own content; None for what isn't one."""
+    if not isinstance(value, dict | list | set) or id(value) in seen:
+        return None
+    seen.add(id(value))
+    if isinstance(value, set):
+        return set(value)
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [(key, item, _content(item, seen)) for key, item in items]
+
+
+def _put_back(container: Any, content: Any) -> None:
+    if isinstance(container, set):
+        container.clear()
+        container.update(content)
+        return
+    items = [(key, item) for key, item, _ in content]
+    if isinstance(container, dict):
+        container.clear()
+        container.update(items)
+    else:
+        container[:] = [item for _, item in items]
+    for _, item, inner in content:
+        if inner is not None:
+            _put_back(item, inner)

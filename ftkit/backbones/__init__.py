@@ -1,0 +1,1 @@
+"""Backbones described as data: layer groups, head, preprocessing and available weights. No torch here."""

@@ -1,0 +1,49 @@
+"""Layer groups for a network whose names are known one by one, rather than by a rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from ftkit.backbones.backbone import LayerGroup
+
+
+def layer_groups(members: Mapping[str, Iterable[str]]) -> tuple[LayerGroup, ...]:
+    """Layer groups whose patterns match what is in each, and nothing that is in another.
+
+    Args:
+        members: By group, from the input to the head: names of parameters, and of layers with a dot behind each,
+            so that layers without parameters are in a group too. No name may be in two groups.
+    """
+    owned = {group: list(names) for group, names in members.items()}
+    around = {group: {outer for name in names for outer in _around(name)} for group, names in owned.items()}
+    return tuple(
+        LayerGroup(group, _pattern(names, around[group].difference(*(around[g] for g in owned if g != group))))
+        for group, names in owned.items()
+    )
+
+
+def _pattern(names: Iterable[str], whole: set[str]) -> str:
+    """Matches `names`, by the outermost modules that are wholly the group's."""
+    kept = {next((outer for outer in _around(name) if outer in whole), f"{name}$") for name in names}
+    return "|".join(_joined(sorted(kept))) or "(?!)"  # a group without members matches nothing
+
+
+def _around(name: str) -> list[str]:
+    """The modules that hold a parameter or a layer, the layer itself among them, outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) + "." for end in range(1, len(parts))]
+
+
+def _joined(prefixes: list[str]) -> Iterator[str]:
+    """Prefixes as expressions, those that differ in a number alone as one."""
+    numbered: dict[str, list[str]] = {}
+    for prefix in prefixes:
+        parent, _, child = prefix.removesuffix(".").rpartition(".")
+        if prefix.endswith(".") and child.isdecimal():
+            numbered.setdefault(parent, []).append(child)
+        else:
+            yield re.escape(prefix.removesuffix("$")) + "$" * prefix.endswith("$")
+    for parent, children in numbered.items():
+        each = "|".join(sorted(children, key=int))
+        yield rf"{re.escape(parent)}\.({each})\." if parent else rf"({each})\."

@@ -1,0 +1,215 @@
+"""torchvision's classification networks.
+
+The facts about them lie in a table beside this file, which `scripts/measure_torchvision.py` makes from
+torchvision itself, so that they can be listed and planned with in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.api import ROLES, Backbone, FtkitError, GroupSize, Preprocessing, Pretrained, Summary, hookimpl
+from ftkit.builtin.backbones.torchvision_groups import FAMILIES, Family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TABLE = Path(__file__).with_suffix(".json")
+_TIMEOUT_SECONDS = 30.0
+_POSITIONS = "encoder.pos_embedding"
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+
+
+@hookimpl
+def ftkit_backbones() -> Mapping[str, Backbone]:
+    return _Models()
+
+
+class _Models(Mapping[str, Backbone]):
+    """Backbones by name; each is made when it is asked for."""
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))["models"]
+        return facts
+
+    def __getitem__(self, name: str) -> Backbone:
+        return make_backbone(name, self._facts[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+
+def make_backbone(name: str, facts: Mapping[str, Any], size: int | None = None) -> Backbone:
+    """The backbone that a row of the table describes; without sizes where the row has none yet.
+
+    Args:
+        size: What a network that is made for one size is made for, in pixels; by default as its default weights.
+    """
+    family = FAMILIES[facts["family"]]
+    weights = tuple(_pretrained(name, entry, family) for entry in facts["weights"])
+    preprocessing = weights[0].preprocessing
+    if size is not None:
+        preprocessing = replace(preprocessing, size=size)
+    step = family.size_step(name) if family.size_step else None
+    return Backbone(
+        name=name,
+        groups=family.layer_groups(name),
+        head=family.head,
+        build=partial(_build, name, facts["family"], preprocessing.size),
+        preprocessing=preprocessing,
+        weights=weights,
+        summary=_summary(facts, preprocessing.size, step) if "groups" in facts else None,
+        family=facts["family"],
+        min_size=step or facts["min_size"],
+        fixed_size=facts["fixed_size"],
+        aux_weight=family.aux_weight,
+        resized=partial(make_backbone, name, facts) if step else None,
+        size_step=step or 1,
+        refit=_refit(facts["family"], preprocessing.size, step),
+    )
+
+
+def _summary(facts: Mapping[str, Any], size: int, step: int | None) -> Summary:
+    """Sizes of the network for images of `size` pixels, where those of the table are for the default weights'."""
+    made_for = facts["weights"][0]["size"]
+    scale = (size / made_for) ** 2
+    groups = {
+        name: GroupSize(
+            {role: sizes[role] for role in ROLES},
+            round(sizes["activations"] * scale),
+            round(sizes["entering"] * scale),
+        )
+        for name, sizes in facts["groups"].items()
+    }
+    if facts["family"] == "vit" and step:
+        positions = (size // step) ** 2 - (made_for // step) ** 2
+        stem = groups["stem"].parameters
+        more = {**stem, "weight": stem["weight"] + positions * facts["head_inputs"][0]}
+        groups["stem"] = replace(groups["stem"], parameters=more)
+    return Summary(groups, tuple(facts["head_inputs"]), facts["head_bias"], facts["input_weights"])
+
+
+def _pretrained(name: str, entry: Mapping[str, Any], family: Family) -> Pretrained:
+    note = "ImageNet-1K, without the classifier"
+    if entry["top1"] is not None:
+        note = f"ImageNet-1K, top-1 {entry['top1']:.2f} %"
+    mean, std = family.inputs or (None, None)
+    return Pretrained(
+        name=entry["name"],
+        load=partial(_load, name, entry["name"]),
+        preprocessing=Preprocessing(
+            size=entry["size"],
+            crop_pct=entry["size"] / entry["resize"],
+            interpolation=entry["interpolation"],
+            mean=tuple(entry["mean"]) if mean is None else (mean,) * 3,
+            std=tuple(entry["std"]) if std is None else (std,) * 3,
+        ),
+        file=entry["file"],
+        size_mb=entry["size_mb"],
+        note=note,
+    )
+
+
+def _build(name: str, family: str, size: int, num_classes: int) -> nn.Module:
+    """A network with fresh weights; googlenet and inception_v3 get their auxiliary classifiers."""
+    from torchvision import models
+
+    options: dict[str, Any] = dict(FAMILIES[family].options)
+    for_size = FAMILIES[family].size_options
+    if for_size is not None:
+        options |= for_size(size)
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return model
+
+
+def _refit(family: str, size: int, patch: int | None) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None:
+    """What weights of this family need, so that they fit the network for `size` pixels."""
+    if family == "densenet":
+        return _renamed_densenet
+    if family == "vit" and patch:
+        return partial(_resampled_positions, size, patch)
+    return None
+
+
+def _load(name: str, weights: str) -> Mapping[str, Tensor]:
+    """The state dict of torchvision's weights.
+
+    Raises:
+        FtkitError: The file can't be had or read; says where to put it.
+    """
+    from torchvision import models
+
+    state = _fetch(models.get_model_weights(name)[weights])
+    if weights.endswith("FEATURES"):
+        return {key: value for key, value in state.items() if not key.startswith("classifier.")}  # these are NaN
+    return state
+
+
+def _fetch(weights: Any) -> dict[str, Tensor]:
+    """The state dict from torchvision's cache, downloaded into it and checked where it isn't there."""
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = weights.url.rsplit("/", 1)[-1]
+    by_hand = f"get {weights.url} where there is a network and put it into {folder}, or use --weights none"
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _network_timeout():
+            state: dict[str, Tensor] = weights.get_state_dict(
+                progress=False, check_hash=True, map_location="cpu", weights_only=True
+            )
+    except (OSError, HTTPException) as error:
+        raise FtkitError(f"no weights file {file} in {folder}, and no download: {_line(error)}", by_hand) from error
+    except Exception as error:
+        if (folder / file).exists():
+            remedy = "delete it to download it anew"
+            raise FtkitError(f"weights file {folder / file} can't be read: {_line(error)}", remedy) from error
+        raise FtkitError(f"the download of weights file {file} went wrong: {_line(error)}", by_hand) from error
+    return state
+
+
+@contextlib.contextmanager
+def _network_timeout() -> Iterator[None]:
+    """Give up on a server that says nothing, which torch's own download would wait for without end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # before it torch advises on its own API
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _renamed_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's files have `norm.1` and `conv.2` where its networks have `norm1` and `conv2`."""
+    return {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}
+
+
+def _resampled_positions(size: int, patch: int, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Position embeddings for images of `size` pixels, bicubically from those of the weights' own size."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    positions = state.get(_POSITIONS)
+    if positions is None or positions.ndim != 3 or positions.shape[1] == (size // patch) ** 2 + 1:
+        return state
+    if len(positions) != 1 or math.isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
+        return state  # another network's, which loading refuses
+    return {**state, **interpolate_embeddings(size, patch, {_POSITIONS: positions.float()})}

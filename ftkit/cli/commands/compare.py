@@ -1,0 +1,241 @@
+"""`ftkit compare`: runs on the same images, or strategies over seeds, in one table."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ftkit.cli.commands.evaluate import digits_of
+from ftkit.cli.options import with_config
+from ftkit.cli.output import console
+from ftkit.errors import RequestError, one_line, plural, unknown
+from ftkit.metrics.names import FIGURES
+
+if TYPE_CHECKING:
+    from ftkit.config.load import Resolved
+    from ftkit.evaluation.comparison import Against, Machine, Result
+    from ftkit.metrics.bootstrap import Interval
+
+app = typer.Typer()
+
+FIGURES_SHOWN = ("accuracy", "macro_f1", "loss")
+SEEDS = 3
+OF_RUNS = {"output", "device", "workers", "batch_size", "cache.use"}
+"""Settings that runs can be compared with: where they are, and how to compute."""
+
+Estimate = tuple[float | None, "Interval"]
+
+
+@app.command(
+    epilog="Examples:\n"
+    "  ftkit compare runs/frozen runs/full\n"
+    "  ftkit compare --strategies freeze,gradual,full --seeds 3 --data photos --backbone resnet18"
+)
+@with_config
+def compare(
+    resolved: Resolved,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by folder or name; the first is the standard.")
+    ] = None,
+    strategies: Annotated[
+        str | None, typer.Option("--strategies", metavar="NAME,NAME", help="Train these instead, and compare them.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds for each strategy.", show_default="3")
+    ] = None,
+    split: Annotated[
+        Literal["val", "test"] | None, typer.Option("--split", help="Images to judge by; else test, or else val.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="|".join(FIGURES),
+            help="A figure to show; give it again for more.",
+            show_default=", ".join(FIGURES_SHOWN),
+            autocompletion=lambda incomplete: [name for name in FIGURES if name.startswith(incomplete)],
+        ),
+    ] = None,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Take runs of different images or classes too, without a test.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
+) -> None:
+    """Compare runs, or strategies over seeds, on the same images."""
+    figures = tuple(dict.fromkeys(metric or FIGURES_SHOWN))
+    strange = next((name for name in figures if name not in FIGURES), None)
+    if strange is not None:
+        raise unknown("figure", strange, FIGURES, "--metric")
+    if strategies is None:
+        _require_runs(runs or [], seeds, resolved)
+        _compare_runs(runs or [], resolved, split, figures, unpaired, json)
+        return
+    _require_strategies(runs or [], unpaired, resolved)
+    from ftkit.cli.output.trial_table import compare_strategies
+
+    compare_strategies(strategies.split(","), seeds or SEEDS, resolved, split, figures, _machine(resolved), json)
+
+
+def _require_runs(runs: Sequence[str], seeds: int | None, resolved: Resolved) -> None:
+    """Refuse what has no effect on runs that are there."""
+    if len(runs) < 2:
+        raise RequestError(
+            f"nothing to compare{f' {runs[0]} with' if runs else ''}: give two runs or more, or --strategies",
+            "ftkit runs list shows the runs",
+        )
+    given = {key: where for key, where in resolved.sources.items() if where.startswith("--")}
+    idle = "--seeds" if seeds is not None else next((w for k, w in given.items() if k not in OF_RUNS), None)
+    if idle is not None:
+        raise RequestError(f"{idle} has no effect on runs that are trained", "drop it, or give --strategies")
+
+
+def _require_strategies(runs: Sequence[str], unpaired: bool, resolved: Resolved) -> None:
+    """Refuse what has no effect where runs are trained and named here."""
+    if runs:
+        raise RequestError(f"--strategies and {runs[0]}: either runs, or strategies to train", "drop one of them")
+    if unpaired:
+        raise RequestError("--unpaired has no effect with --strategies", "drop it: seeds aren't paired anyway")
+    given = {key: where for key, where in resolved.sources.items() if where.startswith(("--", "FTKIT_"))}
+    for section, why in (("strategy", "--strategies names them"), ("name", "runs are named by strategy and seed")):
+        where = next((w for key, w in given.items() if key.partition(".")[0] == section), None)
+        if where is not None:
+            raise RequestError(f"{where} has no effect with --strategies: {why}", "drop it")
+
+
+def _compare_runs(
+    runs: Sequence[str],
+    resolved: Resolved,
+    split: Literal["val", "test"] | None,
+    figures: Sequence[str],
+    unpaired: bool,
+    json: bool,
+) -> None:
+    from ftkit.evaluation.comparison import answer, common_split, find_contenders
+    from ftkit.evaluation.comparison import compare as judge
+
+    contenders = find_contenders(runs, Path(os.path.relpath(resolved.config.output)))
+    chosen = split or common_split(contenders)
+    answers = []
+    for one in contenders:
+        console.note(f"{one.path}: {chosen} split")
+        answers.append(answer(one, chosen, _machine(resolved), console.note))
+        for line in answers[-1].notes:
+            console.warn(line)
+    results = judge(answers, figures, paired=not unpaired)
+    if json:
+        console.print_json({"split": chosen, "runs": [_facts(result) for result in results]})
+    else:
+        _show(results, figures, chosen)
+
+
+def _machine(resolved: Resolved) -> Machine:
+    from ftkit.evaluation.comparison import Machine
+
+    config, given = resolved.config, resolved.sources
+    threads = max(1, config.workers) if isinstance(config.workers, int) else None
+    batch_size = config.batch_size if "batch_size" in given else Machine.batch_size
+    return Machine(config.device, config.precision, threads, batch_size, config.cache.use)
+
+
+def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None:
+    """Two tables: each run by itself, and each against the first."""
+    from ftkit.metrics.bootstrap import RESAMPLES
+
+    names = _names(results)
+    images = len(results[0].answers.names)
+    title = f"{split}: {plural(images, 'image')}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
+    if any(len(r.answers.names) != images for r in results):
+        title = f"{split}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
+    columns = ("run", *(FIGURES[f].label for f in figures), "best epoch", "seconds", "trainable")
+    rows = [
+        (name, *(_estimate(result.figures[figure]) for figure in figures), *_cost(result))
+        for name, result in zip(names, results, strict=True)
+    ]
+    console.show_table(title, columns, rows)
+    rest = [(name, r.against) for name, r in zip(names, results, strict=True) if r.against is not None]
+    if not rest:
+        return
+    heads = ("only it is right", f"only {names[0]} is", "p", *(f"{FIGURES[f].label}" for f in figures))
+    rows = [
+        (
+            name,
+            str(a.only_this),
+            str(a.only_first),
+            f"{a.p:.3g}",
+            *(_estimate(a.differences[f], "+.4f") for f in figures),
+        )
+        for name, a in rest
+    ]
+    console.show_table(f"more or less than {names[0]}, image by image", ("run", *heads), rows)
+    console.print_text("p: McNemar's exact test of whether the two are right equally often")
+    for name, against in rest:
+        console.print_text(_verdict(name, names[0], against, images))
+
+
+def _verdict(name: str, first: str, against: Against, images: int) -> str:
+    """What the test says, in words: p alone doesn't say whether so few images could have told the two apart."""
+    more = against.only_this - against.only_first
+    if against.is_chance:
+        needed = f"{against.telling / images:.{digits_of(images)}f} of accuracy"
+        return (
+            f"{name}: within chance: {plural(images, 'image')} can't tell it from {first}; "
+            f"it would take {against.telling} more of them right, {needed}, and it is {more:+d}"
+        )
+    return f"{name}: {'better' if more > 0 else 'worse'} than {first}, by more than chance (p below 0.05)"
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    """Runs by name; by path where two have the same."""
+    paths = [r.answers.contender.path for r in results]
+    known = Counter(path.name for path in paths)
+    return [one_line(path.name if known[path.name] == 1 else str(path)) for path in paths]
+
+
+def _estimate(value: Estimate, form: str = ".4f") -> str:
+    point, where = value
+    if point is None:
+        return "-"
+    if where.low is None or where.high is None:
+        return f"{point:{form}}"
+    return f"{point:{form}} [{where.low:{form}}, {where.high:{form}}]"
+
+
+def _cost(result: Result) -> tuple[str, str, str]:
+    from ftkit.cli.output.descriptions import full_count
+    from ftkit.evaluation.comparison import seconds, trainable
+
+    summary = result.answers.contender.summary
+    best = summary.best["epoch"] if summary.best else "-"
+    return f"{best} of {summary.epochs}", f"{seconds(summary):.1f}", full_count(trainable(summary.plan))
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    from ftkit.evaluation.comparison import seconds, trainable
+
+    one, against = result.answers, result.against
+    summary = one.contender.summary
+    facts = {
+        "run": str(one.contender.path),
+        "images": len(one.names),
+        "figures": {name: _plain(value) for name, value in result.figures.items()},
+        "best_epoch": summary.best["epoch"] if summary.best else None,
+        "epochs": summary.epochs,
+        "seconds": round(seconds(summary), 3),
+        "trainable": trainable(summary.plan),
+        "against_first": None,
+    }
+    if against is not None:
+        differences = {name: _plain(value) for name, value in against.differences.items()}
+        counts = {"only_first_right": against.only_first, "only_this_right": against.only_this, "p": against.p}
+        counts |= {"within_chance": against.is_chance, "smallest_difference": against.telling / len(one.names)}
+        facts["against_first"] = {"differences": differences, **counts}
+    return facts
+
+
+def _plain(value: Estimate) -> dict[str, float | None]:
+    return {"value": value[0], "low": value[1].low, "high": value[1].high}

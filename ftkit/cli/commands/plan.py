@@ -1,0 +1,236 @@
+"""`ftkit plan`: what a training would do, before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftkit.cli.options import with_config
+from ftkit.cli.output import console
+from ftkit.cli.output.descriptions import full_count, preprocessing_text, short_count
+from ftkit.errors import plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ftkit.config.load import Resolved
+    from ftkit.planning.run_plan import Plan
+    from ftkit.runs.run_folder import RunFolder
+
+app = typer.Typer()
+
+LABELS, COLUMN = 30, 10
+"""Characters that the table's first two columns take together, and each further one."""
+
+
+@app.command(epilog="Example: ftkit plan --data photos --backbone resnet18 --strategy gradual")
+@with_config
+def plan(
+    resolved: Resolved,
+    json: Annotated[bool, typer.Option("--json", help="The plan as JSON on stdout.")] = False,
+) -> None:
+    """Show what training would do: groups, rates, sizes and steps, epoch by epoch."""
+    decided = complete(resolved)
+    if json:
+        console.print_json(decided.to_json())
+    else:
+        show(decided, console.out())
+
+
+def complete(
+    resolved: Resolved, tell: Callable[[str], None] | None = console.note, run: RunFolder | None = None
+) -> Plan:
+    """The plan with its parameters counted; torch is loaded only where that takes building the model.
+
+    Or where the strategy is `auto`, which is measured here; `tell` is called with a line before that.
+    """
+    from ftkit.experiments.decide import decide
+
+    decided = decide(resolved, tell, run)
+    if decided.group_parameters is not None:
+        return decided
+    from ftkit.models.build import counted
+
+    return counted(decided)
+
+
+def show(plan: Plan, to: Console) -> None:
+    """Print a plan as lines and a table of groups by epochs."""
+    for name, value in facts(plan):
+        to.print(f"{name:>14}  {value}", soft_wrap=True)
+    fitting = max(1, (to.width - LABELS) // COLUMN)
+    for spans in _chunks(_spans(plan), fitting):
+        to.print(_table(plan, spans))
+    for note in plan.notes:
+        to.print(f"{'note':>14}  {note}", soft_wrap=True)
+
+
+def facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The lines of a plan, as name and value."""
+    config = plan.config
+    total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
+    yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
+    head = f"a head for {plan.num_classes} classes{_head(plan)}"
+    yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}"
+    yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
+    yield "preprocessing", preprocessing_text(plan.preprocessing)
+    yield "augment", config.augment.name + _changes(plan)
+    if plan.probe:
+        yield "probe", "the head starts as logistic regression solves it on frozen features, and that is the floor"
+    options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
+    yield from _cache(plan)
+    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
+    yield from _restraints(plan)
+    yield "loss", "cross entropy" + _weighting(plan)
+    yield (
+        "steps",
+        f"{plan.batches.steps:,} an epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
+        f"{plural(plan.batches.effective, 'image')} a step ({config.batch_size} x {config.accumulate} accumulated "
+        f"x {plan.world} process{'es' if plan.world > 1 else ''})",
+    )
+    if plan.world > 1:
+        yield (
+            "processes",
+            f"{plan.world}, each with batches of {config.batch_size}; rates stay as given, whatever their number",
+        )
+    if config.fsdp:
+        yield "fsdp", "weights, gradients and the optimizer's state are shared out over the processes"
+    if config.zero_stage:
+        shared = "the optimizer's state is" if config.zero_stage == 1 else "gradients and the optimizer's state are"
+        yield "deepspeed", f"{shared} shared out over the processes"
+    yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{_patience(plan)}"
+
+
+def _patience(plan: Plan) -> str:
+    wanted, start = plan.config.patience, plan.patience_start
+    if wanted is None:
+        return ""
+    since = f", counted from epoch {start + 1}, where the last phase begins" if start else ""
+    return f"; stop after {plural(wanted, 'epoch')} without a better one{since}"
+
+
+def _spans(plan: Plan) -> list[tuple[int, int]]:
+    """First and last epoch, from 0, of each run of equal rows."""
+    runs = groupby(range(plan.config.epochs), key=lambda epoch: plan.schedule.rows[epoch])
+    return [(epochs[0], epochs[-1]) for epochs in (list(members) for _, members in runs)]
+
+
+def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"{plan.config.strategy.name}: peak learning rate by epoch", title_justify="left"
+    )
+    table.add_column("group", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for first, last in spans:
+        table.add_column(f"{first + 1}" if first == last else f"{first + 1}-{last + 1}", justify="right", no_wrap=True)
+    for group in plan.schedule.groups:
+        rates = [plan.peak_rates(first).get(group.name) for first, _ in spans]
+        cells = ["frozen" if r is None else f"{r:.2g}" for r in rates]
+        table.add_row(group.name, full_count(plan.parameters(group.name)), *cells)
+    table.add_section()
+    phases = [plan.schedule.phase_at(first) for first, _ in spans]
+    table.add_row("trainable", "", *(short_count(plan.trainable(p)) for p in phases))
+    memory = [plan.memory(p) for p in phases]
+    if None not in memory:
+        table.add_row("memory", "", *(f"~{short_count(m)}B" for m in memory))
+    return table
+
+
+def _chunks(spans: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    for start in range(0, len(spans), size):
+        yield spans[start : start + size]
+
+
+def _curve(plan: Plan) -> str:
+    warmup = f" after {plan.curve.warmup_epochs:g} epochs of warm-up" if plan.curve.warmup_epochs else ""
+    return f"{plan.config.lr_curve.name} curve{warmup}"
+
+
+def _changes(plan: Plan) -> str:
+    """The random changes in use, with their values."""
+    values = asdict(plan.augmentation)
+    if not values.get("erase"):
+        values.pop("erase_scale", None)
+    shown = [name if value is True else f"{name} {_value(value)}" for name, value in values.items() if value]
+    return f": {', '.join(shown)}" if shown else ""
+
+
+def _value(value: float | tuple[float, float]) -> str:
+    return f"{value[0]:.3g} to {value[1]:.3g}" if isinstance(value, tuple) else f"{value:.3g}"
+
+
+def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
+    """How often what is frozen is computed, what that takes on disk, and whether images are decoded once."""
+    config, uses = plan.config.cache, plan.caching
+    if config.decoded != "off":
+        yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
+    if not plan.views:
+        reasons = {
+            "": not config.use,
+            ": the network is shared out": plan.config.fsdp,
+            ": train_bn lets statistics of frozen groups move": True,
+        }
+        reason = next(reason for reason, holds in reasons.items() if holds)
+        yield "cache", f"off{reason}; what is frozen is computed in each epoch"
+        return
+    views = "1 view" if plan.views == 1 else f"{plan.views} views"
+    if uses is None:
+        yield (
+            "cache",
+            f"what is frozen is computed once for {views} of an image, if the network can be cut in two and that pays",
+        )
+        return
+    served = [(phase, use) for phase, use in zip(plan.schedule.phases, uses, strict=True) if use.cut is not None]
+    if not served:
+        return
+    from ftkit.files.cache_folder import activation_folder
+
+    # Which of the two `auto` will be, only torch knows, and a plan doesn't import it.
+    or_half = ", or half as much in 16 bits," if plan.config.precision == "auto" else ""
+    epochs = sum(phase.stop - phase.start for phase, _ in served)
+    passes = sum(use.passes for _, use in served) + bool(plan.probe)
+    yield (
+        "cache",
+        f"{views} of an image; what is frozen is computed {passes} times in place of {epochs + bool(plan.probe)}, and "
+        f"~{short_count(sum(use.nbytes for _, use in served))}B{or_half} kept in {activation_folder(config.dir)}",
+    )
+    for phase, use in zip(plan.schedule.phases, uses, strict=True):
+        if "limit" in use.reason:
+            yield "", f"not in epochs {phase.start + 1} to {phase.stop}: {use.reason} of {short_count(config.limit)}B"
+
+
+def _restraints(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What holds the weights back, where anything does."""
+    config = plan.config
+    if config.optimizer.decay:
+        spared = "all parameters" if config.decay_all else "all but biases and normalisation parameters"
+        yield "weight decay", f"{config.optimizer.decay} of {spared}"
+    if config.clip_grad is not None:
+        yield "gradient", f"clipped to a norm of {config.clip_grad:g} at most"
+
+
+def _weighting(plan: Plan) -> str:
+    config, weights = plan.config, plan.class_weights
+    smoothed = f", {config.label_smoothing:g} of each target spread over all classes" if config.label_smoothing else ""
+    if config.balance == "sampler":
+        return f"{smoothed}; images drawn so that each class comes equally often"
+    if config.balance == "weights":
+        return f"{smoothed}; an image counts {min(w for w in weights if w):.3g} to {max(weights):.3g} by its class"
+    return smoothed
+
+
+def _head(plan: Plan) -> str:
+    described = plan.head.describe()
+    return f" ({described})" if described else ""
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 6 else ", ".join(names[:5]) + ", ..."

@@ -1,0 +1,202 @@
+"""`ftkit runs list|show`: what was trained, how far it came and how good it is, without loading torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ftkit.cli.output import console
+from ftkit.errors import RequestError, one_line, plural, shell_word
+
+if TYPE_CHECKING:
+    from ftkit.runs.run_summary import RunSummary
+
+app = typer.Typer(no_args_is_help=True, help="List the runs, and show what became of one.")
+
+Output = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
+
+FILES: Mapping[str, str] = {
+    "config.yaml": "the whole config; it starts the same run again",
+    "plan.json": "what was decided before training",
+    "inputs.json": "digests of what it was made of: weights, network, images",
+    "splits.csv": "which image is in which split, with its class",
+    "metrics.jsonl": "one record an epoch",
+    "movement.json": "how far each layer moved",
+    "train.log": "what was said while it trained",
+    "model": "the model of the best epoch",
+    "last": "the model of the last epoch",
+    "checkpoints": "what a stopped run goes on from",
+    "tensorboard": "for tensorboard --logdir",
+}
+
+
+@app.command("list", epilog="Example: ftkit runs list --output runs")
+def list_runs(output: Output = None, json: Json = False) -> None:
+    """List the runs in a folder, the newest first."""
+    place = _runs_folder(output)
+    found = _summaries(place)
+    if json:
+        console.print_json([_facts(summary) for summary in found])
+        return
+    if not found:
+        console.print_text(f"no runs in {place}: ftkit train makes one")
+        return
+    from ftkit.cli.output.descriptions import aligned
+
+    header = ("name", "started", "data", "backbone", "strategy", "epochs", "best", "state")
+    for line in aligned([header, *map(_row, found)]):
+        console.print_text(line)
+
+
+@app.command("show", epilog="Example: ftkit runs show runs/ants")
+def show_run(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name.", show_default=False)],
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Show a run's settings, epochs, best figures, what moved, its files and what to do next."""
+    from ftkit.runs.run_catalog import find_run
+    from ftkit.runs.run_summary import summarize
+
+    place = Path() if Path(name).is_dir() else _runs_folder(output)
+    summary = summarize(find_run(name, place))
+    if json:
+        console.print_json(_everything(summary))
+        return
+    for line in _lines(summary):
+        console.print_text(line)
+
+
+def _runs_folder(output: Path | None) -> Path:
+    if output is not None:
+        return output
+    from ftkit.config.load import resolve
+
+    return Path(os.path.relpath(resolve(None, {}, [], os.environ).config.output))
+
+
+def _summaries(place: Path) -> list[RunSummary]:
+    """The runs in a folder, the newest first; one that can't be read is named and left out."""
+    from ftkit.runs.run_catalog import run_folders
+    from ftkit.runs.run_summary import summarize
+
+    found = []
+    for folder in run_folders(place):
+        try:
+            found.append(summarize(folder))
+        except RequestError as error:
+            console.warn(error.message)
+    return sorted(found, key=lambda summary: (summary.started, summary.run.name), reverse=True)
+
+
+def _row(summary: RunSummary) -> tuple[str, ...]:
+    source, _, path = summary.data.partition(" ")
+    return (
+        one_line(summary.run.name),
+        f"{summary.started:%Y-%m-%d %H:%M}",
+        one_line(Path(path).name) if path else source,
+        str(summary.plan["backbone"]),
+        summary.strategy,
+        f"{summary.epochs}/{summary.planned}",
+        _best(summary),
+        summary.state,
+    )
+
+
+def _best(summary: RunSummary) -> str:
+    from ftkit.metrics.names import FIGURES
+
+    value = summary.value(summary.best)
+    return "" if value is None else f"{FIGURES[summary.monitor].label} {value:.4f}"
+
+
+def _facts(summary: RunSummary) -> dict[str, Any]:
+    return {
+        "name": summary.run.name,
+        "path": str(summary.run.path),
+        "started": summary.started.isoformat(timespec="seconds"),
+        "state": summary.state,
+        "data": summary.data,
+        "backbone": summary.plan["backbone"],
+        "strategy": summary.strategy,
+        "epochs": summary.epochs,
+        "epochs_planned": summary.planned,
+        "monitor": summary.monitor,
+        "best": summary.best,
+    }
+
+
+def _everything(summary: RunSummary) -> dict[str, Any]:
+    return {
+        **_facts(summary),
+        "config": summary.config,
+        "records": summary.records,
+        "moved": summary.moved,
+        "layers": (summary.movement or {}).get("layers"),
+        "files": [file for file, _ in _files(summary)],
+        "next": list(_next(summary)),
+    }
+
+
+def _lines(summary: RunSummary) -> Iterator[str]:
+    from ftkit.cli.output.descriptions import aligned
+    from ftkit.cli.output.weight_drift_bars import movement_lines
+
+    yield from (f"{name:>9}  {one_line(value)}" for name, value in _essentials(summary))
+    if summary.records:
+        yield from ["", *aligned(_epoch_rows(summary))]
+    if summary.moved:
+        yield from ["", *movement_lines(summary.moved, summary.epochs)]
+    yield from ["", "files:", *aligned([(f"  {file}", what) for file, what in _files(summary)])]
+    yield from ["", *(f"  {command}" for command in _next(summary))]
+
+
+def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    config, plan = summary.config, summary.plan
+    counts = ", ".join(f"{name} {count:,}" for name, count in plan.get("data", {}).items())
+    yield "run", f"{summary.run.path}, started {summary.started:%Y-%m-%d %H:%M}, {summary.state}"
+    yield "data", f"{summary.data}: {plural(len(plan.get('classes', ())), 'class')}; {counts}"
+    yield "backbone", f"{plan['backbone']}, weights {plan.get('weights', '?')}"
+    yield (
+        "strategy",
+        f"{summary.strategy}, {summary.epochs} of {plural(summary.planned, 'epoch')}, seed {config.get('seed')}",
+    )
+    optimizer = config.get("optimizer", {})
+    batch = f"batches of {config.get('batch_size')} x {config.get('accumulate')}"
+    yield "optimizer", f"{optimizer.get('name')}, lr {optimizer.get('lr'):g}, {batch}"
+    if (best := summary.best) is not None:
+        yield "best", f"epoch {best['epoch']}: {_best(summary)}"
+
+
+def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
+    from ftkit.metrics.names import FIGURES
+
+    shown = [f for f in dict.fromkeys(("loss", "accuracy", "macro_f1", summary.monitor)) if f in FIGURES]
+    rows = [("epoch", "train loss", *(f"val {FIGURES[f].label}" for f in shown), "seconds", "")]
+    for record in summary.records:
+        numbers = (record.get(key) for key in ("train_loss", *(f"val_{f}" for f in shown)))
+        cells = ("" if n is None else f"{n:.4f}" for n in numbers)
+        mark = "best" if record is summary.best else ""
+        rows.append((str(record["epoch"]), *cells, f"{record['seconds']:.1f}", mark))
+    return rows
+
+
+def _files(summary: RunSummary) -> Iterable[tuple[str, str]]:
+    return [(file, what) for file, what in FILES.items() if (summary.run.path / file).exists()]
+
+
+def _next(summary: RunSummary) -> Iterator[str]:
+    """Commands that make sense of the run as it is."""
+    path = shell_word(summary.run.path)
+    if summary.state == "stopped":
+        yield f"ftkit train --resume {path}"
+    if summary.run.model.is_dir():
+        yield f"ftkit evaluate {path}"
+        yield f"ftkit predict IMAGE_OR_FOLDER --model {path}"
+    if (summary.run.path / "tensorboard").is_dir():
+        yield f"tensorboard --logdir {path}"

@@ -1,0 +1,175 @@
+"""The agent: starts the processes of a training, passes signals on, and ends as the first that failed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ftkit.cli.multiprocess_errors import FIRST, RUN
+from ftkit.cli.output import console
+from ftkit.distributed import launch_env
+from ftkit.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What to start on this machine: so many processes, as one of so many machines."""
+
+    processes: int
+    nodes: int = 1
+    node: int = 0
+    endpoint: str = ""
+
+
+class Stopped(BaseException):
+    """A signal came before there was a process to pass it to; no library may catch it."""
+
+
+def request(processes: int | None, nodes: int | None, node: int | None, endpoint: str | None) -> Launch | None:
+    """What the flags ask the agent to start; None where this process trains itself.
+
+    Raises:
+        RequestError: They don't go together, or not with the environment.
+    """
+    if processes is not None and processes < 1:
+        raise RequestError(f"--num-processes {processes}: must be 1 or more", "give the number for this machine")
+    several = nodes is not None and nodes > 1
+    launch_env.settle(None if several else processes)
+    given = [n for n, v in (("--nnodes", nodes), ("--node-rank", node), ("--rdzv-endpoint", endpoint)) if v is not None]
+    if given and launch_env.launched() and launch_env.LAUNCH not in os.environ:
+        raise RequestError(f"{given[0]}: another launcher has started this process", f"drop {given[0]}")
+    if launch_env.launched():
+        return None
+    if given and not several:
+        raise RequestError(f"{given[0]} is for several machines", "give --nnodes 2 or more, or drop it")
+    if not several:
+        return Launch(processes) if processes is not None and processes > 1 else None
+    assert nodes is not None, "several says so"
+    if node is None or not 0 <= node < nodes:
+        raise RequestError(f"--nnodes {nodes} wants --node-rank, 0 to {nodes - 1}", "give each machine its own")
+    host, _, port = (endpoint or "").rpartition(":")
+    if not host or not port.isdigit():
+        raise RequestError(
+            f"--nnodes {nodes} wants --rdzv-endpoint HOST:PORT", "give the address of the machine of --node-rank 0"
+        )
+    return Launch(processes or 1, nodes, node, f"{host}:{port}")
+
+
+def run(launch: Launch, arguments: list[str]) -> int:
+    """Run `ftkit` with these arguments in each process; returns the exit code of the first that failed."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="ftkit-launch-") as place:
+        # The agent's own handlers would end the run without a checkpoint, and catch what was to be ignored. It wants a
+        # name, and one that is no signal's is passed over.
+        os.environ |= {launch_env.LAUNCH: place, "TORCHELASTIC_SIGNALS_TO_HANDLE": "none"}
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
+        return _watch(_make_agent(launch, arguments, place), Path(place))
+
+
+def _make_agent(launch: Launch, arguments: list[str], place: str) -> LocalElasticAgent:
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
+
+    several = launch.nodes > 1
+    host, _, port = launch.endpoint.rpartition(":")
+    parameters = RendezvousParameters(
+        backend="static" if several else "c10d",
+        endpoint=launch.endpoint or "127.0.0.1:0",
+        run_id="ftkit" if several else uuid.uuid4().hex,
+        min_nodes=launch.nodes,
+        max_nodes=launch.nodes,
+        local_addr=None if several else "127.0.0.1",
+        timeout=900,
+        **({"rank": launch.node} if several else {}),
+    )
+    spec = WorkerSpec(
+        role="ftkit",
+        local_world_size=launch.processes,
+        entrypoint=sys.executable,
+        args=("-m", "ftkit", *arguments),
+        rdzv_handler=registry.get_rendezvous_handler(parameters),
+        max_restarts=0,
+        monitor_interval=0.1,
+        master_addr=host if several else None,
+        master_port=int(port) if several else None,
+        local_addr=None if several else "127.0.0.1",
+    )
+    return LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=place), exit_barrier_timeout=300)
+
+
+def _watch(agent: LocalElasticAgent, place: Path) -> int:
+    """Run the agent to its end; signals go to all of its processes."""
+    sent: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        sent.append(number)
+        found = [worker.id for worker in agent.get_worker_group().workers]
+        if not found or None in found:
+            raise Stopped
+        for process in found:
+            try:
+                os.kill(int(process), number)
+            except ProcessLookupError:
+                continue
+
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
+    try:
+        failures = agent.run("ftkit").failures
+    except Stopped:
+        console.stopped("stopped before the training began")
+        return 128 + sent[0]
+    except Exception as error:
+        if sent:
+            return 128 + sent[0]
+        console.error(f"the processes can't be started: {error}", "check --rdzv-endpoint and that its port is free")
+        return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return _conclude(failures, place, sent) if failures else 0
+
+
+def _conclude(failures: dict[int, Any], place: Path, sent: list[int]) -> int:
+    """The exit code; says why where none of the processes did."""
+    first = place / FIRST
+    if first.exists() and (text := first.read_text(encoding="utf-8")):
+        return int(text)
+    killed: dict[int, int] = {rank: -f.exitcode for rank, f in failures.items() if f.exitcode < 0}
+    # The agent itself ends the others by SIGTERM.
+    rank: int | None = min(killed, key=lambda r: (killed[r] == signal.SIGTERM, r), default=None)
+    if sent:
+        console.stopped("stopped before a checkpoint could be written", _resume_hint(place))
+        return 128 + sent[0]
+    if rank is None:
+        console.error("the other processes are gone", _resume_hint(place) or "see what they said")
+        return int(min(failures.values(), key=lambda f: f.timestamp).exitcode)
+    console.error(f"process {rank} was killed by {signal.Signals(killed[rank]).name}", _resume_hint(place))
+    return 128 + int(killed[rank])
+
+
+def _resume_hint(place: Path) -> str | None:
+    run = place / RUN
+    if not run.exists():
+        return None
+    world, _, path = run.read_text(encoding="utf-8").partition(" ")
+    saved = (Path(path) / "checkpoints" / "LATEST").exists()
+    return launch_env.resume_command(path, int(world)) if saved else "no checkpoint was written yet: start it anew"

@@ -1,0 +1,154 @@
+"""The forms that answers of `ftkit predict` have: a table, JSON lines, CSV, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.files.json_text import dump_json, utf8
+from ftkit.metrics.names import NOT_FINITE
+
+if TYPE_CHECKING:
+    from ftkit.inference.predictor import Prediction
+
+UNREADABLE, UNUSABLE = "(unreadable)", "(not finite)"
+ROWS = 10_000
+"""Answers in a row group of a Parquet file."""
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Tells of a file of answers what the system says of it.
+
+    Raises:
+        FtkitError: It can't be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FtkitError(f"--to {path}: {error.strerror or error}", "what is in it is kept; --resume goes on") from None
+
+
+def require_pyarrow() -> Any:
+    """The library that writes Parquet files.
+
+    Raises:
+        RequestError: It isn't installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise RequestError("a Parquet file needs pyarrow", "pip install 'ftkit[parquet]', or write .jsonl") from None
+    return pyarrow
+
+
+def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Write beside the target, which gets its name once it is whole."""
+    pa = require_pyarrow()
+    answer = pa.struct([("label", pa.string()), ("probability", pa.float32())])
+    schema = pa.schema(
+        [
+            ("file", pa.string()),
+            ("label", pa.string()),
+            ("probability", pa.float32()),
+            ("top", pa.list_(answer)),
+            ("error", pa.string()),
+        ]
+    )
+    part = path.with_name(f".{path.name}.part")
+    waiting: list[dict[str, Any]] = []
+    with writing_to(path):
+        try:
+            with pa.parquet.ParquetWriter(part, schema) as writer:
+                for prediction in predictions:
+                    waiting.append({**_facts(prediction), "file": utf8(prediction.name)})
+                    if len(waiting) == ROWS:
+                        writer.write_table(pa.Table.from_pylist(waiting, schema))
+                        waiting.clear()
+                    yield prediction
+                writer.write_table(pa.Table.from_pylist(waiting, schema))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def lines_of(
+    predictions: Iterable[Prediction],
+    form: str,
+    classes: tuple[str, ...],
+    top_k: int,
+    heading: bool = True,
+    ascii_only: bool = False,
+) -> Iterator[tuple[str, Prediction | None]]:
+    """Lines to print, each with the prediction that it tells of; a heading has none.
+
+    Args:
+        ascii_only: Escape all other characters of JSON lines, for a stream that isn't UTF-8.
+    """
+    if form == "jsonl":
+        write: Callable[[Prediction], str] = partial(_json_line, ascii_only)
+    elif form == "csv":
+        columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
+        if heading:
+            yield _csv_line(["file", "label", "probability", *columns, "error"]), None
+        write = _csv_writer(top_k)
+    else:
+        width = max(map(len, (UNREADABLE, UNUSABLE, *map(one_line, classes))))
+        yield "  ".join([*[f"{'class':<{width}}  probability"] * top_k, "file"]), None
+        write = _table_writer(width, top_k)
+    for prediction in predictions:
+        yield write(prediction), prediction
+
+
+def _json_line(ascii_only: bool, prediction: Prediction) -> str:
+    return dump_json(_facts(prediction), ascii_only=ascii_only)
+
+
+def _facts(prediction: Prediction) -> dict[str, Any]:
+    """An answer as one JSON object; null where there is no prediction."""
+    return {
+        "file": prediction.name,
+        "label": prediction.label,
+        "probability": _rounded(prediction.probability),
+        "top": [{"label": label, "probability": _rounded(p)} for label, p in prediction.top],
+        "error": prediction.error,
+    }
+
+
+def _csv_writer(top_k: int) -> Callable[[Prediction], str]:
+    def write(prediction: Prediction) -> str:
+        cells = [cell for label, p in prediction.top for cell in (label, f"{p:.6f}")]
+        cells = cells or [""] * (2 * top_k)
+        return _csv_line([prediction.name, *cells, prediction.error or ""])
+
+    return write
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    line = io.StringIO()
+    # Only what is in the terminator makes Python quote a cell: a name with either sign has to be.
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
+
+
+def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
+    """Columns that are as wide as the class names, known beforehand, so that no line waits for another."""
+
+    def write(prediction: Prediction) -> str:
+        top = [f"{one_line(label):<{width}}  {p:11.4f}" for label, p in prediction.top]
+        mark = UNUSABLE if prediction.error == NOT_FINITE else UNREADABLE
+        cells = top or [f"{mark:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
+        why = f"  ({one_line(prediction.error)})" if prediction.error else ""
+        return "  ".join([*cells, one_line(prediction.name)]) + why
+
+    return write
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 6)

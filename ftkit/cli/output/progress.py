@@ -1,0 +1,135 @@
+"""How a training looks while it runs: a live bar on a terminal, plain lines elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ftkit.cli.output import console
+from ftkit.distributed import launch_env
+from ftkit.errors import plural
+from ftkit.metrics.names import FIGURES
+from ftkit.training.events import EpochDone, Listener, Start, StepDone
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ftkit.runs.run_folder import RunFolder
+    from ftkit.strategies.schedule import Phase
+
+
+def make_display(run: RunFolder, epochs: int, quiet: bool) -> Display:
+    """The display that suits the terminal."""
+    live = sys.stderr.isatty() and not quiet
+    return LiveDisplay(run, epochs) if live else Display(run, epochs, quiet)
+
+
+class Display(Listener):
+    """One line an epoch, on stderr and in the run's log."""
+
+    def __init__(self, run: RunFolder, epochs: int, quiet: bool = False) -> None:
+        self.run = run
+        self.epochs = epochs
+        self.quiet = quiet
+        self.monitor = "accuracy"
+
+    def say(self, text: str) -> None:
+        if launch_env.rank() == 0:
+            self.run.write_log([text])
+        if not self.quiet:
+            console.err().print(text, soft_wrap=True)
+
+    def started(self, event: Start) -> None:
+        self.monitor = event.plan.config.monitor
+        where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
+        again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
+        self.say(f"run {event.run} {where}{again}")
+        if event.loaded:
+            self.say(f"weights: {event.loaded}")
+
+    def phase_started(self, phase: Phase, trainable: int) -> None:
+        groups = ", ".join(sorted(phase.trainable))
+        first, last = phase.start + 1, phase.stop
+        epochs = f"epoch {first}" if first == last else f"epochs {first}-{last}"
+        verb = "trains" if len(phase.trainable) == 1 else "train"
+        self.say(f"{epochs}: {groups} {verb} ({plural(trainable, 'parameter')})")
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self.say(epoch_line(event.record, self.epochs, event.is_best, self.monitor))
+
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}")
+
+
+class LiveDisplay(Display):
+    """The same lines above a bar with loss, learning rate, images a second and the time left."""
+
+    def __init__(self, run: RunFolder, epochs: int) -> None:
+        super().__init__(run, epochs)
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> LiveDisplay:
+        return self
+
+    def step_done(self, event: StepDone) -> None:
+        progress = self.progress or self._start(event.steps)
+        assert self.task is not None, "_start sets it"
+        progress.update(
+            self.task,
+            completed=(event.epoch - 1) * event.steps + event.step,
+            description=f"epoch {event.epoch}/{self.epochs}",
+            loss=f"loss {event.loss:.4f}",
+            rate=f"lr {max(event.rates.values()):.2g}",
+            speed=f"{event.images_per_second:.0f} images/s",
+        )
+
+    def say(self, text: str) -> None:
+        if self.progress is None:
+            super().say(text)
+            return
+        self.run.write_log([text])
+        self.progress.console.print(text, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def _start(self, steps: int) -> Progress:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("loss", "rate", "speed")]
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *texts,
+            TimeRemainingColumn(),
+            console=console.err(),
+            transient=True,
+        )
+        self.task = self.progress.add_task("", total=steps * self.epochs, loss="", rate="", speed="")
+        self.progress.start()
+        return self.progress
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: str = "accuracy") -> str:
+    """One epoch in a line; the sign at its end marks the best so far.
+
+    Args:
+        monitor: The figure that chooses the best epoch, shown among the others.
+    """
+    width = len(str(epochs))
+    parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
+    if "train_loss" in record:
+        parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
+    parts.append(f"val {figures_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
+    parts.append(f"{record['seconds']:.1f} s")
+    return "  ".join(parts) + ("  best" if is_best else "")
+
+
+def figures_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
+    """Figures of the validation split by their labels, each once; what the data doesn't have is left out."""
+    values = {FIGURES[name].label: record.get(f"val_{name}") for name in names}
+    return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

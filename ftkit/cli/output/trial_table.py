@@ -1,0 +1,137 @@
+"""The half of `ftkit compare` that trains: strategies over seeds, their progress and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftkit.cli.output import console
+from ftkit.errors import RequestError, RunInterrupted, plural
+from ftkit.metrics.names import FIGURES
+
+if TYPE_CHECKING:
+    from ftkit.config.load import Resolved
+    from ftkit.data.dataset import SplitName
+    from ftkit.evaluation.comparison import Machine
+    from ftkit.experiments.trials import Trial, Tried
+
+
+def compare_strategies(
+    strategies: Sequence[str],
+    seeds: int,
+    resolved: Resolved,
+    split: SplitName | None,
+    figures: Sequence[str],
+    machine: Machine,
+    json: bool,
+) -> None:
+    """Train what isn't there of each strategy with each seed, then print what came of them."""
+    from ftkit.experiments.trials import look_at, plan_trials
+
+    trials = plan_trials(resolved, strategies, seeds, console.note)
+    splits = _splits(trials, split)
+    for number, trial in enumerate(trials, 1):
+        _train(trial, f"run {number} of {len(trials)}")
+    console.note(f"judging {plural(len(trials), 'run')}")
+    tried = [look_at(trial, splits, figures, machine) for trial in trials]
+    if json:
+        console.print_json(_summary(strategies, tried, splits, figures))
+        return
+    _show(strategies, tried, splits, figures, seeds)
+
+
+def _splits(trials: Sequence[Trial], wanted: SplitName | None) -> tuple[SplitName, ...]:
+    has_test = all(trial.has_test for trial in trials)
+    if wanted == "test" and not has_test:
+        raise RequestError("--split test: the data has no test split", "give --split val")
+    return (wanted,) if wanted else ("val", "test") if has_test else ("val",)
+
+
+def _train(trial: Trial, which: str) -> None:
+    from ftkit.cli.output.progress import LiveDisplay, make_display
+    from ftkit.experiments.trials import run_trial
+
+    does = {"new": "", "stopped": ", goes on", "finished": ", there already"}[trial.state]
+    console.note(f"{which}: {trial.strategy}, seed {trial.seed}{does}")
+    if trial.state == "finished":
+        return
+    display = make_display(trial.folder, trial.resolved.config.epochs, quiet=False)
+    try:
+        run_trial(trial, display)
+    except RunInterrupted as error:
+        hint = "what is done is kept: the same command goes on"
+        raise RunInterrupted(f"{which}: {error.message}", hint, error.exit_code - 128) from None
+    finally:
+        if isinstance(display, LiveDisplay):
+            display.close()
+
+
+def _show(
+    strategies: Sequence[str],
+    tried: Sequence[Tried],
+    splits: Sequence[SplitName],
+    figures: Sequence[str],
+    seeds: int,
+) -> None:
+    from ftkit.cli.output.descriptions import full_count
+
+    names = [f"{split} {FIGURES[figure].label}" for split in splits for figure in figures]
+    spread = ", mean ± standard deviation" if seeds > 1 else ""
+    rows = []
+    for strategy in strategies:
+        mine = [one for one in tried if one.trial.strategy == strategy]
+        cells = [_spread([one.figures[s][f] for one in mine], ".4f") for s in splits for f in figures]
+        epochs = f"{_spread([one.epoch for one in mine], '.1f')} of {_spread([one.epochs for one in mine], 'g', True)}"
+        seconds = _spread([one.seconds for one in mine], ".1f")
+        rows.append((strategy, *cells, epochs, seconds, full_count(mine[0].trainable)))
+    columns = ("strategy", *names, "best epoch", "seconds", "trainable")
+    console.show_table(f"{plural(seeds, 'seed')} a strategy{spread}", columns, rows)
+
+
+def _spread(values: Sequence[float | None], form: str, bare: bool = False) -> str:
+    from ftkit.experiments.trials import mean_and_spread
+
+    mean, spread = mean_and_spread(values)
+    if mean is None:
+        return "-"
+    return f"{mean:{form}}" if bare or spread is None else f"{mean:{form}} ± {spread:{form}}"
+
+
+def _summary(
+    strategies: Sequence[str], tried: Sequence[Tried], splits: Sequence[SplitName], figures: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "strategies": [
+            _series(name, [one for one in tried if one.trial.strategy == name], splits, figures) for name in strategies
+        ],
+        "runs": [
+            {
+                "run": str(one.trial.folder.path),
+                "strategy": one.trial.strategy,
+                "seed": one.trial.seed,
+                **one.figures,
+                "best_epoch": one.epoch,
+                "epochs": one.epochs,
+                "seconds": one.seconds,
+                "trainable": one.trainable,
+            }
+            for one in tried
+        ],
+    }
+
+
+def _series(name: str, mine: Sequence[Tried], splits: Sequence[SplitName], figures: Sequence[str]) -> dict[str, Any]:
+    """Mean and standard deviation of everything over the seeds."""
+    from ftkit.experiments.trials import mean_and_spread
+
+    def both(values: Sequence[float | None]) -> dict[str, float | None]:
+        return dict(zip(("mean", "sd"), mean_and_spread(values), strict=True))
+
+    return {
+        "strategy": name,
+        "seeds": [one.trial.seed for one in mine],
+        **{split: {f: both([one.figures[split][f] for one in mine]) for f in figures} for split in splits},
+        "best_epoch": both([one.epoch for one in mine]),
+        "seconds": both([one.seconds for one in mine]),
+        "trainable": mine[0].trainable,
+    }

@@ -1,0 +1,43 @@
+"""What moved, as bars of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ftkit.cli.output import console
+from ftkit.errors import one_line
+
+LENGTH = 32
+"""Characters of the longest bar."""
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def movement_lines(moved: Mapping[str, float | None], epoch: int) -> Iterator[str]:
+    """A heading, and a bar for each layer group from the input to the head.
+
+    Args:
+        moved: Distance from the first weights as a part of their norm; None where that norm is 0.
+    """
+    longest = max((value for value in moved.values() if value), default=0.0)
+    width = max(map(len, map(one_line, moved)), default=0)
+    if moved:
+        yield f"moved by the end of epoch {epoch}, as a part of the weights that the run began with:"
+    for group, value in moved.items():
+        text = "began at 0" if value is None else f"{100 * value:.3g} %"
+        yield f"  {one_line(group):<{width}}  {text:>10}  {_bar((value or 0) / (longest or 1))}".rstrip()
+
+
+def _bar(part: float) -> str:
+    """What moved at all has a mark, however short."""
+    if not _can_draw():
+        return "#" * (max(1, round(part * LENGTH)) if part else 0)
+    eighths = max(1, round(part * LENGTH * 8)) if part else 0
+    return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+
+
+def _can_draw() -> bool:
+    try:
+        f"█{EIGHTHS}".encode(console.out().encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""JSON schema of `ftkit.yaml`, for editors: keys from the config, names and options from the plugins."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from ftkit.config.load import class_of
+from ftkit.config.plugin_options import is_required, option_fields, option_types
+from ftkit.config.schema import Config
+from ftkit.optim.curves import CURVES
+from ftkit.optim.optimizer_names import OPTIMIZERS
+from ftkit.plugins import Fault, Registry
+from ftkit.plugins.loading import reason
+from ftkit.strategies.strategy import Strategy
+from ftkit.transforms.augmentation import LEVELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Schema = dict[str, Any]
+_STRATEGY_IN_STRATEGY: Schema = {"$ref": "#/properties/strategy"}
+
+
+def json_schema(registry: Registry) -> Schema:
+    """Draft 2020-12. What a plugin brings is in it, so it is of this project and this environment."""
+    schema = Config.model_json_schema()
+    definitions: Schema = schema["$defs"]
+    properties: Schema = schema["properties"]
+    names: dict[str, Iterable[str]] = {
+        "dataset": registry.datasets,
+        "augment": LEVELS,
+        "strategy": registry.strategies,
+        "lr_curve": CURVES,
+    }
+    for section, known in names.items():
+        properties[section] |= _choice(section, known, registry, definitions)
+    properties["backbone"]["enum"] = list(registry.backbones)
+    properties["optimizer"] |= _optimizer(definitions.pop("Optimizer"))
+    definitions.pop("Choice")
+    definitions.pop("DatasetChoice")
+    for section in (*names, "optimizer"):
+        properties[section].pop("$ref", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ftkit.yaml"}
+
+
+def _choice(section: str, names: Iterable[str], registry: Registry, definitions: Schema) -> Schema:
+    """A name alone, where no option must be given, or a mapping of name and that class's options."""
+    default = Config.model_fields[section].get_default().name
+    bare, mappings = [], []
+    for name in names:
+        mapping = _described(section, name, registry, definitions)
+        if mapping is None:
+            continue
+        bare += [] if mapping["required"] else [name]
+        general = definitions["DatasetChoice"]["properties"] if section == "dataset" else {}
+        mapping["properties"] = {**mapping["properties"], **general, "name": {"const": name}}
+        mapping["required"] = [*([] if name == default else ["name"]), *mapping["required"]]
+        mappings.append(mapping)
+    return {"oneOf": [{"enum": bare}, *mappings], "default": default}
+
+
+def _described(section: str, name: str, registry: Registry, definitions: Schema) -> Schema | None:
+    """The options of a name; None for one whose plugin is at fault, which is noted."""
+    try:
+        return _options(class_of(section, name, registry), definitions)
+    except Exception as error:
+        plugin, slash, _ = name.partition("/")
+        if not slash:
+            raise
+        registry.faults.append(Fault(plugin, f"{section} {name!r} can't be described: {reason(error)}"))
+        return None
+
+
+def _options(cls: type, definitions: Schema) -> Schema:
+    fields, types = option_fields(cls), option_types(cls)
+    properties = {}
+    for name, field in fields.items():
+        properties[name] = _option(types[name], definitions)
+        default = field.default if not is_required(field) and not callable(field.default_factory) else ...
+        if default is not ...:
+            try:
+                properties[name]["default"] = to_jsonable_python(default)
+            except PydanticSerializationError:
+                continue
+    found: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    found["required"] = [name for name, field in fields.items() if is_required(field)]
+    if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("):
+        found["description"] = inspect.cleandoc(cls.__doc__).split("\n\n")[0]
+    return found
+
+
+def _option(annotation: Any, definitions: Schema) -> Schema:
+    if isinstance(annotation, type) and issubclass(annotation, Strategy):
+        return dict(_STRATEGY_IN_STRATEGY)
+    schema = TypeAdapter(annotation).json_schema()
+    definitions.update(schema.pop("$defs", {}))
+    return schema
+
+
+def _optimizer(mapping: Schema) -> Schema:
+    mapping["properties"]["name"]["enum"] = list(OPTIMIZERS)
+    return {"anyOf": [{"enum": list(OPTIMIZERS)}, mapping], "default": "adamw"}

@@ -1,0 +1,151 @@
+"""Defaults, file, environment and flags, laid one over the other; the later one wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftkit.config.choices import CHOICES, KEY_PEERS
+from ftkit.config.schema import Config
+from ftkit.config.yaml_file import Setting, read_text
+from ftkit.errors import RequestError, nearest
+
+PREFIX = "FTKIT_"
+RESERVED = (
+    "FTKIT_CACHE_DIR",
+    "FTKIT_DEBUG",
+    "FTKIT_DISABLE_PLUGINS",
+    "FTKIT_MAX_IMAGE_PIXELS",
+    "FTKIT_PLUGIN_TIMEOUT",
+    "FTKIT_STRICT_PLUGINS",
+)
+"""Variables that are no keys of the config."""
+TEST_PREFIX = "FTKIT_TEST_"
+
+BY_DATA = ("label_map",)
+"""Sections whose keys are names of the data, whatever dots and capitals are in them."""
+
+KEPT: Mapping[str, tuple[str, ...]] = {"optimizer": ("lr",), "dataset": ("value_range",)}
+"""Options that hold for whatever a section names, and so stay when the name changes."""
+
+_SECTIONS = (*CHOICES, "preprocessing", "group_lr", "checkpoint", "plugins")
+
+Key = tuple[str, ...]
+
+
+def from_env(env: Mapping[str, str]) -> list[Setting]:
+    """`FTKIT_EPOCHS=3`, and `FTKIT_OPTIMIZER__LR=0.1` for a key in a section.
+
+    Raises:
+        RequestError: A variable that starts with `FTKIT_` is no key of the config.
+    """
+    found: list[Setting] = []
+    for name in sorted(env):
+        if not name.startswith(PREFIX) or name in RESERVED or name.startswith(TEST_PREFIX):
+            continue
+        key = _key_of(name)
+        if key[0] not in Config.model_fields:
+            raise _unknown_variable(name, key[0])
+        found += read_text(env[name], key, name, Path.cwd())
+    return found
+
+
+def from_flags(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> list[Setting]:
+    """Flags by config key, then `--set KEY=VALUE` in the order given."""
+    found: list[Setting] = []
+    for dotted, (flag, value) in flags.items():
+        found += _spread(tuple(dotted.split(".")), value, flag)
+    for item in sets:
+        dotted, equals, text = item.partition("=")
+        dotted = dotted.strip()
+        first, dot, name = dotted.partition(".")
+        key = (first, name) if dot and first in BY_DATA else tuple(dotted.split("."))
+        if not equals or not all(key):
+            raise RequestError(f"--set {item}: not KEY=VALUE", "write it like --set optimizer.lr=0.01")
+        found += read_text(text, key, f"--set {dotted}", Path.cwd())
+    return found
+
+
+def merge(layers: Iterable[Sequence[Setting]]) -> tuple[dict[str, Any], dict[Key, Setting]]:
+    """One tree of plain values, and the setting that each of its leaves came from.
+
+    A section that names something starts with the default's name. A later layer that changes the name
+    drops the earlier options, since they are another plugin's; those of `KEPT` stay.
+    """
+    tree: dict[str, Any] = {name: {"name": Config.model_fields[name].get_default().name} for name in CHOICES}
+    marks: dict[Key, Setting] = {}
+    for layer in layers:
+        latest = {_full_key(s): s for s in layer if not _is_empty_section(s)}
+        for key in sorted(latest, key=_names_first):
+            _put(tree, marks, key, latest[key])
+    return tree, marks
+
+
+def _key_of(variable: str) -> Key:
+    """The keys of the config are in lower case; names of the data are as they are."""
+    first, *rest = variable.removeprefix(PREFIX).split("__")
+    first = first.lower()
+    return (first, "__".join(rest)) if rest and first in BY_DATA else (first, *map(str.lower, rest))
+
+
+def _spread(key: Key, value: Any, flag: str) -> list[Setting]:
+    if isinstance(value, Mapping):
+        return [s for name, item in value.items() for s in _spread((*key, str(name)), item, flag)]
+    value = str(value) if isinstance(value, Path) else value
+    text = value if isinstance(value, str) else None
+    return [Setting(key, value, flag, Path.cwd(), text)]
+
+
+def _unknown_variable(name: str, key: str) -> RequestError:
+    close = nearest(key, [*Config.model_fields, *KEY_PEERS])
+    spelled = PREFIX + KEY_PEERS.get(close, close).replace(".", "__").upper() if close else None
+    hint = f"did you mean {spelled}?" if spelled else "see `ftkit config show` for the keys"
+    return RequestError(f"{name}: unknown variable", hint)
+
+
+def _full_key(setting: Setting) -> Key:
+    bare = len(setting.key) == 1 and setting.key[0] in CHOICES and isinstance(setting.value, str)
+    return (*setting.key, "name") if bare else setting.key
+
+
+def _is_empty_section(setting: Setting) -> bool:
+    """`preprocessing:` with every line under it commented out."""
+    return setting.value is None and len(setting.key) == 1 and setting.key[0] in _SECTIONS
+
+
+def _names_first(key: Key) -> tuple[bool, int]:
+    return not (key[0] in CHOICES and key[-1] == "name"), len(key)
+
+
+def _put(tree: dict[str, Any], marks: dict[Key, Setting], key: Key, setting: Setting) -> None:
+    place: dict[str, Any] = tree
+    for depth, part in enumerate(key[:-1], 1):
+        below = place.get(part)
+        if isinstance(below, str) and key[0] in CHOICES:
+            place[part] = {"name": below}
+        elif not isinstance(below, dict):
+            place[part] = {}
+            marks.pop(key[:depth], None)
+        place = place[part]
+    last = key[-1]
+    if last == "name" and key[0] in CHOICES and _differs(place.get("name"), setting.value):
+        _forget(marks, key[:-1], place, keep=KEPT.get(key[0], ()))
+    elif isinstance(place.get(last), dict):
+        _forget(marks, key, {}, keep=())
+    place[last] = setting.value
+    marks[key] = setting
+
+
+def _differs(old: object, new: object) -> bool:
+    def fold(name: object) -> str:
+        return str(name).lower().replace("_", "-")
+
+    return fold(old) != fold(new)
+
+
+def _forget(marks: dict[Key, Setting], section: Key, place: dict[str, Any], keep: tuple[str, ...]) -> None:
+    for name in [n for n in place if n not in keep]:
+        del place[name]
+    for key in [k for k in marks if k[: len(section)] == section and k[len(section) :][:1] not in [(n,) for n in keep]]:
+        del marks[key]

@@ -1,0 +1,1 @@
+"""Datasets: splits, labels and classes, and the images behind them."""

@@ -1,0 +1,133 @@
+"""Which of a dataset's classes are used, and what they are called: subsets of classes, and label maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from ftkit.data.dataset import Split, Splits
+from ftkit.errors import RequestError, plural, unknown
+
+Origin = Mapping[str, str | None]
+"""By class of the data its target, None where its images aren't used; empty where nothing was chosen or mapped."""
+
+
+def choose_labels(
+    splits: Splits,
+    used: Sequence[str] | None,
+    label_map: Mapping[str, str] | None,
+    places: tuple[str, str] = ("classes", "label_map"),
+) -> Splits:
+    """The splits with only the images of the classes in use, under the names of their targets.
+
+    The classes are in the order of `used`; mapped ones in that in which the map names its targets first.
+
+    Args:
+        used: Names of classes of the data; None uses all.
+        label_map: The target of each class in use; None leaves them as they are.
+        places: How messages call the two.
+
+    Raises:
+        RequestError: A name isn't the data's, a class in use has no target, or fewer than two are left.
+    """
+    if used is None and label_map is None:
+        return splits
+    kept = splits.classes if used is None else _checked(used, splits.classes, places[0])
+    targets = {name: name for name in kept} if label_map is None else _targets(label_map, kept, splits, places[1])
+    origin = {name: targets.get(name) for name in splits.classes}
+    chosen = _apply(splits, origin, tuple(dict.fromkeys(targets.values())))
+    notes = [] if used is None else [f"classes: {len(kept)} of {len(origin)} are used, {_counted(chosen, splits)}"]
+    notes += [] if label_map is None else [f"label_map: {_shown(targets)}"]
+    return replace(chosen, origin=origin, notes=(*splits.notes, *notes))
+
+
+def labels_as_trained(splits: Splits, origin: Origin, targets: Sequence[str], source: str) -> Splits:
+    """Other data under the labels that a model was trained with: its classes are mapped in the same way.
+
+    Data whose classes are called like the targets already is left as it is.
+
+    Args:
+        origin: `Splits.origin` of the model's training data.
+        targets: The model's classes.
+        source: How messages call the data.
+
+    Raises:
+        RequestError: No image is of a class that the model was trained on.
+    """
+    names = set(splits.classes)
+    if not origin or (names <= set(targets) and not names <= set(origin)):
+        return splits
+    # A class that training knew nothing of keeps its name, for whoever compares it with the model's.
+    mapping = {name: origin.get(name, name) for name in splits.classes}
+    chosen = _apply(splits, mapping, tuple(dict.fromkeys(t for t in mapping.values() if t is not None)))
+    if not any(len(split) for _, split in chosen.present()):
+        trained = [name for name, target in origin.items() if target is not None]
+        raise RequestError(
+            f"{source}: no image is of a class that the model was trained on: {_few(trained)}", "give other images"
+        )
+    out = [name for name in splits.classes if mapping[name] is None]
+    note = (f"classes left out in training are left out here: {_few(out)}, {_counted(chosen, splits)}",) if out else ()
+    return replace(chosen, notes=(*splits.notes, *note))
+
+
+def _checked(used: Sequence[str], classes: Sequence[str], where: str) -> tuple[str, ...]:
+    known, given_times = set(classes), Counter(used)
+    for name, times in given_times.items():
+        if name not in known:
+            raise unknown("class", name, classes, where)
+        if times > 1:
+            raise RequestError(f"{where}: class {name!r} is given {times} times", "give it once")
+    if len(used) < 2:
+        given = f"only class {used[0]!r}" if used else "no class"
+        raise RequestError(f"{where}: {given} is given", "a classifier needs two or more")
+    return tuple(used)
+
+
+def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, where: str) -> dict[str, str]:
+    known, used = set(splits.classes), set(kept)
+    for name in label_map:
+        if name not in known:
+            raise unknown("class", name, splits.classes, where)
+        if name not in used:
+            raise RequestError(f"{where}: class {name!r} isn't used, since classes leaves it out", "drop it here")
+    missing = [repr(name) for name in kept if name not in label_map]
+    if missing:
+        which = f"class {missing[0]} has" if len(missing) == 1 else f"classes {_few(missing)} have"
+        raise RequestError(f"{where}: {which} no target", "add one, or name the classes to use with classes: [...]")
+    if len(set(label_map.values())) < 2:
+        raise RequestError(f"{where}: the only target is {next(iter(label_map.values()))!r}", "give two or more")
+    return dict(label_map)
+
+
+def _apply(splits: Splits, mapping: Origin, classes: tuple[str, ...]) -> Splits:
+    places = {name: place for place, name in enumerate(classes)}
+    labels = [None if target is None else places[target] for target in map(mapping.get, splits.classes)]
+
+    def mapped(split: Split | None) -> Split | None:
+        if split is None:
+            return None
+        kept = [index for index, label in enumerate(split.labels) if labels[label] is not None]
+        part = split if len(kept) == len(split) else split.subset(kept)
+        return replace(part, labels=[label for old in part.labels if (label := labels[old]) is not None])
+
+    return replace(
+        splits, classes=classes, train=mapped(splits.train), val=mapped(splits.val), test=mapped(splits.test)
+    )
+
+
+def _counted(chosen: Splits, splits: Splits) -> str:
+    images, before = (sum(len(split) for _, split in one.present()) for one in (chosen, splits))
+    return f"{images:,} of {plural(before, 'image')}"
+
+
+def _shown(targets: Mapping[str, str]) -> str:
+    sources: dict[str, list[str]] = {}
+    for name, target in targets.items():
+        sources.setdefault(target, []).append(name)
+    return _few([f"{target} from {_few(names, 10)}" for target, names in sources.items()], between="; ")
+
+
+def _few(names: Iterable[str], most: int = 8, between: str = ", ") -> str:
+    names = list(names)
+    return between.join(names[:most]) + (f"{between}..." if len(names) > most else "")

@@ -1,0 +1,243 @@
+"""From a split to batches of tensors: our own order, shares and seeds, so that resuming is exact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ftkit.data.dataset import Split
+from ftkit.data.images import UnreadableImage, sample_name
+from ftkit.data.loading.order import Key, Share, TrainingOrder
+from ftkit.data.loading.pixels import sample_pixels
+from ftkit.data.loading.seeds import derive
+from ftkit.data.loading.workers import PREFETCH, START, last_words, leaving, quiet_worker
+from ftkit.errors import FtkitError, one_line
+from ftkit.plugin_errors import is_broken_record, with_traceback
+from ftkit.transforms.device_transforms import Draws, Finish
+from ftkit.transforms.image_transforms import Transform
+
+if TYPE_CHECKING:
+    from ftkit.models.compute.devices import Compute
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a file couldn't be read. Errors lose their type on the way out of a worker; this doesn't."""
+
+    file: str
+    reason: str
+    error: FtkitError | None = None
+    """What ends the run where images aren't left out, in place of a line on the file."""
+    left_out: bool = True
+    """Whether it may be left out; else `error` isn't the image's fault, and ends the run in any case."""
+
+
+@dataclass
+class Batch:
+    """What could be read of a batch, and what couldn't.
+
+    Images float32 `(b, channels, size, size)`, channels last in memory, labels and positions in the split int64 `(b,)`.
+
+    Attributes:
+        finish: What is still to be done with images, where they are pixels of 8 bits.
+        draws: What it needs to know of each.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    faults: tuple[Fault, ...] = ()
+    finish: Finish | None = None
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pin_memory(self) -> Batch:
+        images, labels, indices = (values.pin_memory() for values in self)
+        draws = {name: values.pin_memory() for name, values in self.draws.items()}
+        return Batch(images, labels, indices, self.faults, self.finish, draws)
+
+    def to(self, compute: Compute) -> Batch:
+        """The batch on the device, its images finished."""
+        labels, indices = (values.to(compute.device, non_blocking=True) for values in (self.labels, self.indices))
+        return Batch(self.seen(compute), labels, indices, self.faults)
+
+    def seen(self, compute: Compute) -> Tensor:
+        """The images as the network sees them, on the device."""
+        images = compute.take(self.images)
+        if self.finish is None or not len(self):
+            return images
+        draws = {name: values.to(compute.device, non_blocking=True) for name, values in self.draws.items()}
+        return compute.take(self.finish(images, draws))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels, self.indices))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    image: Tensor
+    label: int
+    index: int
+    draws: Draws = field(default_factory=dict)
+
+
+_ONE_DRAWS = Lock()
+
+Pixels = Callable[[int, int], Tensor]
+
+
+class Samples(Dataset["_Sample | Fault"]):
+    """Transformed samples by key.
+
+    Random transforms draw from torch's generator, seeded here by the key, so that a sample is the same in
+    whichever process, and after whatever else, it is made, and one that an epoch has twice differs.
+
+    Args:
+        pixels: Gives an image's pixels by its position and the channels wanted; by default it is read anew each time.
+        begun: Leave to whoever takes the batch what can be done with all of its images at once.
+    """
+
+    def __init__(
+        self, split: Split, transform: Transform, seed: int = 0, pixels: Pixels | None = None, begun: bool = False
+    ) -> None:
+        self.begun = begun
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+        self.pixels = pixels or partial(sample_pixels, split, value_range=transform.value_range)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: Key) -> _Sample | Fault:
+        return self._made(key, nullcontext())
+
+    def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | Fault]:
+        """A sample's image with its label and index, for threads; torch's generator is theirs in turns."""
+        made = self._made(key, _ONE_DRAWS)
+        return (None, made) if isinstance(made, Fault) else (made.image, (made.label, made.index))
+
+    def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> _Sample | Fault:
+        transform, index = self.transform_of(key), key[1]
+        try:
+            pixels = self.pixels(index, transform.channels)
+        except UnreadableImage as error:
+            file = sample_name(self.split, index)
+            return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+        except FtkitError as error:
+            broken = is_broken_record(error)
+            return Fault(sample_name(self.split, index), error.message, with_traceback(error), broken)
+        with drawing:
+            torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
+            image, draws = transform.begin(pixels) if self.begun else (transform(pixels), {})
+            return _Sample(image, self.split.labels[index], index, draws)
+
+    def transform_of(self, key: Key) -> Transform:
+        """What a sample goes through."""
+        return self.transform
+
+
+def training_loader(
+    samples: Samples, order: TrainingOrder, workers: int, pin: bool = False, shape: Sequence[int] = (0,)
+) -> DataLoader[_Sample | Fault]:
+    """Batches in training order; iterate anew for each epoch, after `order.start`.
+
+    Args:
+        shape: Of one image, `(channels, size, size)`; a batch without an image has it too.
+    """
+    return _loader(samples, order, workers, pin, shape)
+
+
+def evaluation_loader(
+    split: Split,
+    transform: Transform,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    pin: bool = False,
+    pixels: Pixels | None = None,
+    begun: bool = False,
+) -> DataLoader[_Sample | Fault]:
+    """Batches of one process's share of a split, each sample once."""
+    samples = Samples(split, transform, pixels=pixels, begun=begun)
+    return _loader(samples, Share(len(split), batch_size, rank, world), workers, pin)
+
+
+def _loader(
+    samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool, shape: Sequence[int] = (0,)
+) -> DataLoader[_Sample | Fault]:
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=partial(_collate, tuple(shape), samples.transform.finish if samples.begun else None),
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        worker_init_fn=partial(quiet_worker, leaving(os.getpid()), last_words(os.getpid())) if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context=START if workers else None,
+    )
+
+
+def checked(batch: Batch) -> Batch:
+    """The batch, or the error of the first file that it lacks."""
+    require_whole(batch.faults)
+    return batch
+
+
+def require_sound(found: Iterable[object]) -> None:
+    """Raise the first error among what was read that isn't an image's own.
+
+    Raises:
+        FtkitError: That one.
+    """
+    for fault in found:
+        if isinstance(fault, Fault) and fault.error is not None and not fault.left_out:
+            raise fault.error
+
+
+def require_whole(found: Iterable[object]) -> None:
+    """Raise the first fault among what was read.
+
+    Raises:
+        FtkitError: Names the file.
+    """
+    found = list(found)
+    require_sound(found)
+    for fault in found:
+        if isinstance(fault, Fault):
+            raise fault.error or FtkitError(
+                f"{fault.file}: {fault.reason}",
+                "mend or remove it, or leave it out with --on-bad-image skip, then run this again",
+            )
+
+
+def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_Sample | Fault]) -> Batch:
+    whole = [s for s in samples if isinstance(s, _Sample)]
+    images, draws = torch.empty(0, *shape), dict[str, Tensor]()
+    if whole:
+        first = whole[0]
+        layout = torch.channels_last if first.image.ndim == 3 else torch.contiguous_format
+        images = torch.empty(len(whole), *first.image.shape, dtype=first.image.dtype, memory_format=layout)
+        torch.stack([s.image for s in whole], out=images)
+        draws = {name: torch.stack([s.draws[name] for s in whole]) for name in first.draws}
+    return Batch(
+        images,
+        torch.tensor([s.label for s in whole], dtype=torch.int64),
+        torch.tensor([s.index for s in whole], dtype=torch.int64),
+        tuple(s for s in samples if isinstance(s, Fault)),
+        finish,
+        draws,
+    )

@@ -1,0 +1,105 @@
+"""Which samples come when: orders that are functions of the position, shared out over processes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ftkit.data.batch_sizes import Batches
+from ftkit.data.loading.seeds import derive
+
+Key = tuple[int, int, int]
+"""Which sample is wanted: epoch, index, and how many times the epoch has had that index before."""
+
+BLOCKS_AT_A_TIME = 16
+"""Blocks whose images are mixed. Parquet files of images have about a hundred images a block."""
+
+
+class TrainingOrder(Sampler[list[Key]]):
+    """Batches of keys for one process, from any step of any epoch on.
+
+    The order is a permutation seeded by the epoch, the same in all processes. With weights it is as many
+    images drawn with replacement, each as often as its weight has it. With blocks, those are mixed, and then the
+    images of so many blocks at a time.
+
+    Args:
+        weights: One for each image, in any unit.
+        blocks: The number of each image's block, from 0.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        seed: int,
+        rank: int = 0,
+        weights: Sequence[float] | None = None,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
+        self.batches = batches
+        self.seed = seed
+        self.rank = rank
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.blocks = None if blocks is None else torch.tensor(blocks)
+        self.epoch = 0
+        self.first_step = 0
+
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Go to a step of an epoch; the next iteration begins there."""
+        self.epoch, self.first_step = epoch, step
+
+    def indices(self) -> Tensor:
+        """The images of the whole epoch, int64 `(images,)`."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
+        if self.weights is None:
+            order = torch.randperm(self.batches.images, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.batches.images, replacement=True, generator=generator)
+        if self.blocks is None:
+            return order
+        places = torch.randperm(int(self.blocks.max()) + 1, generator=generator)
+        return order[(places[self.blocks[order]] // BLOCKS_AT_A_TIME).argsort(stable=True)]
+
+    def keys(self) -> list[Key]:
+        """The same as keys, which tell one draw of an image from another."""
+        drawn: Counter[int] = Counter()
+        found: list[Key] = []
+        for index in self.indices().tolist():
+            found.append((self.epoch, index, drawn[index]))
+            drawn[index] += 1
+        return found
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self.keys()
+        for step in range(self.first_step, self.batches.steps):
+            for part in range(self.batches.accumulate):
+                yield [order[i] for i in self.batches.batch(step, part, self.rank)]
+
+    def __len__(self) -> int:
+        return (self.batches.steps - self.first_step) * self.batches.accumulate
+
+    def views(self, count: int) -> set[int]:
+        """Which of so many views of the images the epoch has, over all processes."""
+        most = int(self.indices().bincount().max()) if self.weights is not None else 1
+        return {(self.epoch + drawn) % count for drawn in range(most)}
+
+
+class Share(Sampler[list[Key]]):
+    """One process's share of a split, in order: every `world`-th sample, each exactly once overall."""
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, size, world)
+        self.batch_size = batch_size
+        self.rounds = math.ceil(math.ceil(size / world) / batch_size)
+        """Batches of the process that has most."""
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, i, 0) for i in self.indices[start : start + self.batch_size]]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)

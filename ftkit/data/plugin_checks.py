@@ -1,0 +1,227 @@
+"""What datasets and backbones must give: checked wherever a plan takes it, and by the checks for authors.
+
+All of it is cheap, a fraction of a second for a million samples: no image is opened and no network built. What takes
+longer is in `ftkit.testing`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
+from typing import IO, Any, cast
+
+from ftkit.backbones.backbone import Backbone, LayerGroup
+from ftkit.data.dataset import SPLIT_NAMES, Split, SplitName, Splits
+from ftkit.errors import RequestError, one_line
+
+ENOUGH = 4 << 20
+"""Bytes of a pickled opener after which the rest is taken to pickle too: it may hold a million names."""
+KNOWN = ("numpy", "torch", "multiprocessing")
+"""Packages whose objects can be sent to a process, and may be huge."""
+
+
+def checked_splits(loaded: object) -> Splits:
+    """What a dataset's `load` returned, with classes and notes as tuples and labels as plain integers.
+
+    Raises:
+        RequestError: Names and labels don't fit each other, a name or a class is there twice, a label is no index of
+            a class, blocks don't fit, or the images can't be opened in another process.
+    """
+    _require(isinstance(loaded, Splits), f"load() returned {type(loaded).__name__}, not Splits")
+    splits = cast(Splits, loaded)
+    classes = _classes(splits.classes)
+    _require(splits.train is None or isinstance(splits.train, Split), "the train split is no Split")
+    found = {name: _split(name, split, len(classes)) for name, split in splits.present()}
+    given: object = splits.notes
+    notes = (given,) if isinstance(given, str) else tuple(splits.notes)
+    train, val, test = (found.get(name) for name in SPLIT_NAMES)
+    return replace(splits, classes=classes, train=train, val=val, test=test, notes=notes)
+
+
+def shared_names(splits: Splits) -> tuple[str, ...]:
+    """Notes on the names of samples that are in two splits."""
+    there = [(name, set(split.names)) for name, split in splits.present()]
+    pairs = [(a, b, some & others) for i, (a, some) in enumerate(there) for b, others in there[i + 1 :]]
+    return tuple(
+        f"{len(both):,} sample name{'s are' if len(both) > 1 else ' is'} in {a} and in {b}, as {one_line(min(both))}: "
+        f"where the images are the same too, {b} is no test of what was learnt"
+        for a, b, both in pairs
+        if both
+    )
+
+
+def check_description(backbone: Backbone) -> None:
+    """Look whether a backbone's layer groups and head can be what they are said to be.
+
+    Raises:
+        RequestError: It has no group or no head, a group's name is there twice, or a pattern is no regular expression.
+    """
+    groups = tuple(backbone.groups)
+    strange = next((group for group in groups if not isinstance(group, LayerGroup)), None)
+    _require(bool(groups), "it has no layer groups")
+    _require(strange is None, f"{strange!r} is no LayerGroup")
+    twice = _first_twice([group.name for group in groups])
+    _require(twice is None, f"layer group {twice!r} is there twice", "give each group a name of its own")
+    for group in groups:
+        try:
+            re.compile(group.pattern)
+        except re.error as error:
+            raise RequestError(
+                f"the pattern of layer group {group.name!r} is no regular expression: {error}", "mend it"
+            ) from None
+    text = isinstance(backbone.head, str)
+    _require(not text and bool(backbone.head), "its head names no layers", 'write it as a tuple, as head=("fc",)')
+
+
+@contextmanager
+def faults_of(source: str) -> Iterator[None]:
+    """Begin what is found with the name of what it was found in."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{source}: {error.message}", error.hint) from None
+
+
+def _classes(classes: Sequence[str]) -> tuple[str, ...]:
+    _require(_is_sequence(classes), f"classes is {type(classes).__name__}", "give a tuple of names")
+    for name in classes:
+        _require(isinstance(name, str), f"class {name!r} is {type(name).__name__}, not text", "names are text")
+        _require(bool(name), "a class has no name")
+    twice = _first_twice(classes)
+    _require(twice is None, f"a class is there twice: {twice}")
+    return tuple(classes)
+
+
+def _split(name: SplitName, split: Split, classes: int) -> Split:
+    where = f"{name} split"
+    _require(isinstance(split, Split), f"the {where} is {type(split).__name__}, not Split")
+    for what, values in (("names", split.names), ("labels", split.labels)):
+        _require(_is_sequence(values), f"{where}: {what} is {type(values).__name__}", "give a list")
+    names, labels = len(split.names), len(split.labels)
+    _require(names == labels, f"{where}: {names} names, {labels} labels", "give one of each for each sample")
+    strange = next((n for n in split.names if not isinstance(n, str)), None) if not _all_text(split.names) else None
+    _require(strange is None, f"{where}: the sample name {strange!r} is {type(strange).__name__}", "names are text")
+    if len(set(split.names)) != names:
+        twice = _first_twice(split.names)
+        raise RequestError(f"{where}: a name is there twice: {twice}", "predictions and records go by names")
+    _check_blocks(where, split)
+    _require(split.stamp is None or isinstance(split.stamp, str), f"{where}: its stamp is no text")
+    _check_opener(where, split.open)
+    return replace(split, labels=_labels(where, split, classes))
+
+
+def _labels(where: str, split: Split, classes: int) -> Sequence[int]:
+    """The labels as plain integers.
+
+    Raises:
+        RequestError: One of them is no index of a class.
+    """
+    labels = split.labels
+    kinds = set(map(type, labels))
+    if kinds - {int}:
+        labels = [_integer(where, split.names[i], label, classes) for i, label in enumerate(labels)]
+    if len(labels) and not (min(labels) >= 0 and max(labels) < classes):
+        place, label = next((i, label) for i, label in enumerate(labels) if not 0 <= label < classes)
+        raise _no_index(where, split.names[place], label, classes)
+    return labels
+
+
+def _integer(where: str, name: str, label: Any, classes: int) -> int:
+    try:
+        if isinstance(label, bool):
+            raise TypeError
+        return operator.index(label)
+    except (TypeError, ValueError, RuntimeError):  # the last from tensors
+        raise _no_index(where, name, label, classes) from None
+
+
+def _no_index(where: str, name: str, label: object, classes: int) -> RequestError:
+    return RequestError(
+        f"{where}: label {label!r} is no index of the {classes} classes, that of {name}",
+        f"give integers from 0 to {classes - 1}, and leave out samples without a class",
+    )
+
+
+def _check_blocks(where: str, split: Split) -> None:
+    blocks = split.blocks
+    if blocks is None:
+        return
+    fits = _is_sequence(blocks) and len(blocks) == len(split.names)
+    whole = fits and set(map(type, blocks)) <= {int} and (not len(blocks) or min(blocks) >= 0)
+    _require(whole, f"{where}: blocks aren't a number from 0 for each sample", "give plain integers, one a sample")
+
+
+def _check_opener(where: str, opener: object) -> None:
+    _require(callable(opener), f"{where}: open is {type(opener).__name__}", "give a function of a sample's position")
+    sink = _Sink()
+    trial = _Trial(cast(IO[bytes], sink))
+    try:
+        trial.dump(opener)
+        if not trial.passed_over:
+            ForkingPickler.loads(sink.content)
+    except _EnoughError:
+        return
+    except (Exception, SystemExit) as error:
+        text = one_line(" ".join(str(error).split())) or type(error).__name__
+        raise RequestError(
+            f"{where}: its open can't be sent to a reading process: {text}",
+            "make it a function, or a class with __call__, at the top of a module, without open files or connections",
+        ) from None
+
+
+class _EnoughError(Exception):
+    """So much of an object has been pickled that the rest is taken to pickle too."""
+
+
+class _Sink:
+    """Keeps what is written, up to a limit."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, part: Any) -> int:
+        size = memoryview(part).nbytes
+        if len(self.content) + size > ENOUGH:
+            raise _EnoughError
+        self.content += part
+        return size
+
+
+class _Trial(ForkingPickler):
+    """Pickles to find out whether that can be done; arrays and tensors are passed over, since they can be huge."""
+
+    passed_over = False
+
+    def persistent_id(self, obj: object) -> str | None:
+        kind = type(obj)
+        if kind.__module__.partition(".")[0] not in KNOWN or isinstance(obj, type):
+            return None
+        self.passed_over = True
+        return kind.__name__
+
+
+def _all_text(names: Iterable[object]) -> bool:
+    return all(issubclass(kind, str) for kind in set(map(type, names)))
+
+
+def _is_sequence(value: object) -> bool:
+    """Whether it has a length and places; arrays and tensors have, generators and sets haven't."""
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | bytes | dict)
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            return one_line(name)
+        seen.add(name)
+    return None
+
+
+def _require(holds: bool, message: str, hint: str | None = None) -> None:
+    if not holds:
+        raise RequestError(message, hint)

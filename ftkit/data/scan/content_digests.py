@@ -1,0 +1,128 @@
+"""The images of a split known by their content: what stands for them in the names of what is kept of them."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftkit.data.dataset import Split
+from ftkit.data.images import DEPTH, UnreadableImage, as_seen, sample_file
+from ftkit.data.scan.scan_cache import open_memory
+from ftkit.errors import FtkitError
+from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
+from ftkit.plugin_errors import is_broken_record
+
+UNREADABLE = bytes(DIGEST_BYTES)
+"""Stands for the content of an image that can't be read; no value is kept of it."""
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """The images of a split, as they were when they were looked at.
+
+    Attributes:
+        digest: Digits that change when the content of an image or the order does; where the images lie and what they
+            are called has no part in it, so that data that was moved or renamed is the same data.
+    """
+
+    digest: str
+    _split: Split = field(repr=False)
+    _contents: bytearray = field(repr=False)
+    _marks: array[int] = field(repr=False)
+
+    def is_same(self, index: int) -> bool:
+        """Whether a sample's file has the content that it was known by; ask after reading it."""
+        file = sample_file(self._split, index)
+        if file is None or not self._contents or _mark(file) == self._marks[index]:
+            return True
+        # Touched, linked or copied back; what counts is what is in it.
+        mark, content = _mark(file), _content(file)
+        if content != self._contents[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]:
+            return False
+        self._marks[index] = mark
+        return True
+
+    def require_same(self, indices: Iterable[int]) -> None:
+        """Make sure that values of these samples, which were just computed, are of the images that are known.
+
+        Raises:
+            FtkitError: An image has been replaced meanwhile; names its file.
+        """
+        for index in indices:
+            if not self.is_same(index):
+                raise FtkitError(
+                    f"{sample_file(self._split, index)}: the image was replaced while it was used",
+                    "run this again, once the data no longer changes",
+                )
+
+
+def known_images(split: Split) -> KnownImages:
+    """What the images of a split are known by.
+
+    That is what the data itself tells (`Split.stamp`) with the names of the samples; else the content of their files,
+    each of which is read unless it is remembered from the image scan; else their pixels.
+    """
+    if split.stamp is not None:
+        opens = type(_innermost(split))
+        text = "\n".join(["stamp", opens.__module__, opens.__qualname__, split.stamp, *split.names])
+        return KnownImages(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
+    files = [sample_file(split, index) for index in range(len(split))]
+    # Marks first: what is replaced after that is noticed, at worst for nothing.
+    marks = array("q", (0 if file is None else _mark(file) for file in files))
+    there = open_memory().contents(str(file.absolute()) for file in files if file is not None)
+    contents = bytearray()
+    for index, file in enumerate(files):
+        contents += _pixels(split, index) if file is None else there.get(str(file.absolute()), UNREADABLE)
+    return KnownImages(_digits(b"content\n" + contents), split, contents, marks)
+
+
+def _innermost(split: Split) -> object:
+    """What opens the images in the end, below what guards it."""
+    opens: object = split.source(0)[0] if len(split) else split.open
+    while hasattr(opens, "opens"):
+        opens = opens.opens
+    return opens
+
+
+def _pixels(split: Split, index: int) -> bytes:
+    try:
+        image = split.open(index)
+    except FtkitError as error:
+        if isinstance(error, UnreadableImage) or is_broken_record(error):
+            return UNREADABLE
+        raise
+    try:
+        image = as_seen(image)
+    except Exception:
+        # PIL reads late; whoever wants the pixels is told what is wrong with them.
+        return UNREADABLE
+    digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
+    if image.palette is not None:
+        digest.update(image.palette.tobytes())
+    # Colour profile, transparency and depth change what becomes of the same bytes.
+    digest.update(repr([image.info.get(name) for name in ("icc_profile", "transparency", DEPTH)]).encode())
+    digest.update(getattr(image.info.get(DEPTH), "content", None) or b"")
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _mark(file: Path) -> int:
+    """A number for the stamp of a file, the same within this process and those forked from it."""
+    try:
+        return hash(file_stamp(file))
+    except OSError:
+        return 0
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return content_digest(file)
+    except OSError:
+        return UNREADABLE
+
+
+def _digits(content: bytes | bytearray) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,290 @@
+"""One walk through folders of images, for training, prediction and plugins: what is found, and what is left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ftkit.data.images import is_image
+from ftkit.errors import RequestError
+from ftkit.files.file_kinds import is_image_kind, kind_of_file
+
+SYSTEM_NAMES = frozenset(
+    {
+        "__macosx", "__pycache__", "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "recycler",
+        "system volume information", "lost+found", "desktop.ini", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
+        "icon\r",
+    }
+)  # fmt: skip
+"""What operating systems, cloud folders and NAS leave behind, in lower case; names that begin with a dot are hidden."""
+
+OTHER_IMAGES = frozenset(
+    {
+        ".3fr", ".ai", ".arw", ".blp", ".bpg", ".bw", ".cr2", ".cr3", ".crw", ".cur", ".czi", ".dcm", ".dcr", ".dcx",
+        ".dds", ".djvu", ".dng", ".emf", ".eps", ".erf", ".exr", ".fit", ".fits", ".fli", ".flif", ".ftc", ".ftu",
+        ".gbr", ".hdr", ".icb", ".icns", ".ico", ".iiq", ".jls", ".jng", ".jxr", ".kdc", ".kra", ".lif", ".mos",
+        ".mrw", ".msp", ".nd2", ".ndpi", ".nef", ".nrw", ".orf", ".pam", ".pcd", ".pcx", ".pef", ".pict", ".psb",
+        ".psd", ".pxr", ".qoi", ".raf", ".ras", ".raw", ".rgb", ".rgba", ".rw2", ".rwl", ".sgi", ".sr2", ".srf",
+        ".srw", ".svg", ".svgz", ".svs", ".tga", ".vda", ".vst", ".wbmp", ".wdp", ".wmf", ".x3f", ".xbm", ".xcf",
+        ".xpm",
+    }
+)  # fmt: skip
+"""Endings of image formats that ftkit doesn't read; RAW photographs among them."""
+
+NO_IMAGES = frozenset(
+    {
+        ".arrow", ".avi", ".cfg", ".cls", ".csv", ".db", ".doc", ".docx", ".gz", ".h5", ".htm", ".html", ".ini",
+        ".ipynb", ".json", ".jsonl", ".log", ".m", ".mat", ".md", ".mkv", ".mov", ".mp3", ".mp4", ".names", ".npy",
+        ".npz", ".parquet", ".pdf", ".pkl", ".pt", ".pth", ".py", ".rst", ".safetensors", ".sh", ".sqlite", ".tar",
+        ".tgz", ".toml", ".tsv", ".txt", ".wav", ".xls", ".xlsx", ".xml", ".xmp", ".yaml", ".yml", ".zip",
+    }
+)  # fmt: skip
+"""Common endings of other files, whose content isn't looked at."""
+
+MOST_SNIFFED = 1000
+"""Files without a known ending that a walk looks into."""
+NAMED = 3
+
+Kind = Literal["image", "folder", "hidden", "other image", "other", "broken"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something is left out.
+
+    Attributes:
+        one, many: What messages say of one and of several.
+        meant: Whether a person probably means it to be read, so that leaving it out is a fault.
+    """
+
+    one: str
+    many: str
+    meant: bool = False
+
+
+UNOPENED = Reason("folder can't be opened", "folders can't be opened", meant=True)
+OTHER_IMAGE = Reason(
+    "image is of a format that ftkit doesn't read", "images are of formats that ftkit doesn't read", meant=True
+)
+NO_ENDING = Reason(
+    "file is an image by its content, but not by its name", "files are images by their content, but not by their names",
+    meant=True,
+)  # fmt: skip
+BROKEN = Reason("link leads nowhere, or to no file", "links lead nowhere, or to no files", meant=True)
+AGAIN = Reason("link leads to a folder above or one that is read", "links lead to folders above or ones that are read")
+HIDDEN = Reason("hidden or system file or folder is passed over", "hidden or system files and folders are passed over")
+OTHER = Reason("file is not an image", "files are not images")
+REASONS = (UNOPENED, OTHER_IMAGE, NO_ENDING, BROKEN, AGAIN, HIDDEN, OTHER)
+
+
+class Entry(NamedTuple):
+    """Something in a folder."""
+
+    name: str
+    kind: Kind
+    link: bool = False
+
+
+@dataclass
+class _Some:
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    details: Counter[str] = field(default_factory=Counter)
+
+    def words(self) -> str:
+        return ", ".join(word for word, _ in self.details.most_common())
+
+
+class LeftOut:
+    """What walks left out: how much for each reason, and the first names. It stays small however much that is.
+
+    Args:
+        prefix: Comes before each path, as where walks go by paths relative to a folder.
+        parent: Where all is counted instead, with those of other walks.
+    """
+
+    def __init__(self, prefix: str = "", parent: LeftOut | None = None) -> None:
+        self._prefix = prefix
+        self._found: dict[Reason, _Some] = {} if parent is None else parent._found
+        self._sniffed = 0
+
+    def add(self, reason: Reason, path: str, detail: str = "") -> None:
+        """Count one thing; `detail` is a word on it, such as its ending."""
+        some = self._found.setdefault(reason, _Some())
+        some.count += 1
+        if len(some.first) <= NAMED:
+            some.first.append(path if path.startswith("/") else self._prefix + path)
+        if detail:
+            some.details[detail] += 1
+
+    def add_entry(self, entry: Entry, folder: Path, path: str) -> None:
+        """Count an entry of `folder` that is neither a readable image nor a folder to look into."""
+        suffix = _suffix(entry.name)
+        if entry.kind == "other image":
+            self.add(OTHER_IMAGE, path, suffix)
+        elif entry.kind in ("hidden", "broken"):
+            self.add(HIDDEN if entry.kind == "hidden" else BROKEN, path)
+        elif suffix not in NO_IMAGES and self._sniffed < MOST_SNIFFED:
+            self._sniffed += 1
+            kind = kind_of_file(folder / entry.name)
+            self.add(NO_ENDING, path, kind or "") if is_image_kind(kind) else self.add(OTHER, path)
+        else:
+            self.add(OTHER, path)
+
+    @property
+    def again(self) -> int:
+        """How many links weren't followed since they lead to a folder above, or one that is read."""
+        return self._found[AGAIN].count if AGAIN in self._found else 0
+
+    def require_opened(self, root: Path) -> None:
+        """Refuse data of which a folder can't be opened: nobody means to train on the rest.
+
+        Args:
+            root: What the paths are relative to.
+
+        Raises:
+            RequestError: There is such a folder; the first one is named.
+        """
+        some = self._found.get(UNOPENED)
+        if some is not None:
+            more = f", and {some.count - 1:,} more" if some.count > 1 else ""
+            raise _closed(str(root / some.first[0]), f"{some.words()}{more}")
+
+    @property
+    def meant(self) -> int:
+        """How many of them a person probably means to be read."""
+        return sum(some.count for reason, some in self._found.items() if reason.meant)
+
+    def lines(self, meant: bool = False) -> Iterator[str]:
+        """A line for each reason: how many, of which formats, the first names. With `meant` only for faults."""
+        for reason in REASONS:
+            some = self._found.get(reason)
+            if some is not None and (reason.meant or not meant):
+                what = f"{some.count:,} {reason.one if some.count == 1 else reason.many}"
+                details = some.words()
+                more = ", ..." if some.count > NAMED else ""
+                yield f"{what}{f' ({details})' if details else ''}: {', '.join(some.first[:NAMED])}{more}"
+
+
+def list_folder(folder: Path) -> list[Entry]:
+    """What is in a folder of the data, by name.
+
+    Raises:
+        RequestError: It can't be opened: what would be read without it isn't the data.
+    """
+    try:
+        return scan_folder(folder)
+    except OSError as error:
+        raise _closed(str(folder), error.strerror or str(error)) from None
+
+
+def scan_folder(folder: str | Path) -> list[Entry]:
+    """The same, for who goes on without it. Only links cost a question to the disk.
+
+    Raises:
+        OSError: It can't be opened.
+    """
+    with os.scandir(folder) as entries:
+        return sorted(map(_entry, entries))
+
+
+def walk_images(root: Path, inside: str, left_out: LeftOut) -> Iterator[str]:
+    """Paths of the images at any depth below the folder `inside` of `root`, relative to `root`.
+
+    A folder's own images come first, then its folders, all by name. Links to folders are followed after all else, and
+    no folder is entered twice, nor one that lies above, so links can't loop.
+
+    Args:
+        inside: Relative to `root`, empty for itself.
+        left_out: Counts what isn't an image, and what can't be opened.
+    """
+    for where, entries in walk_folders(root, inside, left_out):
+        folder = root / where
+        for entry in entries:
+            path = f"{where}/{entry.name}" if where else entry.name
+            if entry.kind == "image":
+                yield path
+            elif entry.kind != "folder":
+                left_out.add_entry(entry, folder, path)
+
+
+def walk_folders(root: Path, inside: str, left_out: LeftOut) -> Iterator[tuple[str, list[Entry]]]:
+    """The folder `inside` of `root` and all below it, relative to `root`, each with what is in it.
+
+    Args:
+        left_out: Counts the folders that aren't entered, and nothing else.
+    """
+    # Only a link leads to a folder above, so data without links never asks for those: with a class a folder, that
+    # would be most of the time that a walk takes.
+    seen, above = set[tuple[int, int]](), False
+    pending, links = ([], [inside]) if _is_linked(root, inside) else ([inside], [])
+    while pending or links:
+        if not pending and not above:
+            seen, above = seen | _above(root, inside), True
+        where = pending.pop() if pending else links.pop(0)
+        folder = root / where
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                left_out.add(AGAIN, where)
+                continue
+            entries = scan_folder(folder)
+        except OSError as error:
+            left_out.add(UNOPENED, where or str(root), error.strerror or str(error))
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield where, entries
+        prefix = f"{where}/" if where else ""
+        links += [prefix + e.name for e in entries if e.kind == "folder" and e.link]
+        pending += [prefix + e.name for e in reversed(entries) if e.kind == "folder" and not e.link]
+
+
+def _is_linked(root: Path, inside: str) -> bool:
+    """Whether the way from a folder to one below it leads over a link."""
+    place, below = str(root), False
+    for part in Path(inside).parts:
+        place = os.path.join(place, part)  # noqa: PTH118 - once a class, of which there may be many
+        below = below or os.path.islink(place)  # noqa: PTH114
+    return below
+
+
+def _above(root: Path, inside: str) -> set[tuple[int, int]]:
+    """The folders that hold this one, as the path goes and as links lead, by device and inode."""
+    above = {*Path(os.path.realpath(root / inside)).parents, *(root / part for part in Path(inside).parents if inside)}
+    found = set()
+    for folder in above:
+        try:
+            status = folder.stat()
+        except OSError:
+            continue
+        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _closed(folder: str, reason: str) -> RequestError:
+    return RequestError(f"{folder}: can't be listed: {reason}", "make it readable, or take it out of the data")
+
+
+def _entry(entry: os.DirEntry[str]) -> Entry:
+    name = entry.name
+    try:
+        if is_image(name) and entry.is_file():
+            return Entry(name, "image")
+        if name.startswith(".") or name.lower() in SYSTEM_NAMES:
+            return Entry(name, "hidden")
+        if entry.is_dir():
+            return Entry(name, "folder", entry.is_symlink())
+        if not entry.is_file():
+            return Entry(name, "broken")
+    except OSError:
+        return Entry(name, "broken")
+    return Entry(name, "other image" if _suffix(name) in OTHER_IMAGES else "other")
+
+
+def _suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return dot + suffix.lower() if stem else ""

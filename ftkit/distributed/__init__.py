@@ -1,0 +1,1 @@
+"""Several processes in one run: the environment of the launcher, and collectives."""

@@ -1,0 +1,122 @@
+"""Several processes that train together: one does what must be done once, and all hear how it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ftkit.distributed import launch_env
+from ftkit.errors import FtkitError, RequestError
+
+T = TypeVar("T")
+
+
+class ToldElsewhere(FtkitError):
+    """The main process's error, in the others: they end with its exit code, and it alone is told."""
+
+    def __init__(self, message: str, hint: str | None, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
+def from_main(work: Callable[[], Any]) -> Any:
+    """What the main process's `work` returns, JSON values, in every process; the others wait for it.
+
+    All processes must have joined, and ask at the same point of their way.
+
+    Raises:
+        ToldElsewhere: In the others, where it failed in the main process.
+    """
+    if launch_env.world() == 1:
+        return work()
+    if launch_env.rank() == 0:
+        try:
+            value = work()
+        except BaseException as error:
+            _send({"error": _described(error)})
+            raise
+        _send({"value": value})
+        return value
+    told = _send(None)
+    if "error" in told:
+        raise ToldElsewhere(*told["error"])
+    return told["value"]
+
+
+def main_first(work: Callable[[], T]) -> T:
+    """Every process's own `work`, the main one's first, so that what it downloads is there for the others.
+
+    Raises:
+        ToldElsewhere: As `from_main`.
+    """
+    if launch_env.world() == 1:
+        return work()
+    own: list[T] = []
+
+    def first() -> None:
+        own.append(work())
+
+    from_main(first)
+    return own[0] if own else work()
+
+
+def require_backend(device: str, processes: int) -> None:
+    """Compare what the processes became with what the launcher asked for.
+
+    Raises:
+        RequestError: Another number of processes, or another backend.
+    """
+    wanted = launch_env.world()
+    if processes != wanted:
+        raise RequestError(f"asked for {wanted} processes, got {processes}", "start with ftkit train --num-processes N")
+    if wanted == 1:
+        return
+    backend = str(torch.distributed.get_backend())
+    if backend != {"cuda": "nccl", "cpu": "gloo"}.get(device):
+        raise RequestError(
+            f"{wanted} processes on {device} would talk by {backend}", "use --device cpu, or one process"
+        )
+
+
+def from_main_tensor(tensor: Tensor) -> Tensor:
+    """The main process's values, in all processes; shapes must be the same."""
+    if launch_env.world() == 1:
+        return tensor
+    shared = tensor.detach().clone(memory_format=torch.contiguous_format)
+    torch.distributed.broadcast(shared, 0)
+    return shared
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give all processes the main one's buffers.
+
+    Each process's BatchNorm has seen other images in the last step, and only the next one would even that out.
+    """
+    if launch_env.world() == 1:
+        return
+    with torch.no_grad():
+        for buffer in network.buffers():
+            buffer.copy_(from_main_tensor(buffer))
+
+
+def _described(error: BaseException) -> tuple[str, str | None, int]:
+    if isinstance(error, FtkitError):
+        return error.message, error.hint, error.exit_code
+    return str(error), None, 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _send(value: Any) -> Any:
+    """The main process's JSON value, in all processes."""
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    data = json.dumps(value).encode()
+    size = torch.tensor([len(data)], device=device)
+    torch.distributed.broadcast(size, 0)
+    text = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if launch_env.rank() == 0:
+        text.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    torch.distributed.broadcast(text, 0)
+    return json.loads(bytes(text.tolist()))

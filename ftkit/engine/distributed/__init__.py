@@ -1,1 +1,0 @@
-"""What several processes ask and tell each other."""

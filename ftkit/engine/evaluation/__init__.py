@@ -1,1 +1,0 @@
-"""How good models are, by themselves and beside each other."""

@@ -1,0 +1,41 @@
+"""From a request to a plan; strategy `auto` is replaced by the recommendation for the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ftkit.config.load import Resolved
+from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_plan import Plan
+from ftkit.runs.run_folder import RunFolder
+from ftkit.strategies.recommendation_rules import AUTO
+
+
+def decide(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
+    """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
+
+    Args:
+        tell: Called with a line before that, and where looking at the images takes long.
+        run: As in `make_plan`.
+
+    Raises:
+        RequestError: A name, value or the data can't be used.
+        FtkitError: The measurement failed: weights or an image couldn't be had.
+    """
+    chosen, notes = resolve_auto(resolved, tell)
+    decided = make_plan(chosen, tell, run)
+    return replace(decided, notes=(*notes, *decided.notes))
+
+
+def resolve_auto(resolved: Resolved, tell: Callable[[str], None] | None = None) -> tuple[Resolved, tuple[str, ...]]:
+    """A request with the advised strategy and rates in place of `auto`, and notes for its plan on why.
+
+    Args and errors as in `decide`.
+    """
+    if resolved.config.strategy.name != AUTO:
+        return resolved, ()
+    from ftkit.experiments.recommend import consult
+
+    counsel = consult(resolved, resolved.sources, tell)
+    return counsel.resolved, counsel.notes

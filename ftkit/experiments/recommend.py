@@ -1,0 +1,209 @@
+"""What to fine-tune with, from a measurement: how much the features of the frozen backbone tell of the data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from ftkit.activation_cache.cache_reader import Tell, before_head, recalled, store_of, unheard
+from ftkit.backbones.backbone import Head
+from ftkit.config.load import Resolved, choosing
+from ftkit.config.schema import Config
+from ftkit.data.dataset import Split
+from ftkit.data.loading import loader
+from ftkit.data.loading.seeds import derive
+from ftkit.data.loading.workers import explained, settle_workers
+from ftkit.data.sampling import stratified_sample
+from ftkit.errors import RequestError
+from ftkit.evaluation.evaluator import share_of
+from ftkit.metrics.finite_outputs import require_features
+from ftkit.models.build import accelerator_for, build_model
+from ftkit.models.compute.devices import compute_of
+from ftkit.models.compute.memory_format import settle
+from ftkit.models.logits import require_logits
+from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
+from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
+from ftkit.training.probe import NoProbeError, cross_validated, head_inputs, head_layer
+from ftkit.transforms import image_transforms
+
+MOST = 2000
+"""Training images that are looked at; more would take longer and say the same."""
+
+ADAMS = ("adam", "adamw", "adamax", "nadam", "radam")
+"""Optimizers whose steps are as long as the rate says, which the advised rates were measured with."""
+
+TRAINS = (
+    "augment",
+    "clip_grad",
+    "decay_all",
+    "epochs",
+    "group_lr",
+    "label_smoothing",
+    "lr_curve",
+    "optimizer",
+    "patience",
+    "patience_from",
+    "train_bn",
+)
+"""Sections of the config that have no effect unless epochs are trained."""
+
+
+@dataclass(frozen=True)
+class Counsel:
+    """What was found, what is advised, and the request with the advice in it.
+
+    Attributes:
+        weights: Those that were measured, for people.
+        kept: Settings of the user's that the advice gives way to, for people.
+    """
+
+    facts: Facts
+    weights: str
+    advice: Advice
+    resolved: Resolved
+    kept: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the plan: what was chosen, why, and what was left as it was."""
+        chosen = f"strategy {AUTO} chose {self.advice.strategy}: {'; '.join(self.advice.why)}"
+        return (chosen, *self.kept)
+
+
+def consult(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = None) -> Counsel:
+    """Measure the data of a request and advise on the rest of it.
+
+    Args:
+        given: Who set what, by dotted key; the advice gives way to these settings.
+        tell: Called with a line before something that takes long.
+
+    Raises:
+        RequestError: A name, an option, the data or their combination can't be used.
+        FtkitError: The weights can't be had, or an image can't be read.
+    """
+    if "epochs" in given and not resolved.config.epochs:
+        raise RequestError(
+            f"{resolved.where('epochs')} is 0, and strategy {AUTO} chooses how to train", "raise it, or leave it out"
+        )
+    # Whatever else is wrong with the request should be said before minutes are spent on it.
+    draft = make_plan(choosing(resolved, "strategy", "full", {}, {}), tell)
+    facts = find_facts(draft, tell)
+    limits = Limits(trains=any(key.partition(".")[0] in TRAINS for key in given), solvable=draft.probe is not None)
+    advice = advise(facts, limits)
+    advised, kept = _follow(resolved, advice, given)
+    return Counsel(facts, draft.weights.describe(), advice, advised, kept)
+
+
+def find_facts(plan: Plan, tell: Tell | None = None) -> Facts:
+    """What there is to know of a plan's data and weights; measured where there are weights."""
+    assert plan.splits.train is not None, "make_plan refuses data without a training split"
+    counts = Counter(plan.splits.train.labels)
+    facts = Facts(
+        images=len(plan.splits.train),
+        classes=plan.num_classes,
+        chance=max(counts.values()) / len(plan.splits.train),
+        pretrained=plan.weights.kind != "none",
+    )
+    if not facts.pretrained:
+        return facts
+    images = _sample(plan)
+    found = Counter(images.labels)
+    if len(found) < plan.num_classes or min(found.values()) < 2:
+        return replace(facts, unmeasured="a class has a single image or none, so nothing can be held out")
+    if tell is not None:
+        tell(f"measuring what the features of {plan.backbone.name} tell of {len(images):,} training images")
+    try:
+        probe, nearest = measure(plan, images, tell or unheard)
+    except NoProbeError as error:
+        return replace(facts, unmeasured=error.message)
+    return replace(facts, probe=probe, nearest_mean=nearest, measured_on=len(images))
+
+
+def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, float]:
+    """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest mean.
+
+    Every process computes the features of its share; the main one compares, and all take its figures, so
+    that all come to the same advice.
+
+    Raises:
+        NoProbeError: The network's head isn't a linear layer on features.
+    """
+    config = plan.config.model_copy(update={"keep_head": False})
+    plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
+    accelerator = accelerator_for(plan)
+    network = build_model(plan).network
+    look = plan.preprocessing
+    compute = settle(network, compute_of(accelerator), look.channels, look.size)
+    require_logits(network, plan, compute, training=False)
+    layer = head_layer(network, plan.backbone.head[0])
+    samples = loader.Samples(images, image_transforms.evaluation(look))
+    # One process alone, since others have a share each and need not see the same folder.
+    store = store_of(config.cache) if accelerator.num_processes == 1 else None
+    frozen = before_head(network, plan.schedule.groups, compute, look, plan.backbone.name) if store else None
+    with recalled(frozen, samples, store, tell) as kept:
+        workers = settle_workers(
+            config.workers,
+            len(images),
+            accelerator.num_processes,
+            config.batch_size * look.channels * look.size**2 * BYTES_PER_VALUE,
+            tell,
+        )
+        share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
+        judged = network if kept is None else kept.cut.judged
+        with explained():
+            features, labels = head_inputs(judged, layer, share, accelerator, compute)
+    require_features(features, images.names)
+    return _shared_figures(accelerator, features, labels, config.seed)
+
+
+def _shared_figures(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
+    found = torch.zeros(2)
+    if accelerator.is_main_process:
+        found = torch.tensor(cross_validated(features, labels, derive(seed, "advise") % 2**32))
+    probe, nearest = broadcast(found.to(accelerator.device)).tolist()
+    return probe, nearest
+
+
+def _sample(plan: Plan) -> Split:
+    """The training images to look at, each class in proportion."""
+    train = plan.splits.train
+    assert train is not None, "make_plan refuses data without a training split"
+    count = max(MOST, plan.num_classes)
+    if len(train) <= count:
+        return train
+    return train.subset(stratified_sample(train.labels, count, plan.config.seed))
+
+
+def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tuple[Resolved, tuple[str, ...]]:
+    """The request with the advice in it, but for what was given; and what that is."""
+    who = f"strategy {AUTO}"
+    followed = choosing(resolved, "strategy", advice.strategy, advice.options, {"strategy.name": who})
+    config, sources, kept = followed.config, dict(followed.sources), []
+    if advice.epochs and "epochs" in given:
+        kept.append(f"epochs stay {config.epochs}, from {given['epochs']}; advised are {advice.epochs}")
+    else:
+        config, sources["epochs"] = config.model_copy(update={"epochs": advice.epochs}), who
+    if advice.lr is not None:
+        config, note = _with_rate(config, advice.lr, given)
+        kept += [note] if note else []
+    followed = replace(followed, config=config, sources=sources)
+    if any(key.partition(".")[0] == "augment" for key in given):
+        return followed, tuple(kept)
+    return choosing(followed, "augment", advice.augment, {}, {"augment.name": who}), tuple(kept)
+
+
+def _with_rate(config: Config, rate: float, given: Mapping[str, str]) -> tuple[Config, str]:
+    """The config with the advised learning rate, or a note on why it isn't in it."""
+    optimizer = config.optimizer
+    if "optimizer.lr" in given:
+        return config, f"the learning rate stays {optimizer.lr:g}, from {given['optimizer.lr']}; advised is {rate:g}"
+    if optimizer.name not in ADAMS:
+        return config, f"the learning rate stays {optimizer.lr:g}: what is advised was measured with adamw"
+    return config.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": rate})}), ""

@@ -1,0 +1,234 @@
+"""Strategies over seeds: a run for each pair, trained where it isn't there, gone on with where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftkit.config.load import Resolved, choosing, resolve
+from ftkit.config.schema import Config
+from ftkit.data.dataset import SplitName
+from ftkit.errors import RequestError
+from ftkit.experiments.decide import resolve_auto
+from ftkit.files.json_text import dump_json
+from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_plan import Plan
+from ftkit.runs.run_folder import RunFolder
+from ftkit.training.open_run import open_run
+
+if TYPE_CHECKING:
+    from ftkit.evaluation.comparison import Machine
+    from ftkit.training.epoch_end import Outcome
+    from ftkit.training.events import Listener
+
+WHO = "--strategies"
+
+FREE = ("checkpoint", "device", "name", "output", "tracker", "workers")
+"""Settings in which a run that is there already may differ from what is asked for: its result is the same."""
+
+Tell = Callable[[str], None]
+TrialState = Literal["new", "stopped", "finished"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a comparison.
+
+    Attributes:
+        strategy: As it was asked for; `auto` is another one in `resolved`.
+        resolved: All that was asked for, under the run's own name.
+        has_test: Whether the data has a test split.
+        notes: For the plan.
+    """
+
+    strategy: str
+    seed: int
+    resolved: Resolved
+    folder: RunFolder
+    state: TrialState
+    has_test: bool
+    notes: tuple[str, ...] = ()
+
+
+def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell: Tell | None = None) -> list[Trial]:
+    """Plan every run before the first one is trained, so that what can't be done is said at once.
+
+    Args:
+        seeds: How many of them, from the config's own upwards.
+        tell: Called with a line before something that takes long.
+
+    Raises:
+        RequestError: A strategy is unknown or doesn't fit, or a run's folder is taken by another run.
+    """
+    twice = next((name for i, name in enumerate(strategies) if name in strategies[:i]), None)
+    if twice is not None or not all(strategies):
+        raise RequestError(
+            f"{WHO}: {twice} is there twice" if twice else f"{WHO}: a name is empty", "write it like freeze,gradual"
+        )
+    requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
+    first = resolved.config.seed
+    return [_plan(name, request, seed, tell) for name, request in requests for seed in range(first, first + seeds)]
+
+
+def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
+    """Train a run that isn't finished.
+
+    Raises:
+        RequestError: The machine can't do what was asked, or the data has changed.
+        FtkitError: The run failed; what it had written is kept.
+        RunInterrupted: A signal came; a checkpoint of the moment is on disk.
+    """
+    from ftkit.training.trainer import train
+
+    plan = make_plan(trial.resolved, run=None if trial.state == "new" else trial.folder)
+    plan = replace(plan, notes=(*trial.notes, *plan.notes))
+    if trial.state == "new":
+        return train(plan, open_run(plan), listener)
+    return train(plan, trial.folder, listener, resume=True)
+
+
+def _with_strategy(resolved: Resolved, name: str, tell: Tell | None) -> Resolved:
+    """The request with one of the strategies; options that the config file gives for that one stay."""
+    config = resolved.config
+    options = config.strategy.options if config.strategy.name == name else {}
+    chosen = choosing(resolved, "strategy", name, options, {"strategy.name": WHO})
+    cls = resolved.registry.strategies.get(name)
+    if cls.default_weights == "none" and config.weights not in (None, "none"):
+        if tell is not None:
+            tell(f"{name} starts from no weights, whatever the others start from")
+        chosen = replace(chosen, config=chosen.config.model_copy(update={"weights": "none"}))
+    if cls.probe == "only":
+        # The number of epochs is meant for the strategies that train any.
+        sources = {key: where for key, where in chosen.sources.items() if key != "epochs"}
+        chosen = replace(chosen, sources=sources)
+    return chosen
+
+
+def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Trial:
+    name = f"{strategy.replace('/', '-')}-seed{seed}"
+    config = resolved.config.model_copy(update={"seed": seed, "name": name})
+    settled, notes = resolve_auto(replace(resolved, config=config), tell)
+    plan = make_plan(settled, tell)
+    has_test = plan.splits.test is not None and len(plan.splits.test) > 0
+    folder, state = _folder(Path(config.output), name, plan, tell or _unheard)
+    own = replace(plan.resolved, config=plan.config.model_copy(update={"name": folder.name}))
+    return Trial(strategy, seed, own, folder, state, has_test, notes)
+
+
+def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder, TrialState]:
+    """The folder of a trial, and what there is of it; a run that was made of other things keeps its own."""
+    from ftkit.training.run_inputs import changed_inputs
+
+    names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+    for each in names:
+        folder = RunFolder(output / each)
+        state = _state(folder, plan)
+        changed = changed_inputs(folder, plan) if state != "new" else None
+        if changed is None:
+            return folder, state
+        tell(f"{folder.path} isn't used: {changed}")
+    raise RequestError(f"{output}: {names[0]} to {names[-1]} are all there", "give another --output, or remove some")
+
+
+def _unheard(line: str) -> None:
+    """For those who don't listen."""
+
+
+def _state(folder: RunFolder, plan: Plan) -> TrialState:
+    """What there is of a run.
+
+    Raises:
+        RequestError: The folder is another run's, or a process trains it right now.
+    """
+    if not folder.path.exists():
+        return "new"
+    if not (folder.config.is_file() and folder.plan.is_file()):
+        raise RequestError(f"{folder.path} is there and is no run", "remove it, or give another --output")
+    _require_same(folder, plan)
+    if folder.last.is_dir():
+        return "finished"
+    if folder.is_claimed():
+        raise RequestError(f"{folder.path}: another process trains this run", "wait for it, or stop it")
+    return "stopped"
+
+
+def _require_same(folder: RunFolder, plan: Plan) -> None:
+    there, wanted = _plain(resolve(folder.config, {}, [], {}).config), _plain(plan.config)
+    differs = next((key for key in sorted(there.keys() | wanted) if there.get(key) != wanted.get(key)), None)
+    reason = ""
+    if differs is not None:
+        reason = f"its {differs} is {_shown(there.get(differs))}, and {_shown(wanted.get(differs))} was asked for"
+    elif json.loads(folder.plan.read_text(encoding="utf-8")).get("fingerprint") != plan.fingerprint:
+        reason = "its data has changed"
+    if reason:
+        raise RequestError(f"{folder.path} is another run: {reason}", "give another --output, or remove it")
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """What decides a run's result, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in config.model_dump(mode="json").items():
+        if key not in FREE:
+            found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def _shown(value: object) -> str:
+    return dump_json(value, ascii_only=False)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of one run.
+
+    Attributes:
+        figures: Of the best epoch's model, by split and name; None where the images have no such figure.
+        epoch: The best one.
+        epochs: How many were trained.
+        trainable: The most parameters that train at a time; None where the run's record lacks it.
+    """
+
+    trial: Trial
+    figures: Mapping[SplitName, Mapping[str, float | None]]
+    epoch: int
+    epochs: int
+    seconds: float
+    trainable: int | None
+
+
+def look_at(trial: Trial, splits: Sequence[SplitName], figures: Sequence[str], machine: Machine) -> Tried:
+    """The figures of a finished run: validation as it was recorded, test by its best model.
+
+    Raises:
+        RequestError: The run's folder isn't whole, or its data has no such figure.
+        FtkitError: An image can't be read.
+    """
+    from ftkit.evaluation.comparison import answer, check_figures, find_contenders, seconds, trainable
+    from ftkit.metrics.classification import score
+
+    (contender,) = find_contenders([str(trial.folder.path)], trial.folder.path.parent)
+    summary = contender.summary
+    best = summary.best
+    assert best is not None, "a finished run has records"
+    found: dict[SplitName, Mapping[str, float | None]] = {}
+    if "val" in splits:
+        found["val"] = {name: best.get(f"val_{name}") for name in figures}
+    if "test" in splits:
+        answers = answer(contender, "test", machine)
+        check_figures(figures, answers.labels.tolist(), answers.classes)
+        scores = score(answers.logits, answers.labels, answers.classes).summary
+        found["test"] = {name: scores[name] for name in figures}
+    return Tried(trial, found, int(best["epoch"]), summary.epochs, seconds(summary), trainable(summary.plan))
+
+
+def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over seeds; None where a value is missing, or one value has no spread."""
+    numbers = [value for value in values if value is not None and math.isfinite(value)]
+    if len(numbers) < len(values) or not numbers:
+        return None, None
+    return fmean(numbers), stdev(numbers) if len(numbers) > 1 else None

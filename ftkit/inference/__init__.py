@@ -1,0 +1,1 @@
+"""Prediction: images in, class scores out, in constant memory."""

@@ -1,0 +1,190 @@
+"""Classify images with a model bundle: in constant memory, reading files while the network computes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ftkit.data.images import UnreadableImage, pixel_limit
+from ftkit.errors import FtkitError, RequestError, one_line, plural
+from ftkit.inference.image_inputs import Item, Source, item_pixels, items
+from ftkit.inference.streaming import Read, computed, grouped
+from ftkit.metrics.finite_outputs import usable_rows
+from ftkit.metrics.names import NOT_FINITE
+from ftkit.models.bundle import Loaded, load_bundle
+from ftkit.models.compute.memory_format import cast
+from ftkit.models.model_source import locate_model
+from ftkit.plugins import Registry
+from ftkit.runs.run_catalog import Card
+from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        name: The file as it was asked for; of an image in memory, its file's name or its position, from 0.
+        label: The likeliest class; None where there is an `error`.
+        probability: Of that class, from 0 to 1.
+        top: The likeliest classes with their probabilities, best first.
+        error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
+    """
+
+    name: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+class Predictor:
+    """A trained model with its classes and its preprocessing; `ftkit.load` makes one."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.card: Card = loaded.card
+        self.folder: Path = loaded.folder
+        self._compute = loaded.compute
+        self._model = loaded.model
+        look = loaded.card.preprocessing
+        self._quick = cast(loaded.model, loaded.compute, look.channels, look.size)
+        self._transform = evaluation(look)
+
+    @property
+    def device(self) -> torch.device:
+        return self._compute.device
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        return self._compute.precision
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits."""
+        return self._model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.card.preprocessing
+
+    def predict(self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
+        """Classify one image or several, in order.
+
+        An image is a path, the bytes of an image file, a binary file object, a PIL image, a uint8 array `(h, w)`,
+        `(h, w, 3)` or `(h, w, 4)`, or a uint8 tensor `(3, h, w)`. An array or tensor of four dimensions is several.
+
+        Raises:
+            UnreadableImage: One can't be read, or is something else; `iter_predict` goes on instead.
+            FtkitError: The model's outputs for an image are not finite; `iter_predict` goes on instead.
+            RequestError: `top_k` or `batch_size` is out of bounds.
+        """
+        predictions = []
+        for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size)):
+            if prediction.error == NOT_FINITE:
+                raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
+            if prediction.error is not None:
+                in_memory = "image " * (prediction.name == str(position))
+                raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
+            predictions.append(prediction)
+        return predictions
+
+    def iter_predict(
+        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """Classify images, as `predict` takes them, one after another, in order, a few batches of them in memory.
+
+        An image that can't be read, or for which the outputs are not finite, gives a prediction with its `error`, and
+        the others follow.
+
+        Raises:
+            RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
+        """
+        require_bounds(self.classes, top_k, batch_size)
+        pixel_limit()
+        return self._stream(images, top_k, batch_size)
+
+    def _stream(self, images: Source | Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
+        size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
+        groups = grouped(items(images), size)
+        for group, outputs in computed(self._compute, self._quick, groups, self._read):
+            answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
+            for name, error in group:
+                top = next(answers) if error is None else ()
+                if top:
+                    yield Prediction(name, *top[0], top)
+                else:
+                    yield Prediction(name, None, None, error=error or NOT_FINITE)
+
+    def _read(self, item: Item) -> Read[tuple[str, str | None]]:
+        """An image with its name, or the name with the reason why there is no image."""
+        transform = self._transform
+        try:
+            return transform(item_pixels(item, transform.channels, transform.value_range)), (item.name, None)
+        except UnreadableImage as error:
+            return None, (item.name, error.message)
+        except RequestError:
+            raise
+        except Exception as error:
+            # Whatever is odd about one image, the others are to be classified all the same.
+            return None, (item.name, one_line(f"can't be read: {error or type(error).__name__}"))
+
+    def _likeliest(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+        """The likeliest classes of each image, best first; none where the outputs are not finite."""
+        values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
+        return [
+            tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True)) if usable else ()
+            for usable, row, probabilities in zip(
+                usable_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True
+            )
+        ]
+
+
+def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
+    """Refuse a `top_k` or `batch_size` that can't be.
+
+    Raises:
+        RequestError: Names it, and its bounds.
+    """
+    if not 1 <= top_k <= len(classes):
+        raise RequestError(
+            f"top-k is {top_k}, but the model has {plural(len(classes), 'class')}", f"give 1 to {len(classes)}"
+        )
+    if batch_size < 1:
+        raise RequestError(f"batch-size is {batch_size}", "give 1 or more")
+
+
+def load(
+    path: str | os.PathLike[str], device: str = "auto", registry: Registry | None = None, precision: str = "auto"
+) -> Predictor:
+    """Load a trained model: a bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
+
+    Warns where the code of a project's own backbone has changed since the model was trained.
+
+    `load(outcome.run)` loads the best model of a run that `train` has just ended.
+
+    Args:
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        registry: Where backbones are looked up; by default what is built in or installed.
+        precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 where the hardware multiplies in it.
+
+    Raises:
+        RequestError: It isn't there, is damaged, or can't be used here; the message says which.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"load takes the path or name of a model, not {type(path).__name__}", "give outcome.run")
+    loaded = load_bundle(locate_model(os.fspath(path), Path("runs"), registry), device, precision, registry)
+    for line in loaded.notes:
+        warnings.warn(f"{loaded.folder}: {line}", stacklevel=2)
+    return Predictor(loaded)

@@ -1,0 +1,1 @@
+"""Backbones: descriptions, building, layer groups, and changes to the head."""

@@ -1,0 +1,125 @@
+"""The network of a plan: built, given its weights, and cut into the schedule's layer groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ftkit.data.loading.seeds import derive
+from ftkit.models.compute.devices import is_light, make_accelerator
+from ftkit.models.model_size import build_on_meta
+from ftkit.models.parameter_groups import assign
+from ftkit.models.surgery import build_network, refit
+from ftkit.models.weights.files import Contents, read_weights
+from ftkit.models.weights.head_classes import class_order
+from ftkit.models.weights.pretrained import LoadReport, Target, load_into
+from ftkit.plugin_errors import PluginError, running
+
+if TYPE_CHECKING:
+    from ftkit.planning.run_plan import Plan
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network ready to train.
+
+    Attributes:
+        members: Parameter names by layer group, from the input to the head.
+        report: What was loaded of the pretrained weights; None where there were none.
+        added: Names of the parameters that the strategy has put into the network.
+    """
+
+    network: nn.Module
+    members: Mapping[str, Sequence[str]]
+    report: LoadReport | None
+    added: frozenset[str] = frozenset()
+
+
+def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
+    """An accelerator of a plan's device and precision; `auto` looks at its network too.
+
+    Args:
+        precision: In place of the plan's.
+
+    Raises:
+        RequestError: As `make_accelerator`.
+    """
+    config = plan.config if precision is None else plan.config.model_copy(update={"precision": precision})
+    return make_accelerator(config, lambda: is_light(_on_meta(plan)))
+
+
+def build_model(plan: Plan, load: bool = True) -> BuiltModel:
+    """Build the network with fresh weights drawn from the plan's seed, then load the pretrained ones.
+
+    Args:
+        load: Whether the pretrained ones are needed; a checkpoint that is loaded afterwards has them all.
+
+    Raises:
+        FtkitError: The weights can't be had, read or matched.
+    """
+    torch.manual_seed(derive(plan.config.seed, "init"))
+    network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+    contents = _contents(plan) if load else None
+    report = None
+    if contents is not None:
+        source = str(plan.weights.path or plan.weights.name)
+        fitted = partial(refit, plan.backbone, network, plan.preprocessing.channels, source)
+        report = load_into(network, contents, _target(plan), source, fitted)
+    own = {id(parameter) for parameter in network.parameters()}
+    network = _adapted(plan, network)
+    added = frozenset(name for name, parameter in network.named_parameters() if id(parameter) not in own)
+    return BuiltModel(network, assign(network, plan.schedule.groups), report, added)
+
+
+def build_bare(plan: Plan) -> nn.Module:
+    """The network of a plan, as the strategy adapts it, with whatever weights."""
+    network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+    return _adapted(plan, network)
+
+
+def counted(plan: Plan) -> Plan:
+    """The plan with the parameters of each group counted, on the meta device where it takes the model."""
+    if plan.group_parameters is not None:
+        return plan
+    network = _adapted(plan, _on_meta(plan))
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    members = assign(network, plan.schedule.groups)
+    return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
+
+
+def _adapted(plan: Plan, network: nn.Module) -> nn.Module:
+    """The network as the strategy changes it.
+
+    Raises:
+        PluginError: It fails in that, or returns no network.
+    """
+    where = f"adapt of strategy {plan.config.strategy.name!r}"
+    with running(where, plan.strategy):
+        adapted = plan.strategy.adapt(network, plan.backbone)
+    if not isinstance(adapted, nn.Module):
+        raise PluginError(f"{where} returned {type(adapted).__name__}, not a network", "return the module")
+    return adapted
+
+
+def _on_meta(plan: Plan) -> nn.Module:
+    return build_on_meta(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
+
+
+def _contents(plan: Plan) -> Contents | None:
+    weights = plan.weights
+    if weights.pretrained is not None:
+        with running(f"load of weights {weights.pretrained.name!r}", weights.pretrained.load):
+            return Contents(weights.pretrained.load())
+    return None if weights.path is None else read_weights(weights.path, plan.config.weights_key, weights.sha256)
+
+
+def _target(plan: Plan) -> Target:
+    config = plan.config
+    order = class_order(plan.weights, plan.splits.classes) if config.keep_head else None
+    return Target(plan.backbone.head, plan.backbone.groups, config.keep_head, config.allow_partial, order)

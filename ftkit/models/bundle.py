@@ -1,0 +1,184 @@
+"""Model bundles: `model.safetensors` and `model.json`, all that is needed to use a model. No pickle.
+
+Every byte of both files is under a SHA-256 sum, and a bundle is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import ftkit
+from ftkit.backbones.backbone import Backbone
+from ftkit.config.load import project_plugins
+from ftkit.errors import RequestError, one_line
+from ftkit.files.durable import replace_folder, save_tensors
+from ftkit.files.folder_swap import present
+from ftkit.models.compute.devices import Compute, choose_compute
+from ftkit.models.compute.memory_format import settle
+from ftkit.models.identity import network_identity
+from ftkit.models.surgery import build_network
+from ftkit.models.weights.pretrained import put_back
+from ftkit.plugins import BUILT_IN, Registry
+from ftkit.runs.run_catalog import CARD, WEIGHTS, BackboneId, Card, damaged, read_sealed
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to use: in eval mode, on its device.
+
+    Attributes:
+        notes: What its user should know, for people.
+    """
+
+    model: nn.Module
+    card: Card
+    folder: Path
+    compute: Compute
+    notes: tuple[str, ...] = ()
+
+
+def backbone_id(registry: Registry, name: str) -> BackboneId:
+    """How a card names a backbone and the package that brings it."""
+    owner = registry.backbones.owner(name)
+    return BackboneId(name, owner.name, owner.package, owner.version)
+
+
+def save_bundle(
+    folder: Path, model: nn.Module, card: Card, beside: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Write a bundle, in place of the one that is there, if any.
+
+    The versions and the time, where the card has none, are filled in.
+
+    Args:
+        beside: Writes what else belongs into the folder.
+
+    Raises:
+        FtkitError: The folder can't be written; what was there is untouched.
+    """
+    card = replace(
+        card,
+        ftkit=card.ftkit or ftkit.__version__,
+        versions=card.versions or _versions(),
+        created=card.created or datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+    def write(place: Path) -> None:
+        save_tensors(place / WEIGHTS, model.state_dict())
+        beside(place)
+        (place / CARD).write_bytes(card.encode(_sha256(place / WEIGHTS)))
+
+    replace_folder(folder, write)
+
+
+def load_bundle(
+    folder: Path, device: str = "auto", precision: str = "auto", registry: Registry | None = None
+) -> Loaded:
+    """Check both files of a bundle, build its backbone and give it the weights.
+
+    Args:
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        registry: Where backbones are looked up; by default what is built in, installed, or in the plugin
+            files of the working folder's own `ftkit.yaml`. A model's folder never says what code to run.
+
+    Raises:
+        RequestError: A file is missing, damaged or of a newer ftkit, or the backbone's plugin isn't here.
+    """
+    folder = present(folder)
+    card, expected = read_sealed(folder)
+    weights = folder / WEIGHTS
+    if _sha256(weights) != expected:
+        raise damaged(weights)
+    backbone = _backbone(card, registry or _registry(card), folder)
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{weights}: can't be read: {error}", "copy the bundle again, or train anew") from None
+    model = _build(backbone, card, folder)
+    notes = _code_notes(card, model)
+    _fill(model, state, card, weights)
+    look = card.preprocessing
+    compute = settle(model.eval(), choose_compute(device, precision, model), look.channels, look.size)
+    return Loaded(model, card, folder, compute, notes)
+
+
+def _registry(card: Card) -> Registry:
+    built_in = card.backbone.plugin == BUILT_IN
+    return Registry() if built_in else Registry(project_plugins())
+
+
+def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
+    wanted = card.backbone
+    if wanted.name in registry.backbones or registry.knows(wanted.plugin):
+        return registry.backbones.get(wanted.name, str(folder / CARD))
+    raise RequestError(
+        f"{folder / CARD}: backbone {wanted.name!r} comes from plugin {wanted.plugin!r}, which isn't here",
+        f"work in the folder whose ftkit.yaml lists {wanted.package or wanted.plugin}"
+        if wanted.is_own
+        else f"pip install {wanted.package}",
+    )
+
+
+def _build(backbone: Backbone, card: Card, folder: Path) -> nn.Module:
+    look = card.preprocessing
+    try:
+        # Building draws first weights, which a caller's own random numbers must not depend on.
+        with torch.random.fork_rng(devices=[]):
+            return build_network(backbone.for_size(look.size), len(card.classes), card.head, look.channels)
+    except (RuntimeError, ValueError, OverflowError, MemoryError, RequestError) as error:
+        cause = error.message if isinstance(error, RequestError) else str(error)
+        raise RequestError(
+            f"{folder / CARD}: {card.backbone.name} can't be built so: {one_line(cause)}", "copy the bundle again"
+        ) from None
+
+
+def _code_notes(card: Card, network: nn.Module) -> tuple[str, ...]:
+    """That a project's own network isn't the one that was trained; other versions of torch tell nothing of that."""
+    known = card.backbone.code
+    if not known or card.versions != _versions() or known == network_identity(network):
+        return ()
+    return (
+        f"the code or settings of {card.backbone.name} have changed since the model was trained: "
+        "its weights are used in another network than theirs",
+    )
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], card: Card, weights: Path) -> None:
+    try:
+        put_back(model, state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
+        raise RequestError(
+            f"{weights} doesn't fit backbone {card.backbone.name!r} with {len(card.classes)} classes: {first.strip()}",
+            f"the model was saved with {card.backbone.package or card.backbone.plugin} {card.backbone.version}".strip(),
+        ) from None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing", f"a model is {WEIGHTS} and {CARD}: copy both") from None
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+    }

@@ -1,0 +1,1 @@
+"""Device, numeric precision, memory format and compilation."""

@@ -1,0 +1,88 @@
+"""What a network puts out: logits, and in training those of auxiliary classifiers too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ftkit.errors import FtkitError
+from ftkit.models.compute.devices import Compute
+from ftkit.models.compute.memory_format import restored
+from ftkit.plugin_errors import culprit
+
+if TYPE_CHECKING:
+    from ftkit.planning.run_plan import Plan
+
+_WANTED = (
+    "a network returns logits, a float tensor (images, classes); in training it may return a tuple, the classifier's "
+    "logits first and those of auxiliary classifiers after them"
+)
+
+
+def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The classifier's logits, and those of auxiliary classifiers where the network has any, float32.
+
+    Raises:
+        TypeError: They are of another kind.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs.float(), ()
+    if not isinstance(outputs, tuple | list) or not outputs or not isinstance(outputs[0], Tensor):
+        raise TypeError(f"it returns {_kind(outputs)}")
+    main, *auxiliary = outputs
+    return main.float(), tuple(a.float() for a in auxiliary if a is not None)
+
+
+def require_logits(network: nn.Module, plan: Plan, compute: Compute, training: bool) -> None:
+    """Try the network of a plan on two images; nothing of it changes, but that it is left in the last mode tried.
+
+    Args:
+        training: Try it as in training too, not in evaluation alone.
+
+    Raises:
+        FtkitError: It fails on them, or doesn't put out one value a class for each image.
+    """
+    name, look = plan.backbone.name, plan.preprocessing
+    images = compute.take(torch.zeros(2, look.channels, look.size, look.size))
+    for mode in ("evaluation", "training") if training else ("evaluation",):
+        network.train(mode == "training")
+        try:
+            with restored(network), torch.no_grad(), compute.autocast():
+                outputs = network(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the network's own code may raise anything
+            reason = " ".join(str(error).split())[:300]
+            raise FtkitError(
+                f"backbone {name} fails in {mode} on images of {look.channels}x{look.size}x{look.size}: "
+                f"{type(error).__name__}{': ' if reason else ''}{reason}{culprit(error)}",
+                "choose another backbone or preprocessing.size; if the backbone is yours, mend its forward",
+            ) from error
+        wrong = _wrong(outputs, mode == "training", len(images), plan.num_classes)
+        if wrong:
+            raise FtkitError(f"backbone {name} returns {wrong} in {mode}", _WANTED)
+
+
+def _wrong(outputs: Any, training: bool, images: int, classes: int) -> str:
+    """What is wrong with a network's outputs; empty where nothing is."""
+    if not isinstance(outputs, Tensor) and not (training and isinstance(outputs, tuple | list) and outputs):
+        return _kind(outputs)
+    every = [outputs] if isinstance(outputs, Tensor) else [one for one in outputs if one is not None]
+    for one in every:
+        if not isinstance(one, Tensor) or not one.is_floating_point() or one.shape != (images, classes):
+            return f"{_kind(one)} for {images} images and {classes} classes"
+    return "" if every else _kind(outputs)
+
+
+def _kind(outputs: Any) -> str:
+    """What outputs are, in a few words."""
+    if isinstance(outputs, Tensor):
+        return f"a tensor {tuple(outputs.shape)} of {str(outputs.dtype).removeprefix('torch.')}"
+    if isinstance(outputs, Mapping):
+        return f"a {type(outputs).__name__} of {', '.join(map(str, outputs)) or 'nothing'}"
+    if isinstance(outputs, tuple | list):
+        return f"a {type(outputs).__name__} of {', '.join(type(one).__name__ for one in outputs) or 'nothing'}"
+    return "None" if outputs is None else f"a {type(outputs).__name__}"

@@ -1,0 +1,1 @@
+"""Weights files: reading them, matching them to a network, and measuring weight drift."""

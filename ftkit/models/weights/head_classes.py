@@ -1,0 +1,36 @@
+"""The classes of a weights file's own head, matched to those of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ftkit.errors import RequestError
+
+if TYPE_CHECKING:
+    from ftkit.planning.weight_source import WeightSource
+
+
+def class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int, ...] | None:
+    """For each class, its place among the outputs of the weights' own head; None where those aren't known.
+
+    Raises:
+        RequestError: The head is for other classes.
+    """
+    if weights.classes is None:
+        return None
+    places = {name: place for place, name in enumerate(weights.classes)}
+    strange = [name for name in classes if name not in places]
+    lacking = [name for name in weights.classes if name not in set(classes)]
+    if strange or lacking:
+        parts = [f"{what} {_few(names)}" for what, names in (("lacks", strange), ("has", lacking)) if names]
+        raise RequestError(
+            f"keep_head is set, but the head of {weights.name} is for other classes: it {' and '.join(parts)}",
+            "drop --keep-head to train a new head, or rename classes with label_map",
+        )
+    return tuple(places[name] for name in classes)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:4]))
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

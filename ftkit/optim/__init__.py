@@ -1,0 +1,1 @@
+"""Optimizers, learning-rate curves, and learning rates by layer group."""

@@ -1,0 +1,1 @@
+"""Config to `Plan`: everything that a run will do, decided before it starts."""

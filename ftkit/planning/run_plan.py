@@ -1,0 +1,261 @@
+"""A `Plan`: pure data that says all that a run will do, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from ftkit.activation_cache.policy import CutSize, Use, decide, entering
+from ftkit.backbones.backbone import Backbone, Head
+from ftkit.config.load import Resolved
+from ftkit.config.schema import Config
+from ftkit.data.balance import class_weights
+from ftkit.data.batch_sizes import Batches
+from ftkit.data.dataset import Splits
+from ftkit.data.scan.image_scan import Findings
+from ftkit.optim.curves import Curve
+from ftkit.optim.rates import peak_rates
+from ftkit.planning.cost import kept_activations
+from ftkit.planning.weight_source import WeightSource
+from ftkit.strategies.schedule import Phase, Schedule
+from ftkit.strategies.strategy import Strategy
+from ftkit.transforms.augmentation import Augmentation, Unchanged
+from ftkit.transforms.preprocessing import Preprocessing
+
+BYTES_PER_VALUE = 4
+OPTIMIZER_SLOTS = {"sgd": 0, "asgd": 2, "adagrad": 1, "rmsprop": 1, "adafactor": 0}
+"""Values that an optimizer keeps for each trainable parameter; the Adam family's 2 where not listed."""
+
+
+ProbeUse = Literal["usual", "required"] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, decided.
+
+    Attributes:
+        group_parameters: Number of parameters by layer group of the schedule; None where only building
+            the model tells (`ftkit.models.build.counted` does that).
+        probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
+            fails, None for not at all.
+    """
+
+    resolved: Resolved
+    backbone: Backbone
+    strategy: Strategy
+    curve: Curve
+    schedule: Schedule
+    splits: Splits = field(repr=False)
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    weights: WeightSource
+    head: Head
+    group_parameters: Mapping[str, int] | None
+    probe: ProbeUse = None
+    notes: tuple[str, ...] = ()
+    world: int = 1
+    findings: Findings = field(default=Findings(), repr=False)
+
+    @property
+    def config(self) -> Config:
+        return self.resolved.config
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.splits.classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the splits, which takes a pass over all names; checkpoints and cards ask for it again and again."""
+        return self.splits.fingerprint()
+
+    @cached_property
+    def batches(self) -> Batches:
+        assert self.splits.train is not None, "make_plan refuses data without a training split"
+        return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world)
+
+    @property
+    def views(self) -> int:
+        """Versions of a training image that are cached; 0 where nothing is."""
+        if not self.config.cache.use or self.config.train_bn or self.config.fsdp:
+            return 0
+        return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.views
+
+    @cached_property
+    def caching(self) -> tuple[Use, ...] | None:
+        """What each phase is expected to take from the cache; None where only the network itself tells.
+
+        The network's own cuts, which a run finds, may lie a little deeper.
+        """
+        groups, scale = self.schedule.groups, (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
+        width = 2 if self.config.precision in ("bf16", "fp16") else BYTES_PER_VALUE
+        thawed = [*(phase.trainable for phase in self.schedule.phases), frozenset({groups[-1].name})]
+        *cuts, probe = (entering(self.backbone, groups, some, scale, width) for some in thawed)
+        if self.views == 0 or None in cuts:
+            return None
+        assert self.splits.train is not None, "make_plan refuses data without a training split"
+        assert self.splits.val is not None, "make_plan refuses data without a validation split"
+        return decide(
+            self.schedule.phases,
+            [cut for cut in cuts if cut is not None],
+            probe if self.probe and isinstance(probe, CutSize) else None,
+            len(self.splits.train),
+            len(self.splits.val),
+            self.views,
+            self.config.balance == "sampler",
+            self.config.cache.limit,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.batches.steps * self.config.epochs
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """Rate of each group that trains at optimizer step `step`, counted from 0 over the run."""
+        factor = self.curve.factor(step, self.batches.steps, self.config.epochs)
+        return {group: factor * rate for group, rate in self.peak_rates(step // self.batches.steps).items()}
+
+    def peak_rates(self, epoch: int) -> dict[str, float]:
+        """Rate of each group that trains in `epoch`, counted from 0, before the curve."""
+        return peak_rates(self.schedule.rows[epoch], self.config.optimizer.lr, self.config.group_lr)
+
+    @cached_property
+    def patience_start(self) -> int:
+        """Whole epochs done when patience begins to count.
+
+        By default that is when the last phase begins: the groups that train in it, at a rate above 0, train to the end.
+        A plateau of an earlier phase says nothing of what the next thaw will bring.
+        """
+        if self.config.patience_from == "start" or not self.config.epochs:
+            return 0
+        training = [{g for g, rate in self.peak_rates(e).items() if rate} for e in range(self.config.epochs)]
+        return next((e for e in range(len(training) - 1, 0, -1) if training[e] != training[e - 1]), 0)
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...]:
+        """What an image of each class counts so that classes count the same; used where `balance` says so."""
+        assert self.splits.train is not None, "make_plan refuses data without a training split"
+        return class_weights(self.splits.train.labels, self.num_classes)
+
+    def trainable(self, phase: Phase) -> int | None:
+        """Number of parameters that train in a phase."""
+        counts = self.group_parameters
+        return None if counts is None else sum(counts[g] for g in phase.trainable)
+
+    def memory(self, phase: Phase) -> int | None:
+        """Estimated peak bytes of a phase in fp32: weights, gradients, optimizer and kept activations.
+
+        The layers below the first trainable group keep no activations, since nothing flows back to them.
+        """
+        trainable = self.trainable(phase)
+        if trainable is None or self.backbone.summary is None or self.group_parameters is None:
+            return None
+        kept = kept_activations(self.backbone, self.schedule.groups, phase)
+        scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
+        slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
+        slots += bool(self.config.optimizer.options.get("momentum"))
+        # ZeRO works on a copy of the weights that a process steps, beside its share of what the optimizer keeps.
+        kept_of_each = (1 + slots) / self.world if self.config.zero_stage else slots
+        values: float = sum(self.group_parameters.values()) + trainable * (1 + kept_of_each)
+        if self.config.fsdp:
+            values /= self.world
+        return BYTES_PER_VALUE * int(values + kept * scale * self.config.batch_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return {
+            "backbone": self.config.backbone,
+            "weights": self.weights.describe(),
+            "classes": list(self.splits.classes),
+            "data": {name: len(split) for name, split in self.splits.present()},
+            "fingerprint": self.fingerprint,
+            "bad_images": len(self.findings.bad),
+            "duplicates": sum(not one.contradicts for one in self.findings.duplicates),
+            "contradictions": sum(one.contradicts for one in self.findings.duplicates),
+            "head": asdict(self.head),
+            "preprocessing": asdict(self.preprocessing),
+            "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
+            "strategy": {"name": self.config.strategy.name, **asdict(self.strategy)},  # type: ignore[call-overload]
+            "groups": [{"name": g.name, "parameters": self.parameters(g.name)} for g in self.schedule.groups],
+            "epochs": [
+                {"lr_scale": dict(row), "lr": self.learning_rates(epoch * self.batches.steps)}
+                for epoch, row in enumerate(self.schedule.rows)
+            ],
+            "phases": [
+                {
+                    "epochs": [p.start, p.stop],
+                    "trainable": self.trainable(p),
+                    "steps": (p.stop - p.start) * self.batches.steps,
+                    "memory_bytes": self.memory(p),
+                }
+                for p in self.schedule.phases
+            ],
+            "optimizer": self.config.optimizer.model_dump(mode="json"),
+            "decay_all": self.config.decay_all,
+            "clip_grad": self.config.clip_grad,
+            "label_smoothing": self.config.label_smoothing,
+            "balance": self.config.balance,
+            "class_weights": None if self.config.balance == "none" else list(self.class_weights),
+            "steps_per_epoch": self.batches.steps,
+            "patience": {"epochs": self.config.patience, "counted_from_epoch": self.patience_start + 1}
+            if self.config.patience
+            else None,
+            "world": self.world,
+            "per_process_batch": self.config.batch_size,
+            "effective_batch": self.batches.effective,
+            "probe": self.probe,
+            "cache": {
+                "views": self.views,
+                "phases": None if self.caching is None else [_use(use) for use in self.caching],
+            },
+            "notes": list(self.notes),
+        }
+
+    def parameters(self, group: str) -> int | None:
+        """Number of parameters of a layer group; None where only building the network tells."""
+        return None if self.group_parameters is None else self.group_parameters[group]
+
+
+def _use(use: Use) -> dict[str, Any] | None:
+    if use.cut is None:
+        return None
+    return {"before": use.cut.name, "views": list(use.views), "bytes": use.nbytes, "passes": use.passes}
+
+
+def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
+    """Where a plan trains otherwise than one that was saved, for people; None where it doesn't.
+
+    Args:
+        saved: As `Plan.to_json` gave it. A plan of more epochs may go on longer.
+    """
+    strategy, began = plan.config.strategy.name, [dict(epoch["lr_scale"]) for epoch in saved["epochs"]]
+    if len(began) > len(plan.schedule.rows):
+        return f"its plan has {len(began)} epochs, now there are {len(plan.schedule.rows)}"
+    for epoch, before in enumerate(began):
+        now = dict(plan.schedule.rows[epoch])
+        group = next((name for name in {**now, **before} if now.get(name) != before.get(name)), None)
+        if group is not None:
+            return (
+                f"strategy {strategy!r} has changed: in epoch {epoch + 1}, group {group!r} was "
+                f"{_scale(before.get(group))} by plan.json, now it is {_scale(now.get(group))}"
+            )
+    plain = json.loads(json.dumps(plan.to_json()))
+    for what in ("preprocessing", "augment", "head"):
+        # A later version may know more settings.
+        before = saved.get(what, {})
+        now = {key: plain[what].get(key) for key in before}
+        if before != now:
+            return f"{what} was {json.dumps(before)} by plan.json, now it is {json.dumps(now)}"
+    groups = [group["name"] for group in saved["groups"]]
+    if groups != [group.name for group in plan.schedule.groups]:
+        return f"its layer groups were {', '.join(groups)}"
+    return None
+
+
+def _scale(value: float | None) -> str:
+    return "frozen" if value is None else f"trained at {value:g} times the rate"

@@ -1,0 +1,93 @@
+"""The hooks that a plugin may implement. A plugin is a module with one or more of these functions.
+
+    from ftkit.api import hookimpl
+
+    @hookimpl
+    def ftkit_strategies():
+        return {"first-layers": FirstLayers}
+
+Built-in names are short; a plugin's are prefixed with its own: `my-plugin/first-layers`. A hook may leave out
+arguments that it has no use for. Events are reported by the main process of a run alone, in a thread of the plugin's;
+an error in a listener is noted once and stops nothing, and one that hangs isn't waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from ftkit.backbones.backbone import Backbone
+from ftkit.data.dataset import Dataset
+from ftkit.strategies.strategy import Strategy
+
+PROJECT = "ftkit"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def ftkit_backbones() -> Mapping[str, Backbone]:  # type: ignore[empty-body]
+    """Backbones by name. The mapping may be lazy: a value is taken only when it is needed."""
+
+
+@hookspec
+def ftkit_datasets() -> Mapping[str, type[Dataset]]:  # type: ignore[empty-body]
+    """Dataset classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_strategies() -> Mapping[str, type[Strategy]]:  # type: ignore[empty-body]
+    """Strategy classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_commands() -> Mapping[str, Callable[..., object]]:  # type: ignore[empty-body]
+    """Functions by name, each a command `ftkit PLUGIN NAME`; parameters are declared as typer has them."""
+
+
+@hookspec
+def ftkit_templates() -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Folders of project templates by name, for `ftkit init --template PLUGIN/NAME`."""
+
+
+@hookspec
+def ftkit_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Folders of trained models by address, for `--model PLUGIN/ADDRESS`.
+
+    The mapping may be lazy: what it lists is at hand, and it may fetch others when they are asked for.
+    """
+
+
+@hookspec
+def ftkit_run_start(run: Path, plan: Mapping[str, Any], resumed: bool) -> None:
+    """A run begins to train, or goes on.
+
+    Args:
+        run: The run folder.
+        plan: What `ftkit plan --json` prints.
+        resumed: Whether this hook was called for the run before, by the process that began it.
+    """
+
+
+@hookspec
+def ftkit_epoch_end(run: Path, record: Mapping[str, Any]) -> None:
+    """An epoch is trained and validated; epoch 0 is the judgement of the first weights.
+
+    Args:
+        record: The epoch's line in `metrics.jsonl`.
+    """
+
+
+@hookspec
+def ftkit_run_end(run: Path, status: str, record: Mapping[str, Any] | None, error: str | None) -> None:
+    """A run has ended.
+
+    Args:
+        status: `done`, `interrupted` or `failed`.
+        record: The best epoch's, where the run is done.
+        error: In one line, where it isn't.
+    """

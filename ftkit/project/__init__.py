@@ -1,0 +1,1 @@
+"""`ftkit init`: projects from templates, and their updates."""

@@ -1,0 +1,186 @@
+"""Brings a project that was made from a template to what the template makes today.
+
+What the template made the last time lies in the project, `.ftkit/template.zip`, so that three versions of each file
+are at hand: that one, the one in the project, and today's. Nothing else is needed, be it the project's history or
+the template's.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.files.json_text import dump_json
+from ftkit.project import rendering
+
+RECORD = Path(".ftkit", "template.json")
+BASE = Path(".ftkit", "template.zip")
+FORMAT = 1
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_LARGEST = 100 * 2**20
+
+What = Literal["added", "replaced", "merged", "conflict", "removed", "kept", "absent"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Which template made a project, and with what values.
+
+    Attributes:
+        template: As `--template` takes it.
+        kind: What a plugin brings, for that template.
+        values: What its placeholders stood for.
+        ftkit: The version that rendered it.
+    """
+
+    template: str
+    kind: str
+    values: Mapping[str, str]
+    ftkit: str
+
+    def files(self, rendered: Mapping[Path, bytes]) -> dict[Path, bytes]:
+        """What is written into the project beside its files."""
+        facts = {"format": FORMAT, **vars(self)}
+        text = dump_json(facts, indent=2, ascii_only=False, default=dict) + "\n"
+        return {RECORD: text.encode(), BASE: _pack(rendered)}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of one file.
+
+    Attributes:
+        what: `kept` was removed from the template but is edited here; `absent` was deleted here but has changed in
+            the template; both are left as they are.
+        content: What is written; None where nothing is.
+    """
+
+    path: Path
+    what: What
+    content: bytes | None = None
+
+
+def read_record(folder: Path) -> tuple[Record, dict[Path, bytes]]:
+    """Which template made the project in `folder`, and the files as it made them.
+
+    Raises:
+        RequestError: There is no record, or it can't be read.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if facts["format"] > FORMAT:
+            raise RequestError(f"{folder / RECORD} is of a newer ftkit, {facts['ftkit']}", "pip install -U ftkit")
+        values = {str(key): str(value) for key, value in facts["values"].items()}
+        record = Record(str(facts["template"]), str(facts["kind"]), values, str(facts["ftkit"]))
+    except FileNotFoundError as error:
+        raise _no_record(error) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(folder / RECORD, error) from None
+    try:
+        return record, _unpack(folder / BASE)
+    except FileNotFoundError as error:
+        raise _no_record(error) from None
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(folder / BASE, error) from None
+
+
+def _no_record(error: FileNotFoundError) -> RequestError:
+    return RequestError(
+        f"no {error.filename}: this folder wasn't made by ftkit init, or by one that couldn't update",
+        "ftkit init NEW-FOLDER makes a project that can be",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    return RequestError(f"{path} can't be read: {one_line(str(error))}", "restore it as it was")
+
+
+def changes(base: Mapping[Path, bytes], new: Mapping[Path, bytes], folder: Path) -> list[Change]:
+    """What the template's way from `base` to `new` means for the project in `folder`; nothing is written."""
+    found = []
+    for path in sorted(base.keys() | new.keys()):
+        if base.get(path) != new.get(path):
+            change = _change(path, base.get(path), new.get(path), _mine(folder / path))
+            if change is not None:
+                found.append(change)
+    return found
+
+
+def apply(found: list[Change], record: Record, new: Mapping[Path, bytes], folder: Path) -> None:
+    """Write the changes and the new record, all or nothing.
+
+    Raises:
+        FtkitError: The disk is full or can't be written to; nothing has changed.
+    """
+    written = {change.path: change.content for change in found if change.content is not None}
+    rendering.write({**written, **record.files(new)}, folder)
+    for change in found:
+        if change.what == "removed":
+            (folder / change.path).unlink(missing_ok=True)
+
+
+def _mine(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise FtkitError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _change(path: Path, base: bytes | None, new: bytes | None, mine: bytes | None) -> Change | None:
+    """One file's change, which the template has made; None where the project has it already."""
+    if mine == new:
+        return None
+    if new is None:
+        return Change(path, "removed") if mine == base else Change(path, "kept")
+    if mine is None:
+        return Change(path, "added", new) if base is None else Change(path, "absent")
+    if mine == base:
+        return Change(path, "replaced", new)
+    return _merge(path, base or b"", new, mine)
+
+
+def _merge(path: Path, base: bytes, new: bytes, mine: bytes) -> Change:
+    """Both changes in one file; where they meet, both stand between conflict markers."""
+    if any(b"\0" in content for content in (base, new, mine)):
+        return Change(path.with_name(f"{path.name}.new"), "conflict", new)
+    if shutil.which("git") is None:
+        raise FtkitError(f"{path} has changed here and in the template, and git, which merges, isn't installed")
+    with tempfile.TemporaryDirectory(prefix="ftkit-merge-") as scratch:
+        places = [Path(scratch, name) for name in ("mine", "base", "new")]
+        for place, content in zip(places, (mine, base, new), strict=True):
+            place.write_bytes(content)
+        labels = [f"-L{label}" for label in ("yours", "the template before", "the template now")]
+        command = ["git", "merge-file", "-p", *labels, *map(str, places)]
+        done = subprocess.run(command, capture_output=True, cwd=scratch, check=False)
+    if done.returncode < 0 or done.returncode > 127:
+        raise FtkitError(f"{path} can't be merged: {done.stderr.decode(errors='replace').strip()}")
+    return Change(path, "conflict" if done.returncode else "merged", done.stdout)
+
+
+def _pack(files: Mapping[Path, bytes]) -> bytes:
+    """The same bytes for the same files, so that a project under version control changes only where they do."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(files):
+            archive.writestr(zipfile.ZipInfo(path.as_posix(), _EPOCH), files[path], zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _unpack(path: Path) -> dict[Path, bytes]:
+    """Files by name, in memory only; the names are compared with the template's and never written to."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(info.file_size for info in archive.infolist()) > _LARGEST:
+            raise ValueError(f"{path} holds more than {_LARGEST // 2**20} MiB")
+        return {Path(info.filename): archive.read(info) for info in archive.infolist()}

@@ -1,0 +1,135 @@
+"""What a run folder says of its run: what it was to do, how far it came, and how good it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ftkit.errors import RequestError
+from ftkit.metrics.names import FIGURES, is_better
+from ftkit.runs.run_folder import RunFolder
+
+RunState = Literal["finished", "running", "stopped"]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run, read from its folder; it may be under way.
+
+    Attributes:
+        started: When the folder was made, in local time.
+        state: `stopped` is a run that isn't done and that no process trains; it can be resumed.
+        config: As it was saved, unchecked: the plugins that it names need not be here.
+        plan: As it was saved.
+        records: One an epoch.
+        movement: How far each layer moved, once the run is finished.
+    """
+
+    run: RunFolder
+    started: datetime
+    state: RunState
+    config: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
+    movement: Mapping[str, Any] | None
+
+    @property
+    def data(self) -> str:
+        """The dataset's name, and the folder or file that it reads."""
+        section = self.config["dataset"]
+        place = section.get("root") or section.get("path")
+        return f"{section['name']} {place}" if isinstance(place, str) else str(section["name"])
+
+    @property
+    def strategy(self) -> str:
+        return str(self.config["strategy"]["name"])
+
+    @property
+    def monitor(self) -> str:
+        """The figure that chooses the best epoch."""
+        return str(self.config["monitor"])
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs done."""
+        return int(self.records[-1]["epoch"]) if self.records else 0
+
+    @property
+    def planned(self) -> int:
+        return int(self.config["epochs"])
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The record of the best epoch, the earliest of equals; None before the first."""
+        best: Mapping[str, Any] | None = None
+        for record in self.records:
+            value = self.value(record)
+            if is_better(self.monitor, math.nan if value is None else value, self.value(best)):
+                best = record
+        return best
+
+    @property
+    def moved(self) -> Mapping[str, float | None]:
+        """Relative distance of each layer group from the first weights at the last record."""
+        return self.records[-1].get("moved", {}) if self.records else {}
+
+    def value(self, record: Mapping[str, Any] | None) -> float | None:
+        """The monitored figure of an epoch."""
+        return None if record is None else record.get(f"val_{self.monitor}")
+
+
+def summarize(folder: Path) -> RunSummary:
+    """Read a run's folder.
+
+    Raises:
+        RequestError: A file of it is missing or isn't what ftkit wrote.
+    """
+    run = RunFolder(folder)
+    config, plan = _read(run.config), _read(run.plan)
+    try:
+        records = tuple(run.records())
+        summary = RunSummary(run, _started(run), _state(run), config, plan, records, _movement(run))
+        _ = summary.data, summary.strategy, summary.planned, summary.best, FIGURES[summary.monitor], plan["backbone"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _strange(folder, f"{type(error).__name__} {error}") from None
+    return summary
+
+
+def _started(run: RunFolder) -> datetime:
+    # Written when the folder was made, and never again.
+    return datetime.fromtimestamp(run.config.stat().st_mtime).astimezone()
+
+
+def _state(run: RunFolder) -> RunState:
+    if run.last.is_dir():
+        return "finished"
+    return "running" if run.is_claimed() else "stopped"
+
+
+def _movement(run: RunFolder) -> Mapping[str, Any] | None:
+    return _read(run.movement) if run.movement.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A mapping in YAML, or in JSON where the name says so."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing", "a run's folder holds config.yaml and plan.json") from None
+    except (ValueError, yaml.YAMLError):
+        raise _strange(path, "it can't be read") from None
+    if not isinstance(content, dict):
+        raise _strange(path, "it is no mapping")
+    return content
+
+
+def _strange(path: Path, reason: str) -> RequestError:
+    return RequestError(f"{path} isn't what ftkit wrote: {reason}", "put it back as it was, or remove the run")

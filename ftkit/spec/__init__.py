@@ -1,1 +1,0 @@
-"""Plain data that describes backbones, datasets, strategies and schedules; standard library only."""

@@ -1,0 +1,1 @@
+"""Tasks: targets, loss and decoding of the outputs."""

@@ -1,0 +1,1 @@
+"""Training: the trainer, its state, and what runs around each phase, epoch and step."""

@@ -1,0 +1,247 @@
+"""Records sent to TensorBoard, Weights & Biases and MLflow as well, through accelerate's trackers.
+
+A run is one run there too, however often it is stopped: what was sent, and to which run, stands in the run
+folder. An epoch that is trained again after a resume is the same to the bit, so it isn't sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
+from torch import Tensor
+
+from ftkit.config.load import to_yaml
+from ftkit.errors import FtkitError, one_line
+from ftkit.files.durable import replace_file
+from ftkit.files.json_text import dump_json
+
+if TYPE_CHECKING:
+    from ftkit.config.schema import Config
+    from ftkit.metrics.classification import Scores
+    from ftkit.training.session import Session
+
+PROJECT = "ftkit"
+"""The project in Weights & Biases, the experiment in MLflow."""
+LARGEST_PICTURE = 1000
+"""Classes up to which trackers get the whole confusion matrix; beyond, the pairs in it that aren't zero."""
+LARGEST_TABLE = 20
+"""Classes up to which TensorBoard gets the confusion matrix in numbers beside the picture."""
+PICTURE = 320
+"""Pixels that the picture's side should have."""
+
+FAILURES = (Exception, SystemExit)
+"""Whatever a tracker's own package, file system or server comes up with."""
+
+
+@dataclass
+class Sent:
+    """What the run folder remembers of the trackers.
+
+    Attributes:
+        epoch: The last one sent; -1 before the first.
+        ids: The run's own id in each tracker that has ids.
+        missed: Epochs that a tracker failed to take, by tracker.
+    """
+
+    epoch: int = -1
+    ids: dict[str, str] = field(default_factory=dict)
+    missed: dict[str, list[int]] = field(default_factory=dict)
+
+
+def start_trackers(session: Session) -> None:
+    """Begin the run in each tracker that the config names, or go on with it there.
+
+    Raises:
+        FtkitError: A tracker can't be started; the message names it, and says why.
+    """
+    names, accelerator = session.plan.config.tracker, session.accelerator
+    if not names or not accelerator.is_main_process:
+        return
+    known = session.run.trackers.exists()
+    sent = _sent(session)
+    for name in dict.fromkeys(names):
+        try:
+            _start(session, name, sent, known)
+        except FAILURES as error:
+            stop_trackers(session)
+            raise FtkitError(f"--tracker {name}: {_reason(error)}", "mend it, or drop it") from error
+    _remember(session, sent)
+
+
+def _start(session: Session, name: str, sent: Sent, known: bool) -> None:
+    tracker: Any = _MAKE[name](session, sent)
+    tracker.start()
+    session.accelerator.trackers.append(tracker)
+    if not known:
+        _send_config(tracker, session.plan.config)
+    if name == "mlflow":
+        sent.ids[name] = tracker.tracker.info.run_id
+
+
+def track(session: Session, record: Mapping[str, Any], scores: Scores) -> None:
+    """Send one epoch's record to each tracker, unless it was sent before the run was stopped.
+
+    A tracker that fails costs its own records, and neither the training nor those of the others: everything is in the
+    run folder anyway. Its first failure is reported when it happens, and all of its missing epochs at the end.
+    """
+    sent, epoch = _sent(session), record["epoch"]
+    if not session.accelerator.trackers or epoch <= sent.epoch:
+        return
+    for tracker in session.accelerator.trackers:
+        try:
+            tracker.log(scalars(record), step=epoch)
+            _CONFUSION[tracker.name](tracker, scores, epoch)
+        except FAILURES as error:
+            missed = sent.missed.setdefault(tracker.name, [])
+            if not missed:
+                session.listener.note(
+                    f"tracker {tracker.name} failed at epoch {epoch}: {_reason(error)}; the training and other "
+                    "trackers go on, and its missing epochs are listed at the end"
+                )
+            missed.append(epoch)
+    sent.epoch = epoch
+    _remember(session, sent)
+
+
+def stop_trackers(session: Session) -> None:
+    """Have everything sent, and say what wasn't; the run in the trackers can be gone on with."""
+    for tracker in session.accelerator.trackers:
+        try:
+            tracker.finish()
+        except FAILURES as error:
+            session.listener.note(f"tracker {tracker.name} failed to finish: {_reason(error)}")
+        missed = _sent(session).missed.get(tracker.name)
+        if missed:
+            session.listener.note(f"tracker {tracker.name} lacks epoch {', '.join(map(str, missed))}")
+    session.accelerator.trackers.clear()
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(str(error))}"
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """An epoch's record as one level of names: `train/loss`, `val/accuracy`, `lr/head`, `moved/head`."""
+    flat: dict[str, float | None] = {}
+    for key, value in record.items():
+        part, _, name = key.partition("_")
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{group}": number for group, number in value.items()}
+        elif key != "epoch":
+            flat[f"{part}/{name}" if part in ("train", "val") else key] = value
+    return {name: float(value) for name, value in flat.items() if value is not None and math.isfinite(value)}
+
+
+def flattened(config: Config) -> dict[str, bool | int | float | str]:
+    """The config by dotted keys, with values that every tracker takes."""
+    flat: dict[str, bool | int | float | str] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                add(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = value if isinstance(value, bool | int | float | str) else dump_json(value)
+
+    add("", config.model_dump(mode="json"))
+    return flat
+
+
+def picture(confusion: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The confusion matrix as uint8 `(3, side, side)`: a row a true class, the bluer the larger its part."""
+    counts = torch.tensor(confusion, dtype=torch.float64)
+    light = (255 * (1 - counts / counts.sum(dim=1, keepdim=True).clamp(min=1))).to(torch.uint8)
+    cell = max(1, PICTURE // len(confusion))
+    light = light.repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
+    return torch.stack([light, light, torch.full_like(light, 255)])
+
+
+def _tensorboard(session: Session, sent: Sent) -> GeneralTracker:
+    # Of a later step nothing is known to the run: a kill came between sending it and remembering that.
+    purge = {"purge_step": sent.epoch + 1} if session.run.trackers.exists() else {}
+    return TensorBoardTracker("tensorboard", str(session.run.path), **purge)
+
+
+def _wandb(session: Session, sent: Sent) -> GeneralTracker:
+    identity = sent.ids.setdefault("wandb", uuid.uuid4().hex)
+    return WandBTracker(PROJECT, id=identity, name=session.run.name, dir=str(session.run.path), resume="allow")
+
+
+def _mlflow(session: Session, sent: Sent) -> GeneralTracker:
+    return MLflowTracker(PROJECT, run_id=sent.ids.get("mlflow"), run_name=session.run.name)
+
+
+def _send_config(tracker: GeneralTracker, config: Config) -> None:
+    if not isinstance(tracker, TensorBoardTracker):
+        tracker.store_init_configuration(flattened(config))
+        return
+    # accelerate's own way makes a second run of it in TensorBoard's list, named by the time.
+    from torch.utils.tensorboard.summary import hparams
+
+    for summary in hparams(flattened(config), {}):  # type: ignore[no-untyped-call]
+        tracker.writer.file_writer.add_summary(summary)
+    tracker.writer.add_text("config", "    " + to_yaml(config).replace("\n", "\n    "))
+    tracker.writer.flush()
+
+
+def _confusion_to_tensorboard(tracker: Any, scores: Scores, epoch: int) -> None:
+    if len(scores.classes) > LARGEST_PICTURE:
+        return
+    tracker.writer.add_image("val/confusion", picture(scores.confusion), epoch)
+    if len(scores.classes) <= LARGEST_TABLE:
+        tracker.writer.add_text("val/confusion", _markdown(scores), epoch)
+    tracker.writer.flush()
+
+
+def _confusion_to_wandb(tracker: Any, scores: Scores, epoch: int) -> None:
+    names = list(scores.classes)
+    if len(names) > LARGEST_PICTURE:
+        pairs = [[names[true], names[taken], images] for true, taken, images in scores.pairs.tolist()]
+        tracker.log_table("val/confusion", columns=["true class", "taken for", "images"], data=pairs, step=epoch)
+        return
+    rows = [[name, *row] for name, row in zip(names, scores.confusion, strict=True)]
+    tracker.log_table("val/confusion", columns=["true class", *names], data=rows, step=epoch)
+
+
+def _confusion_to_mlflow(tracker: Any, scores: Scores, epoch: int) -> None:
+    import mlflow
+
+    found = scores.to_json()
+    content: dict[str, Any] = {key: found[key] for key in ("confusion", "confusion_pairs") if key in found}
+    content["classes"] = list(scores.classes)
+    mlflow.log_dict(content, f"confusion/epoch-{epoch:04d}.json")
+
+
+def _markdown(scores: Scores) -> str:
+    names = [one_line(name).replace("|", "\\|") for name in scores.classes]
+    lines = [["true \\ predicted", *names], ["---"] * (len(names) + 1)]
+    lines += [[name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _sent(session: Session) -> Sent:
+    path = session.run.trackers
+    return Sent(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Sent()
+
+
+def _remember(session: Session, sent: Sent) -> None:
+    replace_file(session.run.trackers, dump_json(asdict(sent)).encode())
+
+
+_MAKE: Mapping[str, Callable[[Session, Sent], GeneralTracker]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
+_CONFUSION: Mapping[str, Callable[[Any, Scores, int], None]] = {
+    "tensorboard": _confusion_to_tensorboard,
+    "wandb": _confusion_to_wandb,
+    "mlflow": _confusion_to_mlflow,
+}

@@ -1,0 +1,145 @@
+"""Whether all that is said to train gets a gradient, found before the run on two images.
+
+A strategy may name layers whose weights the network reads without calling them, or a network may have branches that
+nothing comes out of: announced as trained, they would stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+import torch
+from torch import Tensor, nn
+
+from ftkit.distributed.collectives import largest
+from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.models.compute.memory_format import restored
+from ftkit.models.logits import split_outputs
+from ftkit.models.parameter_groups import set_trainable
+from ftkit.models.weights.files import few
+from ftkit.plugin_errors import culprit
+from ftkit.training.session import Session
+
+DRAWS, DRAWS_OF_SEVERAL = 3, 8
+"""Passes in training mode, in case a network leaves branches out at random; one more is in evaluation mode. Several
+processes must know whether it does: each waits for the gradients of all."""
+
+
+def require_gradients(session: Session) -> None:
+    """Try one backward pass with all that the schedule ever trains, and say what gets no gradient.
+
+    Nothing changes by it: neither weights, nor buffers, nor random numbers. Names of single parameters that get none
+    are left in `session.unreached`, and in `session.branches` whether a gradient reaches some in one pass and not in
+    another.
+
+    Raises:
+        RequestError: All of a layer group, or anything that the strategy has put into the network, gets none.
+        FtkitError: The network fails when gradients are computed.
+    """
+    plan, built = session.plan, session.built
+    thawed = {group for phase in plan.schedule.phases for group in phase.trainable}
+    if not thawed:
+        return
+    without, branches, known = set[str](), False, True
+    try:
+        without, branches = _without_gradient(session, thawed)
+    except torch.OutOfMemoryError:
+        known = False
+    # Python's own random numbers may take other branches in each process; all must wait for the same gradients.
+    session.branches = bool(largest(session.accelerator, int(branches)))
+    if not known:
+        session.listener.note("whether all that trains gets a gradient isn't known: memory ran out while it was tried")
+        return
+    groups = {group: [name for name in names if name in without] for group, names in built.members.items()}
+    _require_reached(groups, built.members, built.added, plan.config.strategy.name)
+    for group, names in groups.items():
+        if names:
+            session.listener.note(
+                f"{len(names)} of {len(built.members[group])} parameters of {group} get no gradient, so they stay as "
+                f"they are: {few(names)}"
+            )
+    session.unreached = frozenset(without)
+
+
+def _require_reached(
+    without: Mapping[str, Sequence[str]], members: Mapping[str, Sequence[str]], added: Set[str], strategy: str
+) -> None:
+    idle = [name for names in without.values() for name in names if name in added]
+    if idle:
+        raise RequestError(
+            f"strategy {strategy!r} trains {len(idle)} parameters that get no gradient, since the network doesn't use "
+            f"the layers that they were put into: {few(idle, 3)}",
+            "choose other layers in the strategy's options",
+        )
+    for group, names in without.items():
+        if names and len(names) == len(members[group]):
+            raise RequestError(
+                f"strategy {strategy!r} trains layer group {group!r}, but none of its {len(names)} parameters gets a "
+                f"gradient: {few(names, 3)}",
+                "choose a strategy that freezes it, or another backbone; if the backbone is yours, mend its forward",
+            )
+
+
+def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], bool]:
+    """Names of the parameters that train and that no gradient reaches; whether some are reached in some passes only."""
+    network, plan = session.network, session.plan
+    before = [(module, module.training) for module in network.modules()]
+    modes = set_trainable(network, plan.schedule.groups, thawed, plan.config.train_bn)
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    reached = set[str]()
+    hooks = [_when_reached(reached, name, parameter) for name, parameter in trained.items()]
+    once, always = set[str](), set(trained)
+    draws = DRAWS if session.world == 1 else DRAWS_OF_SEVERAL
+    try:
+        with restored(network):
+            for draw in range(draws + 1):
+                reached.clear()
+                modes.apply()
+                if draw == draws:
+                    network.eval()
+                torch.manual_seed(draw)
+                _go_back(session)
+                once, always = once | reached, always & reached
+                if session.world == 1 and once == trained.keys():
+                    break
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in before:
+            module.training = training
+        network.requires_grad_(True)
+    return trained.keys() - once, once != always
+
+
+def _when_reached(reached: set[str], name: str, parameter: nn.Parameter) -> torch.utils.hooks.RemovableHandle:
+    """Note a parameter that a gradient reaches, and let the gradient go at once, to save its memory."""
+
+    def note(tensor: Tensor) -> None:
+        reached.add(name)
+        tensor.grad = None
+
+    handle: torch.utils.hooks.RemovableHandle = parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
+    return handle
+
+
+def _go_back(session: Session) -> None:
+    """Forward and backward on two images, as a step does it."""
+    look, compute = session.plan.preprocessing, session.compute
+    generator = torch.Generator().manual_seed(0)
+    images = compute.take(torch.randn(2, look.channels, look.size, look.size, generator=generator))
+    labels = torch.arange(2, device=session.device) % session.plan.num_classes
+    try:
+        with compute.autocast():
+            outputs = session.network(images)
+        logits, auxiliary = split_outputs(outputs)
+        loss = session.loss(logits, labels, auxiliary)
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the network's own code may raise anything
+        raise FtkitError(
+            f"backbone {session.plan.backbone.name} fails when gradients are computed: {type(error).__name__}: "
+            f"{one_line(str(error))[:300]}{culprit(error)}",
+            "choose another backbone or strategy; if the backbone is yours, mend its forward",
+        ) from error

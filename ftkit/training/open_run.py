@@ -1,0 +1,85 @@
+"""A new run folder, with the plan, the config and the splits of its run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from ftkit.config.load import to_yaml
+from ftkit.config.schema import Config
+from ftkit.data.dataset import Splits
+from ftkit.distributed import launch_env
+from ftkit.errors import FtkitError
+from ftkit.files.json_text import dump_json, utf8
+from ftkit.planning.run_plan import Plan
+from ftkit.runs.run_folder import RunFolder, create_run
+
+
+def open_run(plan: Plan) -> RunFolder:
+    """A new run folder that holds the plan and the config that starts it again; one for all processes."""
+    if launch_env.world() == 1:
+        return _create(plan)
+    from ftkit.distributed.processes import from_main
+    from ftkit.models.compute.devices import join
+
+    join(plan.config)
+    return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world=launch_env.world())).path))))
+
+
+def _create(plan: Plan) -> RunFolder:
+    config: Config = plan.config
+    folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
+    write_request(folder, plan)
+    _put(folder.splits, lambda file: write_splits(file, plan.splits))
+    folder.append_list(folder.bad_images, plan.findings.bad)
+    folder.append_list(folder.duplicates, plan.findings.duplicates)
+    return folder
+
+
+def write_request(folder: RunFolder, plan: Plan) -> None:
+    """Write a run's config and plan into its folder, with the parameters counted, on the network where need be.
+
+    Raises:
+        FtkitError: They can't be written.
+    """
+    from ftkit.models.build import counted
+
+    write_config(folder, plan.config)
+    _write(folder.plan, dump_json(counted(plan).to_json(), indent=1))
+
+
+def write_config(folder: RunFolder, config: Config) -> None:
+    """Write a run's config into its folder; errors as in `write_request`."""
+    # A run that is started again from its config is another run: it gets a name of its own.
+    _write(folder.config, to_yaml(config.model_copy(update={"name": None})))
+
+
+def write_splits(file: TextIO, splits: Splits) -> None:
+    """A line for each image: split, name and class, in the order in which the run has them."""
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(("split", "name", "label"))
+    for name, split in splits.present():
+        samples = zip(split.names, split.labels, strict=True)
+        writer.writerows((name, utf8(sample), splits.classes[label]) for sample, label in samples)
+
+
+def _write(path: Path, text: str) -> None:
+    _put(path, lambda file: file.write(text))
+
+
+def _put(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Write a file of a run, whole or not at all.
+
+    Raises:
+        FtkitError: It can't be written.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            write(file)
+        temporary.replace(path)
+    except OSError as error:
+        raise FtkitError(f"{path} can't be written: {error.strerror or error}", "make room there") from error

@@ -1,0 +1,194 @@
+"""What a run was made of, by content: written when it begins, looked at before its result or its state is used again.
+
+Names, paths and settings are in its config and plan. This is what can change behind them: the weights file, the code of
+a plugin's network, the pixels of the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftkit.data.dataset import Split, SplitName
+from ftkit.data.images import sample_file
+from ftkit.data.loading.seeds import derive
+from ftkit.data.scan.content_digests import known_images
+from ftkit.distributed.processes import from_main
+from ftkit.errors import FtkitError, RequestError
+from ftkit.files.durable import replace_file
+from ftkit.files.file_identity import Stamp, file_stamp
+from ftkit.models.build import build_bare
+from ftkit.models.identity import network_facts
+from ftkit.planning.run_plan import Plan, schedule_change
+from ftkit.runs.checkpoint import has_checkpoint
+from ftkit.runs.run_folder import RunFolder
+from ftkit.training.session import Session
+from ftkit.training.state import versions
+
+MOST_OPENED = 10_000
+"""Images that are in no files and have no stamp must be opened to be known; of more, so many are, evenly spread."""
+
+
+def write_inputs(session: Session) -> None:
+    """Leave `inputs.json` in the folder of a run that begins."""
+    if session.is_main:
+        found = run_inputs(session.plan, session.network_facts, _of_session(session))
+        replace_file(session.run.inputs, json.dumps(found, indent=1).encode() + b"\n")
+
+
+def run_inputs(
+    plan: Plan, network: Mapping[str, Any] | None = None, images: Mapping[str, str | None] | None = None
+) -> dict[str, Any]:
+    """What a run of a plan is made of, as JSON values.
+
+    Args:
+        network: As `network_facts` gives it; by default of a network that is built for this.
+        images: As `images_digest` gives it for training and validation images.
+    """
+    return {
+        "weights": weights_digest(plan),
+        "network": dict(network or bare_facts(plan)),
+        "images": images or {name: images_digest(split) for name, split in plan.splits.present() if name != "test"},
+        "versions": versions(plan),
+    }
+
+
+def bare_facts(plan: Plan) -> dict[str, Any]:
+    """The same for the network of a plan."""
+    torch.manual_seed(derive(plan.config.seed, "init"))
+    return network_facts(build_bare(plan))
+
+
+def weights_digest(plan: Plan) -> str | None:
+    """Digits for the content of a run's first weights; None where they are drawn, or their file is gone."""
+    if plan.weights.path is not None:
+        try:
+            return _file_sha256(plan.weights.path, file_stamp(plan.weights.path))
+        except OSError:
+            return None
+    if plan.weights.pretrained is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(plan.weights.pretrained.load().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def images_digest(split: Split) -> str | None:
+    """Digits for the images of a split and their order; None for data far away that tells nothing of itself."""
+    if split.stamp is None and split.blocks is not None:
+        return None
+    if _is_opened(split) and len(split) > MOST_OPENED:
+        split = split.subset(range(0, len(split), -(-len(split) // MOST_OPENED)))
+    return known_images(split).digest
+
+
+def _is_opened(split: Split) -> bool:
+    return split.stamp is None and sample_file(split, 0) is None
+
+
+def _of_session(session: Session) -> dict[str, str | None]:
+    """The same of a run's images; what the cache needs to know of files too is kept for it."""
+    names: tuple[SplitName, ...] = ("train", "val")
+    return {
+        name: images_digest(session.split(name))
+        if _is_opened(session.split(name))
+        else session.known_images(name).digest
+        for name in names
+    }
+
+
+def changed_inputs(run: RunFolder, plan: Plan) -> str | None:
+    """What a run that is there was made of and a plan isn't, for people; None where its result is the plan's."""
+    changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)
+    if changed is not None:
+        return changed
+    before = read_inputs(run)
+    if before is None:
+        return "what it was made of isn't known, since an earlier ftkit made it"
+    now = run_inputs(plan)
+    if before.get("weights") != now["weights"]:
+        return f"its first weights were others than {plan.weights.path or plan.weights.name} holds now"
+    if before.get("network") != now["network"]:
+        return f"the code or settings of {plan.backbone.name} have changed"
+    others = [name for name, digest in now["images"].items() if before.get("images", {}).get(name) != digest]
+    if others:
+        return f"its {others[0]} images have changed"
+    return None
+
+
+def require_same_inputs(session: Session) -> None:
+    """Refuse to go on with a run whose schedule or network is another one now; say what else has changed.
+
+    Raises:
+        RequestError: Names what has changed.
+    """
+    for line in from_main(lambda: _changes(session)):
+        session.listener.note(line)
+
+
+def _changes(session: Session) -> list[str]:
+    run, plan = session.run, session.plan
+    hint = "put it back as it was, or start a new run"
+    changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)
+    if changed is not None:
+        raise RequestError(f"{run.path} can't go on: {changed}", hint)
+    before = read_inputs(run)
+    if before is None:
+        return []
+    network = before.get("network", {})
+    if network.get("identity") != session.network_facts["identity"]:
+        if (network.get("packages"), before.get("versions")) == (session.network_facts["packages"], versions(plan)):
+            raise RequestError(
+                f"{run.path} can't go on: the code or settings of {plan.backbone.name} have changed since it began",
+                hint,
+            )
+        return [f"{plan.backbone.name} is built by other versions of packages than when the run began"]
+    weights, lines = _weights_now(session), []
+    if weights is not None and weights != before.get("weights"):
+        line = f"{plan.weights.path or plan.weights.name} holds other weights than when the run began"
+        if not has_checkpoint(run.checkpoints):
+            raise RequestError(f"{run.path} has no checkpoint to go on from, and {line}", hint)
+        lines.append(f"{line}; it goes on from its checkpoint")
+    for name, digest in _of_session(session).items():
+        if digest != before.get("images", {}).get(name):
+            lines.append(f"{name} images have changed since the run began; it goes on with what they are now")
+    return lines
+
+
+def _weights_now(session: Session) -> str | None:
+    """As `weights_digest`; None too where they can't be had and a checkpoint makes up for them."""
+    try:
+        return weights_digest(session.plan)
+    except FtkitError:
+        if not has_checkpoint(session.run.checkpoints):
+            raise
+        return None
+
+
+def read_inputs(run: RunFolder) -> dict[str, Any] | None:
+    """What was written when a run began; None where an earlier version wrote nothing.
+
+    Raises:
+        FtkitError: The file is damaged.
+    """
+    try:
+        found = json.loads(run.inputs.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise FtkitError(f"{run.inputs}: can't be read: {error}", "remove it to go on unchecked") from None
+    return found if isinstance(found, dict) else None
+
+
+@lru_cache(maxsize=8)
+def _file_sha256(path: Path, stamp: Stamp) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

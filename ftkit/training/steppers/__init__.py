@@ -1,0 +1,1 @@
+"""Optimizer steps for one device, FSDP2 and DeepSpeed ZeRO."""

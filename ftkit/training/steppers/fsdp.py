@@ -1,0 +1,174 @@
+"""Weights, gradients and the optimizer's state in shares, one a process (FSDP2), and put together where need be.
+
+For networks that are too large for one device. A run is the same as with whole copies but for the order in which
+gradients are added up; what lies on disk is whole, so that models and checkpoints don't tell how they were computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.models.compute.devices import Compute
+from ftkit.models.compute.memory_format import restored
+
+LEAST, MOST = 0.005, 0.1
+"""Parts of a network's parameters: what has fewer is gathered with the rest, what has more is cut if it can be."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The modules whose parameters are gathered together, when they compute.
+
+    Attributes:
+        root: The network, with all that no unit has.
+    """
+
+    root: FSDPModule
+    units: tuple[FSDPModule, ...]
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Keeps all parameters gathered meanwhile, so that processes may compute differently often, without gradients.
+
+        All processes must begin and end it together.
+        """
+        modules = (self.root, *self.units)
+        for unit in self.units:
+            unit.set_reshard_after_forward(False, recurse=False)
+        for module in modules:
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.reshard()
+            for unit in self.units:
+                unit.set_reshard_after_forward(True, recurse=False)
+
+
+def require_shareable(flag: str, does: str, processes: int, precision: str, compiles: bool) -> None:
+    """Refuse what shares of any kind can't do.
+
+    Args:
+        flag: That asks for them, for people.
+        does: What it does, as in "shares a network out".
+
+    Raises:
+        RequestError: There is one process, gradients would be scaled, or the network would be compiled.
+    """
+    if processes == 1:
+        raise RequestError(
+            f"{flag} {does} over processes, and there is one", f"give --num-processes N, or drop {flag.split()[0]}"
+        )
+    if compiles:
+        raise RequestError(f"{flag} doesn't go with --compile", "drop one of them")
+    if precision == "fp16":
+        raise RequestError(f"{flag} doesn't go with fp16, whose gradients are scaled", "give --precision bf16 or fp32")
+
+
+def share_out(
+    network: nn.Module, optimizer: torch.optim.Optimizer, members: Mapping[str, Sequence[str]], device: torch.device
+) -> Shards:
+    """Leave this process its share of each parameter, and of what the optimizer keeps of it.
+
+    Args:
+        network: Whole, and the same in all processes.
+        members: Parameter names by layer group. What is gathered together is of one group, so frozen or not as a whole.
+    """
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    owners = {name: group for group, some in members.items() for name in some}
+    found = list(_units(network, owners, sum(parameter.numel() for parameter in network.parameters())))
+    for module in (*found, network):
+        fully_shard(module, mesh=mesh)
+    shares = {name: cast(DTensor, parameter) for name, parameter in network.named_parameters()}
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    state: dict[Tensor, dict[str, Any]] = {}
+    for group in inner.param_groups:
+        whole: list[Tensor] = group["params"]
+        group["params"] = [shares[names[id(parameter)]] for parameter in whole]
+        for parameter, share in zip(whole, group["params"], strict=True):
+            if parameter in inner.state:
+                state[share] = {key: _share(value, share) for key, value in inner.state[parameter].items()}
+    inner.state.clear()
+    inner.state.update(state)
+    return Shards(cast(FSDPModule, network), tuple(cast(FSDPModule, module) for module in found))
+
+
+def require_computing(shards: Shards, images: Tensor, compute: Compute) -> None:
+    """Try a network that is shared out, on two images.
+
+    Raises:
+        FtkitError: It computes with weights of modules that it doesn't call, so that they aren't gathered for it.
+    """
+    network = cast(nn.Module, shards.root)
+    try:
+        with restored(network), torch.no_grad(), compute.autocast():
+            network(images)
+    except RuntimeError as error:
+        raise FtkitError(f"this network can't be shared out: {one_line(str(error))}", "drop --fsdp") from error
+    finally:
+        shards.root.reshard()
+
+
+def gathered(tensors: Mapping[str, Any], keep: bool) -> dict[str, Any]:
+    """The same with each tensor whole, on the CPU where it was in shares; all processes must ask.
+
+    Args:
+        keep: Whether this process wants them; else it gets nothing.
+    """
+    found: dict[str, Any] = {}
+    for name, value in tensors.items():
+        # One after the other, since a device may not have room for all.
+        whole = value.full_tensor().detach().cpu() if isinstance(value, DTensor) else value
+        if keep:
+            found[name] = whole
+    return found
+
+
+def own(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _share(value: Any, share: DTensor) -> Any:
+    if not isinstance(value, Tensor) or value.shape != share.shape:
+        return value
+    # All processes have the same, so that nothing need be sent.
+    return distribute_tensor(value.contiguous(), share.device_mesh, share.placements, src_data_rank=None)
+
+
+def _units(
+    module: nn.Module, owners: Mapping[str, str], whole: int, path: str = "", called: bool = True
+) -> Iterator[nn.Module]:
+    """Modules that are large, neither too large, and whose parameters are of one layer group.
+
+    Args:
+        whole: Number of parameters of the network.
+        called: Whether the module surely calls its children, as containers do. Others may take a child's weights and
+            compute with them themselves.
+    """
+    for name, child in module.named_children():
+        sizes = {each: parameter.numel() for each, parameter in child.named_parameters(f"{path}{name}")}
+        size = sum(sizes.values())
+        if size < LEAST * whole:
+            continue
+        contains = isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+        inside = list(_units(child, owners, whole, f"{path}{name}.", contains))
+        uniform = len({owners[each] for each in sizes}) == 1
+        callable_ = not isinstance(child, nn.ModuleList | nn.ModuleDict) and (called or bool(list(child.children())))
+        covered = sum(parameter.numel() for unit in inside for parameter in unit.parameters())
+        if uniform and callable_ and (size <= MOST * whole or 2 * covered < size):
+            yield child
+        else:
+            yield from inside

@@ -1,0 +1,216 @@
+"""DeepSpeed's ZeRO, stages 1 and 2: what the optimizer keeps, and gradients, in shares, one a process.
+
+The weights are whole in each process, so that all but the steps themselves is as in any other run: the cache of
+activations, evaluation, models. Between phases the optimizer's state lies with the ordinary optimizer, and a
+checkpoint has it as ever. (Stage 3 shares the weights out too, which is what `training.shards` does by torch itself.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ftkit.config.schema import Config
+from ftkit.errors import FtkitError, RequestError
+from ftkit.plugins.optional_packages import is_installed
+from ftkit.training.steppers.fsdp import require_shareable
+
+MIXING = ("adafactor", "adagrad")
+"""Optimizers that can't work on a flat share: one takes means over rows and columns of a matrix, the other is made
+anew by DeepSpeed with one learning rate for all groups."""
+
+
+def require_zero(config: Config, processes: int, precision: str) -> None:
+    """Refuse what ZeRO can't do.
+
+    Raises:
+        RequestError: Names the flags that don't go together, or DeepSpeed isn't installed; and as `require_shareable`.
+    """
+    asked = f"--zero-stage {config.zero_stage}"
+    require_shareable(asked, "shares out", processes, precision, config.compile)
+    reasons = {
+        f"{asked} doesn't go with --fsdp, which shares out all of it": config.fsdp,
+        f"{asked} doesn't go with --on-nan skip: gradients are shared out before they can be looked at": config.on_nan
+        == "skip",
+        f"{asked} doesn't go with optimizer {config.optimizer.name}, which looks at more than one weight at a "
+        "time": config.optimizer.name in MIXING,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RequestError(reason, "drop one of them")
+    if not is_installed("deepspeed"):
+        raise RequestError(f"{asked} wants DeepSpeed, which isn't installed", "pip install 'ftkit[deepspeed]'")
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """Parameters of one group of the optimizer, one after the other, and this process's part of all their values."""
+
+    part: Tensor
+    parameters: tuple[Tensor, ...]
+
+    def split(self, whole: Tensor) -> dict[Tensor, Tensor]:
+        """What of a flat tensor belongs to each parameter, in its shape; what is left over fills up the last part."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        pieces = torch.split(whole[: sum(sizes)], sizes)
+        return {p: piece.view(p.shape) for p, piece in zip(self.parameters, pieces, strict=True)}
+
+    def gathered(self, part: Tensor) -> Tensor:
+        """All parts, one after the other; all processes must ask."""
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    def own(self, values: Mapping[Tensor, Tensor]) -> Tensor:
+        """This process's part of the parameters' values."""
+        length = self.part.numel()
+        whole = self.part.new_zeros(length * dist.get_world_size())
+        for parameter, place in self.split(whole).items():
+            place.copy_(values[parameter])
+        return whole[length * dist.get_rank() :][:length].clone()
+
+
+class ZeroUpdates:
+    """The steps of one phase, by DeepSpeed."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> None:
+        """All processes must begin together, with the same weights and the same state of the optimizer.
+
+        Args:
+            optimizer: The ordinary one, of all groups, whose state of what trains is taken away until `close`.
+        """
+        self._whole: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        trained = [[p for p in group["params"] if p.requires_grad] for group in self._whole.param_groups]
+        self._groups = [group for group, some in zip(self._whole.param_groups, trained, strict=True) if some]
+        trained = [some for some in trained if some]
+        # It broadcasts the bytes of all parameters that it is given, and knows one layout of them.
+        module = nn.ParameterList([parameter for some in trained for parameter in some])
+        for parameter in module:
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+        made: Any = type(self._whole)  # Each class has defaults of its own; the groups hold what was asked for.
+        self._optimizer: torch.optim.Optimizer = made(
+            [{**group, "params": some} for group, some in zip(self._groups, trained, strict=True)]
+        )
+        self._engine = _started(module, self._optimizer, stage, clip)
+        self._flats = [
+            _Flat(group["params"][0], tuple(some))
+            for group, some in zip(self._optimizer.param_groups, trained, strict=True)
+        ]
+        self._require_layout()
+        for flat in self._flats:
+            self._take(flat)
+
+    def adding(self, last: bool) -> AbstractContextManager[None]:
+        """As in `Updates`."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """As in `Updates`."""
+        self._engine.backward(loss)
+
+    def apply(self) -> bool:
+        """As in `Updates`: DeepSpeed leaves out a step whose gradients aren't finite, in all processes."""
+        for mine, group in zip(self._optimizer.param_groups, self._groups, strict=True):
+            mine["lr"] = group["lr"]
+        self._engine.step()
+        return bool(self._engine.was_step_applied())
+
+    def drop(self) -> None:
+        """As in `Updates`."""
+        self._engine.zero_grad()
+
+    def states(self, keep: bool) -> dict[Tensor, dict[str, Any]]:
+        """What the optimizer keeps of what trains, put together; all processes must ask.
+
+        Args:
+            keep: Whether this process wants it; else it gets nothing.
+        """
+        found: dict[Tensor, dict[str, Any]] = {}
+        for flat in self._flats:
+            for key, value in self._optimizer.state[flat.part].items():
+                shared = isinstance(value, Tensor) and value.shape == flat.part.shape
+                whole = flat.split(flat.gathered(value)) if shared else dict.fromkeys(flat.parameters, value)
+                if keep:
+                    for parameter, each in whole.items():
+                        found.setdefault(parameter, {})[key] = each
+        return found
+
+    @property
+    def own_share(self) -> int:
+        """Number of weights that this process keeps the optimizer's state of."""
+        return sum(flat.part.numel() for flat in self._flats)
+
+    def close(self) -> None:
+        """As in `Updates`."""
+        self._whole.state.update(self.states(keep=True))
+        self._engine.destroy()
+
+    def _take(self, flat: _Flat) -> None:
+        """Keep this process's part of what the ordinary optimizer has of some parameters.
+
+        Raises:
+            FtkitError: They have made different numbers of steps, of which a flat share has one.
+        """
+        kept = [self._whole.state.pop(parameter, {}) for parameter in flat.parameters]
+        # By one that isn't a single number, values of its shape can be told from counts of steps.
+        place = max(range(len(kept)), key=lambda each: flat.parameters[each].dim())
+        first, counts = kept[place], _counts(kept[place])
+        for state in kept:
+            same = [torch.equal(torch.as_tensor(state[k]), torch.as_tensor(v)) for k, v in counts.items() if k in state]
+            if state.keys() != first.keys() or not all(same):
+                raise FtkitError(
+                    "parameters of one group have not trained equally long, and ZeRO steps a group as a whole",
+                    "drop --zero-stage",
+                )
+        for key in first:
+            values = {p: state[key] for p, state in zip(flat.parameters, kept, strict=True)}
+            self._optimizer.state[flat.part][key] = counts[key] if key in counts else flat.own(values)
+
+    def _require_layout(self) -> None:
+        """Look whether DeepSpeed has laid the weights out as this module takes them to be.
+
+        Raises:
+            FtkitError: It hasn't: state that is put together so would be of other weights.
+        """
+        for flat in self._flats:
+            whole = flat.split(flat.gathered(flat.part.detach()))
+            if not all(torch.equal(values, parameter) for parameter, values in whole.items()):
+                raise FtkitError("this version of DeepSpeed shares weights out otherwise", "give --fsdp instead")
+
+
+def _counts(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter besides tensors of its shape."""
+    return {key: value for key, value in state.items() if not isinstance(value, Tensor) or value.dim() == 0}
+
+
+def _started(module: nn.Module, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> Any:
+    """DeepSpeed's engine around parameters, which needn't know what is computed with them."""
+    import deepspeed  # Seconds, and only this module's runs want it.
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # On CPUs it would compile a sum over processes of its own, for which a machine needn't have a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist.get_backend(), verbose=False)
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    bucket = max(*sizes, min(sum(sizes), 1 << 27))
+    asked = {
+        "train_micro_batch_size_per_gpu": 1,  # It counts images by it, and does nothing else with it.
+        "managed_gradient_accumulation": False,  # A step ends when we say so.
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": clip or 0.0,
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket + bucket % 2,
+        },
+    }
+    return deepspeed.initialize(model=module, optimizer=optimizer, config=asked, dist_init_required=False)[0]

@@ -1,0 +1,59 @@
+"""Stopping whole when a signal asks for it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ftkit.distributed import launch_env
+from ftkit.distributed.collectives import largest
+from ftkit.errors import RunInterrupted
+from ftkit.plugin_errors import explained
+from ftkit.runs.checkpoint import has_checkpoint
+from ftkit.runs.run_folder import RunFolder
+from ftkit.training.callbacks.saving import write_checkpoint
+from ftkit.training.session import Session
+from ftkit.training.stop_signals import StopFlag
+
+
+@contextmanager
+def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
+    """Turn what stops a run wherever it is, a second Ctrl-C or the end of patience, into how to go on.
+
+    Raises:
+        PluginError: No signal came: a plugin has raised `KeyboardInterrupt` itself.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        failure = explained(error, "the run") if flag.signum is None else None
+        if failure is not None:
+            raise failure from error
+        flag.heard()
+        saved = "the newest checkpoint is whole" if has_checkpoint(run.checkpoints) else "no checkpoint was written yet"
+        command = launch_env.resume_command(str(run.path), launch_env.world())
+        signum = flag.signum or signal.SIGINT
+        late = ""
+        if flag.overdue is not None:
+            late = f", since {flag.overdue:.0f} s after {signal.Signals(signum).name} the step hadn't ended"
+        text = f"stopped at once{late}; {saved}"
+        raise RunInterrupted(text, command, signum) from None
+
+
+def stop_if_asked(session: Session) -> None:
+    """If a signal has come to any process, leave a checkpoint and stop."""
+    signum = largest(session.accelerator, session.flag.look())
+    if not signum:
+        return
+    session.flag.heard()
+    progress = session.progress
+    if progress.step or session.unsaved:
+        write_checkpoint(session)
+    saved = has_checkpoint(session.run.checkpoints)
+    raise RunInterrupted(
+        f"stopped after epoch {progress.epoch}, step {progress.step} of {session.plan.batches.steps}; "
+        + ("a checkpoint is on disk" if saved else "nothing is lost, for nothing was trained yet"),
+        launch_env.resume_command(str(session.run.path), session.accelerator.num_processes),
+        signum,
+    )

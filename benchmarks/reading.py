@@ -23,10 +23,10 @@ from PIL import Image
 from torchvision import transforms as v1
 
 from ftkit.config.schema import Cache
-from ftkit.data.dataset import Split
 from ftkit.data.images import ImageFiles
 from ftkit.data.loading.decoded_images import measure, open_decoded
 from ftkit.data.loading.loader import Samples
+from ftkit.parts.dataset import Split
 from ftkit.testing import draw
 from ftkit.transforms.augmentation import Standard, Strong
 from ftkit.transforms.image_transforms import evaluation, training

@@ -1,6 +1,16 @@
 """All that a plugin may import, and all that the built-in plugins do import."""
 
-from ftkit.backbones.backbone import (
+from ftkit.data.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
+from ftkit.data.label_columns import Labelled, label_splits
+from ftkit.data.lazy_sequence import LazySequence
+from ftkit.data.sampling import stratified_sample, stratified_split
+from ftkit.data.walk import LeftOut, list_folder, walk_images
+from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
+from ftkit.files.file_identity import Stamp, file_stamp
+from ftkit.files.file_kinds import kind_of_file
+from ftkit.files.user_cache import cache_folder
+from ftkit.models.group_patterns import layer_groups
+from ftkit.parts.backbone import (
     ROLES,
     Backbone,
     GroupSize,
@@ -10,8 +20,10 @@ from ftkit.backbones.backbone import (
     Summary,
     group_of,
 )
-from ftkit.backbones.group_patterns import layer_groups
-from ftkit.data.dataset import (
+from ftkit.parts.batch_transform import BatchTransform
+from ftkit.parts.callback import Callback
+from ftkit.parts.curve import Curve
+from ftkit.parts.dataset import (
     SPLIT_NAMES,
     SPLIT_SYNONYMS,
     Dataset,
@@ -22,19 +34,15 @@ from ftkit.data.dataset import (
     join_splits,
     relabel,
 )
-from ftkit.data.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
-from ftkit.data.label_columns import Labelled, label_splits
-from ftkit.data.lazy_sequence import LazySequence
-from ftkit.data.sampling import stratified_sample, stratified_split
-from ftkit.data.walk import LeftOut, list_folder, walk_images
-from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
-from ftkit.files.file_identity import Stamp, file_stamp
-from ftkit.files.file_kinds import kind_of_file
-from ftkit.files.user_cache import cache_folder
+from ftkit.parts.exporter import Exporter
+from ftkit.parts.image_transform import ImageTransform
+from ftkit.parts.loss import Loss
+from ftkit.parts.metric import Metric
+from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.strategy import Strategy, Then
 from ftkit.plugins.hookspecs import hookimpl
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Phase, Schedule, make_schedule
-from ftkit.strategies.strategy import Strategy, Then
 from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 __all__ = [
@@ -44,15 +52,23 @@ __all__ = [
     "SPLIT_NAMES",
     "SPLIT_SYNONYMS",
     "Backbone",
+    "BatchTransform",
+    "Callback",
+    "Curve",
     "Dataset",
+    "Exporter",
     "FtkitError",
     "GroupSize",
     "ImageFiles",
+    "ImageTransform",
     "Interpolation",
     "Labelled",
     "LayerGroup",
     "LazySequence",
     "LeftOut",
+    "Loss",
+    "Metric",
+    "Optimizer",
     "Phase",
     "Preprocessing",
     "Pretrained",

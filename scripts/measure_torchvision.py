@@ -13,11 +13,11 @@ import torchvision
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
-from ftkit.backbones.backbone import Backbone
 from ftkit.builtin.backbones.torchvision_groups import family_of
 from ftkit.builtin.backbones.torchvision_models import TABLE, make_backbone
 from ftkit.files.json_text import finite
 from ftkit.models.model_size import build_on_meta, measure
+from ftkit.parts.backbone import Backbone
 
 _LARGEST_MINIMUM = 600
 

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
-from ftkit.data.dataset import Split
 from ftkit.data.loading.loader import evaluation_loader
 from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
@@ -30,6 +29,7 @@ from ftkit.evaluation import evaluator
 from ftkit.library import resume
 from ftkit.metrics.classification import score
 from ftkit.models.compute.devices import compute_of, make_accelerator
+from ftkit.parts.dataset import Split
 from ftkit.training.callbacks import saving
 from ftkit.training.callbacks.saving import write_checkpoint
 from ftkit.training.session import Session

@@ -18,9 +18,7 @@ from ftkit.activation_cache.cut import Cut, Cutter, NoCutError
 from ftkit.activation_cache.prefix import computed_rows, quick
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, kept_beginnings, open_values, table_key
-from ftkit.backbones.backbone import LayerGroup
 from ftkit.config.schema import Cache
-from ftkit.data.dataset import Split
 from ftkit.data.loading.loader import Batch, Samples, require_whole
 from ftkit.data.loading.order import Key
 from ftkit.data.scan.content_digests import KnownImages, known_images
@@ -29,6 +27,8 @@ from ftkit.files.cache_folder import Store, activation_folder
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.devices import Compute
 from ftkit.models.parameter_groups import set_trainable
+from ftkit.parts.backbone import LayerGroup
+from ftkit.parts.dataset import Split
 from ftkit.transforms.preprocessing import Preprocessing
 
 LARGEST = 4

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ftkit.data.dataset import Split
 from ftkit.data.loading import loader
 from ftkit.data.loading.order import Key
+from ftkit.parts.dataset import Split
 from ftkit.transforms import image_transforms
 
 PLAIN = 0

@@ -10,9 +10,9 @@ import torch
 from ftkit.activation_cache.cached_augmentations import PLAIN
 from ftkit.activation_cache.cut import Cut
 from ftkit.activation_cache.table import Table
-from ftkit.data.dataset import SplitName
 from ftkit.data.loading.loader import Batch, Fault
 from ftkit.data.loading.order import Key
+from ftkit.parts.dataset import SplitName
 
 if TYPE_CHECKING:
     from ftkit.activation_cache.run_cache import Activations

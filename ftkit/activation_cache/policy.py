@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from ftkit.backbones.backbone import Backbone, LayerGroup
+from ftkit.parts.backbone import Backbone, LayerGroup
 from ftkit.strategies.schedule import Phase
 
 NO_GAIN = "each of its views would be computed for one epoch alone"

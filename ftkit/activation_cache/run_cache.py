@@ -25,12 +25,12 @@ from ftkit.activation_cache.policy import Use
 from ftkit.activation_cache.prefix import computed_rows, quick
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, open_values, table_key
-from ftkit.data.dataset import SplitName
 from ftkit.data.loading.loader import Batch, Fault
 from ftkit.data.loading.order import Key, Share
 from ftkit.data.loading.unreadable_images import usable
 from ftkit.distributed.collectives import largest
 from ftkit.files.cache_folder import CHUNK, Store, activation_folder
+from ftkit.parts.dataset import SplitName
 from ftkit.strategies.schedule import Phase
 from ftkit.transforms import image_transforms
 

@@ -11,11 +11,10 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from ftkit.config.load import class_of
 from ftkit.config.plugin_options import is_required, option_fields, option_types
 from ftkit.config.schema import Config
-from ftkit.optim.curves import CURVES
 from ftkit.optim.optimizer_names import OPTIMIZERS
+from ftkit.parts.strategy import Strategy
 from ftkit.plugins import Fault, Registry
 from ftkit.plugins.loading import reason
-from ftkit.strategies.strategy import Strategy
 from ftkit.transforms.augmentation import LEVELS
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def json_schema(registry: Registry) -> Schema:
         "dataset": registry.datasets,
         "augment": LEVELS,
         "strategy": registry.strategies,
-        "lr_curve": CURVES,
+        "lr_curve": registry.curves,
     }
     for section, known in names.items():
         properties[section] |= _choice(section, known, registry, definitions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,14 +17,13 @@ from ftkit.config.source_text import as_typed, fields_of, written
 from ftkit.config.sources import Key, from_env, from_flags, merge
 from ftkit.config.yaml_file import Setting, dump, read_file
 from ftkit.errors import RequestError, unknown
-from ftkit.optim.curves import CURVES
 from ftkit.optim.optimizer_names import OPTIMIZERS
 from ftkit.optim.optimizer_options import UNFIT, option_faults
 from ftkit.plugins import Registry
 from ftkit.transforms.augmentation import LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ DEFAULT_FILE = Path("ftkit.yaml")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
 KINDS = ("dataset", "augment", "strategy", "lr_curve")
 """Sections whose options are the fields of a class."""
+CATALOGS: Mapping[str, str] = {"dataset": "datasets", "strategy": "strategies", "lr_curve": "curves"}
+"""The kind of part that a section names."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,11 @@ def is_path(weights: str) -> bool:
 
 def class_of(section: str, name: str, registry: Registry, where: str = "") -> type[Any]:
     """The class that a name in `dataset`, `augment`, `strategy` or `lr_curve` stands for."""
-    if section == "dataset":
-        return registry.datasets.get(name, where)
-    if section == "strategy":
-        return registry.strategies.get(name, where)
-    known: Mapping[str, type[Any]] = LEVELS if section == "augment" else CURVES
-    if name not in known:
-        raise unknown("level" if section == "augment" else "curve", name, known, where)
-    return known[name]
+    if section in CATALOGS:
+        return registry.catalogs[CATALOGS[section]].get(name, where)  # type: ignore[no-any-return]
+    if name not in LEVELS:
+        raise unknown("level", name, LEVELS, where)
+    return LEVELS[name]
 
 
 def _file_settings(file: Path | None) -> list[Setting]:

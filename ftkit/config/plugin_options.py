@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.errors import RequestError, shown
-from ftkit.strategies.strategy import Strategy
+from ftkit.parts.strategy import Strategy
 
 if TYPE_CHECKING:
     from ftkit.plugins import Registry

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ftkit.data.dataset import Split, Splits
 from ftkit.errors import RequestError, plural, unknown
+from ftkit.parts.dataset import Split, Splits
 
 Origin = Mapping[str, str | None]
 """By class of the data its target, None where its images aren't used; empty where nothing was chosen or mapped."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ftkit.data.dataset import SPLIT_NAMES, Split, SplitName, Splits, class_order, join_splits
 from ftkit.errors import RequestError
+from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits, class_order, join_splits
 
 _NAMED = 3
 """Samples that a message names."""

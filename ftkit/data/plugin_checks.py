@@ -14,9 +14,9 @@ from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from typing import IO, Any, cast
 
-from ftkit.backbones.backbone import Backbone, LayerGroup
-from ftkit.data.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.errors import RequestError, one_line
+from ftkit.parts.backbone import Backbone, LayerGroup
+from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 
 ENOUGH = 4 << 20
 """Bytes of a pickled opener after which the rest is taken to pickle too: it may hold a million names."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Tell, store_of, unheard
 from ftkit.config.load import Resolved, resolve
-from ftkit.data.dataset import SplitName
 from ftkit.errors import RequestError, one_line
 from ftkit.evaluation.evaluator import judge, run_data
 from ftkit.metrics.bootstrap import (
@@ -27,6 +26,7 @@ from ftkit.metrics.classification import score
 from ftkit.metrics.names import FIGURES, TOP, no_auroc
 from ftkit.metrics.outputs import Array
 from ftkit.models.bundle import load_bundle
+from ftkit.parts.dataset import SplitName
 from ftkit.planning.run_splits import splits_of_run
 from ftkit.runs.run_catalog import find_model, read_card, run_of
 from ftkit.runs.run_summary import RunSummary, summarize

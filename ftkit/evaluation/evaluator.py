@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ftkit.activation_cache.cache_reader import Tell, recalled, shared_beginning, unheard
 from ftkit.config.load import Resolved
 from ftkit.data.class_selection import labels_as_trained
-from ftkit.data.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.data.loading.loader import Batch, Samples, checked, evaluation_loader, require_whole
 from ftkit.data.loading.order import Key
 from ftkit.errors import RequestError, one_line, plural
@@ -25,6 +24,7 @@ from ftkit.metrics.finite_outputs import NAMED, require_usable, usable_rows
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import cast
+from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.planning.run_plan import Plan
 from ftkit.planning.run_splits import load_checked, splits_of_run
 from ftkit.runs.run_catalog import Card

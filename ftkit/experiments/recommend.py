@@ -12,10 +12,8 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Tell, before_head, recalled, store_of, unheard
-from ftkit.backbones.backbone import Head
 from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
-from ftkit.data.dataset import Split
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import explained, settle_workers
@@ -27,6 +25,8 @@ from ftkit.models.build import accelerator_for, build_model
 from ftkit.models.compute.devices import compute_of
 from ftkit.models.compute.memory_format import settle
 from ftkit.models.logits import require_logits
+from ftkit.parts.backbone import Head
+from ftkit.parts.dataset import Split
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.config.load import Resolved, choosing, resolve
 from ftkit.config.schema import Config
-from ftkit.data.dataset import SplitName
 from ftkit.errors import RequestError
 from ftkit.experiments.decide import resolve_auto
 from ftkit.files.json_text import dump_json
+from ftkit.parts.dataset import SplitName
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder

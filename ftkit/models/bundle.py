@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ftkit
-from ftkit.backbones.backbone import Backbone
 from ftkit.config.load import project_plugins
 from ftkit.errors import RequestError, one_line
 from ftkit.files.durable import replace_folder, save_tensors
@@ -29,6 +28,7 @@ from ftkit.models.compute.memory_format import settle
 from ftkit.models.identity import network_identity
 from ftkit.models.surgery import build_network
 from ftkit.models.weights.pretrained import put_back
+from ftkit.parts.backbone import Backbone
 from ftkit.plugins import BUILT_IN, Registry
 from ftkit.runs.run_catalog import CARD, WEIGHTS, BackboneId, Card, damaged, read_sealed
 

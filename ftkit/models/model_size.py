@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from ftkit.backbones.backbone import ROLES, Backbone, GroupSize, Head, LayerGroup, Role, Summary, group_of
 from ftkit.errors import RequestError
 from ftkit.models.parameter_groups import assign
 from ftkit.models.surgery import build_network, first_convolution
 from ftkit.optim.parameter_roles import roles
+from ftkit.parts.backbone import ROLES, Backbone, GroupSize, Head, LayerGroup, Role, Summary, group_of
 
 _CLASSES = 2
 _BATCH = 2

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftkit.backbones.backbone import LayerGroup, group_of
 from ftkit.errors import RequestError, unknown
 from ftkit.optim.parameter_roles import roles
+from ftkit.parts.backbone import LayerGroup, group_of
 
 
 def assign(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, list[str]]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ftkit.backbones.backbone import Backbone, Head
 from ftkit.errors import RequestError
+from ftkit.parts.backbone import Backbone, Head
 from ftkit.plugin_errors import PluginError, running
 
 

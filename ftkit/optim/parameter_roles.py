@@ -7,7 +7,7 @@ import re
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ftkit.backbones.backbone import Role
+from ftkit.parts.backbone import Role
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NORM_NAME = re.compile(r"(Batch|Layer|Group|Instance|RMS|Rms)Norm")  # classes that networks bring along

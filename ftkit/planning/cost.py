@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ftkit.backbones.backbone import ROLES, Backbone, Head, LayerGroup, Role
+from ftkit.parts.backbone import ROLES, Backbone, Head, LayerGroup, Role
 from ftkit.strategies.schedule import Phase
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftkit.backbones.backbone import Backbone
 from ftkit.config.schema import PreprocessingOverrides
 from ftkit.errors import RequestError, plural
+from ftkit.parts.backbone import Backbone
 from ftkit.transforms.preprocessing import Preprocessing
 
 

@@ -9,16 +9,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from ftkit.backbones.backbone import Head
 from ftkit.config.load import Resolved, build
 from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import check_description, faults_of
 from ftkit.data.scan.image_scan import Tell, leave_out, screen
 from ftkit.errors import RequestError, plural
 from ftkit.metrics.names import check_monitor
-from ftkit.optim.curves import CURVES
 from ftkit.optim.optimizer_options import FIRST_RATE_ALONE
 from ftkit.optim.rates import check_group_rates
+from ftkit.parts.backbone import Head
+from ftkit.parts.strategy import Strategy
 from ftkit.planning.cost import count_parameters
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
@@ -27,7 +27,6 @@ from ftkit.planning.weight_source import WeightSource, choose_weights, require_h
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
-from ftkit.strategies.strategy import Strategy
 from ftkit.transforms.augmentation import LEVELS, Unchanged, check_channels
 
 T = TypeVar("T")
@@ -72,7 +71,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         resolved=resolved,
         backbone=backbone,
         strategy=strategy,
-        curve=build_choice(resolved, "lr_curve", CURVES[config.lr_curve.name]),
+        curve=build_choice(resolved, "lr_curve", resolved.registry.curves.get(config.lr_curve.name)),
         schedule=schedule,
         splits=splits,
         preprocessing=preprocessing,

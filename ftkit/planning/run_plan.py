@@ -9,19 +9,19 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ftkit.activation_cache.policy import CutSize, Use, decide, entering
-from ftkit.backbones.backbone import Backbone, Head
 from ftkit.config.load import Resolved
 from ftkit.config.schema import Config
 from ftkit.data.balance import class_weights
 from ftkit.data.batch_sizes import Batches
-from ftkit.data.dataset import Splits
 from ftkit.data.scan.image_scan import Findings
-from ftkit.optim.curves import Curve
 from ftkit.optim.rates import peak_rates
+from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.curve import Curve
+from ftkit.parts.dataset import Splits
+from ftkit.parts.strategy import Strategy
 from ftkit.planning.cost import kept_activations
 from ftkit.planning.weight_source import WeightSource
 from ftkit.strategies.schedule import Phase, Schedule
-from ftkit.strategies.strategy import Strategy
 from ftkit.transforms.augmentation import Augmentation, Unchanged
 from ftkit.transforms.preprocessing import Preprocessing
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from ftkit.config.load import Resolved, build
 from ftkit.data.class_selection import choose_labels
-from ftkit.data.dataset import SPLIT_NAMES, Dataset, Split, Splits
 from ftkit.data.images import ReadWhole, sample_file
 from ftkit.data.loading.lazy_sources import OwnCopies
 from ftkit.data.plugin_checks import checked_splits, faults_of, shared_names
 from ftkit.data.sampling import stratified_sample, stratified_split
 from ftkit.data.scan.image_scan import screen
 from ftkit.errors import RequestError
+from ftkit.parts.dataset import SPLIT_NAMES, Dataset, Split, Splits
 from ftkit.plugin_errors import Guarded, plugin_of, running
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ftkit.backbones.backbone import Backbone, Head, Pretrained
 from ftkit.config.load import Resolved, is_path
 from ftkit.errors import RequestError, unknown
 from ftkit.models.weights.head_classes import class_order
+from ftkit.parts.backbone import Backbone, Head, Pretrained
+from ftkit.parts.strategy import Strategy
 from ftkit.runs.run_catalog import CARD, WEIGHTS, find_model, read_sealed, refuse_run_part
-from ftkit.strategies.strategy import Strategy
 from ftkit.transforms.preprocessing import Preprocessing
 
 

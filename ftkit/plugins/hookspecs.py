@@ -19,9 +19,17 @@ from typing import Any
 
 import pluggy
 
-from ftkit.backbones.backbone import Backbone
-from ftkit.data.dataset import Dataset
-from ftkit.strategies.strategy import Strategy
+from ftkit.parts.backbone import Backbone
+from ftkit.parts.batch_transform import BatchTransform
+from ftkit.parts.callback import Callback
+from ftkit.parts.curve import Curve
+from ftkit.parts.dataset import Dataset
+from ftkit.parts.exporter import Exporter
+from ftkit.parts.image_transform import ImageTransform
+from ftkit.parts.loss import Loss
+from ftkit.parts.metric import Metric
+from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.strategy import Strategy
 
 PROJECT = "ftkit"
 
@@ -42,6 +50,46 @@ def ftkit_datasets() -> Mapping[str, type[Dataset]]:  # type: ignore[empty-body]
 @hookspec
 def ftkit_strategies() -> Mapping[str, type[Strategy]]:  # type: ignore[empty-body]
     """Strategy classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_metrics() -> Mapping[str, type[Metric]]:  # type: ignore[empty-body]
+    """Metric classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_losses() -> Mapping[str, type[Loss]]:  # type: ignore[empty-body]
+    """Loss classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_optimizers() -> Mapping[str, type[Optimizer]]:  # type: ignore[empty-body]
+    """Optimizer classes by name; the fields of each are its options beside the learning rate."""
+
+
+@hookspec
+def ftkit_curves() -> Mapping[str, type[Curve]]:  # type: ignore[empty-body]
+    """Learning-rate curves by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_image_transforms() -> Mapping[str, type[ImageTransform]]:  # type: ignore[empty-body]
+    """Image transform classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_batch_transforms() -> Mapping[str, type[BatchTransform]]:  # type: ignore[empty-body]
+    """Batch transform classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_callbacks() -> Mapping[str, type[Callback]]:  # type: ignore[empty-body]
+    """Callback classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_exporters() -> Mapping[str, type[Exporter]]:  # type: ignore[empty-body]
+    """Exporter classes by name; the fields of each are its options."""
 
 
 @hookspec

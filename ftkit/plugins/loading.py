@@ -25,6 +25,7 @@ from ftkit.errors import nearest
 from ftkit.plugin_errors import location, note_place
 from ftkit.plugins import hookspecs
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source
+from ftkit.plugins.kinds import KINDS
 
 T = TypeVar("T")
 
@@ -32,14 +33,7 @@ TIME_LIMIT = 30.0
 """Seconds that a plugin may take to be imported, and each of its listeners; FTKIT_PLUGIN_TIMEOUT sets others."""
 TIMEOUT = "FTKIT_PLUGIN_TIMEOUT"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("ftkit_"))
-CATALOGS = (
-    "ftkit_backbones",
-    "ftkit_datasets",
-    "ftkit_strategies",
-    "ftkit_commands",
-    "ftkit_templates",
-    "ftkit_models",
-)
+CATALOGS = (*(kind.hook for kind in KINDS.values()), "ftkit_commands", "ftkit_templates")
 """The hooks that return what a plugin offers by name; the others are called with what happens."""
 
 

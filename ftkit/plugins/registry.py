@@ -12,13 +12,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftkit.backbones.backbone import Backbone
-from ftkit.data.dataset import Dataset
 from ftkit.errors import FtkitError, RequestError
+from ftkit.parts.backbone import Backbone
+from ftkit.parts.batch_transform import BatchTransform
+from ftkit.parts.callback import Callback
+from ftkit.parts.curve import Curve
+from ftkit.parts.dataset import Dataset
+from ftkit.parts.exporter import Exporter
+from ftkit.parts.image_transform import ImageTransform
+from ftkit.parts.loss import Loss
+from ftkit.parts.metric import Metric
+from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.strategy import Strategy
 from ftkit.plugins.catalog import Catalog
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
+from ftkit.plugins.kinds import KINDS
 from ftkit.plugins.loading import Offer, Plugin, contained, load, register
-from ftkit.strategies.strategy import Strategy
 
 T = TypeVar("T")
 
@@ -31,18 +40,20 @@ MODULES = (
     "ftkit.builtin.datasets.archive",
     "ftkit.builtin.datasets.csv_file",
     "ftkit.builtin.datasets.torchvision_datasets",
-    "ftkit.builtin.strategies.schedules",
+    "ftkit.builtin.strategies.unfreezing",
+    "ftkit.builtin.curves.curves",
 )
 
 
 class Registry:
-    """Backbones, datasets, strategies and models: built in, installed, and of the project's own files.
+    """The parts of every kind: built in, installed, and of the project's own files.
 
     Args:
         project_plugins: Paths of plugin files, absolute, as `plugins:` in the config names them. They take
             precedence over installed packages of the same name.
 
     Attributes:
+        catalogs: The parts of each kind by name, by the kind's plural; also as attributes, such as `backbones`.
         faults: What came of the plugins that were loaded and can't be used.
 
     Raises:
@@ -53,10 +64,9 @@ class Registry:
     def __init__(self, project_plugins: Sequence[Path] = ()) -> None:
         self._project_plugins = tuple(project_plugins)
         self.faults: list[Fault] = []
-        self.backbones: Catalog[Backbone] = Catalog("backbone", lambda v: isinstance(v, Backbone), self)
-        self.datasets: Catalog[type[Dataset]] = Catalog("dataset", _is_class_of(Dataset), self)
-        self.strategies: Catalog[type[Strategy]] = Catalog("strategy", _is_class_of(Strategy), self)
-        self.models: Catalog[Path] = Catalog("model", lambda v: isinstance(v, Path), self)
+        self.catalogs: dict[str, Catalog[Any]] = {
+            plural: Catalog(kind.name, kind.suits, self) for plural, kind in KINDS.items()
+        }
         self.built_in = Owner(BUILT_IN, BUILT_IN, _version())
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
@@ -73,6 +83,54 @@ class Registry:
             self.load(source.owner.name)
         if is_strict():
             self.load_all()
+
+    @property
+    def backbones(self) -> Catalog[Backbone]:
+        return self.catalogs["backbones"]
+
+    @property
+    def datasets(self) -> Catalog[type[Dataset]]:
+        return self.catalogs["datasets"]
+
+    @property
+    def strategies(self) -> Catalog[type[Strategy]]:
+        return self.catalogs["strategies"]
+
+    @property
+    def metrics(self) -> Catalog[type[Metric]]:
+        return self.catalogs["metrics"]
+
+    @property
+    def losses(self) -> Catalog[type[Loss]]:
+        return self.catalogs["losses"]
+
+    @property
+    def optimizers(self) -> Catalog[type[Optimizer]]:
+        return self.catalogs["optimizers"]
+
+    @property
+    def curves(self) -> Catalog[type[Curve]]:
+        return self.catalogs["curves"]
+
+    @property
+    def image_transforms(self) -> Catalog[type[ImageTransform]]:
+        return self.catalogs["image_transforms"]
+
+    @property
+    def batch_transforms(self) -> Catalog[type[BatchTransform]]:
+        return self.catalogs["batch_transforms"]
+
+    @property
+    def callbacks(self) -> Catalog[type[Callback]]:
+        return self.catalogs["callbacks"]
+
+    @property
+    def exporters(self) -> Catalog[type[Exporter]]:
+        return self.catalogs["exporters"]
+
+    @property
+    def models(self) -> Catalog[Path]:
+        return self.catalogs["models"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process the plugins are found, and loaded as they are needed, once more."""
@@ -102,7 +160,7 @@ class Registry:
         if not isinstance(answer, Fault):
             return answer
         self._loaded[plugin] = answer
-        for catalog in self._catalogs().values():
+        for catalog in self.catalogs.values():
             catalog.drop(plugin)
         self._report(answer)
         return None
@@ -116,7 +174,7 @@ class Registry:
 
         Backbones and models may take long to make or to fetch: they are looked at where they are made already.
         """
-        found, catalogs = list[str](), self._catalogs()
+        found, catalogs = list[str](), self._by_hook()
         for hook, offer in plugin.offers.items():
             if hook in ("ftkit_backbones", "ftkit_models") and type(offer.items) is not dict:
                 continue
@@ -184,17 +242,12 @@ class Registry:
         self.faults.append(fault)
 
     def _offer(self, plugin: Plugin) -> None:
-        for hook, catalog in self._catalogs().items():
+        for hook, catalog in self._by_hook().items():
             if hook in plugin.offers:
                 catalog.add(plugin.owner, plugin.offers[hook])
 
-    def _catalogs(self) -> dict[str, Catalog[Any]]:
-        return {
-            "ftkit_backbones": self.backbones,
-            "ftkit_datasets": self.datasets,
-            "ftkit_strategies": self.strategies,
-            "ftkit_models": self.models,
-        }
+    def _by_hook(self) -> dict[str, Catalog[Any]]:
+        return {KINDS[plural].hook: catalog for plural, catalog in self.catalogs.items()}
 
 
 def _strange(what: str, offer: Offer, wanted: Callable[[Any], bool]) -> list[str]:
@@ -209,10 +262,6 @@ def _is_folder(value: object) -> bool:
 
 def _folders(offer: Offer) -> dict[str, Path]:
     return {name: Path(offer.items[name]) for name in offer.names()}
-
-
-def _is_class_of(base: type) -> Any:
-    return lambda value: isinstance(value, type) and issubclass(value, base)
 
 
 def _require_file(path: Path) -> None:

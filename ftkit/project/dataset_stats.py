@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 
-from ftkit.data.dataset import Split
 from ftkit.data.images import ImageFiles, open_header, upright_size
 from ftkit.errors import RequestError
+from ftkit.parts.dataset import Split
 from ftkit.plugins import Registry
 
 SAMPLE = 200

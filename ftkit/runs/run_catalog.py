@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ftkit.backbones.backbone import Head
 from ftkit.errors import RequestError, one_line, shell_word, unknown
 from ftkit.files.folder_swap import present
 from ftkit.files.json_text import dump_json
+from ftkit.parts.backbone import Head
 from ftkit.transforms.preprocessing import Preprocessing
 
 FORMAT = 1

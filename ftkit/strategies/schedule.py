@@ -9,10 +9,10 @@ from functools import cached_property
 from itertools import groupby
 from numbers import Real
 
-from ftkit.backbones.backbone import Backbone, LayerGroup
 from ftkit.errors import RequestError, unknown
+from ftkit.parts.backbone import Backbone, LayerGroup
+from ftkit.parts.strategy import Strategy
 from ftkit.plugin_errors import running
-from ftkit.strategies.strategy import Strategy
 
 
 class ImpureStrategyError(RequestError):

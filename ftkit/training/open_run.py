@@ -10,10 +10,10 @@ from typing import TextIO
 
 from ftkit.config.load import to_yaml
 from ftkit.config.schema import Config
-from ftkit.data.dataset import Splits
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import dump_json, utf8
+from ftkit.parts.dataset import Splits
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder, create_run
 

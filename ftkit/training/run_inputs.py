@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ftkit.data.dataset import Split, SplitName
 from ftkit.data.images import sample_file
 from ftkit.data.loading.seeds import derive
 from ftkit.data.scan.content_digests import known_images
@@ -25,6 +24,7 @@ from ftkit.files.durable import replace_file
 from ftkit.files.file_identity import Stamp, file_stamp
 from ftkit.models.build import build_bare
 from ftkit.models.identity import network_facts
+from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import Plan, schedule_change
 from ftkit.runs.checkpoint import has_checkpoint
 from ftkit.runs.run_folder import RunFolder

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ftkit.activation_cache.feed import Feed
-from ftkit.data.dataset import Split, SplitName
 from ftkit.data.loading import loader
 from ftkit.data.loading.decoded_images import Decoded, keep_decoded
 from ftkit.data.loading.order import TrainingOrder
@@ -26,6 +25,7 @@ from ftkit.models.identity import network_facts
 from ftkit.models.logits import require_logits
 from ftkit.models.weights.drift import Known
 from ftkit.optim.optimizers import build_optimizer
+from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.runs.checkpoint import Progress, has_checkpoint, precision_of
 from ftkit.runs.run_catalog import Card

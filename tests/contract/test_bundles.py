@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.backbones.backbone import Backbone, Head
 from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.models.surgery import build_network
+from ftkit.parts.backbone import Backbone, Head
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import Card
 from tests.families import QUICK

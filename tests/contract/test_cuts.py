@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ftkit.activation_cache.cut import Cut, Cutter
-from ftkit.backbones.backbone import Head
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.models.surgery import build_network
+from ftkit.parts.backbone import Head
 from tests.contract.test_backbones import OWNER, SMALL, backbone
 
 QUICK = ("lenet", "cifar_resnet20", "resnet18", "mobilenet_v3_small", "googlenet", "vit_b_16")

@@ -20,12 +20,12 @@ import torch
 import ftkit
 from ftkit.builtin.backbones.networks.cifar_resnet_network import CifarResNet
 from ftkit.builtin.datasets.archive import Archive
-from ftkit.data.dataset import Split
 from ftkit.data.images import ImageFiles
 from ftkit.data.scan.content_digests import known_images
 from ftkit.data.scan.scan_cache import FILE, open_memory
 from ftkit.errors import FtkitError
 from ftkit.files.cache_folder import Store
+from ftkit.parts.dataset import Split
 from tests import headers
 from tests.conftest import RunFtkit
 

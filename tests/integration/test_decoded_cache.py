@@ -11,11 +11,11 @@ import torch
 import ftkit
 from ftkit.cli.main import main
 from ftkit.config.schema import Cache
-from ftkit.data.dataset import Split
 from ftkit.data.images import ImageFiles, Range
 from ftkit.data.loading import decoded_images
 from ftkit.data.loading.decoded_images import Decoded, measure, open_decoded
 from ftkit.data.loading.pixels import sample_pixels
+from ftkit.parts.dataset import Split
 from ftkit.testing import draw
 from tests.conftest import MakeFolder
 

@@ -148,7 +148,7 @@ from ftkit.data.loading.loader import evaluation_loader
 from ftkit.transforms.image_transforms import evaluation
 from ftkit.data.loading.workers import explained
 from ftkit.errors import FtkitError
-from ftkit.data.dataset import Split
+from ftkit.parts.dataset import Split
 from tests.unit.test_data import PRE, Files
 paths = sorted(Path(sys.argv[1]).rglob("*.png"))
 loader = evaluation_loader(Split([p.name for p in paths], [0] * len(paths), Files(paths)), evaluation(PRE), 2, 2)

@@ -24,8 +24,8 @@ from PIL import Image
 from ftkit.api import cache_folder
 from ftkit.builtin.datasets import unpacking as unpacking
 from ftkit.builtin.datasets.archive import Archive
-from ftkit.data.dataset import Splits
 from ftkit.errors import FtkitError, RequestError
+from ftkit.parts.dataset import Splits
 from tests.conftest import RunFtkit
 
 PNG = io.BytesIO()

@@ -12,16 +12,16 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from ftkit.builtin.curves.curves import Step
 from ftkit.config.choices import KEY_PEERS
 from ftkit.config.json_schema import json_schema
 from ftkit.config.load import build, project_plugins, resolve, to_yaml
 from ftkit.config.problems import ConfigError
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
-from ftkit.optim.curves import CURVES, Step
 from ftkit.optim.optimizer_names import OPTIMIZERS
+from ftkit.parts.strategy import Strategy, Then
 from ftkit.plugins import Registry
-from ftkit.strategies.strategy import Strategy, Then
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -357,7 +357,7 @@ def test_a_mistake_inside_a_strategy_inside_a_strategy_is_named(second: str, say
 
 def test_curves_get_their_options() -> None:
     resolved = resolve(sets=["lr_curve={name: step, every: 3}"])
-    assert build(CURVES["step"], resolved.config.lr_curve.options, "lr_curve", resolved) == Step(every=3)
+    assert build(Step, resolved.config.lr_curve.options, "lr_curve", resolved) == Step(every=3)
 
 
 # And back

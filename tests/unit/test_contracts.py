@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from ftkit.api import Backbone, Dataset, LayerGroup, Preprocessing, Split, Splits, Strategy, Then
-from ftkit.builtin.strategies.schedules import Auto, Freeze, Gradual, Probe
 from ftkit.builtin.strategies.selective import Freezer
+from ftkit.builtin.strategies.unfreezing import Auto, Freeze, Gradual, Probe
 from ftkit.plugins import Registry
 from ftkit.testing import ContractError, check_backbone, check_dataset, check_strategy, make_image_folder
 

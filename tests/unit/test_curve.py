@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from ftkit.builtin.curves.curves import Constant, Cosine, Linear, OneCycle, Step, ftkit_curves
 from ftkit.errors import RequestError
-from ftkit.optim.curves import CURVES, Constant, Cosine, Curve, Linear, OneCycle, Step
+from ftkit.parts.curve import Curve
+
+CURVES = ftkit_curves()
 
 
 def factors(curve: Curve, steps: int, steps_per_epoch: int = 4, epochs: int = 2) -> list[float]:

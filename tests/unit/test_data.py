@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from ftkit.data.batch_sizes import Batches
-from ftkit.data.dataset import Split
 from ftkit.data.images import open_image
 from ftkit.data.loading.loader import Samples, checked, evaluation_loader, training_loader
 from ftkit.data.loading.order import TrainingOrder
 from ftkit.errors import FtkitError
+from ftkit.parts.dataset import Split
 from ftkit.transforms.augmentation import Standard
 from ftkit.transforms.image_transforms import evaluation, training
 from ftkit.transforms.preprocessing import Preprocessing
@@ -163,7 +163,7 @@ from pathlib import Path
 from tests.unit.test_data import PRE, Files
 from ftkit.data.loading.loader import evaluation_loader
 from ftkit.transforms.image_transforms import evaluation
-from ftkit.data.dataset import Split
+from ftkit.parts.dataset import Split
 paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
 loader = evaluation_loader(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE), 2, {workers})
 print(len(list(loader)))

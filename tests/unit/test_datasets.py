@@ -14,8 +14,8 @@ import pytest
 
 from ftkit.builtin.datasets.digits import Digits, ask_scikit_learn, read_digits
 from ftkit.builtin.datasets.torchvision_datasets import TorchvisionSet, ftkit_datasets
-from ftkit.data.dataset import Splits
 from ftkit.errors import FtkitError, RequestError
+from ftkit.parts.dataset import Splits
 
 SETS = ftkit_datasets()
 

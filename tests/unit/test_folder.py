@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ftkit.builtin.datasets.image_folder import Folder
-from ftkit.data.dataset import Split, class_order, relabel
 from ftkit.errors import RequestError
+from ftkit.parts.dataset import Split, class_order, relabel
 
 if TYPE_CHECKING:
     from tests.conftest import MakeFolder

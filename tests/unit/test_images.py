@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkit.data.dataset import Split
 from ftkit.data.images import (
     ORIENTATION,
     ImageFiles,
@@ -23,6 +22,7 @@ from ftkit.data.images import (
     sample_name,
     with_channels,
 )
+from ftkit.parts.dataset import Split
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

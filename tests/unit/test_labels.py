@@ -11,9 +11,9 @@ import pytest
 import ftkit
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.config.load import resolve, to_yaml
-from ftkit.data.dataset import Splits
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import Labelled, other_data, run_data
+from ftkit.parts.dataset import Splits
 from ftkit.planning.run_splits import load_splits
 from ftkit.runs.run_catalog import read_card
 from tests.conftest import MakeFolder, RunFtkit

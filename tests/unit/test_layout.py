@@ -43,7 +43,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.transforms.device_transforms",
     "ftkit.transforms.image_transforms",
 )
-"""Rooms and modules that compute. Nothing else imports torch, so `--help`, `init`, `plan`, `list` and `runs` are fast."""
+"""Rooms and modules that compute; nothing else imports torch, which keeps `--help`, `plan`, `list` and `runs` fast."""
 TORCH_FREE = (
     "ftkit.activation_cache.policy",
     "ftkit.data.loading.lazy_sources",
@@ -51,6 +51,7 @@ TORCH_FREE = (
     "ftkit.data.loading.workers",
     "ftkit.distributed.launch_env",
     "ftkit.metrics.names",
+    "ftkit.models.group_patterns",
     "ftkit.models.model_source",
     "ftkit.models.weights.head_classes",
     "ftkit.training.events",

@@ -18,10 +18,10 @@ from torchmetrics.functional import classification
 from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
 from ftkit.data.class_selection import choose_labels
-from ftkit.data.dataset import Split, Splits
 from ftkit.evaluation.evaluator import Labelled
 from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.classification import score
+from ftkit.parts.dataset import Split, Splits
 from ftkit.training.probe import LONE_STRENGTH, choose_strength
 
 MANY = 20_000

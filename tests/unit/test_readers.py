@@ -13,7 +13,6 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 from ftkit.config.schema import Cache
-from ftkit.data.dataset import Split
 from ftkit.data.images import (
     FORMATS,
     ImageFiles,
@@ -27,6 +26,7 @@ from ftkit.data.images.formats import add_reader
 from ftkit.data.loading import pixels
 from ftkit.data.loading.decoded_images import measure, open_decoded
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
+from ftkit.parts.dataset import Split
 from ftkit.testing import draw
 from tests import headers
 from tests.headers import app1, app1_xmp, exif, jpeg, shown, stored, xmp

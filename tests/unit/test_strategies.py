@@ -22,7 +22,8 @@ from ftkit.api import (
     group_of,
     make_schedule,
 )
-from ftkit.builtin.strategies.schedules import (
+from ftkit.builtin.strategies.selective import Bias, Freezer, Norms
+from ftkit.builtin.strategies.unfreezing import (
     ALIASES,
     STRATEGIES,
     Auto,
@@ -37,7 +38,6 @@ from ftkit.builtin.strategies.schedules import (
     Scratch,
     ftkit_strategies,
 )
-from ftkit.builtin.strategies.selective import Bias, Freezer, Norms
 
 if TYPE_CHECKING:
     from torch import nn

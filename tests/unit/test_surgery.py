@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 import ftkit
-from ftkit.backbones.backbone import Backbone, Head
 from ftkit.errors import RequestError
 from ftkit.models.build import build_model, counted
 from ftkit.models.model_size import build_on_meta, measure
 from ftkit.models.parameter_groups import assign
 from ftkit.models.surgery import build_network, first_convolution, refit
+from ftkit.parts.backbone import Backbone, Head
 from ftkit.planning.cost import count_parameters
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import read_card

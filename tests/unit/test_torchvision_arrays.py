@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ftkit.builtin.datasets.torchvision_datasets import ftkit_datasets
-from ftkit.data.dataset import Splits
+from ftkit.parts.dataset import Splits
 
 SETS = ftkit_datasets()
 

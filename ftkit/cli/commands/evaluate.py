@@ -14,9 +14,9 @@ from ftkit.cli.commands.predict import model_folder
 from ftkit.cli.options import dataset_at
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
-from ftkit.data.dataset import SplitName
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.names import FIGURES
+from ftkit.parts.dataset import SplitName
 
 if TYPE_CHECKING:
     from rich.table import Table

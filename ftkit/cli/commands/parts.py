@@ -12,8 +12,8 @@ from ftkit.cli.output import console
 from ftkit.errors import FtkitError, RequestError, nearest, plural
 
 if TYPE_CHECKING:
-    from ftkit.backbones.backbone import Backbone
     from ftkit.cli.output.descriptions import Option
+    from ftkit.parts.backbone import Backbone
     from ftkit.plugins import Catalog, Registry
     from ftkit.strategies.schedule import Schedule
 

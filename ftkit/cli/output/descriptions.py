@@ -12,9 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ftkit.backbones.backbone import Backbone
+from ftkit.parts.backbone import Backbone
+from ftkit.parts.strategy import Strategy
 from ftkit.strategies.schedule import Schedule
-from ftkit.strategies.strategy import Strategy
 from ftkit.transforms.preprocessing import Preprocessing
 
 COLUMNS = 8

@@ -11,9 +11,9 @@ from ftkit.metrics.names import FIGURES
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.data.dataset import SplitName
     from ftkit.evaluation.comparison import Machine
     from ftkit.experiments.trials import Trial, Tried
+    from ftkit.parts.dataset import SplitName
 
 
 def compare_strategies(

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ftkit.data.dataset import Split
 from ftkit.data.images.depth import read_depth
 from ftkit.data.images.formats import add_reader, sniffed, support
 from ftkit.data.images.orientation import upright
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.file_kinds import HEAD as KIND_HEAD
 from ftkit.files.file_kinds import is_image_kind, kind_of
+from ftkit.parts.dataset import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image

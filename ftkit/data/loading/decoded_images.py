@@ -21,7 +21,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from ftkit.data.dataset import Split, SplitName
 from ftkit.data.images import Range, open_header, sample_file, upright_size
 from ftkit.data.loading.pixels import decoder_versions, sample_pixels
 from ftkit.data.loading.workers import START
@@ -29,6 +28,7 @@ from ftkit.data.scan.content_digests import KnownImages, known_images
 from ftkit.distributed.processes import main_first
 from ftkit.errors import RequestError
 from ftkit.files.cache_folder import MARK, WRITTEN, Store, activation_folder
+from ftkit.parts.dataset import Split, SplitName
 
 if TYPE_CHECKING:
     from ftkit.config.schema import Cache

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ftkit.data.dataset import Split
 from ftkit.data.images import UnreadableImage, sample_name
 from ftkit.data.loading.order import Key, Share, TrainingOrder
 from ftkit.data.loading.pixels import sample_pixels
 from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import PREFETCH, START, last_words, leaving, quiet_worker
 from ftkit.errors import FtkitError, one_line
+from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_broken_record, with_traceback
 from ftkit.transforms.device_transforms import Draws, Finish
 from ftkit.transforms.image_transforms import Transform

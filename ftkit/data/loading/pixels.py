@@ -22,7 +22,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 import ftkit
-from ftkit.data.dataset import Split
 from ftkit.data.images import (
     RULES,
     Range,
@@ -37,6 +36,7 @@ from ftkit.data.images import (
     sample_file,
     with_channels,
 )
+from ftkit.parts.dataset import Split
 
 try:
     from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]

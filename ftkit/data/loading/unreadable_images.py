@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftkit.data.dataset import SplitName
 from ftkit.data.loading.loader import Batch, checked, require_sound
 from ftkit.data.scan.image_scan import BadImage
 from ftkit.errors import FtkitError, one_line
+from ftkit.parts.dataset import SplitName
 
 if TYPE_CHECKING:
     from ftkit.training.session import Session

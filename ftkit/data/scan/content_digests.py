@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftkit.data.dataset import Split
 from ftkit.data.images import DEPTH, UnreadableImage, as_seen, sample_file
 from ftkit.data.scan.scan_cache import open_memory
 from ftkit.errors import FtkitError
 from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
+from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_broken_record
 
 UNREADABLE = bytes(DIGEST_BYTES)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
-from ftkit.data.dataset import SplitName, Splits
 from ftkit.data.images import extremes, with_channels
 from ftkit.data.scan.scan_cache import Look
+from ftkit.parts.dataset import SplitName, Splits
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from ftkit.data.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.data.images import (
     FORMATS,
     Extremes,
@@ -26,6 +25,7 @@ from ftkit.data.scan.scan_cache import TOGETHER, Look, Memory, open_memory
 from ftkit.data.scan.value_ranges import settle_range
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.files.file_identity import content_digest
+from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.plugin_errors import is_broken_record
 
 FEW = 64

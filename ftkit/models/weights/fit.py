@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ftkit.backbones.backbone import LayerGroup
 from ftkit.errors import RequestError
 from ftkit.models.weights.files import few
+from ftkit.parts.backbone import LayerGroup
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OTHER_NETWORK = "choose the backbone that these weights were trained with"

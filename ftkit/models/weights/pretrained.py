@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ftkit.backbones.backbone import LayerGroup
 from ftkit.errors import RequestError
 from ftkit.models.weights.files import Contents, few
 from ftkit.models.weights.fit import OTHER_NETWORK, Fit, compare, require_values
 from ftkit.models.weights.key_names import Naming, match_names
+from ftkit.parts.backbone import LayerGroup
 
 _NEW_HEAD = "leave out --keep-head to train a new head"
 

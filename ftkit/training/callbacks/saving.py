@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ftkit.distributed.collectives import largest
 from ftkit.models.build import build_bare
 from ftkit.models.bundle import backbone_id, save_bundle
+from ftkit.parts.strategy import Strategy
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import running
 from ftkit.runs.checkpoint import save_checkpoint
 from ftkit.runs.run_catalog import Card
-from ftkit.strategies.strategy import Strategy
 from ftkit.training.callbacks.nan_guard import require_finite, require_finite_weights
 from ftkit.training.session import Best, Session
 from ftkit.training.state import all_totals, capture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from ftkit.backbones.backbone import LayerGroup
+from ftkit.parts.backbone import LayerGroup
 
 
 def layer_groups(members: Mapping[str, Iterable[str]]) -> tuple[LayerGroup, ...]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftkit.backbones.backbone import Backbone, LayerGroup
 from ftkit.errors import RequestError, plural
+from ftkit.parts.backbone import Backbone, LayerGroup
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,1 +1,0 @@
-"""Backbones described as data: layer groups, head, preprocessing and available weights. No torch here."""

@@ -50,7 +50,7 @@ def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: LeftO
 
 def _expand(argument: str, stdin: IO[str] | None, left_out: LeftOut) -> Iterator[Path]:
     if argument == "-":
-        yield from map(Path, listed(stdin))
+        yield from map(Path, read_path_list(stdin))
     elif os.path.isdir(argument):  # noqa: PTH112 - an empty argument would be the working folder
         yield from _below(argument, left_out)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
@@ -70,7 +70,7 @@ def _below(folder: str, left_out: LeftOut) -> Iterator[Path]:
     return (root / name for name in walk_images(root, "", inner))
 
 
-def listed(stdin: IO[str] | None) -> Iterator[str]:
+def read_path_list(stdin: IO[str] | None) -> Iterator[str]:
     """The paths in a list, one a line, or ended by zero bytes as `find -print0` does.
 
     They are file names as the system has them, whatever their encoding; a byte order mark says that it is UTF-8 or

@@ -135,7 +135,7 @@ def _watch(agent: LocalElasticAgent, place: Path) -> int:
     try:
         failures = agent.run("ftkit").failures
     except Stopped:
-        console.stopped("stopped before the training began")
+        console.interrupted("stopped before the training began")
         return 128 + sent[0]
     except Exception as error:
         if sent:
@@ -157,7 +157,7 @@ def _conclude(failures: dict[int, Any], place: Path, sent: list[int]) -> int:
     # The agent itself ends the others by SIGTERM.
     rank: int | None = min(killed, key=lambda r: (killed[r] == signal.SIGTERM, r), default=None)
     if sent:
-        console.stopped("stopped before a checkpoint could be written", _resume_hint(place))
+        console.interrupted("stopped before a checkpoint could be written", _resume_hint(place))
         return 128 + sent[0]
     if rank is None:
         console.error("the other processes are gone", _resume_hint(place) or "see what they said")

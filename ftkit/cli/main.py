@@ -105,7 +105,7 @@ def load_command(name: str) -> Any:
     command = typer.main.get_command(getattr(import_module(module), attribute))
     command.name = name
     if name not in TALKS:
-        streams.keep_stdout(command)
+        streams.reserve_stdout(command)
     # Completion belongs to `ftkit` itself; typer offers it on every app.
     command.params = [p for p in command.params if p.name not in {"install_completion", "show_completion"}]
     return command
@@ -153,10 +153,10 @@ def main(arguments: list[str] | None = None) -> int:
     0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
     """
     if arguments is None:
-        console.read_names_as_utf8()
+        console.restart_in_utf8_mode()
     # PIL's word on images of a size that ftkit reads; beyond its own limit it refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
-    with streams.settled(program=arguments is None):
+    with streams.prepared(program=arguments is None):
         return _main(sys.argv[1:] if arguments is None else arguments)
 
 
@@ -178,7 +178,7 @@ def _main(arguments: list[str]) -> int:
             traceback.print_exception(error)
         return _end(error)
     if code == INTERRUPTED:
-        console.stopped()
+        console.interrupted()
     return _leave(code)
 
 
@@ -202,7 +202,7 @@ def _end(error: BaseException) -> int:
         multiprocess_errors.end_workers()
     if not launch_env.launched():
         return _explain(error)
-    return multiprocess_errors.leave(multiprocess_errors.explain_once(error, _explain))
+    return multiprocess_errors.leave(multiprocess_errors.report_once(error, _explain))
 
 
 def _leave(code: int) -> int:
@@ -251,12 +251,12 @@ _WANTED = re.compile(r"(?<=allocate )[\d.]+ (bytes|[KMGT]i?B)")
 def _explain(error: BaseException) -> int:
     """One line for an error, and the exit code that goes with it."""
     if isinstance(error, KeyboardInterrupt):
-        console.stopped()
+        console.interrupted()
         return INTERRUPTED
     if isinstance(error, streams.StdoutGone) and error.silent:
         return error.exit_code
     if isinstance(error, RunInterrupted):
-        console.stopped(error.message, error.hint)
+        console.interrupted(error.message, error.hint)
         return error.exit_code
     if isinstance(error, FtkitError):
         console.error(error.message, error.hint)

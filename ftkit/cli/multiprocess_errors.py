@@ -16,7 +16,7 @@ from ftkit.cli.output import streams
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError
 
-FIRST, TOLD, RUN, LOST = "first", "told", "run", "lost"
+FIRST, REPORTED, RUN, LOST = "first", "reported", "run", "lost"
 PATIENCE = 10.0
 """Seconds that a process waits for another one to have said why all stop."""
 PEER_ERRORS = {"DistBackendError", "DistNetworkError", "DistStoreError", "DistError"}
@@ -35,7 +35,7 @@ def note_run(path: Path) -> None:
         (place / RUN).write_text(f"{launch_env.world()} {path}", encoding="utf-8")
 
 
-def lost_a_peer(error: BaseException) -> bool:
+def is_peer_loss(error: BaseException) -> bool:
     """Whether an error says no more than that another process is gone."""
     text = str(error)
     return type(error).__name__ in PEER_ERRORS or (
@@ -44,7 +44,7 @@ def lost_a_peer(error: BaseException) -> bool:
     )
 
 
-def explain_once(error: BaseException, explain: Callable[[BaseException], int]) -> int:
+def report_once(error: BaseException, explain: Callable[[BaseException], int]) -> int:
     """Explain an error unless another process has, or will; returns the exit code."""
     from ftkit.errors import RunInterrupted
 
@@ -52,7 +52,7 @@ def explain_once(error: BaseException, explain: Callable[[BaseException], int]) 
     if type(error).__name__ == "ToldElsewhere" and isinstance(error, FtkitError):
         _wait_for_word(place)
         return error.exit_code
-    if lost_a_peer(error) and place is not None:
+    if is_peer_loss(error) and place is not None:
         (place / f"{LOST}-{launch_env.rank()}").touch()
         return 1
     if place is None:
@@ -67,7 +67,7 @@ def explain_once(error: BaseException, explain: Callable[[BaseException], int]) 
         return code
     explain(error)
     sys.stderr.flush()
-    (place / TOLD).touch()
+    (place / REPORTED).touch()
     return code
 
 
@@ -88,7 +88,7 @@ def leave(code: int) -> int:
     os._exit(code)
 
 
-def follow_agent() -> None:
+def stop_with_agent() -> None:
     """Stop as on SIGTERM when our agent is gone, so that it leaves no orphan."""
     if folder() is None:
         return
@@ -108,5 +108,5 @@ def _code(error: BaseException) -> int:
 
 def _wait_for_word(place: Path | None) -> None:
     end = time.monotonic() + PATIENCE
-    while place is not None and not (place / TOLD).exists() and time.monotonic() < end:
+    while place is not None and not (place / REPORTED).exists() and time.monotonic() < end:
         time.sleep(0.02)

@@ -61,8 +61,8 @@ def test_the_figures_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -
         alone = json.loads(capsys.readouterr().out)
         assert run["images"] == alone["images"] == 11
         for figure in ("accuracy", "auroc"):
-            assert run["figures"][figure]["value"] == alone[figure]
-            assert run["figures"][figure]["low"] <= alone[figure] <= run["figures"][figure]["high"]
+            assert run["metrics"][figure]["value"] == alone[figure]
+            assert run["metrics"][figure]["low"] <= alone[figure] <= run["metrics"][figure]["high"]
     first, second = found["runs"]
     assert first["against_first"] is None
     assert set(second["against_first"]) == {

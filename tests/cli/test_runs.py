@@ -173,7 +173,7 @@ def test_show_as_json_has_the_layers(tmp_path: Path, capsys: pytest.CaptureFixtu
     found = json.loads(said(capsys, "show", str(folder), "--json")[1])
     assert found["config"] == config()
     assert [r["epoch"] for r in found["records"]] == [0, 1, 2, 3]
-    assert found["moved"] == {"stem": 0.0, "head": 0.5}
+    assert found["weight_drift"] == {"stem": 0.0, "head": 0.5}
     assert found["layers"] == [{"layer": "fc", "group": "head", "parameters": 1026, "moved": 0.5}]
     assert found["files"] == ["config.yaml", "plan.json", "metrics.jsonl", "movement.json", "model", "last"]
     assert found["next"] == [f"ftkit evaluate {folder}", f"ftkit predict IMAGE_OR_FOLDER --model {folder}"]

@@ -192,7 +192,7 @@ def test_runs_are_compared_by_it(data: Path, capsys: Capture) -> None:
     assert main(["compare", "runs/one", "runs/two", "--json", "--no-cache"]) == 0
     plain, said = capsys.readouterr()
     assert "the cache" not in said
-    first, second = (json.loads(text)["runs"][0]["figures"]["accuracy"] for text in (out, plain))
+    first, second = (json.loads(text)["runs"][0]["metrics"]["accuracy"] for text in (out, plain))
     assert first == second
 
 

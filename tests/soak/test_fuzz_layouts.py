@@ -19,7 +19,7 @@ from PIL import Image
 
 from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.builtin.datasets.image_folder import Folder
-from ftkit.cli.image_paths import find_images, listed
+from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.config.load import resolve, to_yaml
 from ftkit.data.walk import LeftOut, walk_images
 from ftkit.errors import RequestError
@@ -130,13 +130,13 @@ def test_lists(names: list[str], data: st.DataObject) -> None:
         return
     if encoding == "utf-8" and names and names[0].encode()[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return
-    assert list(listed(SimpleNamespace(buffer=io.BytesIO(content)))) == names  # type: ignore[arg-type]
+    assert list(read_path_list(SimpleNamespace(buffer=io.BytesIO(content)))) == names  # type: ignore[arg-type]
 
 
 @examples(1500)
 @given(st.binary(max_size=200))
 def test_lists_of_any_bytes(content: bytes) -> None:
-    for name in listed(SimpleNamespace(buffer=io.BytesIO(content))):  # type: ignore[arg-type]
+    for name in read_path_list(SimpleNamespace(buffer=io.BytesIO(content))):  # type: ignore[arg-type]
         assert name
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ftkit
-from ftkit.cli.output.weight_drift_bars import movement_lines
+from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from ftkit.models.weights.drift import by_group, layers
@@ -124,7 +124,7 @@ def test_after_a_probe_the_solved_head_is_the_start(tmp_path: Path) -> None:
 
 
 def test_bars_are_as_long_as_what_moved() -> None:
-    heading, *lines = movement_lines({"stem": 0.0, "layer1": 0.0001, "head": 0.5, "scale": None}, 7)
+    heading, *lines = weight_drift_lines({"stem": 0.0, "layer1": 0.0001, "head": 0.5, "scale": None}, 7)
     assert "epoch 7" in heading
     assert [line.split() for line in lines] == [
         ["stem", "0", "%"],
@@ -135,5 +135,5 @@ def test_bars_are_as_long_as_what_moved() -> None:
 
 
 def test_nothing_moved_has_no_bar() -> None:
-    assert [line.split()[-2:] for line in list(movement_lines({"head": 0.0}, 1))[1:]] == [["0", "%"]]
-    assert list(movement_lines({}, 1)) == []
+    assert [line.split()[-2:] for line in list(weight_drift_lines({"head": 0.0}, 1))[1:]] == [["0", "%"]]
+    assert list(weight_drift_lines({}, 1)) == []

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ftkit.builtin.datasets.image_folder import Folder
-from ftkit.cli.image_paths import find_images, listed
+from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.data.images import IMAGE_SUFFIXES
 from ftkit.data.walk import OTHER_IMAGES, LeftOut, walk_images
 from ftkit.errors import RequestError
@@ -205,10 +205,10 @@ def test_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_lists_on_stdin_in_any_encoding(content: bytes, names: list[str]) -> None:
-    assert list(listed(SimpleNamespace(buffer=io.BytesIO(content)))) == names  # type: ignore[arg-type]
+    assert list(read_path_list(SimpleNamespace(buffer=io.BytesIO(content)))) == names  # type: ignore[arg-type]
     left = io.BytesIO(content)
     slow = SimpleNamespace(read=lambda _: left.read(1))
-    assert list(listed(SimpleNamespace(buffer=slow))) == names  # type: ignore[arg-type]
+    assert list(read_path_list(SimpleNamespace(buffer=slow))) == names  # type: ignore[arg-type]
 
 
 def test_a_name_on_stdin_that_is_no_text_is_predicted(

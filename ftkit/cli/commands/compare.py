@@ -222,7 +222,7 @@ def _facts(result: Result) -> dict[str, Any]:
     facts = {
         "run": str(one.contender.path),
         "images": len(one.names),
-        "figures": {name: _plain(value) for name, value in result.figures.items()},
+        "metrics": {name: _plain(value) for name, value in result.figures.items()},
         "best_epoch": summary.best["epoch"] if summary.best else None,
         "epochs": summary.epochs,
         "seconds": round(seconds(summary), 3),

@@ -13,7 +13,7 @@ import typer
 
 from ftkit.cli.image_paths import find_images
 from ftkit.cli.output import console
-from ftkit.cli.output.prediction_files import Format, passed_over, require_same_model, target_of
+from ftkit.cli.output.prediction_files import Format, check_same_model, prediction_target, skip_predicted
 from ftkit.config.choices import Device, Precision
 from ftkit.data.walk import LeftOut
 from ftkit.errors import one_line, plural
@@ -63,18 +63,18 @@ def predict(
     ] = None,
 ) -> None:
     """Say what is in images."""
-    target = target_of(to, "jsonl" if as_json else form, resume)
+    target = prediction_target(to, "jsonl" if as_json else form, resume)
     bundle = model_folder(model, output)
     left_out = LeftOut()
     images: Iterator[Path] = find_images(paths, sys.stdin, left_out)
-    done = passed_over(target, images, top_k)
+    done = skip_predicted(target, images, top_k)
     from ftkit.inference.multi_device import Task, predict_files
 
     task = Task(bundle, device, precision, top_k, batch_size)
     card, predictions = predict_files(
         task, chain((i for i, _, _ in done.doubtful), images), console.warn, num_processes
     )
-    require_same_model(target, done, islice(predictions, len(done.doubtful)))
+    check_same_model(target, done, islice(predictions, len(done.doubtful)))
     console.note(f"model: {bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')})")
     if done.count:
         console.note(f"{target.path}: {plural(done.count, 'answer')} in it, going on after {done.last}")

@@ -136,7 +136,7 @@ def _everything(summary: RunSummary) -> dict[str, Any]:
         **_facts(summary),
         "config": summary.config,
         "records": summary.records,
-        "moved": summary.moved,
+        "weight_drift": summary.moved,
         "layers": (summary.movement or {}).get("layers"),
         "files": [file for file, _ in _files(summary)],
         "next": list(_next(summary)),
@@ -145,13 +145,13 @@ def _everything(summary: RunSummary) -> dict[str, Any]:
 
 def _lines(summary: RunSummary) -> Iterator[str]:
     from ftkit.cli.output.descriptions import aligned
-    from ftkit.cli.output.weight_drift_bars import movement_lines
+    from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 
     yield from (f"{name:>9}  {one_line(value)}" for name, value in _essentials(summary))
     if summary.records:
         yield from ["", *aligned(_epoch_rows(summary))]
     if summary.moved:
-        yield from ["", *movement_lines(summary.moved, summary.epochs)]
+        yield from ["", *weight_drift_lines(summary.moved, summary.epochs)]
     yield from ["", "files:", *aligned([(f"  {file}", what) for file, what in _files(summary)])]
     yield from ["", *(f"  {command}" for command in _next(summary))]
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from ftkit.cli import multiprocess_errors
-from ftkit.cli.launcher import request as asked_launch
+from ftkit.cli.launcher import request as requested_launch
 from ftkit.cli.launcher import run as run_agent
 from ftkit.cli.options import with_request
 from ftkit.cli.output import console, streams
@@ -89,11 +89,11 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
-    launch = asked_launch(num_processes, nnodes, node_rank, rdzv_endpoint)
+    launch = requested_launch(num_processes, nnodes, node_rank, rdzv_endpoint)
     if launch is not None and not dry_run:
-        with streams.lent():
+        with streams.stdout_for_children():
             raise SystemExit(run_agent(launch, ctx.find_root().obj))
-    multiprocess_errors.follow_agent()
+    multiprocess_errors.stop_with_agent()
     world = launch.processes * launch.nodes if launch is not None else launch_env.world()
     quiet = quiet or launch_env.rank() > 0
     from ftkit.cli.commands.plan import show
@@ -191,15 +191,15 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
 
 
 def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
-    from ftkit.cli.output.progress import figures_line
-    from ftkit.cli.output.weight_drift_bars import movement_lines
+    from ftkit.cli.output.progress import metrics_line
+    from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 
     last = outcome.records[-1]
     best, run, out = outcome.best, outcome.run, console.out()
     skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
     early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
     lines = [
-        *(movement_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
+        *(weight_drift_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),
         *(
             [f"{plural(skipped, 'step was', 'steps were')} left out: loss or gradients were not finite"]
@@ -207,7 +207,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
             else ()
         ),
         f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
-        + figures_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
+        + metrics_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",

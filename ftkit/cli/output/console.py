@@ -35,7 +35,7 @@ def err() -> Console:
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
-def read_names_as_utf8() -> None:
+def restart_in_utf8_mode() -> None:
     """Start again in Python's UTF-8 mode where the locale has another encoding for names of files.
 
     Names are UTF-8 on disk whatever the locale is; read otherwise, a folder gives a class another name, and a data set
@@ -124,7 +124,7 @@ def _hint(text: str | None) -> None:
         print(f"{_coloured('hint:', 36)} {text}", file=sys.stderr)
 
 
-def stopped(message: str | None = None, hint: str | None = None) -> None:
+def interrupted(message: str | None = None, hint: str | None = None) -> None:
     """That the command ends because a signal asked for it, which is no error; and what goes on with it."""
     print(_coloured("interrupted", 33) + (f": {message}" if message else ""), file=sys.stderr)
     _hint(hint)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from ftkit.cli.output import console, streams
-from ftkit.cli.output.prediction_formats import lines_of, require_pyarrow, write_parquet, writing_to
+from ftkit.cli.output.prediction_formats import file_errors, lines_of, require_pyarrow, write_parquet
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.files.json_text import utf8
 from ftkit.metrics.names import NOT_FINITE
@@ -86,7 +86,7 @@ class Target:
         self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int
     ) -> Iterator[Prediction]:
         lines = lines_of(predictions, self.form, classes, top_k, heading=not self.end)
-        with writing_to(path), path.open("xb" if self.end is None else "r+b") as file:
+        with file_errors(path), path.open("xb" if self.end is None else "r+b") as file:
             file.truncate(self.end or 0)
             file.seek(0, io.SEEK_END)
             for line, prediction in lines:
@@ -95,7 +95,7 @@ class Target:
                     yield prediction
 
 
-def target_of(path: Path | None, form: Format, resume: bool) -> Target:
+def prediction_target(path: Path | None, form: Format, resume: bool) -> Target:
     """Where answers go, by what was asked for.
 
     Raises:
@@ -120,7 +120,7 @@ def target_of(path: Path | None, form: Format, resume: bool) -> Target:
     return Target(path, kind)
 
 
-def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
+def skip_predicted(target: Target, images: Iterator[Path], top_k: int) -> Done:
     """Leave out the images that have their answers in the file, which must be the first ones in the same order.
 
     Neither the answers nor the names are held in memory.
@@ -132,7 +132,7 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
     doubtful: list[tuple[float, int, Path, str]] = []
     if target.path is None or not target.path.exists():
         return done
-    with writing_to(target.path), target.path.open("rb") as file:
+    with file_errors(target.path), target.path.open("rb") as file:
         for count, (name, classes, end, label, probability) in enumerate(_kept(file, target), 1):
             if classes not in (0, top_k):
                 raise RequestError(
@@ -157,7 +157,7 @@ def passed_over(target: Target, images: Iterator[Path], top_k: int) -> Done:
     return replace(done, doubtful=tuple((image, label, -p) for p, _, image, label in doubtful))
 
 
-def require_same_model(target: Target, done: Done, predictions: Iterable[Prediction]) -> None:
+def check_same_model(target: Target, done: Done, predictions: Iterable[Prediction]) -> None:
     """Compare a stopped run's least sure answers with those that the model gives now.
 
     Raises:

@@ -23,7 +23,7 @@ ROWS = 10_000
 
 
 @contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     """Tells of a file of answers what the system says of it.
 
     Raises:
@@ -63,7 +63,7 @@ def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Pre
     )
     part = path.with_name(f".{path.name}.part")
     waiting: list[dict[str, Any]] = []
-    with writing_to(path):
+    with file_errors(path):
         try:
             with pa.parquet.ParquetWriter(part, schema) as writer:
                 for prediction in predictions:

@@ -34,7 +34,7 @@ class Display(Listener):
         self.quiet = quiet
         self.monitor = "accuracy"
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         if launch_env.rank() == 0:
             self.run.write_log([text])
         if not self.quiet:
@@ -44,22 +44,22 @@ class Display(Listener):
         self.monitor = event.plan.config.monitor
         where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
-        self.say(f"run {event.run} {where}{again}")
+        self.print_line(f"run {event.run} {where}{again}")
         if event.loaded:
-            self.say(f"weights: {event.loaded}")
+            self.print_line(f"weights: {event.loaded}")
 
     def phase_started(self, phase: Phase, trainable: int) -> None:
         groups = ", ".join(sorted(phase.trainable))
         first, last = phase.start + 1, phase.stop
         epochs = f"epoch {first}" if first == last else f"epochs {first}-{last}"
         verb = "trains" if len(phase.trainable) == 1 else "train"
-        self.say(f"{epochs}: {groups} {verb} ({plural(trainable, 'parameter')})")
+        self.print_line(f"{epochs}: {groups} {verb} ({plural(trainable, 'parameter')})")
 
     def epoch_done(self, event: EpochDone) -> None:
-        self.say(epoch_line(event.record, self.epochs, event.is_best, self.monitor))
+        self.print_line(epoch_line(event.record, self.epochs, event.is_best, self.monitor))
 
     def note(self, text: str) -> None:
-        self.say(f"note: {text}")
+        self.print_line(f"note: {text}")
 
 
 class LiveDisplay(Display):
@@ -85,9 +85,9 @@ class LiveDisplay(Display):
             speed=f"{event.images_per_second:.0f} images/s",
         )
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         if self.progress is None:
-            super().say(text)
+            super().print_line(text)
             return
         self.run.write_log([text])
         self.progress.console.print(text, soft_wrap=True)
@@ -124,12 +124,12 @@ def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: s
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
     if "train_loss" in record:
         parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
-    parts.append(f"val {figures_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
+    parts.append(f"val {metrics_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
     parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts) + ("  best" if is_best else "")
 
 
-def figures_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
+def metrics_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
     """Figures of the validation split by their labels, each once; what the data doesn't have is left out."""
     values = {FIGURES[name].label: record.get(f"val_{name}") for name in names}
     return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

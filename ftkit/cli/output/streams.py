@@ -109,7 +109,7 @@ RESULTS = _Results()
 
 
 @contextmanager
-def settled(program: bool) -> Iterator[None]:
+def prepared(program: bool) -> Iterator[None]:
     """Make the standard streams fit for a command.
 
     Args:
@@ -128,15 +128,15 @@ def settled(program: bool) -> Iterator[None]:
             sys.stdout, sys.stderr = before
 
 
-def keep_stdout(command: Any) -> None:
+def reserve_stdout(command: Any) -> None:
     """Let each command of a group, or this one, write nothing but its results to stdout."""
     for part in getattr(command, "commands", {}).values():
-        keep_stdout(part)
+        reserve_stdout(part)
     if not hasattr(command, "commands"):
-        command.callback = results_alone(command.callback)
+        command.callback = reserve_stdout_for_results(command.callback)
 
 
-def results_alone(callback: Callable[..., Any]) -> Callable[..., Any]:
+def reserve_stdout_for_results(callback: Callable[..., Any]) -> Callable[..., Any]:
     """A command that keeps stdout for what it writes to `RESULTS`."""
 
     @wraps(callback)
@@ -152,7 +152,7 @@ def results_alone(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def lent() -> Iterator[None]:
+def stdout_for_children() -> Iterator[None]:
     """Give stdout to the processes that are started meanwhile, which keep it for results themselves."""
     if RESULTS.stream is None or not RESULTS.descriptor:
         yield

@@ -12,7 +12,7 @@ LENGTH = 32
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def movement_lines(moved: Mapping[str, float | None], epoch: int) -> Iterator[str]:
+def weight_drift_lines(moved: Mapping[str, float | None], epoch: int) -> Iterator[str]:
     """A heading, and a bar for each layer group from the input to the head.
 
     Args:

@@ -90,11 +90,11 @@ def main() -> None:
 
 
 def draw_images(folder: Path, count: int, side: int) -> None:
-    from ftkit.testing import draw
+    from ftkit.testing import draw_image
 
     folder.mkdir()
     for number in range(count):
-        draw(number, (side * 4 // 3, side), str(number)).save(folder / f"{number:05d}.jpg")
+        draw_image(number, (side * 4 // 3, side), str(number)).save(folder / f"{number:05d}.jpg")
 
 
 def link_images(source: Path, target: Path, count: int) -> None:

@@ -27,7 +27,7 @@ from ftkit.data.images import ImageFiles
 from ftkit.data.loading.decoded_images import measure, open_decoded
 from ftkit.data.loading.loader import Samples
 from ftkit.parts.dataset import Split
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from ftkit.transforms.augmentation import Standard, Strong
 from ftkit.transforms.image_transforms import evaluation, training
 from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -96,7 +96,7 @@ def compare(name: str, files: list[Path], split: Split, times: int) -> None:
 
 def drawn(folder: Path, side: int) -> Path:
     for number in range(200):
-        draw(number, (side * 4 // 3, side), str(number)).save(folder / f"{number:03d}.jpg", quality=90)
+        draw_image(number, (side * 4 // 3, side), str(number)).save(folder / f"{number:03d}.jpg", quality=90)
     return folder
 
 

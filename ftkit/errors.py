@@ -53,7 +53,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else nouns}"
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """The value as a person wrote it, cut where it is long."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)

@@ -32,7 +32,7 @@ class PluginError(FtkitError):
     """A plugin's own code has raised an exception while it was used."""
 
 
-def note_place(plugin: str, module: ModuleType) -> None:
+def register_plugin_path(plugin: str, module: ModuleType) -> None:
     """Remember where a plugin's code is: the whole package that its module is in, or the module's file."""
     top = sys.modules.get(module.__name__.partition(".")[0], module)
     for found in (top, module):
@@ -51,7 +51,7 @@ def plugin_of(owner: object) -> str | None:
     return _plugin_at(str(getattr(module, "__file__", "")))
 
 
-def location(error: BaseException) -> tuple[str, str] | None:
+def plugin_location(error: BaseException) -> tuple[str, str] | None:
     """The plugin that an exception comes from and where in it, as `/x/leaves.py:12, in load`; None for no plugin's."""
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -61,13 +61,13 @@ def location(error: BaseException) -> tuple[str, str] | None:
     return found
 
 
-def culprit(error: BaseException) -> str:
+def plugin_suffix(error: BaseException) -> str:
     """The plugin that an exception comes from and where in it, to put behind a message; empty for no plugin's."""
-    place = location(error)
+    place = plugin_location(error)
     return "" if place is None else f" (plugin {place[0]!r}, {place[1]})"
 
 
-def explained(error: BaseException, doing: str = "", owner: object = None) -> PluginError | None:
+def plugin_error_for(error: BaseException, doing: str = "", owner: object = None) -> PluginError | None:
     """The error that says which plugin failed, in what, with which error, and where; None where none did.
 
     Args:
@@ -76,22 +76,24 @@ def explained(error: BaseException, doing: str = "", owner: object = None) -> Pl
     """
     if owner is None and is_out_of_memory(error):
         return None  # A network that is too large for a machine is no fault of its plugin.
-    place = location(error)
+    place = plugin_location(error)
     plugin = place[0] if place is not None else plugin_of(owner)
     if plugin is None:
         return None
     where = f" ({place[1]})" if place is not None else ""
-    return PluginError(f"plugin {plugin!r} failed{f' in {doing}' if doing else ''}: {reason(error)}{where}", DEBUG_HINT)
+    return PluginError(
+        f"plugin {plugin!r} failed{f' in {doing}' if doing else ''}: {describe_exception(error)}{where}", DEBUG_HINT
+    )
 
 
-class running:  # noqa: N801 - used like a function, as contextlib's are
+class plugin_boundary:  # noqa: N801 - used like a function, as contextlib's are
     """While a plugin's code may run: what it raises becomes a `PluginError`.
 
     Errors that are meant for users pass, as does Ctrl-C.
 
     Args:
-        doing: As in `explained`; a function where it changes meanwhile.
-        owner: As in `explained`.
+        doing: As in `plugin_error_for`; a function where it changes meanwhile.
+        owner: As in `plugin_error_for`.
     """
 
     def __init__(self, doing: str | Callable[[], str], owner: object = None) -> None:
@@ -104,12 +106,12 @@ class running:  # noqa: N801 - used like a function, as contextlib's are
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if error is None or isinstance(error, FtkitError | KeyboardInterrupt | GeneratorExit):
             return
-        failure = explained(error, self._doing if isinstance(self._doing, str) else self._doing(), self._owner)
+        failure = plugin_error_for(error, self._doing if isinstance(self._doing, str) else self._doing(), self._owner)
         if failure is not None:
             raise failure from error
 
 
-def reason(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """An exception in one line: its kind and its text."""
     try:
         text = one_line(" ".join(str(error).split()))
@@ -126,7 +128,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def is_broken_record(error: FtkitError) -> bool:
+def is_unreadable_image(error: FtkitError) -> bool:
     """Whether a plugin's error says that an image can't be read, and not that the plugin is at fault."""
     cause = error.__cause__
     return isinstance(cause, OSError | ValueError | EOFError) and not is_out_of_memory(cause)
@@ -138,7 +140,7 @@ def with_traceback(error: FtkitError) -> FtkitError:
     return error
 
 
-class Guarded:
+class GuardedOpener:
     """What opens a plugin's images: its exceptions name the plugin, the data and the image.
 
     Attributes:
@@ -160,7 +162,7 @@ class Guarded:
         except (FtkitError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            failure = explained(error, self._doing(index), self.opens)
+            failure = plugin_error_for(error, self._doing(index), self.opens)
             if failure is None:
                 raise
             raise failure from error

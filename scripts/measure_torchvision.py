@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 
 from ftkit.builtin.backbones.torchvision_groups import family_of
 from ftkit.builtin.backbones.torchvision_models import TABLE, make_backbone
-from ftkit.files.json_text import finite
+from ftkit.files.json_text import replace_nonfinite
 from ftkit.models.model_size import build_on_meta, measure
 from ftkit.parts.backbone import Backbone
 
@@ -63,7 +63,7 @@ def weights_facts(entry: Any) -> dict[str, Any]:
         "std": list(transforms.std),
         "file": entry.url.rsplit("/", 1)[-1],
         "size_mb": entry.meta["_file_size"],
-        "top1": finite(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]),
+        "top1": replace_nonfinite(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]),
         "parameters": entry.meta["num_params"],
     }
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import ftkit
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -54,7 +54,7 @@ def record_files() -> None:
         for kind, name in enumerate(("ants", "bees")):
             (folder / "data" / name).mkdir(parents=True)
             for number in range(10):
-                draw(kind, (28, 28), f"{name}{number}").save(folder / "data" / name / f"{number}.png")
+                draw_image(kind, (28, 28), f"{name}{number}").save(folder / "data" / name / f"{number}.png")
         (folder / "ftkit.yaml").write_text(SETTINGS, encoding="utf-8")
         line = ["train", "--data", "data", "--name", "run", "--no-probe", "--workers", "0", "-q"]
         subprocess.run([sys.executable, "-m", "ftkit", *line], cwd=folder, check=True)
@@ -64,7 +64,7 @@ def record_files() -> None:
         shutil.copy(folder / "ftkit.yaml", target / "ftkit.yaml")
         subprocess.run([sys.executable, "-m", "ftkit", "init", "kiosk"], cwd=folder, check=True)
         shutil.copytree(folder / "kiosk", target / "project")
-    answers = ftkit.load(target / "model").predict([draw(kind, (28, 28), "x") for kind in range(2)], top_k=2)
+    answers = ftkit.load(target / "model").predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
     said = [answer.top for answer in answers]
     (target / "predictions.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 

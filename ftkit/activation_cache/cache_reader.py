@@ -23,7 +23,7 @@ from ftkit.data.loading.loader import Batch, Samples, require_whole
 from ftkit.data.loading.order import Key
 from ftkit.data.scan.content_digests import KnownImages, known_images
 from ftkit.errors import plural
-from ftkit.files.cache_folder import Store, activation_folder
+from ftkit.files.cache_folder import CacheStore, activation_folder
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.devices import Compute
 from ftkit.models.parameter_groups import set_trainable
@@ -42,9 +42,9 @@ def unheard(line: str) -> None:
     """For those who don't listen."""
 
 
-def store_of(config: Cache) -> Store | None:
+def store_of(config: Cache) -> CacheStore | None:
     """The folder of tables of a config; None where it wants none used."""
-    return Store(activation_folder(config.dir), config.limit) if config.use else None
+    return CacheStore(activation_folder(config.dir), config.limit) if config.use else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Recalled:
 
 @contextmanager
 def recalled(
-    beginning: Beginning | None, samples: Samples, store: Store | None, tell: Tell, threads: int | None = None
+    beginning: Beginning | None, samples: Samples, store: CacheStore | None, tell: Tell, threads: int | None = None
 ) -> Iterator[Recalled | None]:
     """A split's values after a beginning; those that aren't kept yet are, from now on.
 
@@ -123,7 +123,7 @@ def recalled(
         table.close()
 
 
-def shared_beginning(loaded: Loaded, store: Store | None) -> Beginning | None:
+def shared_beginning(loaded: Loaded, store: CacheStore | None) -> Beginning | None:
     """The longest beginning of a model that a table is of; None where none is."""
     kept = kept_beginnings(store) if store is not None else set()
     if not kept:
@@ -169,7 +169,7 @@ def open_cutter(network: nn.Module, compute: Compute, look: Preprocessing) -> Cu
     return Cutter(network, compute.take(images), compute.autocast)
 
 
-def _opened(beginning: Beginning, samples: Samples, images: KnownImages, store: Store, tell: Tell) -> Table | None:
+def _opened(beginning: Beginning, samples: Samples, images: KnownImages, store: CacheStore, tell: Tell) -> Table | None:
     cut, look = beginning.cut, beginning.look
     key = table_key(beginning.key, images.digest, look)
     if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:

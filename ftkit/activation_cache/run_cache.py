@@ -29,7 +29,7 @@ from ftkit.data.loading.loader import Batch, Fault
 from ftkit.data.loading.order import Key, Share
 from ftkit.data.loading.unreadable_images import usable
 from ftkit.distributed.collectives import largest
-from ftkit.files.cache_folder import CHUNK, Store, activation_folder
+from ftkit.files.cache_folder import CHUNK, CacheStore, activation_folder
 from ftkit.parts.dataset import SplitName
 from ftkit.strategies.schedule import Phase
 from ftkit.transforms import image_transforms
@@ -258,9 +258,9 @@ class Activations:
         self._tables.clear()
 
     @cached_property
-    def _store(self) -> Store:
+    def _store(self) -> CacheStore:
         config = self.session.plan.config.cache
-        return Store(activation_folder(config.dir), config.limit)
+        return CacheStore(activation_folder(config.dir), config.limit)
 
     @cached_property
     def _keys(self) -> TableKeys:

@@ -17,11 +17,11 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from ftkit.files.cache_folder import CHUNK, MARK, WRITTEN, Store
+from ftkit.files.cache_folder import CHUNK, MARK, WRITTEN, CacheStore
 
 
 def open_table(
-    store: Store,
+    store: CacheStore,
     key: str,
     about: str,
     rows: int,

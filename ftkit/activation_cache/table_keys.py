@@ -16,7 +16,7 @@ from torch import Tensor
 from ftkit.activation_cache.cut import Cut, Cutter
 from ftkit.activation_cache.table import Table, open_table
 from ftkit.data.loading.pixels import decoder_versions
-from ftkit.files.cache_folder import Store
+from ftkit.files.cache_folder import CacheStore
 from ftkit.models.compute.devices import Compute
 from ftkit.transforms.preprocessing import Preprocessing
 
@@ -81,7 +81,7 @@ def table_key(beginning: str, images: str, look: Preprocessing, drawn: Sequence[
 
 
 def open_values(
-    store: Store,
+    store: CacheStore,
     key: str,
     about: str,
     rows: int,
@@ -130,7 +130,7 @@ def _holds(table: Table, recompute: Callable[[int], Tensor | None]) -> bool:
     return bool((before - after).norm() <= rounding * after.norm().clamp_min(1e-12))
 
 
-def kept_beginnings(store: Store) -> set[tuple[str, str]]:
+def kept_beginnings(store: CacheStore) -> set[tuple[str, str]]:
     """The cuts that there are tables of, by name, and what their beginnings are known by."""
     facts = [entry.facts for entry in store.entries()]
     return {(one["cut"], one["beginning"]) for one in facts if "cut" in one and "beginning" in one}

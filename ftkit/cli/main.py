@@ -184,11 +184,11 @@ def _main(arguments: list[str]) -> int:
 
 def _attributed(error: BaseException) -> BaseException:
     """The error, or the one that names the plugin whose code raised it."""
-    from ftkit.plugin_errors import explained
+    from ftkit.plugin_errors import plugin_error_for
 
     if isinstance(error, FtkitError | KeyboardInterrupt | typer.Abort) or hasattr(error, "format_message"):
         return error
-    failure = explained(error)
+    failure = plugin_error_for(error)
     if failure is None:
         return error
     failure.__cause__ = error

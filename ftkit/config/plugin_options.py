@@ -13,7 +13,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
-from ftkit.errors import RequestError, shown
+from ftkit.errors import RequestError, format_value
 from ftkit.parts.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _checked(
         if name not in fields:
             faults.append(unknown_key(sources, key, [*fields, *GENERAL.get(section, ())], {}))
         elif isinstance(value, bool) and members(types[name]) & {int, float} and bool not in members(types[name]):
-            faults.append(f"{place(sources, key)}: must be a number, not {shown(value)}")
+            faults.append(f"{place(sources, key)}: must be a number, not {format_value(value)}")
         elif _is_strategy(types[name]):
             values[name] = _nested(value, key, sources, registry)
         else:
@@ -146,7 +146,7 @@ def _is_strategy(annotation: Any) -> bool:
 def _nested(value: object, key: str, sources: Mapping[str, str], registry: Registry) -> Strategy:
     options = {"name": value} if isinstance(value, str) else value
     if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
-        raise RequestError(f"{place(sources, key)}: must be the name of a strategy, not {shown(value)}")
+        raise RequestError(f"{place(sources, key)}: must be the name of a strategy, not {format_value(value)}")
     cls = registry.strategies.get(options["name"], where=place(sources, key))
     return make(cls, {k: v for k, v in options.items() if k != "name"}, key, sources, registry)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.config.choices import KEY_PEERS
 from ftkit.config.schema import Checkpoint, Config, Head, PreprocessingOverrides
-from ftkit.errors import RequestError, nearest, one_line, shown
+from ftkit.errors import RequestError, format_value, nearest, one_line
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -110,7 +110,7 @@ def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str,
         expected.setdefault(key, []).append(_expectation(item["type"], item.get("ctx", {}), item["msg"]))
     for key, wanted in expected.items():
         either = " or ".join(dict.fromkeys(wanted))
-        found.append(f"{place(sources, key)}: must be {either}, not {shown(values[key])}")
+        found.append(f"{place(sources, key)}: must be {either}, not {format_value(values[key])}")
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from ftkit.errors import RequestError
-from ftkit.files.file_kinds import HEAD, kind_of, kind_of_file
+from ftkit.files.file_kinds import HEAD, kind_of_bytes, kind_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +145,7 @@ def _text_of(path: Path) -> str:
 
 def _require_yaml(path: Path, text: str) -> None:
     """Refuse what is of another kind by its look, before YAML makes something of it."""
-    kind = kind_of(text[:HEAD].encode("utf-8", "surrogatepass"))
+    kind = kind_of_bytes(text[:HEAD].encode("utf-8", "surrogatepass"))
     if kind in ("an HTML page", "an XML file", "a git-lfs pointer"):
         raise RequestError(f"{path}: it is {kind}, not YAML", "give a config file as `ftkit init` writes it")
     if _TOML.search(text) and not _YAML.search(text):

@@ -16,7 +16,7 @@ from ftkit.data.class_selection import labels_as_trained
 from ftkit.data.loading.loader import Batch, Samples, checked, evaluation_loader, require_whole
 from ftkit.data.loading.order import Key
 from ftkit.errors import RequestError, one_line, plural
-from ftkit.files.cache_folder import Store
+from ftkit.files.cache_folder import CacheStore
 from ftkit.inference.streaming import computed, grouped
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.classification import Scores, score
@@ -121,7 +121,7 @@ def evaluate_bundle(
     split: Split,
     batch_size: int = 64,
     threads: int | None = None,
-    store: Store | None = None,
+    store: CacheStore | None = None,
     tell: Tell = unheard,
 ) -> tuple[Scores, dict[str, Interval]]:
     """The metrics of a model on a split whose labels are in the order of the model's classes, and where they lie.
@@ -138,7 +138,7 @@ def judge(
     split: Split,
     batch_size: int = 64,
     threads: int | None = None,
-    store: Store | None = None,
+    store: CacheStore | None = None,
     tell: Tell = unheard,
 ) -> Tensor:
     """A model's logits for each image of a split, float32 `(n, classes)`, on the CPU.

@@ -44,7 +44,7 @@ def activation_folder(given: str | None = None) -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A table that lies on disk.
 
     Attributes:
@@ -63,7 +63,7 @@ class Entry:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-class Store:
+class CacheStore:
     """All tables in a folder, which take `limit` bytes at most."""
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -139,7 +139,7 @@ class Store:
         """Whether a table of that key lies there, be it of no row yet."""
         return (self.folder / f"{PREFIX}{key}").is_dir()
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[CacheEntry]:
         """What lies there."""
         for place in sorted(self.folder.glob(ANY_FORMAT)) if self.folder.is_dir() else ():
             with suppress(OSError):
@@ -148,7 +148,7 @@ class Store:
                 with suppress(ValueError, TypeError):
                     used = float(said.get("used", used))
                 facts = said.get("facts") if place.name.startswith(PREFIX) else None
-                yield Entry(
+                yield CacheEntry(
                     path=place,
                     about=str(said.get("about", "being made")),
                     nbytes=nbytes,
@@ -157,7 +157,7 @@ class Store:
                     facts={k: v for k, v in facts.items() if isinstance(v, str)} if isinstance(facts, dict) else {},
                 )
 
-    def remove(self, entry: Entry) -> bool:
+    def remove(self, entry: CacheEntry) -> bool:
         """Remove a table that no run uses; whether it is gone."""
         with suppress(OSError), (entry.path / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

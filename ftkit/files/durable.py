@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ftkit.errors import FtkitError
-from ftkit.files.folder_swap import previous
+from ftkit.files.folder_swap import previous_folder
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -86,7 +86,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+def has_same_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a safetensors file has exactly these tensors, bit for bit.
 
     Raises:
@@ -110,7 +110,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    old = previous(target)
+    old = previous_folder(target)
     if target.exists():
         _remove(old)
         target.rename(old)

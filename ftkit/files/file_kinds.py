@@ -40,7 +40,7 @@ _IMAGES = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d")
 _WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"xl/", b"docProps/")
 
 
-def kind_of(head: bytes) -> str | None:
+def kind_of_bytes(head: bytes) -> str | None:
     """What content is by its first `HEAD` bytes, with its article; None where nothing tells."""
     for start, kind in _BY_START:
         if head.startswith(start) and not (start == b"BM" and not _is_bmp(head)):
@@ -67,13 +67,13 @@ def kind_of_file(path: str | Path) -> str | None:
     """The same of a file; None where it can't be read."""
     try:
         with Path(path).open("rb") as file:
-            return kind_of(file.read(HEAD))
+            return kind_of_bytes(file.read(HEAD))
     except OSError:
         return None
 
 
 def is_image_kind(kind: str | None) -> bool:
-    """Whether what `kind_of` said is an image."""
+    """Whether what `kind_of_bytes` said is an image."""
     return kind is not None and kind.endswith(" image")
 
 

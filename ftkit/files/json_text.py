@@ -26,24 +26,26 @@ def dump_json(
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=default)
     except ValueError:
-        text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=default)
-    return text if ascii_only else utf8(text)
+        text = json.dumps(
+            replace_nonfinite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=default
+        )
+    return text if ascii_only else escape_undecodable(text)
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """The value with None for each number that is not finite, in mappings and sequences too."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {_key(key): finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {_key(key): replace_nonfinite(item) for key, item in value.items()}
+    return [replace_nonfinite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _key(key: Any) -> Any:
     return str(key) if isinstance(key, float) and not math.isfinite(key) else key
 
 
-def utf8(text: str) -> str:
+def escape_undecodable(text: str) -> str:
     r"""The text as any UTF-8 file takes it: bytes of a name that are no text become `\udc80` to `\udcff`, written out.
 
     It is the same spelling as in JSON, where it is an escape.

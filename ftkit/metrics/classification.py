@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ftkit.errors import plural
-from ftkit.files.json_text import finite
+from ftkit.files.json_text import replace_nonfinite
 from ftkit.metrics.names import NOT_FINITE, TOP, no_auroc
 from ftkit.metrics.outputs import Array, Rows, areas, rows_of
 
@@ -119,7 +119,7 @@ class Scores:
         """
         found = {
             "images": self.images,
-            **finite(self.summary),
+            **replace_nonfinite(self.summary),
             "missing": dict(self.missing),
             "classes": [asdict(c) for c in self.per_class],
         }

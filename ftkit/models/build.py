@@ -19,7 +19,7 @@ from ftkit.models.surgery import build_network, refit
 from ftkit.models.weights.files import Contents, read_weights
 from ftkit.models.weights.head_classes import class_order
 from ftkit.models.weights.pretrained import LoadReport, Target, load_into
-from ftkit.plugin_errors import PluginError, running
+from ftkit.plugin_errors import PluginError, plugin_boundary
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
@@ -100,7 +100,7 @@ def _adapted(plan: Plan, network: nn.Module) -> nn.Module:
         PluginError: It fails in that, or returns no network.
     """
     where = f"adapt of strategy {plan.config.strategy.name!r}"
-    with running(where, plan.strategy):
+    with plugin_boundary(where, plan.strategy):
         adapted = plan.strategy.adapt(network, plan.backbone)
     if not isinstance(adapted, nn.Module):
         raise PluginError(f"{where} returned {type(adapted).__name__}, not a network", "return the module")
@@ -114,7 +114,7 @@ def _on_meta(plan: Plan) -> nn.Module:
 def _contents(plan: Plan) -> Contents | None:
     weights = plan.weights
     if weights.pretrained is not None:
-        with running(f"load of weights {weights.pretrained.name!r}", weights.pretrained.load):
+        with plugin_boundary(f"load of weights {weights.pretrained.name!r}", weights.pretrained.load):
             return Contents(weights.pretrained.load())
     return None if weights.path is None else read_weights(weights.path, plan.config.weights_key, weights.sha256)
 

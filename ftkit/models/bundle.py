@@ -22,7 +22,7 @@ import ftkit
 from ftkit.config.load import project_plugins
 from ftkit.errors import RequestError, one_line
 from ftkit.files.durable import replace_folder, save_tensors
-from ftkit.files.folder_swap import present
+from ftkit.files.folder_swap import current_folder
 from ftkit.models.compute.devices import Compute, choose_compute
 from ftkit.models.compute.memory_format import settle
 from ftkit.models.identity import network_identity
@@ -96,7 +96,7 @@ def load_bundle(
     Raises:
         RequestError: A file is missing, damaged or of a newer ftkit, or the backbone's plugin isn't here.
     """
-    folder = present(folder)
+    folder = current_folder(folder)
     card, expected = read_sealed(folder)
     weights = folder / WEIGHTS
     if _sha256(weights) != expected:

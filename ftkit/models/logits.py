@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ftkit.errors import FtkitError
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import restored
-from ftkit.plugin_errors import culprit
+from ftkit.plugin_errors import plugin_suffix
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
@@ -58,7 +58,7 @@ def require_logits(network: nn.Module, plan: Plan, compute: Compute, training: b
             reason = " ".join(str(error).split())[:300]
             raise FtkitError(
                 f"backbone {name} fails in {mode} on images of {look.channels}x{look.size}x{look.size}: "
-                f"{type(error).__name__}{': ' if reason else ''}{reason}{culprit(error)}",
+                f"{type(error).__name__}{': ' if reason else ''}{reason}{plugin_suffix(error)}",
                 "choose another backbone or preprocessing.size; if the backbone is yours, mend its forward",
             ) from error
         wrong = _wrong(outputs, mode == "training", len(images), plan.num_classes)

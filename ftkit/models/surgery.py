@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from ftkit.errors import RequestError
 from ftkit.parts.backbone import Backbone, Head
-from ftkit.plugin_errors import PluginError, running
+from ftkit.plugin_errors import PluginError, plugin_boundary
 
 
 def build_network(backbone: Backbone, num_classes: int, head: Head, channels: int) -> nn.Module:
@@ -27,7 +27,7 @@ def build_network(backbone: Backbone, num_classes: int, head: Head, channels: in
         RequestError: The network has no convolution that takes RGB, or its head isn't a layer that a hidden
             one can be put before.
     """
-    with running(f"building backbone {backbone.name!r}", backbone.build):
+    with plugin_boundary(f"building backbone {backbone.name!r}", backbone.build):
         network = backbone.build(num_classes)
     if not isinstance(network, nn.Module):
         raise PluginError(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ftkit.errors import shown
+from ftkit.errors import format_value
 from ftkit.optim.optimizer_names import OPTIMIZERS
 
 Check = Callable[[Any], bool]
@@ -96,7 +96,7 @@ def option_faults(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     known = {option: value for option, value in options.items() if option in OPTIMIZERS[name]}
     rules = {option: OWN_RULES.get((name, option)) or RULES[option] for option in known}
     found = {
-        option: f"must be {rules[option][1]}, not {shown(value)}"
+        option: f"must be {rules[option][1]}, not {format_value(value)}"
         for option, value in known.items()
         if not rules[option][0](value)
     }

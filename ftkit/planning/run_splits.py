@@ -13,7 +13,7 @@ from ftkit.data.sampling import stratified_sample, stratified_split
 from ftkit.data.scan.image_scan import screen
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import SPLIT_NAMES, Dataset, Split, Splits
-from ftkit.plugin_errors import Guarded, plugin_of, running
+from ftkit.plugin_errors import GuardedOpener, plugin_boundary, plugin_of
 
 
 def load_splits(resolved: Resolved, to_train: bool = True) -> tuple[Splits, tuple[str, ...]]:
@@ -61,7 +61,7 @@ def load_checked(dataset: Dataset, source: str, to_train: bool = True) -> Splits
         RequestError: The data isn't there, or what `load` returned can't be used.
         PluginError: A plugin's `load` raised something else.
     """
-    with running(f"load of {source}", dataset), faults_of(source):
+    with plugin_boundary(f"load of {source}", dataset), faults_of(source):
         found = checked_splits(dataset.load() if to_train else dataset.load_for_evaluation())
     train, val, test = (_guarded(found.get(name), source) for name in SPLIT_NAMES)
     return replace(found, train=train, val=val, test=test)
@@ -73,7 +73,7 @@ def _guarded(split: Split | None, source: str) -> Split | None:
         return split
     if plugin_of(split.source(0)[0]) is None:
         return replace(split, open=OwnCopies(split.open))
-    return replace(split, open=OwnCopies(ReadWhole(Guarded(split.open, split.names, source), split.names)))
+    return replace(split, open=OwnCopies(ReadWhole(GuardedOpener(split.open, split.names, source), split.names)))
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from ftkit.errors import FtkitError, RequestError, nearest, unknown
-from ftkit.plugin_errors import location
+from ftkit.plugin_errors import plugin_location
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner
 from ftkit.plugins.loading import Offer, reason
 
@@ -107,7 +107,7 @@ class Catalog(Generic[T]):
         except FtkitError:
             raise  # said for users: a file that can't be had
         except (Exception, SystemExit) as error:
-            place = location(error)
+            place = plugin_location(error)
             why = reason(error) if place is None else f"{reason(error)} ({place[1]})"
             raise self._failed(name, owner, why) from error
         if not self.suits(value):

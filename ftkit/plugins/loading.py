@@ -22,7 +22,7 @@ import pluggy
 
 from ftkit import plugin_errors
 from ftkit.errors import nearest
-from ftkit.plugin_errors import location, note_place
+from ftkit.plugin_errors import plugin_location, register_plugin_path
 from ftkit.plugins import hookspecs
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source
 from ftkit.plugins.kinds import KINDS
@@ -109,7 +109,7 @@ def contained(plugin: str, call: Callable[[], T]) -> T | Fault:
         with redirect_stdout(sys.stderr):
             return call()
     except (Exception, SystemExit) as error:
-        place = location(error)
+        place = plugin_location(error)
         return Fault(plugin, f"{reason(error)} ({place[1]})" if place is not None else reason(error))
 
 
@@ -121,7 +121,7 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
         Exception: Whatever its hooks raise.
     """
     if owner.name != BUILT_IN:
-        note_place(owner.name, module)
+        register_plugin_path(owner.name, module)
     mine = _own_hooks(module)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -132,7 +132,7 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
 
 def reason(error: BaseException) -> str:
     """An error in one line; one that says itself what is unsuitable has no kind before it."""
-    found = plugin_errors.reason(error)
+    found = plugin_errors.describe_exception(error)
     return found.partition(": ")[2] if isinstance(error, UnsuitablePlugin) else found
 
 

@@ -17,10 +17,10 @@ from ftkit.errors import FtkitError, RequestError
 from ftkit.files.json_text import dump_json
 from ftkit.plugins import Registry
 from ftkit.project import rendering
-from ftkit.project.dataset_stats import Survey, survey
-from ftkit.project.initial_config import plugin_values, values
-from ftkit.project.template_source import KINDS, Template, chosen, open_template
-from ftkit.project.update import Change, Record, apply, changes, read_record
+from ftkit.project.dataset_stats import DatasetStats, compute_stats
+from ftkit.project.initial_config import plugin_values, template_values
+from ftkit.project.template_source import KINDS, Template, merge_values, open_template
+from ftkit.project.update import FileChange, TemplateRecord, apply_changes, find_changes, read_record
 
 RESERVED = frozenset({"conftest", "ftkit", "setup", "tests"})
 """Modules that the project's own files, or ftkit, would hide or be hidden by."""
@@ -57,11 +57,11 @@ class Project:
     template: str
     files: tuple[Path, ...]
     overwritten: tuple[Path, ...]
-    data: Survey | None
+    data: DatasetStats | None
 
 
 @dataclass(frozen=True)
-class Wish:
+class InitRequest:
     """What `ftkit init` was asked for.
 
     Attributes:
@@ -81,7 +81,7 @@ class Wish:
     force: bool = False
 
 
-def make_project(target: Path, wish: Wish) -> Project:
+def make_project(target: Path, wish: InitRequest) -> Project:
     """Make a project in `target`, by default one that trains at once: on its own example, or on the user's data.
 
     Args:
@@ -99,12 +99,12 @@ def make_project(target: Path, wish: Wish) -> Project:
         text = wish.name if wish.name is not None else target.resolve().name
         named = plugin_name(text, target) if template.name == "plugin" else project_name(text, target)
         found = None if wish.data is None else _look(wish.data, target)
-        own = chosen(template, wish.values)
+        own = merge_values(template, wish.values)
         filling = _filling(template.name, wish.kind, named, found, target, registry.built_in.version) | own
         rendered = _rendered(template, filling, named)
-    record = Record(template.name, wish.kind, filling, registry.built_in.version)
+    record = TemplateRecord(template.name, wish.kind, filling, registry.built_in.version)
     files = rendered | record.files(rendered)
-    overwritten = rendering.write(files, target)
+    overwritten = rendering.write_files(files, target)
     return Project(named, target, template.name, tuple(sorted(rendered)), tuple(overwritten), found)
 
 
@@ -121,7 +121,7 @@ class Update:
     template: str
     before: str
     now: str
-    changes: tuple[Change, ...]
+    changes: tuple[FileChange, ...]
 
 
 def update_project(folder: Path, check: bool = False) -> Update:
@@ -148,18 +148,18 @@ def update_project(folder: Path, check: bool = False) -> Update:
         # Made anew by the user, for a plugin that has changed since; there is nothing in it to merge.
         base.pop(SCHEMA)
         new.pop(SCHEMA, None)
-    found = changes(base, new, folder)
+    found = find_changes(base, new, folder)
     if found and not check:
-        apply(found, Record(record.template, record.kind, filling, version), new, folder)
+        apply_changes(found, TemplateRecord(record.template, record.kind, filling, version), new, folder)
     return Update(folder, record.template, record.ftkit, version, tuple(found))
 
 
 def _filling(
-    template: str, kind: str, named: ProjectName, found: Survey | None, target: Path, version: str
+    template: str, kind: str, named: ProjectName, found: DatasetStats | None, target: Path, version: str
 ) -> dict[str, str]:
     """What the placeholders of a template stand for."""
     if template == "project":
-        return values(named.package, named.module, found, target, version)
+        return template_values(named.package, named.module, found, target, version)
     project = named.package.removeprefix("ftkit-")
     common = {
         "project": project,
@@ -220,8 +220,8 @@ def _is_taken(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _look(data: Mapping[str, str], target: Path) -> Survey:
-    found = survey(data)
+def _look(data: Mapping[str, str], target: Path) -> DatasetStats:
+    found = compute_stats(data)
     if target.resolve().is_relative_to(Path(found.path).resolve()):
         raise RequestError(
             f"{target} would lie in the data, {found.path}, and its folders would be taken for classes",

@@ -20,7 +20,7 @@ GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L"})
 
 
 @dataclass(frozen=True)
-class Survey:
+class DatasetStats:
     """What a look at the data told.
 
     Attributes:
@@ -57,7 +57,7 @@ class Survey:
         return min(self.width, self.height)
 
 
-def survey(dataset: Mapping[str, str]) -> Survey:
+def compute_stats(dataset: Mapping[str, str]) -> DatasetStats:
     """Find the classes and images of a dataset as training will find them, and look at some.
 
     Of at most 200 images the header is read, and none is decoded.
@@ -80,7 +80,7 @@ def survey(dataset: Mapping[str, str]) -> Survey:
     if not headers:
         raise RequestError(f"{path}: none of {min(len(train), SAMPLE)} images can be read", "look at one of them")
     images = Counter(train.labels)
-    return Survey(
+    return DatasetStats(
         name,
         option,
         path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ftkit.errors import one_line, plural
-from ftkit.project.dataset_stats import Survey
+from ftkit.project.dataset_stats import DatasetStats
 
 CLASSES_SHOWN = 20
 """Classes that the comment on the dataset lists; more would bury the settings."""
@@ -25,7 +25,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Starter:
+class InitialSettings:
     """The settings that depend on the data."""
 
     backbone: Setting
@@ -46,7 +46,9 @@ LENET_WEIGHTS = Setting("default", "Trained on hand-written digits, shipped with
 RATES = "The head's rate; the strategy scales it for other layers, the curve over time."
 
 
-def values(package: str, module: str, survey: Survey | None, target: Path, version: str) -> dict[str, str]:
+def template_values(
+    package: str, module: str, survey: DatasetStats | None, target: Path, version: str
+) -> dict[str, str]:
     """What the project template's placeholders stand for.
 
     Args:
@@ -83,8 +85,8 @@ def plugin_values(plugin: str, kind: str) -> dict[str, str]:
     }
 
 
-def _example(package: str, module: str) -> Starter:
-    return Starter(
+def _example(package: str, module: str) -> InitialSettings:
+    return InitialSettings(
         backbone=Setting("lenet", "The smallest one; `ftkit backbones list` shows the others."),
         weights=LENET_WEIGHTS,
         image_size=OWN_SIZE,
@@ -96,10 +98,10 @@ def _example(package: str, module: str) -> Starter:
     )
 
 
-def _suited(survey: Survey) -> Starter:
+def _suited(survey: DatasetStats) -> InitialSettings:
     backbone, weights = _network(survey)
     pretrained = weights.value != "none"
-    return Starter(
+    return InitialSettings(
         backbone=backbone,
         weights=weights,
         image_size=_image_size(survey),
@@ -111,7 +113,7 @@ def _suited(survey: Survey) -> Starter:
     )
 
 
-def _network(survey: Survey) -> tuple[Setting, Setting]:
+def _network(survey: DatasetStats) -> tuple[Setting, Setting]:
     """The backbone and its weights."""
     size = f"of about {survey.width} x {survey.height} pixels"
     if survey.side > SMALL:
@@ -133,13 +135,13 @@ def _strategy(pretrained: bool) -> Setting:
     return Setting("scratch", "Trains every layer at the full rate, since nothing is pretrained.")
 
 
-def _image_size(survey: Survey) -> Setting:
+def _image_size(survey: DatasetStats) -> Setting:
     if SMALL < survey.side < 160:
         return Setting("128", "Close to the images' own; the usual 224 takes three times as long.")
     return OWN_SIZE
 
 
-def _augment(survey: Survey) -> Setting:
+def _augment(survey: DatasetStats) -> Setting:
     if survey.grey and survey.side <= SMALL:
         return Setting("light", "Crops, but no mirror images, which would change letters and digits.")
     return Setting("standard", "Crops and mirror images; choose light where left and right matter.")
@@ -161,7 +163,7 @@ def _batch_size(images: int) -> Setting:
     return Setting("64", "Images in a step; lower it where memory runs out.")
 
 
-def _dataset(survey: Survey, target: Path) -> str:
+def _dataset(survey: DatasetStats, target: Path) -> str:
     path = _quoted(survey.path if "://" in survey.path else _seen_from(target, Path(survey.path)))
     lines = ["dataset:", f"  name: {survey.dataset}", f"  {survey.option}: {path}"]
     lines += [f"  # {split}: {plural(count, 'image')}" for split, count in survey.sizes.items()]

@@ -24,8 +24,8 @@ _IGNORED = frozenset({".git", ".DS_Store"})
 
 
 def template_folder(name: str = "project") -> Path:
-    """Where a template lies: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
+    """The folder of a built-in template: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
     for folder in (package / "templates" / name, package.parent / "templates" / name):
         if folder.is_dir():
             return folder
@@ -74,7 +74,7 @@ def check_target(target: Path, force: bool) -> None:
         )
 
 
-def write(files: Mapping[Path, bytes], target: Path) -> list[Path]:
+def write_files(files: Mapping[Path, bytes], target: Path) -> list[Path]:
     """Write all files into `target`, or none; other files there are left alone.
 
     They are staged on the same disk first, so that what can go wrong has gone wrong before the target

@@ -156,7 +156,7 @@ def _check_path(path: Path, name: str) -> None:
         raise FtkitError(f"template {name}: a file would be written to {one_line(str(path))!r}", "it must not be")
 
 
-def chosen(template: Template, given: Mapping[str, str]) -> dict[str, str]:
+def merge_values(template: Template, given: Mapping[str, str]) -> dict[str, str]:
     """The template's own values, with those that the user gives.
 
     Raises:

@@ -33,7 +33,7 @@ What = Literal["added", "replaced", "merged", "conflict", "removed", "kept", "ab
 
 
 @dataclass(frozen=True)
-class Record:
+class TemplateRecord:
     """Which template made a project, and with what values.
 
     Attributes:
@@ -56,7 +56,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Change:
+class FileChange:
     """What becomes of one file.
 
     Attributes:
@@ -70,7 +70,7 @@ class Change:
     content: bytes | None = None
 
 
-def read_record(folder: Path) -> tuple[Record, dict[Path, bytes]]:
+def read_record(folder: Path) -> tuple[TemplateRecord, dict[Path, bytes]]:
     """Which template made the project in `folder`, and the files as it made them.
 
     Raises:
@@ -81,7 +81,7 @@ def read_record(folder: Path) -> tuple[Record, dict[Path, bytes]]:
         if facts["format"] > FORMAT:
             raise RequestError(f"{folder / RECORD} is of a newer ftkit, {facts['ftkit']}", "pip install -U ftkit")
         values = {str(key): str(value) for key, value in facts["values"].items()}
-        record = Record(str(facts["template"]), str(facts["kind"]), values, str(facts["ftkit"]))
+        record = TemplateRecord(str(facts["template"]), str(facts["kind"]), values, str(facts["ftkit"]))
     except FileNotFoundError as error:
         raise _no_record(error) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -105,7 +105,7 @@ def _unreadable(path: Path, error: Exception) -> RequestError:
     return RequestError(f"{path} can't be read: {one_line(str(error))}", "restore it as it was")
 
 
-def changes(base: Mapping[Path, bytes], new: Mapping[Path, bytes], folder: Path) -> list[Change]:
+def find_changes(base: Mapping[Path, bytes], new: Mapping[Path, bytes], folder: Path) -> list[FileChange]:
     """What the template's way from `base` to `new` means for the project in `folder`; nothing is written."""
     found = []
     for path in sorted(base.keys() | new.keys()):
@@ -116,14 +116,14 @@ def changes(base: Mapping[Path, bytes], new: Mapping[Path, bytes], folder: Path)
     return found
 
 
-def apply(found: list[Change], record: Record, new: Mapping[Path, bytes], folder: Path) -> None:
+def apply_changes(found: list[FileChange], record: TemplateRecord, new: Mapping[Path, bytes], folder: Path) -> None:
     """Write the changes and the new record, all or nothing.
 
     Raises:
         FtkitError: The disk is full or can't be written to; nothing has changed.
     """
     written = {change.path: change.content for change in found if change.content is not None}
-    rendering.write({**written, **record.files(new)}, folder)
+    rendering.write_files({**written, **record.files(new)}, folder)
     for change in found:
         if change.what == "removed":
             (folder / change.path).unlink(missing_ok=True)
@@ -138,23 +138,23 @@ def _mine(path: Path) -> bytes | None:
         raise FtkitError(f"{path}: can't be read: {error.strerror}") from None
 
 
-def _change(path: Path, base: bytes | None, new: bytes | None, mine: bytes | None) -> Change | None:
+def _change(path: Path, base: bytes | None, new: bytes | None, mine: bytes | None) -> FileChange | None:
     """One file's change, which the template has made; None where the project has it already."""
     if mine == new:
         return None
     if new is None:
-        return Change(path, "removed") if mine == base else Change(path, "kept")
+        return FileChange(path, "removed") if mine == base else FileChange(path, "kept")
     if mine is None:
-        return Change(path, "added", new) if base is None else Change(path, "absent")
+        return FileChange(path, "added", new) if base is None else FileChange(path, "absent")
     if mine == base:
-        return Change(path, "replaced", new)
+        return FileChange(path, "replaced", new)
     return _merge(path, base or b"", new, mine)
 
 
-def _merge(path: Path, base: bytes, new: bytes, mine: bytes) -> Change:
+def _merge(path: Path, base: bytes, new: bytes, mine: bytes) -> FileChange:
     """Both changes in one file; where they meet, both stand between conflict markers."""
     if any(b"\0" in content for content in (base, new, mine)):
-        return Change(path.with_name(f"{path.name}.new"), "conflict", new)
+        return FileChange(path.with_name(f"{path.name}.new"), "conflict", new)
     if shutil.which("git") is None:
         raise FtkitError(f"{path} has changed here and in the template, and git, which merges, isn't installed")
     with tempfile.TemporaryDirectory(prefix="ftkit-merge-") as scratch:
@@ -166,7 +166,7 @@ def _merge(path: Path, base: bytes, new: bytes, mine: bytes) -> Change:
         done = subprocess.run(command, capture_output=True, cwd=scratch, check=False)
     if done.returncode < 0 or done.returncode > 127:
         raise FtkitError(f"{path} can't be merged: {done.stderr.decode(errors='replace').strip()}")
-    return Change(path, "conflict" if done.returncode else "merged", done.stdout)
+    return FileChange(path, "conflict" if done.returncode else "merged", done.stdout)
 
 
 def _pack(files: Mapping[Path, bytes]) -> bytes:

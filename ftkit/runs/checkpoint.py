@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ftkit.config.choices import PRECISIONS
 from ftkit.errors import FtkitError, RequestError
-from ftkit.files.durable import holds, replace_file, replace_folder, save_tensors
+from ftkit.files.durable import has_same_tensors, replace_file, replace_folder, save_tensors
 from ftkit.files.json_text import dump_json
 from ftkit.runs.run_catalog import first_fault
 
@@ -200,7 +200,7 @@ def _taken(target: Path, spare: Path, frozen: Mapping[str, Tensor]) -> dict[str,
     """Give another checkpoint's file of frozen tensors a second name, if it holds these bits; its hash and size."""
     with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
         known = {FROZEN: dict(json.loads((spare / MANIFEST).read_bytes())[FROZEN])}
-        if holds(spare / FROZEN, frozen):
+        if has_same_tensors(spare / FROZEN, frozen):
             target.hardlink_to(spare / FROZEN)
             return known
     return {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import RequestError, one_line, shell_word, unknown
-from ftkit.files.folder_swap import present
+from ftkit.files.folder_swap import current_folder
 from ftkit.files.json_text import dump_json
 from ftkit.parts.backbone import Head
 from ftkit.transforms.preprocessing import Preprocessing
@@ -109,7 +109,7 @@ def read_card(folder: Path) -> Card:
 
 def read_sealed(folder: Path) -> tuple[Card, str]:
     """The card of a bundle, and the sum that the weights' file must have; errors as in `read_card`."""
-    path = present(folder) / CARD
+    path = current_folder(folder) / CARD
     raw = _read(path)
     try:
         content = json.loads(raw)
@@ -156,7 +156,7 @@ def find_model(spec: str | None, runs_dir: Path) -> Path:
     for place in places:
         refuse_run_part(place)
         folder = place.parent if place.name in (CARD, WEIGHTS) else place
-        for bundle in (present(folder), present(folder / MODEL)):
+        for bundle in (current_folder(folder), current_folder(folder / MODEL)):
             if _is_bundle(bundle):
                 return bundle
     stopped = next((place for place in places if _is_run(place)), None)
@@ -189,7 +189,7 @@ def refuse_run_part(path: Path) -> None:
         what = "the checkpoints that a run resumes from"
     elif folder.name != "first" or not (run / "plan.json").is_file():
         return
-    has_model = _is_bundle(present(run / MODEL))
+    has_model = _is_bundle(current_folder(run / MODEL))
     raise RequestError(
         f"{path} is not a model: it is {what}",
         f"give {run / MODEL}" if has_model else f"finish the run first: ftkit train --resume {run}",
@@ -220,7 +220,7 @@ def run_of(bundle: Path) -> Path | None:
 
 def _latest(runs_dir: Path) -> Path:
     runs = run_folders(runs_dir)
-    bundles = [bundle for run in runs if _is_bundle(bundle := present(run / MODEL))]
+    bundles = [bundle for run in runs if _is_bundle(bundle := current_folder(run / MODEL))]
     if bundles:
         return max(bundles, key=lambda bundle: bundle.stat().st_mtime_ns)
     if runs:

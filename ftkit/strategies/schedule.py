@@ -12,7 +12,7 @@ from numbers import Real
 from ftkit.errors import RequestError, unknown
 from ftkit.parts.backbone import Backbone, LayerGroup
 from ftkit.parts.strategy import Strategy
-from ftkit.plugin_errors import running
+from ftkit.plugin_errors import plugin_boundary
 
 
 class ImpureStrategyError(RequestError):
@@ -93,7 +93,7 @@ def make_schedule(strategy: Strategy, backbone: Backbone, epochs: int, name: str
 
 
 def _groups(strategy: Strategy, backbone: Backbone, name: str) -> tuple[LayerGroup, ...]:
-    with running(f"groups of strategy {name!r}", strategy):
+    with plugin_boundary(f"groups of strategy {name!r}", strategy):
         groups, again = tuple(strategy.groups(backbone)), tuple(strategy.groups(backbone))
     strange = next((group for group in groups if not isinstance(group, LayerGroup)), None)
     if strange is not None or not groups:
@@ -111,7 +111,7 @@ def _groups(strategy: Strategy, backbone: Backbone, name: str) -> tuple[LayerGro
 
 
 def _row(strategy: Strategy, epoch: int, epochs: int, groups: tuple[str, ...], name: str) -> dict[str, float]:
-    with running(f"lr_scales({epoch}, {epochs}, ...) of strategy {name!r}", strategy):
+    with plugin_boundary(f"lr_scales({epoch}, {epochs}, ...) of strategy {name!r}", strategy):
         row = strategy.lr_scales(epoch, epochs, groups)
         _check_row(row, groups, f"strategy {name!r}, epoch {epoch}")
         # A group at scale 0 is frozen like an absent one: its statistics don't move either, and it may be cached.

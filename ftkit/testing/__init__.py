@@ -10,10 +10,10 @@ fixtures `ftkit_images`, which draws a small folder of images, and `ftkit_projec
 ftkit among them.
 """
 
-from ftkit.testing.backbones import check_backbone
+from ftkit.testing.checks.backbone_checks import check_backbone
+from ftkit.testing.checks.dataset_checks import check_dataset
+from ftkit.testing.checks.strategy_checks import check_strategy
 from ftkit.testing.contract import ContractError
-from ftkit.testing.datasets import check_dataset
-from ftkit.testing.pictures import draw, make_image_folder
-from ftkit.testing.strategies import check_strategy
+from ftkit.testing.sample_images import draw_image, make_image_folder
 
-__all__ = ["ContractError", "check_backbone", "check_dataset", "check_strategy", "draw", "make_image_folder"]
+__all__ = ["ContractError", "check_backbone", "check_dataset", "check_strategy", "draw_image", "make_image_folder"]

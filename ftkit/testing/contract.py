@@ -25,7 +25,7 @@ def require(holds: bool, message: str, hint: str | None = None) -> None:
         raise ContractError(message, hint)
 
 
-def kept(check: Callable[[V], T], value: V) -> T:
+def run_plan_check(check: Callable[[V], T], value: V) -> T:
     """What a check that plans make too gives back.
 
     Raises:

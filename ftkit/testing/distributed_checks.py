@@ -25,7 +25,7 @@ Make = Callable[[], "tuple[Plan, RunFolder]"]
 """Makes the plan and its run folder, the same in each process; it must be picklable."""
 
 
-def check_together(make: Make, processes: int, notes: Path) -> None:
+def check_distributed(make: Make, processes: int, notes: Path) -> None:
     """Train a run in several processes on this machine, each of which must end with the same weights.
 
     Args:

@@ -13,19 +13,19 @@ from ftkit.config.problems import ConfigError
 from ftkit.config.sources import from_flags, merge
 from ftkit.config.yaml_file import read_file
 from ftkit.errors import FtkitError, unknown
-from ftkit.plugin_errors import location
+from ftkit.plugin_errors import plugin_location
 from ftkit.plugins import Plugin, Registry
 from ftkit.plugins.loading import reason
-from ftkit.testing.backbones import check_backbone
-from ftkit.testing.datasets import check_dataset
-from ftkit.testing.strategies import check_strategy
+from ftkit.testing.checks.backbone_checks import check_backbone
+from ftkit.testing.checks.dataset_checks import check_dataset
+from ftkit.testing.checks.strategy_checks import check_strategy
 
 MOST = 8
 """Parts of a kind that are checked, spread evenly: a plugin may bring a thousand backbones."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One check.
 
     Attributes:
@@ -51,7 +51,7 @@ class SkippedError(Exception):
     """A part can't be checked without options; the text says which."""
 
 
-def examine(registry: Registry, name: str, processes: int = 1, sets: Sequence[str] = ()) -> Iterator[Finding]:
+def run_checks(registry: Registry, name: str, processes: int = 1, sets: Sequence[str] = ()) -> Iterator[CheckResult]:
     """Load a plugin and check a sample of what it brings, one after the other.
 
     Args:
@@ -63,24 +63,24 @@ def examine(registry: Registry, name: str, processes: int = 1, sets: Sequence[st
     """
     found = registry.plugin(name)
     if not isinstance(found, Plugin):
-        yield Finding("it loads", found.reason if found is not None else "it is disabled")
+        yield CheckResult("it loads", found.reason if found is not None else "it is disabled")
         return
     _require_known(registry, name, sets)
-    yield Finding(f"it loads, and has the hooks {', '.join([*found.offers, *found.listens])}")
-    yield from (Finding(fault.partition(":")[0], fault) for fault in registry.faults_of_values(found))
+    yield CheckResult(f"it loads, and has the hooks {', '.join([*found.offers, *found.listens])}")
+    yield from (CheckResult(fault.partition(":")[0], fault) for fault in registry.faults_of_values(found))
     check = partial(check_strategy, processes=processes)
     yield from _each(registry.strategies, name, lambda part: check(_instance(registry, "strategy", part, sets)))
     yield from _each(registry.datasets, name, lambda part: check_dataset(_instance(registry, "dataset", part, sets)))
     yield from _each(registry.backbones, name, lambda part: check_backbone(registry.backbones.get(part)))
 
 
-def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator[Finding]:
+def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator[CheckResult]:
     names = [name for name in catalog.of(plugin) if catalog.fault(name) is None]
     sample = names[:: max(1, -(-len(names) // MOST))]
     if len(sample) < len(names):
-        yield Finding(f"{len(sample)} of {len(names)} of kind {catalog.kind} are looked at")
+        yield CheckResult(f"{len(sample)} of {len(names)} of kind {catalog.kind} are looked at")
     for name in sample:
-        finding = Finding(f"{catalog.kind} {name}")
+        finding = CheckResult(f"{catalog.kind} {name}")
         try:
             check(name)
         except ConfigError:
@@ -90,7 +90,7 @@ def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator
         except FtkitError as error:
             yield replace(finding, fault=str(error))
         except (Exception, SystemExit) as error:
-            place = location(error)
+            place = plugin_location(error)
             yield replace(finding, fault=reason(error) + (f" ({place[1]})" if place is not None else ""))
         else:
             yield finding

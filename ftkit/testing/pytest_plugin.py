@@ -26,7 +26,7 @@ def ftkit_project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
 @pytest.fixture
 def ftkit_images(tmp_path: Path) -> Callable[..., Path]:
     """`ftkit_images({"ants": 6, "bees": 6})` draws a small folder of images and returns it."""
-    from ftkit.testing.pictures import make_image_folder
+    from ftkit.testing.sample_images import make_image_folder
 
     def make(layout: Mapping[str, int | Mapping[str, int]], size: tuple[int, int] = (40, 32)) -> Path:
         return make_image_folder(tmp_path / "images", layout, size)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ftkit.data.loading.unreadable_images import usable
 from ftkit.errors import FtkitError, plural
 from ftkit.evaluation.evaluator import collect
-from ftkit.files.json_text import finite
+from ftkit.files.json_text import replace_nonfinite
 from ftkit.metrics.classification import Scores, score
 from ftkit.metrics.finite_outputs import few_names, usable_rows
 from ftkit.metrics.names import NOT_FINITE, is_better
@@ -79,7 +79,7 @@ def conclude_epoch(
         "seconds": round(seconds, 3),
     }
     # Whoever hears of it finds what the file has: null for what isn't a finite number.
-    record = finite(record)
+    record = replace_nonfinite(record)
     if session.is_main:
         session.run.append_record(record)
         track(session, record, scores)

@@ -17,7 +17,7 @@ from ftkit.models.compute.memory_format import restored
 from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.models.weights.files import few
-from ftkit.plugin_errors import culprit
+from ftkit.plugin_errors import plugin_suffix
 from ftkit.training.session import Session
 
 DRAWS, DRAWS_OF_SEVERAL = 3, 8
@@ -140,6 +140,6 @@ def _go_back(session: Session) -> None:
     except Exception as error:  # the network's own code may raise anything
         raise FtkitError(
             f"backbone {session.plan.backbone.name} fails when gradients are computed: {type(error).__name__}: "
-            f"{one_line(str(error))[:300]}{culprit(error)}",
+            f"{one_line(str(error))[:300]}{plugin_suffix(error)}",
             "choose another backbone or strategy; if the backbone is yours, mend its forward",
         ) from error

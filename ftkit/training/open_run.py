@@ -12,7 +12,7 @@ from ftkit.config.load import to_yaml
 from ftkit.config.schema import Config
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError
-from ftkit.files.json_text import dump_json, utf8
+from ftkit.files.json_text import dump_json, escape_undecodable
 from ftkit.parts.dataset import Splits
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder, create_run
@@ -63,7 +63,7 @@ def write_splits(file: TextIO, splits: Splits) -> None:
     writer.writerow(("split", "name", "label"))
     for name, split in splits.present():
         samples = zip(split.names, split.labels, strict=True)
-        writer.writerows((name, utf8(sample), splits.classes[label]) for sample, label in samples)
+        writer.writerows((name, escape_undecodable(sample), splits.classes[label]) for sample, label in samples)
 
 
 def _write(path: Path, text: str) -> None:

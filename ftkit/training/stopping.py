@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ftkit.distributed import launch_env
 from ftkit.distributed.collectives import largest
 from ftkit.errors import RunInterrupted
-from ftkit.plugin_errors import explained
+from ftkit.plugin_errors import plugin_error_for
 from ftkit.runs.checkpoint import has_checkpoint
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.callbacks.saving import write_checkpoint
@@ -27,7 +27,7 @@ def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        failure = explained(error, "the run") if flag.signum is None else None
+        failure = plugin_error_for(error, "the run") if flag.signum is None else None
         if failure is not None:
             raise failure from error
         flag.heard()

@@ -32,7 +32,7 @@ from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import Modes, set_trainable
 from ftkit.optim.optimizers import set_learning_rates
 from ftkit.planning.run_plan import Plan
-from ftkit.plugin_errors import running
+from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Phase
 from ftkit.training.callbacks.epoch_clock import Clock
@@ -72,7 +72,7 @@ def train(
         require_unfinished(run)
     with stop_flag() as flag, stopped_at_once(run, flag):
         try:
-            with running("preparing the run"):
+            with plugin_boundary("preparing the run"):
                 session = open_session(plan, run, listener or Listener(), flag, resume)
             require_room(session)
             require_gradients(session)
@@ -87,7 +87,7 @@ def train(
         with (
             run.claimed() if session.is_main else nullcontext(),
             announced(session, resume),
-            running(partial(place, session)),
+            plugin_boundary(partial(place, session)),
             explained(),
         ):
             return execute(session, resume, other_world)

@@ -23,7 +23,7 @@ from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import Card
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from ftkit.transforms.image_transforms import evaluation
 from tests.broken_plugins import install
 from tests.conftest import typed
@@ -47,7 +47,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (photos / "deep").mkdir(parents=True)
     names = ("b.jpg", "a.png", "deep/c.jpg", "deep/with [b]rackets.png", "line\nbreak.png", "\u00fcn\u00efcode.png")
     for number, name in enumerate(names):
-        draw(number, (40 + number, 32), name).save(photos / name)
+        draw_image(number, (40 + number, 32), name).save(photos / name)
     (photos / "cut.jpg").write_bytes((photos / "b.jpg").read_bytes()[:300])
     (photos / "empty.png").touch()
     (photos / "notes.txt").write_text("no image")
@@ -132,7 +132,7 @@ def test_globs_and_stdin_and_success(
 
 def test_a_name_that_is_no_text(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"photos/deep/\xff.png")
-    draw(0, (20, 20), "x").save(name)
+    draw_image(0, (20, 20), "x").save(name)
     try:
         for form in ("table", "csv", "jsonl"):
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -183,7 +183,7 @@ def test_the_library_takes_paths_and_images(inside: Path) -> None:
     by_path, by_text, by_image = model.predict(path), model.predict(str(path)), model.predict(Image.open(path))
     assert by_path[0].probability == by_text[0].probability == by_image[0].probability
     assert by_path[0].probability == pytest.approx(max(expected(path, inside)), abs=1e-6)
-    many = model.predict([draw(1, (30, 30), "same")] * 70, top_k=2, batch_size=16)
+    many = model.predict([draw_image(1, (30, 30), "same")] * 70, top_k=2, batch_size=16)
     assert len(many) == 70
     assert [p.name for p in many[:2]] == ["0", "1"]
     assert {p.label for p in many} == {many[0].label}
@@ -191,7 +191,7 @@ def test_the_library_takes_paths_and_images(inside: Path) -> None:
 
 def test_batch_size_doesnt_change_the_answers(inside: Path) -> None:
     model = ftkit.load("mine")
-    pictures = [draw(n, (33, 40), str(n)) for n in range(9)]
+    pictures = [draw_image(n, (33, 40), str(n)) for n in range(9)]
     one = [p.top for p in model.predict(pictures, top_k=3, batch_size=1)]
     eight = [p.top for p in model.predict(pictures, top_k=3, batch_size=8)]
     assert [[label for label, _ in top] for top in one] == [[label for label, _ in top] for top in eight]
@@ -199,7 +199,7 @@ def test_batch_size_doesnt_change_the_answers(inside: Path) -> None:
 
 
 def test_a_sideways_photograph_is_turned_upright(inside: Path, tmp_path: Path) -> None:
-    upright, exif = draw(0, (48, 32), "turn"), Image.Exif()
+    upright, exif = draw_image(0, (48, 32), "turn"), Image.Exif()
     exif[0x0112] = 6
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     model = ftkit.load("mine")

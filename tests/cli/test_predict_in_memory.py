@@ -19,10 +19,10 @@ from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import Card
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from tests import headers
 
-PICTURE = draw(3, (48, 32), "x").convert("RGB")
+PICTURE = draw_image(3, (48, 32), "x").convert("RGB")
 ARRAY = np.asarray(PICTURE)
 TENSOR = torch.from_numpy(ARRAY.copy()).permute(2, 0, 1)
 

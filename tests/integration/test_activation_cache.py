@@ -17,7 +17,7 @@ import ftkit
 from ftkit.activation_cache.cut import Cutter
 from ftkit.activation_cache.table import Table
 from ftkit.errors import RunInterrupted
-from ftkit.files.cache_folder import Store
+from ftkit.files.cache_folder import CacheStore
 from ftkit.library import resume
 from ftkit.training.epoch_end import Outcome
 from ftkit.training.events import EpochDone, Listener
@@ -142,7 +142,7 @@ def test_what_is_frozen_again_after_it_was_trained_is_computed_anew(precision: s
     }
     cached = train(data, "cached", **settings)
     plain = train(data, "plain", **settings, cache={"use": False})
-    tables = [entry.about for entry in Store(tmp_path / "cache" / "activations", 0).entries()]
+    tables = [entry.about for entry in CacheStore(tmp_path / "cache" / "activations", 0).entries()]
     assert len(tables) == 4, "of two sets of weights"
     one, other = (records(outcome.run.path) for outcome in (cached, plain))
     off = 1e-5 if precision == "fp32" else 0.01
@@ -314,13 +314,13 @@ def test_the_sampler_that_draws_twice_sees_another_view_the_second_time(data: Pa
     one = train(data, "one", **settings)
     two = train(data, "two", **settings)
     assert same(one.run.path, two.run.path)
-    assert len(list(Store(Path("cache", "activations").absolute(), 0).entries())) == 2 + 1
+    assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2 + 1
 
 
 def test_more_than_the_limit_isnt_kept(data: Path) -> None:
     told = Notes()
     train(data, "run", told, cache={"views": 2, "limit": 100_000})
-    sizes = [entry.nbytes for entry in Store(Path("cache", "activations").absolute(), 0).entries()]
+    sizes = [entry.nbytes for entry in CacheStore(Path("cache", "activations").absolute(), 0).entries()]
     assert 0 < sum(sizes) < 200_000, "with the blocks of the file system"
     assert [line for line in told.notes if "would pass the limit" in line]
 

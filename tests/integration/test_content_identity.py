@@ -24,7 +24,7 @@ from ftkit.data.images import ImageFiles
 from ftkit.data.scan.content_digests import known_images
 from ftkit.data.scan.scan_cache import FILE, open_memory
 from ftkit.errors import FtkitError
-from ftkit.files.cache_folder import Store
+from ftkit.files.cache_folder import CacheStore
 from ftkit.parts.dataset import Split
 from tests import headers
 from tests.conftest import RunFtkit
@@ -129,13 +129,13 @@ def test_classes_that_were_swapped_are_seen(swap: Callable[[Path], None], data: 
 
 def test_data_that_was_moved_or_renamed_is_not_computed_again(data: Path, run_ftkit: RunFtkit) -> None:
     before = trained(run_ftkit, "before", "--data", str(data))
-    tables = {entry.path for entry in Store(Path("cache/activations").absolute(), 0).entries()}
+    tables = {entry.path for entry in CacheStore(Path("cache/activations").absolute(), 0).entries()}
     moved = data.rename(data.with_name("moved"))
     for file in moved.glob("*/*/*.bmp"):
         file.rename(file.with_name(f"photo-{file.name}"))
     os.utime(next(moved.glob("train/a/*.bmp")))
     assert trained(run_ftkit, "after", "--data", str(moved)) == before
-    assert {entry.path for entry in Store(Path("cache/activations").absolute(), 0).entries()} == tables
+    assert {entry.path for entry in CacheStore(Path("cache/activations").absolute(), 0).entries()} == tables
 
 
 def test_decoded_images_that_were_replaced_are_decoded_anew(data: Path, run_ftkit: RunFtkit) -> None:
@@ -197,7 +197,7 @@ def test_more_files_than_the_memory_holds_are_all_remembered_while_they_are_used
 
 
 def test_tables_of_an_earlier_format_make_room_and_are_never_read(data: Path, tmp_path: Path) -> None:
-    store = Store(tmp_path / "tables", 10_000)
+    store = CacheStore(tmp_path / "tables", 10_000)
     old = store.folder / "v2-aa"
     old.mkdir(parents=True)
     (old / "data").write_bytes(bytes(8192))

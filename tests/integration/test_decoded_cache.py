@@ -16,7 +16,7 @@ from ftkit.data.loading import decoded_images
 from ftkit.data.loading.decoded_images import Decoded, measure, open_decoded
 from ftkit.data.loading.pixels import sample_pixels
 from ftkit.parts.dataset import Split
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from tests.conftest import MakeFolder
 
 
@@ -72,7 +72,7 @@ def kept(folder: Path, count: int = 3, where: Any = "disk") -> tuple[Decoded, Sp
     for number in range(count):
         path = folder / f"{number}.jpg"
         if not path.exists():
-            draw(number, (20 + number, 30), "x").save(path)
+            draw_image(number, (20 + number, 30), "x").save(path)
     names = [f"{number}.jpg" for number in range(count)]
     split = Split(names, [0] * count, ImageFiles(folder, names))
     return open_decoded(split, measure(split, 3), Cache(decoded=where, dir=str(folder / "cache")), "some"), split
@@ -95,7 +95,7 @@ def test_a_changed_image_is_not_taken_from_an_earlier_run(tmp_path: Path) -> Non
     images, _ = kept(tmp_path)
     before = images.pixels(0, 3).clone()
     images.close()
-    draw(7, (20, 30), "z").save(tmp_path / "0.jpg")
+    draw_image(7, (20, 30), "z").save(tmp_path / "0.jpg")
     again, split = kept(tmp_path)
     assert torch.equal(again.pixels(0, 3), sample_pixels(split, 0, 3))
     assert not torch.equal(again.pixels(0, 3), before)
@@ -103,12 +103,12 @@ def test_a_changed_image_is_not_taken_from_an_earlier_run(tmp_path: Path) -> Non
 
 def test_an_image_of_another_size_than_its_header_says_is_passed_on(tmp_path: Path) -> None:
     images, split = kept(tmp_path, where="ram")
-    draw(0, (44, 33), "x").save(tmp_path / "0.jpg")
+    draw_image(0, (44, 33), "x").save(tmp_path / "0.jpg")
     assert torch.equal(images.pixels(0, 3), sample_pixels(split, 0, 3))
 
 
 def test_images_lie_upright(tmp_path: Path) -> None:
-    picture = draw(1, (40, 24), "x")
+    picture = draw_image(1, (40, 24), "x")
     tags = picture.getexif()
     tags[0x0112] = 6
     picture.save(tmp_path / "0.jpg", exif=tags)

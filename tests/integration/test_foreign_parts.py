@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from tests.conftest import typed
 from tests.foreign_parts import foreign_project
 
@@ -23,7 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = foreign_project(tmp_path_factory.mktemp("foreign") / "project")
     (folder / "new").mkdir()
     for number in range(3):
-        draw(number % 2, (16, 16), f"new{number}").save(folder / "new" / f"{number}.png")
+        draw_image(number % 2, (16, 16), f"new{number}").save(folder / "new" / f"{number}.png")
     for name, strategy in (("a", "foreign/late"), ("frozen", "freeze")):
         done = typed("train", "--name", name, "--strategy", strategy, "-q", cwd=folder)
         assert done.returncode == 0, done.stderr

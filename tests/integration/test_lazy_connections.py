@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ftkit.data.loading.lazy_sources import OwnCopies, shared_copy
-from ftkit.testing import ContractError, check_dataset, draw
+from ftkit.testing import ContractError, check_dataset, draw_image
 from ftkit.testing.project import Project, make_project
 from ftkit.training.run_start import begin
 from tests.conftest import RunFtkit
@@ -85,7 +85,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     with sqlite3.connect("photos.sqlite3") as connection:
         connection.execute("create table photos (id integer primary key, label integer, split text, content blob)")
         for number in range(96):
-            draw(number % 2, (32, 32), f"{number}").save(content := io.BytesIO(), "PNG")
+            draw_image(number % 2, (32, 32), f"{number}").save(content := io.BytesIO(), "PNG")
             split = "val" if number >= 72 else "train"
             row = (number, number % 2, split, content.getvalue())
             connection.execute("insert into photos values (?, ?, ?, ?)", row)

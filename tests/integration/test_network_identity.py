@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ftkit.activation_cache import table_keys
-from ftkit.files.cache_folder import Store
+from ftkit.files.cache_folder import CacheStore
 from ftkit.models.identity import network_identity
 from tests.conftest import MakeFolder, RunFtkit
 
@@ -90,7 +90,7 @@ def trained(run_ftkit: RunFtkit, name: str, *flags: str) -> list[dict[str, Any]]
 
 
 def tables() -> set[Path]:
-    return {entry.path for entry in Store(Path("cache/activations").absolute(), 0).entries()}
+    return {entry.path for entry in CacheStore(Path("cache/activations").absolute(), 0).entries()}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import ftkit
 from ftkit.activation_cache import cache_reader
 from ftkit.activation_cache.cut import Cutter, NoCutError
 from ftkit.cli.main import main
-from ftkit.files.cache_folder import Store
+from ftkit.files.cache_folder import CacheStore
 from tests.conftest import MakeFolder
 
 SETTINGS: dict[str, Any] = {
@@ -94,7 +94,7 @@ def test_a_run_that_trained_everything_finds_nothing(data: Path, capsys: Capture
     train(data, "full", "full")
     _, said = evaluated(capsys, "runs/full")
     assert "the cache" not in said
-    assert len(list(Store(Path("cache", "activations").absolute(), 0).entries())) == 2
+    assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2
 
 
 def test_the_deepest_beginning_that_is_shared_is_taken(data: Path, capsys: Capture) -> None:
@@ -210,7 +210,7 @@ def test_what_the_advice_looked_at_is_there_for_the_run(data: Path, capsys: Capt
     assert "the cache" not in said
     assert json.loads(out)["facts"] == answers[0][0]["facts"]
     train(data, "run", backbone="lenet", weights="default", precision="auto")
-    train_table, val_table = Store(Path("cache", "activations").absolute(), 0).entries()
+    train_table, val_table = CacheStore(Path("cache", "activations").absolute(), 0).entries()
     assert {train_table.about, val_table.about} == {
         "lenet after relu_3: 18 images",
         "lenet after relu_3: 11 val images, view 1",

@@ -23,7 +23,7 @@ from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import Card
-from ftkit.testing import draw as drawn
+from ftkit.testing import draw_image as drawn
 from tests import headers
 from tests.soak import times
 

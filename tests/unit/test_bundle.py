@@ -22,7 +22,7 @@ import ftkit
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files import durable
 from ftkit.files.durable import replace_folder, save_tensors
-from ftkit.files.folder_swap import previous
+from ftkit.files.folder_swap import previous_folder
 from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import BackboneId, Card, find_model, read_card, run_of
@@ -278,7 +278,7 @@ def test_a_kill_at_any_step_leaves_a_whole_bundle(tmp_path: Path) -> None:
 
 def test_the_old_bundle_is_found_between_the_two_renames(bundle: Path) -> None:
     value = first_weight(bundle)
-    bundle.rename(previous(bundle))
+    bundle.rename(previous_folder(bundle))
     assert first_weight(bundle) == value
     assert read_card(bundle).classes == CLASSES
 

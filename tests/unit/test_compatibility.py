@@ -15,7 +15,7 @@ import pytest
 import ftkit
 from ftkit.config.load import resolve
 from ftkit.plugins import hookspecs
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from tests.conftest import RunFtkit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def test_there_is_a_version_to_read() -> None:
 def test_its_models_predict_as_they_did(version: str) -> None:
     model = ftkit.load(FIXTURES / version / "model", precision="fp32")
     said = json.loads((FIXTURES / version / "predictions.json").read_text(encoding="utf-8"))
-    answers = model.predict([draw(kind, (28, 28), "x") for kind in range(2)], top_k=2)
+    answers = model.predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
     for answer, expected in zip(answers, said, strict=True):
         assert [label for label, _ in answer.top] == [label for label, _ in expected]
         assert [p for _, p in answer.top] == pytest.approx([p for _, p in expected], abs=1e-4)

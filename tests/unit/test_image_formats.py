@@ -12,9 +12,9 @@ import pytest
 
 from ftkit.data.images import FORMATS, is_image, open_with_format, support
 from ftkit.data.images.formats import add_reader
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 
-PICTURE = draw(3, (48, 32), "x").convert("RGB")
+PICTURE = draw_image(3, (48, 32), "x").convert("RGB")
 OPTIONAL = {".heic": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 
 ALONE = """

@@ -15,9 +15,9 @@ from PIL import Image
 from ftkit.data.images import UnreadableImage, open_image
 from ftkit.data.loading import pixels
 from ftkit.data.loading.pixels import file_pixels, pixels_of
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 
-PICTURE = draw(3, (61, 47), "x").convert("RGB")
+PICTURE = draw_image(3, (61, 47), "x").convert("RGB")
 
 
 def saved(path: Path, image: Image.Image = PICTURE, **settings: Any) -> Path:
@@ -107,7 +107,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, mon
 
 def test_a_second_picture_in_the_file_is_not_the_one(tmp_path: Path) -> None:
     """As cameras write them: PIL calls it an MPO."""
-    path, second = tmp_path / "a.jpg", draw(1, (61, 47), "y").convert("RGB")
+    path, second = tmp_path / "a.jpg", draw_image(1, (61, 47), "y").convert("RGB")
     written = io.BytesIO()
     PICTURE.save(written, "MPO", save_all=True, append_images=[second], quality=90)
     path.write_bytes(written.getvalue())

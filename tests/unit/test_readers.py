@@ -27,12 +27,12 @@ from ftkit.data.loading import pixels
 from ftkit.data.loading.decoded_images import measure, open_decoded
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
 from ftkit.parts.dataset import Split
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from tests import headers
 from tests.headers import app1, app1_xmp, exif, jpeg, shown, stored, xmp
 
 UPRIGHT = headers.STORED[1]
-PHOTO = draw(3, (61, 47), "x").convert("RGB")
+PHOTO = draw_image(3, (61, 47), "x").convert("RGB")
 
 
 def ways(path: Path, channels: int = 3) -> dict[str, Tensor]:

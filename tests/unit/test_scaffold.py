@@ -75,7 +75,7 @@ def test_a_template_that_asks_for_something_unknown_is_an_error(tmp_path: Path) 
 @pytest.mark.parametrize("target", ["new", "deep/er/new", "empty"])
 def test_all_files_are_written_and_nothing_else(target: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert rendering.write(FILES, tmp_path / target) == []
+    assert rendering.write_files(FILES, tmp_path / target) == []
     assert tree(tmp_path / target) == {"ftkit.yaml": b"epochs: 3\n", "plug.py": b"new", "tests/test_it.py": b""}
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted({"empty", target.split("/")[0]})
 
@@ -83,7 +83,7 @@ def test_all_files_are_written_and_nothing_else(target: str, tmp_path: Path) -> 
 def test_files_that_are_there_are_overwritten_and_others_kept(tmp_path: Path) -> None:
     (tmp_path / "plug.py").write_bytes(b"old")
     (tmp_path / "mine.txt").write_bytes(b"mine")
-    assert rendering.write(FILES, tmp_path) == [Path("plug.py")]
+    assert rendering.write_files(FILES, tmp_path) == [Path("plug.py")]
     assert tree(tmp_path) == {
         "ftkit.yaml": b"epochs: 3\n",
         "mine.txt": b"mine",
@@ -108,7 +108,7 @@ def test_a_failure_while_moving_in_puts_everything_back(
 
     monkeypatch.setattr(Path, "rename", breaking)
     with pytest.raises(FtkitError, match="No space left on device"):
-        rendering.write(FILES, tmp_path)
+        rendering.write_files(FILES, tmp_path)
     assert calls == breaks_at
     assert tree(tmp_path) == {"plug.py": b"old"}
     assert [p.name for p in tmp_path.iterdir()] == ["plug.py"]
@@ -117,7 +117,7 @@ def test_a_failure_while_moving_in_puts_everything_back(
 def test_a_failure_leaves_no_new_folder_and_no_parents(tmp_path: Path) -> None:
     too_long = {Path("a.txt"): b"a", Path("x" * 300): b""}
     with pytest.raises(FtkitError, match="File name too long"):
-        rendering.write(too_long, tmp_path / "one" / "two")
+        rendering.write_files(too_long, tmp_path / "one" / "two")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_file_and_a_folder_of_one_name_are_told_apart(there: str, said: str, t
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
     with pytest.raises(RequestError, match=said):
-        rendering.write(FILES, tmp_path)
+        rendering.write_files(FILES, tmp_path)
     assert tree(tmp_path) == {there: b"mine"}
 
 

@@ -25,7 +25,7 @@ from ftkit.parts.backbone import Backbone, Head
 from ftkit.planning.cost import count_parameters
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import read_card
-from ftkit.testing import draw
+from ftkit.testing import draw_image
 from ftkit.transforms.image_transforms import evaluation
 from tests.conftest import MakeFolder
 from tests.families import QUICK
@@ -124,7 +124,7 @@ class TestHead:
         assert [n for n in saved if n.startswith("linear")] == [
             "linear.0.bias", "linear.0.weight", "linear.3.bias", "linear.3.weight",
         ]  # fmt: skip
-        assert ftkit.load(run).predict(draw(0, (40, 32), "x"))[0].label in ("ants", "bees", "wasps")
+        assert ftkit.load(run).predict(draw_image(0, (40, 32), "x"))[0].label in ("ants", "bees", "wasps")
 
         dropped = build_model(ftkit.plan(**{**keys, "weights": str(run)})).report
         assert dropped is not None
@@ -171,7 +171,7 @@ class TestGreyImages:
         colour = backbone("resnet18").build(3).eval()
         grey = build_network(backbone("resnet18"), 3, Head(), channels=1).eval()
         grey.load_state_dict(refit(backbone("resnet18"), grey, 1, "w", colour.state_dict()))
-        picture = draw(1, (80, 70), "grey").convert("L")
+        picture = draw_image(1, (80, 70), "grey").convert("L")
         assert look.grey().mean == pytest.approx((0.4,))
         with torch.inference_mode():
             there, here = (
@@ -204,7 +204,7 @@ class TestGreyImages:
         card = read_card(run / "model")
         assert card.preprocessing.mean == pytest.approx((0.449,))
         assert card.preprocessing.std == pytest.approx((0.226,))
-        assert ftkit.load(run).predict(draw(0, (40, 32), "x"))[0].label in ("ants", "bees", "wasps")
+        assert ftkit.load(run).predict(draw_image(0, (40, 32), "x"))[0].label in ("ants", "bees", "wasps")
         following = ftkit.plan(**{**keys, "weights": str(run)})
         assert following.preprocessing.channels == 1
         built = build_model(following)
@@ -256,7 +256,7 @@ class TestGreyImages:
         theirs = models.get_model(name, weights=None, num_classes=3, transform_input=True, init_weights=True).eval()
         ours = own.build(3).eval()
         ours.load_state_dict(theirs.state_dict())
-        picture = draw(2, (120, 100), "colour")
+        picture = draw_image(2, (120, 100), "colour")
         look = replace(own.preprocessing, size=128)
         published = replace(look, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         with torch.inference_mode():
@@ -286,7 +286,7 @@ class TestImageSize:
         run = trained(vit, preprocessing={"size": 64})
         card = read_card(run / "model")
         assert card.preprocessing.size == 64
-        assert ftkit.load(run).predict(draw(0, (40, 32), "x"))[0].label in ("ants", "bees", "wasps")
+        assert ftkit.load(run).predict(draw_image(0, (40, 32), "x"))[0].label in ("ants", "bees", "wasps")
         assert ftkit.plan(**{**vit, "weights": str(run)}).preprocessing.size == 64
         built = build_model(ftkit.plan(**{**vit, "weights": str(run), "preprocessing": {"size": 96}}))
         assert built.report is not None

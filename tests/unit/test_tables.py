@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from ftkit.activation_cache.table import Table, open_table
-from ftkit.files.cache_folder import CHUNK, Store
+from ftkit.files.cache_folder import CHUNK, CacheStore
 
 ROWS = CHUNK + 5
 PLENTY = 10**9
 
 
 def opened(folder: Path, key: str = "aa", dtype: torch.dtype = torch.float32, limit: int = PLENTY) -> Table:
-    return open_table(Store(folder, limit), key, f"about {key}", ROWS, (3, 2), dtype)
+    return open_table(CacheStore(folder, limit), key, f"about {key}", ROWS, (3, 2), dtype)
 
 
 def values(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -71,9 +71,9 @@ def test_those_go_that_were_not_used_for_longest_and_those_in_use_stay(tmp_path:
         about = tmp_path / f"v3-{key}" / "about.json"
         about.write_text(f'{{"about": "about {key}", "used": {number}}}')
     used = opened(tmp_path, "aa")
-    size = sum(entry.nbytes for entry in Store(tmp_path, 0).entries())
+    size = sum(entry.nbytes for entry in CacheStore(tmp_path, 0).entries())
     opened(tmp_path, "dd", limit=size)
-    left = {entry.about: entry.busy for entry in Store(tmp_path, 0).entries()}
+    left = {entry.about: entry.busy for entry in CacheStore(tmp_path, 0).entries()}
     assert left.keys() == {"about aa", "about cc", "about dd"}
     assert left["about aa"]
     used.close()

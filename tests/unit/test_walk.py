@@ -19,7 +19,7 @@ from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.data.images import IMAGE_SUFFIXES
 from ftkit.data.walk import OTHER_IMAGES, LeftOut, walk_images
 from ftkit.errors import RequestError
-from ftkit.files.file_kinds import kind_of
+from ftkit.files.file_kinds import kind_of_bytes
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.run_catalog import Card
@@ -254,4 +254,4 @@ def test_a_walk_counts_and_stays_small(tmp_path: Path) -> None:
     ],
 )
 def test_kinds_by_content(head: bytes, kind: str | None) -> None:
-    assert kind_of(head) == kind
+    assert kind_of_bytes(head) == kind

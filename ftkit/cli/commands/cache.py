@@ -23,9 +23,9 @@ def list_(
     folder: Folder = None, json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False
 ) -> None:
     """List the tables of activations and decoded images, the one used last first."""
-    from ftkit.files.cache_folder import Store, activation_folder
+    from ftkit.files.cache_folder import CacheStore, activation_folder
 
-    store = Store(activation_folder(folder), 0)
+    store = CacheStore(activation_folder(folder), 0)
     entries = sorted(store.entries(), key=lambda entry: -entry.used)
     if json:
         rows = [
@@ -52,9 +52,9 @@ def list_(
 @app.command(epilog="Example: ftkit cache clear")
 def clear(folder: Folder = None) -> None:
     """Remove all tables that no run uses; later runs compute them again."""
-    from ftkit.files.cache_folder import Store, activation_folder
+    from ftkit.files.cache_folder import CacheStore, activation_folder
 
-    store = Store(activation_folder(folder), 0)
+    store = CacheStore(activation_folder(folder), 0)
     gone, busy = 0, 0
     for entry in list(store.entries()):
         if store.remove(entry):

@@ -13,7 +13,7 @@ from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word,
 
 if TYPE_CHECKING:
     from ftkit.project.create import Project
-    from ftkit.project.dataset_stats import Survey
+    from ftkit.project.dataset_stats import DatasetStats
 
 app = typer.Typer()
 CLASSES_SHOWN = 10
@@ -86,7 +86,7 @@ def _make(
     given: list[str],
     force: bool,
 ) -> None:
-    from ftkit.project.create import Wish, make_project
+    from ftkit.project.create import InitRequest, make_project
     from ftkit.project.template_source import KINDS
 
     if kind is not None and template != "plugin":
@@ -96,7 +96,7 @@ def _make(
     if data is not None and template != "project":
         raise RequestError(f"--data is for --template project, not {template}", "drop one of them")
     looked = None if data is None else dataset_at(data)
-    wish = Wish(name, template, kind or KINDS[0], dict(_pair(text) for text in given), looked, force)
+    wish = InitRequest(name, template, kind or KINDS[0], dict(_pair(text) for text in given), looked, force)
     project = make_project(folder, wish)
     out = console.out()
     if project.data is not None:
@@ -150,7 +150,7 @@ def _update(folder: Path, check: bool) -> None:
         )
 
 
-def _show_data(data: Survey) -> None:
+def _show_data(data: DatasetStats) -> None:
     out = console.out()
     splits = ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())
     colour = "grey" if data.grey else "in colour"

@@ -74,7 +74,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Check that a plugin loads, and that what it brings keeps the contracts."""
-    from ftkit.testing.doctor import examine
+    from ftkit.testing.doctor import run_checks
 
     registry = project_registry(all_plugins=False)
     if not registry.knows(name) or name == "ftkit":
@@ -82,7 +82,7 @@ def doctor(
     absence = registry.absence(name)
     if registry.plugin(name) is None and absence is not None:
         raise RequestError(absence, "leave that out to have it checked")
-    findings = list(examine(registry, name, num_processes, sets or ()))
+    findings = list(run_checks(registry, name, num_processes, sets or ()))
     if json:
         console.print_json([finding.to_json() for finding in findings])
     else:
@@ -137,11 +137,11 @@ def commands_of(name: str) -> Any:
 
 def _as_command(what: str, function: Callable[..., object]) -> Callable[..., object]:
     """A plugin's function whose exceptions name the plugin; how it exits is its own affair."""
-    from ftkit.plugin_errors import running
+    from ftkit.plugin_errors import plugin_boundary
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> object:
-        with running(what, function):
+        with plugin_boundary(what, function):
             try:
                 return function(*args, **options)
             except (SystemExit, typer.Exit, typer.Abort, BrokenPipeError) as end:

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Literal
 from ftkit.cli.output import console, streams
 from ftkit.cli.output.prediction_formats import file_errors, lines_of, require_pyarrow, write_parquet
 from ftkit.errors import RequestError, one_line, plural
-from ftkit.files.json_text import utf8
+from ftkit.files.json_text import escape_undecodable
 from ftkit.metrics.names import NOT_FINITE
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Target:
             file.truncate(self.end or 0)
             file.seek(0, io.SEEK_END)
             for line, prediction in lines:
-                file.write(utf8(f"{line}\n").encode())
+                file.write(escape_undecodable(f"{line}\n").encode())
                 if prediction is not None:
                     yield prediction
 
@@ -140,7 +140,7 @@ def skip_predicted(target: Target, images: Iterator[Path], top_k: int) -> Done:
                     f"give --top-k {classes}, or another file",
                 )
             image = next(images, None)
-            if str(image) != name and (target.form == "jsonl" or utf8(str(image)) != name):
+            if str(image) != name and (target.form == "jsonl" or escape_undecodable(str(image)) != name):
                 raise RequestError(
                     f"--resume: answer {count} in {target.path} is of {one_line(name)}, "
                     f"and image {count} is {'none' if image is None else one_line(str(image))}",

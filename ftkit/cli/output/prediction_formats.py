@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import FtkitError, RequestError, one_line
-from ftkit.files.json_text import dump_json, utf8
+from ftkit.files.json_text import dump_json, escape_undecodable
 from ftkit.metrics.names import NOT_FINITE
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Pre
         try:
             with pa.parquet.ParquetWriter(part, schema) as writer:
                 for prediction in predictions:
-                    waiting.append({**_facts(prediction), "file": utf8(prediction.name)})
+                    waiting.append({**_facts(prediction), "file": escape_undecodable(prediction.name)})
                     if len(waiting) == ROWS:
                         writer.write_table(pa.Table.from_pylist(waiting, schema))
                         waiting.clear()

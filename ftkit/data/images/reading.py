@@ -15,7 +15,7 @@ from ftkit.data.images.formats import add_reader, sniffed, support
 from ftkit.data.images.orientation import upright
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.file_kinds import HEAD as KIND_HEAD
-from ftkit.files.file_kinds import is_image_kind, kind_of
+from ftkit.files.file_kinds import is_image_kind, kind_of_bytes
 from ftkit.parts.dataset import Split
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _unidentified(source: str | Path | IO[bytes]) -> str:
     suffix = sniffed(_head(source))
     remedy = support(suffix).remedy if suffix else None
     if suffix is None or remedy is None:
-        kind = kind_of(_head(source, KIND_HEAD))
+        kind = kind_of_bytes(_head(source, KIND_HEAD))
         if kind is None or is_image_kind(kind):
             return f"{kind} that can't be read here" if kind else "not an image, or of a kind that can't be read here"
         return f"not an image, but {kind}"

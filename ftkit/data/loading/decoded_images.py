@@ -27,7 +27,7 @@ from ftkit.data.loading.workers import START
 from ftkit.data.scan.content_digests import KnownImages, known_images
 from ftkit.distributed.processes import main_first
 from ftkit.errors import RequestError
-from ftkit.files.cache_folder import MARK, WRITTEN, Store, activation_folder
+from ftkit.files.cache_folder import MARK, WRITTEN, CacheStore, activation_folder
 from ftkit.parts.dataset import Split, SplitName
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str, value_ra
     if config.decoded == "ram":
         data, marks = mmap.mmap(-1, max(1, sizes.nbytes)), mmap.mmap(-1, MARK * max(1, count))
         return Decoded(split, sizes, data, marks, value_range=value_range)
-    store = Store(activation_folder(config.dir), config.limit)
+    store = CacheStore(activation_folder(config.dir), config.limit)
     images = main_first(lambda: known_images(split))
     facts = f"decoded {sizes.channels} {value_range} {decoder_versions()} {images.digest}"
     try:

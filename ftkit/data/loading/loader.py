@@ -21,7 +21,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import PREFETCH, START, last_words, leaving, quiet_worker
 from ftkit.errors import FtkitError, one_line
 from ftkit.parts.dataset import Split
-from ftkit.plugin_errors import is_broken_record, with_traceback
+from ftkit.plugin_errors import is_unreadable_image, with_traceback
 from ftkit.transforms.device_transforms import Draws, Finish
 from ftkit.transforms.image_transforms import Transform
 
@@ -136,7 +136,7 @@ class Samples(Dataset["_Sample | Fault"]):
             file = sample_name(self.split, index)
             return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
         except FtkitError as error:
-            broken = is_broken_record(error)
+            broken = is_unreadable_image(error)
             return Fault(sample_name(self.split, index), error.message, with_traceback(error), broken)
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))

@@ -13,7 +13,7 @@ from ftkit.data.scan.scan_cache import open_memory
 from ftkit.errors import FtkitError
 from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
 from ftkit.parts.dataset import Split
-from ftkit.plugin_errors import is_broken_record
+from ftkit.plugin_errors import is_unreadable_image
 
 UNREADABLE = bytes(DIGEST_BYTES)
 """Stands for the content of an image that can't be read; no value is kept of it."""
@@ -91,7 +91,7 @@ def _pixels(split: Split, index: int) -> bytes:
     try:
         image = split.open(index)
     except FtkitError as error:
-        if isinstance(error, UnreadableImage) or is_broken_record(error):
+        if isinstance(error, UnreadableImage) or is_unreadable_image(error):
             return UNREADABLE
         raise
     try:

@@ -26,7 +26,7 @@ from ftkit.data.scan.value_ranges import settle_range
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.files.file_identity import content_digest
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
-from ftkit.plugin_errors import is_broken_record
+from ftkit.plugin_errors import is_unreadable_image
 
 FEW = 64
 """Files that are sooner read than a pool of threads is started."""
@@ -228,7 +228,7 @@ def _reason(split: Split, index: int) -> str | None:
     except UnreadableImage as error:
         return error.message
     except FtkitError as error:
-        if not is_broken_record(error):
+        if not is_unreadable_image(error):
             raise
         return error.message
     return None

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.plugin_errors import location, reason
+from ftkit.plugin_errors import describe_exception, plugin_location
 from ftkit.plugins import Plugin, Registry
 from ftkit.plugins.loading import TIMEOUT, time_allowed
 from ftkit.runs.run_folder import RunFolder
@@ -42,7 +42,7 @@ def announced(session: Session, resumed: bool = False) -> Iterator[None]:
         yield
     except BaseException as error:
         interrupted = isinstance(error, RunInterrupted | KeyboardInterrupt)
-        text = error.message if isinstance(error, FtkitError) else reason(error)
+        text = error.message if isinstance(error, FtkitError) else describe_exception(error)
         announcer.ended("interrupted" if interrupted else "failed", None, text)
         raise
     best = next((r for r in session.run.records() if r["epoch"] == session.progress.best_epoch), None)
@@ -108,9 +108,9 @@ class Announcer(Listener):
             )
         elif made.error is not None and (plugin, hook) not in self._failed:
             self._failed.add((plugin, hook))
-            place = location(made.error)
+            place = plugin_location(made.error)
             where = f" ({place[1]})" if place is not None else ""
-            self._listener.note(f"plugin {plugin!r} failed in {hook}: {reason(made.error)}{where}")
+            self._listener.note(f"plugin {plugin!r} failed in {hook}: {describe_exception(made.error)}{where}")
 
 
 def _new_signal(flag: StopFlag) -> Callable[[], str | None]:

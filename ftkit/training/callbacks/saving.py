@@ -22,7 +22,7 @@ from ftkit.models.build import build_bare
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.parts.strategy import Strategy
 from ftkit.planning.run_plan import Plan
-from ftkit.plugin_errors import running
+from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.checkpoint import save_checkpoint
 from ftkit.runs.run_catalog import Card
 from ftkit.training.callbacks.nan_guard import require_finite, require_finite_weights
@@ -146,7 +146,7 @@ def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -
     strategy = session.plan.strategy
     with (
         session.flag.unhurried(),
-        running(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy),
+        plugin_boundary(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy),
     ):
         save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_beside, network))
 

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import AutoModelForImageClassificati
 
 import ftkit
 from ftkit.api import FtkitError, RequestError
-from ftkit.testing import check_backbone, check_dataset, draw
+from ftkit.testing import check_backbone, check_dataset, draw_image
 from ftkit.testing.project import Project
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,7 +61,7 @@ def network(tmp_path: Path) -> Callable[[str], Path]:
 
 def rows(count: int, seed: str, label: str = "label") -> datasets.Dataset:
     features = datasets.Features({"picture": datasets.Image(), label: datasets.ClassLabel(names=["ants", "bees"])})
-    pictures = [draw(i % 2, (32, 32), f"{seed}{i}") for i in range(count)]
+    pictures = [draw_image(i % 2, (32, 32), f"{seed}{i}") for i in range(count)]
     return datasets.Dataset.from_dict({"picture": pictures, label: [i % 2 for i in range(count)]}, features)
 
 
@@ -141,11 +141,11 @@ def test_a_file_that_is_replaced_and_keeps_its_time_is_read_anew(parquet: Path) 
 def test_a_folder_of_images_that_are_replaced_and_keep_their_time(tmp_path: Path) -> None:
     for name, label in (("ants", 0), ("bees", 1)):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        draw(label, (32, 32), "a").save(tmp_path / "photos" / name / "1.png")
+        draw_image(label, (32, 32), "a").save(tmp_path / "photos" / name / "1.png")
     before = HubDataset(str(tmp_path / "photos")).load().train
     file = tmp_path / "photos" / "ants" / "1.png"
     was = file.stat()
-    draw(0, (32, 32), "b").save(file)
+    draw_image(0, (32, 32), "b").save(file)
     os.utime(file, ns=(was.st_mtime_ns, was.st_mtime_ns))
     after = HubDataset(str(tmp_path / "photos")).load().train
     assert before is not None
@@ -221,7 +221,7 @@ def test_a_network_that_is_nowhere_is_one_line(ftkit_project: Callable[..., Proj
 
 
 def picture_of(what: str) -> bytes:
-    draw(0, (32, 32), what).save(out := BytesIO(), format="PNG")
+    draw_image(0, (32, 32), what).save(out := BytesIO(), format="PNG")
     return out.getvalue()
 
 
@@ -248,7 +248,7 @@ def test_a_run_with_both_is_pushed_pulled_and_predicts(
     for name in ("model.json", "model.safetensors"):
         assert (project.path / "bees" / name).read_bytes() == (project.path / "runs/run/model" / name).read_bytes()
     ours, theirs = (ftkit.load(project.path / folder) for folder in ("runs/run/model", "bees"))
-    picture = draw(0, (32, 32), "x")
+    picture = draw_image(0, (32, 32), "x")
     assert ours.predict(picture) == theirs.predict(picture)
     said, here = json.loads(there.stdout), ours.predict(project.path / "x.png")[0]
     assert (said["label"], said["probability"]) == (here.label, pytest.approx(here.probability, abs=0.01))
@@ -260,7 +260,7 @@ def test_a_repository_that_is_not_there_is_one_line(ftkit_project: Callable[...,
         env = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
         lines = (("hf", "pull", "me/wasps"), ("predict", ".", "--model", "hf/me/wasps"))
         project = ftkit_project({})
-        draw(0, (32, 32), "x").save(project.path / "x.png")
+        draw_image(0, (32, 32), "x").save(project.path / "x.png")
         for line in lines:
             missing = project.run(*line, env=env)
             assert missing.returncode == 1

@@ -13,7 +13,7 @@ import pytest
 from ftkit_hf.dataset import HubDataset
 
 from ftkit.api import RequestError, UnreadableImage
-from ftkit.testing import check_dataset, draw
+from ftkit.testing import check_dataset, draw_image
 from ftkit.testing.project import Project
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,7 +26,7 @@ NAME = "me/photos"
 
 def parquet(count: int, seed: str) -> bytes:
     features = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(names=["ants", "bees"])})
-    pictures = [draw(i % 2, (32, 32), f"{seed}{i}") for i in range(count)]
+    pictures = [draw_image(i % 2, (32, 32), f"{seed}{i}") for i in range(count)]
     rows = datasets.Dataset.from_dict({"picture": pictures, "label": [i % 2 for i in range(count)]}, features)
     rows.to_parquet(out := BytesIO(), batch_size=BLOCK)
     return out.getvalue()
@@ -89,7 +89,7 @@ def test_a_file_that_changes_is_read_anew(file: Path) -> None:
     assert after is not None
     assert before.stamp != after.stamp
     assert len(after) == 30
-    assert after[0][0].tobytes() != draw(0, (32, 32), "a0").tobytes()
+    assert after[0][0].tobytes() != draw_image(0, (32, 32), "a0").tobytes()
 
 
 def test_what_is_kept_has_a_limit(file: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_file_that_is_gone_is_an_unreadable_image(file: Path) -> None:
 
 def test_other_files_than_parquet_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d" / "ants").mkdir(parents=True)
-    draw(0, (32, 32), "a").save(tmp_path / "d" / "ants" / "a.png")
+    draw_image(0, (32, 32), "a").save(tmp_path / "d" / "ants" / "a.png")
     with pytest.raises(RequestError, match="isn't in Parquet files"):
         HubDataset(str(tmp_path / "d"), streaming=True).load()
 

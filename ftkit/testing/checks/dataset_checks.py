@@ -11,8 +11,8 @@ from dataclasses import replace
 from ftkit.api import Dataset, Split, Splits, UnreadableImage
 from ftkit.data.loading.lazy_sources import OwnCopies
 from ftkit.data.plugin_checks import checked_splits
-from ftkit.testing.contract import ContractError, kept, require, require_frozen_dataclass
-from ftkit.testing.copies import in_fork, sent
+from ftkit.testing.contract import ContractError, require, require_frozen_dataclass, run_plan_check
+from ftkit.testing.process_copies import pickled_copy, run_in_fork
 
 THREADS = 4
 OPENED = 16
@@ -33,12 +33,12 @@ def check_dataset(dataset: Dataset, opened: int = OPENED) -> Splits:
             twice, labels out of range, or images that don't open here or in another process, or not to the same.
     """
     require_frozen_dataclass(dataset)
-    splits = kept(checked_splits, dataset.load())
+    splits = run_plan_check(checked_splits, dataset.load())
     require(splits.train is not None, "there is no training split")
     for name, split in splits.present():
         _check_split(f"{name} split", split, opened)
     require(
-        kept(checked_splits, dataset.load()).fingerprint() == splits.fingerprint(),
+        run_plan_check(checked_splits, dataset.load()).fingerprint() == splits.fingerprint(),
         "load() found other samples, labels or another order the second time",
         "sort what the file system gives",
     )
@@ -47,7 +47,7 @@ def check_dataset(dataset: Dataset, opened: int = OPENED) -> Splits:
 
 def _check_split(where: str, split: Split, opened: int) -> None:
     try:
-        copy = sent(split)
+        copy = pickled_copy(split)
     except Exception as error:
         raise ContractError(f"{where}: it can't be sent to a reading process: {error}") from error
     # As runs do it: by a copy in each thread and process, made before the data is first read.
@@ -67,7 +67,7 @@ def _check_others(where: str, split: Split, chosen: Sequence[int]) -> None:
         ):
             _compare(f"{where}, {split.names[index]}", "in a thread", future.exception(), future, expected)
     if sys.platform == "linux":
-        found = in_fork(lambda: [_pixels(split, index) for index in chosen])
+        found = run_in_fork(lambda: [_pixels(split, index) for index in chosen])
         hint = "connect in `open`, when it is first called, and keep the connection in the object itself"
         if isinstance(found, str):
             raise ContractError(f"{where}: opening it in a process forked after it was opened here: {found}", hint)

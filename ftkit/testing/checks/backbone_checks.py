@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.api import Backbone
 from ftkit.data.plugin_checks import check_description
-from ftkit.testing.contract import kept, require
+from ftkit.testing.contract import require, run_plan_check
 from ftkit.testing.randomness import seeded
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
     """
     from ftkit.models.model_size import build_on_meta
 
-    kept(check_description, backbone)
+    run_plan_check(check_description, backbone)
     network = build_on_meta(backbone, CLASSES)
     check_groups(backbone, network)
     check_head(backbone, network)

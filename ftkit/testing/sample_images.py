@@ -16,7 +16,7 @@ Layout = Mapping[str, "int | Mapping[str, int]"]
 COLOURS = ("crimson", "steelblue", "goldenrod", "seagreen", "orchid", "sienna", "darkcyan", "slategray")
 
 
-def draw(kind: int, size: tuple[int, int], seed: str) -> Image:
+def draw_image(kind: int, size: tuple[int, int], seed: str) -> Image:
     """A noisy picture whose colour and shape tell its kind; RGB, `size` is width and height in pixels."""
     from PIL import Image, ImageDraw
 
@@ -54,5 +54,5 @@ def _fill(folder: Path, classes: Mapping[str, int], kinds: list[str], size: tupl
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             suffix = ("jpg", "png")[number % 2]
-            picture = draw(kinds.index(name), size, f"{folder.name}/{name}/{number}")
+            picture = draw_image(kinds.index(name), size, f"{folder.name}/{name}/{number}")
             picture.save(folder / name / f"{number:04d}.{suffix}")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from ftkit.api import Backbone, RequestError, Schedule, Strategy, make_schedule
 from ftkit.strategies.schedule import ImpureStrategyError
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
-from ftkit.testing.copies import sent
-from ftkit.testing.distributed_checks import check_together
-from ftkit.testing.pictures import make_image_folder
+from ftkit.testing.distributed_checks import check_distributed
+from ftkit.testing.process_copies import pickled_copy
+from ftkit.testing.sample_images import make_image_folder
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
@@ -80,7 +80,7 @@ def _schedules(strategy: Strategy, backbone: Backbone, lengths: Sequence[int]) -
 def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, Schedule]) -> None:
     """The same question has the same answer from a copy in another process too; `make_schedule` asks again here."""
     try:
-        copy = sent(strategy)
+        copy = pickled_copy(strategy)
     except Exception as error:
         raise ContractError(f"it can't be pickled: {error}", "define its class at the top of a module") from error
     for length, schedule in reversed(list(schedules.items())):
@@ -117,7 +117,7 @@ def _check_run(strategy: Strategy, backbone: Backbone, schedule: Schedule, proce
         if processes > 1:
             (folder / "notes").mkdir()
             make = partial(_planned, strategy, backbone, len(schedule.rows), data, folder / "together")
-            check_together(make, processes, folder / "notes")
+            check_distributed(make, processes, folder / "notes")
             _Trial(strategy, backbone, schedule, data, folder / "together", again=True).check_frozen()
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def sent(value: T) -> T:
+def pickled_copy(value: T) -> T:
     """The value, sent to another process and received again.
 
     Raises:
@@ -25,7 +25,7 @@ SECONDS = 60.0
 """After so long a forked process counts as hung."""
 
 
-def in_fork(work: Callable[[], Any]) -> Any:
+def run_in_fork(work: Callable[[], Any]) -> Any:
     """What `work` returns in a process that is forked here; text that says why it returned nothing."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
 

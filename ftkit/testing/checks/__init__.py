@@ -1,0 +1,1 @@
+"""The contract checks, one file for each kind of part."""

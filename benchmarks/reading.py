@@ -3,7 +3,7 @@
     python benchmarks/reading.py [--data FOLDER] [--times 3] [--side 375]
 
 The images are the JPEGs under a folder; without one, 200 of 4:3 are drawn. Each way reads all of them in turn; the
-medians are compared. `decoded` is the second time that ftkit reads an image with --decoded-cache ram; `begun` is what
+medians are compared. `decoded` is the second time that ftkit reads an image with --decoded-cache ram; `device` is what
 is left to a worker where a GPU does the rest (augment_on).
 """
 
@@ -24,7 +24,7 @@ from torchvision import transforms as v1
 
 from ftkit.config.schema import Cache
 from ftkit.data.images import ImageFiles
-from ftkit.data.loading.decoded_images import measure, open_decoded
+from ftkit.data.loading.decoded_images import decoded_sizes, open_decoded_cache
 from ftkit.data.loading.loader import Samples
 from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
@@ -72,14 +72,14 @@ def main() -> None:
 
 
 def compare(name: str, files: list[Path], split: Split, times: int) -> None:
-    kept = open_decoded(split, measure(split, 3), Cache(decoded="ram"), "")
+    kept = open_decoded_cache(split, decoded_sizes(split, 3), Cache(decoded="ram"), "")
     plain, again = Samples(split, OURS[name]), Samples(split, OURS[name], pixels=kept.pixels)
-    begun = Samples(split, OURS[name], begun=True)
+    device = Samples(split, OURS[name], device_transforms=True)
     ways: dict[str, Callable[[int], object]] = {
         "PIL": lambda index: TUTORIALS[name](Image.open(files[index]).convert("RGB")),
         "ftkit": lambda index: plain[0, index, 0],
         "decoded": lambda index: again[0, index, 0],
-        "begun": lambda index: begun[0, index, 0],
+        "device": lambda index: device[0, index, 0],
     }
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(times + 1):
@@ -90,7 +90,7 @@ def compare(name: str, files: list[Path], split: Split, times: int) -> None:
             # The first turn fills caches.
             taken[way] += [time.perf_counter() - began] if turn else []
     each = {way: 1000 * statistics.median(seconds) / len(files) for way, seconds in taken.items()}
-    for way in ("ftkit", "decoded", "begun"):
+    for way in ("ftkit", "decoded", "device"):
         print(f"{name}: PIL {each['PIL']:.2f} ms an image, {way} {each[way]:.2f} ms: {each['PIL'] / each[way]:.2f}x")
 
 

@@ -4,7 +4,7 @@ from ftkit.data.images import ImageFiles, UnreadableImage, decode_image, is_imag
 from ftkit.data.label_columns import Labelled, label_splits
 from ftkit.data.lazy_sequence import LazySequence
 from ftkit.data.sampling import stratified_sample, stratified_split
-from ftkit.data.walk import LeftOut, list_folder, walk_images
+from ftkit.data.walk import SkippedFiles, list_folder, walk_images
 from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
 from ftkit.files.file_identity import Stamp, file_stamp
 from ftkit.files.file_kinds import kind_of_file
@@ -65,7 +65,6 @@ __all__ = [
     "Labelled",
     "LayerGroup",
     "LazySequence",
-    "LeftOut",
     "Loss",
     "Metric",
     "Optimizer",
@@ -75,6 +74,7 @@ __all__ = [
     "RequestError",
     "Role",
     "Schedule",
+    "SkippedFiles",
     "Split",
     "SplitName",
     "Splits",

@@ -19,9 +19,9 @@ from ftkit.activation_cache.prefix import computed_rows, quick
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, kept_beginnings, open_values, table_key
 from ftkit.config.schema import Cache
-from ftkit.data.loading.loader import Batch, Samples, require_whole
+from ftkit.data.loading.loader import Batch, Samples, raise_failures
 from ftkit.data.loading.order import Key
-from ftkit.data.scan.content_digests import KnownImages, known_images
+from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.errors import plural
 from ftkit.files.cache_folder import CacheStore, activation_folder
 from ftkit.models.bundle import Loaded
@@ -108,7 +108,7 @@ def recalled(
     if beginning is None or store is None:
         yield None
         return
-    images = known_images(samples.split)
+    images = image_digests(samples.split)
     table = _opened(beginning, samples, images, store, tell)
     if table is None:
         yield None
@@ -169,7 +169,7 @@ def open_cutter(network: nn.Module, compute: Compute, look: Preprocessing) -> Cu
     return Cutter(network, compute.take(images), compute.autocast)
 
 
-def _opened(beginning: Beginning, samples: Samples, images: KnownImages, store: CacheStore, tell: Tell) -> Table | None:
+def _opened(beginning: Beginning, samples: Samples, images: ImageDigests, store: CacheStore, tell: Tell) -> Table | None:
     cut, look = beginning.cut, beginning.look
     key = table_key(beginning.key, images.digest, look)
     if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:
@@ -191,14 +191,14 @@ def _row(beginning: Beginning, samples: Samples, index: int) -> Tensor | None:
     return values[0] if values else None
 
 
-def _fill(table: Table, beginning: Beginning, samples: Samples, images: KnownImages, threads: int | None) -> int:
+def _fill(table: Table, beginning: Beginning, samples: Samples, images: ImageDigests, threads: int | None) -> int:
     """Compute what a table lacks; how many rows it had."""
     missing = table.missing()
     lists: list[list[Key]] = [[(PLAIN, index, 0) for index in table.rows_of(chunk)] for chunk in missing]
     network = quick(beginning.cutter, [beginning.cut.name], beginning.compute, beginning.look)
     rows = computed_rows(network, beginning.compute, beginning.look, samples, lists, threads)
     for chunk, (values, batch) in zip(missing, rows, strict=True):
-        require_whole(batch.faults)
+        raise_failures(batch.failures)
         images.require_same(batch.indices.tolist())
         table.put(chunk, batch.indices.tolist(), values[0])
     return len(samples) - sum(map(len, lists))

@@ -10,7 +10,7 @@ import torch
 from ftkit.activation_cache.cached_augmentations import PLAIN
 from ftkit.activation_cache.cut import Cut
 from ftkit.activation_cache.table import Table
-from ftkit.data.loading.loader import Batch, Fault
+from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key
 from ftkit.parts.dataset import SplitName
 
@@ -35,7 +35,7 @@ class Cached:
     def __iter__(self) -> Iterator[Batch]:
         every = list(self.batch_sampler)
         # All processes need the same views, whichever of them their own images are of.
-        views = self.batch_sampler.views(self._views) if self._views > 1 else {PLAIN}
+        views = self.batch_sampler.cached_augmentations(self._views) if self._views > 1 else {PLAIN}
         tables = self._cache.tables(self._cut, self._split, views)
         if tables is None:
             lists = [[((key[0] + key[2]) % self._views, key[1], 0) for key in keys] for keys in every]
@@ -45,7 +45,7 @@ class Cached:
         for keys in every:
             yield self._batch(keys, tables, faults)
 
-    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], faults: Mapping[int, Fault]) -> Batch:
+    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], faults: Mapping[int, ReadFailure]) -> Batch:
         whole = [key for key in keys if key[1] not in faults] if faults else keys
         indices = torch.tensor([key[1] for key in whole], dtype=torch.int64)
         views = [(key[0] + key[2]) % self._views for key in whole]

@@ -62,7 +62,7 @@ def open_activations(session: Session, on_batch: Callable[[], None]) -> Activati
     )
     if isinstance(probe, Cut) or any(use.cut is not None for use in uses):
         # Files that aren't remembered are read by the main process, and by it alone.
-        main_first(lambda: [session.known_images(split) for split in ("train", "val")])
+        main_first(lambda: [session.image_digests(split) for split in ("train", "val")])
     return cache
 
 

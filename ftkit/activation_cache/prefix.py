@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.activation_cache.cut import Cutter
-from ftkit.data.loading.loader import Batch, Fault, Samples
+from ftkit.data.loading.loader import Batch, ReadFailure, Samples
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CHUNK
 from ftkit.inference.streaming import computed
@@ -43,8 +43,8 @@ def computed_rows(
     results = computed(compute, beginning, pieces, samples.read, threads)
     for keys in lists:
         parts = [next(results) for _ in range(0, len(keys), size)]
-        there = [one for rest, _ in parts for one in rest if not isinstance(one, Fault)]
-        faults = [one for rest, _ in parts for one in rest if isinstance(one, Fault)]
+        there = [one for rest, _ in parts for one in rest if not isinstance(one, ReadFailure)]
+        faults = [one for rest, _ in parts for one in rest if isinstance(one, ReadFailure)]
         labels, indices = (torch.tensor([one[n] for one in there], dtype=torch.int64) for n in (0, 1))
         values = [torch.cat(rows) for rows in zip(*(rows for _, rows in parts if rows), strict=True)]
         yield values, Batch(torch.empty(0), labels, indices, tuple(faults))

@@ -25,9 +25,9 @@ from ftkit.activation_cache.policy import Use
 from ftkit.activation_cache.prefix import computed_rows, quick
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, open_values, table_key
-from ftkit.data.loading.loader import Batch, Fault
-from ftkit.data.loading.order import Key, Share
-from ftkit.data.loading.unreadable_images import usable
+from ftkit.data.loading.loader import Batch, ReadFailure
+from ftkit.data.loading.order import Key, Shard
+from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.collectives import largest
 from ftkit.files.cache_folder import CHUNK, CacheStore, activation_folder
 from ftkit.parts.dataset import SplitName
@@ -62,7 +62,7 @@ class Activations:
     uses: Mapping[Phase, Use]
     probe_cut: Cut | str | None
     on_batch: Callable[[], None]
-    faults: dict[SplitName, dict[int, Fault]] = field(default_factory=lambda: {"train": {}, "val": {}})
+    faults: dict[SplitName, dict[int, ReadFailure]] = field(default_factory=lambda: {"train": {}, "val": {}})
     settled: set[tuple[Place, int]] = field(default_factory=set)
     trouble: str = ""
     _told: bool = False
@@ -88,12 +88,12 @@ class Activations:
             return self.session.ordinary
         feed = self._feed(self.probe_cut)
         share = feed.val_loader.batch_sampler
-        plain = Share(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
+        plain = Shard(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
         return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.judged, feed.val_loader)
 
     def _feed(self, cut: Cut) -> Feed:
         session = self.session
-        share = Share(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
+        share = Shard(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
         return Feed(
             cut.trained,
             Cached(self, cut, "train", session.order, session.plan.views),
@@ -136,7 +136,7 @@ class Activations:
     def computed(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
         """Batches whose rows are computed for this once; their keys' first number is the view."""
         for values, batch in self._values([cut.name], split, batches):
-            yield Batch(values[0], batch.labels, batch.indices, batch.faults) if values else batch
+            yield Batch(values[0], batch.labels, batch.indices, batch.failures) if values else batch
 
     def _values(
         self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
@@ -170,13 +170,13 @@ class Activations:
         rows_of = tables[0].rows_of
         names = [cut.name for cut in cuts]
         keys = [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]
-        told, found = time.monotonic(), dict[int, Fault]()
+        told, found = time.monotonic(), dict[int, ReadFailure]()
         with closing(self._values(names, split, keys)) as results:
             for number in range(largest(session.accelerator, len(own))):
                 if number < len(own) and not self.trouble:
                     values, batch = next(results)
                     found |= _by_row(rows_of(own[number]), batch)
-                    self._keep(split, values, usable(session, split, batch), own[number], tables, lacking)
+                    self._keep(split, values, skip_unreadable(session, split, batch), own[number], tables, lacking)
                 self.on_batch()
                 if time.monotonic() - told > PATIENCE_SECONDS:
                     told = time.monotonic()
@@ -198,7 +198,7 @@ class Activations:
     ) -> None:
         if not values:
             return
-        self.session.known_images(split).require_same(batch.indices.tolist())
+        self.session.image_digests(split).require_same(batch.indices.tolist())
         try:
             for table, value, wanted in zip(tables, values, lacking, strict=True):
                 if chunk in wanted:
@@ -220,7 +220,7 @@ class Activations:
             try:
                 beginning = self._keys.beginning(cut.name)
                 drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
-                key = table_key(beginning, self.session.known_images(split).digest, plan.preprocessing, drawn)
+                key = table_key(beginning, self.session.image_digests(split).digest, plan.preprocessing, drawn)
                 recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, view)
                 note = self.session.listener.note
                 self._tables[place] = open_values(self._store, key, about, count, cut, beginning, recompute, note)
@@ -267,6 +267,6 @@ class Activations:
         return TableKeys(self.cutter, self.session.compute)
 
 
-def _by_row(rows: range, batch: Batch) -> dict[int, Fault]:
+def _by_row(rows: range, batch: Batch) -> dict[int, ReadFailure]:
     """Faults of a batch by the row that they are of."""
-    return dict(zip(sorted(set(rows) - set(batch.indices.tolist())), batch.faults, strict=True))
+    return dict(zip(sorted(set(rows) - set(batch.indices.tolist())), batch.failures, strict=True))

@@ -73,7 +73,7 @@ def table_key(beginning: str, images: str, look: Preprocessing, drawn: Sequence[
 
     Args:
         beginning: As `TableKeys` gives it.
-        images: The digest that `known_images` gives.
+        images: The digest that `image_digests` gives.
         look: What the images go through.
         drawn: What their random changes depend on; nothing for what evaluation sees.
     """

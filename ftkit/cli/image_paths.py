@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from ftkit.data.walk import HIDDEN, SYSTEM_NAMES, UNOPENED, LeftOut, scan_folder, walk_folders, walk_images
+from ftkit.data.walk import HIDDEN, SYSTEM_NAMES, UNOPENED, SkippedFiles, scan_folder, walk_folders, walk_images
 from ftkit.errors import RequestError
 
 CHUNK = 1 << 16
@@ -20,7 +20,7 @@ ENOUGH = 16
 """Bytes that tell UTF-16 from names that end with zero bytes."""
 
 
-def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: LeftOut) -> Iterator[Path]:
+def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: SkippedFiles) -> Iterator[Path]:
     """Image files in the order of the arguments; folders and globs are sorted, and read as they are needed.
 
     A file that was named, or matches a glob, is taken whatever it is called, and even if it isn't there, so that it
@@ -34,7 +34,7 @@ def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: LeftO
         RequestError: There is nothing at all.
     """
     arguments = list(arguments)
-    missing = [a for a in arguments if not (a == "-" or os.path.lexists(a) or next(_matches(a, LeftOut()), None))]
+    missing = [a for a in arguments if not (a == "-" or os.path.lexists(a) or next(_matches(a, SkippedFiles()), None))]
     if len(missing) == len(arguments):
         raise RequestError(f"{missing[0]}: no such file or folder", f"relative paths start from {Path.cwd()}")
     found = chain.from_iterable(_expand(argument, stdin, left_out) for argument in arguments)
@@ -48,7 +48,7 @@ def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: LeftO
     return chain([first], found)
 
 
-def _expand(argument: str, stdin: IO[str] | None, left_out: LeftOut) -> Iterator[Path]:
+def _expand(argument: str, stdin: IO[str] | None, left_out: SkippedFiles) -> Iterator[Path]:
     if argument == "-":
         yield from map(Path, read_path_list(stdin))
     elif os.path.isdir(argument):  # noqa: PTH112 - an empty argument would be the working folder
@@ -64,9 +64,9 @@ def _expand(argument: str, stdin: IO[str] | None, left_out: LeftOut) -> Iterator
             yield Path(argument)
 
 
-def _below(folder: str, left_out: LeftOut) -> Iterator[Path]:
+def _below(folder: str, left_out: SkippedFiles) -> Iterator[Path]:
     root = Path(folder)
-    inner = LeftOut(prefix=f"{root}/", parent=left_out)
+    inner = SkippedFiles(prefix=f"{root}/", parent=left_out)
     return (root / name for name in walk_images(root, "", inner))
 
 
@@ -150,7 +150,7 @@ def _split(data: bytes, end: bytes) -> list[bytes]:
     return [*found, data[start:]]
 
 
-def _matches(pattern: str, left_out: LeftOut) -> Iterator[str]:
+def _matches(pattern: str, left_out: SkippedFiles) -> Iterator[str]:
     """Files and folders that a glob stands for, none where it is none; nothing that lies in a folder that matches."""
     if not glob.has_magic(pattern):
         return
@@ -166,7 +166,7 @@ def _matches(pattern: str, left_out: LeftOut) -> Iterator[str]:
         yield path
 
 
-def _matching(base: str, parts: list[str], left_out: LeftOut) -> Iterator[str]:
+def _matching(base: str, parts: list[str], left_out: SkippedFiles) -> Iterator[str]:
     if not parts:
         yield base
         return
@@ -179,13 +179,13 @@ def _matching(base: str, parts: list[str], left_out: LeftOut) -> Iterator[str]:
         if not rest:
             yield base or "."
             return
-        for where, _ in walk_folders(Path(base), "", LeftOut(prefix=f"{base}/" if base else "", parent=left_out)):
+        for where, _ in walk_folders(Path(base), "", SkippedFiles(prefix=f"{base}/" if base else "", parent=left_out)):
             yield from _matching(os.path.join(base, where) if where else base, rest, left_out)  # noqa: PTH118
     elif os.path.isdir(base or "."):  # noqa: PTH112
         yield from _named(base, head, rest, left_out)
 
 
-def _named(base: str, head: str, rest: list[str], left_out: LeftOut) -> Iterator[str]:
+def _named(base: str, head: str, rest: list[str], left_out: SkippedFiles) -> Iterator[str]:
     """What a pattern for one part of a path matches in a folder; hidden names only where it begins with a dot."""
     fits = re.compile(translate(head)).match
     try:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from ftkit.errors import RequestError, plural, unknown
 from ftkit.parts.dataset import Split, Splits
 
-Origin = Mapping[str, str | None]
+ClassMapping = Mapping[str, str | None]
 """By class of the data its target, None where its images aren't used; empty where nothing was chosen or mapped."""
 
 
-def choose_labels(
+def select_classes(
     splits: Splits,
     used: Sequence[str] | None,
     label_map: Mapping[str, str] | None,
@@ -35,20 +35,20 @@ def choose_labels(
         return splits
     kept = splits.classes if used is None else _checked(used, splits.classes, places[0])
     targets = {name: name for name in kept} if label_map is None else _targets(label_map, kept, splits, places[1])
-    origin = {name: targets.get(name) for name in splits.classes}
-    chosen = _apply(splits, origin, tuple(dict.fromkeys(targets.values())))
-    notes = [] if used is None else [f"classes: {len(kept)} of {len(origin)} are used, {_counted(chosen, splits)}"]
+    mapping = {name: targets.get(name) for name in splits.classes}
+    chosen = _apply(splits, mapping, tuple(dict.fromkeys(targets.values())))
+    notes = [] if used is None else [f"classes: {len(kept)} of {len(mapping)} are used, {_counted(chosen, splits)}"]
     notes += [] if label_map is None else [f"label_map: {_shown(targets)}"]
-    return replace(chosen, origin=origin, notes=(*splits.notes, *notes))
+    return replace(chosen, class_mapping=mapping, notes=(*splits.notes, *notes))
 
 
-def labels_as_trained(splits: Splits, origin: Origin, targets: Sequence[str], source: str) -> Splits:
+def apply_training_classes(splits: Splits, mapping: ClassMapping, targets: Sequence[str], source: str) -> Splits:
     """Other data under the labels that a model was trained with: its classes are mapped in the same way.
 
     Data whose classes are called like the targets already is left as it is.
 
     Args:
-        origin: `Splits.origin` of the model's training data.
+        mapping: `Splits.class_mapping` of the model's training data.
         targets: The model's classes.
         source: How messages call the data.
 
@@ -56,17 +56,17 @@ def labels_as_trained(splits: Splits, origin: Origin, targets: Sequence[str], so
         RequestError: No image is of a class that the model was trained on.
     """
     names = set(splits.classes)
-    if not origin or (names <= set(targets) and not names <= set(origin)):
+    if not mapping or (names <= set(targets) and not names <= set(mapping)):
         return splits
     # A class that training knew nothing of keeps its name, for whoever compares it with the model's.
-    mapping = {name: origin.get(name, name) for name in splits.classes}
-    chosen = _apply(splits, mapping, tuple(dict.fromkeys(t for t in mapping.values() if t is not None)))
+    own = {name: mapping.get(name, name) for name in splits.classes}
+    chosen = _apply(splits, own, tuple(dict.fromkeys(t for t in own.values() if t is not None)))
     if not any(len(split) for _, split in chosen.present()):
-        trained = [name for name, target in origin.items() if target is not None]
+        trained = [name for name, target in mapping.items() if target is not None]
         raise RequestError(
             f"{source}: no image is of a class that the model was trained on: {_few(trained)}", "give other images"
         )
-    out = [name for name in splits.classes if mapping[name] is None]
+    out = [name for name in splits.classes if own[name] is None]
     note = (f"classes left out in training are left out here: {_few(out)}, {_counted(chosen, splits)}",) if out else ()
     return replace(chosen, notes=(*splits.notes, *note))
 
@@ -100,7 +100,7 @@ def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, 
     return dict(label_map)
 
 
-def _apply(splits: Splits, mapping: Origin, classes: tuple[str, ...]) -> Splits:
+def _apply(splits: Splits, mapping: ClassMapping, classes: tuple[str, ...]) -> Splits:
     places = {name: place for place, name in enumerate(classes)}
     labels = [None if target is None else places[target] for target in map(mapping.get, splits.classes)]
 

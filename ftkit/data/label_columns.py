@@ -44,7 +44,7 @@ def label_splits(
     tables: Mapping[SplitName, Labelled],
     where: Mapping[SplitName, str],
     notes: tuple[str, ...] = (),
-    to_train: bool = True,
+    for_training: bool = True,
 ) -> Splits:
     """The splits with their labels, which index the same classes, as `join_splits` has it.
 
@@ -56,7 +56,7 @@ def label_splits(
     Args:
         where: How messages call each split.
         notes: Lines that come before those.
-        to_train: As in `join_splits`.
+        for_training: As in `join_splits`.
 
     Raises:
         RequestError: A value stands for no class, a number has no name, the first split has no labels at all, or
@@ -77,9 +77,9 @@ def label_splits(
             split = split if len(kept) == len(its) else split.subset(kept)
             parts[name] = replace(split, labels=[number[text] for text in names]), own
     first = present[0]
-    if not parts or (to_train and first not in parts):
+    if not parts or (for_training and first not in parts):
         raise RequestError(f"{where[first]}: none of {len(found[first]):,} samples has a label", "give labelled data")
-    return join_splits(parts, where, tuple(lines), to_train)
+    return join_splits(parts, where, tuple(lines), for_training)
 
 
 def _classes_of(table: Labelled, where: str) -> list[str | _No]:

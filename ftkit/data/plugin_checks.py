@@ -42,7 +42,7 @@ def checked_splits(loaded: object) -> Splits:
     return replace(splits, classes=classes, train=train, val=val, test=test, notes=notes)
 
 
-def shared_names(splits: Splits) -> tuple[str, ...]:
+def names_in_two_splits(splits: Splits) -> tuple[str, ...]:
     """Notes on the names of samples that are in two splits."""
     there = [(name, set(split.names)) for name, split in splits.present()]
     pairs = [(a, b, some & others) for i, (a, some) in enumerate(there) for b, others in there[i + 1 :]]
@@ -78,7 +78,7 @@ def check_description(backbone: Backbone) -> None:
 
 
 @contextmanager
-def faults_of(source: str) -> Iterator[None]:
+def error_prefix(source: str) -> Iterator[None]:
     """Begin what is found with the name of what it was found in."""
     try:
         yield

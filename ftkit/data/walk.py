@@ -99,7 +99,7 @@ class _Some:
         return ", ".join(word for word, _ in self.details.most_common())
 
 
-class LeftOut:
+class SkippedFiles:
     """What walks left out: how much for each reason, and the first names. It stays small however much that is.
 
     Args:
@@ -107,7 +107,7 @@ class LeftOut:
         parent: Where all is counted instead, with those of other walks.
     """
 
-    def __init__(self, prefix: str = "", parent: LeftOut | None = None) -> None:
+    def __init__(self, prefix: str = "", parent: SkippedFiles | None = None) -> None:
         self._prefix = prefix
         self._found: dict[Reason, _Some] = {} if parent is None else parent._found
         self._sniffed = 0
@@ -192,7 +192,7 @@ def scan_folder(folder: str | Path) -> list[Entry]:
         return sorted(map(_entry, entries))
 
 
-def walk_images(root: Path, inside: str, left_out: LeftOut) -> Iterator[str]:
+def walk_images(root: Path, inside: str, left_out: SkippedFiles) -> Iterator[str]:
     """Paths of the images at any depth below the folder `inside` of `root`, relative to `root`.
 
     A folder's own images come first, then its folders, all by name. Links to folders are followed after all else, and
@@ -212,7 +212,7 @@ def walk_images(root: Path, inside: str, left_out: LeftOut) -> Iterator[str]:
                 left_out.add_entry(entry, folder, path)
 
 
-def walk_folders(root: Path, inside: str, left_out: LeftOut) -> Iterator[tuple[str, list[Entry]]]:
+def walk_folders(root: Path, inside: str, left_out: SkippedFiles) -> Iterator[tuple[str, list[Entry]]]:
     """The folder `inside` of `root` and all below it, relative to `root`, each with what is in it.
 
     Args:

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ftkit.activation_cache.cache_reader import Tell, recalled, shared_beginning, unheard
 from ftkit.config.load import Resolved
-from ftkit.data.class_selection import labels_as_trained
-from ftkit.data.loading.loader import Batch, Samples, checked, evaluation_loader, require_whole
+from ftkit.data.class_selection import apply_training_classes
+from ftkit.data.loading.loader import Batch, Samples, evaluation_loader, raise_failures, require_readable
 from ftkit.data.loading.order import Key
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.files.cache_folder import CacheStore
@@ -81,8 +81,8 @@ def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | Non
     Raises:
         RequestError: It isn't there, has no such split, or has classes that the model lacks.
     """
-    loaded = load_checked(dataset, source, to_train=False)
-    splits = labels_as_trained(loaded, card.origin, card.classes, source)
+    loaded = load_checked(dataset, source, for_training=False)
+    splits = apply_training_classes(loaded, card.origin, card.classes, source)
     name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
     chosen = relabel(chosen, splits.classes, card.classes, source)
     return Labelled(source, name, chosen, notes=(*splits.notes, *_absent_note(chosen, card.classes)))
@@ -160,7 +160,7 @@ def judge(
         network = cast(loaded.model, compute, look.channels, look.size) if kept is None else kept.cut.judged
         read = samples.read if kept is None else kept.read
         for rest, outputs in computed(compute, network, groups, read, threads):
-            require_whole(rest)
+            raise_failures(rest)
             parts.append(outputs[0].float().cpu())
     logits = torch.cat(parts)
     require_usable(usable_rows(logits), split.names)
@@ -186,7 +186,7 @@ def collect(
     accelerator: Accelerator,
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = checked,
+    usable: Usable = require_readable,
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 `(n, classes)` and labels `(n,)` of a whole split, in its order, on every process's CPU.
 
@@ -220,7 +220,7 @@ def infer(
     loader: Iterable[Any],
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = checked,
+    usable: Usable = require_readable,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits float32 `(n, classes)`, labels and indices `(n,)` of a loader's batches, on the CPU.
 
@@ -234,7 +234,7 @@ def infer(
             labels, indices = found.labels, found.indices
             if not len(found):
                 continue
-            logits = torch.cat([model(part) for part in compute.parts(found.seen(compute))])
+            logits = torch.cat([model(part) for part in compute.parts(found.preprocessed(compute))])
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))

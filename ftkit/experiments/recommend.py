@@ -16,7 +16,7 @@ from ftkit.config.load import Resolved, choosing
 from ftkit.config.schema import Config
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
-from ftkit.data.loading.workers import explained, settle_workers
+from ftkit.data.loading.workers import choose_workers, explain_worker_errors
 from ftkit.data.sampling import stratified_sample
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import share_of
@@ -148,7 +148,7 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
     store = store_of(config.cache) if accelerator.num_processes == 1 else None
     frozen = before_head(network, plan.schedule.groups, compute, look, plan.backbone.name) if store else None
     with recalled(frozen, samples, store, tell) as kept:
-        workers = settle_workers(
+        workers = choose_workers(
             config.workers,
             len(images),
             accelerator.num_processes,
@@ -157,7 +157,7 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
         )
         share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         judged = network if kept is None else kept.cut.judged
-        with explained():
+        with explain_worker_errors():
             features, labels = head_inputs(judged, layer, share, accelerator, compute)
     require_features(features, images.names)
     return _shared_figures(accelerator, features, labels, config.seed)

@@ -94,7 +94,7 @@ class Splits:
         val: To choose by; where it is None, it is split off `train`, stratified and seeded.
         test: To report on, untouched until then; may be None.
         notes: Lines worth telling the user, such as files passed over.
-        origin: Where classes were chosen or mapped by the config: by class of the data, what it counts as,
+        class_mapping: Where classes were chosen or mapped by the config: by class of the data, what it counts as,
             None where its images aren't used. Datasets leave it empty.
     """
 
@@ -103,7 +103,7 @@ class Splits:
     val: Split | None = None
     test: Split | None = None
     notes: tuple[str, ...] = ()
-    origin: Mapping[str, str | None] = field(default_factory=dict)
+    class_mapping: Mapping[str, str | None] = field(default_factory=dict)
 
     def get(self, name: SplitName) -> Split | None:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
@@ -169,22 +169,22 @@ def join_splits(
     parts: Mapping[SplitName, tuple[Split, Sequence[str]]],
     where: Mapping[SplitName, str],
     notes: tuple[str, ...] = (),
-    to_train: bool = True,
+    for_training: bool = True,
 ) -> Splits:
     """Splits whose labels index the same classes: those of train, or of the first split where there is no train.
 
     Args:
         parts: Each split with its own classes in label order; at least one.
         where: How messages call each split.
-        to_train: Refuse images of a class that train lacks. Else their classes come after the others, for a model that
-            may know them.
+        for_training: Refuse images of a class that train lacks. Otherwise such classes are appended, for a trained
+            model that may have them.
 
     Raises:
         RequestError: A sample is of a class that train lacks.
     """
     present = [name for name in SPLIT_NAMES if name in parts]
     classes = list(parts[present[0]][1])
-    if not to_train:
+    if not for_training:
         used = (its[label] for split, its in map(parts.__getitem__, present) for label in sorted(set(split.labels)))
         classes = list(dict.fromkeys([*classes, *used]))
     found = {name: relabel(*parts[name], classes, where[name]) for name in present}

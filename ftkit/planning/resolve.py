@@ -11,8 +11,8 @@ from typing import Literal, TypeVar
 
 from ftkit.config.load import Resolved, build
 from ftkit.data.balance import balance_notes
-from ftkit.data.plugin_checks import check_description, faults_of
-from ftkit.data.scan.image_scan import Tell, leave_out, screen
+from ftkit.data.plugin_checks import check_description, error_prefix
+from ftkit.data.scan.image_scan import Tell, leave_out, scan_images
 from ftkit.errors import RequestError, plural
 from ftkit.metrics.names import check_monitor
 from ftkit.optim.optimizer_options import FIRST_RATE_ALONE
@@ -47,7 +47,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
     if strategy.probe == "only":
         resolved = _without_epochs(resolved)
     config, backbone = resolved.config, resolved.registry.backbones.get(resolved.config.backbone)
-    with faults_of(f"backbone {config.backbone!r}"):
+    with error_prefix(f"backbone {config.backbone!r}"):
         check_description(backbone)
     splits, notes = load_splits(resolved)
     require_classes(splits)
@@ -90,7 +90,7 @@ def _screened(plan: Plan, tell: Tell | None, run: RunFolder | None) -> Plan:
     """The plan without the images that can't be read, or the error that says which these are."""
     if run is not None:
         return replace(plan, splits=leave_out(plan.splits, run.left_out()))
-    found = screen(plan.splits, plan.config.on_bad_image, tell, plan.config.dataset.given_range)
+    found = scan_images(plan.splits, plan.config.on_bad_image, tell, plan.config.dataset.given_range)
     plan = replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
     return plan if found.value_range is None else _in_range(plan, found.value_range)
 

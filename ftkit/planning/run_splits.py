@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftkit.config.load import Resolved, build
-from ftkit.data.class_selection import choose_labels
+from ftkit.data.class_selection import select_classes
 from ftkit.data.images import ReadWhole, sample_file
-from ftkit.data.loading.lazy_sources import OwnCopies
-from ftkit.data.plugin_checks import checked_splits, faults_of, shared_names
+from ftkit.data.loading.lazy_sources import PerThreadOpener
+from ftkit.data.plugin_checks import checked_splits, error_prefix, names_in_two_splits
 from ftkit.data.sampling import stratified_sample, stratified_split
-from ftkit.data.scan.image_scan import screen
+from ftkit.data.scan.image_scan import scan_images
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import SPLIT_NAMES, Dataset, Split, Splits
 from ftkit.plugin_errors import GuardedOpener, plugin_boundary, plugin_of
 
 
-def load_splits(resolved: Resolved, to_train: bool = True) -> tuple[Splits, tuple[str, ...]]:
+def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, tuple[str, ...]]:
     """The data's splits as the run sees them, and what is worth saying of them.
 
     Classes are chosen and mapped first, so that everything else goes by what is learnt. A missing validation
@@ -24,45 +24,45 @@ def load_splits(resolved: Resolved, to_train: bool = True) -> tuple[Splits, tupl
     left, so that the validation images don't depend on it.
 
     Args:
-        to_train: Refuse classes that only val or test have, and chosen classes that the data lacks. Else the data is
-            for a model that is trained already, and whoever has it matches its classes by name.
+        for_training: Refuse classes that only val or test have, and selected classes that the data lacks. Otherwise
+            the data is for a trained model, whose classes the caller matches by name.
     """
     config = resolved.config
     dataset = build(resolved.registry.datasets.get(config.dataset.name), config.dataset.options, "dataset", resolved)
-    splits = load_checked(dataset, f"dataset {config.dataset.name!r}", to_train)
+    splits = load_checked(dataset, f"dataset {config.dataset.name!r}", for_training)
     places = resolved.where("classes"), resolved.where("label_map")
     used, label_map = config.classes, config.label_map
-    if not to_train:
+    if not for_training:
         there = set(splits.classes)
         used = None if used is None else tuple(name for name in used if name in there)
         label_map = label_map and {name: label_map.get(name, name) for name in (used or splits.classes)}
-    splits = choose_labels(splits, used, label_map, places)
-    notes = (*splits.notes, *shared_names(splits))
+    splits = select_classes(splits, used, label_map, places)
+    notes = (*splits.notes, *names_in_two_splits(splits))
     if splits.train is not None and splits.val is None:
         kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
         splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
         notes += (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
     if splits.train is not None and config.train_samples is not None:
         # Of data that has become less than the run drew from, a model is evaluated all the same.
-        count = config.train_samples if to_train else min(config.train_samples, len(splits.train))
+        count = config.train_samples if for_training else min(config.train_samples, len(splits.train))
         drawn = stratified_sample(splits.train.labels, count, config.seed)
         splits = replace(splits, train=splits.train.subset(drawn))
     return splits, notes
 
 
-def load_checked(dataset: Dataset, source: str, to_train: bool = True) -> Splits:
+def load_checked(dataset: Dataset, source: str, for_training: bool = True) -> Splits:
     """What a dataset loads to, checked.
 
     Args:
         source: How messages call it.
-        to_train: Take the classes from the training split; otherwise each split may have classes of its own.
+        for_training: Take the classes from the training split; otherwise each split may have classes of its own.
 
     Raises:
         RequestError: The data isn't there, or what `load` returned can't be used.
         PluginError: A plugin's `load` raised something else.
     """
-    with plugin_boundary(f"load of {source}", dataset), faults_of(source):
-        found = checked_splits(dataset.load() if to_train else dataset.load_for_evaluation())
+    with plugin_boundary(f"load of {source}", dataset), error_prefix(source):
+        found = checked_splits(dataset.load() if for_training else dataset.load_for_evaluation())
     train, val, test = (_guarded(found.get(name), source) for name in SPLIT_NAMES)
     return replace(found, train=train, val=val, test=test)
 
@@ -72,8 +72,8 @@ def _guarded(split: Split | None, source: str) -> Split | None:
     if split is None or not len(split) or sample_file(split, 0) is not None:
         return split
     if plugin_of(split.source(0)[0]) is None:
-        return replace(split, open=OwnCopies(split.open))
-    return replace(split, open=OwnCopies(ReadWhole(GuardedOpener(split.open, split.names, source), split.names)))
+        return replace(split, open=PerThreadOpener(split.open))
+    return replace(split, open=PerThreadOpener(ReadWhole(GuardedOpener(split.open, split.names, source), split.names)))
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
@@ -84,10 +84,10 @@ def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
     Raises:
         RequestError: The data isn't there any more, or can't be used.
     """
-    splits, notes = load_splits(resolved, to_train=False)
+    splits, notes = load_splits(resolved, for_training=False)
     if resolved.config.on_bad_image != "skip":
         return splits, notes
-    screened = screen(splits, "skip", value_range=resolved.config.dataset.given_range)
+    screened = scan_images(splits, "skip", value_range=resolved.config.dataset.given_range)
     return screened.splits, (*notes, *screened.notes)
 
 

@@ -165,7 +165,7 @@ class RunFolder:
         if not self.bad_images.exists():
             return frozenset()
         listed = [json.loads(line) for line in self.bad_images.read_text(encoding="utf-8").splitlines()]
-        return frozenset(bad["file"] for bad in listed if not (bad["used"] or bad["late"]))
+        return frozenset(bad["file"] for bad in listed if not (bad["used"] or bad["during_run"]))
 
     def write_log(self, lines: Iterable[str]) -> None:
         """Add lines, each with the time, to the run's log."""

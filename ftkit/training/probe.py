@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
-from ftkit.data.loading.unreadable_images import usable as without_broken
+from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.processes import from_main_tensor
 from ftkit.errors import FtkitError, RequestError
 from ftkit.evaluation.evaluator import OnBatch, Usable, collect, share_of
@@ -113,7 +113,7 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
     train = session.plan.splits.train
     assert train is not None, "make_plan refuses data without a training split"
     accelerator = session.accelerator
-    skip = partial(without_broken, session, "train")
+    skip = partial(skip_unreadable, session, "train")
     if session.feed is not session.ordinary:
         loader = session.feed.train_loader
         return head_inputs(session.feed.judged, layer, loader, accelerator, session.compute, on_batch, skip)
@@ -128,7 +128,7 @@ def head_inputs(
     accelerator: Accelerator,
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = loader.checked,
+    usable: Usable = loader.require_readable,
 ) -> tuple[Tensor, Tensor]:
     """What a layer at the network's end sees of each image, float32 `(n, features)`, and the labels `(n,)`.
 

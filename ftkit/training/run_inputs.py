@@ -17,7 +17,7 @@ import torch
 
 from ftkit.data.images import sample_file
 from ftkit.data.loading.seeds import derive
-from ftkit.data.scan.content_digests import known_images
+from ftkit.data.scan.content_digests import image_digests
 from ftkit.distributed.processes import from_main
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.durable import replace_file
@@ -87,7 +87,7 @@ def images_digest(split: Split) -> str | None:
         return None
     if _is_opened(split) and len(split) > MOST_OPENED:
         split = split.subset(range(0, len(split), -(-len(split) // MOST_OPENED)))
-    return known_images(split).digest
+    return image_digests(split).digest
 
 
 def _is_opened(split: Split) -> bool:
@@ -100,7 +100,7 @@ def _of_session(session: Session) -> dict[str, str | None]:
     return {
         name: images_digest(session.split(name))
         if _is_opened(session.split(name))
-        else session.known_images(name).digest
+        else session.image_digests(name).digest
         for name in names
     }
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ftkit.activation_cache.feed import Feed
 from ftkit.data.loading import loader
-from ftkit.data.loading.decoded_images import Decoded, keep_decoded
+from ftkit.data.loading.decoded_images import DecodedCache, open_decoded_caches
 from ftkit.data.loading.order import TrainingOrder
-from ftkit.data.loading.workers import settle_workers
-from ftkit.data.scan.content_digests import KnownImages, known_images
+from ftkit.data.loading.workers import choose_workers
+from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.distributed.processes import main_first
 from ftkit.models.build import BuiltModel, accelerator_for, build_model, counted
 from ftkit.models.compute.devices import Compute, compute_of
@@ -95,7 +95,7 @@ class Session:
     totals: Tensor
     flag: StopFlag
     wrong_step: Tensor
-    decoded: Mapping[SplitName, Decoded] = field(default_factory=dict)
+    decoded: Mapping[SplitName, DecodedCache] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
     unsaved: bool = False
@@ -106,7 +106,7 @@ class Session:
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     unreached: frozenset[str] = frozenset()
     branches: bool = False
-    images: dict[SplitName, KnownImages] = field(default_factory=dict)
+    images: dict[SplitName, ImageDigests] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -132,10 +132,10 @@ class Session:
         """What gives the pixels of a split where they are kept decoded."""
         return self.decoded[name].pixels if name in self.decoded else None
 
-    def known_images(self, name: SplitName) -> KnownImages:
+    def image_digests(self, name: SplitName) -> ImageDigests:
         """What the images of a split are known by; files that the image scan hasn't read are read, once."""
         if name not in self.images:
-            self.images[name] = known_images(self.split(name))
+            self.images[name] = image_digests(self.split(name))
         return self.images[name]
 
     def split(self, name: SplitName) -> Split:
@@ -145,7 +145,7 @@ class Session:
         return split
 
 
-def begins(plan: Plan, compute: Compute) -> bool:
+def uses_device_transforms(plan: Plan, compute: Compute) -> bool:
     """Whether workers only begin an image, as 8-bit pixels, and the device does the rest with whole batches."""
     asked = plan.config.augment_on
     return asked == "device" or (asked == "auto" and compute.device.type == "cuda")
@@ -154,9 +154,9 @@ def begins(plan: Plan, compute: Compute) -> bool:
 def workers_for(plan: Plan, compute: Compute, listener: Listener) -> int:
     """Worker processes for the training images."""
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
-    look, width = plan.preprocessing, 1 if begins(plan, compute) else BYTES_PER_VALUE
+    look, width = plan.preprocessing, 1 if uses_device_transforms(plan, compute) else BYTES_PER_VALUE
     nbytes = plan.config.batch_size * look.channels * look.size**2 * width
-    return settle_workers(plan.config.workers, len(plan.splits.train), plan.world, nbytes, listener.note)
+    return choose_workers(plan.config.workers, len(plan.splits.train), plan.world, nbytes, listener.note)
 
 
 def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag, resume: bool = False) -> Session:
@@ -198,19 +198,21 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     weights = [plan.class_weights[label] for label in train.labels] if config.balance == "sampler" else None
     order = TrainingOrder(plan.batches, config.seed, rank, weights, train.blocks)
     both: dict[SplitName, Split] = {"train": train, "val": val}
-    decoded = keep_decoded(
+    decoded = open_decoded_caches(
         both, look.channels, config.cache, config.dataset.name, workers, listener.note, look.value_range
     )
     kept = {name: one.pixels for name, one in decoded.items()}
-    begun = begins(plan, compute)
+    device_transforms = uses_device_transforms(plan, compute)
     change = image_transforms.training(look, plan.augmentation)
-    samples = loader.Samples(train, change, config.seed, kept.get("train"), begun)
+    samples = loader.Samples(train, change, config.seed, kept.get("train"), device_transforms)
     shape, judge = (look.channels, look.size, look.size), image_transforms.evaluation(look)
     ordinary = Feed(
         built.network,
         loader.training_loader(samples, order, workers, pin, shape),
         built.network,
-        loader.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin, kept.get("val"), begun),
+        loader.evaluation_loader(
+            val, judge, config.batch_size, workers, rank, world, pin, kept.get("val"), device_transforms
+        ),
     )
     return Session(
         plan=plan,

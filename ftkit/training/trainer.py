@@ -22,8 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ftkit.activation_cache.run_cache import Activations
 from ftkit.data.loading.loader import Batch
 from ftkit.data.loading.seeds import derive
-from ftkit.data.loading.unreadable_images import enough, usable
-from ftkit.data.loading.workers import explained
+from ftkit.data.loading.unreadable_images import has_enough_images, skip_unreadable
+from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import share_buffers
 from ftkit.errors import FtkitError, RequestError
@@ -88,7 +88,7 @@ def train(
             run.claimed() if session.is_main else nullcontext(),
             announced(session, resume),
             plugin_boundary(partial(place, session)),
-            explained(),
+            explain_worker_errors(),
         ):
             return execute(session, resume, other_world)
 
@@ -213,8 +213,8 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
     undo = Undo(session) if plan.config.on_nan == "skip" else None
     total = torch.zeros((), device=session.device)
     for part in range(plan.batches.accumulate):
-        batch = usable(session, "train", next(batches)).to(session.compute)
-        if not enough(session, batch, len(batch) + len(batch.faults)):
+        batch = skip_unreadable(session, "train", next(batches)).to(session.compute)
+        if not has_enough_images(session, batch, len(batch) + len(batch.failures)):
             continue
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1

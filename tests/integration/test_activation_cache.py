@@ -305,7 +305,7 @@ def test_an_image_that_breaks_before_its_view_is_computed_is_left_out_and_listed
     broken = sorted((own / "train" / "a").iterdir())[3]
     outcome = train(own, "run", Breaks(broken), strategy="freeze", epochs=4, on_bad_image="skip", cache={"views": 2})
     listed = [json.loads(line) for line in (outcome.run.path / "bad-images.jsonl").read_text().splitlines()]
-    assert [(line["file"], line["late"]) for line in listed] == [(str(broken), True)]
+    assert [(line["file"], line["during_run"]) for line in listed] == [(str(broken), True)]
     assert len(outcome.records) == 4
 
 

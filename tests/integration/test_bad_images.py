@@ -134,7 +134,7 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
         "file": str(data / "train/a/0001.png"),
         "reason": "named .png, but its content is JPEG",
         "used": True,
-        "late": False,
+        "during_run": False,
     }
     assert any("1 image named wrongly, though readable" in note for note in decided.notes)
 
@@ -171,7 +171,7 @@ def test_a_file_is_read_again_when_it_changes_whatever_its_size_and_time(
     data = image_folder(tmp_path / "data", LAYOUT)
     plan(data, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.data.scan.image_scan.look", lambda file: pytest.fail(f"{file} was read again"))
+        patch.setattr("ftkit.data.scan.image_scan.scan_file", lambda file: pytest.fail(f"{file} was read again"))
         plan(data, tmp_path)
     file = data / "train/a/0001.png"
     was = file.stat()
@@ -283,7 +283,7 @@ def test_a_file_that_breaks_later_is_left_out_listed_and_told_once(image_folder:
     outcome = ftkit.train(plan(data, tmp_path, **LATE), listener)
     listed = {line["file"]: line for line in lines_of(outcome.run.bad_images)}
     assert listed.keys() == {str(file) for file in broken}
-    assert all(line["late"] and not line["used"] for line in listed.values())
+    assert all(line["during_run"] and not line["used"] for line in listed.values())
     assert {line["split"] for line in listed.values()} == {"train", "val"}
     for file in broken:
         assert sum(str(file) in note for note in listener.notes) == 1

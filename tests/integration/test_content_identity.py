@@ -21,8 +21,8 @@ import ftkit
 from ftkit.builtin.backbones.networks.cifar_resnet_network import CifarResNet
 from ftkit.builtin.datasets.archive import Archive
 from ftkit.data.images import ImageFiles
-from ftkit.data.scan.content_digests import known_images
-from ftkit.data.scan.scan_cache import FILE, open_memory
+from ftkit.data.scan.content_digests import image_digests
+from ftkit.data.scan.scan_cache import FILE, open_scan_cache
 from ftkit.errors import FtkitError
 from ftkit.files.cache_folder import CacheStore
 from ftkit.parts.dataset import Split
@@ -154,7 +154,7 @@ def images(data: Path) -> Split:
 
 def test_an_image_replaced_after_it_was_looked_at_is_named(data: Path) -> None:
     split = images(data)
-    known = known_images(split)
+    known = image_digests(split)
     known.require_same(range(len(split)))
     file = Path(split.names[3])
     file.touch()
@@ -169,20 +169,20 @@ def test_an_image_replaced_after_it_was_looked_at_is_named(data: Path) -> None:
 def test_images_are_known_by_order_too_and_files_are_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = images(data)
     backwards = split.subset(list(reversed(range(len(split)))))
-    assert known_images(split).digest != known_images(backwards).digest
+    assert image_digests(split).digest != image_digests(backwards).digest
     (file,) = Path("cache").glob("images-*.sqlite3")
-    assert len(open_memory().contents(split.names)) == len(split)
+    assert len(open_scan_cache().contents(split.names)) == len(split)
     monkeypatch.setattr("ftkit.data.scan.scan_cache.content_digest", lambda path: pytest.fail(f"{path} was read again"))
-    assert known_images(split).digest == known_images(images(data)).digest
+    assert image_digests(split).digest == image_digests(images(data)).digest
     file.unlink()
     with pytest.raises(pytest.fail.Exception, match="was read again"):
-        known_images(split)
+        image_digests(split)
 
 
 def test_an_earlier_format_of_the_memory_is_removed(data: Path) -> None:
     Path("cache").mkdir()
     (Path("cache") / "images-1.sqlite3").write_bytes(b"old")
-    known_images(images(data))
+    image_digests(images(data))
     assert [file.name for file in Path("cache").iterdir()] == [FILE]
 
 
@@ -191,9 +191,9 @@ def test_more_files_than_the_memory_holds_are_all_remembered_while_they_are_used
 ) -> None:
     monkeypatch.setattr("ftkit.data.scan.scan_cache.MOST", 5)
     split = images(data)
-    known_images(split)
+    image_digests(split)
     monkeypatch.setattr("ftkit.data.scan.scan_cache.content_digest", lambda path: pytest.fail(f"{path} was read again"))
-    known_images(split)
+    image_digests(split)
 
 
 def test_tables_of_an_earlier_format_make_room_and_are_never_read(data: Path, tmp_path: Path) -> None:
@@ -266,5 +266,5 @@ def test_images_that_are_no_files_are_known_by_what_their_headers_mean() -> None
         headers.png_of_16_bits(colours + 1),
         headers.jpeg(stored)[:-20],
     ]
-    digests = [known_images(Split(["x"], [0], lambda _, c=c: PIL.Image.open(io.BytesIO(c)))).digest for c in contents]  # type: ignore[misc]
+    digests = [image_digests(Split(["x"], [0], lambda _, c=c: PIL.Image.open(io.BytesIO(c)))).digest for c in contents]  # type: ignore[misc]
     assert len(set(digests)) == len(contents)

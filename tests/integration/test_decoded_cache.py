@@ -13,7 +13,7 @@ from ftkit.cli.main import main
 from ftkit.config.schema import Cache
 from ftkit.data.images import ImageFiles, Range
 from ftkit.data.loading import decoded_images
-from ftkit.data.loading.decoded_images import Decoded, measure, open_decoded
+from ftkit.data.loading.decoded_images import DecodedCache, decoded_sizes, open_decoded_cache
 from ftkit.data.loading.pixels import sample_pixels
 from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
@@ -67,7 +67,7 @@ def test_another_run_finds_them_on_disk_and_clear_removes_them(
     assert "0 tables" in capsys.readouterr().out
 
 
-def kept(folder: Path, count: int = 3, where: Any = "disk") -> tuple[Decoded, Split]:
+def kept(folder: Path, count: int = 3, where: Any = "disk") -> tuple[DecodedCache, Split]:
     folder.mkdir(exist_ok=True)
     for number in range(count):
         path = folder / f"{number}.jpg"
@@ -75,7 +75,9 @@ def kept(folder: Path, count: int = 3, where: Any = "disk") -> tuple[Decoded, Sp
             draw_image(number, (20 + number, 30), "x").save(path)
     names = [f"{number}.jpg" for number in range(count)]
     split = Split(names, [0] * count, ImageFiles(folder, names))
-    return open_decoded(split, measure(split, 3), Cache(decoded=where, dir=str(folder / "cache")), "some"), split
+    return open_decoded_cache(
+        split, decoded_sizes(split, 3), Cache(decoded=where, dir=str(folder / "cache")), "some"
+    ), split
 
 
 def test_damaged_bytes_on_disk_are_decoded_again(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_images_lie_upright(tmp_path: Path) -> None:
     tags[0x0112] = 6
     picture.save(tmp_path / "0.jpg", exif=tags)
     images, split = kept(tmp_path, count=1, where="ram")
-    assert measure(split, 3).shapes == ((40, 24),)
+    assert decoded_sizes(split, 3).shapes == ((40, 24),)
     assert images.pixels(0, 3).shape == (3, 40, 24)
 
 

@@ -60,8 +60,8 @@ def test_copies_across_splits_are_listed_and_told_of(data: Path, tmp_path: Path)
     assert "1 the same file, 3 nearly the same, 1 with another class" in note
     outcome = ftkit.train(decided)
     listed = [json.loads(line) for line in outcome.run.duplicates.read_text().splitlines()]
-    assert {(line["file"], line["other_file"]): line["bits"] is None for line in listed} == expected
-    assert [line["bits"] <= 7 for line in listed if line["bits"] is not None] == [True] * 3
+    assert {(line["file"], line["other_file"]): line["hash_distance"] is None for line in listed} == expected
+    assert [line["hash_distance"] <= 7 for line in listed if line["hash_distance"] is not None] == [True] * 3
     by_file = {line["file"]: line for line in listed}
     odd = by_file[str(data / "test/a/1.png")]
     assert (odd["split"], odd["label"], odd["other_split"], odd["other_label"]) == ("test", "a", "val", "b")
@@ -94,8 +94,8 @@ def test_a_picture_under_two_classes_of_a_split_is_told_and_listed(data: Path, t
     assert f"{data}/train/b/once more.jpg (b) and {data}/train/a/0.jpg (a)" in note
     outcome = ftkit.train(decided)
     listed = [json.loads(line) for line in outcome.run.duplicates.read_text().splitlines()]
-    assert {(line["file"].removeprefix(f"{data}/"), line["other_file"].removeprefix(f"{data}/")): line["bits"] is None
-            for line in listed} == {
+    pairs = ((line["file"].removeprefix(f"{data}/"), line["other_file"].removeprefix(f"{data}/")) for line in listed)
+    assert dict(zip(pairs, (line["hash_distance"] is None for line in listed), strict=True)) == {
         ("train/b/same.jpg", "train/a/0.jpg"): True,
         ("train/b/once more.jpg", "train/a/0.jpg"): True,
         ("train/b/1.jpg", "train/a/like.jpg"): False,
@@ -119,7 +119,7 @@ def test_one_file_of_a_table_under_two_spellings_and_classes(data: Path, tmp_pat
     decided = ftkit.plan(dataset={"name": "csv", "path": str(data / "t.csv")}, **plans)
     # Those of the four that are held out for validation are told of as copies in two splits.
     found = decided.findings.duplicates
-    assert len([one for one in found if one.bits is None and one.label != one.other_label]) >= 1
+    assert len([one for one in found if one.hash_distance is None and one.label != one.other_label]) >= 1
     assert all({Path(one.file).resolve(), Path(one.other_file).resolve()} == {data / "train/a/0.jpg"} for one in found)
     assert any("under two classes" in note or "with another class" in note for note in decided.notes)
 
@@ -137,8 +137,8 @@ def test_plain_pictures_are_the_same_only_byte_for_byte(tmp_path: Path) -> None:
     found = plan(tmp_path / "data", tmp_path / "runs").findings.duplicates
     # The two classes hold the same shapes, and the first one that is met is named.
     across = [one for one in found if not one.contradicts]
-    assert [(one.bits, one.file) for one in across] == [(None, str(tmp_path / "data/val/b/1.png"))]
-    assert all(one.bits is None for one in found)
+    assert [(one.hash_distance, one.file) for one in across] == [(None, str(tmp_path / "data/val/b/1.png"))]
+    assert all(one.hash_distance is None for one in found)
 
 
 def test_the_photographs_of_the_tutorial_have_none(shared: Path, tmp_path: Path) -> None:

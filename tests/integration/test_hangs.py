@@ -146,7 +146,7 @@ import sys, resource
 from pathlib import Path
 from ftkit.data.loading.loader import evaluation_loader
 from ftkit.transforms.image_transforms import evaluation
-from ftkit.data.loading.workers import explained
+from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.errors import FtkitError
 from ftkit.parts.dataset import Split
 from tests.unit.test_data import PRE, Files
@@ -155,7 +155,7 @@ loader = evaluation_loader(Split([p.name for p in paths], [0] * len(paths), File
 if sys.argv[2] == "files":
     resource.setrlimit(resource.RLIMIT_NOFILE, (36, 36))
 try:
-    with explained():
+    with explain_worker_errors():
         print(len([batch for batch in loader]))
 except FtkitError as error:
     print(error.message)

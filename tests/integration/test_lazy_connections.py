@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftkit.data.loading.lazy_sources import OwnCopies, shared_copy
+from ftkit.data.loading.lazy_sources import PerThreadOpener, shared_copy
 from ftkit.testing import ContractError, check_dataset, draw_image
 from ftkit.testing.project import Project, make_project
 from ftkit.training.run_start import begin
@@ -136,7 +136,7 @@ def test_broken_records_are_left_out_counted_and_listed(project: Project, run_ft
     assert done.returncode == 0, done.stderr
     assert "2 images can't be read, and left out: photo-3: " in " ".join(done.stderr.split())
     listed = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]
-    assert [(bad["split"], bad["file"], bad["used"], bad["late"]) for bad in listed] == [
+    assert [(bad["split"], bad["file"], bad["used"], bad["during_run"]) for bad in listed] == [
         ("train", "photo-3", False, False), ("val", "photo-90", False, False),
     ]  # fmt: skip
     assert "the record is broken" in listed[0]["reason"]
@@ -158,7 +158,7 @@ def test_records_that_break_later_are_left_out_of_the_pass_for_the_cache(
     done = run_ftkit("train", *LINE, *FLAGS, "--on-bad-image", "skip", "--name", "run", "-q")
     assert done.returncode == 0, done.stderr
     (listed,) = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]
-    assert (listed["file"], listed["late"]) == ("photo-5", True)
+    assert (listed["file"], listed["during_run"]) == ("photo-5", True)
 
 
 def dataset(plugin: str) -> Any:
@@ -200,7 +200,7 @@ class Counts:
 
 def test_each_thread_has_a_copy_that_shares_the_data() -> None:
     opens = Counts(np.zeros(1000))
-    own = OwnCopies(opens)
+    own = PerThreadOpener(opens)
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(own(0))) for _ in range(3)]
     for thread in threads:
@@ -215,5 +215,5 @@ def test_each_thread_has_a_copy_that_shares_the_data() -> None:
 
 
 def test_what_cant_be_copied_is_called_by_one_thread_at_a_time() -> None:
-    own = OwnCopies(lambda index: index + 1)
+    own = PerThreadOpener(lambda index: index + 1)
     assert [own(index) for index in range(3)] == [1, 2, 3]

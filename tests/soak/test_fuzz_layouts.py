@@ -21,7 +21,7 @@ from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.config.load import resolve, to_yaml
-from ftkit.data.walk import LeftOut, walk_images
+from ftkit.data.walk import SkippedFiles, walk_images
 from ftkit.errors import RequestError
 from tests.soak import times
 
@@ -84,11 +84,11 @@ def real(root: Path, names: list[str]) -> set[str]:
 @given(PATHS, LINKS)
 def test_layouts(paths: list[tuple[list[str], str]], links: list[tuple[int, int, str]]) -> None:
     with tree(paths, links) as root:
-        left = LeftOut()
+        left = SkippedFiles()
         walked = list(walk_images(root, "", left))
         assert len(walked) == len(set(walked))
         try:
-            predicted = [str(path) for path in find_images([str(root)], None, LeftOut())]
+            predicted = [str(path) for path in find_images([str(root)], None, SkippedFiles())]
         except RequestError as error:
             refused(error, "no images in")
             assert not walked
@@ -113,7 +113,7 @@ def test_globs(paths: list[tuple[list[str], str]], links: list[tuple[int, int, s
     with tree(paths, links) as root:
         pattern = "/".join([str(root), *parts])
         try:
-            found = [str(path) for path in find_images([pattern], None, LeftOut())]
+            found = [str(path) for path in find_images([pattern], None, SkippedFiles())]
         except RequestError:
             return
         assert all("@eaDir" not in path and "__MACOSX" not in path for path in found if os.path.lexists(path))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ftkit.data.batch_sizes import Batches
 from ftkit.data.images import open_image
-from ftkit.data.loading.loader import Samples, checked, evaluation_loader, training_loader
+from ftkit.data.loading.loader import Samples, evaluation_loader, require_readable, training_loader
 from ftkit.data.loading.order import TrainingOrder
 from ftkit.errors import FtkitError
 from ftkit.parts.dataset import Split
@@ -44,7 +44,7 @@ def epoch(split: Split, workers: int, number: int, first: int = 0, rank: int = 0
     order = TrainingOrder(Batches(len(split), 4, world=world), seed=5, rank=rank)
     loader = training_loader(Samples(split, training(PRE, Standard()), seed=5), order, workers)
     order.start(number, first)
-    return [checked(b) for b in loader]
+    return [require_readable(b) for b in loader]
 
 
 def test_workers_give_identical_batches(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_unreadable_image_is_named(tmp_path: Path, workers: int) -> None:
     split = drawn(tmp_path, 6)
     (tmp_path / "003.png").write_bytes(b"not an image")
     with pytest.raises(FtkitError, match=r"003\.png: not an image"):
-        [checked(b) for b in evaluation_loader(split, evaluation(PRE), 2, workers)]
+        [require_readable(b) for b in evaluation_loader(split, evaluation(PRE), 2, workers)]
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])

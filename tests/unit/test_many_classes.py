@@ -17,7 +17,7 @@ from torchmetrics.functional import classification
 
 from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
-from ftkit.data.class_selection import choose_labels
+from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluator import Labelled
 from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.classification import score
@@ -113,7 +113,7 @@ def test_classes_and_label_map_of_many_classes_are_looked_up_once_each() -> None
     split = Split([str(n) for n in range(MANY)], list(range(MANY)), open=lambda _: None)  # type: ignore[arg-type,return-value]
     targets = {name: name.replace("class", "kind") for name in NAMES}
     started = time.process_time()
-    chosen = choose_labels(Splits(NAMES, split), NAMES[::-1], targets)
+    chosen = select_classes(Splits(NAMES, split), NAMES[::-1], targets)
     assert time.process_time() - started < 3
     assert chosen.train is not None
     assert chosen.classes[0] == "kind-00000", "in the order of the map"

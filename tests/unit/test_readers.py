@@ -24,7 +24,7 @@ from ftkit.data.images import (
 )
 from ftkit.data.images.formats import add_reader
 from ftkit.data.loading import pixels
-from ftkit.data.loading.decoded_images import measure, open_decoded
+from ftkit.data.loading.decoded_images import decoded_sizes, open_decoded_cache
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
 from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
@@ -39,7 +39,7 @@ def ways(path: Path, channels: int = 3) -> dict[str, Tensor]:
     """The pixels of a file, by every way in."""
     content = path.read_bytes()
     split = Split([path.name], [0], ImageFiles(path.parent, [path.name]))
-    kept = open_decoded(split, measure(split, channels), Cache(decoded="ram"), "")
+    kept = open_decoded_cache(split, decoded_sizes(split, channels), Cache(decoded="ram"), "")
     loaded = Image.open(io.BytesIO(content))
     loaded.load()
     return {

@@ -17,7 +17,7 @@ from PIL import Image
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.data.images import IMAGE_SUFFIXES
-from ftkit.data.walk import OTHER_IMAGES, LeftOut, walk_images
+from ftkit.data.walk import OTHER_IMAGES, SkippedFiles, walk_images
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_bytes
 from ftkit.models.bundle import backbone_id, save_bundle
@@ -166,7 +166,7 @@ def test_a_folder_of_what_cant_be_read_says_so(model: Path, tmp_path: Path) -> N
 
 
 def taken(pattern: str) -> list[str]:
-    return [str(path) for path in find_images([pattern], None, LeftOut())]
+    return [str(path) for path in find_images([pattern], None, SkippedFiles())]
 
 
 def test_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_a_walk_counts_and_stays_small(tmp_path: Path) -> None:
     for number in range(50):
         (tmp_path / f"{number}.txt").touch()
         (tmp_path / f"{number}.jpg").touch()
-    left = LeftOut()
+    left = SkippedFiles()
     assert len(list(walk_images(tmp_path, "", left))) == 50
     assert list(left.lines()) == ["50 files are not images: 0.txt, 1.txt, 10.txt, ..."]
     assert left.meant == 0

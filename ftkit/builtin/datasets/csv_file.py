@@ -56,12 +56,12 @@ class CsvFile(Dataset):
     image_suffix: str = ""
 
     def load(self) -> Splits:
-        return self._joined(to_train=True)
+        return self._joined(for_training=True)
 
     def load_for_evaluation(self) -> Splits:
-        return self._joined(to_train=False)
+        return self._joined(for_training=False)
 
-    def _joined(self, to_train: bool) -> Splits:
+    def _joined(self, for_training: bool) -> Splits:
         path = self.path.expanduser()
         root = path.parent if self.root is None else self.root.expanduser()
         rows = self._rows(path)
@@ -69,7 +69,7 @@ class CsvFile(Dataset):
         by_split: dict[SplitName, dict[str, _Row]] = {}
         for row in rows:
             _add(by_split.setdefault(row.split, {}), row, path)
-        return _to_splits(by_split, root, path, _notes(len(rows), by_split, path), to_train)
+        return _to_splits(by_split, root, path, _notes(len(rows), by_split, path), for_training)
 
     def _rows(self, path: Path) -> list[_Row]:
         """Every row of the file, checked by itself."""
@@ -210,7 +210,7 @@ def _notes(rows: int, by_split: Mapping[SplitName, Mapping[str, _Row]], path: Pa
 
 
 def _to_splits(
-    by_split: Mapping[SplitName, Mapping[str, _Row]], root: Path, path: Path, notes: tuple[str, ...], to_train: bool
+    by_split: Mapping[SplitName, Mapping[str, _Row]], root: Path, path: Path, notes: tuple[str, ...], for_training: bool
 ) -> Splits:
     parts: dict[SplitName, tuple[Split, Sequence[str]]] = {}
     for split, members in by_split.items():
@@ -219,7 +219,7 @@ def _to_splits(
         names = sorted(members)
         samples = Split(names, [labels[members[name].label] for name in names], ImageFiles(root.absolute(), names))
         parts[split] = samples, own
-    return join_splits(parts, {name: f"{path}, split {name}" for name in parts}, notes, to_train)
+    return join_splits(parts, {name: f"{path}, split {name}" for name in parts}, notes, for_training)
 
 
 @hookimpl

@@ -13,8 +13,8 @@ from pathlib import Path
 from ftkit.api import (
     Dataset,
     ImageFiles,
-    LeftOut,
     RequestError,
+    SkippedFiles,
     Split,
     SplitName,
     Splits,
@@ -49,12 +49,12 @@ class Folder(Dataset):
     root: Path
 
     def load(self) -> Splits:
-        return self._joined(to_train=True)
+        return self._joined(for_training=True)
 
     def load_for_evaluation(self) -> Splits:
-        return self._joined(to_train=False)
+        return self._joined(for_training=False)
 
-    def _joined(self, to_train: bool) -> Splits:
+    def _joined(self, for_training: bool) -> Splits:
         given = _existing_folder(self.root.expanduser())
         layout = find_layout(given)
         root = layout.top
@@ -65,7 +65,7 @@ class Folder(Dataset):
         parts = {name: (one.to_split(root), one.classes) for name, one in usable.items()}
         where = {name: str(root / one.where) for name, one in usable.items()}
         notes = [*layout.notes, *(line for one in found.values() for line in one.notes()), *_beside(given, layout)]
-        return join_splits(parts, where, tuple(one_line(line) for line in notes), to_train)
+        return join_splits(parts, where, tuple(one_line(line) for line in notes), for_training)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class _Found:
     images: dict[str, list[str]] = field(default_factory=dict)
     loose: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: SkippedFiles = field(default_factory=SkippedFiles)
 
     @property
     def classes(self) -> tuple[str, ...]:

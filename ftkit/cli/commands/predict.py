@@ -15,7 +15,7 @@ from ftkit.cli.image_paths import find_images
 from ftkit.cli.output import console
 from ftkit.cli.output.prediction_files import Format, check_same_model, prediction_target, skip_predicted
 from ftkit.config.choices import Device, Precision
-from ftkit.data.walk import LeftOut
+from ftkit.data.walk import SkippedFiles
 from ftkit.errors import one_line, plural
 from ftkit.metrics.names import NOT_FINITE
 
@@ -65,7 +65,7 @@ def predict(
     """Say what is in images."""
     target = prediction_target(to, "jsonl" if as_json else form, resume)
     bundle = model_folder(model, output)
-    left_out = LeftOut()
+    left_out = SkippedFiles()
     images: Iterator[Path] = find_images(paths, sys.stdin, left_out)
     done = skip_predicted(target, images, top_k)
     from ftkit.inference.multi_device import Task, predict_files

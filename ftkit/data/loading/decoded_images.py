@@ -24,7 +24,7 @@ from torch import Tensor
 from ftkit.data.images import Range, open_header, sample_file, upright_size
 from ftkit.data.loading.pixels import decoder_versions, sample_pixels
 from ftkit.data.loading.workers import START
-from ftkit.data.scan.content_digests import KnownImages, known_images
+from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.distributed.processes import main_first
 from ftkit.errors import RequestError
 from ftkit.files.cache_folder import MARK, WRITTEN, CacheStore, activation_folder
@@ -42,7 +42,7 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DecodedSizes:
     """What the images of a split take, decoded.
 
     Attributes:
@@ -58,7 +58,7 @@ class Sizes:
         return self.channels * sum(height * width for height, width in self.shapes)
 
 
-def keep_decoded(
+def open_decoded_caches(
     splits: Mapping[SplitName, Split],
     channels: int,
     config: Cache,
@@ -66,7 +66,7 @@ def keep_decoded(
     workers: int,
     tell: Callable[[str], None],
     value_range: Range | None = None,
-) -> dict[SplitName, Decoded]:
+) -> dict[SplitName, DecodedCache]:
     """Room for the decoded images of some splits, where the config wants them kept.
 
     Args:
@@ -80,7 +80,7 @@ def keep_decoded(
         return {}
     if workers and START != "fork":
         raise RequestError("--decoded-cache takes worker processes that are forked", "give --workers 0")
-    sizes = {name: measure(split, channels) for name, split in splits.items()}
+    sizes = {name: decoded_sizes(split, channels) for name, split in splits.items()}
     total = sum(size.nbytes for size in sizes.values())
     if not total:
         raise RequestError("--decoded-cache has no effect: the images are in no files of their own", "drop it")
@@ -89,7 +89,7 @@ def keep_decoded(
     where = "memory" if config.decoded == "ram" else str(activation_folder(config.dir))
     tell(f"images are kept decoded: {total / 1e9:.2f} GB in {where}")
     return {
-        name: open_decoded(
+        name: open_decoded_cache(
             splits[name],
             size,
             config,
@@ -100,9 +100,9 @@ def keep_decoded(
     }
 
 
-def measure(split: Split, channels: int) -> Sizes:
+def decoded_sizes(split: Split, channels: int) -> DecodedSizes:
     """The sizes in the headers of a split's files; what isn't a file is in memory already, and isn't kept."""
-    return Sizes(tuple(_shape(sample_file(split, index)) for index in range(len(split))), channels)
+    return DecodedSizes(tuple(_shape(sample_file(split, index)) for index in range(len(split))), channels)
 
 
 def require_memory(nbytes: int) -> None:
@@ -128,7 +128,9 @@ def available_memory() -> int:
     return free
 
 
-def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str, value_range: Range | None = None) -> Decoded:
+def open_decoded_cache(
+    split: Split, sizes: DecodedSizes, config: Cache, about: str, value_range: Range | None = None
+) -> DecodedCache:
     """The decoded images of a split, none of them there yet, or those of an earlier run on disk.
 
     Args:
@@ -140,9 +142,9 @@ def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str, value_ra
     count = len(sizes.shapes)
     if config.decoded == "ram":
         data, marks = mmap.mmap(-1, max(1, sizes.nbytes)), mmap.mmap(-1, MARK * max(1, count))
-        return Decoded(split, sizes, data, marks, value_range=value_range)
+        return DecodedCache(split, sizes, data, marks, value_range=value_range)
     store = CacheStore(activation_folder(config.dir), config.limit)
-    images = main_first(lambda: known_images(split))
+    images = main_first(lambda: image_digests(split))
     facts = f"decoded {sizes.channels} {value_range} {decoder_versions()} {images.digest}"
     try:
         place, lock = store.reserve(hashlib.sha256(facts.encode()).hexdigest()[:32], about, sizes.nbytes, count)
@@ -152,10 +154,10 @@ def open_decoded(split: Split, sizes: Sizes, config: Cache, about: str, value_ra
             f"--decoded-cache disk: {store.folder}: {error.strerror or error}",
             "make room, raise --cache-limit, or give --decoded-cache off",
         ) from None
-    return Decoded(split, sizes, data, marks, lock, images, value_range)
+    return DecodedCache(split, sizes, data, marks, lock, images, value_range)
 
 
-class Decoded:
+class DecodedCache:
     """The pixels of a split's samples, as `engine.input.pixels.sample_pixels` gives them.
 
     Args:
@@ -169,11 +171,11 @@ class Decoded:
     def __init__(
         self,
         split: Split,
-        sizes: Sizes,
+        sizes: DecodedSizes,
         data: mmap.mmap,
         marks: mmap.mmap,
         lock: IO[bytes] | None = None,
-        images: KnownImages | None = None,
+        images: ImageDigests | None = None,
         value_range: Range | None = None,
     ) -> None:
         self._split, self._sizes, self._lock, self._images = split, sizes, lock, images

@@ -27,7 +27,7 @@ LONG = 100
 """Lists of so many numbers or texts are data too."""
 
 
-class OwnCopies:
+class PerThreadOpener:
     """Calls a copy of its own of `opens` in each thread of each process; `opens` itself is never called.
 
     A copy is what another process would get, but for its data (arrays, tensors, bytes, long lists of numbers or texts),

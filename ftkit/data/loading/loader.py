@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ftkit.data.images import UnreadableImage, sample_name
-from ftkit.data.loading.order import Key, Share, TrainingOrder
+from ftkit.data.loading.order import Key, Shard, TrainingOrder
 from ftkit.data.loading.pixels import sample_pixels
 from ftkit.data.loading.seeds import derive
-from ftkit.data.loading.workers import PREFETCH, START, last_words, leaving, quiet_worker
+from ftkit.data.loading.workers import PREFETCH, START, exit_reason, init_worker, process_exiting
 from ftkit.errors import FtkitError, one_line
 from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_unreadable_image, with_traceback
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ReadFailure:
     """Why a file couldn't be read. Errors lose their type on the way out of a worker; this doesn't."""
 
     file: str
     reason: str
     error: FtkitError | None = None
     """What ends the run where images aren't left out, in place of a line on the file."""
-    left_out: bool = True
+    skippable: bool = True
     """Whether it may be left out; else `error` isn't the image's fault, and ends the run in any case."""
 
 
@@ -55,8 +55,8 @@ class Batch:
     images: Tensor
     labels: Tensor
     indices: Tensor
-    faults: tuple[Fault, ...] = ()
-    finish: Finish | None = None
+    failures: tuple[ReadFailure, ...] = ()
+    device_transform: Finish | None = None
     draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -65,20 +65,20 @@ class Batch:
     def pin_memory(self) -> Batch:
         images, labels, indices = (values.pin_memory() for values in self)
         draws = {name: values.pin_memory() for name, values in self.draws.items()}
-        return Batch(images, labels, indices, self.faults, self.finish, draws)
+        return Batch(images, labels, indices, self.failures, self.device_transform, draws)
 
     def to(self, compute: Compute) -> Batch:
         """The batch on the device, its images finished."""
         labels, indices = (values.to(compute.device, non_blocking=True) for values in (self.labels, self.indices))
-        return Batch(self.seen(compute), labels, indices, self.faults)
+        return Batch(self.preprocessed(compute), labels, indices, self.failures)
 
-    def seen(self, compute: Compute) -> Tensor:
+    def preprocessed(self, compute: Compute) -> Tensor:
         """The images as the network sees them, on the device."""
         images = compute.take(self.images)
-        if self.finish is None or not len(self):
+        if self.device_transform is None or not len(self):
             return images
         draws = {name: values.to(compute.device, non_blocking=True) for name, values in self.draws.items()}
-        return compute.take(self.finish(images, draws))
+        return compute.take(self.device_transform(images, draws))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels, self.indices))
@@ -97,7 +97,7 @@ _ONE_DRAWS = Lock()
 Pixels = Callable[[int, int], Tensor]
 
 
-class Samples(Dataset["_Sample | Fault"]):
+class Samples(Dataset["_Sample | ReadFailure"]):
     """Transformed samples by key.
 
     Random transforms draw from torch's generator, seeded here by the key, so that a sample is the same in
@@ -105,13 +105,18 @@ class Samples(Dataset["_Sample | Fault"]):
 
     Args:
         pixels: Gives an image's pixels by its position and the channels wanted; by default it is read anew each time.
-        begun: Leave to whoever takes the batch what can be done with all of its images at once.
+        device_transforms: Leave to whoever takes the batch what can be done with all of its images at once.
     """
 
     def __init__(
-        self, split: Split, transform: Transform, seed: int = 0, pixels: Pixels | None = None, begun: bool = False
+        self,
+        split: Split,
+        transform: Transform,
+        seed: int = 0,
+        pixels: Pixels | None = None,
+        device_transforms: bool = False,
     ) -> None:
-        self.begun = begun
+        self.device_transforms = device_transforms
         self.split = split
         self.transform = transform
         self.seed = seed
@@ -120,27 +125,27 @@ class Samples(Dataset["_Sample | Fault"]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: Key) -> _Sample | Fault:
+    def __getitem__(self, key: Key) -> _Sample | ReadFailure:
         return self._made(key, nullcontext())
 
-    def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | Fault]:
+    def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | ReadFailure]:
         """A sample's image with its label and index, for threads; torch's generator is theirs in turns."""
         made = self._made(key, _ONE_DRAWS)
-        return (None, made) if isinstance(made, Fault) else (made.image, (made.label, made.index))
+        return (None, made) if isinstance(made, ReadFailure) else (made.image, (made.label, made.index))
 
-    def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> _Sample | Fault:
+    def _made(self, key: Key, drawing: AbstractContextManager[Any]) -> _Sample | ReadFailure:
         transform, index = self.transform_of(key), key[1]
         try:
             pixels = self.pixels(index, transform.channels)
         except UnreadableImage as error:
             file = sample_name(self.split, index)
-            return Fault(file, error.message.removeprefix(one_line(f"{file}: ")))
+            return ReadFailure(file, error.message.removeprefix(one_line(f"{file}: ")))
         except FtkitError as error:
             broken = is_unreadable_image(error)
-            return Fault(sample_name(self.split, index), error.message, with_traceback(error), broken)
+            return ReadFailure(sample_name(self.split, index), error.message, with_traceback(error), broken)
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
-            image, draws = transform.begin(pixels) if self.begun else (transform(pixels), {})
+            image, draws = transform.begin(pixels) if self.device_transforms else (transform(pixels), {})
             return _Sample(image, self.split.labels[index], index, draws)
 
     def transform_of(self, key: Key) -> Transform:
@@ -150,7 +155,7 @@ class Samples(Dataset["_Sample | Fault"]):
 
 def training_loader(
     samples: Samples, order: TrainingOrder, workers: int, pin: bool = False, shape: Sequence[int] = (0,)
-) -> DataLoader[_Sample | Fault]:
+) -> DataLoader[_Sample | ReadFailure]:
     """Batches in training order; iterate anew for each epoch, after `order.start`.
 
     Args:
@@ -168,63 +173,65 @@ def evaluation_loader(
     world: int = 1,
     pin: bool = False,
     pixels: Pixels | None = None,
-    begun: bool = False,
-) -> DataLoader[_Sample | Fault]:
+    device_transforms: bool = False,
+) -> DataLoader[_Sample | ReadFailure]:
     """Batches of one process's share of a split, each sample once."""
-    samples = Samples(split, transform, pixels=pixels, begun=begun)
-    return _loader(samples, Share(len(split), batch_size, rank, world), workers, pin)
+    samples = Samples(split, transform, pixels=pixels, device_transforms=device_transforms)
+    return _loader(samples, Shard(len(split), batch_size, rank, world), workers, pin)
 
 
 def _loader(
     samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool, shape: Sequence[int] = (0,)
-) -> DataLoader[_Sample | Fault]:
+) -> DataLoader[_Sample | ReadFailure]:
     return DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=partial(_collate, tuple(shape), samples.transform.finish if samples.begun else None),
+        collate_fn=partial(_collate, tuple(shape), samples.transform.finish if samples.device_transforms else None),
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=partial(quiet_worker, leaving(os.getpid()), last_words(os.getpid())) if workers else None,
+        worker_init_fn=partial(init_worker, process_exiting(os.getpid()), exit_reason(os.getpid()))
+        if workers
+        else None,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context=START if workers else None,
     )
 
 
-def checked(batch: Batch) -> Batch:
+def require_readable(batch: Batch) -> Batch:
     """The batch, or the error of the first file that it lacks."""
-    require_whole(batch.faults)
+    raise_failures(batch.failures)
     return batch
 
 
-def require_sound(found: Iterable[object]) -> None:
+def raise_plugin_errors(found: Iterable[object]) -> None:
     """Raise the first error among what was read that isn't an image's own.
 
     Raises:
         FtkitError: That one.
     """
     for fault in found:
-        if isinstance(fault, Fault) and fault.error is not None and not fault.left_out:
+        if isinstance(fault, ReadFailure) and fault.error is not None and not fault.skippable:
             raise fault.error
 
 
-def require_whole(found: Iterable[object]) -> None:
+def raise_failures(found: Iterable[object]) -> None:
     """Raise the first fault among what was read.
 
     Raises:
         FtkitError: Names the file.
     """
     found = list(found)
-    require_sound(found)
+    raise_plugin_errors(found)
     for fault in found:
-        if isinstance(fault, Fault):
+        if isinstance(fault, ReadFailure):
             raise fault.error or FtkitError(
                 f"{fault.file}: {fault.reason}",
                 "mend or remove it, or leave it out with --on-bad-image skip, then run this again",
             )
 
 
-def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_Sample | Fault]) -> Batch:
+def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_Sample | ReadFailure]) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
     images, draws = torch.empty(0, *shape), dict[str, Tensor]()
     if whole:
@@ -237,7 +244,7 @@ def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_S
         images,
         torch.tensor([s.label for s in whole], dtype=torch.int64),
         torch.tensor([s.index for s in whole], dtype=torch.int64),
-        tuple(s for s in samples if isinstance(s, Fault)),
+        tuple(s for s in samples if isinstance(s, ReadFailure)),
         finish,
         draws,
     )

@@ -82,13 +82,13 @@ class TrainingOrder(Sampler[list[Key]]):
     def __len__(self) -> int:
         return (self.batches.steps - self.first_step) * self.batches.accumulate
 
-    def views(self, count: int) -> set[int]:
+    def cached_augmentations(self, count: int) -> set[int]:
         """Which of so many views of the images the epoch has, over all processes."""
         most = int(self.indices().bincount().max()) if self.weights is not None else 1
         return {(self.epoch + drawn) % count for drawn in range(most)}
 
 
-class Share(Sampler[list[Key]]):
+class Shard(Sampler[list[Key]]):
     """One process's share of a split, in order: every `world`-th sample, each exactly once overall."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:

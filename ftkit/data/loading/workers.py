@@ -60,7 +60,7 @@ def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1)
     return 0 if images < 64 else max(1, min(8, cores // world - 1))
 
 
-def settle_workers(
+def choose_workers(
     asked: int | Literal["auto"], images: int, world: int, batch_bytes: int, tell: Callable[[str], None]
 ) -> int:
     """As many worker processes as were asked for; of `auto`, as many as this machine has room for.
@@ -125,27 +125,27 @@ def _open_files() -> int:
     return 0
 
 
-def quiet_worker(leaving: Any, words: Any, worker: int) -> None:
+def init_worker(exiting: Any, reason: Any, worker: int) -> None:
     """Signals that stop a run reach its whole process group, but are the main process's business alone.
 
-    It still needs its last batches for a whole checkpoint. Only when it leaves itself, which `leaving` tells,
+    It still needs its last batches for a whole checkpoint. Only when it leaves itself, which `exiting` tells,
     does SIGTERM end a worker: Python sends it then, and would wait for ever for one that ignored it.
     """
     signal.set_wakeup_fd(-1)  # It is the main process's, which would take a worker's signals for its own.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if exiting.value else None)
 
     def end(error: BaseException, _: Any) -> None:
         """In place of a traceback, after which the batch would be missing and the worker go on."""
-        words.value = one_line(f"{type(error).__name__}: {error}").encode()[: WORDS - 1]
+        reason.value = one_line(f"{type(error).__name__}: {error}").encode()[: WORDS - 1]
         os._exit(1)
 
     queues.Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined] # not in the stubs
 
 
 @cache
-def leaving(process: int) -> Any:
+def process_exiting(process: int) -> Any:
     """Whether this process, by its number, is about to end; shared with its workers alone."""
     shared = RawValue("b", 0)
     # Not by atexit, which the processes of multiprocessing pass over: theirs is called before workers are ended.
@@ -154,7 +154,7 @@ def leaving(process: int) -> Any:
 
 
 @cache
-def last_words(process: int) -> Any:
+def exit_reason(process: int) -> Any:
     """Why a worker of this process ended by itself; shared with its workers alone."""
     return RawArray("c", WORDS)
 
@@ -165,7 +165,7 @@ _SIGNALS = {signal.strsignal(number): number.name for number in signal.Signals}
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explain_worker_errors() -> Iterator[None]:
     """Turn torch's errors on workers that ended into one line each.
 
     Raises:
@@ -205,7 +205,7 @@ def _explained_late(error: Exception) -> Exception:
         time.sleep(LATE)
     except RuntimeError as later:
         return _explanation(f"{later} ") or error
-    reason = last_words(os.getpid()).value.decode(errors="replace")
+    reason = exit_reason(os.getpid()).value.decode(errors="replace")
     return _unsent(reason) if reason else error
 
 
@@ -241,7 +241,7 @@ def _explanation(text: str) -> FtkitError | None:
     if "Too many open files" in text:
         return _unsent("Too many open files")
     if _ENDED.search(text):
-        return _unsent(last_words(os.getpid()).value.decode(errors="replace"))
+        return _unsent(exit_reason(os.getpid()).value.decode(errors="replace"))
     return None
 
 

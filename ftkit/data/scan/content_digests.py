@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftkit.data.images import DEPTH, UnreadableImage, as_seen, sample_file
-from ftkit.data.scan.scan_cache import open_memory
+from ftkit.data.scan.scan_cache import open_scan_cache
 from ftkit.errors import FtkitError
 from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
 from ftkit.parts.dataset import Split
@@ -20,7 +20,7 @@ UNREADABLE = bytes(DIGEST_BYTES)
 
 
 @dataclass(frozen=True)
-class KnownImages:
+class ImageDigests:
     """The images of a split, as they were when they were looked at.
 
     Attributes:
@@ -59,7 +59,7 @@ class KnownImages:
                 )
 
 
-def known_images(split: Split) -> KnownImages:
+def image_digests(split: Split) -> ImageDigests:
     """What the images of a split are known by.
 
     That is what the data itself tells (`Split.stamp`) with the names of the samples; else the content of their files,
@@ -68,15 +68,15 @@ def known_images(split: Split) -> KnownImages:
     if split.stamp is not None:
         opens = type(_innermost(split))
         text = "\n".join(["stamp", opens.__module__, opens.__qualname__, split.stamp, *split.names])
-        return KnownImages(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
+        return ImageDigests(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
     files = [sample_file(split, index) for index in range(len(split))]
     # Marks first: what is replaced after that is noticed, at worst for nothing.
     marks = array("q", (0 if file is None else _mark(file) for file in files))
-    there = open_memory().contents(str(file.absolute()) for file in files if file is not None)
+    there = open_scan_cache().contents(str(file.absolute()) for file in files if file is not None)
     contents = bytearray()
     for index, file in enumerate(files):
         contents += _pixels(split, index) if file is None else there.get(str(file.absolute()), UNREADABLE)
-    return KnownImages(_digits(b"content\n" + contents), split, contents, marks)
+    return ImageDigests(_digits(b"content\n" + contents), split, contents, marks)
 
 
 def _innermost(split: Split) -> object:

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from ftkit.data.images import extremes, with_channels
-from ftkit.data.scan.scan_cache import Look
+from ftkit.data.scan.scan_cache import ScanResult
 from ftkit.parts.dataset import SplitName, Splits
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Duplicate:
     """A picture of one split that another has too, or that the same one has under another class.
 
     Attributes:
-        bits: In how many of 128 they differ as thumbnails; None where the files are the same byte for byte.
+        hash_distance: In how many of 128 they differ as thumbnails; None where the files are the same byte for byte.
     """
 
     split: SplitName
@@ -54,7 +54,7 @@ class Duplicate:
     other_split: SplitName
     other_file: str
     other_label: str
-    bits: int | None
+    hash_distance: int | None
 
     @property
     def contradicts(self) -> bool:
@@ -62,7 +62,7 @@ class Duplicate:
         return self.split == self.other_split
 
 
-def picture_hash(image: Image) -> bytes | None:
+def perceptual_hash(image: Image) -> bytes | None:
     """128 bits that stay much the same in copies: which neighbours in a thumbnail are the brighter ones.
 
     None for a picture so plain that this tells nothing.
@@ -81,7 +81,7 @@ def picture_hash(image: Image) -> bytes | None:
 
 
 def find_duplicates(
-    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], looks: Mapping[str, Look]
+    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], looks: Mapping[str, ScanResult]
 ) -> tuple[Duplicate, ...]:
     """For each image of a later split, what is likest to it in each earlier one, if it is a copy.
 
@@ -115,7 +115,7 @@ def summary(found: Sequence[Duplicate], first: int) -> Iterator[str]:
 
 def _within(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     if found:
-        same = sum(one.bits is None for one in found)
+        same = sum(one.hash_distance is None for one in found)
         pairs = "; ".join(f"{one.file} ({one.label}) and {one.other_file} ({one.other_label})" for one in found[:first])
         more = f"; and {len(found) - first:,} more" if len(found) > first else ""
         yield (
@@ -127,7 +127,7 @@ def _within(found: Sequence[Duplicate], first: int) -> Iterator[str]:
 def _across(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     if not found:
         return
-    same = sum(one.bits is None for one in found)
+    same = sum(one.hash_distance is None for one in found)
     other = sum(one.label != one.other_label for one in found)
     pairs = "; ".join(f"{one.file} and {one.other_file}" for one in found[:first])
     more = f"; and {len(found) - first} more" if len(found) > first else ""
@@ -138,7 +138,7 @@ def _across(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     )
 
 
-def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, Look]) -> Iterator[Pair]:
+def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, ScanResult]) -> Iterator[Pair]:
     """In the order of `later`, which is what is indexed, being the smaller one as a rule."""
     exact: dict[bytes | None, Sample] = {}
     for sample in earlier:
@@ -154,7 +154,7 @@ def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[st
 
 
 def _nearest(
-    later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, Look]
+    later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, ScanResult]
 ) -> dict[int, tuple[int, int]]:
     """By place in `later`: the bits that differ, and the place in `earlier` that is likest."""
     pictures = [looks[file].picture for file, _ in later]
@@ -181,7 +181,7 @@ def _bands(picture: bytes | None) -> Iterator[tuple[int, bytes]]:
             yield band, picture[band * width : (band + 1) * width]
 
 
-def _contradictions(samples: Sequence[Sample], looks: Mapping[str, Look]) -> Iterator[Pair]:
+def _contradictions(samples: Sequence[Sample], looks: Mapping[str, ScanResult]) -> Iterator[Pair]:
     """Each sample with the first one before it that is a copy of it and of another class."""
     first: dict[bytes, Sample] = {}
     near = _near_of_other_labels(samples, looks)
@@ -196,7 +196,7 @@ def _contradictions(samples: Sequence[Sample], looks: Mapping[str, Look]) -> Ite
                 yield sample, samples[before], bits
 
 
-def _near_of_other_labels(samples: Sequence[Sample], looks: Mapping[str, Look]) -> dict[int, tuple[int, int]]:
+def _near_of_other_labels(samples: Sequence[Sample], looks: Mapping[str, ScanResult]) -> dict[int, tuple[int, int]]:
     """By place: the bits that differ, and the place before it of another label that is likest."""
     import numpy as np
 

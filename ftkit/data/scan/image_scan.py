@@ -20,9 +20,9 @@ from ftkit.data.images import (
     profile_fault,
     sample_file,
 )
-from ftkit.data.scan.duplicates import Duplicate, find_duplicates, picture_hash, summary
-from ftkit.data.scan.scan_cache import TOGETHER, Look, Memory, open_memory
-from ftkit.data.scan.value_ranges import settle_range
+from ftkit.data.scan.duplicates import Duplicate, find_duplicates, perceptual_hash, summary
+from ftkit.data.scan.scan_cache import TOGETHER, ScanCache, ScanResult, open_scan_cache
+from ftkit.data.scan.value_ranges import choose_value_range
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.files.file_identity import content_digest
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
@@ -46,14 +46,14 @@ class BadImage:
 
     Attributes:
         used: Whether the run uses it all the same, since it can be read.
-        late: Whether it could be read at the start, and broke while the run went on.
+        during_run: Whether it could be read at the start, and broke while the run went on.
     """
 
     split: SplitName
     file: str
     reason: str
     used: bool = False
-    late: bool = False
+    during_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Screened:
+class ScannedSplits:
     """The splits without the images that can't be read, what was found, and lines for the plan.
 
     Attributes:
@@ -78,9 +78,9 @@ class Screened:
     value_range: Range | None = None
 
 
-def screen(
+def scan_images(
     splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None = None, value_range: Range | None = None
-) -> Screened:
+) -> ScannedSplits:
     """Read every image file of the splits once.
 
     What comes out of something else is opened only where it may be left out, and is taken as it is otherwise: there is
@@ -94,8 +94,8 @@ def screen(
         RequestError: Files can't be read and `on_bad` is `error`, or a class has none that can.
     """
     files = {name: _files(split) for name, split in splits.present()}
-    memory = open_memory()
-    looks = look_at(list(dict.fromkeys(f for some in files.values() for f in some if f is not None)), memory, tell)
+    memory = open_scan_cache()
+    looks = scan_files(list(dict.fromkeys(f for some in files.values() for f in some if f is not None)), memory, tell)
     odd = [bad for name in files for bad in _odd(name, files[name], looks)]
     if on_bad == "skip":
         odd += [bad for name, split in splits.present() for bad in _unopened(name, split)]
@@ -105,7 +105,7 @@ def screen(
             f"{_images(len(unreadable))} can't be used: {_first(unreadable)}",
             "mend or remove what is named, or leave it out with --on-bad-image skip",
         )
-    settled = settle_range([Extremes(*seen.extremes) for seen in looks.values() if seen.extremes], value_range)
+    settled = choose_value_range([Extremes(*seen.extremes) for seen in looks.values() if seen.extremes], value_range)
     duplicates = find_duplicates(splits, files, looks)
     notes = [
         *_notes(unreadable, "can't be read, and left out"),
@@ -116,7 +116,7 @@ def screen(
         *([memory.trouble] if memory.trouble else []),
     ]
     left = leave_out(splits, {bad.file for bad in unreadable})
-    return Screened(left, Findings(tuple(odd), duplicates), tuple(notes), settled.value_range)
+    return ScannedSplits(left, Findings(tuple(odd), duplicates), tuple(notes), settled.value_range)
 
 
 def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
@@ -142,54 +142,54 @@ def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
     return replace(splits, train=train, val=val, test=test)
 
 
-def look_at(files: Sequence[str], memory: Memory, tell: Tell | None = None) -> dict[str, Look]:
+def scan_files(files: Sequence[str], memory: ScanCache, tell: Tell | None = None) -> dict[str, ScanResult]:
     """What each file is like, by its path; only what isn't remembered is read."""
-    found = memory.recall(files)
+    found = memory.load(files)
     unknown = [file for file in files if file not in found]
-    fresh: dict[str, Look] = {}
+    fresh: dict[str, ScanResult] = {}
     for file, seen in zip(unknown, _told(_looks(unknown), len(unknown), tell), strict=True):
         found[file] = fresh[file] = seen
         if len(fresh) == TOGETHER:
-            memory.keep(fresh)
+            memory.save(fresh)
             fresh = {}
-    memory.keep(fresh)
+    memory.save(fresh)
     if unknown:
         memory.trim()
     return found
 
 
-def look(file: str) -> Look:
+def scan_file(file: str) -> ScanResult:
     """Read one file whole, as training will."""
     try:
         image, kind = open_with_format(file)
-        picture = picture_hash(image)
+        picture = perceptual_hash(image)
         content = content_digest(file)
     except UnreadableImage as error:
-        return Look(fault=error.message.removeprefix(one_line(f"{file}: ")))
+        return ScanResult(fault=error.message.removeprefix(one_line(f"{file}: ")))
     except (OSError, ValueError) as error:
-        return Look(fault=f"can't be read: {error}")
+        return ScanResult(fault=f"can't be read: {error}")
     suffix = Path(file).suffix.lower()
     known = FORMATS.get(suffix)
     misnamed = None if known is None or kind in known.kinds else f"named {suffix}, but its content is {kind}"
     remarks = [remark for remark in (misnamed, profile_fault(image)) if remark is not None]
     found = extremes(image)
     values = None if found is None else (found.low, found.high, found.whole)
-    return Look(None, "; ".join(remarks) or None, content, picture, values)
+    return ScanResult(None, "; ".join(remarks) or None, content, picture, values)
 
 
-def _looks(files: Sequence[str]) -> Iterator[Look]:
+def _looks(files: Sequence[str]) -> Iterator[ScanResult]:
     """In threads, since decoders let go of Python's lock."""
     if len(files) < FEW:
-        yield from map(look, files)
+        yield from map(scan_file, files)
         return
     pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
     try:
-        yield from pool.map(look, files)
+        yield from pool.map(scan_file, files)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _told(looks: Iterator[Look], count: int, tell: Tell | None) -> Iterator[Look]:
+def _told(looks: Iterator[ScanResult], count: int, tell: Tell | None) -> Iterator[ScanResult]:
     """The same, with a word on how far it is whenever it takes long."""
     spoke = monotonic()
     for done, each in enumerate(looks, 1):
@@ -234,9 +234,9 @@ def _reason(split: Split, index: int) -> str | None:
     return None
 
 
-def _odd(name: SplitName, files: Sequence[str | None], looks: Mapping[str, Look]) -> Iterator[BadImage]:
+def _odd(name: SplitName, files: Sequence[str | None], looks: Mapping[str, ScanResult]) -> Iterator[BadImage]:
     for file in files:
-        seen = looks[file] if file is not None else Look()
+        seen = looks[file] if file is not None else ScanResult()
         reason = seen.fault or seen.remark
         if file is not None and reason is not None:
             yield BadImage(name, file, reason, used=seen.fault is None)

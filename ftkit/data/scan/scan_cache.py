@@ -54,7 +54,7 @@ QUESTION = "select used, decoded, remark, content, picture, extremes from looks 
 
 
 @dataclass(frozen=True)
-class Look:
+class ScanResult:
     """What reading a file told.
 
     Attributes:
@@ -74,14 +74,14 @@ class Look:
 
 
 @dataclass
-class Memory:
+class ScanCache:
     """Looks at files by path, on disk; where the disk fails, nothing is remembered, and `trouble` says why."""
 
     file: Path | None = None
     trouble: str | None = None
     _stamps: dict[str, bytes] = field(default_factory=dict)
 
-    def recall(self, files: Iterable[str]) -> dict[str, Look]:
+    def load(self, files: Iterable[str]) -> dict[str, ScanResult]:
         """What is known of those of the files that are as they were when they were decoded."""
         return {path: _look(*facts) for path, (decoded, *facts) in self._known(files) if decoded}
 
@@ -101,7 +101,7 @@ class Memory:
             self.trim()
         return found
 
-    def keep(self, looks: Mapping[str, Look]) -> None:
+    def save(self, looks: Mapping[str, ScanResult]) -> None:
         """Remember the good ones among them; `trim` is for when all are there."""
         good = ((path, look) for path, look in looks.items() if look.fault is None)
         self._write([(path, 1, look.remark, look.content, look.picture, _text(look.extremes)) for path, look in good])
@@ -196,12 +196,12 @@ class Memory:
             self.file = None
 
 
-def open_memory() -> Memory:
+def open_scan_cache() -> ScanCache:
     """The memory in the cache folder."""
     try:
-        return Memory(cache_folder() / FILE)
+        return ScanCache(cache_folder() / FILE)
     except RequestError as error:
-        return Memory(trouble=f"what was found isn't remembered: {error}")
+        return ScanCache(trouble=f"what was found isn't remembered: {error}")
 
 
 @contextmanager
@@ -219,8 +219,8 @@ def _content(path: str) -> bytes | None:
         return None
 
 
-def _look(remark: str | None, content: bytes | None, picture: bytes | None, extremes: str | None) -> Look:
-    return Look(None, remark, content, picture, tuple(json.loads(extremes)) if extremes else None)
+def _look(remark: str | None, content: bytes | None, picture: bytes | None, extremes: str | None) -> ScanResult:
+    return ScanResult(None, remark, content, picture, tuple(json.loads(extremes)) if extremes else None)
 
 
 def _text(extremes: tuple[float, float, bool] | None) -> str | None:

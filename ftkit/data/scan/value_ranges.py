@@ -12,7 +12,7 @@ SET = "set dataset.value_range"
 
 
 @dataclass(frozen=True)
-class Settled:
+class ChosenRange:
     """The range for all images whose files don't state one, and lines for the plan.
 
     Attributes:
@@ -23,7 +23,7 @@ class Settled:
     notes: tuple[str, ...] = ()
 
 
-def settle_range(found: Sequence[Extremes], given: Range | None) -> Settled:
+def choose_value_range(found: Sequence[Extremes], given: Range | None) -> ChosenRange:
     """Choose the range.
 
     Args:
@@ -35,11 +35,11 @@ def settle_range(found: Sequence[Extremes], given: Range | None) -> Settled:
     """
     if not found:
         note = f"dataset.value_range, {_text(given)}, changes no image that was looked at" if given is not None else ""
-        return Settled(given, (f"{note}: none has more than 8 bits without saying its range",) if note else ())
+        return ChosenRange(given, (f"{note}: none has more than 8 bits without saying its range",) if note else ())
     if given is not None:
         beyond = sum(each.low < given[0] or each.high > given[1] for each in found)
         note = f"{_images(beyond)} with values beyond dataset.value_range, {_text(given)}, which are cut off there"
-        return Settled(given, (note,) if beyond else ())
+        return ChosenRange(given, (note,) if beyond else ())
     whole, fractions = ([each for each in found if each.whole is kind] for kind in (True, False))
     taken = guessed_range(list(whole or fractions))
     if whole and fractions and (taken != FULL or guessed_range(list(fractions)) != FULL):
@@ -49,7 +49,7 @@ def settle_range(found: Sequence[Extremes], given: Range | None) -> Settled:
             "convert those of one kind to 8 bits",
         )
     note = f"{_images(len(found))} of more than 8 bits don't say which values are black and white: {_text(taken)} taken"
-    return Settled(None if taken == FULL and whole else taken, (note + _remark(whole, taken),))
+    return ChosenRange(None if taken == FULL and whole else taken, (note + _remark(whole, taken),))
 
 
 def _remark(whole: Sequence[Extremes], taken: Range) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from ftkit.api import Dataset, Split, Splits, UnreadableImage
-from ftkit.data.loading.lazy_sources import OwnCopies
+from ftkit.data.loading.lazy_sources import PerThreadOpener
 from ftkit.data.plugin_checks import checked_splits
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass, run_plan_check
 from ftkit.testing.process_copies import pickled_copy, run_in_fork
@@ -51,7 +51,7 @@ def _check_split(where: str, split: Split, opened: int) -> None:
     except Exception as error:
         raise ContractError(f"{where}: it can't be sent to a reading process: {error}") from error
     # As runs do it: by a copy in each thread and process, made before the data is first read.
-    own = replace(split, open=OwnCopies(split.open))
+    own = replace(split, open=PerThreadOpener(split.open))
     chosen = range(0, len(split), max(1, len(split) // max(1, opened)))
     for index in chosen:
         _check_image(f"{where}, {split.names[index]}", own, copy, index)

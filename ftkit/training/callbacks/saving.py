@@ -170,5 +170,5 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Ca
         epoch=epoch,
         fingerprint=plan.fingerprint,
         head=plan.head,
-        origin=plan.splits.origin,
+        origin=plan.splits.class_mapping,
     )

@@ -74,12 +74,12 @@ class HubDataset(Dataset):
     streaming_cache_gb: float = 10.0
 
     def load(self) -> Splits:
-        return self._joined(to_train=True)
+        return self._joined(for_training=True)
 
     def load_for_evaluation(self) -> Splits:
-        return self._joined(to_train=False)
+        return self._joined(for_training=False)
 
-    def _joined(self, to_train: bool) -> Splits:
+    def _joined(self, for_training: bool) -> Splits:
         found, passed = self._found(self._tables())
         first = found[next(name for name in SPLIT_NAMES if name in found)]
         image, (label, chosen) = self._image_column(first.features), self._label_column(first.features)
@@ -93,7 +93,7 @@ class HubDataset(Dataset):
             else:
                 notes.append(f"the {name} split is left out: it has no column {label!r}")
         where = {name: f"{self.path}, split {name}" for name in labelled}
-        return label_splits(labelled, where, tuple(notes), to_train)
+        return label_splits(labelled, where, tuple(notes), for_training)
 
     def _found(self, tables: Mapping[str, Table]) -> tuple[dict[SplitName, Table], tuple[str, ...]]:
         """The tables of train, val and test, and a line on others that there are."""

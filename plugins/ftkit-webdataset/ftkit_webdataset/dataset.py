@@ -54,12 +54,12 @@ class Shards(Dataset):
     classes: str | None = None
 
     def load(self) -> Splits:
-        return self._joined(to_train=True)
+        return self._joined(for_training=True)
 
     def load_for_evaluation(self) -> Splits:
-        return self._joined(to_train=False)
+        return self._joined(for_training=False)
 
-    def _joined(self, to_train: bool) -> Splits:
+    def _joined(self, for_training: bool) -> Splits:
         patterns: dict[SplitName, str | None] = {"train": self.train, "val": self.val, "test": self.test}
         found = {name: _read(shards(pattern, name)) for name, pattern in patterns.items() if pattern is not None}
         names = class_names(self.classes or beside(shards(self.train, "train")[0], CLASSES))
@@ -68,7 +68,7 @@ class Shards(Dataset):
         labelled = {name: _labelled(read, names, name) for name, read in found.items()}
         where = {name: f"dataset.{name}" for name in labelled}
         notes = [note for name, read in found.items() for note in _notes(read, name)]
-        return label_splits(labelled, where, tuple(notes), to_train)
+        return label_splits(labelled, where, tuple(notes), for_training)
 
 
 def shards(pattern: str, key: str) -> list[str]:

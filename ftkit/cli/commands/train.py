@@ -191,7 +191,7 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
 
 
 def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
-    from ftkit.cli.output.progress import figures_line
+    from ftkit.cli.output.progress import metrics_line
     from ftkit.cli.output.weight_drift_bars import movement_lines
 
     last = outcome.records[-1]
@@ -207,7 +207,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
             else ()
         ),
         f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
-        + figures_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
+        + metrics_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",

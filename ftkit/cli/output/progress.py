@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.cli.output import console
 from ftkit.distributed import launch_env
 from ftkit.errors import plural
-from ftkit.metrics.names import FIGURES
+from ftkit.metrics.names import METRICS
 from ftkit.training.events import EpochDone, Listener, Start, StepDone
 
 if TYPE_CHECKING:
@@ -118,18 +118,18 @@ def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: s
     """One epoch in a line; the sign at its end marks the best so far.
 
     Args:
-        monitor: The figure that chooses the best epoch, shown among the others.
+        monitor: The metric that chooses the best epoch, shown among the others.
     """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
     if "train_loss" in record:
         parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
-    parts.append(f"val {figures_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
+    parts.append(f"val {metrics_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
     parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts) + ("  best" if is_best else "")
 
 
-def figures_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
-    """Figures of the validation split by their labels, each once; what the data doesn't have is left out."""
-    values = {FIGURES[name].label: record.get(f"val_{name}") for name in names}
+def metrics_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
+    """Metrics of the validation split by their labels, each once; what the data doesn't have is left out."""
+    values = {METRICS[name].label: record.get(f"val_{name}") for name in names}
     return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

@@ -130,7 +130,7 @@ def case(name: str, shared: Path, scratch: Path) -> Settings:
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "output": str(scratch / "runs"),
-        # So that figures don't depend on what the machine multiplies in.
+        # So that metrics don't depend on what the machine multiplies in.
         "precision": "fp32",
         **extra,
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.config.load import resolve
-from ftkit.experiments.decide import decide
+from ftkit.experiments.auto_strategy import plan_run
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
@@ -30,7 +30,7 @@ def plan(config: str | Path | None = None, **settings: Any) -> Plan:
         RequestError: A key, name, value or the data can't be used.
     """
     flags = {key: (key, value) for key, value in settings.items()}
-    return decide(resolve(Path(config) if config is not None else None, flags, [], {}))
+    return plan_run(resolve(Path(config) if config is not None else None, flags, [], {}))
 
 
 def train(plan: Plan, listener: Listener | None = None) -> Outcome:

@@ -27,7 +27,7 @@ from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.evaluation import evaluator
 from ftkit.library import resume
-from ftkit.metrics.classification import score
+from ftkit.metrics.classification import evaluate_outputs
 from ftkit.models.compute.devices import compute_of, make_accelerator
 from ftkit.parts.dataset import Split
 from ftkit.training.callbacks import saving
@@ -259,8 +259,8 @@ def apart(
     }
 
 
-def figures(sizes: list[int]) -> list[int]:
-    """Sizes of a split at which the processes together don't get the very figures of one."""
+def metrics(sizes: list[int]) -> list[int]:
+    """Sizes of a split at which the processes together don't get the very metrics of one."""
     accelerator = make_accelerator(ftkit.plan(device="cpu", precision="fp32").config)
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 3)).eval()
@@ -270,11 +270,11 @@ def figures(sizes: list[int]) -> list[int]:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
         look = image_transforms.evaluation(LOOK)
         share = evaluation_loader(split, look, 7, 0, accelerator.process_index, accelerator.num_processes)
-        together = evaluator.collect(network, share, accelerator, compute_of(accelerator))
+        together = evaluator.collect_outputs(network, share, accelerator, compute_of(accelerator))
         logits, labels, _ = evaluator.infer(network, evaluation_loader(split, look, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
-        summaries = [score(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]
+        summaries = [evaluate_outputs(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]
         if not (same and all(summaries[0][name] == pytest.approx(value) for name, value in summaries[1].items())):
             wrong.append(size)
     return wrong
@@ -287,10 +287,10 @@ def main(folder: Path, part: str) -> None:
         return
     if part == "sample":
         found["shares"] = shares(folder)
-    if part != "all figures":
+    if part != "all metrics":
         found["schedules"] = schedules(folder, part == "sample")
         found["stops"] = stops(folder, part == "sample")
-    found["figures"] = figures(list(range(1, 201)) if part == "all figures" else SIZES)
+    found["metrics"] = metrics(list(range(1, 201)) if part == "all metrics" else SIZES)
     (folder / f"{launch_env.rank()}.json").write_text(json.dumps(found))
 
 

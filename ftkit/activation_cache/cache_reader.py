@@ -1,4 +1,4 @@
-"""Values of a frozen beginning outside a training: for models that are judged, and for the advice before a run.
+"""Values of a frozen beginning outside a training: for models that are evaluated, and for the advice before a run.
 
 They are taken from the tables that runs keep, and what is lacking there is computed and kept for whoever comes next.
 """
@@ -70,7 +70,7 @@ class Recalled:
     """A split's values after a beginning, all of them in a table.
 
     Attributes:
-        cut: Its `judged` is what comes after it.
+        cut: Its `eval_network` is what comes after it.
     """
 
     cut: Cut

@@ -41,7 +41,7 @@ class Cut:
         name: The last layer before the cut, as the network calls it.
         depth: How far down the evaluation graph it lies; of two cuts the one with the greater depth needs the other's.
         trained: From the cut to the outputs, as in training.
-        judged: The same, as in evaluation.
+        eval_network: The same, as in evaluation.
         shape: Of one image's value at the cut.
         dtype: Of that value.
     """
@@ -49,7 +49,7 @@ class Cut:
     name: str
     depth: int
     trained: nn.Module
-    judged: nn.Module
+    eval_network: nn.Module
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -124,7 +124,7 @@ class Cutter:
             modes.apply()
 
     def cut_at(self, name: str) -> Cut:
-        """The cut after a layer of a network in eval mode, which is only to be judged: both its ends are the same.
+        """The cut after a layer of a network in eval mode, which is only evaluated: both its ends are the same.
 
         Raises:
             NoCutError: It can't be cut there.
@@ -134,8 +134,8 @@ class Cutter:
             raise NoCutError(f"{name or 'nothing'} is no place at which it can be cut")
         with _faults(f"the parts at {name} can't be computed"):
             with restored(self._network), torch.no_grad(), self._autocast():
-                value, judged = self._judged(node, name)
-            return Cut(name, self._eval.order[node], judged, judged, tuple(value.shape[1:]), value.dtype)
+                value, suffix = self._eval_suffix(node, name)
+            return Cut(name, self._eval.order[node], suffix, suffix, tuple(value.shape[1:]), value.dtype)
 
     def depth(self, name: str) -> int:
         """How far down a layer lies; -1 where there is none of that name."""
@@ -212,15 +212,15 @@ class Cutter:
             if not _same(whole, _seeded(trained, value.clone())):
                 raise NoCutError(f"the parts at {name} don't give in training what the network gives")
             self._network.eval()
-            value, judged = self._judged(in_eval, name)
-        return Cut(name, self._eval.order[in_eval], trained, judged, tuple(value.shape[1:]), value.dtype)
+            value, suffix = self._eval_suffix(in_eval, name)
+        return Cut(name, self._eval.order[in_eval], trained, suffix, tuple(value.shape[1:]), value.dtype)
 
-    def _judged(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
+    def _eval_suffix(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
         """The sample's value at a node of the network in eval mode, and what comes after it."""
-        value, judged = self._value(name), self._eval.suffix(node)
-        if not _same(_seeded(self._network, self._sample), _seeded(judged, value.clone())):
+        value, suffix = self._value(name), self._eval.suffix(node)
+        if not _same(_seeded(self._network, self._sample), _seeded(suffix, value.clone())):
             raise NoCutError(f"the parts at {name} don't give what the network gives")
-        return value, judged
+        return value, suffix
 
     def _value(self, name: str) -> Tensor:
         (value,) = self.prefix([name])(self._sample)

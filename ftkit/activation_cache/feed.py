@@ -10,14 +10,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Feed:
-    """What is trained and judged, and on what.
+    """What is trained and evaluated, and on what.
 
     Attributes:
         trained: The network, or what of it comes after the cached activations; takes batches of `train_loader`.
-        judged: The same in evaluation, for `val_loader`.
+        eval_network: The same in evaluation, for `val_loader`.
     """
 
     trained: nn.Module
     train_loader: Any
-    judged: nn.Module
+    eval_network: nn.Module
     val_loader: Any

@@ -71,7 +71,7 @@ class Activations:
     _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
-        """What a phase trains and is judged on; the ordinary way where it doesn't use the cache."""
+        """What a phase trains and is evaluated on; the ordinary way where it doesn't use the cache."""
         cut, use = self.cuts[phase], self.uses[phase]
         self._let_go(phase)
         self._beginnings.clear()
@@ -89,7 +89,7 @@ class Activations:
         feed = self._feed(self.probe_cut)
         share = feed.val_loader.batch_sampler
         plain = Shard(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
-        return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.judged, feed.val_loader)
+        return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.eval_network, feed.val_loader)
 
     def _feed(self, cut: Cut) -> Feed:
         session = self.session
@@ -97,7 +97,7 @@ class Activations:
         return Feed(
             cut.trained,
             Cached(self, cut, "train", session.order, session.plan.views),
-            cut.judged,
+            cut.eval_network,
             Cached(self, cut, "val", share, 1),
         )
 

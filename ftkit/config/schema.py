@@ -270,7 +270,7 @@ class Config(Section):
     lr_curve: Named = Choice(name="cosine")
     """The learning rate over the run, with its warm-up: a name, or a mapping of name and options."""
     monitor: Monitor = "accuracy"
-    """The validation figure that chooses the best epoch."""
+    """The validation metric that chooses the best epoch."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better one; counted anew where other groups begin to train."""
     patience_from: PatienceFrom = "last-phase"

@@ -1,4 +1,4 @@
-"""Runs beside each other: their models' answers on the same images, and what of the differences is chance."""
+"""Runs beside each other: their models' outputs on the same images, and what of the differences is chance."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from ftkit.activation_cache.cache_reader import Tell, store_of, unheard
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import RequestError, one_line
-from ftkit.evaluation.evaluator import judge, run_data
+from ftkit.evaluation.evaluator import compute_logits, split_of_run
 from ftkit.metrics.bootstrap import (
     LEVEL,
     Interval,
     interval,
     mcnemar,
     resampled,
-    telling_difference,
+    smallest_difference,
 )
-from ftkit.metrics.classification import score
-from ftkit.metrics.names import FIGURES, TOP, no_auroc
+from ftkit.metrics.classification import evaluate_outputs
+from ftkit.metrics.names import METRICS, TOP, no_auroc
 from ftkit.metrics.outputs import Array
 from ftkit.models.bundle import load_bundle
 from ftkit.parts.dataset import SplitName
@@ -33,7 +33,7 @@ from ftkit.runs.run_summary import RunSummary, summarize
 
 
 @dataclass(frozen=True)
-class Machine:
+class ComputeOptions:
     """Where and how to compute.
 
     Attributes:
@@ -48,7 +48,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Contender:
+class TrainedRun:
     """A run with a model, and the config that it was trained by."""
 
     summary: RunSummary
@@ -61,7 +61,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Answers:
+class SplitOutputs:
     """What a run's best model puts out for every image of a split.
 
     Attributes:
@@ -71,7 +71,7 @@ class Answers:
         notes: Lines worth telling.
     """
 
-    contender: Contender
+    trained: TrainedRun
     split: SplitName
     classes: tuple[str, ...]
     names: tuple[str, ...]
@@ -81,11 +81,11 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Against:
+class PairedComparison:
     """A run against the first one, on the same images.
 
     Attributes:
-        differences: This run's figures less the first one's, with where that lies, by figure.
+        differences: This run's metrics less the first one's, with where that lies, by metric.
         only_first, only_this: Images that one of the two has right and the other hasn't.
         p: Of McNemar's exact test on these.
     """
@@ -101,26 +101,26 @@ class Against:
         return self.p >= LEVEL
 
     @property
-    def telling(self) -> int:
+    def smallest_difference(self) -> int:
         """How many images more one of them must have right than the other for that."""
-        return telling_difference(self.only_first + self.only_this)
+        return smallest_difference(self.only_first + self.only_this)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run's figures.
+    """One run's metrics.
 
     Attributes:
-        figures: Value and where it lies, by figure.
+        metrics: Value and where it lies, by metric.
         against: None for the first run, and where nothing can be paired.
     """
 
-    answers: Answers
-    figures: Mapping[str, tuple[float | None, Interval]]
-    against: Against | None = None
+    outputs: SplitOutputs
+    metrics: Mapping[str, tuple[float | None, Interval]]
+    against: PairedComparison | None = None
 
 
-def find_contenders(specs: Iterable[str], runs_dir: Path) -> list[Contender]:
+def find_trained_runs(specs: Iterable[str], runs_dir: Path) -> list[TrainedRun]:
     """The runs that a person names, each with its model.
 
     Raises:
@@ -134,17 +134,17 @@ def find_contenders(specs: Iterable[str], runs_dir: Path) -> list[Contender]:
             raise RequestError(
                 f"{spec} is a model on its own, without its run", "runs can be compared; ftkit evaluate takes models"
             )
-        found.append(Contender(summarize(folder), bundle, resolve(folder / "config.yaml", {}, [], {})))
+        found.append(TrainedRun(summarize(folder), bundle, resolve(folder / "config.yaml", {}, [], {})))
     return found
 
 
-def common_split(contenders: Sequence[Contender]) -> SplitName:
+def common_split(trained_runs: Sequence[TrainedRun]) -> SplitName:
     """Test, where the data of all runs has such a split; else val."""
-    splits = [splits_of_run(one.resolved)[0].test for one in contenders]
+    splits = [splits_of_run(one.resolved)[0].test for one in trained_runs]
     return "test" if all(split is not None and len(split) for split in splits) else "val"
 
 
-def answer(contender: Contender, split: SplitName, machine: Machine, tell: Tell = unheard) -> Answers:
+def predict_split(trained: TrainedRun, split: SplitName, options: ComputeOptions, tell: Tell = unheard) -> SplitOutputs:
     """Let a run's model judge a split of its own data.
 
     Args:
@@ -154,53 +154,55 @@ def answer(contender: Contender, split: SplitName, machine: Machine, tell: Tell 
         RequestError: The data is gone, has no such split, or the model can't be loaded.
         FtkitError: An image can't be read.
     """
-    card = read_card(contender.bundle)
-    labelled = run_data(contender.resolved, card, split)
-    loaded = load_bundle(contender.bundle, machine.device, machine.precision, contender.resolved.registry)
-    store = store_of(contender.resolved.config.cache) if machine.cache else None
-    logits = judge(loaded, labelled.split, machine.batch_size, machine.threads, store, tell)
+    card = read_card(trained.bundle)
+    labelled = split_of_run(trained.resolved, card, split)
+    loaded = load_bundle(trained.bundle, options.device, options.precision, trained.resolved.registry)
+    store = store_of(trained.resolved.config.cache) if options.cache else None
+    logits = compute_logits(loaded, labelled.split, options.batch_size, options.threads, store, tell)
     names = labelled.split.names
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
-    changed = f"{labelled.source} has changed since {contender.path} was trained"
-    return Answers(
-        contender=contender,
+    changed = f"{labelled.source} has changed since {trained.path} was trained"
+    return SplitOutputs(
+        trained=trained,
         split=labelled.name,
         classes=card.classes,
         names=tuple(sorted(names)),
         labels=torch.tensor(labelled.split.labels, dtype=torch.int64)[order],
         logits=logits[order],
-        notes=(*((changed,) if labelled.changed else ()), *(f"{contender.path}: {line}" for line in loaded.notes)),
+        notes=(*((changed,) if labelled.changed else ()), *(f"{trained.path}: {line}" for line in loaded.notes)),
     )
 
 
-def compare(answers: Sequence[Answers], figures: Sequence[str], paired: bool = True, seed: int = 0) -> list[Result]:
-    """Each run's figures, and each one against the first.
+def compare(
+    outputs: Sequence[SplitOutputs], metrics: Sequence[str], paired: bool = True, seed: int = 0
+) -> list[Result]:
+    """Each run's metrics, and each one against the first.
 
     Args:
         paired: Refuse runs that can't be paired; else set them beside each other, without a test.
 
     Raises:
-        RequestError: A run has other classes or images than the first, or a figure can't be had.
+        RequestError: A run has other classes or images than the first, or a metric can't be had.
     """
     if paired:
-        answers = [answers[0], *(_alike(answers[0], other) for other in answers[1:])]
-    for one in answers:
-        check_figures(figures, one.labels.tolist(), one.classes)
-    draws = [resampled(one.logits, one.labels, figures, seed) for one in answers]
-    results = [Result(one, _figures(one, draw)) for one, draw in zip(answers, draws, strict=True)]
+        outputs = [outputs[0], *(_alike(outputs[0], other) for other in outputs[1:])]
+    for one in outputs:
+        check_metrics(metrics, one.labels.tolist(), one.classes)
+    draws = [resampled(one.logits, one.labels, metrics, seed) for one in outputs]
+    results = [Result(one, _estimates(one, draw)) for one, draw in zip(outputs, draws, strict=True)]
     if not paired:
         return results
     others = zip(results[1:], draws[1:], strict=True)
     return [results[0], *(replace(r, against=_against(results[0], draws[0], r, draw)) for r, draw in others)]
 
 
-def check_figures(figures: Iterable[str], labels: Sequence[int], classes: Sequence[str]) -> None:
-    """Refuse figures that these labels don't have.
+def check_metrics(metrics: Iterable[str], labels: Sequence[int], classes: Sequence[str]) -> None:
+    """Refuse metrics that these labels don't have.
 
     Raises:
-        RequestError: Names the figure and says why.
+        RequestError: Names the metric and says why.
     """
-    for name in figures:
+    for name in metrics:
         reason = ""
         if name == "top5" and len(classes) <= TOP:
             reason = f"with {len(classes)} classes it would always be 1"
@@ -226,8 +228,8 @@ def seconds(summary: RunSummary) -> float:
     return float(sum(record["seconds"] for record in summary.records))
 
 
-def _alike(first: Answers, other: Answers) -> Answers:
-    """The other's answers, their classes in the order of the first one's.
+def _alike(first: SplitOutputs, other: SplitOutputs) -> SplitOutputs:
+    """The other's outputs, their classes in the order of the first one's.
 
     Raises:
         RequestError: Classes or images differ; names what.
@@ -247,8 +249,8 @@ def _alike(first: Answers, other: Answers) -> Answers:
     return replace(other, classes=first.classes, labels=labels, logits=other.logits[:, places])
 
 
-def _unlike(first: Answers, other: Answers, what: str) -> RequestError:
-    runs = f"{first.contender.path} and {other.contender.path}"
+def _unlike(first: SplitOutputs, other: SplitOutputs, what: str) -> RequestError:
+    runs = f"{first.trained.path} and {other.trained.path}"
     return RequestError(
         f"{runs} can't be paired: their {what}", "give --unpaired to see them beside each other without a test"
     )
@@ -261,17 +263,17 @@ def _difference(ours: set[str], theirs: set[str]) -> str:
     return f"{only[0]}{more} {'is' if len(only) == 1 else 'are'} only in the {'first' if ours - theirs else 'second'}"
 
 
-def _figures(answers: Answers, draws: Mapping[str, Array]) -> dict[str, tuple[float | None, Interval]]:
-    summary = score(answers.logits, answers.labels, answers.classes).summary
+def _estimates(outputs: SplitOutputs, draws: Mapping[str, Array]) -> dict[str, tuple[float | None, Interval]]:
+    summary = evaluate_outputs(outputs.logits, outputs.labels, outputs.classes).summary
     return {name: (summary[name], interval(values)) for name, values in draws.items()}
 
 
-def _against(first: Result, draws: Mapping[str, Array], other: Result, theirs: Mapping[str, Array]) -> Against:
+def _against(first: Result, draws: Mapping[str, Array], other: Result, theirs: Mapping[str, Array]) -> PairedComparison:
     differences = {}
-    for name in FIGURES:
+    for name in METRICS:
         if name in draws:
-            before, after = first.figures[name][0], other.figures[name][0]
+            before, after = first.metrics[name][0], other.metrics[name][0]
             less = after - before if before is not None and after is not None else None
             differences[name] = less, interval(theirs[name] - draws[name])
-    right = [(r.answers.logits.argmax(1) == r.answers.labels).numpy() for r in (first, other)]
-    return Against(differences, *mcnemar(*right))
+    right = [(r.outputs.logits.argmax(1) == r.outputs.labels).numpy() for r in (first, other)]
+    return PairedComparison(differences, *mcnemar(*right))

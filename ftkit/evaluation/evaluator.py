@@ -19,7 +19,7 @@ from ftkit.errors import RequestError, one_line, plural
 from ftkit.files.cache_folder import CacheStore
 from ftkit.inference.streaming import computed, grouped
 from ftkit.metrics.bootstrap import Interval, intervals
-from ftkit.metrics.classification import Scores, score
+from ftkit.metrics.classification import Evaluation, evaluate_outputs
 from ftkit.metrics.finite_outputs import NAMED, require_usable, usable_rows
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.devices import Compute
@@ -40,7 +40,7 @@ OnBatch = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class EvaluationData:
     """Images to judge a model by, with labels in the order of its classes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Labelled:
     notes: tuple[str, ...] = ()
 
 
-def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelled:
+def split_of_run(resolved: Resolved, card: Card, split: SplitName | None) -> EvaluationData:
     """A split of a run's own data, cut as in the run; by default test, else val.
 
     Raises:
@@ -68,10 +68,10 @@ def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelle
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
     notes = (*notes, *_absent_note(chosen, card.classes))
-    return Labelled(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
+    return EvaluationData(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
 
 
-def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | None) -> Labelled:
+def split_of_dataset(dataset: Dataset, source: str, card: Card, split: SplitName | None) -> EvaluationData:
     """A split of data that the model wasn't trained on.
 
     Args:
@@ -85,7 +85,7 @@ def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | Non
     splits = apply_training_classes(loaded, card.origin, card.classes, source)
     name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
     chosen = relabel(chosen, splits.classes, card.classes, source)
-    return Labelled(source, name, chosen, notes=(*splits.notes, *_absent_note(chosen, card.classes)))
+    return EvaluationData(source, name, chosen, notes=(*splits.notes, *_absent_note(chosen, card.classes)))
 
 
 def _absent_note(split: Split, classes: Sequence[str]) -> tuple[str, ...]:
@@ -123,17 +123,17 @@ def evaluate_bundle(
     threads: int | None = None,
     store: CacheStore | None = None,
     tell: Tell = unheard,
-) -> tuple[Scores, dict[str, Interval]]:
+) -> tuple[Evaluation, dict[str, Interval]]:
     """The metrics of a model on a split whose labels are in the order of the model's classes, and where they lie.
 
-    Args and errors as in `judge`.
+    Args and errors as in `compute_logits`.
     """
-    logits = judge(loaded, split, batch_size, threads, store, tell)
+    logits = compute_logits(loaded, split, batch_size, threads, store, tell)
     labels = torch.tensor(split.labels, dtype=torch.int64)
-    return score(logits, labels, loaded.card.classes), intervals(logits, labels)
+    return evaluate_outputs(logits, labels, loaded.card.classes), intervals(logits, labels)
 
 
-def judge(
+def compute_logits(
     loaded: Loaded,
     split: Split,
     batch_size: int = 64,
@@ -157,7 +157,7 @@ def judge(
     groups = grouped(keys, min(batch_size, 2 * compute.few(look.size)))
     samples, parts = Samples(split, evaluation(look)), []
     with recalled(shared_beginning(loaded, store), samples, store, tell, threads) as kept:
-        network = cast(loaded.model, compute, look.channels, look.size) if kept is None else kept.cut.judged
+        network = cast(loaded.model, compute, look.channels, look.size) if kept is None else kept.cut.eval_network
         read = samples.read if kept is None else kept.read
         for rest, outputs in computed(compute, network, groups, read, threads):
             raise_failures(rest)
@@ -167,7 +167,7 @@ def judge(
     return logits
 
 
-def share_of(plan: Plan, images: Split, workers: int, accelerator: Accelerator) -> Iterable[Any]:
+def evaluation_shard(plan: Plan, images: Split, workers: int, accelerator: Accelerator) -> Iterable[Any]:
     """This process's part of some images, as evaluation sees them, in batches."""
     return evaluation_loader(
         images,
@@ -180,7 +180,7 @@ def share_of(plan: Plan, images: Split, workers: int, accelerator: Accelerator) 
     )
 
 
-def collect(
+def collect_outputs(
     model: nn.Module,
     loader: Iterable[Any],
     accelerator: Accelerator,

@@ -19,7 +19,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import choose_workers, explain_worker_errors
 from ftkit.data.sampling import stratified_sample
 from ftkit.errors import RequestError
-from ftkit.evaluation.evaluator import share_of
+from ftkit.evaluation.evaluator import evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 from ftkit.models.build import accelerator_for, build_model
 from ftkit.models.compute.devices import compute_of
@@ -56,7 +56,7 @@ TRAINS = (
 
 
 @dataclass(frozen=True)
-class Counsel:
+class Recommendation:
     """What was found, what is advised, and the request with the advice in it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Counsel:
         return (chosen, *self.kept)
 
 
-def consult(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = None) -> Counsel:
+def recommend(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = None) -> Recommendation:
     """Measure the data of a request and advise on the rest of it.
 
     Args:
@@ -98,7 +98,7 @@ def consult(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = No
     limits = Limits(trains=any(key.partition(".")[0] in TRAINS for key in given), solvable=draft.probe is not None)
     advice = advise(facts, limits)
     advised, kept = _follow(resolved, advice, given)
-    return Counsel(facts, draft.weights.describe(), advice, advised, kept)
+    return Recommendation(facts, draft.weights.describe(), advice, advised, kept)
 
 
 def find_facts(plan: Plan, tell: Tell | None = None) -> Facts:
@@ -129,7 +129,7 @@ def find_facts(plan: Plan, tell: Tell | None = None) -> Facts:
 def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, float]:
     """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest mean.
 
-    Every process computes the features of its share; the main one compares, and all take its figures, so
+    Every process computes the features of its share; the main one compares, and all take its metrics, so
     that all come to the same advice.
 
     Raises:
@@ -155,15 +155,17 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
             config.batch_size * look.channels * look.size**2 * BYTES_PER_VALUE,
             tell,
         )
-        share = share_of(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
-        judged = network if kept is None else kept.cut.judged
+        share = (
+            evaluation_shard(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
+        )
+        evaluated = network if kept is None else kept.cut.eval_network
         with explain_worker_errors():
-            features, labels = head_inputs(judged, layer, share, accelerator, compute)
+            features, labels = head_inputs(evaluated, layer, share, accelerator, compute)
     require_features(features, images.names)
-    return _shared_figures(accelerator, features, labels, config.seed)
+    return _shared_accuracies(accelerator, features, labels, config.seed)
 
 
-def _shared_figures(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
+def _shared_accuracies(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
     found = torch.zeros(2)
     if accelerator.is_main_process:
         found = torch.tensor(cross_validated(features, labels, derive(seed, "advise") % 2**32))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftkit.config.load import Resolved, choosing, resolve
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
-from ftkit.experiments.decide import resolve_auto
+from ftkit.experiments.auto_strategy import resolve_auto
 from ftkit.files.json_text import dump_json
 from ftkit.parts.dataset import SplitName
 from ftkit.planning.resolve import make_plan
@@ -22,7 +22,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.open_run import open_run
 
 if TYPE_CHECKING:
-    from ftkit.evaluation.comparison import Machine
+    from ftkit.evaluation.comparison import ComputeOptions
     from ftkit.training.epoch_end import Outcome
     from ftkit.training.events import Listener
 
@@ -183,47 +183,49 @@ def _shown(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """What came of one run.
 
     Attributes:
-        figures: Of the best epoch's model, by split and name; None where the images have no such figure.
+        metrics: Of the best epoch's model, by split and name; None where the images have no such metric.
         epoch: The best one.
         epochs: How many were trained.
         trainable: The most parameters that train at a time; None where the run's record lacks it.
     """
 
     trial: Trial
-    figures: Mapping[SplitName, Mapping[str, float | None]]
+    metrics: Mapping[SplitName, Mapping[str, float | None]]
     epoch: int
     epochs: int
     seconds: float
     trainable: int | None
 
 
-def look_at(trial: Trial, splits: Sequence[SplitName], figures: Sequence[str], machine: Machine) -> Tried:
-    """The figures of a finished run: validation as it was recorded, test by its best model.
+def evaluate_trial(
+    trial: Trial, splits: Sequence[SplitName], metrics: Sequence[str], options: ComputeOptions
+) -> TrialResult:
+    """The metrics of a finished run: validation as it was recorded, test by its best model.
 
     Raises:
-        RequestError: The run's folder isn't whole, or its data has no such figure.
+        RequestError: The run's folder isn't whole, or its data has no such metric.
         FtkitError: An image can't be read.
     """
-    from ftkit.evaluation.comparison import answer, check_figures, find_contenders, seconds, trainable
-    from ftkit.metrics.classification import score
+    from ftkit.evaluation.comparison import check_metrics, find_trained_runs, predict_split, seconds, trainable
+    from ftkit.metrics.classification import evaluate_outputs
 
-    (contender,) = find_contenders([str(trial.folder.path)], trial.folder.path.parent)
-    summary = contender.summary
+    (trained,) = find_trained_runs([str(trial.folder.path)], trial.folder.path.parent)
+    summary = trained.summary
     best = summary.best
     assert best is not None, "a finished run has records"
     found: dict[SplitName, Mapping[str, float | None]] = {}
     if "val" in splits:
-        found["val"] = {name: best.get(f"val_{name}") for name in figures}
+        found["val"] = {name: best.get(f"val_{name}") for name in metrics}
     if "test" in splits:
-        answers = answer(contender, "test", machine)
-        check_figures(figures, answers.labels.tolist(), answers.classes)
-        scores = score(answers.logits, answers.labels, answers.classes).summary
-        found["test"] = {name: scores[name] for name in figures}
-    return Tried(trial, found, int(best["epoch"]), summary.epochs, seconds(summary), trainable(summary.plan))
+        outputs = predict_split(trained, "test", options)
+        check_metrics(metrics, outputs.labels.tolist(), outputs.classes)
+        scores = evaluate_outputs(outputs.logits, outputs.labels, outputs.classes).summary
+        found["test"] = {name: scores[name] for name in metrics}
+    return TrialResult(trial, found, int(best["epoch"]), summary.epochs, seconds(summary), trainable(summary.plan))
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:

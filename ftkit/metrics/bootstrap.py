@@ -1,6 +1,6 @@
-"""How far figures would wander on other images of the same kind: the bootstrap.
+"""How far metrics would wander on other images of the same kind: the bootstrap.
 
-A resample draws as many images as there are, with replacement, so it is a count for each image. All figures
+A resample draws as many images as there are, with replacement, so it is a count for each image. All metrics
 are written as sums over counted images, so that two thousand resamples are a few products of matrices. The
 resamples follow from the seed and the number of images alone: models judged on the same images meet the same
 resamples, and what differs between them is the models.
@@ -35,25 +35,25 @@ BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a figure lies, by the middle 95 % of the resamples; None where no resample has the figure."""
+    """Where a metric lies, by the middle 95 % of the resamples; None where no resample has the metric."""
 
     low: float | None
     high: float | None
 
 
 def resampled(
-    logits: Tensor, labels: Tensor, figures: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+    logits: Tensor, labels: Tensor, metrics: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
 ) -> Mapping[str, Array]:
-    """Each figure's value on each resample, float64 `(resamples,)`; not a number where a resample lacks it.
+    """Each metric's value on each resample, float64 `(resamples,)`; not a number where a resample lacks it.
 
     Args:
         logits: `(n, classes)`, of which each row has a finite softmax.
         labels: `(n,)`.
-        figures: Names in `ftkit.metrics.names.FIGURES`.
+        metrics: Names in `ftkit.metrics.names.METRICS`.
     """
     rows = rows_of(logits, labels)
-    judges = {name: _JUDGES[name](logits, rows) for name in figures}
-    found: dict[str, list[Array]] = {name: [] for name in figures}
+    judges = {name: _JUDGES[name](logits, rows) for name in metrics}
+    found: dict[str, list[Array]] = {name: [] for name in metrics}
     for counts in _counts(len(labels), seed, resamples):
         for name, judge in judges.items():
             found[name].append(judge(counts))
@@ -96,7 +96,7 @@ def wilson(right: int, images: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def telling_difference(images: int) -> int:
+def smallest_difference(images: int) -> int:
     """How many images more one of two models must have right for a difference that isn't chance, p below 0.05.
 
     Args:
@@ -138,11 +138,11 @@ def _counts(images: int, seed: int, resamples: int) -> Iterator[Array]:
 
 
 Judge = Callable[[Array], Array]
-"""From counts `(rows, images)`, each row adding up to the number of images, to a figure for each row."""
+"""From counts `(rows, images)`, each row adding up to the number of images, to a metric for each row."""
 
 
-def _judge_of(figure: str, logits: Tensor, labels: Tensor) -> Judge:
-    return _JUDGES[figure](logits, rows_of(logits, labels))
+def _judge_of(metric: str, logits: Tensor, labels: Tensor) -> Judge:
+    return _JUDGES[metric](logits, rows_of(logits, labels))
 
 
 def _mean(values: Array) -> Judge:

@@ -40,7 +40,7 @@ class ClassScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Evaluation:
     """Metrics of one split.
 
     An image whose outputs are not finite has no prediction: it counts as wrong in what counts images, and what is
@@ -87,7 +87,7 @@ class Scores:
     @property
     def summary(self) -> dict[str, float | None]:
         """The metrics that a run is judged by, as `--monitor` calls them, less a top-5 that says nothing."""
-        figures = {
+        metrics = {
             "loss": self.loss,
             "accuracy": self.accuracy,
             "top5": self.top5,
@@ -96,7 +96,7 @@ class Scores:
             "auroc": self.auroc,
             "calibration_error": self.calibration_error,
         }
-        return {name: value for name, value in figures.items() if name != "top5" or value is not None}
+        return {name: value for name, value in metrics.items() if name != "top5" or value is not None}
 
     @cached_property
     def per_class(self) -> tuple[ClassScores, ...]:
@@ -128,7 +128,7 @@ class Scores:
         return {**found, "confusion": [list(row) for row in self.confusion]}
 
 
-def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
+def evaluate_outputs(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluation:
     """The metrics for `(n, classes)` logits and `(n,)` labels; n is 1 or more.
 
     Time and memory grow with the logits, not with the square of the classes.
@@ -138,7 +138,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
     predicted = np.bincount(rows.predicted[rows.predicted >= 0], minlength=len(classes))
     f1 = _rates(support, predicted, right)[2]
     missing = _missing(rows, classes)
-    return Scores(
+    return Evaluation(
         loss=float(rows.loss.mean()),
         accuracy=int(right.sum()) / len(labels),
         top5=int(rows.in_top.sum()) / len(labels) if len(classes) > TOP else None,

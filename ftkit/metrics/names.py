@@ -1,4 +1,4 @@
-"""The figures that runs are judged by: what people call them, and which way is better."""
+"""The metrics that runs are judged by: what people call them, and which way is better."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ftkit.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of a split.
+class MetricInfo:
+    """One metric of a split.
 
     Attributes:
         label: As text for people has it.
@@ -22,14 +22,14 @@ class Figure:
     lower: bool = False
 
 
-FIGURES: Mapping[str, Figure] = {
-    "accuracy": Figure("accuracy"),
-    "top5": Figure("top-5 accuracy"),
-    "macro_f1": Figure("macro F1"),
-    "weighted_f1": Figure("weighted F1"),
-    "auroc": Figure("AUROC"),
-    "calibration_error": Figure("calibration error", lower=True),
-    "loss": Figure("loss", lower=True),
+METRICS: Mapping[str, MetricInfo] = {
+    "accuracy": MetricInfo("accuracy"),
+    "top5": MetricInfo("top-5 accuracy"),
+    "macro_f1": MetricInfo("macro F1"),
+    "weighted_f1": MetricInfo("weighted F1"),
+    "auroc": MetricInfo("AUROC"),
+    "calibration_error": MetricInfo("calibration error", lower=True),
+    "loss": MetricInfo("loss", lower=True),
 }
 """By the names that `--monitor` takes."""
 
@@ -37,15 +37,15 @@ NOT_FINITE = "the model's outputs are not finite"
 """Why an image has no prediction, where its probabilities would not be numbers."""
 
 TOP = 5
-"""Answers that top-5 accuracy looks at; with no more classes than that it is always 1."""
+"""SplitOutputs that top-5 accuracy looks at; with no more classes than that it is always 1."""
 
 
-def is_better(figure: str, value: float, best: float | None) -> bool:
-    """Whether a value of a figure beats the best so far; what isn't a finite number is beaten by anything."""
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether a value of a metric beats the best so far; what isn't a finite number is beaten by anything."""
     # Records hold null for NaN and infinities alike, so that a resumed run must not tell them apart.
     if best is None or not math.isfinite(best):
         return True
-    return value < best if FIGURES[figure].lower else value > best
+    return value < best if METRICS[metric].lower else value > best
 
 
 def no_auroc(labels: Iterable[int], classes: Sequence[str]) -> str:
@@ -58,8 +58,8 @@ def no_auroc(labels: Iterable[int], classes: Sequence[str]) -> str:
     return f"no image is of class {missing[0]!r}{more}" if missing else ""
 
 
-def check_monitor(figure: str, labels: Iterable[int], classes: Sequence[str], where: str) -> None:
-    """Refuse to choose epochs by a figure that the validation images don't have.
+def check_monitor(metric: str, labels: Iterable[int], classes: Sequence[str], where: str) -> None:
+    """Refuse to choose epochs by a metric that the validation images don't have.
 
     Args:
         labels: Of the validation images.
@@ -68,12 +68,12 @@ def check_monitor(figure: str, labels: Iterable[int], classes: Sequence[str], wh
     Raises:
         RequestError: Top-5 of five classes or fewer, or AUROC where a class has no curve.
     """
-    if figure == "top5" and len(classes) <= TOP:
+    if metric == "top5" and len(classes) <= TOP:
         raise RequestError(
             f"{where}: top5 of {len(classes)} classes says nothing: it wants more than {TOP}",
-            "give --monitor accuracy, or another one of the figures",
+            "give --monitor accuracy, or another one of the metrics",
         )
-    reason = no_auroc(labels, classes) if figure == "auroc" else ""
+    reason = no_auroc(labels, classes) if metric == "auroc" else ""
     if reason:
         raise RequestError(
             f"{where}: auroc wants images of every class to validate on, but {reason}",

@@ -53,7 +53,7 @@ class Progress:
     Attributes:
         epoch: Whole epochs done.
         step: Optimizer steps done of the next epoch.
-        best: Best value of the monitored figure, None before the first.
+        best: Best value of the monitored metric, None before the first.
         best_epoch: The epoch that reached it; 0 is the state before training.
         waited: Epochs without a better one, since patience began to count.
         patience_best: The best value since then, None before the first.

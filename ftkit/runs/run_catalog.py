@@ -61,7 +61,7 @@ class Card:
         classes: Class names in the order of the model's outputs.
         weights: Where training started from, for people.
         strategy: Its name and options.
-        metrics: Figures on the validation split; None for one that isn't a number.
+        metrics: Metrics on the validation split; None for one that isn't a number.
         epoch: Whole epochs that the weights were trained for.
         fingerprint: `Splits.fingerprint` of the data.
         versions: Of python, torch and torchvision.

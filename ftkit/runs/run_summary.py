@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from ftkit.errors import RequestError
-from ftkit.metrics.names import FIGURES, is_better
+from ftkit.metrics.names import METRICS, is_better
 from ftkit.runs.run_folder import RunFolder
 
 RunState = Literal["finished", "running", "stopped"]
@@ -53,7 +53,7 @@ class RunSummary:
 
     @property
     def monitor(self) -> str:
-        """The figure that chooses the best epoch."""
+        """The metric that chooses the best epoch."""
         return str(self.config["monitor"])
 
     @property
@@ -81,7 +81,7 @@ class RunSummary:
         return self.records[-1].get("moved", {}) if self.records else {}
 
     def value(self, record: Mapping[str, Any] | None) -> float | None:
-        """The monitored figure of an epoch."""
+        """The monitored metric of an epoch."""
         return None if record is None else record.get(f"val_{self.monitor}")
 
 
@@ -96,7 +96,7 @@ def summarize(folder: Path) -> RunSummary:
     try:
         records = tuple(run.records())
         summary = RunSummary(run, _started(run), _state(run), config, plan, records, _movement(run))
-        _ = summary.data, summary.strategy, summary.planned, summary.best, FIGURES[summary.monitor], plan["backbone"]
+        _ = summary.data, summary.strategy, summary.planned, summary.best, METRICS[summary.monitor], plan["backbone"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _strange(folder, f"{type(error).__name__} {error}") from None
     return summary

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.errors import FtkitError, plural
-from ftkit.evaluation.evaluator import collect
+from ftkit.evaluation.evaluator import collect_outputs
 from ftkit.files.json_text import replace_nonfinite
-from ftkit.metrics.classification import Scores, score
+from ftkit.metrics.classification import Evaluation, evaluate_outputs
 from ftkit.metrics.finite_outputs import few_names, usable_rows
 from ftkit.metrics.names import NOT_FINITE, is_better
 from ftkit.planning.run_plan import Plan
@@ -58,13 +58,13 @@ def conclude_epoch(
     progress, plan = session.progress, session.plan
     seconds = time.perf_counter() - started
     require_finite_weights(session)
-    outputs = judged(session)
-    scores = score(*outputs, plan.splits.classes)
+    outputs = validation_outputs(session)
+    evaluation = evaluate_outputs(*outputs, plan.splits.classes)
     note_unusable(session, outputs[0])
     if trained:
         progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0
     session.totals.zero_()
-    is_best = note_value(session, scores)
+    is_best = note_value(session, evaluation)
     # By position, since a run that was stopped in its validation goes on without a step of this epoch.
     last = plan.learning_rates(progress.epoch * plan.batches.steps - 1) if trained else {}
     rates = {group: rate for group, rate in last.items() if rate}
@@ -73,7 +73,7 @@ def conclude_epoch(
         "epoch": progress.epoch,
         **trained,
         **(extra or {}),
-        **figures(scores),
+        **val_metrics(evaluation),
         "lr": rates,
         "moved": moved(session, network),
         "seconds": round(seconds, 3),
@@ -82,16 +82,16 @@ def conclude_epoch(
     record = replace_nonfinite(record)
     if session.is_main:
         session.run.append_record(record)
-        track(session, record, scores)
-    save_epoch(session, network, figures(scores) if is_best else None)
+        track(session, record, evaluation)
+    save_epoch(session, network, val_metrics(evaluation) if is_best else None)
     session.listener.epoch_done(EpochDone(record, is_best))
 
 
-def judged(session: Session) -> tuple[Tensor, Tensor]:
+def validation_outputs(session: Session) -> tuple[Tensor, Tensor]:
     """Logits and labels of the whole validation split, in all processes."""
     with session.shards.whole() if session.shards is not None else nullcontext():
-        return collect(
-            session.feed.judged,
+        return collect_outputs(
+            session.feed.eval_network,
             session.feed.val_loader,
             session.accelerator,
             session.compute,
@@ -109,10 +109,10 @@ def note_unusable(session: Session, logits: Tensor) -> None:
         session.listener.note(f"{NOT_FINITE} for {len(wrong):,} of {plural(len(logits), 'validation image')}{which}")
 
 
-def note_value(session: Session, scores: Scores) -> bool:
-    """Whether the monitored figure is the best so far; where there is patience, whether it has ended."""
+def note_value(session: Session, evaluation: Evaluation) -> bool:
+    """Whether the monitored metric is the best so far; where there is patience, whether it has ended."""
     progress, monitor = session.progress, session.plan.config.monitor
-    value = scores.summary[monitor]
+    value = evaluation.summary[monitor]
     # make_plan refuses to monitor what the data doesn't have; None is what outputs that aren't finite don't have.
     value = math.nan if value is None else value
     if session.plan.config.patience is not None:
@@ -140,9 +140,9 @@ def lose_patience(plan: Plan, progress: Progress, value: float) -> None:
     progress.stopped = progress.waited >= config.patience and progress.epoch < config.epochs
 
 
-def figures(scores: Scores) -> dict[str, float | None]:
+def val_metrics(evaluation: Evaluation) -> dict[str, float | None]:
     """What an epoch's record and a model's card say of the validation split."""
-    return {f"val_{name}": value for name, value in scores.summary.items()}
+    return {f"val_{name}": value for name, value in evaluation.summary.items()}
 
 
 def finish(session: Session) -> Outcome:

@@ -23,7 +23,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.processes import from_main_tensor
 from ftkit.errors import FtkitError, RequestError
-from ftkit.evaluation.evaluator import OnBatch, Usable, collect, share_of
+from ftkit.evaluation.evaluator import OnBatch, Usable, collect_outputs, evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
     skip = partial(skip_unreadable, session, "train")
     if session.feed is not session.ordinary:
         loader = session.feed.train_loader
-        return head_inputs(session.feed.judged, layer, loader, accelerator, session.compute, on_batch, skip)
-    loader = share_of(session.plan, train, session.workers, accelerator)
+        return head_inputs(session.feed.eval_network, layer, loader, accelerator, session.compute, on_batch, skip)
+    loader = evaluation_shard(session.plan, train, session.workers, accelerator)
     return head_inputs(session.network, layer, loader, accelerator, session.compute, on_batch, skip)
 
 
@@ -138,7 +138,7 @@ def head_inputs(
     Raises:
         NoProbeError: The network does more with the layer's output than return it.
     """
-    return collect(_Features(network, layer), loader, accelerator, compute, on_batch, usable)
+    return collect_outputs(_Features(network, layer), loader, accelerator, compute, on_batch, usable)
 
 
 class _Features(nn.Module):

@@ -252,7 +252,7 @@ def test_at_most_two_thousand_images_are_looked_at(monkeypatch: pytest.MonkeyPat
         return 0.9, 0.9
 
     monkeypatch.setattr(engine, "measure", counted)
-    engine.consult(resolve(flags={"strategy": ("--strategy", "auto")}), {})
+    engine.recommend(resolve(flags={"strategy": ("--strategy", "auto")}), {})
     assert seen == [50]
 
 
@@ -271,5 +271,5 @@ def test_features_that_are_no_numbers_are_named(monkeypatch: pytest.MonkeyPatch)
 def test_a_class_with_a_single_image_cant_be_measured(image_folder: MakeFolder, tmp_path: Path) -> None:
     image_folder(tmp_path / "d", {"train": {"a": 4, "b": 1}, "val": {"a": 1, "b": 1}})
     resolved = resolve(flags={"dataset": ("--data", {"name": "folder", "root": str(tmp_path / "d")})})
-    counsel = engine.consult(resolved, {})
-    assert "a class has a single image" in counsel.facts.unmeasured
+    recommendation = engine.recommend(resolved, {})
+    assert "a class has a single image" in recommendation.facts.unmeasured

@@ -53,16 +53,16 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # Runs
 
 
-def test_the_figures_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_metrics_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     found, _ = compared(capsys, "one", "runs/two", "--metric", "accuracy", "--metric", "auroc")
     assert found["split"] == "test"
     for run in found["runs"]:
         assert main(["evaluate", run["run"], "--json"]) == 0
         alone = json.loads(capsys.readouterr().out)
         assert run["images"] == alone["images"] == 11
-        for figure in ("accuracy", "auroc"):
-            assert run["metrics"][figure]["value"] == alone[figure]
-            assert run["metrics"][figure]["low"] <= alone[figure] <= run["metrics"][figure]["high"]
+        for metric in ("accuracy", "auroc"):
+            assert run["metrics"][metric]["value"] == alone[metric]
+            assert run["metrics"][metric]["low"] <= alone[metric] <= run["metrics"][metric]["high"]
     first, second = found["runs"]
     assert first["against_first"] is None
     assert set(second["against_first"]) == {
@@ -125,7 +125,7 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
         (["one", "two", "--epochs", "3"], "--epochs has no effect on runs that are trained"),
         (["one", "two", "--set", "seed=3"], "--set seed has no effect on runs that are trained"),
         (["one", "two", "--seeds", "3"], "--seeds has no effect on runs"),
-        (["one", "two", "--metric", "acuracy"], "--metric: unknown figure 'acuracy'"),
+        (["one", "two", "--metric", "acuracy"], "--metric: unknown metric 'acuracy'"),
         (["one", "two", "--metric", "top5"], "--metric top5: the images have none"),
         (["one", "bare"], "bare is a model on its own, without its run"),
         (["one", "--strategies", "full"], "--strategies and one: either runs, or strategies"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.data.loading.loader import Batch
-from ftkit.evaluation.evaluator import collect
+from ftkit.evaluation.evaluator import collect_outputs
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.planning.run_splits import load_splits
@@ -239,7 +239,7 @@ def test_every_image_counts_once_whatever_the_number_of_processes(world: int, si
 
     def work(rank: int) -> None:
         accelerator = cast(Accelerator, Rank(ranks, rank))
-        results[rank] = collect(model, share(images, labels, rank, world), accelerator, FP32)
+        results[rank] = collect_outputs(model, share(images, labels, rank, world), accelerator, FP32)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -257,7 +257,7 @@ def test_collect_judges_in_eval_mode_and_reports_progress() -> None:
     model, seen = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.9)), list[int]()
     images, labels = torch.rand(5, 3), torch.zeros(5, dtype=torch.long)
     accelerator = cast(Accelerator, Rank(Ranks(1), 0))
-    logits, _ = collect(model, share(images, labels, 0, 1), accelerator, FP32, on_batch=seen.append)
+    logits, _ = collect_outputs(model, share(images, labels, 0, 1), accelerator, FP32, on_batch=seen.append)
     assert torch.allclose(logits, model[0](images), atol=1e-6)
     assert seen == [2, 2, 1]
     assert not logits.requires_grad

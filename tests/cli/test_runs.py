@@ -34,9 +34,9 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def record(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
-    figures = {"val_loss": 1 - accuracy, "val_accuracy": accuracy, "val_macro_f1": accuracy}
+    metrics = {"val_loss": 1 - accuracy, "val_accuracy": accuracy, "val_macro_f1": accuracy}
     trained = {"train_loss": 0.5} if epoch else {}
-    return {"epoch": epoch, **trained, **figures, "moved": {"stem": 0.0, "head": 0.5}, "seconds": 1.5, **more}
+    return {"epoch": epoch, **trained, **metrics, "moved": {"stem": 0.0, "head": 0.5}, "seconds": 1.5, **more}
 
 
 def make_run(folder: Path, records: list[dict[str, Any]], done: bool = True, age: int = 0, **changes: Any) -> Path:
@@ -117,7 +117,7 @@ def test_a_run_that_cant_be_read_is_named_and_left_out(tmp_path: Path, capsys: p
     ("monitor", "values", "best"),
     [("loss", [0.5, 0.25, 0.75], 2), ("auroc", [0.5, 0.25, 0.75], 3), ("calibration_error", [0.1, 0.2, 0.3], 1)],
 )
-def test_best_goes_by_the_monitored_figure(monitor: str, values: list[float], best: int, tmp_path: Path) -> None:
+def test_best_goes_by_the_monitored_metric(monitor: str, values: list[float], best: int, tmp_path: Path) -> None:
     records = [record(n, 0.5, **{f"val_{monitor}": value}) for n, value in enumerate(values, 1)]
     found = summarize(make_run(tmp_path / "run", records, monitor=monitor)).best
     assert found is not None

@@ -17,8 +17,8 @@ from ftkit.cli.commands.compare import _verdict
 from ftkit.cli.commands.evaluate import digits_of
 from ftkit.cli.main import main
 from ftkit.errors import RunInterrupted, plural
-from ftkit.evaluation.comparison import Against
-from ftkit.metrics.bootstrap import telling_difference, wilson
+from ftkit.evaluation.comparison import PairedComparison
+from ftkit.metrics.bootstrap import smallest_difference, wilson
 from tests.conftest import MakeFolder, RunFtkit
 
 
@@ -81,13 +81,13 @@ def test_what_is_right_always_is_not_certain() -> None:
 
 @pytest.mark.parametrize("images", [*range(40), 101, 1000])
 def test_the_difference_that_would_tell_is_the_smallest(images: int) -> None:
-    needed, differing = telling_difference(images), max(images, 6)
+    needed, differing = smallest_difference(images), max(images, 6)
     assert binomtest((differing + needed) // 2, differing).pvalue < 0.05
     assert needed <= 2 or binomtest((differing + needed) // 2 - 1, differing).pvalue >= 0.05
 
 
 def test_a_comparison_says_what_its_images_can_tell() -> None:
-    against = Against({}, only_first=1, only_this=3, p=0.625)
+    against = PairedComparison({}, only_first=1, only_this=3, p=0.625)
     assert _verdict("full", "frozen", against, 39) == (
         "full: within chance: 39 images can't tell it from frozen; it would take 6 more of them right, "
         "0.15 of accuracy, and it is +2"

@@ -22,7 +22,7 @@ RECIPES = sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()
 ANTS, CIFAR, MNIST, FOUR, PHASES = RECIPES
 
 Run = Callable[..., None]
-Scores = Callable[[str, str], float]
+Evaluation = Callable[[str, str], float]
 
 
 def commands(recipe: str) -> list[list[str]]:
@@ -227,7 +227,7 @@ def test_the_two_phases_have_the_rates_that_they_say(insects: Path) -> None:
 
 
 @pytest.fixture
-def scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scores:
+def scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Evaluation:
     """The accuracy of a finished run on its test split, or else its validation split."""
 
     def measure(recipe: str, name: str) -> float:
@@ -252,7 +252,7 @@ def small_network(shared: Path, command: list[str]) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("recipe", [ANTS, FOUR])
-def test_insects_in_full(recipe: str, run: Run, scores: Scores, shared: Path) -> None:
+def test_insects_in_full(recipe: str, run: Run, scores: Evaluation, shared: Path) -> None:
     data = ["--data", str(shared / "data" / "hymenoptera"), "--image-size", "64"]
     ran = [command for command in trainings(recipe) if "--backbone" not in command]
     for command in ran:
@@ -263,7 +263,7 @@ def test_insects_in_full(recipe: str, run: Run, scores: Scores, shared: Path) ->
 
 
 @pytest.mark.long
-def test_the_freezer_in_full(run: Run, scores: Scores, shared: Path) -> None:
+def test_the_freezer_in_full(run: Run, scores: Evaluation, shared: Path) -> None:
     train, evaluate = commands(CIFAR)
     data = ["--data", str(shared / "data" / "cifar10-subset.tar")]
     run(CIFAR, *train, *data, *small_network(shared, train))
@@ -272,7 +272,7 @@ def test_the_freezer_in_full(run: Run, scores: Scores, shared: Path) -> None:
 
 
 @pytest.mark.long
-def test_pretraining_and_transfer_in_full(run: Run, scores: Scores, shared: Path) -> None:
+def test_pretraining_and_transfer_in_full(run: Run, scores: Evaluation, shared: Path) -> None:
     for command in trainings(MNIST):
         root = f"dataset.root={shared / 'data' / 'torchvision'}"
         run(MNIST, *command, "--set", root, "--set", "dataset.download=false", "--quiet")

@@ -108,14 +108,14 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_to_the_same_end(f
             assert each == {"code": 143, "weights": True, "records": True}, name
 
 
-def test_figures_are_those_of_one_process_whatever_the_number_of_images(found: list[dict[str, Any]]) -> None:
-    assert [rank["figures"] for rank in found] == [[], []]
+def test_metrics_are_those_of_one_process_whatever_the_number_of_images(found: list[dict[str, Any]]) -> None:
+    assert [rank["metrics"] for rank in found] == [[], []]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_figures_of_1_to_200_images(world: int, tmp_path: Path) -> None:
-    assert [rank["figures"] for rank in battery(tmp_path, world, "all figures")] == [[]] * world
+def test_metrics_of_1_to_200_images(world: int, tmp_path: Path) -> None:
+    assert [rank["metrics"] for rank in battery(tmp_path, world, "all metrics")] == [[]] * world
 
 
 # By command

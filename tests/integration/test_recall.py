@@ -1,4 +1,4 @@
-"""Models judged by what runs have kept: the same figures, never from what is stale, and in spite of the disk."""
+"""Models judged by what runs have kept: the same metrics, never from what is stale, and in spite of the disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def evaluated(capsys: Capture, *arguments: str, precision: str = "fp32") -> tuple[dict[str, Any], str]:
-    """All figures, and what is said beside them."""
+    """All metrics, and what is said beside them."""
     capsys.readouterr()
     assert main(["evaluate", *arguments, "--precision", precision, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -63,14 +63,14 @@ def kept(images: int, of: int, cut: str = "mean") -> str:
 
 
 def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    figures = one.get("metrics", one)
+    metrics = one.get("metrics", one)
     others = other.get("metrics", other)
-    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     assert numbers
     return all(others[name] == pytest.approx(value, abs=1e-5) for name, value in numbers.items())
 
 
-def test_figures_are_those_of_the_whole_network(data: Path, capsys: Capture) -> None:
+def test_metrics_are_those_of_the_whole_network(data: Path, capsys: Capture) -> None:
     train(data, "run")
     with_cache, said = evaluated(capsys, "runs/run", "--split", "val")
     assert kept(11, 11) in said
@@ -165,10 +165,10 @@ def test_a_folder_that_cant_be_written_is_told(data: Path, capsys: Capture) -> N
     train(data, "run")
     config = Path("runs", "run", "config.yaml")
     config.write_text(config.read_text().replace("limit: 20000000000", "limit: 10"))
-    figures, said = evaluated(capsys, "runs/run")
+    metrics, said = evaluated(capsys, "runs/run")
     assert "no room for" in said
     assert "what is frozen is computed anew" in said
-    assert agree(figures, evaluated(capsys, "runs/run", "--no-cache")[0])
+    assert agree(metrics, evaluated(capsys, "runs/run", "--no-cache")[0])
 
 
 def test_values_larger_than_their_images_are_not_kept(

@@ -26,7 +26,7 @@ from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
 SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 3}
-VAL_FIGURES = ("loss", "accuracy", "macro_f1", "weighted_f1", "auroc", "calibration_error")
+VAL_METRICS = ("loss", "accuracy", "macro_f1", "weighted_f1", "auroc", "calibration_error")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def expected(outcome: ftkit.Outcome) -> dict[str, list[tuple[int, Any]]]:
     for record in outcome.records:
         for name in ("loss", "accuracy"):
             add(f"train/{name}", record, record[f"train_{name}"])
-        for name in VAL_FIGURES:
+        for name in VAL_METRICS:
             add(f"val/{name}", record, record[f"val_{name}"])
         for kind in ("lr", "moved"):
             for group, value in record[kind].items():
@@ -77,7 +77,7 @@ def expected(outcome: ftkit.Outcome) -> dict[str, list[tuple[int, Any]]]:
     return found
 
 
-def test_tensorboard_has_every_figure_of_every_epoch(data: Path, tmp_path: Path) -> None:
+def test_tensorboard_has_every_metric_of_every_epoch(data: Path, tmp_path: Path) -> None:
     outcome = ftkit.train(plan(data, tmp_path))
     found = series(events(outcome.run.path))
     assert found == expected(outcome)

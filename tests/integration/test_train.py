@@ -46,7 +46,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(data: Path, tmp_pa
     assert all(torch.allclose(first[k], second[k], rtol=1e-3, atol=1e-5) for k in first)
 
 
-def test_epoch_figures_cover_each_image_once(data: Path, tmp_path: Path) -> None:
+def test_epoch_metrics_cover_each_image_once(data: Path, tmp_path: Path) -> None:
     outcome = ftkit.train(plan(data, tmp_path, epochs=1))
     record = outcome.records[0]
     assert record["train_accuracy"] * 18 == pytest.approx(round(record["train_accuracy"] * 18))

@@ -76,7 +76,7 @@ def test_what_couldnt_be_measured_is_said_and_treated_with_care() -> None:
     assert "couldn't be measured: the head is odd" in advice.why[0]
 
 
-def test_the_reasons_name_the_figures() -> None:
+def test_the_reasons_name_the_metrics() -> None:
     why = "; ".join(advise(facts(122, 0.661, classes=2)).why)
     assert "66.1 %" in why
     assert "from 85.0 % on" in why

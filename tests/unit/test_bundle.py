@@ -88,7 +88,7 @@ def test_the_card_comes_back_whole(bundle: Path) -> None:
     assert sorted(p.name for p in bundle.iterdir()) == sorted(FILES)
 
 
-def test_figures_that_are_no_numbers_are_null(tmp_path: Path) -> None:
+def test_metrics_that_are_no_numbers_are_null(tmp_path: Path) -> None:
     save_bundle(tmp_path / "m", network(1), replace(card(), metrics={"val_loss": float("nan"), "val_accuracy": 0.5}))
     assert read_card(tmp_path / "m").metrics == {"val_loss": None, "val_accuracy": 0.5}
 

@@ -13,11 +13,11 @@ import torch
 
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
-from ftkit.evaluation.comparison import Answers, Contender, compare, seconds, trainable
+from ftkit.evaluation.comparison import SplitOutputs, TrainedRun, compare, seconds, trainable
 from ftkit.experiments.trials import mean_and_spread
 from ftkit.metrics.bootstrap import Interval, _judge_of, interval, mcnemar, resampled
-from ftkit.metrics.classification import score
-from ftkit.metrics.names import FIGURES
+from ftkit.metrics.classification import evaluate_outputs
+from ftkit.metrics.names import METRICS
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import RunSummary
 
@@ -32,31 +32,31 @@ def outputs(images: int, seed: int = 0, skill: float = 1.5) -> tuple[torch.Tenso
     return noise + skill * torch.nn.functional.one_hot(labels, len(CLASSES)), labels
 
 
-def answers(name: str, seed: int = 0, skill: float = 1.5, images: int = 140) -> Answers:
+def split_outputs(name: str, seed: int = 0, skill: float = 1.5, images: int = 140) -> SplitOutputs:
     logits, labels = outputs(images, seed, skill)
     records = ({"epoch": 0, "seconds": 1.5}, {"epoch": 1, "seconds": 2.0})
     summary = RunSummary(RunFolder(Path(name)), datetime.now(UTC), "finished", {}, {}, records, None)
-    contender = Contender(summary, Path(name) / "model", cast(Resolved, None))
-    return Answers(contender, "test", CLASSES, tuple(f"{i:04d}.png" for i in range(images)), labels, logits)
+    trained = TrainedRun(summary, Path(name) / "model", cast(Resolved, None))
+    return SplitOutputs(trained, "test", CLASSES, tuple(f"{i:04d}.png" for i in range(images)), labels, logits)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_each_image_counted_once_gives_the_figure_that_evaluate_gives(figure: str) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_each_image_counted_once_gives_the_metric_that_evaluate_gives(metric: str) -> None:
     logits, labels = outputs(300)
-    value = _judge_of(figure, logits, labels)(np.ones((1, 300)))
-    assert value[0] == pytest.approx(score(logits, labels, CLASSES).summary[figure], abs=1e-6)
+    value = _judge_of(metric, logits, labels)(np.ones((1, 300)))
+    assert value[0] == pytest.approx(evaluate_outputs(logits, labels, CLASSES).summary[metric], abs=1e-6)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_a_count_of_two_is_the_image_twice(figure: str) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_count_of_two_is_the_image_twice(metric: str) -> None:
     logits, labels = outputs(70)
     counts = np.ones((1, 70))
     counts[0, :20] = 2
     twice = torch.cat([torch.arange(70), torch.arange(20)])
-    expected = score(logits[twice], labels[twice], CLASSES).summary[figure]
+    expected = evaluate_outputs(logits[twice], labels[twice], CLASSES).summary[metric]
     # Counts add up to as many images as there are, in a resample; here there are 20 more.
-    scale = 1 if figure in ("macro_f1", "auroc") else 90 / 70
-    assert _judge_of(figure, logits, labels)(counts)[0] / scale == pytest.approx(expected, abs=1e-6)
+    scale = 1 if metric in ("macro_f1", "auroc") else 90 / 70
+    assert _judge_of(metric, logits, labels)(counts)[0] / scale == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_interval_of_accuracy_is_as_wide_as_the_binomial_says() -> None:
@@ -81,7 +81,7 @@ def test_resamples_follow_from_the_seed_and_are_the_same_for_every_model() -> No
     assert np.allclose(1 - resampled(other, labels, ["accuracy"], seed=1)["accuracy"], first)
 
 
-def test_resamples_without_a_figure_are_left_out() -> None:
+def test_resamples_without_a_metric_are_left_out() -> None:
     assert interval(np.array([np.nan, 1.0, np.nan, 1.0])) == Interval(1.0, 1.0)
     assert interval(np.array([np.nan])) == Interval(None, None)
     labels = torch.tensor([0, 0, 0, 0, 0, 1])
@@ -101,7 +101,7 @@ def test_mcnemars_test_is_exact(only_first: int, only_second: int, p: float) -> 
 
 
 def test_a_run_against_itself_differs_by_nothing() -> None:
-    first, second = compare([answers("a"), answers("b")], ["accuracy", "loss"])
+    first, second = compare([split_outputs("a"), split_outputs("b")], ["accuracy", "loss"])
     assert first.against is None
     assert second.against is not None
     assert second.against.differences == {"accuracy": (0.0, Interval(0.0, 0.0)), "loss": (0.0, Interval(0.0, 0.0))}
@@ -109,17 +109,17 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
 
 
 def test_a_better_run_is_told_apart_from_chance() -> None:
-    first, second = compare([answers("weak", 0, 1.0), answers("strong", 1, 3.0)], ["accuracy"])
+    first, second = compare([split_outputs("weak", 0, 1.0), split_outputs("strong", 1, 3.0)], ["accuracy"])
     assert second.against is not None
     difference, where = second.against.differences["accuracy"]
-    assert difference == pytest.approx((second.figures["accuracy"][0] or 0) - (first.figures["accuracy"][0] or 0))
+    assert difference == pytest.approx((second.metrics["accuracy"][0] or 0) - (first.metrics["accuracy"][0] or 0))
     assert where.low is not None
     assert where.low > 0
     assert second.against.p < 1e-6
 
 
 def test_classes_in_another_order_are_matched_by_name() -> None:
-    one = answers("one")
+    one = split_outputs("one")
     order = [3, 1, 0, 2, 6, 5, 4]
     back = torch.tensor(order).argsort()
     other = replace(one, classes=tuple(CLASSES[i] for i in order), logits=one.logits[:, order], labels=back[one.labels])
@@ -138,17 +138,17 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     ],
 )
 def test_what_cant_be_paired_is_named(change: dict[str, object], says: str) -> None:
-    other = replace(answers("other"), **change)  # type: ignore[arg-type]
+    other = replace(split_outputs("other"), **change)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="one and other can't be paired") as caught:
-        compare([answers("one"), other], ["accuracy"])
+        compare([split_outputs("one"), other], ["accuracy"])
     assert says in caught.value.message
     assert "--unpaired" in (caught.value.hint or "")
-    results = compare([answers("one"), other], ["accuracy"], paired=False)
+    results = compare([split_outputs("one"), other], ["accuracy"], paired=False)
     assert [r.against for r in results] == [None, None]
 
 
-def test_a_figure_that_the_images_havent_got_is_refused() -> None:
-    few = replace(answers("few"), classes=("a", "b"), logits=torch.randn(140, 2), labels=torch.zeros(140).long())
+def test_a_metric_that_the_images_havent_got_is_refused() -> None:
+    few = replace(split_outputs("few"), classes=("a", "b"), logits=torch.randn(140, 2), labels=torch.zeros(140).long())
     with pytest.raises(RequestError, match="--metric top5: the images have none: with 2 classes it would always be 1"):
         compare([few], ["top5"])
     with pytest.raises(RequestError, match=r"--metric auroc: .* all images are of class 'a'"):
@@ -161,7 +161,7 @@ def test_costs_come_from_the_plan_and_the_records() -> None:
     assert trainable({"phases": phases, "groups": head, "probe": "usual"}) == 300
     assert trainable({"phases": [], "groups": head, "probe": "required"}) == 10
     assert trainable({"phases": [], "groups": head, "probe": None}) == 0
-    assert seconds(answers("a").contender.summary) == 3.5
+    assert seconds(split_outputs("a").trained.summary) == 3.5
 
 
 def test_spread_is_the_standard_deviation_over_seeds() -> None:

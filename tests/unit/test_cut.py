@@ -62,7 +62,7 @@ def test_both_parts_together_are_the_network_and_training_the_rest_trains_it() -
     with torch.no_grad():
         (value,) = cutter.prefix([found.name])(images)
     network.eval()
-    assert torch.equal(found.judged(value.clone()), network(images))
+    assert torch.equal(found.eval_network(value.clone()), network(images))
     modes.apply()
     found.trained(value).sum().backward()
     assert network.body[0].weight.grad is not None

@@ -12,7 +12,7 @@ import ftkit
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.config.load import resolve, to_yaml
 from ftkit.errors import RequestError
-from ftkit.evaluation.evaluator import Labelled, other_data, run_data
+from ftkit.evaluation.evaluator import EvaluationData, split_of_dataset, split_of_run
 from ftkit.parts.dataset import Splits
 from ftkit.planning.run_splits import load_splits
 from ftkit.runs.run_catalog import read_card
@@ -190,13 +190,13 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ftkit.train(plan).run.path
 
 
-def supports(judged: Labelled, run: Path) -> dict[str, int]:
+def supports(judged: EvaluationData, run: Path) -> dict[str, int]:
     classes = read_card(run / "model").classes
     return {name: judged.split.labels.count(label) for label, name in enumerate(classes)}
 
 
-def others(run: Path, data: Path) -> Labelled:
-    return other_data(Folder(data), str(data), read_card(run / "model"), None)
+def others(run: Path, data: Path) -> EvaluationData:
+    return split_of_dataset(Folder(data), str(data), read_card(run / "model"), None)
 
 
 def test_the_card_says_what_became_of_each_class(run: Path) -> None:
@@ -206,7 +206,7 @@ def test_the_card_says_what_became_of_each_class(run: Path) -> None:
 
 
 def test_the_data_of_the_run_is_judged_as_it_was_learnt(run: Path) -> None:
-    judged = run_data(resolve(run / "config.yaml"), read_card(run / "model"), None)
+    judged = split_of_run(resolve(run / "config.yaml"), read_card(run / "model"), None)
     assert (judged.name, judged.changed, supports(judged, run)) == ("test", False, {"odd": 2, "even": 2})
 
 

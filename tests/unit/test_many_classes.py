@@ -18,9 +18,9 @@ from torchmetrics.functional import classification
 from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
 from ftkit.data.class_selection import select_classes
-from ftkit.evaluation.evaluator import Labelled
+from ftkit.evaluation.evaluator import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
-from ftkit.metrics.classification import score
+from ftkit.metrics.classification import evaluate_outputs
 from ftkit.parts.dataset import Split, Splits
 from ftkit.training.probe import LONE_STRENGTH, choose_strength
 
@@ -29,16 +29,16 @@ NAMES = tuple(f"class-{number:05d}" for number in range(MANY))
 
 PEAK = f"""
 import json, resource, time, torch
-from ftkit.metrics.classification import score
+from ftkit.metrics.classification import evaluate_outputs
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (10 if {sys.platform == "darwin"} else 0) / 1024
 
 logits, labels = torch.randn(1000, {MANY}), torch.arange(1000) * 7 % {MANY}
 names = tuple(map(str, range({MANY})))
-score(logits[:2, :10], labels[:2] % 10, names[:10])
+evaluate_outputs(logits[:2, :10], labels[:2] % 10, names[:10])
 before, started = peak(), time.process_time()
-found = score(logits, labels, names)
+found = evaluate_outputs(logits, labels, names)
 print(json.dumps([peak() - before, time.process_time() - started, found.images]))
 """
 
@@ -58,7 +58,7 @@ def test_values_agree_with_scikit_learn_and_torchmetrics() -> None:
     labels = np.concatenate([np.arange(classes), generator.integers(0, 20, images - classes)])
     logits = generator.normal(size=(images, classes)).round(1)
     logits[np.arange(images), labels] += 2
-    found = score(torch.tensor(logits), torch.tensor(labels), NAMES[:classes])
+    found = evaluate_outputs(torch.tensor(logits), torch.tensor(labels), NAMES[:classes])
     predicted = logits.argmax(axis=1)
     assert found.accuracy == metrics.accuracy_score(labels, predicted)
     assert found.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
@@ -79,7 +79,7 @@ def few_of_many() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_json_has_the_pairs_in_place_of_a_matrix_of_400_million() -> None:
-    found = score(*few_of_many(), NAMES).to_json()
+    found = evaluate_outputs(*few_of_many(), NAMES).to_json()
     assert found["confusion"] is None
     assert found["confusion_pairs"] == [[5, 5, 1], [5, 9, 1], [7, 9, 1], [19_999, 19_999, 1]]
     assert found["classes"][5] == {
@@ -91,8 +91,9 @@ def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkey
     text = io.StringIO()
     monkeypatch.setattr(console, "out", lambda: Console(file=text, width=120))
     started = time.process_time()
-    scores = score(*few_of_many(), NAMES)
-    show(scores, Labelled("data", "test", Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)), {})  # type: ignore[arg-type,return-value]
+    evaluation = evaluate_outputs(*few_of_many(), NAMES)
+    split = Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)  # type: ignore[arg-type,return-value]
+    show(evaluation, EvaluationData("data", "test", split), {})
     assert time.process_time() - started < 5
     lines = text.getvalue().splitlines()
     assert len(lines) < 30

@@ -18,7 +18,7 @@ from ftkit.errors import RequestError, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.experiments.recommend import Counsel
+    from ftkit.experiments.recommend import Recommendation
 
 app = typer.Typer()
 
@@ -43,35 +43,35 @@ def advise(
     strategy = next((where for key, where in given.items() if key.partition(".")[0] == "strategy"), None)
     if strategy is not None:
         raise RequestError(f"{strategy}: advise names the strategy", "leave it out; ftkit plan shows what one does")
-    from ftkit.experiments.recommend import consult
+    from ftkit.experiments.recommend import recommend
 
-    counsel = consult(resolved, given, console.note)
-    command = command_line(resolved, counsel, given)
+    recommendation = recommend(resolved, given, console.note)
+    command = command_line(resolved, recommendation, given)
     if json:
-        console.print_json(_everything(counsel, command))
+        console.print_json(_everything(recommendation, command))
     else:
-        console.print_text("\n".join(_lines(counsel, command)))
+        console.print_text("\n".join(_lines(recommendation, command)))
 
 
-def command_line(resolved: Resolved, counsel: Counsel, given: Mapping[str, str]) -> str:
+def command_line(resolved: Resolved, recommendation: Recommendation, given: Mapping[str, str]) -> str:
     """The command that trains as advised: what was given, with the advice."""
-    advice, advised = counsel.advice, counsel.resolved.config
+    advice, advised = recommendation.advice, recommendation.resolved.config
     words = ["ftkit", "train", *_config_file(resolved), *_repeated(resolved, given)]
-    words += ["--strategy", advice.strategy, *_options(resolved, counsel, "strategy")]
+    words += ["--strategy", advice.strategy, *_options(resolved, recommendation, "strategy")]
     if advice.epochs and "epochs" not in given:
         words += ["--epochs", str(advised.epochs)]
     if advice.lr is not None and "optimizer.lr" not in given:
         words += ["--lr", f"{advised.optimizer.lr:g}"]
     if advice.epochs and not any(key.partition(".")[0] == "augment" for key in given):
-        words += ["--augment", advised.augment.name, *_options(resolved, counsel, "augment")]
+        words += ["--augment", advised.augment.name, *_options(resolved, recommendation, "augment")]
     return shlex.join(words)
 
 
-def _options(resolved: Resolved, counsel: Counsel, section: str) -> Iterator[str]:
+def _options(resolved: Resolved, recommendation: Recommendation, section: str) -> Iterator[str]:
     """The options of what is advised that its name alone, given beside the config file, would not bring."""
     from ftkit.config.load import choosing
 
-    before, after = getattr(resolved.config, section), getattr(counsel.resolved.config, section)
+    before, after = getattr(resolved.config, section), getattr(recommendation.resolved.config, section)
     if before.name != after.name:
         before = getattr(choosing(resolved, section, after.name, {}, {}).config, section)
     for name, value in after.options.items():
@@ -127,25 +127,25 @@ def _near(path: str) -> str:
     return os.path.relpath(path) if inside else path
 
 
-def _everything(counsel: Counsel, command: str) -> dict[str, Any]:
-    facts, config = counsel.facts, counsel.resolved.config
+def _everything(recommendation: Recommendation, command: str) -> dict[str, Any]:
+    facts, config = recommendation.facts, recommendation.resolved.config
     derived = {"per_class": facts.per_class, "similarity": facts.similarity, "known_from": facts.known_from}
-    named = {"dataset": config.dataset.name, "backbone": config.backbone, "weights": counsel.weights}
+    named = {"dataset": config.dataset.name, "backbone": config.backbone, "weights": recommendation.weights}
     return {
         "facts": {**named, **asdict(facts), **derived},
-        "advice": asdict(counsel.advice),
-        "notes": list(counsel.kept),
+        "advice": asdict(recommendation.advice),
+        "notes": list(recommendation.kept),
         "command": command,
     }
 
 
-def _lines(counsel: Counsel, command: str) -> Iterator[str]:
+def _lines(recommendation: Recommendation, command: str) -> Iterator[str]:
     rows = [
-        *_fact_rows(counsel),
-        ("advice", _advised(counsel)),
-        *(("because", reason) for reason in counsel.advice.why),
+        *_fact_rows(recommendation),
+        ("advice", _advised(recommendation)),
+        *(("because", reason) for reason in recommendation.advice.why),
     ]
-    rows += [("note", note) for note in (*_about_weights(counsel), *counsel.kept)]
+    rows += [("note", note) for note in (*_about_weights(recommendation), *recommendation.kept)]
     width, last = max(len(name) for name, _ in rows), ""
     for name, text in rows:
         yield f"{name if name != last else '':>{width}}  {text}"
@@ -153,11 +153,11 @@ def _lines(counsel: Counsel, command: str) -> Iterator[str]:
     yield from ("", command)
 
 
-def _fact_rows(counsel: Counsel) -> Iterator[tuple[str, str]]:
-    facts, config = counsel.facts, counsel.resolved.config
+def _fact_rows(recommendation: Recommendation) -> Iterator[tuple[str, str]]:
+    facts, config = recommendation.facts, recommendation.resolved.config
     images = f"{facts.images:,} training images, {facts.per_class:.3g} a class"
     yield "data", f"{config.dataset.name}: {plural(facts.classes, 'class')}, {images}"
-    yield "backbone", f"{config.backbone}, weights {counsel.weights}"
+    yield "backbone", f"{config.backbone}, weights {recommendation.weights}"
     yield "chance", f"{100 * facts.chance:.1f} %: always naming the largest class"
     if facts.probe is None or facts.nearest_mean is None:
         return
@@ -166,8 +166,8 @@ def _fact_rows(counsel: Counsel) -> Iterator[tuple[str, str]]:
     yield "nearest mean", f"{100 * facts.nearest_mean:.1f} %: naming the class whose mean feature is nearest, likewise"
 
 
-def _advised(counsel: Counsel) -> str:
-    advice = counsel.advice
+def _advised(recommendation: Recommendation) -> str:
+    advice = recommendation.advice
     options = "".join(f", {name} {value:g}" for name, value in advice.options.items())
     if not advice.epochs:
         return f"strategy {advice.strategy}{options}"
@@ -175,12 +175,12 @@ def _advised(counsel: Counsel) -> str:
     return f"strategy {advice.strategy}{options}{rate}, {plural(advice.epochs, 'epoch')}, {advice.augment} augmentation"
 
 
-def _about_weights(counsel: Counsel) -> Iterator[str]:
+def _about_weights(recommendation: Recommendation) -> Iterator[str]:
     """How to get weights, where there are none."""
-    if counsel.facts.pretrained:
+    if recommendation.facts.pretrained:
         return
-    name = counsel.resolved.config.backbone
-    own = [weights.name for weights in counsel.resolved.registry.backbones.get(name).weights]
+    name = recommendation.resolved.config.backbone
+    own = [weights.name for weights in recommendation.resolved.registry.backbones.get(name).weights]
     if own:
         yield f"{name} has weights of its own: --weights default, which are {own[0]}"
     else:

@@ -14,16 +14,16 @@ from ftkit.cli.commands.evaluate import digits_of
 from ftkit.cli.options import with_config
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, one_line, plural, unknown
-from ftkit.metrics.names import FIGURES
+from ftkit.metrics.names import METRICS
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.comparison import Against, Machine, Result
+    from ftkit.evaluation.comparison import ComputeOptions, PairedComparison, Result
     from ftkit.metrics.bootstrap import Interval
 
 app = typer.Typer()
 
-FIGURES_SHOWN = ("accuracy", "macro_f1", "loss")
+SHOWN_METRICS = ("accuracy", "macro_f1", "loss")
 SEEDS = 3
 OF_RUNS = {"output", "device", "workers", "batch_size", "cache.use"}
 """Settings that runs can be compared with: where they are, and how to compute."""
@@ -49,16 +49,16 @@ def compare(
         int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds for each strategy.", show_default="3")
     ] = None,
     split: Annotated[
-        Literal["val", "test"] | None, typer.Option("--split", help="Images to judge by; else test, or else val.")
+        Literal["val", "test"] | None, typer.Option("--split", help="Split to evaluate on; by default test, else val.")
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
-            metavar="|".join(FIGURES),
-            help="A figure to show; give it again for more.",
-            show_default=", ".join(FIGURES_SHOWN),
-            autocompletion=lambda incomplete: [name for name in FIGURES if name.startswith(incomplete)],
+            metavar="|".join(METRICS),
+            help="A metric to show; give it again for more.",
+            show_default=", ".join(SHOWN_METRICS),
+            autocompletion=lambda incomplete: [name for name in METRICS if name.startswith(incomplete)],
         ),
     ] = None,
     unpaired: Annotated[
@@ -67,18 +67,20 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
 ) -> None:
     """Compare runs, or strategies over seeds, on the same images."""
-    figures = tuple(dict.fromkeys(metric or FIGURES_SHOWN))
-    strange = next((name for name in figures if name not in FIGURES), None)
+    metrics = tuple(dict.fromkeys(metric or SHOWN_METRICS))
+    strange = next((name for name in metrics if name not in METRICS), None)
     if strange is not None:
-        raise unknown("figure", strange, FIGURES, "--metric")
+        raise unknown("metric", strange, METRICS, "--metric")
     if strategies is None:
         _require_runs(runs or [], seeds, resolved)
-        _compare_runs(runs or [], resolved, split, figures, unpaired, json)
+        _compare_runs(runs or [], resolved, split, metrics, unpaired, json)
         return
     _require_strategies(runs or [], unpaired, resolved)
     from ftkit.cli.output.trial_table import compare_strategies
 
-    compare_strategies(strategies.split(","), seeds or SEEDS, resolved, split, figures, _machine(resolved), json)
+    compare_strategies(
+        strategies.split(","), seeds or SEEDS, resolved, split, metrics, _compute_options(resolved), json
+    )
 
 
 def _require_runs(runs: Sequence[str], seeds: int | None, resolved: Resolved) -> None:
@@ -111,63 +113,63 @@ def _compare_runs(
     runs: Sequence[str],
     resolved: Resolved,
     split: Literal["val", "test"] | None,
-    figures: Sequence[str],
+    metrics: Sequence[str],
     unpaired: bool,
     json: bool,
 ) -> None:
-    from ftkit.evaluation.comparison import answer, common_split, find_contenders
-    from ftkit.evaluation.comparison import compare as judge
+    from ftkit.evaluation.comparison import common_split, find_trained_runs, predict_split
+    from ftkit.evaluation.comparison import compare as compare_outputs
 
-    contenders = find_contenders(runs, Path(os.path.relpath(resolved.config.output)))
-    chosen = split or common_split(contenders)
-    answers = []
-    for one in contenders:
+    trained_runs = find_trained_runs(runs, Path(os.path.relpath(resolved.config.output)))
+    chosen = split or common_split(trained_runs)
+    outputs = []
+    for one in trained_runs:
         console.note(f"{one.path}: {chosen} split")
-        answers.append(answer(one, chosen, _machine(resolved), console.note))
-        for line in answers[-1].notes:
+        outputs.append(predict_split(one, chosen, _compute_options(resolved), console.note))
+        for line in outputs[-1].notes:
             console.warn(line)
-    results = judge(answers, figures, paired=not unpaired)
+    results = compare_outputs(outputs, metrics, paired=not unpaired)
     if json:
         console.print_json({"split": chosen, "runs": [_facts(result) for result in results]})
     else:
-        _show(results, figures, chosen)
+        _show(results, metrics, chosen)
 
 
-def _machine(resolved: Resolved) -> Machine:
-    from ftkit.evaluation.comparison import Machine
+def _compute_options(resolved: Resolved) -> ComputeOptions:
+    from ftkit.evaluation.comparison import ComputeOptions
 
     config, given = resolved.config, resolved.sources
     threads = max(1, config.workers) if isinstance(config.workers, int) else None
-    batch_size = config.batch_size if "batch_size" in given else Machine.batch_size
-    return Machine(config.device, config.precision, threads, batch_size, config.cache.use)
+    batch_size = config.batch_size if "batch_size" in given else ComputeOptions.batch_size
+    return ComputeOptions(config.device, config.precision, threads, batch_size, config.cache.use)
 
 
-def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None:
+def _show(results: Sequence[Result], metrics: Sequence[str], split: str) -> None:
     """Two tables: each run by itself, and each against the first."""
     from ftkit.metrics.bootstrap import RESAMPLES
 
     names = _names(results)
-    images = len(results[0].answers.names)
+    images = len(results[0].outputs.names)
     title = f"{split}: {plural(images, 'image')}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
-    if any(len(r.answers.names) != images for r in results):
+    if any(len(r.outputs.names) != images for r in results):
         title = f"{split}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
-    columns = ("run", *(FIGURES[f].label for f in figures), "best epoch", "seconds", "trainable")
+    columns = ("run", *(METRICS[f].label for f in metrics), "best epoch", "seconds", "trainable")
     rows = [
-        (name, *(_estimate(result.figures[figure]) for figure in figures), *_cost(result))
+        (name, *(_estimate(result.metrics[metric]) for metric in metrics), *_cost(result))
         for name, result in zip(names, results, strict=True)
     ]
     console.show_table(title, columns, rows)
     rest = [(name, r.against) for name, r in zip(names, results, strict=True) if r.against is not None]
     if not rest:
         return
-    heads = ("only it is right", f"only {names[0]} is", "p", *(f"{FIGURES[f].label}" for f in figures))
+    heads = ("only it is right", f"only {names[0]} is", "p", *(f"{METRICS[f].label}" for f in metrics))
     rows = [
         (
             name,
             str(a.only_this),
             str(a.only_first),
             f"{a.p:.3g}",
-            *(_estimate(a.differences[f], "+.4f") for f in figures),
+            *(_estimate(a.differences[f], "+.4f") for f in metrics),
         )
         for name, a in rest
     ]
@@ -177,21 +179,21 @@ def _show(results: Sequence[Result], figures: Sequence[str], split: str) -> None
         console.print_text(_verdict(name, names[0], against, images))
 
 
-def _verdict(name: str, first: str, against: Against, images: int) -> str:
+def _verdict(name: str, first: str, against: PairedComparison, images: int) -> str:
     """What the test says, in words: p alone doesn't say whether so few images could have told the two apart."""
     more = against.only_this - against.only_first
     if against.is_chance:
-        needed = f"{against.telling / images:.{digits_of(images)}f} of accuracy"
+        needed = f"{against.smallest_difference / images:.{digits_of(images)}f} of accuracy"
         return (
             f"{name}: within chance: {plural(images, 'image')} can't tell it from {first}; "
-            f"it would take {against.telling} more of them right, {needed}, and it is {more:+d}"
+            f"it would take {against.smallest_difference} more of them right, {needed}, and it is {more:+d}"
         )
     return f"{name}: {'better' if more > 0 else 'worse'} than {first}, by more than chance (p below 0.05)"
 
 
 def _names(results: Sequence[Result]) -> list[str]:
     """Runs by name; by path where two have the same."""
-    paths = [r.answers.contender.path for r in results]
+    paths = [r.outputs.trained.path for r in results]
     known = Counter(path.name for path in paths)
     return [one_line(path.name if known[path.name] == 1 else str(path)) for path in paths]
 
@@ -209,7 +211,7 @@ def _cost(result: Result) -> tuple[str, str, str]:
     from ftkit.cli.output.descriptions import full_count
     from ftkit.evaluation.comparison import seconds, trainable
 
-    summary = result.answers.contender.summary
+    summary = result.outputs.trained.summary
     best = summary.best["epoch"] if summary.best else "-"
     return f"{best} of {summary.epochs}", f"{seconds(summary):.1f}", full_count(trainable(summary.plan))
 
@@ -217,12 +219,12 @@ def _cost(result: Result) -> tuple[str, str, str]:
 def _facts(result: Result) -> dict[str, Any]:
     from ftkit.evaluation.comparison import seconds, trainable
 
-    one, against = result.answers, result.against
-    summary = one.contender.summary
+    one, against = result.outputs, result.against
+    summary = one.trained.summary
     facts = {
-        "run": str(one.contender.path),
+        "run": str(one.trained.path),
         "images": len(one.names),
-        "metrics": {name: _plain(value) for name, value in result.figures.items()},
+        "metrics": {name: _plain(value) for name, value in result.metrics.items()},
         "best_epoch": summary.best["epoch"] if summary.best else None,
         "epochs": summary.epochs,
         "seconds": round(seconds(summary), 3),
@@ -232,7 +234,10 @@ def _facts(result: Result) -> dict[str, Any]:
     if against is not None:
         differences = {name: _plain(value) for name, value in against.differences.items()}
         counts = {"only_first_right": against.only_first, "only_this_right": against.only_this, "p": against.p}
-        counts |= {"within_chance": against.is_chance, "smallest_difference": against.telling / len(one.names)}
+        counts |= {
+            "within_chance": against.is_chance,
+            "smallest_difference": against.smallest_difference / len(one.names),
+        }
         facts["against_first"] = {"differences": differences, **counts}
     return facts
 

@@ -15,16 +15,16 @@ from ftkit.cli.options import dataset_at
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line, plural
-from ftkit.metrics.names import FIGURES
+from ftkit.metrics.names import METRICS
 from ftkit.parts.dataset import SplitName
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.evaluator import Labelled
+    from ftkit.evaluation.evaluator import EvaluationData
     from ftkit.metrics.bootstrap import Interval
-    from ftkit.metrics.classification import Scores
+    from ftkit.metrics.classification import Evaluation
     from ftkit.runs.run_catalog import Card
 
 app = typer.Typer()
@@ -52,7 +52,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH|URL", help="Other images: a folder, a CSV file, an archive.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="All figures as JSON on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="All metrics as JSON on stdout.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at a time.")] = 64,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -75,7 +75,7 @@ def evaluate(
     card = read_card(bundle)
     resolved = _run_config(bundle)
     registry = resolved.registry if resolved else None
-    labelled = _labelled(bundle, card, data, split, resolved)
+    labelled = _evaluation_data(bundle, card, data, split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
     from ftkit.evaluation.evaluator import evaluate_bundle
@@ -87,18 +87,20 @@ def evaluate(
         console.warn(line)
     threads = None if workers is None else max(1, workers)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
-    scores, where = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
+    evaluation, where = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
     if json:
         source = {"data": labelled.source, "split": labelled.name, "data_changed": labelled.changed}
         lie = {name: asdict(one) for name, one in where.items()}
-        console.print_json({"model": str(bundle), **source, **scores.to_json(), "intervals": lie})
+        console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": lie})
     else:
-        show(scores, labelled, where)
+        show(evaluation, labelled, where)
 
 
-def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | None, run: Resolved | None) -> Labelled:
+def _evaluation_data(
+    bundle: Path, card: Card, data: str | None, split: SplitName | None, run: Resolved | None
+) -> EvaluationData:
     """The images to judge by: those that were asked for, or those of the run that the model is of."""
-    from ftkit.evaluation.evaluator import other_data, run_data
+    from ftkit.evaluation.evaluator import split_of_dataset, split_of_run
     from ftkit.plugins import Registry
 
     if data is not None:
@@ -106,10 +108,10 @@ def _labelled(bundle: Path, card: Card, data: str | None, split: SplitName | Non
         registry = run.registry if run else Registry()
         dataset = registry.datasets.get(chosen.pop("name"))
         options = {option: path if "://" in path else Path(path).expanduser() for option, path in chosen.items()}
-        return other_data(dataset(**options), data, card, split)
+        return split_of_dataset(dataset(**options), data, card, split)
     if run is None:
         raise RequestError(f"{bundle} is a model on its own, without the data of its run", "give images with --data")
-    return run_data(run, card, split)
+    return split_of_run(run, card, split)
 
 
 def _run_config(bundle: Path) -> Resolved | None:
@@ -120,28 +122,28 @@ def _run_config(bundle: Path) -> Resolved | None:
     return resolve(run / "config.yaml", {}, [], {}) if run and (run / "config.yaml").is_file() else None
 
 
-def _remark(bundle: Path, labelled: Labelled) -> None:
+def _remark(bundle: Path, labelled: EvaluationData) -> None:
     console.note(f"model {bundle} on {labelled.source}: {labelled.name} split, {plural(len(labelled.split), 'image')}")
     for line in labelled.notes:
         console.note(f"note: {line}")
     if labelled.changed:
-        console.warn(f"{labelled.source} has changed since the model was trained: the figures aren't of the same data")
+        console.warn(f"{labelled.source} has changed since the model was trained: the metrics aren't of the same data")
 
 
-def show(scores: Scores, labelled: Labelled, where: Mapping[str, Interval]) -> None:
+def show(evaluation: Evaluation, labelled: EvaluationData, where: Mapping[str, Interval]) -> None:
     """Print the metrics with their intervals, the table of classes, and what is taken for what."""
     out = console.out()
-    digits = digits_of(scores.images)
-    found = {name: value for name in FIGURES if (value := scores.summary.get(name)) is not None}
+    digits = digits_of(evaluation.images)
+    found = {name: value for name in METRICS if (value := evaluation.summary.get(name)) is not None}
     shown = [
-        f"{FIGURES[name].label} {value:.{digits}f}{_within(where.get(name), digits)}" for name, value in found.items()
+        f"{METRICS[name].label} {value:.{digits}f}{_within(where.get(name), digits)}" for name, value in found.items()
     ]
-    out.print(f"{labelled.name}: {', '.join(shown)}, {plural(scores.images, 'image')}", soft_wrap=True)
+    out.print(f"{labelled.name}: {', '.join(shown)}, {plural(evaluation.images, 'image')}", soft_wrap=True)
     out.print("in brackets: the 95 % confidence interval", soft_wrap=True)
-    for name, reason in scores.missing.items():
-        out.print(f"no {FIGURES[name].label}: {one_line(reason)}", soft_wrap=True)
-    out.print(_class_table(scores))
-    out.print(_confusion_table(scores, out.width) or _pairs_table(scores))
+    for name, reason in evaluation.missing.items():
+        out.print(f"no {METRICS[name].label}: {one_line(reason)}", soft_wrap=True)
+    out.print(_class_table(evaluation))
+    out.print(_confusion_table(evaluation, out.width) or _pairs_table(evaluation))
 
 
 def digits_of(images: int) -> int:
@@ -155,40 +157,40 @@ def _within(where: Interval | None, digits: int) -> str:
     return f" [{where.low:.{digits}f}, {where.high:.{digits}f}]"
 
 
-def _class_table(scores: Scores) -> Table:
-    shown, title = scores.per_class, "By class"
+def _class_table(evaluation: Evaluation) -> Table:
+    shown, title = evaluation.per_class, "By class"
     if len(shown) > CLASSES:
         # A class without an image has an F1 of 0 and says nothing of the model.
         shown = tuple(sorted((one for one in shown if one.support), key=lambda one: one.f1)[:WORST])
-        title = f"The {len(shown)} of {len(scores.classes):,} classes with the lowest F1: all are in --json"
-    table, digits = console.table(title, ("class", "images", "precision", "recall", "F1")), digits_of(scores.images)
+        title = f"The {len(shown)} of {len(evaluation.classes):,} classes with the lowest F1: all are in --json"
+    table, digits = console.table(title, ("class", "images", "precision", "recall", "F1")), digits_of(evaluation.images)
     for one in shown:
-        figures = (f"{value:.{digits}f}" for value in (one.precision, one.recall, one.f1))
-        table.add_row(one_line(one.name), str(one.support), *figures)
+        metrics = (f"{value:.{digits}f}" for value in (one.precision, one.recall, one.f1))
+        table.add_row(one_line(one.name), str(one.support), *metrics)
     return table
 
 
-def _confusion_table(scores: Scores, width: int) -> Table | None:
+def _confusion_table(evaluation: Evaluation, width: int) -> Table | None:
     """The whole matrix, with numbers over its columns where names don't fit; None where those don't either."""
-    if len(scores.classes) > LARGEST_MATRIX:
+    if len(evaluation.classes) > LARGEST_MATRIX:
         return None
-    names = [one_line(name) for name in scores.classes]
+    names = [one_line(name) for name in evaluation.classes]
     numbered = [f"{i} {name}" for i, name in enumerate(names)]
-    digits = len(str(scores.pairs[:, 2].max(initial=0)))
+    digits = len(str(evaluation.pairs[:, 2].max(initial=0)))
     for rows, columns in ((names, names), (numbered, [str(i) for i in range(len(names))])):
         needed = max(map(len, rows)) + sum(max(len(column), digits) + PADDING for column in columns) + PADDING
         if needed <= width:
             table = console.table("Confusion: rows are the true classes, columns the predicted ones", ("", *columns))
-            for name, row in zip(rows, scores.confusion, strict=True):
+            for name, row in zip(rows, evaluation.confusion, strict=True):
                 table.add_row(name, *(str(n) if n else "." for n in row))
             return table
     return None
 
 
-def _pairs_table(scores: Scores) -> Table:
-    names = scores.classes
+def _pairs_table(evaluation: Evaluation) -> Table:
+    names = evaluation.classes
     table = console.table("Most confused: the whole matrix is in --json", ("true class", "taken for", "images"))
-    errors = [(n, i, j) for i, j, n in scores.pairs.tolist() if i != j]
+    errors = [(n, i, j) for i, j, n in evaluation.pairs.tolist() if i != j]
     for n, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:PAIRS]:
         table.add_row(one_line(names[i]), one_line(names[j]), str(n))
     return table

@@ -48,9 +48,9 @@ def complete(
 
     Or where the strategy is `auto`, which is measured here; `tell` is called with a line before that.
     """
-    from ftkit.experiments.decide import decide
+    from ftkit.experiments.auto_strategy import plan_run
 
-    decided = decide(resolved, tell, run)
+    decided = plan_run(resolved, tell, run)
     if decided.group_parameters is not None:
         return decided
     from ftkit.models.build import counted

@@ -59,7 +59,7 @@ def show_run(
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Show a run's settings, epochs, best figures, what moved, its files and what to do next."""
+    """Show a run's settings, epochs, best metrics, what moved, its files and what to do next."""
     from ftkit.runs.run_catalog import find_run
     from ftkit.runs.run_summary import summarize
 
@@ -109,10 +109,10 @@ def _row(summary: RunSummary) -> tuple[str, ...]:
 
 
 def _best(summary: RunSummary) -> str:
-    from ftkit.metrics.names import FIGURES
+    from ftkit.metrics.names import METRICS
 
     value = summary.value(summary.best)
-    return "" if value is None else f"{FIGURES[summary.monitor].label} {value:.4f}"
+    return "" if value is None else f"{METRICS[summary.monitor].label} {value:.4f}"
 
 
 def _facts(summary: RunSummary) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
-    from ftkit.metrics.names import FIGURES
+    from ftkit.metrics.names import METRICS
 
-    shown = [f for f in dict.fromkeys(("loss", "accuracy", "macro_f1", summary.monitor)) if f in FIGURES]
-    rows = [("epoch", "train loss", *(f"val {FIGURES[f].label}" for f in shown), "seconds", "")]
+    shown = [f for f in dict.fromkeys(("loss", "accuracy", "macro_f1", summary.monitor)) if f in METRICS]
+    rows = [("epoch", "train loss", *(f"val {METRICS[f].label}" for f in shown), "seconds", "")]
     for record in summary.records:
         numbers = (record.get(key) for key in ("train_loss", *(f"val_{f}" for f in shown)))
         cells = ("" if n is None else f"{n:.4f}" for n in numbers)

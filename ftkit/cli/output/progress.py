@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.cli.output import console
 from ftkit.distributed import launch_env
 from ftkit.errors import plural
-from ftkit.metrics.names import FIGURES
+from ftkit.metrics.names import METRICS
 from ftkit.training.events import EpochDone, Listener, Start, StepDone
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: s
     """One epoch in a line; the sign at its end marks the best so far.
 
     Args:
-        monitor: The figure that chooses the best epoch, shown among the others.
+        monitor: The metric that chooses the best epoch, shown among the others.
     """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
@@ -130,6 +130,6 @@ def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: s
 
 
 def metrics_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
-    """Figures of the validation split by their labels, each once; what the data doesn't have is left out."""
-    values = {FIGURES[name].label: record.get(f"val_{name}") for name in names}
+    """Metrics of the validation split by their labels, each once; what the data doesn't have is left out."""
+    values = {METRICS[name].label: record.get(f"val_{name}") for name in names}
     return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

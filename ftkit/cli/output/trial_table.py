@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, RunInterrupted, plural
-from ftkit.metrics.names import FIGURES
+from ftkit.metrics.names import METRICS
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.comparison import Machine
-    from ftkit.experiments.trials import Trial, Tried
+    from ftkit.evaluation.comparison import ComputeOptions
+    from ftkit.experiments.trials import Trial, TrialResult
     from ftkit.parts.dataset import SplitName
 
 
@@ -21,23 +21,23 @@ def compare_strategies(
     seeds: int,
     resolved: Resolved,
     split: SplitName | None,
-    figures: Sequence[str],
-    machine: Machine,
+    metrics: Sequence[str],
+    options: ComputeOptions,
     json: bool,
 ) -> None:
     """Train what isn't there of each strategy with each seed, then print what came of them."""
-    from ftkit.experiments.trials import look_at, plan_trials
+    from ftkit.experiments.trials import evaluate_trial, plan_trials
 
     trials = plan_trials(resolved, strategies, seeds, console.note)
     splits = _splits(trials, split)
     for number, trial in enumerate(trials, 1):
         _train(trial, f"run {number} of {len(trials)}")
     console.note(f"judging {plural(len(trials), 'run')}")
-    tried = [look_at(trial, splits, figures, machine) for trial in trials]
+    results = [evaluate_trial(trial, splits, metrics, options) for trial in trials]
     if json:
-        console.print_json(_summary(strategies, tried, splits, figures))
+        console.print_json(_summary(strategies, results, splits, metrics))
         return
-    _show(strategies, tried, splits, figures, seeds)
+    _show(strategies, results, splits, metrics, seeds)
 
 
 def _splits(trials: Sequence[Trial], wanted: SplitName | None) -> tuple[SplitName, ...]:
@@ -68,19 +68,19 @@ def _train(trial: Trial, which: str) -> None:
 
 def _show(
     strategies: Sequence[str],
-    tried: Sequence[Tried],
+    results: Sequence[TrialResult],
     splits: Sequence[SplitName],
-    figures: Sequence[str],
+    metrics: Sequence[str],
     seeds: int,
 ) -> None:
     from ftkit.cli.output.descriptions import full_count
 
-    names = [f"{split} {FIGURES[figure].label}" for split in splits for figure in figures]
+    names = [f"{split} {METRICS[metric].label}" for split in splits for metric in metrics]
     spread = ", mean ± standard deviation" if seeds > 1 else ""
     rows = []
     for strategy in strategies:
-        mine = [one for one in tried if one.trial.strategy == strategy]
-        cells = [_spread([one.figures[s][f] for one in mine], ".4f") for s in splits for f in figures]
+        mine = [one for one in results if one.trial.strategy == strategy]
+        cells = [_spread([one.metrics[s][f] for one in mine], ".4f") for s in splits for f in metrics]
         epochs = f"{_spread([one.epoch for one in mine], '.1f')} of {_spread([one.epochs for one in mine], 'g', True)}"
         seconds = _spread([one.seconds for one in mine], ".1f")
         rows.append((strategy, *cells, epochs, seconds, full_count(mine[0].trainable)))
@@ -98,29 +98,32 @@ def _spread(values: Sequence[float | None], form: str, bare: bool = False) -> st
 
 
 def _summary(
-    strategies: Sequence[str], tried: Sequence[Tried], splits: Sequence[SplitName], figures: Sequence[str]
+    strategies: Sequence[str], results: Sequence[TrialResult], splits: Sequence[SplitName], metrics: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "strategies": [
-            _series(name, [one for one in tried if one.trial.strategy == name], splits, figures) for name in strategies
+            _series(name, [one for one in results if one.trial.strategy == name], splits, metrics)
+            for name in strategies
         ],
         "runs": [
             {
                 "run": str(one.trial.folder.path),
                 "strategy": one.trial.strategy,
                 "seed": one.trial.seed,
-                **one.figures,
+                **one.metrics,
                 "best_epoch": one.epoch,
                 "epochs": one.epochs,
                 "seconds": one.seconds,
                 "trainable": one.trainable,
             }
-            for one in tried
+            for one in results
         ],
     }
 
 
-def _series(name: str, mine: Sequence[Tried], splits: Sequence[SplitName], figures: Sequence[str]) -> dict[str, Any]:
+def _series(
+    name: str, mine: Sequence[TrialResult], splits: Sequence[SplitName], metrics: Sequence[str]
+) -> dict[str, Any]:
     """Mean and standard deviation of everything over the seeds."""
     from ftkit.experiments.trials import mean_and_spread
 
@@ -130,7 +133,7 @@ def _series(name: str, mine: Sequence[Tried], splits: Sequence[SplitName], figur
     return {
         "strategy": name,
         "seeds": [one.trial.seed for one in mine],
-        **{split: {f: both([one.figures[split][f] for one in mine]) for f in figures} for split in splits},
+        **{split: {f: both([one.metrics[split][f] for one in mine]) for f in metrics} for split in splits},
         "best_epoch": both([one.epoch for one in mine]),
         "seconds": both([one.seconds for one in mine]),
         "trainable": mine[0].trainable,

@@ -38,7 +38,7 @@ def save_epoch(session: Session, network: nn.Module, best: Mapping[str, float | 
 
     Args:
         network: The whole of it.
-        best: Its figures, where it is the best so far.
+        best: Its metrics, where it is the best so far.
     """
     card = make_card(session.plan, best, session.progress.epoch) if best is not None and session.is_main else None
     if not epoch_is_due(session):

@@ -24,7 +24,7 @@ from ftkit.files.json_text import dump_json
 
 if TYPE_CHECKING:
     from ftkit.config.schema import Config
-    from ftkit.metrics.classification import Scores
+    from ftkit.metrics.classification import Evaluation
     from ftkit.training.session import Session
 
 PROJECT = "ftkit"
@@ -85,7 +85,7 @@ def _start(session: Session, name: str, sent: Sent, known: bool) -> None:
         sent.ids[name] = tracker.tracker.info.run_id
 
 
-def track(session: Session, record: Mapping[str, Any], scores: Scores) -> None:
+def track(session: Session, record: Mapping[str, Any], evaluation: Evaluation) -> None:
     """Send one epoch's record to each tracker, unless it was sent before the run was stopped.
 
     A tracker that fails costs its own records, and neither the training nor those of the others: everything is in the
@@ -97,7 +97,7 @@ def track(session: Session, record: Mapping[str, Any], scores: Scores) -> None:
     for tracker in session.accelerator.trackers:
         try:
             tracker.log(scalars(record), step=epoch)
-            _CONFUSION[tracker.name](tracker, scores, epoch)
+            _CONFUSION[tracker.name](tracker, evaluation, epoch)
         except FAILURES as error:
             missed = sent.missed.setdefault(tracker.name, [])
             if not missed:
@@ -191,38 +191,38 @@ def _send_config(tracker: GeneralTracker, config: Config) -> None:
     tracker.writer.flush()
 
 
-def _confusion_to_tensorboard(tracker: Any, scores: Scores, epoch: int) -> None:
-    if len(scores.classes) > LARGEST_PICTURE:
+def _confusion_to_tensorboard(tracker: Any, evaluation: Evaluation, epoch: int) -> None:
+    if len(evaluation.classes) > LARGEST_PICTURE:
         return
-    tracker.writer.add_image("val/confusion", picture(scores.confusion), epoch)
-    if len(scores.classes) <= LARGEST_TABLE:
-        tracker.writer.add_text("val/confusion", _markdown(scores), epoch)
+    tracker.writer.add_image("val/confusion", picture(evaluation.confusion), epoch)
+    if len(evaluation.classes) <= LARGEST_TABLE:
+        tracker.writer.add_text("val/confusion", _markdown(evaluation), epoch)
     tracker.writer.flush()
 
 
-def _confusion_to_wandb(tracker: Any, scores: Scores, epoch: int) -> None:
-    names = list(scores.classes)
+def _confusion_to_wandb(tracker: Any, evaluation: Evaluation, epoch: int) -> None:
+    names = list(evaluation.classes)
     if len(names) > LARGEST_PICTURE:
-        pairs = [[names[true], names[taken], images] for true, taken, images in scores.pairs.tolist()]
+        pairs = [[names[true], names[taken], images] for true, taken, images in evaluation.pairs.tolist()]
         tracker.log_table("val/confusion", columns=["true class", "taken for", "images"], data=pairs, step=epoch)
         return
-    rows = [[name, *row] for name, row in zip(names, scores.confusion, strict=True)]
+    rows = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
     tracker.log_table("val/confusion", columns=["true class", *names], data=rows, step=epoch)
 
 
-def _confusion_to_mlflow(tracker: Any, scores: Scores, epoch: int) -> None:
+def _confusion_to_mlflow(tracker: Any, evaluation: Evaluation, epoch: int) -> None:
     import mlflow
 
-    found = scores.to_json()
+    found = evaluation.to_json()
     content: dict[str, Any] = {key: found[key] for key in ("confusion", "confusion_pairs") if key in found}
-    content["classes"] = list(scores.classes)
+    content["classes"] = list(evaluation.classes)
     mlflow.log_dict(content, f"confusion/epoch-{epoch:04d}.json")
 
 
-def _markdown(scores: Scores) -> str:
-    names = [one_line(name).replace("|", "\\|") for name in scores.classes]
+def _markdown(evaluation: Evaluation) -> str:
+    names = [one_line(name).replace("|", "\\|") for name in evaluation.classes]
     lines = [["true \\ predicted", *names], ["---"] * (len(names) + 1)]
-    lines += [[name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)]
+    lines += [[name, *map(str, row)] for name, row in zip(names, evaluation.confusion, strict=True)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -240,7 +240,7 @@ _MAKE: Mapping[str, Callable[[Session, Sent], GeneralTracker]] = {
     "wandb": _wandb,
     "mlflow": _mlflow,
 }
-_CONFUSION: Mapping[str, Callable[[Any, Scores, int], None]] = {
+_CONFUSION: Mapping[str, Callable[[Any, Evaluation, int], None]] = {
     "tensorboard": _confusion_to_tensorboard,
     "wandb": _confusion_to_wandb,
     "mlflow": _confusion_to_mlflow,

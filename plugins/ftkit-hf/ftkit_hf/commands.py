@@ -55,8 +55,8 @@ def pull(
 
 def model_card(repository: str, facts: dict[str, Any]) -> str:
     """The README of a repository: what the model knows, how well, and how to use it."""
-    figures = {key: value for key, value in facts["metrics"].items() if isinstance(value, float)}
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {value:.4f} |" for key, value in sorted(figures.items()))
+    metrics = {key: value for key, value in facts["metrics"].items() if isinstance(value, float)}
+    rows = "\n".join(f"| {key.replace('_', ' ')} | {value:.4f} |" for key, value in sorted(metrics.items()))
     look, strategy = facts["preprocessing"], facts["strategy"].get("name", "-")
     classes = ", ".join(str(name) for name in facts["classes"][:50])
     return f"""---

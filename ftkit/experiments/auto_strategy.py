@@ -12,7 +12,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.recommendation_rules import AUTO
 
 
-def decide(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
+def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
     """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
 
     Args:
@@ -35,7 +35,7 @@ def resolve_auto(resolved: Resolved, tell: Callable[[str], None] | None = None) 
     """
     if resolved.config.strategy.name != AUTO:
         return resolved, ()
-    from ftkit.experiments.recommend import consult
+    from ftkit.experiments.recommend import recommend
 
-    counsel = consult(resolved, resolved.sources, tell)
-    return counsel.resolved, counsel.notes
+    recommendation = recommend(resolved, resolved.sources, tell)
+    return recommendation.resolved, recommendation.notes

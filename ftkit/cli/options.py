@@ -230,7 +230,7 @@ def project_registry(all_plugins: bool = True) -> Registry:
 
 def warn_of_faults(registry: Registry) -> None:
     """Say which plugins are left out, and why."""
-    for fault in registry.untold():
+    for fault in registry.new_faults():
         console.warn(str(fault))
 
 

@@ -97,7 +97,7 @@ def build(cls: type[T], options: Mapping[str, Any], section: str, resolved: Reso
     return make(cls, options, section, resolved.sources, resolved.registry)
 
 
-def choosing(
+def with_choice(
     resolved: Resolved, section: str, name: str, options: Mapping[str, Any], sources: Mapping[str, str]
 ) -> Resolved:
     """The same request with something else in `dataset`, `augment`, `strategy` or `lr_curve`.

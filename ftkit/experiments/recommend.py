@@ -12,7 +12,7 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Tell, before_head, recalled, store_of, unheard
-from ftkit.config.load import Resolved, choosing
+from ftkit.config.load import Resolved, with_choice
 from ftkit.config.schema import Config
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
@@ -93,7 +93,7 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = 
             f"{resolved.where('epochs')} is 0, and strategy {AUTO} chooses how to train", "raise it, or leave it out"
         )
     # Whatever else is wrong with the request should be said before minutes are spent on it.
-    draft = make_plan(choosing(resolved, "strategy", "full", {}, {}), tell)
+    draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell)
     facts = find_facts(draft, tell)
     limits = Limits(trains=any(key.partition(".")[0] in TRAINS for key in given), solvable=draft.probe is not None)
     advice = advise(facts, limits)
@@ -186,7 +186,7 @@ def _sample(plan: Plan) -> Split:
 def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tuple[Resolved, tuple[str, ...]]:
     """The request with the advice in it, but for what was given; and what that is."""
     who = f"strategy {AUTO}"
-    followed = choosing(resolved, "strategy", advice.strategy, advice.options, {"strategy.name": who})
+    followed = with_choice(resolved, "strategy", advice.strategy, advice.options, {"strategy.name": who})
     config, sources, kept = followed.config, dict(followed.sources), []
     if advice.epochs and "epochs" in given:
         kept.append(f"epochs stay {config.epochs}, from {given['epochs']}; advised are {advice.epochs}")
@@ -198,7 +198,7 @@ def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tup
     followed = replace(followed, config=config, sources=sources)
     if any(key.partition(".")[0] == "augment" for key in given):
         return followed, tuple(kept)
-    return choosing(followed, "augment", advice.augment, {}, {"augment.name": who}), tuple(kept)
+    return with_choice(followed, "augment", advice.augment, {}, {"augment.name": who}), tuple(kept)
 
 
 def _with_rate(config: Config, rate: float, given: Mapping[str, str]) -> tuple[Config, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from ftkit.config.load import Resolved, choosing, resolve
+from ftkit.config.load import Resolved, resolve, with_choice
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
 from ftkit.experiments.auto_strategy import resolve_auto
@@ -96,7 +96,7 @@ def _with_strategy(resolved: Resolved, name: str, tell: Tell | None) -> Resolved
     """The request with one of the strategies; options that the config file gives for that one stay."""
     config = resolved.config
     options = config.strategy.options if config.strategy.name == name else {}
-    chosen = choosing(resolved, "strategy", name, options, {"strategy.name": WHO})
+    chosen = with_choice(resolved, "strategy", name, options, {"strategy.name": WHO})
     cls = resolved.registry.strategies.get(name)
     if cls.default_weights == "none" and config.weights not in (None, "none"):
         if tell is not None:

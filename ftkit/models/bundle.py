@@ -121,7 +121,7 @@ def _registry(card: Card) -> Registry:
 
 def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
     wanted = card.backbone
-    if wanted.name in registry.backbones or registry.knows(wanted.plugin):
+    if wanted.name in registry.backbones or registry.has_plugin(wanted.plugin):
         return registry.backbones.get(wanted.name, str(folder / CARD))
     raise RequestError(
         f"{folder / CARD}: backbone {wanted.name!r} comes from plugin {wanted.plugin!r}, which isn't here",

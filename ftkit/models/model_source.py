@@ -22,6 +22,6 @@ def locate_model(spec: str | None, runs_dir: Path, registry: Registry | None = N
     plugin, slash, _ = (spec or "").partition("/")
     if spec and slash and not Path(spec).exists() and not (runs_dir / spec).exists():
         registry = registry or Registry()
-        if registry.knows(plugin):
+        if registry.has_plugin(plugin):
             return find_model(str(registry.models.get(spec)), runs_dir)
     return find_model(spec, runs_dir)

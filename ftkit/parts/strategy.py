@@ -66,7 +66,7 @@ class Strategy(ABC):
         """
         return model
 
-    def save_beside(self, model: nn.Module, folder: Path) -> None:  # noqa: B027 - nothing is the right default
+    def save_extra(self, model: nn.Module, folder: Path) -> None:  # noqa: B027 - nothing is the right default
         """Write what else is worth keeping of an adapted network into its model's folder; by default nothing."""
 
 
@@ -117,9 +117,9 @@ class Then(Strategy):
     def merged(self, model: nn.Module) -> nn.Module:
         return self.first.merged(self.second.merged(model))
 
-    def save_beside(self, model: nn.Module, folder: Path) -> None:
-        self.first.save_beside(model, folder)
-        self.second.save_beside(model, folder)
+    def save_extra(self, model: nn.Module, folder: Path) -> None:
+        self.first.save_extra(model, folder)
+        self.second.save_extra(model, folder)
 
 
 def _part(key: str, strategy: Strategy, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:

@@ -66,7 +66,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
     planned = config.extended_from or config.epochs
     if planned > config.epochs:
         raise RequestError(f"extended_from is {planned}, but epochs is {config.epochs}", "raise epochs, or drop it")
-    schedule = make_schedule(strategy, backbone, planned, config.strategy.name).lengthened(config.epochs - planned)
+    schedule = make_schedule(strategy, backbone, planned, config.strategy.name).extended(config.epochs - planned)
     plan = Plan(
         resolved=resolved,
         backbone=backbone,
@@ -133,7 +133,7 @@ def _check_patience(plan: Plan) -> tuple[str, ...]:
     """
     config, where = plan.config, plan.resolved.where
     if config.patience is None:
-        if _is_asked(plan.resolved.sources.get("patience_from", "")):
+        if _is_explicit(plan.resolved.sources.get("patience_from", "")):
             raise RequestError(f"{where('patience_from')} has no effect without patience", "give --patience N too")
         return ()
     left = config.epochs - plan.patience_start
@@ -157,7 +157,9 @@ def _rate_notes(plan: Plan) -> tuple[str, ...]:
         return ()
     if name in FIRST_RATE_ALONE:
         why = f"optimizer {name} takes the learning rate for the first step of a weight alone"
-        asked = next((key for key in sources if key.partition(".")[0] == "lr_curve" and _is_asked(sources[key])), None)
+        asked = next(
+            (key for key in sources if key.partition(".")[0] == "lr_curve" and _is_explicit(sources[key])), None
+        )
         if asked is not None:
             raise RequestError(
                 f"{plan.resolved.where(asked)} has no effect: {why}", "drop it, or choose another optimizer"
@@ -170,7 +172,7 @@ def _rate_notes(plan: Plan) -> tuple[str, ...]:
     return ()
 
 
-def _is_asked(source: str) -> bool:
+def _is_explicit(source: str) -> bool:
     """Whether a setting was given for this run; a file may only repeat defaults, as the one saved with a run does."""
     return source.startswith(("--", "FTKIT_"))
 
@@ -178,7 +180,7 @@ def _is_asked(source: str) -> bool:
 def _require_views(plan: Plan) -> None:
     """Refuse a number of views that was asked for where nothing takes it."""
     resolved, config = plan.resolved, plan.config
-    if not _is_asked(resolved.sources.get("cache.views", "")):
+    if not _is_explicit(resolved.sources.get("cache.views", "")):
         return
     reasons = {
         "nothing is cached with --no-cache": not config.cache.use,
@@ -203,7 +205,7 @@ def _require_trackers(names: Iterable[str]) -> None:
 
 def _without_epochs(resolved: Resolved) -> Resolved:
     """For a strategy that trains no epochs: a number of them given on the command line is refused."""
-    if resolved.config.epochs and _is_asked(resolved.sources.get("epochs", "")):
+    if resolved.config.epochs and _is_explicit(resolved.sources.get("epochs", "")):
         raise RequestError(
             f"{resolved.where('epochs')}: strategy {resolved.config.strategy.name!r} trains no epochs", "leave it out"
         )
@@ -212,7 +214,7 @@ def _without_epochs(resolved: Resolved) -> Resolved:
 
 def random_notes(weights: WeightSource, partial: bool, schedule: Schedule, strategy: str) -> tuple[str, ...]:
     """A note where layers that may be random stay frozen: what is above them trains on what they happen to give."""
-    frozen = schedule.frozen_at_first()
+    frozen = schedule.initially_frozen()
     if not frozen or (weights.kind != "none" and not partial):
         return ()
     names, epochs = list(frozen), max(frozen.values())
@@ -237,7 +239,7 @@ def choose_probe(resolved: Resolved, strategy: Strategy, weights: WeightSource) 
     config = resolved.config
     # A file may only repeat the default, as the config saved with a run does; a flag is meant.
     where = resolved.sources.get("probe", "")
-    asked = strategy.probe != "usual" or (config.probe and (where == "probe" or _is_asked(where)))
+    asked = strategy.probe != "usual" or (config.probe and (where == "probe" or _is_explicit(where)))
     reasons = {
         "--no-probe is given": not config.probe,
         "weights are none": weights.kind == "none",

@@ -57,7 +57,7 @@ class Plan:
     group_parameters: Mapping[str, int] | None
     probe: ProbeUse = None
     notes: tuple[str, ...] = ()
-    world: int = 1
+    world_size: int = 1
     findings: Findings = field(default=Findings(), repr=False)
 
     @property
@@ -76,7 +76,7 @@ class Plan:
     @cached_property
     def batches(self) -> Batches:
         assert self.splits.train is not None, "make_plan refuses data without a training split"
-        return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world)
+        return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world_size)
 
     @property
     def views(self) -> int:
@@ -86,7 +86,7 @@ class Plan:
         return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.views
 
     @cached_property
-    def caching(self) -> tuple[Use, ...] | None:
+    def cache_by_phase(self) -> tuple[Use, ...] | None:
         """What each phase is expected to take from the cache; None where only the network itself tells.
 
         The network's own cuts, which a run finds, may lie a little deeper.
@@ -142,17 +142,17 @@ class Plan:
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         return class_weights(self.splits.train.labels, self.num_classes)
 
-    def trainable(self, phase: Phase) -> int | None:
+    def trainable_parameters(self, phase: Phase) -> int | None:
         """Number of parameters that train in a phase."""
         counts = self.group_parameters
         return None if counts is None else sum(counts[g] for g in phase.trainable)
 
-    def memory(self, phase: Phase) -> int | None:
+    def memory_bytes(self, phase: Phase) -> int | None:
         """Estimated peak bytes of a phase in fp32: weights, gradients, optimizer and kept activations.
 
         The layers below the first trainable group keep no activations, since nothing flows back to them.
         """
-        trainable = self.trainable(phase)
+        trainable = self.trainable_parameters(phase)
         if trainable is None or self.backbone.summary is None or self.group_parameters is None:
             return None
         kept = kept_activations(self.backbone, self.schedule.groups, phase)
@@ -160,10 +160,10 @@ class Plan:
         slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
         slots += bool(self.config.optimizer.options.get("momentum"))
         # ZeRO works on a copy of the weights that a process steps, beside its share of what the optimizer keeps.
-        kept_of_each = (1 + slots) / self.world if self.config.zero_stage else slots
+        kept_of_each = (1 + slots) / self.world_size if self.config.zero_stage else slots
         values: float = sum(self.group_parameters.values()) + trainable * (1 + kept_of_each)
         if self.config.fsdp:
-            values /= self.world
+            values /= self.world_size
         return BYTES_PER_VALUE * int(values + kept * scale * self.config.batch_size)
 
     def to_json(self) -> dict[str, Any]:
@@ -189,9 +189,9 @@ class Plan:
             "phases": [
                 {
                     "epochs": [p.start, p.stop],
-                    "trainable": self.trainable(p),
+                    "trainable": self.trainable_parameters(p),
                     "steps": (p.stop - p.start) * self.batches.steps,
-                    "memory_bytes": self.memory(p),
+                    "memory_bytes": self.memory_bytes(p),
                 }
                 for p in self.schedule.phases
             ],
@@ -205,13 +205,13 @@ class Plan:
             "patience": {"epochs": self.config.patience, "counted_from_epoch": self.patience_start + 1}
             if self.config.patience
             else None,
-            "world": self.world,
+            "world_size": self.world_size,
             "per_process_batch": self.config.batch_size,
             "effective_batch": self.batches.effective,
             "probe": self.probe,
             "cache": {
                 "views": self.views,
-                "phases": None if self.caching is None else [_use(use) for use in self.caching],
+                "phases": None if self.cache_by_phase is None else [_use(use) for use in self.cache_by_phase],
             },
             "notes": list(self.notes),
         }

@@ -26,15 +26,15 @@ class Loader(Protocol):
 
     def load_all(self) -> None: ...
 
-    def knows(self, plugin: str) -> bool:
+    def has_plugin(self, plugin: str) -> bool:
         """Whether there is a plugin of that name, be it broken or disabled."""
         ...
 
-    def absence(self, plugin: str) -> str | None:
+    def why_missing(self, plugin: str) -> str | None:
         """Why nothing of a plugin is there, or None where that isn't known."""
         ...
 
-    def ask(self, plugin: str, question: Callable[[], T]) -> T | None:
+    def call_plugin(self, plugin: str, question: Callable[[], T]) -> T | None:
         """What a plugin's own code answers; None where it fails, which is a fault of the plugin from then on."""
         ...
 
@@ -47,11 +47,11 @@ class Catalog(Generic[T]):
     so that it may be lazy.
 
     Attributes:
-        suits: Whether a value is of the kind.
+        is_valid: Whether a value is of the kind.
     """
 
     kind: str
-    suits: Callable[[object], bool]
+    is_valid: Callable[[object], bool]
     loader: Loader
     _built_in: dict[str, tuple[Owner, Mapping[str, T], str]] = field(default_factory=dict)
     _offers: dict[str, tuple[Owner, Offer]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Catalog(Generic[T]):
         if plugin == BUILT_IN:
             return tuple(self._built_in)
         if plugin in self._offers and plugin not in self._listed:
-            names = self.loader.ask(plugin, self._offers[plugin][1].names) or ()
+            names = self.loader.call_plugin(plugin, self._offers[plugin][1].names) or ()
             self._listed[plugin] = tuple(f"{plugin}/{name}" for name in names)
         return self._listed.get(plugin, ())
 
@@ -110,7 +110,7 @@ class Catalog(Generic[T]):
             place = plugin_location(error)
             why = reason(error) if place is None else f"{reason(error)} ({place[1]})"
             raise self._failed(name, owner, why) from error
-        if not self.suits(value):
+        if not self.is_valid(value):
             raise self._failed(name, owner, f"{value!r} is no {self.kind}")
         return value
 
@@ -130,13 +130,13 @@ class Catalog(Generic[T]):
         if plugin not in self._offers:
             return None
         owner, offer = self._offers[plugin]
-        return (owner, offer.items, key) if self.loader.ask(plugin, lambda: key in offer.items) else None
+        return (owner, offer.items, key) if self.loader.call_plugin(plugin, lambda: key in offer.items) else None
 
     def _missing(self, name: str, where: str) -> RequestError:
         plugin, slash, _ = name.partition("/")
         # What can't be listed is a reason too, and comes to light only then.
         self.of(plugin)
-        absence = self.loader.absence(plugin) if slash else None
+        absence = self.loader.why_missing(plugin) if slash else None
         if absence is not None:
             return RequestError(f"{where + ': ' if where else ''}{self.kind} {name!r}: {absence}")
         similar = self._similar(name)
@@ -145,9 +145,9 @@ class Catalog(Generic[T]):
             few = ", ".join(similar[:FEW]) + (", ..." if len(similar) > FEW else "")
             error.hint = f"known: {few}"
         # What another plugin has under a name like it is no help, unless the plugin's own name was meant.
-        elif slash and not self.loader.knows(plugin) and nearest(plugin, self._plugins()) is None:
+        elif slash and not self.loader.has_plugin(plugin) and nearest(plugin, self._plugins()) is None:
             error.hint = f"no plugin {plugin!r} is installed; a package that brings it is called ftkit-{plugin}"
-        elif slash and self.loader.knows(plugin) and not similar and nearest(name, self.of(plugin)) is None:
+        elif slash and self.loader.has_plugin(plugin) and not similar and nearest(name, self.of(plugin)) is None:
             listed = ", ".join(self.of(plugin)[:FEW])
             error.hint = f"plugin {plugin!r} lists " + (f"{listed}" if listed else f"no {self.kind} here")
         return error
@@ -167,12 +167,12 @@ class Catalog(Generic[T]):
         found: list[str] = []
         for other in (plugin,) if slash else tuple(self._offers):
             tells = getattr(self._offers[other][1].items, "similar", None) if other in self._offers else None
-            names = (self.loader.ask(other, partial(_names, tells, key)) or ()) if tells is not None else ()
+            names = (self.loader.call_plugin(other, partial(_names, tells, key)) or ()) if tells is not None else ()
             found += [f"{other}/{each}" for each in names]
         return found
 
     def _holds(self, plugin: str, offer: Offer, key: str) -> bool:
-        return bool(self.loader.ask(plugin, lambda: key in offer.items))
+        return bool(self.loader.call_plugin(plugin, lambda: key in offer.items))
 
     def _plugins(self) -> set[str]:
         return {plugin for plugin, slash, _ in (name.partition("/") for name in self) if slash}

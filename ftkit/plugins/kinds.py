@@ -26,12 +26,12 @@ class Kind:
     Attributes:
         name: The singular, as messages have it: `batch transform`.
         plural: As a command, a hook and an attribute of the registry have it: `batch_transforms`.
-        suits: Whether a value is of the kind.
+        is_valid: Whether a value is of the kind.
     """
 
     name: str
     plural: str
-    suits: Callable[[object], bool]
+    is_valid: Callable[[object], bool]
 
     @property
     def hook(self) -> str:

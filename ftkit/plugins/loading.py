@@ -37,7 +37,7 @@ CATALOGS = (*(kind.hook for kind in KINDS.values()), "ftkit_commands", "ftkit_te
 """The hooks that return what a plugin offers by name; the others are called with what happens."""
 
 
-class UnsuitablePlugin(Exception):
+class InvalidPlugin(Exception):
     """A plugin that imports, but isn't one; the text says why."""
 
 
@@ -60,12 +60,12 @@ class Offer:
         """The names, from the plugin's own code, which may raise anything.
 
         Raises:
-            UnsuitablePlugin: One of them is no text.
+            InvalidPlugin: One of them is no text.
         """
         names = tuple(self.items)
         for name in names:
             if not isinstance(name, str) or not name:
-                raise UnsuitablePlugin(f"{self.hook} offers something called {name!r}; a name is text")
+                raise InvalidPlugin(f"{self.hook} offers something called {name!r}; a name is text")
         return names
 
 
@@ -76,13 +76,13 @@ class Plugin:
     Attributes:
         hooks: pluggy's caller of the hooks that it has.
         offers: What it offers by name, by hook.
-        listens: The hooks of run events that it has.
+        event_hooks: The hooks of run events that it has.
     """
 
     owner: Owner
     hooks: pluggy.HookRelay
     offers: Mapping[str, Offer]
-    listens: tuple[str, ...]
+    event_hooks: tuple[str, ...]
 
 
 def load(source: Source, version: str) -> Plugin | Fault:
@@ -94,16 +94,18 @@ def load(source: Source, version: str) -> Plugin | Fault:
 
     def loaded() -> Plugin:
         _require_version(source.requires, version)
-        with time_limit(time_allowed()):
+        with time_limit(plugin_timeout()):
             return register(source.owner, _import(source))
 
     try:
-        return contained(source.owner.name, loaded)
+        return run_isolated(source.owner.name, loaded)
     except _TimeUp:
-        return Fault(source.owner.name, f"importing it takes more than {time_allowed():g} s ({TIMEOUT} sets the limit)")
+        return Fault(
+            source.owner.name, f"importing it takes more than {plugin_timeout():g} s ({TIMEOUT} sets the limit)"
+        )
 
 
-def contained(plugin: str, call: Callable[[], T]) -> T | Fault:
+def run_isolated(plugin: str, call: Callable[[], T]) -> T | Fault:
     """What a plugin's own code returns, or what is wrong with it; nothing of it gets out but onto stderr."""
     try:
         with redirect_stdout(sys.stderr):
@@ -117,7 +119,7 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
     """Check a plugin's hooks and take what it offers.
 
     Raises:
-        UnsuitablePlugin: It has no hook, one that nothing calls, or one that returns no mapping.
+        InvalidPlugin: It has no hook, one that nothing calls, or one that returns no mapping.
         Exception: Whatever its hooks raise.
     """
     if owner.name != BUILT_IN:
@@ -133,7 +135,7 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
 def reason(error: BaseException) -> str:
     """An error in one line; one that says itself what is unsuitable has no kind before it."""
     found = plugin_errors.describe_exception(error)
-    return found.partition(": ")[2] if isinstance(error, UnsuitablePlugin) else found
+    return found.partition(": ")[2] if isinstance(error, InvalidPlugin) else found
 
 
 @contextmanager
@@ -156,7 +158,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def time_allowed() -> float:
+def plugin_timeout() -> float:
     """Seconds that a plugin may take to be imported, or for one call of a listener."""
     try:
         seconds = float(os.environ.get(TIMEOUT, ""))
@@ -169,7 +171,7 @@ def _require_version(requires: str, version: str) -> None:
     from packaging.specifiers import SpecifierSet
 
     if version and not SpecifierSet(requires).contains(version, prereleases=True):
-        raise UnsuitablePlugin(f"it needs ftkit{requires}, and this is ftkit {version}")
+        raise InvalidPlugin(f"it needs ftkit{requires}, and this is ftkit {version}")
 
 
 def _import(source: Source) -> ModuleType:
@@ -179,7 +181,7 @@ def _import(source: Source) -> ModuleType:
     assert source.entry is not None, "a source is a file or an entry point"
     loaded = source.entry.load()
     if not inspect.ismodule(loaded):
-        raise UnsuitablePlugin(f"its entry point {source.entry.value} is no module")
+        raise InvalidPlugin(f"its entry point {source.entry.value} is no module")
     return loaded
 
 
@@ -238,12 +240,12 @@ def _own_hooks(module: ModuleType) -> list[str]:
     for name in marked:
         if name not in HOOKS:
             close = nearest(name, HOOKS)
-            raise UnsuitablePlugin(f"there is no hook {name}" + (f", did you mean {close}?" if close else ""))
+            raise InvalidPlugin(f"there is no hook {name}" + (f", did you mean {close}?" if close else ""))
     for name in functions:
         if name in HOOKS and name not in marked:
-            raise UnsuitablePlugin(f"{name} is not marked: write @hookimpl above it")
+            raise InvalidPlugin(f"{name} is not marked: write @hookimpl above it")
     if not marked:
-        raise UnsuitablePlugin("it implements no hook")
+        raise InvalidPlugin("it implements no hook")
     return marked
 
 
@@ -257,5 +259,5 @@ def _offered(hook: str, answers: list[Any]) -> Offer:
     """What a hook's one implementation returned; pluggy drops None."""
     items = answers[0] if answers else None
     if not isinstance(items, Mapping):
-        raise UnsuitablePlugin(f"{hook} returned {type(items).__name__}, not a mapping of names")
+        raise InvalidPlugin(f"{hook} returned {type(items).__name__}, not a mapping of names")
     return Offer(hook, items)

@@ -27,7 +27,7 @@ from ftkit.parts.strategy import Strategy
 from ftkit.plugins.catalog import Catalog
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
 from ftkit.plugins.kinds import KINDS
-from ftkit.plugins.loading import Offer, Plugin, contained, load, register
+from ftkit.plugins.loading import Offer, Plugin, load, register, run_isolated
 
 T = TypeVar("T")
 
@@ -65,13 +65,13 @@ class Registry:
         self._project_plugins = tuple(project_plugins)
         self.faults: list[Fault] = []
         self.catalogs: dict[str, Catalog[Any]] = {
-            plural: Catalog(kind.name, kind.suits, self) for plural, kind in KINDS.items()
+            plural: Catalog(kind.name, kind.is_valid, self) for plural, kind in KINDS.items()
         }
         self.built_in = Owner(BUILT_IN, BUILT_IN, _version())
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
         self._second: list[Source] = []
-        self._told = 0
+        self._reported = 0
         for name in MODULES:
             self._offer(register(self.built_in, importlib.import_module(name)))
         for path in project_plugins:
@@ -154,9 +154,9 @@ class Registry:
         for name in self._sources:
             self.load(name)
 
-    def ask(self, plugin: str, question: Callable[[], T]) -> T | None:
+    def call_plugin(self, plugin: str, question: Callable[[], T]) -> T | None:
         """What a plugin's own code answers; None where it fails, which is a fault of the plugin from then on."""
-        answer = contained(plugin, question)
+        answer = run_isolated(plugin, question)
         if not isinstance(answer, Fault):
             return answer
         self._loaded[plugin] = answer
@@ -165,11 +165,13 @@ class Registry:
         self._report(answer)
         return None
 
-    def brings(self, plugin: Plugin) -> dict[str, int] | None:
+    def count_offers(self, plugin: Plugin) -> dict[str, int] | None:
         """How many names of each hook a plugin lists; None where it can't."""
-        return self.ask(plugin.owner.name, lambda: {hook: len(offer.names()) for hook, offer in plugin.offers.items()})
+        return self.call_plugin(
+            plugin.owner.name, lambda: {hook: len(offer.names()) for hook, offer in plugin.offers.items()}
+        )
 
-    def faults_of_values(self, plugin: Plugin) -> list[str]:
+    def check_offers(self, plugin: Plugin) -> list[str]:
         """What is wrong with the values that a plugin lists, a line for each.
 
         Backbones and models may take long to make or to fetch: they are looked at where they are made already.
@@ -183,7 +185,7 @@ class Registry:
             else:
                 wanted = callable if hook == "ftkit_commands" else _is_folder
                 what = "command" if hook == "ftkit_commands" else "template"
-                faults = list(self.ask(plugin.owner.name, partial(_strange, what, offer, wanted)) or ())
+                faults = list(self.call_plugin(plugin.owner.name, partial(_strange, what, offer, wanted)) or ())
             found += [fault for fault in faults if fault is not None]
         return found
 
@@ -193,20 +195,20 @@ class Registry:
         for plugin in tuple(self.plugins()):
             offer = plugin.offers.get("ftkit_templates")
             if offer is not None:
-                folders = self.ask(plugin.owner.name, partial(_folders, offer)) or {}
+                folders = self.call_plugin(plugin.owner.name, partial(_folders, offer)) or {}
                 found |= {f"{plugin.owner.name}/{name}": folder for name, folder in folders.items()}
         return found
 
-    def untold(self) -> list[Fault]:
+    def new_faults(self) -> list[Fault]:
         """The faults that have come up since the last call, to be told once."""
-        fresh, self._told = self.faults[self._told :], len(self.faults)
+        fresh, self._reported = self.faults[self._reported :], len(self.faults)
         return fresh
 
-    def knows(self, plugin: str) -> bool:
+    def has_plugin(self, plugin: str) -> bool:
         """Whether there is a plugin of that name, be it broken or disabled."""
         return plugin in self._sources or plugin == BUILT_IN
 
-    def absence(self, plugin: str) -> str | None:
+    def why_missing(self, plugin: str) -> str | None:
         """Why nothing of a plugin is there: its fault, or that it is disabled; None where it works or is unknown."""
         if plugin in self._sources and is_disabled(plugin):
             return f"plugin {plugin!r} is disabled, by -p no:{plugin}, --no-plugins or FTKIT_DISABLE_PLUGINS"

@@ -102,7 +102,7 @@ def _of_plugin(name: str, registry: Registry) -> Template:
     found = registry.templates()
     if name not in found:
         plugin = name.partition("/")[0]
-        absence = registry.absence(plugin) if "/" in name else None
+        absence = registry.why_missing(plugin) if "/" in name else None
         if absence is not None:
             raise RequestError(f"--template: {name!r}: {absence}")
         raise unknown("template", name, [*BUILT_IN, *found], "--template")

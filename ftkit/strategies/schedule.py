@@ -53,14 +53,14 @@ class Schedule:
                 return phase
         raise IndexError(f"epoch {epoch} of a schedule of {len(self.rows)}")
 
-    def frozen_at_first(self) -> dict[str, int]:
+    def initially_frozen(self) -> dict[str, int]:
         """For how many epochs each layer group that is frozen at the start stays so; the run's length if to its end."""
         first = {
             g.name: next((n for n, row in enumerate(self.rows) if g.name in row), len(self.rows)) for g in self.groups
         }
         return {group: epochs for group, epochs in first.items() if epochs}
 
-    def lengthened(self, epochs: int) -> Schedule:
+    def extended(self, epochs: int) -> Schedule:
         """The schedule for so many epochs more, in which what trained last goes on to train.
 
         A strategy that spreads its phases over the run would, asked anew, freeze again what it has thawed.

@@ -66,8 +66,8 @@ def run_checks(registry: Registry, name: str, processes: int = 1, sets: Sequence
         yield CheckResult("it loads", found.reason if found is not None else "it is disabled")
         return
     _require_known(registry, name, sets)
-    yield CheckResult(f"it loads, and has the hooks {', '.join([*found.offers, *found.listens])}")
-    yield from (CheckResult(fault.partition(":")[0], fault) for fault in registry.faults_of_values(found))
+    yield CheckResult(f"it loads, and has the hooks {', '.join([*found.offers, *found.event_hooks])}")
+    yield from (CheckResult(fault.partition(":")[0], fault) for fault in registry.check_offers(found))
     check = partial(check_strategy, processes=processes)
     yield from _each(registry.strategies, name, lambda part: check(_instance(registry, "strategy", part, sets)))
     yield from _each(registry.datasets, name, lambda part: check_dataset(_instance(registry, "dataset", part, sets)))

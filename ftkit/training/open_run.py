@@ -26,7 +26,7 @@ def open_run(plan: Plan) -> RunFolder:
     from ftkit.models.compute.devices import join
 
     join(plan.config)
-    return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world=launch_env.world())).path))))
+    return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world_size=launch_env.world())).path))))
 
 
 def _create(plan: Plan) -> RunFolder:

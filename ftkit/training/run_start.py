@@ -61,7 +61,7 @@ def go_on(session: Session, other_world: bool = False) -> bool:
         rewind(session, -1)
         return False
     state, damaged = load_checkpoint(session.run.checkpoints)
-    if other_world and state.identity.get("world") != session.plan.world:
+    if other_world and state.identity.get("world") != session.plan.world_size:
         state, damaged = load_checkpoint(session.run.checkpoints, whole_epochs=True)
     for line in damaged:
         session.listener.note(line)

@@ -156,7 +156,7 @@ def workers_for(plan: Plan, compute: Compute, listener: Listener) -> int:
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
     look, width = plan.preprocessing, 1 if uses_device_transforms(plan, compute) else BYTES_PER_VALUE
     nbytes = plan.config.batch_size * look.channels * look.size**2 * width
-    return choose_workers(plan.config.workers, len(plan.splits.train), plan.world, nbytes, listener.note)
+    return choose_workers(plan.config.workers, len(plan.splits.train), plan.world_size, nbytes, listener.note)
 
 
 def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag, resume: bool = False) -> Session:
@@ -167,7 +167,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     """
     config = plan.config
     accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
-    plan = replace(counted(plan), world=accelerator.num_processes)
+    plan = replace(counted(plan), world_size=accelerator.num_processes)
     # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
     built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
     facts = network_facts(built.network)

@@ -142,7 +142,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "batch_size": plan.config.batch_size,
         "accumulate": plan.config.accumulate,
         "epochs": plan.config.epochs,
-        "world": plan.world,
+        "world": plan.world_size,
     }
 
 
@@ -160,7 +160,7 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) 
 
 def _other_world(world: int, plan: Plan) -> str:
     """What another number of processes changes; `world` is that of the checkpoint."""
-    before, now = replace(plan, world=world).batches, plan.batches
+    before, now = replace(plan, world_size=world).batches, plan.batches
     return (
         f"the run had {before.world} processes, now there are {now.world}: a step sees {now.effective} images in place "
         f"of {before.effective}, an epoch has {now.steps} steps in place of {before.steps}, at the same rates"

@@ -123,7 +123,7 @@ def test_a_network_with_lazy_layers_is_refused(tmp_path: Path) -> None:
 METHODS = {
     "adapt": "def adapt(self, model, backbone):",
     "merged": "def merged(self, model):",
-    "save_beside": "def save_beside(self, model, folder):",
+    "save_extra": "def save_extra(self, model, folder):",
     "groups": "def groups(self, backbone):",
 }
 

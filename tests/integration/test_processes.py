@@ -265,7 +265,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
     plan = json.loads((tmp_path / "2" / "run" / "plan.json").read_text())
-    assert (plan["world"], plan["per_process_batch"], plan["effective_batch"]) == (2, 4, 8)
+    assert (plan["world_size"], plan["per_process_batch"], plan["effective_batch"]) == (2, 4, 8)
 
 
 @pytest.mark.long
@@ -321,7 +321,7 @@ def test_torchrun_starts_it_too(data: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world"] == 2
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world_size"] == 2
     assert done.stdout.count("best epoch") == 1
 
 
@@ -333,7 +333,7 @@ def test_tasks_of_slurm_are_processes(data: Path, tmp_path: Path) -> None:
     tasks = [started(arguments, SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **job) for task in range(2)]
     said = [task.communicate(timeout=LIMIT) for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
-    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world"] == 2
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world_size"] == 2
     assert "".join(out for out, _ in said).count("best epoch") == 1
 
 
@@ -344,7 +344,7 @@ def test_two_machines_are_two_agents(data: Path, tmp_path: Path) -> None:
     nodes = [started(command(data, tmp_path, *several, "--node-rank", str(node))) for node in range(2)]
     said = [node.communicate(timeout=LIMIT) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
-    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world"] == 2
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["world_size"] == 2
     assert "".join(out for out, _ in said).count("best epoch") == 1
 
 

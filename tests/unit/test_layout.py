@@ -157,7 +157,7 @@ from ftkit.testing import check_backbone
 registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(5)])
 registry.load_all()
 assert registry.faults == [], registry.faults
-assert registry.plugin("guide-3").listens == ("ftkit_run_start", "ftkit_epoch_end", "ftkit_run_end")
+assert registry.plugin("guide-3").event_hooks == ("ftkit_run_start", "ftkit_epoch_end", "ftkit_run_end")
 check_backbone(registry.backbones.get("guide-2/tiny"), 32)
 strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
 assert registry.models.get("guide-4/ants") == Path("shelf/ants").absolute()

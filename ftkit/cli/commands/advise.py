@@ -69,11 +69,11 @@ def command_line(resolved: Resolved, recommendation: Recommendation, given: Mapp
 
 def _options(resolved: Resolved, recommendation: Recommendation, section: str) -> Iterator[str]:
     """The options of what is advised that its name alone, given beside the config file, would not bring."""
-    from ftkit.config.load import choosing
+    from ftkit.config.load import with_choice
 
     before, after = getattr(resolved.config, section), getattr(recommendation.resolved.config, section)
     if before.name != after.name:
-        before = getattr(choosing(resolved, section, after.name, {}, {}).config, section)
+        before = getattr(with_choice(resolved, section, after.name, {}, {}).config, section)
     for name, value in after.options.items():
         if before.options.get(name) != value:
             yield from ("--set", f"{section}.{name}={jsonlib.dumps(value)}")

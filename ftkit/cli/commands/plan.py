@@ -91,12 +91,12 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
         "steps",
         f"{plan.batches.steps:,} an epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
         f"{plural(plan.batches.effective, 'image')} a step ({config.batch_size} x {config.accumulate} accumulated "
-        f"x {plan.world} process{'es' if plan.world > 1 else ''})",
+        f"x {plan.world_size} process{'es' if plan.world_size > 1 else ''})",
     )
-    if plan.world > 1:
+    if plan.world_size > 1:
         yield (
             "processes",
-            f"{plan.world}, each with batches of {config.batch_size}; rates stay as given, whatever their number",
+            f"{plan.world_size}, each with batches of {config.batch_size}; rates stay as given, whatever their number",
         )
     if config.fsdp:
         yield "fsdp", "weights, gradients and the optimizer's state are shared out over the processes"
@@ -137,8 +137,8 @@ def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
         table.add_row(group.name, full_count(plan.parameters(group.name)), *cells)
     table.add_section()
     phases = [plan.schedule.phase_at(first) for first, _ in spans]
-    table.add_row("trainable", "", *(short_count(plan.trainable(p)) for p in phases))
-    memory = [plan.memory(p) for p in phases]
+    table.add_row("trainable", "", *(short_count(plan.trainable_parameters(p)) for p in phases))
+    memory = [plan.memory_bytes(p) for p in phases]
     if None not in memory:
         table.add_row("memory", "", *(f"~{short_count(m)}B" for m in memory))
     return table
@@ -169,7 +169,7 @@ def _value(value: float | tuple[float, float]) -> str:
 
 def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     """How often what is frozen is computed, what that takes on disk, and whether images are decoded once."""
-    config, uses = plan.config.cache, plan.caching
+    config, uses = plan.config.cache, plan.cache_by_phase
     if config.decoded != "off":
         yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
     if not plan.views:

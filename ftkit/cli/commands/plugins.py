@@ -77,9 +77,9 @@ def doctor(
     from ftkit.testing.doctor import run_checks
 
     registry = project_registry(all_plugins=False)
-    if not registry.knows(name) or name == "ftkit":
+    if not registry.has_plugin(name) or name == "ftkit":
         raise unknown("plugin", name, [source.owner.name for source in registry.sources()])
-    absence = registry.absence(name)
+    absence = registry.why_missing(name)
     if registry.plugin(name) is None and absence is not None:
         raise RequestError(absence, "leave that out to have it checked")
     findings = list(run_checks(registry, name, num_processes, sets or ()))
@@ -105,19 +105,19 @@ def commands_of(name: str) -> Any:
         RequestError: The plugin is broken, disabled, or brings no command.
     """
     registry = project_registry(all_plugins=False)
-    if not registry.knows(name):
+    if not registry.has_plugin(name):
         return None
     from ftkit.plugins import Plugin
 
     plugin = registry.plugin(name)
     if not isinstance(plugin, Plugin):
-        raise RequestError(registry.absence(name) or f"there is no plugin {name!r}")
+        raise RequestError(registry.why_missing(name) or f"there is no plugin {name!r}")
     offer = plugin.offers.get("ftkit_commands")
-    names = () if offer is None else registry.ask(name, offer.names)
+    names = () if offer is None else registry.call_plugin(name, offer.names)
     if names is None:
-        raise RequestError(registry.absence(name) or f"plugin {name!r} can't list its commands")
+        raise RequestError(registry.why_missing(name) or f"plugin {name!r} can't list its commands")
     if offer is None or not names:
-        brings = _brings_text(_brings(plugin, registry.brings(plugin) or {}))
+        brings = _brings_text(_brings(plugin, registry.count_offers(plugin) or {}))
         raise RequestError(
             f"plugin {name!r} adds no command: it brings {brings}",
             "see ftkit plugins list",
@@ -172,7 +172,7 @@ def _facts(registry: Registry, source: Source) -> dict[str, Any]:
     found = registry.plugin(source.owner.name)
     state, brings, why, faults = "disabled", dict[str, Any](), None, list[str]()
     if isinstance(found, Plugin):
-        brings, faults = _brings(found, registry.brings(found) or {}), registry.faults_of_values(found)
+        brings, faults = _brings(found, registry.count_offers(found) or {}), registry.check_offers(found)
         state = "faulty" if faults else "ok"
         found = registry.plugin(source.owner.name)
     if isinstance(found, Fault):
@@ -192,7 +192,7 @@ def _facts(registry: Registry, source: Source) -> dict[str, Any]:
 def _brings(plugin: Plugin, names: dict[str, int]) -> dict[str, Any]:
     """How many of what a plugin offers, and the events that it listens to."""
     counts: dict[str, Any] = {KINDS[hook][1]: count for hook, count in names.items()}
-    return counts | ({"listens": list(plugin.listens)} if plugin.listens else {})
+    return counts | ({"listens": list(plugin.event_hooks)} if plugin.event_hooks else {})
 
 
 def _brings_text(brings: dict[str, Any]) -> str:

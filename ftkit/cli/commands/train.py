@@ -103,7 +103,7 @@ def train(
         run, resolved = None, request.resolve()
     else:
         run, resolved = _own_request(request, resume, extend)
-    plan = replace(_plan(resolved, run, quiet), world=world)
+    plan = replace(_plan(resolved, run, quiet), world_size=world)
     if dry_run:
         console.print_json(plan.to_json()) if json else show(plan, console.out())
         return

@@ -12,7 +12,7 @@ from typing import Any
 from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.plugin_errors import describe_exception, plugin_location
 from ftkit.plugins import Plugin, Registry
-from ftkit.plugins.loading import TIMEOUT, time_allowed
+from ftkit.plugins.loading import TIMEOUT, plugin_timeout
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Phase
 from ftkit.training.callbacks.plugin_threads import Call, PluginThread
@@ -58,9 +58,9 @@ class Announcer(Listener):
         self._flag = flag
         self._resumed = resumed
         self._failed: set[tuple[str, str]] = set()
-        self._plugins: list[Plugin] = [plugin for plugin in registry.plugins() if plugin.listens]
+        self._plugins: list[Plugin] = [plugin for plugin in registry.plugins() if plugin.event_hooks]
         self._threads = {plugin.owner.name: PluginThread(plugin.owner.name) for plugin in self._plugins}
-        for fault in registry.untold():
+        for fault in registry.new_faults():
             listener.note(str(fault))
 
     def started(self, event: Start) -> None:
@@ -90,14 +90,14 @@ class Announcer(Listener):
         seconds, urgent = self._allowed(hook), _new_signal(self._flag)
         for plugin in self._plugins:
             thread = self._threads[plugin.owner.name]
-            if hook in plugin.listens and not thread.hangs:
+            if hook in plugin.event_hooks and not thread.hangs:
                 # Each gets facts of its own: what one does to them is no other's affair.
                 function = partial(getattr(plugin.hooks, hook), run=self._run.path, **deepcopy(facts))
                 self._note_failure(plugin.owner.name, hook, thread.call(function, seconds, urgent))
 
     def _allowed(self, hook: str) -> float:
         """Seconds that a listener has."""
-        seconds = time_allowed() * (AT_THE_END if hook == "ftkit_run_end" else 1)
+        seconds = plugin_timeout() * (AT_THE_END if hook == "ftkit_run_end" else 1)
         return seconds if self._flag.signum is None else min(seconds, AFTER_A_SIGNAL)
 
     def _note_failure(self, plugin: str, hook: str, made: Call) -> None:

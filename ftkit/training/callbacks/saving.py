@@ -146,9 +146,9 @@ def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -
     strategy = session.plan.strategy
     with (
         session.flag.unhurried(),
-        plugin_boundary(f"merged or save_beside of strategy {session.plan.config.strategy.name!r}", strategy),
+        plugin_boundary(f"merged or save_extra of strategy {session.plan.config.strategy.name!r}", strategy),
     ):
-        save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_beside, network))
+        save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_extra, network))
 
 
 def _with_code(card: Card, session: Session) -> Card:

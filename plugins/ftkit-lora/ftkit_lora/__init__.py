@@ -78,7 +78,7 @@ class Lora(Strategy):
 
         return merged(model)
 
-    def save_beside(self, model: nn.Module, folder: Path) -> None:
+    def save_extra(self, model: nn.Module, folder: Path) -> None:
         from ftkit_lora.adapters import save
 
         save(model, folder / FOLDER)

@@ -27,7 +27,7 @@ from ftkit.models.compute.memory_format import cast
 from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.planning.run_plan import Plan
 from ftkit.planning.run_splits import load_checked, splits_of_run
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.image_transforms import evaluation
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Labelled:
     notes: tuple[str, ...] = ()
 
 
-def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelled:
+def run_data(resolved: Resolved, card: ModelCard, split: SplitName | None) -> Labelled:
     """A split of a run's own data, cut as in the run; by default test, else val.
 
     Raises:
@@ -71,7 +71,7 @@ def run_data(resolved: Resolved, card: Card, split: SplitName | None) -> Labelle
     return Labelled(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
 
 
-def other_data(dataset: Dataset, source: str, card: Card, split: SplitName | None) -> Labelled:
+def other_data(dataset: Dataset, source: str, card: ModelCard, split: SplitName | None) -> Labelled:
     """A split of data that the model wasn't trained on.
 
     Args:

@@ -192,14 +192,14 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
 
 def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     from ftkit.cli.output.progress import figures_line
-    from ftkit.cli.output.weight_drift_bars import movement_lines
+    from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 
     last = outcome.records[-1]
     best, run, out = outcome.best, outcome.run, console.out()
     skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
     early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
     lines = [
-        *(movement_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
+        *(weight_drift_lines(last["weight_drift"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),
         *(
             [f"{plural(skipped, 'step was', 'steps were')} left out: loss or gradients were not finite"]

@@ -53,11 +53,11 @@ import sys
 from pathlib import Path
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 registry = Registry()
 backbone = registry.backbones.get("resnet18")
 classes = tuple(f"class {number}" for number in range(10))
-card = Card(classes, backbone.preprocessing, backbone_id(registry, "resnet18"))
+card = ModelCard(classes, backbone.preprocessing, backbone_id(registry, "resnet18"))
 save_bundle(Path(sys.argv[1]), backbone.build(10), card)
 """
 

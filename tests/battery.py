@@ -34,7 +34,7 @@ from ftkit.training.callbacks import saving
 from ftkit.training.callbacks.saving import write_checkpoint
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import own
-from ftkit.training.steppers.zero import ZeroUpdates
+from ftkit.training.steppers.zero import ZeroStepper
 from ftkit.transforms import image_transforms
 from ftkit.transforms.preprocessing import Preprocessing
 from tests.stopping import StopAt
@@ -189,9 +189,9 @@ def zero(folder: Path) -> dict[str, Any]:
     """Runs by DeepSpeed's ZeRO; what a process has of the state of what trains."""
 
     def part(session: Session) -> tuple[int, int] | None:
-        if not isinstance(session.updates, ZeroUpdates):
+        if not isinstance(session.stepper, ZeroStepper):
             return None
-        return session.updates.own_share, sum(p.numel() for p in session.network.parameters() if p.requires_grad)
+        return session.stepper.own_share, sum(p.numel() for p in session.network.parameters() if p.requires_grad)
 
     given = {
         "accumulate": 2,

@@ -169,7 +169,9 @@ def open_cutter(network: nn.Module, compute: Compute, look: Preprocessing) -> Cu
     return Cutter(network, compute.take(images), compute.autocast)
 
 
-def _opened(beginning: Beginning, samples: Samples, images: ImageDigests, store: CacheStore, tell: Tell) -> Table | None:
+def _opened(
+    beginning: Beginning, samples: Samples, images: ImageDigests, store: CacheStore, tell: Tell
+) -> Table | None:
     cut, look = beginning.cut, beginning.look
     key = table_key(beginning.key, images.digest, look)
     if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:

@@ -10,14 +10,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Feed:
-    """What is trained and evaluated, and on what.
+    """What is trained and evaluated, and on which batches.
 
     Attributes:
-        trained: The network, or what of it comes after the cached activations; takes batches of `train_loader`.
-        eval_network: The same in evaluation, for `val_loader`.
+        model: The network, or what of it comes after the cached activations; takes batches of `train_loader`.
+        eval_model: The same in evaluation, for `val_loader`.
     """
 
-    trained: nn.Module
+    model: nn.Module
     train_loader: Any
-    eval_network: nn.Module
+    eval_model: nn.Module
     val_loader: Any

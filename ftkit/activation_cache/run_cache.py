@@ -28,7 +28,7 @@ from ftkit.activation_cache.table_keys import TableKeys, open_values, table_key
 from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key, Shard
 from ftkit.data.loading.unreadable_images import skip_unreadable
-from ftkit.distributed.collectives import largest
+from ftkit.distributed.collectives import max_over_processes
 from ftkit.files.cache_folder import CHUNK, CacheStore, activation_folder
 from ftkit.parts.dataset import SplitName
 from ftkit.strategies.schedule import Phase
@@ -79,17 +79,17 @@ class Activations:
             # Its updates go past what torch counts changes by.
             self._keys.forget()
         if isinstance(cut, str) or use.cut is None:
-            return self.session.ordinary
+            return self.session.uncached
         return self._feed(cut)
 
     def probe_feed(self) -> Feed:
         """What the probe takes its features from: training and validation images as evaluation sees them."""
         if not isinstance(self.probe_cut, Cut):
-            return self.session.ordinary
+            return self.session.uncached
         feed = self._feed(self.probe_cut)
         share = feed.val_loader.batch_sampler
         plain = Shard(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
-        return Feed(feed.trained, Cached(self, self.probe_cut, "train", plain, 1), feed.eval_network, feed.val_loader)
+        return Feed(feed.model, Cached(self, self.probe_cut, "train", plain, 1), feed.eval_model, feed.val_loader)
 
     def _feed(self, cut: Cut) -> Feed:
         session = self.session
@@ -117,10 +117,10 @@ class Activations:
         tables = [table for each in cuts if (table := self._opened(each, split, view)) is not None]
         shared = self.session.world > 1
         # Each process may find the disk full by itself, and all must go on in the same way.
-        while not largest(accelerator, int(bool(self.trouble))):
+        while not max_over_processes(accelerator, int(bool(self.trouble))):
             missing = [chunk for chunk in tables[0].missing() if (place, chunk) not in self.settled]
             accelerator.wait_for_everyone()
-            if not largest(accelerator, len(missing)):
+            if not max_over_processes(accelerator, len(missing)):
                 return tables[0]
             self._fill(split, view, self._share(missing) if shared else missing, cuts, tables)
             # What a process lacks after that, others have kept where it can't see it.
@@ -172,7 +172,7 @@ class Activations:
         keys = [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]
         told, found = time.monotonic(), dict[int, ReadFailure]()
         with closing(self._values(names, split, keys)) as results:
-            for number in range(largest(session.accelerator, len(own))):
+            for number in range(max_over_processes(session.accelerator, len(own))):
                 if number < len(own) and not self.trouble:
                     values, batch = next(results)
                     found |= _by_row(rows_of(own[number]), batch)

@@ -48,7 +48,7 @@ def request(processes: int | None, nodes: int | None, node: int | None, endpoint
     if processes is not None and processes < 1:
         raise RequestError(f"--num-processes {processes}: must be 1 or more", "give the number for this machine")
     several = nodes is not None and nodes > 1
-    launch_env.settle(None if several else processes)
+    launch_env.prepare(None if several else processes)
     given = [n for n, v in (("--nnodes", nodes), ("--node-rank", node), ("--rdzv-endpoint", endpoint)) if v is not None]
     if given and launch_env.launched() and launch_env.LAUNCH not in os.environ:
         raise RequestError(f"{given[0]}: another launcher has started this process", f"drop {given[0]}")

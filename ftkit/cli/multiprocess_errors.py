@@ -49,7 +49,7 @@ def report_once(error: BaseException, explain: Callable[[BaseException], int]) -
     from ftkit.errors import RunInterrupted
 
     place = folder()
-    if type(error).__name__ == "ToldElsewhere" and isinstance(error, FtkitError):
+    if type(error).__name__ == "ReportedByMain" and isinstance(error, FtkitError):
         _wait_for_word(place)
         return error.exit_code
     if is_peer_loss(error) and place is not None:

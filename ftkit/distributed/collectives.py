@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 
-def largest(accelerator: Accelerator, value: int) -> int:
+def max_over_processes(accelerator: Accelerator, value: int) -> int:
     """The largest of the values that the processes have; each must ask at the same point of its way."""
     if accelerator.num_processes == 1:
         return value

@@ -39,7 +39,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
     return "RANK" in environment or "LOCAL_RANK" in environment
 
 
-def settle(asked: int | None, environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare(asked: int | None, environment: MutableMapping[str, str] = os.environ) -> None:
     """Take SLURM's numbers over, and refuse what a run could only ignore.
 
     Args:

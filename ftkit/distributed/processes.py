@@ -15,7 +15,7 @@ from ftkit.errors import FtkitError, RequestError
 T = TypeVar("T")
 
 
-class ToldElsewhere(FtkitError):
+class ReportedByMain(FtkitError):
     """The main process's error, in the others: they end with its exit code, and it alone is told."""
 
     def __init__(self, message: str, hint: str | None, exit_code: int) -> None:
@@ -23,13 +23,13 @@ class ToldElsewhere(FtkitError):
         self.exit_code = exit_code
 
 
-def from_main(work: Callable[[], Any]) -> Any:
+def run_on_main(work: Callable[[], Any]) -> Any:
     """What the main process's `work` returns, JSON values, in every process; the others wait for it.
 
     All processes must have joined, and ask at the same point of their way.
 
     Raises:
-        ToldElsewhere: In the others, where it failed in the main process.
+        ReportedByMain: In the others, where it failed in the main process.
     """
     if launch_env.world() == 1:
         return work()
@@ -43,7 +43,7 @@ def from_main(work: Callable[[], Any]) -> Any:
         return value
     told = _send(None)
     if "error" in told:
-        raise ToldElsewhere(*told["error"])
+        raise ReportedByMain(*told["error"])
     return told["value"]
 
 
@@ -51,7 +51,7 @@ def main_first(work: Callable[[], T]) -> T:
     """Every process's own `work`, the main one's first, so that what it downloads is there for the others.
 
     Raises:
-        ToldElsewhere: As `from_main`.
+        ReportedByMain: As `run_on_main`.
     """
     if launch_env.world() == 1:
         return work()
@@ -60,11 +60,11 @@ def main_first(work: Callable[[], T]) -> T:
     def first() -> None:
         own.append(work())
 
-    from_main(first)
+    run_on_main(first)
     return own[0] if own else work()
 
 
-def require_backend(device: str, processes: int) -> None:
+def check_backend(device: str, processes: int) -> None:
     """Compare what the processes became with what the launcher asked for.
 
     Raises:
@@ -82,7 +82,7 @@ def require_backend(device: str, processes: int) -> None:
         )
 
 
-def from_main_tensor(tensor: Tensor) -> Tensor:
+def broadcast_tensor(tensor: Tensor) -> Tensor:
     """The main process's values, in all processes; shapes must be the same."""
     if launch_env.world() == 1:
         return tensor
@@ -91,7 +91,7 @@ def from_main_tensor(tensor: Tensor) -> Tensor:
     return shared
 
 
-def share_buffers(network: nn.Module) -> None:
+def broadcast_buffers(network: nn.Module) -> None:
     """Give all processes the main one's buffers.
 
     Each process's BatchNorm has seen other images in the last step, and only the next one would even that out.
@@ -100,7 +100,7 @@ def share_buffers(network: nn.Module) -> None:
         return
     with torch.no_grad():
         for buffer in network.buffers():
-            buffer.copy_(from_main_tensor(buffer))
+            buffer.copy_(broadcast_tensor(buffer))
 
 
 def _described(error: BaseException) -> tuple[str, str | None, int]:

@@ -28,7 +28,8 @@ from ftkit.metrics.outputs import Array
 from ftkit.models.bundle import load_bundle
 from ftkit.parts.dataset import SplitName
 from ftkit.planning.run_splits import splits_of_run
-from ftkit.runs.run_catalog import find_model, read_card, run_of
+from ftkit.runs.model_card import read_card
+from ftkit.runs.run_lookup import find_model, run_of
 from ftkit.runs.run_summary import RunSummary, summarize
 
 

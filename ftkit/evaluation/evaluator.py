@@ -27,7 +27,7 @@ from ftkit.models.compute.memory_format import cast
 from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.planning.run_plan import Plan
 from ftkit.planning.run_splits import load_checked, splits_of_run
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.image_transforms import evaluation
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class EvaluationData:
     notes: tuple[str, ...] = ()
 
 
-def split_of_run(resolved: Resolved, card: Card, split: SplitName | None) -> EvaluationData:
+def split_of_run(resolved: Resolved, card: ModelCard, split: SplitName | None) -> EvaluationData:
     """A split of a run's own data, cut as in the run; by default test, else val.
 
     Raises:
@@ -71,7 +71,7 @@ def split_of_run(resolved: Resolved, card: Card, split: SplitName | None) -> Eva
     return EvaluationData(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
 
 
-def split_of_dataset(dataset: Dataset, source: str, card: Card, split: SplitName | None) -> EvaluationData:
+def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: SplitName | None) -> EvaluationData:
     """A split of data that the model wasn't trained on.
 
     Args:

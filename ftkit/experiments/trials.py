@@ -152,7 +152,7 @@ def _state(folder: RunFolder, plan: Plan) -> TrialState:
     _require_same(folder, plan)
     if folder.last.is_dir():
         return "finished"
-    if folder.is_claimed():
+    if folder.is_locked():
         raise RequestError(f"{folder.path}: another process trains this run", "wait for it, or stop it")
     return "stopped"
 

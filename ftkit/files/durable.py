@@ -22,8 +22,8 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Make the folder `target` what `write` puts into the empty folder that it is given.
 
     `write` works on a folder beside the target, which takes the target's name only after all of it is on
-    disk. The old target lives on as `ftkit.runs.run_catalog.previous(target)` until then, so at each instant one of the
-    two is whole. What an interrupted call left behind is cleared by the next.
+    disk. The old target lives on as `folder_swap.previous(target)` until then, so at each instant one of the two is
+    whole. What an interrupted call left behind is cleared by the next.
 
     Raises:
         FtkitError: The disk is full, read-only or closed to us; the target is as it was.

@@ -20,7 +20,7 @@ from ftkit.errors import FtkitError
 from ftkit.inference.predictor import Prediction, Predictor, require_bounds
 from ftkit.inference.streaming import grouped
 from ftkit.models.bundle import Loaded, load_bundle
-from ftkit.runs.run_catalog import Card, read_card
+from ftkit.runs.model_card import ModelCard, read_card
 
 BATCHES = 16
 """Batches that a process is given at once; between two lots its device waits for the first images."""
@@ -45,7 +45,7 @@ class Task:
 
 def predict_files(
     task: Task, paths: Iterable[Path], tell: Callable[[str], None], processes: int = 1
-) -> tuple[Card, Iterator[Prediction]]:
+) -> tuple[ModelCard, Iterator[Prediction]]:
     """The model's card, and what it says of files, in their order, as it comes.
 
     Args:

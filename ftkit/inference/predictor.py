@@ -21,7 +21,7 @@ from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.models.compute.memory_format import cast
 from ftkit.models.model_source import locate_model
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.image_transforms import evaluation
 from ftkit.transforms.preprocessing import Preprocessing
 
@@ -49,7 +49,7 @@ class Predictor:
     """A trained model with its classes and its preprocessing; `ftkit.load` makes one."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.card: Card = loaded.card
+        self.card: ModelCard = loaded.card
         self.folder: Path = loaded.folder
         self._compute = loaded.compute
         self._model = loaded.model

@@ -30,7 +30,7 @@ from ftkit.models.surgery import build_network
 from ftkit.models.weights.pretrained import put_back
 from ftkit.parts.backbone import Backbone
 from ftkit.plugins import BUILT_IN, Registry
-from ftkit.runs.run_catalog import CARD, WEIGHTS, BackboneId, Card, damaged, read_sealed
+from ftkit.runs.model_card import CARD, WEIGHTS, BackboneId, ModelCard, damaged, read_card_and_digest
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Loaded:
     """
 
     model: nn.Module
-    card: Card
+    card: ModelCard
     folder: Path
     compute: Compute
     notes: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ def backbone_id(registry: Registry, name: str) -> BackboneId:
 
 
 def save_bundle(
-    folder: Path, model: nn.Module, card: Card, beside: Callable[[Path], None] = lambda folder: None
+    folder: Path, model: nn.Module, card: ModelCard, beside: Callable[[Path], None] = lambda folder: None
 ) -> None:
     """Write a bundle, in place of the one that is there, if any.
 
@@ -97,7 +97,7 @@ def load_bundle(
         RequestError: A file is missing, damaged or of a newer ftkit, or the backbone's plugin isn't here.
     """
     folder = current_folder(folder)
-    card, expected = read_sealed(folder)
+    card, expected = read_card_and_digest(folder)
     weights = folder / WEIGHTS
     if _sha256(weights) != expected:
         raise damaged(weights)
@@ -114,12 +114,12 @@ def load_bundle(
     return Loaded(model, card, folder, compute, notes)
 
 
-def _registry(card: Card) -> Registry:
+def _registry(card: ModelCard) -> Registry:
     built_in = card.backbone.plugin == BUILT_IN
     return Registry() if built_in else Registry(project_plugins())
 
 
-def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
+def _backbone(card: ModelCard, registry: Registry, folder: Path) -> Backbone:
     wanted = card.backbone
     if wanted.name in registry.backbones or registry.has_plugin(wanted.plugin):
         return registry.backbones.get(wanted.name, str(folder / CARD))
@@ -131,7 +131,7 @@ def _backbone(card: Card, registry: Registry, folder: Path) -> Backbone:
     )
 
 
-def _build(backbone: Backbone, card: Card, folder: Path) -> nn.Module:
+def _build(backbone: Backbone, card: ModelCard, folder: Path) -> nn.Module:
     look = card.preprocessing
     try:
         # Building draws first weights, which a caller's own random numbers must not depend on.
@@ -144,7 +144,7 @@ def _build(backbone: Backbone, card: Card, folder: Path) -> nn.Module:
         ) from None
 
 
-def _code_notes(card: Card, network: nn.Module) -> tuple[str, ...]:
+def _code_notes(card: ModelCard, network: nn.Module) -> tuple[str, ...]:
     """That a project's own network isn't the one that was trained; other versions of torch tell nothing of that."""
     known = card.backbone.code
     if not known or card.versions != _versions() or known == network_identity(network):
@@ -155,7 +155,7 @@ def _code_notes(card: Card, network: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _fill(model: nn.Module, state: Mapping[str, Tensor], card: Card, weights: Path) -> None:
+def _fill(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard, weights: Path) -> None:
     try:
         put_back(model, state)
     except RuntimeError as error:

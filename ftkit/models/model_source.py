@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftkit.plugins.registry import Registry
-from ftkit.runs.run_catalog import find_model
+from ftkit.runs.run_lookup import find_model
 
 
 def locate_model(spec: str | None, runs_dir: Path, registry: Registry | None = None) -> Path:

@@ -13,7 +13,8 @@ from ftkit.errors import RequestError, unknown
 from ftkit.models.weights.head_classes import class_order
 from ftkit.parts.backbone import Backbone, Head, Pretrained
 from ftkit.parts.strategy import Strategy
-from ftkit.runs.run_catalog import CARD, WEIGHTS, find_model, read_sealed, refuse_run_part
+from ftkit.runs.model_card import CARD, WEIGHTS, read_card_and_digest
+from ftkit.runs.run_lookup import find_model, refuse_run_part
 from ftkit.transforms.preprocessing import Preprocessing
 
 
@@ -158,7 +159,7 @@ def _weights_file(path: Path, runs: Path) -> WeightSource:
         raise RequestError(
             f"{bundle} has no {CARD}, so it isn't a model of ftkit's", f"name the weights file: {bundle / WEIGHTS}"
         )
-    card, sha256 = read_sealed(bundle)
+    card, sha256 = read_card_and_digest(bundle)
     return WeightSource(
         "file",
         str(path),

@@ -33,7 +33,7 @@ from ftkit.config.choices import PRECISIONS
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.durable import has_same_tensors, replace_file, replace_folder, save_tensors
 from ftkit.files.json_text import dump_json
-from ftkit.runs.run_catalog import first_fault
+from ftkit.runs.model_card import first_validation_error
 
 FORMAT = 2
 """1 had no file of what is frozen."""
@@ -251,7 +251,7 @@ def _read(checkpoint: Path) -> State:
         model = read_model(checkpoint)
     except (SafetensorError, OSError, ValueError) as error:
         raise FtkitError(
-            f"{checkpoint}: not a checkpoint that ftkit wrote: {first_fault(error)}", "remove it"
+            f"{checkpoint}: not a checkpoint that ftkit wrote: {first_validation_error(error)}", "remove it"
         ) from None
     return State(text.progress, text.identity, model, optimizer, text.scaler, text.versions)
 

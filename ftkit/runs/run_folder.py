@@ -89,9 +89,9 @@ class RunFolder:
         return self.path / "first"
 
     @property
-    def movement(self) -> Path:
+    def weight_drift(self) -> Path:
         """How far each layer is from them at the end."""
-        return self.path / "movement.json"
+        return self.path / "weight_drift.json"
 
     @property
     def trackers(self) -> Path:
@@ -99,7 +99,7 @@ class RunFolder:
         return self.path / "trackers.json"
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Let no other process train this run meanwhile; the claim ends with the process, however that ends.
 
         Raises:
@@ -112,7 +112,7 @@ class RunFolder:
                 raise RequestError(f"{self.path}: another process trains this run", "wait for it, or stop it") from None
             yield
 
-    def is_claimed(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process other than this one trains the run."""
         if not self._lock.exists():
             return False

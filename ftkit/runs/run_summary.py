@@ -29,7 +29,7 @@ class RunSummary:
         config: As it was saved, unchecked: the plugins that it names need not be here.
         plan: As it was saved.
         records: One an epoch.
-        movement: How far each layer moved, once the run is finished.
+        layer_drift: How far each layer moved, once the run is finished.
     """
 
     run: RunFolder
@@ -38,7 +38,7 @@ class RunSummary:
     config: Mapping[str, Any]
     plan: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]
-    movement: Mapping[str, Any] | None
+    layer_drift: Mapping[str, Any] | None
 
     @property
     def data(self) -> str:
@@ -76,9 +76,9 @@ class RunSummary:
         return best
 
     @property
-    def moved(self) -> Mapping[str, float | None]:
+    def weight_drift(self) -> Mapping[str, float | None]:
         """Relative distance of each layer group from the first weights at the last record."""
-        return self.records[-1].get("moved", {}) if self.records else {}
+        return self.records[-1].get("weight_drift", {}) if self.records else {}
 
     def value(self, record: Mapping[str, Any] | None) -> float | None:
         """The monitored metric of an epoch."""
@@ -95,7 +95,7 @@ def summarize(folder: Path) -> RunSummary:
     config, plan = _read(run.config), _read(run.plan)
     try:
         records = tuple(run.records())
-        summary = RunSummary(run, _started(run), _state(run), config, plan, records, _movement(run))
+        summary = RunSummary(run, _started(run), _state(run), config, plan, records, _layer_drift(run))
         _ = summary.data, summary.strategy, summary.planned, summary.best, METRICS[summary.monitor], plan["backbone"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _strange(folder, f"{type(error).__name__} {error}") from None
@@ -110,11 +110,11 @@ def _started(run: RunFolder) -> datetime:
 def _state(run: RunFolder) -> RunState:
     if run.last.is_dir():
         return "finished"
-    return "running" if run.is_claimed() else "stopped"
+    return "running" if run.is_locked() else "stopped"
 
 
-def _movement(run: RunFolder) -> Mapping[str, Any] | None:
-    return _read(run.movement) if run.movement.exists() else None
+def _layer_drift(run: RunFolder) -> Mapping[str, Any] | None:
+    return _read(run.weight_drift) if run.weight_drift.exists() else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.callbacks.nan_guard import require_finite_weights
 from ftkit.training.callbacks.saving import keep_model, make_card, save_epoch, whole_network
 from ftkit.training.callbacks.trackers import track
-from ftkit.training.callbacks.weight_drift import moved, write_movement
+from ftkit.training.callbacks.weight_drift import group_drift, write_weight_drift
 from ftkit.training.events import EpochDone
 from ftkit.training.session import Session
 from ftkit.training.state import all_totals
@@ -51,7 +51,7 @@ def train_record(session: Session) -> dict[str, float]:
     return {**record, "skipped_steps": skipped} if session.plan.config.on_nan == "skip" else record
 
 
-def conclude_epoch(
+def finish_epoch(
     session: Session, trained: dict[str, float], started: float, extra: dict[str, float] | None = None
 ) -> None:
     """Validate, record the epoch, and see to it that the weights are kept."""
@@ -75,7 +75,7 @@ def conclude_epoch(
         **(extra or {}),
         **val_metrics(evaluation),
         "lr": rates,
-        "moved": moved(session, network),
+        "weight_drift": group_drift(session, network),
         "seconds": round(seconds, 3),
     }
     # Whoever hears of it finds what the file has: null for what isn't a finite number.
@@ -91,7 +91,7 @@ def validation_outputs(session: Session) -> tuple[Tensor, Tensor]:
     """Logits and labels of the whole validation split, in all processes."""
     with session.shards.whole() if session.shards is not None else nullcontext():
         return collect_outputs(
-            session.feed.eval_network,
+            session.feed.eval_model,
             session.feed.val_loader,
             session.accelerator,
             session.compute,
@@ -145,7 +145,7 @@ def val_metrics(evaluation: Evaluation) -> dict[str, float | None]:
     return {f"val_{name}": value for name, value in evaluation.summary.items()}
 
 
-def finish(session: Session) -> Outcome:
+def finish_run(session: Session) -> Outcome:
     """Keep the last weights beside the best."""
     run, progress = session.run, session.progress
     records = run.records()
@@ -153,7 +153,7 @@ def finish(session: Session) -> Outcome:
     network = whole_network(session)
     if session.is_main:
         last = {k: v for k, v in records[-1].items() if k.startswith("val_")}
-        write_movement(session, network)
+        write_weight_drift(session, network)
         keep_model(session, network, run.last, make_card(session.plan, last, progress.epoch))
     session.accelerator.wait_for_everyone()
     return Outcome(run, records, by_epoch[progress.best_epoch], progress.stopped)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor, nn
 
-from ftkit.distributed.collectives import largest
+from ftkit.distributed.collectives import max_over_processes
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.models.compute.memory_format import restored
 from ftkit.models.logits import split_outputs
@@ -46,7 +46,7 @@ def require_gradients(session: Session) -> None:
     except torch.OutOfMemoryError:
         known = False
     # Python's own random numbers may take other branches in each process; all must wait for the same gradients.
-    session.branches = bool(largest(session.accelerator, int(branches)))
+    session.branches = bool(max_over_processes(session.accelerator, int(branches)))
     if not known:
         session.listener.note("whether all that trains gets a gradient isn't known: memory ran out while it was tried")
         return

@@ -22,11 +22,11 @@ def open_run(plan: Plan) -> RunFolder:
     """A new run folder that holds the plan and the config that starts it again; one for all processes."""
     if launch_env.world() == 1:
         return _create(plan)
-    from ftkit.distributed.processes import from_main
+    from ftkit.distributed.processes import run_on_main
     from ftkit.models.compute.devices import join
 
     join(plan.config)
-    return RunFolder(Path(from_main(lambda: str(_create(replace(plan, world_size=launch_env.world())).path))))
+    return RunFolder(Path(run_on_main(lambda: str(_create(replace(plan, world_size=launch_env.world())).path))))
 
 
 def _create(plan: Plan) -> RunFolder:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.unreadable_images import skip_unreadable
-from ftkit.distributed.processes import from_main_tensor
+from ftkit.distributed.processes import broadcast_tensor
 from ftkit.errors import FtkitError, RequestError
 from ftkit.evaluation.evaluator import OnBatch, Usable, collect_outputs, evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
@@ -88,9 +88,9 @@ def probe_head(session: Session, on_batch: OnBatch | None = None) -> Solution:
     if session.is_main:
         solution = solve(features, labels, classes, layer.bias is not None, balanced, seed)
     with torch.no_grad():
-        layer.weight.copy_(from_main_tensor(solution.weight.to(session.device)))
+        layer.weight.copy_(broadcast_tensor(solution.weight.to(session.device)))
         if layer.bias is not None:
-            layer.bias.copy_(from_main_tensor(solution.bias.to(session.device)))
+            layer.bias.copy_(broadcast_tensor(solution.bias.to(session.device)))
     return solution
 
 
@@ -114,9 +114,9 @@ def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | No
     assert train is not None, "make_plan refuses data without a training split"
     accelerator = session.accelerator
     skip = partial(skip_unreadable, session, "train")
-    if session.feed is not session.ordinary:
+    if session.feed is not session.uncached:
         loader = session.feed.train_loader
-        return head_inputs(session.feed.eval_network, layer, loader, accelerator, session.compute, on_batch, skip)
+        return head_inputs(session.feed.eval_model, layer, loader, accelerator, session.compute, on_batch, skip)
     loader = evaluation_shard(session.plan, train, session.workers, accelerator)
     return head_inputs(session.network, layer, loader, accelerator, session.compute, on_batch, skip)
 

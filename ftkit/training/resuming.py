@@ -14,8 +14,8 @@ from ftkit.config.schema import MOST_EPOCHS
 from ftkit.distributed import launch_env
 from ftkit.errors import RequestError
 from ftkit.planning.run_plan import Plan, schedule_change
-from ftkit.runs.run_catalog import find_run, run_folders
 from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_lookup import find_run, run_folders
 from ftkit.training.open_run import write_config, write_request
 
 FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")
@@ -31,7 +31,7 @@ def latest_unfinished(runs_dir: Path) -> Path:
         RequestError: There is none.
     """
     runs = [run for run in run_folders(runs_dir) if not RunFolder(run).last.is_dir()]
-    waiting = [run for run in runs if not RunFolder(run).is_claimed()]
+    waiting = [run for run in runs if not RunFolder(run).is_locked()]
     if waiting:
         return max(waiting, key=lambda run: run.stat().st_mtime_ns)
     if runs:

@@ -18,7 +18,7 @@ import torch
 from ftkit.data.images import sample_file
 from ftkit.data.loading.seeds import derive
 from ftkit.data.scan.content_digests import image_digests
-from ftkit.distributed.processes import from_main
+from ftkit.distributed.processes import run_on_main
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.durable import replace_file
 from ftkit.files.file_identity import Stamp, file_stamp
@@ -130,7 +130,7 @@ def require_same_inputs(session: Session) -> None:
     Raises:
         RequestError: Names what has changed.
     """
-    for line in from_main(lambda: _changes(session)):
+    for line in run_on_main(lambda: _changes(session)):
         session.listener.note(line)
 
 

@@ -11,7 +11,7 @@ from ftkit.runs.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.callbacks.trackers import start_trackers
 from ftkit.training.callbacks.weight_drift import keep_first
-from ftkit.training.epoch_end import conclude_epoch
+from ftkit.training.epoch_end import finish_epoch
 from ftkit.training.events import Start
 from ftkit.training.probe import NoProbeError, Solution, probe_head
 from ftkit.training.session import Session
@@ -19,9 +19,9 @@ from ftkit.training.state import restore, versions
 from ftkit.training.stopping import stop_if_asked
 
 
-def begin(session: Session, resume: bool, other_world: bool = False) -> Activations | None:
+def start_run(session: Session, resume: bool, other_world: bool = False) -> Activations | None:
     """Go to where the run left off, or judge the first weights where they are already good; open the cache."""
-    resumed = resume and go_on(session, other_world)
+    resumed = resume and resume_run(session, other_world)
     report = session.built.report
     session.listener.started(
         Start(
@@ -44,13 +44,13 @@ def begin(session: Session, resume: bool, other_world: bool = False) -> Activati
     solution = solve_head(session) if session.plan.probe else None
     keep_first(session)
     if solution is not None:
-        conclude_epoch(session, {}, started, {"probe_strength": solution.strength})
+        finish_epoch(session, {}, started, {"probe_strength": solution.strength})
     elif session.plan.config.keep_head or session.plan.config.epochs == 0:
-        conclude_epoch(session, {}, started)
+        finish_epoch(session, {}, started)
     return cache
 
 
-def go_on(session: Session, other_world: bool = False) -> bool:
+def resume_run(session: Session, other_world: bool = False) -> bool:
     """Take up the newest whole checkpoint; a run that stopped before its first one starts over.
 
     Args:

@@ -28,12 +28,12 @@ from ftkit.optim.optimizers import build_optimizer
 from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.runs.checkpoint import Progress, has_checkpoint, precision_of
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.runs.run_folder import RunFolder
 from ftkit.tasks.loss import Loss, make_loss
 from ftkit.training.events import Listener
-from ftkit.training.steppers.fsdp import Shards, require_shareable
-from ftkit.training.steppers.plain import PlainUpdates, Updates
+from ftkit.training.steppers.fsdp import Shards, check_can_shard
+from ftkit.training.steppers.plain import PlainStepper, Stepper
 from ftkit.training.steppers.zero import require_zero
 from ftkit.training.stop_signals import StopFlag
 from ftkit.transforms import image_transforms
@@ -48,7 +48,7 @@ class Best:
         values: What of them the phase under way can change, on the CPU, by name.
     """
 
-    card: Card
+    card: ModelCard
     values: Mapping[str, Tensor]
 
 
@@ -59,8 +59,8 @@ class Session:
     Attributes:
         network: The bare model, which holds the weights.
         model: What of it is called in training; wrapped anew at each phase.
-        updates: What takes the optimizer's steps; made anew at each phase.
-        ordinary: The whole network, and images.
+        stepper: What takes the optimizer's steps; made anew at each phase.
+        uncached: The whole network, and images.
         feed: What the phase under way uses.
         decoded: Images that are kept decoded, by split.
         totals: Sum of losses, number right and number seen of this process in the epoch under way,
@@ -86,10 +86,10 @@ class Session:
     built: BuiltModel
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    updates: Updates
+    stepper: Stepper
     loss: Loss
     order: TrainingOrder
-    ordinary: Feed
+    uncached: Feed
     feed: Feed
     workers: int
     totals: Tensor
@@ -176,9 +176,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     if config.zero_stage:
         require_zero(config, accelerator.num_processes, compute.precision)
     elif config.fsdp:
-        require_shareable(
-            "--fsdp", "shares a network out", accelerator.num_processes, compute.precision, config.compile
-        )
+        check_can_shard("--fsdp", "shares a network out", accelerator.num_processes, compute.precision, config.compile)
     if config.zero_stage or config.fsdp:
         built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
     else:
@@ -206,7 +204,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     change = image_transforms.training(look, plan.augmentation)
     samples = loader.Samples(train, change, config.seed, kept.get("train"), device_transforms)
     shape, judge = (look.channels, look.size, look.size), image_transforms.evaluation(look)
-    ordinary = Feed(
+    uncached = Feed(
         built.network,
         loader.training_loader(samples, order, workers, pin, shape),
         built.network,
@@ -223,11 +221,11 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         built=built,
         model=built.network,
         optimizer=optimizer,
-        updates=PlainUpdates(accelerator, built.network, optimizer, config.clip_grad),
+        stepper=PlainStepper(accelerator, built.network, optimizer, config.clip_grad),
         loss=make_loss(plan, accelerator.device),
         order=order,
-        ordinary=ordinary,
-        feed=ordinary,
+        uncached=uncached,
+        feed=uncached,
         workers=workers,
         totals=torch.zeros(3, dtype=torch.float64, device=accelerator.device),
         flag=flag,

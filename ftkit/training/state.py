@@ -17,7 +17,7 @@ from ftkit.planning.run_plan import Plan
 from ftkit.runs.checkpoint import State
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import gathered
-from ftkit.training.steppers.zero import ZeroUpdates
+from ftkit.training.steppers.zero import ZeroStepper
 
 
 def capture(session: Session) -> State:
@@ -27,8 +27,8 @@ def capture(session: Session) -> State:
     """
     scaler = session.accelerator.scaler
     model, optimizer = session.network.state_dict(), session.optimizer.state_dict()["state"]
-    if isinstance(session.updates, ZeroUpdates):
-        optimizer = optimizer | _by_place(session, session.updates.states(session.is_main))
+    if isinstance(session.stepper, ZeroStepper):
+        optimizer = optimizer | _by_place(session, session.stepper.states(session.is_main))
     if session.shards is not None:
         model = gathered(model, session.is_main)
         optimizer = {index: gathered(values, session.is_main) for index, values in optimizer.items()}

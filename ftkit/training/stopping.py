@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ftkit.distributed import launch_env
-from ftkit.distributed.collectives import largest
+from ftkit.distributed.collectives import max_over_processes
 from ftkit.errors import RunInterrupted
 from ftkit.plugin_errors import plugin_error_for
 from ftkit.runs.checkpoint import has_checkpoint
@@ -43,7 +43,7 @@ def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
 
 def stop_if_asked(session: Session) -> None:
     """If a signal has come to any process, leave a checkpoint and stop."""
-    signum = largest(session.accelerator, session.flag.look())
+    signum = max_over_processes(session.accelerator, session.flag.look())
     if not signum:
         return
     session.flag.heard()

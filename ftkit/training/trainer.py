@@ -25,7 +25,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.unreadable_images import has_enough_images, skip_unreadable
 from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.distributed import launch_env
-from ftkit.distributed.processes import share_buffers
+from ftkit.distributed.processes import broadcast_buffers
 from ftkit.errors import FtkitError, RequestError
 from ftkit.models.compute.compilation import compiled, compiler_faults
 from ftkit.models.logits import split_outputs
@@ -41,15 +41,15 @@ from ftkit.training.callbacks.plugin_events import announced
 from ftkit.training.callbacks.saving import checkpoint_is_due, write_checkpoint
 from ftkit.training.callbacks.trackers import stop_trackers
 from ftkit.training.disk_space import require_room
-from ftkit.training.epoch_end import Outcome, conclude_epoch, finish, train_record
+from ftkit.training.epoch_end import Outcome, finish_epoch, finish_run, train_record
 from ftkit.training.events import Listener
 from ftkit.training.gradient_check import require_gradients
 from ftkit.training.run_inputs import require_same_inputs, write_inputs
-from ftkit.training.run_start import begin, require_unfinished
+from ftkit.training.run_start import require_unfinished, start_run
 from ftkit.training.session import Session, open_session
-from ftkit.training.steppers.fsdp import require_computing, share_out
-from ftkit.training.steppers.plain import PlainUpdates, Updates
-from ftkit.training.steppers.zero import ZeroUpdates
+from ftkit.training.steppers.fsdp import require_computing, shard_network
+from ftkit.training.steppers.plain import PlainStepper, Stepper
+from ftkit.training.steppers.zero import ZeroStepper
 from ftkit.training.stop_signals import stop_flag
 from ftkit.training.stopping import stop_if_asked, stopped_at_once
 
@@ -85,7 +85,7 @@ def train(
                 run.discard()
             raise
         with (
-            run.claimed() if session.is_main else nullcontext(),
+            run.locked() if session.is_main else nullcontext(),
             announced(session, resume),
             plugin_boundary(partial(place, session)),
             explain_worker_errors(),
@@ -104,13 +104,13 @@ def execute(session: Session, resume: bool, other_world: bool = False) -> Outcom
     """Go through the phases that aren't done, and end the trackers' runs whatever happens."""
     cache: Activations | None = None
     try:
-        cache = begin(session, resume, other_world)
+        cache = start_run(session, resume, other_world)
         if session.plan.config.fsdp:
             share_network(session)
         for phase in session.plan.schedule.phases:
             if phase.stop > session.progress.epoch and not session.progress.stopped:
                 train_phase(session, phase, cache)
-        return finish(session)
+        return finish_run(session)
     finally:
         stop_trackers(session)
         for kept in (cache, *session.decoded.values()):
@@ -125,7 +125,7 @@ def share_network(session: Session) -> None:
         FtkitError: The network can't be shared out.
     """
     look = session.plan.preprocessing
-    session.shards = share_out(session.network, session.optimizer, session.built.members, session.device)
+    session.shards = shard_network(session.network, session.optimizer, session.built.members, session.device)
     images = session.compute.take(torch.zeros(2, look.channels, look.size, look.size))
     require_computing(session.shards, images, session.compute)
 
@@ -140,7 +140,7 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
     accelerator.unwrap_model(session.model, keep_fp32_wrapper=False)
     modes = set_trainable(network, session.plan.schedule.groups, phase.trainable, session.plan.config.train_bn)
     require_batches(session.plan, modes)
-    session.feed = cache.feed(phase) if cache is not None else session.ordinary
+    session.feed = cache.feed(phase) if cache is not None else session.uncached
     # Wrapped anew for each phase: a wrapper for several processes made for other trainable parameters would let the
     # processes drift apart. A single one needs none; accelerate's autocast would be lost at the second phase.
     wraps = session.world > 1 and session.shards is None and not session.plan.config.zero_stage
@@ -149,26 +149,26 @@ def train_phase(session: Session, phase: Phase, cache: Activations | None = None
             network.get_parameter(name).requires_grad_(False)
         if session.branches:
             accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    session.model = accelerator.prepare_model(session.feed.trained) if wraps else session.feed.trained
+    session.model = accelerator.prepare_model(session.feed.model) if wraps else session.feed.model
     if session.plan.config.compile:
         session.model = compiled(session.model)
-    session.updates = updates_of(session)
+    session.stepper = make_stepper(session)
     session.listener.phase_started(phase, sum(p.numel() for p in network.parameters() if p.requires_grad))
     while session.progress.epoch < phase.stop and not session.progress.stopped:
         modes.apply()
         started = perf_counter()
         train_epoch(session)
-        conclude_epoch(session, train_record(session), started)
+        finish_epoch(session, train_record(session), started)
         stop_if_asked(session)
-    session.updates.close()
+    session.stepper.close()
 
 
-def updates_of(session: Session) -> Updates:
+def make_stepper(session: Session) -> Stepper:
     """What takes the steps of the phase that begins."""
     config = session.plan.config
     if config.zero_stage:
-        return ZeroUpdates(session.optimizer, config.zero_stage, config.clip_grad)
-    return PlainUpdates(session.accelerator, session.model, session.optimizer, config.clip_grad)
+        return ZeroStepper(session.optimizer, config.zero_stage, config.clip_grad)
+    return PlainStepper(session.accelerator, session.model, session.optimizer, config.clip_grad)
 
 
 def require_batches(plan: Plan, modes: Modes) -> None:
@@ -203,7 +203,7 @@ def train_epoch(session: Session) -> None:
             if checkpoint_is_due(session):
                 write_checkpoint(session)
             stop_if_asked(session)
-    share_buffers(session.network)
+    broadcast_buffers(session.network)
 
 
 def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
@@ -218,19 +218,19 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
             continue
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1
-        with session.updates.adding(last), compiler_faults(plan.config.compile):
+        with session.stepper.adding(last), compiler_faults(plan.config.compile):
             loss = batch_loss(session, batch)
             total += loss.detach()
             # Wrappers average gradients over processes; the mean wanted is over images.
-            session.updates.backward(loss * (session.world / images))
+            session.stepper.backward(loss * (session.world / images))
     if undo is None:
         note_loss(session, total, step)
     elif not is_sound(session, total):
         undo.apply()
         skip_step(session, step)
-        session.updates.drop()
+        session.stepper.drop()
         return
-    if not session.updates.apply():
+    if not session.stepper.apply():
         require_finite(session)
         raise unsound(session, step)
 

@@ -21,7 +21,7 @@ from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.planning.run_splits import load_splits
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from tests.conftest import MakeFolder
 
 FP32 = Compute(torch.device("cpu"), "fp32")
@@ -39,7 +39,7 @@ def make_run(folder: Path, data: Path, classes: tuple[str, ...]) -> Path:
     folder.mkdir(parents=True)
     config = f"dataset:\n  name: folder\n  root: {data}\nbackbone: cifar_resnet20\nweights: none\nepochs: 1\n"
     (folder / "config.yaml").write_text(config + "strategy: full\n")
-    card = Card(classes, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    card = ModelCard(classes, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
     splits, _ = load_splits(resolve(folder / "config.yaml"))
     save_bundle(folder / "model", model, replace(card, fingerprint=splits.fingerprint()))
     return folder

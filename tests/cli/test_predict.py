@@ -22,7 +22,7 @@ from ftkit.errors import RequestError
 from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image
 from ftkit.transforms.image_transforms import evaluation
 from tests.broken_plugins import install
@@ -40,7 +40,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = Registry()
     backbone = registry.backbones.get("cifar_resnet20")
     torch.manual_seed(0)
-    card = Card(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    card = ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
     save_bundle(folder / "runs" / "mine" / "model", backbone.build(3), card)
     (folder / "runs" / "mine" / "config.yaml").write_text("")
     photos = folder / "photos"
@@ -253,7 +253,7 @@ def test_answers_of_another_model_are_not_gone_on_with(form: str, inside: Path) 
     registry = Registry()
     backbone = registry.backbones.get("cifar_resnet20")
     torch.manual_seed(7)
-    card = Card(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    card = ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
     save_bundle(inside / "another", backbone.build(3), card)
     assert typed("predict", "photos", "--model", "mine", "--to", f"mine.{form}").returncode == 1
     before = (inside / f"mine.{form}").read_bytes()

@@ -18,7 +18,7 @@ from ftkit.data.images import UnreadableImage
 from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image
 from tests import headers
 
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     registry = Registry()
     backbone = registry.backbones.get("cifar_resnet20")
     torch.manual_seed(0)
-    card = Card(("a", "b", "c"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    card = ModelCard(("a", "b", "c"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
     save_bundle(folder / "model", backbone.build(3), card)
     return ftkit.load(folder / "model", device="cpu")
 

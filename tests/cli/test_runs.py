@@ -36,7 +36,7 @@ def config(**changes: Any) -> dict[str, Any]:
 def record(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
     metrics = {"val_loss": 1 - accuracy, "val_accuracy": accuracy, "val_macro_f1": accuracy}
     trained = {"train_loss": 0.5} if epoch else {}
-    return {"epoch": epoch, **trained, **metrics, "moved": {"stem": 0.0, "head": 0.5}, "seconds": 1.5, **more}
+    return {"epoch": epoch, **trained, **metrics, "weight_drift": {"stem": 0.0, "head": 0.5}, "seconds": 1.5, **more}
 
 
 def make_run(folder: Path, records: list[dict[str, Any]], done: bool = True, age: int = 0, **changes: Any) -> Path:
@@ -49,8 +49,8 @@ def make_run(folder: Path, records: list[dict[str, Any]], done: bool = True, age
     if done:
         (folder / "model").mkdir()
         (folder / "last").mkdir()
-        layer = {"layer": "fc", "group": "head", "parameters": 1026, "moved": 0.5}
-        (folder / "movement.json").write_text(json.dumps({"epoch": 3, "groups": {"head": 0.5}, "layers": [layer]}))
+        layer = {"layer": "fc", "group": "head", "parameters": 1026, "weight_drift": 0.5}
+        (folder / "weight_drift.json").write_text(json.dumps({"epoch": 3, "groups": {"head": 0.5}, "layers": [layer]}))
     os.utime(folder / "config.yaml", (1_750_000_000 - age, 1_750_000_000 - age))
     return folder
 
@@ -130,7 +130,7 @@ def test_a_run_that_a_process_trains_is_running(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from ftkit.runs.run_folder import RunFolder
-with RunFolder(Path({str(folder)!r})).claimed():
+with RunFolder(Path({str(folder)!r})).locked():
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -138,7 +138,7 @@ with RunFolder(Path({str(folder)!r})).claimed():
         assert process.stdout is not None
         assert process.stdout.readline() == b"claimed\n"
         assert summarize(folder).state == "running"
-        with pytest.raises(RequestError, match="another process trains this run"), RunFolder(folder).claimed():
+        with pytest.raises(RequestError, match="another process trains this run"), RunFolder(folder).locked():
             pass
         process.kill()
     assert summarize(folder).state == "stopped"
@@ -174,8 +174,8 @@ def test_show_as_json_has_the_layers(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["config"] == config()
     assert [r["epoch"] for r in found["records"]] == [0, 1, 2, 3]
     assert found["weight_drift"] == {"stem": 0.0, "head": 0.5}
-    assert found["layers"] == [{"layer": "fc", "group": "head", "parameters": 1026, "moved": 0.5}]
-    assert found["files"] == ["config.yaml", "plan.json", "metrics.jsonl", "movement.json", "model", "last"]
+    assert found["layers"] == [{"layer": "fc", "group": "head", "parameters": 1026, "weight_drift": 0.5}]
+    assert found["files"] == ["config.yaml", "plan.json", "metrics.jsonl", "weight_drift.json", "model", "last"]
     assert found["next"] == [f"ftkit evaluate {folder}", f"ftkit predict IMAGE_OR_FOLDER --model {folder}"]
 
 

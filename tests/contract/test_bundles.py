@@ -15,7 +15,7 @@ from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.models.surgery import build_network
 from ftkit.parts.backbone import Backbone, Head
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from tests.families import QUICK
 
 REGISTRY = Registry()
@@ -52,7 +52,7 @@ def comes_back(folder: Path, described: Backbone, head: Head, channels: int) -> 
     look = described.preprocessing.grey() if channels == 1 else described.preprocessing
     torch.manual_seed(3)
     network = build_network(described, len(CLASSES), head, channels).eval()
-    save_bundle(folder, network, Card(CLASSES, look, backbone_id(REGISTRY, described.name), head=head))
+    save_bundle(folder, network, ModelCard(CLASSES, look, backbone_id(REGISTRY, described.name), head=head))
     loaded = load_bundle(folder, "cpu", "fp32", REGISTRY)
     expected, found = network.state_dict(), loaded.model.state_dict()
     assert list(found) == list(expected)

@@ -149,9 +149,9 @@ def test_what_is_frozen_again_after_it_was_trained_is_computed_anew(precision: s
     for before, after in zip(one, other, strict=True):
         assert before["val_loss"] == pytest.approx(after["val_loss"], abs=off)
         assert before["train_loss"] == pytest.approx(after["train_loss"], abs=off)
-        assert before["moved"] == pytest.approx(after["moved"], abs=off)
-    assert one[2]["moved"]["layer3"] == one[4]["moved"]["layer3"] > 0
-    assert one[1]["moved"]["layer3"] == 0
+        assert before["weight_drift"] == pytest.approx(after["weight_drift"], abs=off)
+    assert one[2]["weight_drift"]["layer3"] == one[4]["weight_drift"]["layer3"] > 0
+    assert one[1]["weight_drift"]["layer3"] == 0
 
 
 def test_as_many_views_as_epochs_are_the_images_of_a_run_without_the_cache_but_the_first(data: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.runs.run_catalog import read_card
+from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -17,7 +17,7 @@ import pytest
 from ftkit.data.loading.lazy_sources import PerThreadOpener, shared_copy
 from ftkit.testing import ContractError, check_dataset, draw_image
 from ftkit.testing.project import Project, make_project
-from ftkit.training.run_start import begin
+from ftkit.training.run_start import start_run
 from tests.conftest import RunFtkit
 
 PLUGIN = r'''
@@ -152,9 +152,9 @@ def test_records_that_break_later_are_left_out_of_the_pass_for_the_cache(
 ) -> None:
     def broken_since(*args: Any, **options: Any) -> Any:
         break_records(5)
-        return begin(*args, **options)
+        return start_run(*args, **options)
 
-    monkeypatch.setattr("ftkit.training.trainer.begin", broken_since)
+    monkeypatch.setattr("ftkit.training.trainer.start_run", broken_since)
     done = run_ftkit("train", *LINE, *FLAGS, "--on-bad-image", "skip", "--name", "run", "-q")
     assert done.returncode == 0, done.stderr
     (listed,) = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]

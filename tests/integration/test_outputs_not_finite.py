@@ -19,7 +19,7 @@ from ftkit.errors import FtkitError
 from ftkit.files.json_text import dump_json
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card, read_card
+from ftkit.runs.model_card import ModelCard, read_card
 from ftkit.training.events import EpochDone, Listener
 from tests.cli.test_evaluate import CLASSES, make_run
 from tests.conftest import MakeFolder
@@ -174,7 +174,9 @@ def test_what_is_finite_are_the_probabilities(
     assert isinstance(head, nn.Linear)
     nn.init.zeros_(head.weight)
     head.bias.data = torch.tensor(bias)
-    save_bundle(tmp_path / "m", model, Card(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20")))
+    save_bundle(
+        tmp_path / "m", model, ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    )
     image_folder(tmp_path / "data", {"gold": 1})
     image = next((tmp_path / "data").rglob("*.jpg"))
     predictor = ftkit.load(tmp_path / "m")

@@ -234,7 +234,7 @@ def test_the_loader_gives_the_images_that_were_drawn(data: Path, tmp_path: Path)
     session.order.start(0)
     drawn = [index for batch in session.order for _, index, _ in batch]
     given = [
-        (int(i), int(label)) for batch in session.ordinary.train_loader for _, label, i in zip(*batch, strict=True)
+        (int(i), int(label)) for batch in session.uncached.train_loader for _, label, i in zip(*batch, strict=True)
     ]
     assert [index for index, _ in given] == drawn
     assert sum(label for _, label in given) > 3

@@ -70,7 +70,7 @@ def expected(outcome: ftkit.Outcome) -> dict[str, list[tuple[int, Any]]]:
             add(f"train/{name}", record, record[f"train_{name}"])
         for name in VAL_METRICS:
             add(f"val/{name}", record, record[f"val_{name}"])
-        for kind in ("lr", "moved"):
+        for kind in ("lr", "weight_drift"):
             for group, value in record[kind].items():
                 add(f"{kind}/{group}", record, value)
         add("seconds", record, record["seconds"])

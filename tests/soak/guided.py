@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["ftkit"]):
     from ftkit.errors import FtkitError
     from ftkit.project.update import BASE, RECORD, read_record
     from ftkit.runs.checkpoint import load_checkpoint
-    from ftkit.runs.run_catalog import read_card
+    from ftkit.runs.model_card import read_card
 
 
 def named(name: str, use: Callable[[], object], keys: Collection[str] = ()) -> None:

@@ -22,7 +22,7 @@ from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of
 from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image as drawn
 from tests import headers
 from tests.soak import times
@@ -134,7 +134,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     folder = tmp_path_factory.mktemp("model")
     registry = Registry()
     backbone = registry.backbones.get("lenet")
-    card = Card(("a", "b"), backbone.preprocessing, backbone_id(registry, "lenet"))
+    card = ModelCard(("a", "b"), backbone.preprocessing, backbone_id(registry, "lenet"))
     save_bundle(folder / "model", backbone.build(2), card)
     return ftkit.load(folder / "model", device="cpu")
 

@@ -25,7 +25,8 @@ from ftkit.files.durable import replace_folder, save_tensors
 from ftkit.files.folder_swap import previous_folder
 from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import BackboneId, Card, find_model, read_card, run_of
+from ftkit.runs.model_card import BackboneId, ModelCard, read_card
+from ftkit.runs.run_lookup import find_model, run_of
 
 CLASSES = ("ant", "bee", "[/b] \u00e9\n")
 FILES = ("model.safetensors", "model.json")
@@ -38,8 +39,8 @@ def network(seed: int, classes: int = 3, name: str = "lenet") -> nn.Module:
         return REGISTRY.backbones.get(name).build(classes)
 
 
-def card(name: str = "lenet") -> Card:
-    return Card(
+def card(name: str = "lenet") -> ModelCard:
+    return ModelCard(
         classes=CLASSES,
         preprocessing=REGISTRY.backbones.get(name).preprocessing,
         backbone=backbone_id(REGISTRY, name),

@@ -15,7 +15,7 @@ from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import EvaluationData, split_of_dataset, split_of_run
 from ftkit.parts.dataset import Splits
 from ftkit.planning.run_splits import load_splits
-from ftkit.runs.run_catalog import read_card
+from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder, RunFtkit
 
 DIGITS = {str(digit): 3 for digit in range(6)}

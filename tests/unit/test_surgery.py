@@ -24,7 +24,7 @@ from ftkit.models.surgery import build_network, first_convolution, refit
 from ftkit.parts.backbone import Backbone, Head
 from ftkit.planning.cost import count_parameters
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import read_card
+from ftkit.runs.model_card import read_card
 from ftkit.testing import draw_image
 from ftkit.transforms.image_transforms import evaluation
 from tests.conftest import MakeFolder

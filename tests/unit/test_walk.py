@@ -22,7 +22,7 @@ from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_bytes
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from tests.conftest import typed
 
 
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry, folder = Registry(), tmp_path_factory.mktemp("model") / "model"
     backbone = registry.backbones.get("cifar_resnet20")
     torch.manual_seed(0)
-    card = Card(("a", "b"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
+    card = ModelCard(("a", "b"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
     save_bundle(folder, backbone.build(2), card)
     return folder
 

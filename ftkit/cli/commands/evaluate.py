@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ftkit.evaluation.evaluator import EvaluationData
     from ftkit.metrics.bootstrap import Interval
     from ftkit.metrics.classification import Evaluation
-    from ftkit.runs.run_catalog import Card
+    from ftkit.runs.model_card import ModelCard
 
 app = typer.Typer()
 
@@ -70,7 +70,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images."""
     bundle = model_folder(model, output)
-    from ftkit.runs.run_catalog import read_card
+    from ftkit.runs.model_card import read_card
 
     card = read_card(bundle)
     resolved = _run_config(bundle)
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def _evaluation_data(
-    bundle: Path, card: Card, data: str | None, split: SplitName | None, run: Resolved | None
+    bundle: Path, card: ModelCard, data: str | None, split: SplitName | None, run: Resolved | None
 ) -> EvaluationData:
     """The images to judge by: those that were asked for, or those of the run that the model is of."""
     from ftkit.evaluation.evaluator import split_of_dataset, split_of_run
@@ -116,7 +116,7 @@ def _evaluation_data(
 
 def _run_config(bundle: Path) -> Resolved | None:
     from ftkit.config.load import resolve
-    from ftkit.runs.run_catalog import run_of
+    from ftkit.runs.run_lookup import run_of
 
     run = run_of(bundle)
     return resolve(run / "config.yaml", {}, [], {}) if run and (run / "config.yaml").is_file() else None

@@ -26,7 +26,7 @@ FILES: Mapping[str, str] = {
     "inputs.json": "digests of what it was made of: weights, network, images",
     "splits.csv": "which image is in which split, with its class",
     "metrics.jsonl": "one record an epoch",
-    "movement.json": "how far each layer moved",
+    "weight_drift.json": "how far each layer moved",
     "train.log": "what was said while it trained",
     "model": "the model of the best epoch",
     "last": "the model of the last epoch",
@@ -60,7 +60,7 @@ def show_run(
     json: Json = False,
 ) -> None:
     """Show a run's settings, epochs, best metrics, what moved, its files and what to do next."""
-    from ftkit.runs.run_catalog import find_run
+    from ftkit.runs.run_lookup import find_run
     from ftkit.runs.run_summary import summarize
 
     place = Path() if Path(name).is_dir() else _runs_folder(output)
@@ -82,7 +82,7 @@ def _runs_folder(output: Path | None) -> Path:
 
 def _summaries(place: Path) -> list[RunSummary]:
     """The runs in a folder, the newest first; one that can't be read is named and left out."""
-    from ftkit.runs.run_catalog import run_folders
+    from ftkit.runs.run_lookup import run_folders
     from ftkit.runs.run_summary import summarize
 
     found = []
@@ -136,8 +136,8 @@ def _everything(summary: RunSummary) -> dict[str, Any]:
         **_facts(summary),
         "config": summary.config,
         "records": summary.records,
-        "weight_drift": summary.moved,
-        "layers": (summary.movement or {}).get("layers"),
+        "weight_drift": summary.weight_drift,
+        "layers": (summary.layer_drift or {}).get("layers"),
         "files": [file for file, _ in _files(summary)],
         "next": list(_next(summary)),
     }
@@ -150,8 +150,8 @@ def _lines(summary: RunSummary) -> Iterator[str]:
     yield from (f"{name:>9}  {one_line(value)}" for name, value in _essentials(summary))
     if summary.records:
         yield from ["", *aligned(_epoch_rows(summary))]
-    if summary.moved:
-        yield from ["", *weight_drift_lines(summary.moved, summary.epochs)]
+    if summary.weight_drift:
+        yield from ["", *weight_drift_lines(summary.weight_drift, summary.epochs)]
     yield from ["", "files:", *aligned([(f"  {file}", what) for file, what in _files(summary)])]
     yield from ["", *(f"  {command}" for command in _next(summary))]
 

@@ -199,7 +199,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
     early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
     lines = [
-        *(weight_drift_lines(last["moved"], last["epoch"]) if not quiet and last["epoch"] else ()),
+        *(weight_drift_lines(last["weight_drift"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),
         *(
             [f"{plural(skipped, 'step was', 'steps were')} left out: loss or gradients were not finite"]

@@ -1,4 +1,4 @@
-"""What moved, as bars of text."""
+"""Weight drift by layer group, as bars of text."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ LENGTH = 32
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def weight_drift_lines(moved: Mapping[str, float | None], epoch: int) -> Iterator[str]:
+def weight_drift_lines(drift: Mapping[str, float | None], epoch: int) -> Iterator[str]:
     """A heading, and a bar for each layer group from the input to the head.
 
     Args:
-        moved: Distance from the first weights as a part of their norm; None where that norm is 0.
+        drift: Distance from the first weights as a part of their norm; None where that norm is 0.
     """
-    longest = max((value for value in moved.values() if value), default=0.0)
-    width = max(map(len, map(one_line, moved)), default=0)
-    if moved:
-        yield f"moved by the end of epoch {epoch}, as a part of the weights that the run began with:"
-    for group, value in moved.items():
+    longest = max((value for value in drift.values() if value), default=0.0)
+    width = max(map(len, map(one_line, drift)), default=0)
+    if drift:
+        yield f"weight drift by the end of epoch {epoch}, relative to the first weights:"
+    for group, value in drift.items():
         text = "began at 0" if value is None else f"{100 * value:.3g} %"
         yield f"  {one_line(group):<{width}}  {text:>10}  {_bar((value or 0) / (longest or 1))}".rstrip()
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftkit.config.schema import Config
 from ftkit.distributed import launch_env
-from ftkit.distributed.processes import require_backend
+from ftkit.distributed.processes import check_backend
 from ftkit.errors import RequestError, unknown
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -102,7 +102,7 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
             f"asked for {device} in {precision}, got {accelerator.device.type} in {accelerator.mixed_precision}",
             "unset the ACCELERATE_ variables of the environment",
         )
-    require_backend(device, accelerator.num_processes)
+    check_backend(device, accelerator.num_processes)
     return accelerator
 
 

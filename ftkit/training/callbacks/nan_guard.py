@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ftkit.data.images import sample_name
-from ftkit.distributed.collectives import largest
+from ftkit.distributed.collectives import max_over_processes
 from ftkit.errors import FtkitError
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import own
@@ -43,7 +43,7 @@ def require_finite(session: Session) -> None:
     Raises:
         FtkitError: Names the epoch, the step and the images of its batches.
     """
-    step = largest(session.accelerator, int(session.wrong_step))
+    step = max_over_processes(session.accelerator, int(session.wrong_step))
     if step >= 0:
         raise FtkitError(
             f"the loss is not finite in epoch {session.progress.epoch + 1}, step {step + 1}, "
@@ -73,7 +73,7 @@ def is_sound(session: Session, loss: Tensor) -> bool:
         gradients = [p.grad for p in session.network.parameters() if p.grad is not None]
         # Shares of one gradient may be finite in this process and not in another; all are asked below.
         sound = sound & torch.isfinite(torch.nn.utils.get_total_norm([own(gradient) for gradient in gradients]))
-    return not largest(session.accelerator, int(not sound))
+    return not max_over_processes(session.accelerator, int(not sound))
 
 
 def skip_step(session: Session, step: int) -> None:
@@ -98,7 +98,7 @@ def require_finite_weights(session: Session) -> None:
     looked = [(n, own(t)) for n, t in (*trained, *session.network.named_buffers()) if t.is_floating_point()]
     wrong = next((place for place, (_, tensor) in enumerate(looked) if not torch.isfinite(tensor).all()), -1)
     # The share that isn't finite may be that of another process, and all must stop.
-    wrong = wrong if session.shards is None else largest(session.accelerator, wrong)
+    wrong = wrong if session.shards is None else max_over_processes(session.accelerator, wrong)
     if wrong >= 0:
         progress = session.progress
         raise FtkitError(

@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ftkit.distributed.collectives import largest
+from ftkit.distributed.collectives import max_over_processes
 from ftkit.models.build import build_bare
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.parts.strategy import Strategy
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.checkpoint import save_checkpoint
-from ftkit.runs.run_catalog import Card
+from ftkit.runs.model_card import ModelCard
 from ftkit.training.callbacks.nan_guard import require_finite, require_finite_weights
 from ftkit.training.session import Best, Session
 from ftkit.training.state import all_totals, capture
@@ -71,7 +71,7 @@ def checkpoint_is_due(session: Session) -> bool:
 def _seconds_have_passed(session: Session, seconds: float) -> bool:
     """Since the last checkpoint. The main process's clock decides for all; the others have nothing to add."""
     late = time.monotonic() - session.saved_at >= seconds
-    return bool(largest(session.accelerator, int(late and session.is_main)))
+    return bool(max_over_processes(session.accelerator, int(late and session.is_main)))
 
 
 def write_checkpoint(session: Session) -> None:
@@ -141,7 +141,7 @@ def whole_network(session: Session) -> nn.Module:
     return copy
 
 
-def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -> None:
+def keep_model(session: Session, network: nn.Module, folder: Path, card: ModelCard) -> None:
     """Write a network as a model that is complete, whatever the strategy has changed in it."""
     strategy = session.plan.strategy
     with (
@@ -151,16 +151,16 @@ def keep_model(session: Session, network: nn.Module, folder: Path, card: Card) -
         save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_extra, network))
 
 
-def _with_code(card: Card, session: Session) -> Card:
+def _with_code(card: ModelCard, session: Session) -> ModelCard:
     """The card with what a project's own network is known by, where that is the network which the backbone builds."""
     if not card.backbone.is_own or type(session.plan.strategy).adapt is not Strategy.adapt:
         return card
     return replace(card, backbone=replace(card.backbone, code=session.network_facts["identity"]))
 
 
-def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Card:
+def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> ModelCard:
     """The card of a bundle with the weights after `epoch` whole epochs."""
-    return Card(
+    return ModelCard(
         classes=plan.splits.classes,
         preprocessing=plan.preprocessing,
         backbone=backbone_id(plan.resolved.registry, plan.config.backbone),

@@ -128,7 +128,7 @@ def _reason(error: BaseException) -> str:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """An epoch's record as one level of names: `train/loss`, `val/accuracy`, `lr/head`, `moved/head`."""
+    """An epoch's record as one level of names: `train/loss`, `val/accuracy`, `lr/head`, `weight_drift/head`."""
     flat: dict[str, float | None] = {}
     for key, value in record.items():
         part, _, name = key.partition("_")

@@ -11,7 +11,7 @@ from torch import nn
 from ftkit.files.durable import replace_file, replace_folder, save_tensors
 from ftkit.files.json_text import dump_json
 from ftkit.models.weights.drift import by_group, layers, relative
-from ftkit.runs.run_catalog import WEIGHTS
+from ftkit.runs.model_card import WEIGHTS
 from ftkit.training.session import Session
 
 
@@ -22,7 +22,7 @@ def keep_first(session: Session) -> None:
         replace_folder(session.run.first, lambda place: save_tensors(place / WEIGHTS, parameters))
 
 
-def moved(session: Session, network: nn.Module) -> dict[str, float | None]:
+def group_drift(session: Session, network: nn.Module) -> dict[str, float | None]:
     """Relative distance of a network from the first weights by layer group, exactly 0 where nothing moved.
 
     None for a group that began at zero and left it. Empty in all processes but the main one.
@@ -34,15 +34,20 @@ def moved(session: Session, network: nn.Module) -> dict[str, float | None]:
     return by_group(layers(network, session.built.members, session.run.first / WEIGHTS, known))
 
 
-def write_movement(session: Session, network: nn.Module) -> None:
-    """Leave `movement.json` in the run folder, for the weights as they are now, each of them compared."""
+def write_weight_drift(session: Session, network: nn.Module) -> None:
+    """Leave `weight_drift.json` in the run folder, for the weights as they are now, each of them compared."""
     found = layers(network, session.built.members, session.run.first / WEIGHTS)
     content = {
         "epoch": session.progress.epoch,
         "groups": by_group(found),
         "layers": [
-            {"layer": x.name, "group": x.group, "parameters": x.parameters, "moved": relative(x.distance, x.first)}
+            {
+                "layer": x.name,
+                "group": x.group,
+                "parameters": x.parameters,
+                "weight_drift": relative(x.distance, x.first),
+            }
             for x in found
         ],
     }
-    replace_file(session.run.movement, dump_json(content, indent=1).encode() + b"\n")
+    replace_file(session.run.weight_drift, dump_json(content, indent=1).encode() + b"\n")

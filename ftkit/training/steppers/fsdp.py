@@ -56,7 +56,7 @@ class Shards:
                 unit.set_reshard_after_forward(True, recurse=False)
 
 
-def require_shareable(flag: str, does: str, processes: int, precision: str, compiles: bool) -> None:
+def check_can_shard(flag: str, does: str, processes: int, precision: str, compiles: bool) -> None:
     """Refuse what shares of any kind can't do.
 
     Args:
@@ -76,7 +76,7 @@ def require_shareable(flag: str, does: str, processes: int, precision: str, comp
         raise RequestError(f"{flag} doesn't go with fp16, whose gradients are scaled", "give --precision bf16 or fp32")
 
 
-def share_out(
+def shard_network(
     network: nn.Module, optimizer: torch.optim.Optimizer, members: Mapping[str, Sequence[str]], device: torch.device
 ) -> Shards:
     """Leave this process its share of each parameter, and of what the optimizer keeps of it.

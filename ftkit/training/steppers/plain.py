@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 
-class Updates(Protocol):
+class Stepper(Protocol):
     """The optimizer steps of one phase. A step's gradients are added up batch by batch, then applied or dropped."""
 
     def adding(self, last: bool) -> AbstractContextManager[None]:
@@ -29,7 +29,7 @@ class Updates(Protocol):
         """Leave the optimizer as it is between phases; all processes must."""
 
 
-class PlainUpdates:
+class PlainStepper:
     """Those of the optimizer itself, whole in each process."""
 
     def __init__(
@@ -41,15 +41,15 @@ class PlainUpdates:
         self._clip = clip
 
     def adding(self, last: bool) -> AbstractContextManager[None]:
-        """As in `Updates`: processes exchange gradients with the last batch alone."""
+        """As in `Stepper`: processes exchange gradients with the last batch alone."""
         return nullcontext() if last else cast(AbstractContextManager[None], self._accelerator.no_sync(self._model))
 
     def backward(self, loss: Tensor) -> None:
-        """As in `Updates`."""
+        """As in `Stepper`."""
         self._accelerator.backward(loss)
 
     def apply(self) -> bool:
-        """As in `Updates`: whatever the gradients are, the weights take them, or fp16's scaler sees to it."""
+        """As in `Stepper`: whatever the gradients are, the weights take them, or fp16's scaler sees to it."""
         if self._clip is not None:
             # It takes the loss scale of fp16 off first, and here the gradient is whole: all batches, all processes.
             self._accelerator.clip_grad_norm_(self._model.parameters(), self._clip)
@@ -58,8 +58,8 @@ class PlainUpdates:
         return True
 
     def drop(self) -> None:
-        """As in `Updates`."""
+        """As in `Stepper`."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
-        """As in `Updates`."""
+        """As in `Stepper`."""

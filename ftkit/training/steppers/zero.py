@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError, RequestError
 from ftkit.plugins.optional_packages import is_installed
-from ftkit.training.steppers.fsdp import require_shareable
+from ftkit.training.steppers.fsdp import check_can_shard
 
 MIXING = ("adafactor", "adagrad")
 """Optimizers that can't work on a flat share: one takes means over rows and columns of a matrix, the other is made
@@ -31,10 +31,10 @@ def require_zero(config: Config, processes: int, precision: str) -> None:
     """Refuse what ZeRO can't do.
 
     Raises:
-        RequestError: Names the flags that don't go together, or DeepSpeed isn't installed; and as `require_shareable`.
+        RequestError: Names the flags that don't go together, or DeepSpeed isn't installed; and as `check_can_shard`.
     """
     asked = f"--zero-stage {config.zero_stage}"
-    require_shareable(asked, "shares out", processes, precision, config.compile)
+    check_can_shard(asked, "shares out", processes, precision, config.compile)
     reasons = {
         f"{asked} doesn't go with --fsdp, which shares out all of it": config.fsdp,
         f"{asked} doesn't go with --on-nan skip: gradients are shared out before they can be looked at": config.on_nan
@@ -77,7 +77,7 @@ class _Flat:
         return whole[length * dist.get_rank() :][:length].clone()
 
 
-class ZeroUpdates:
+class ZeroStepper:
     """The steps of one phase, by DeepSpeed."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> None:
@@ -108,22 +108,22 @@ class ZeroUpdates:
             self._take(flat)
 
     def adding(self, last: bool) -> AbstractContextManager[None]:
-        """As in `Updates`."""
+        """As in `Stepper`."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """As in `Updates`."""
+        """As in `Stepper`."""
         self._engine.backward(loss)
 
     def apply(self) -> bool:
-        """As in `Updates`: DeepSpeed leaves out a step whose gradients aren't finite, in all processes."""
+        """As in `Stepper`: DeepSpeed leaves out a step whose gradients aren't finite, in all processes."""
         for mine, group in zip(self._optimizer.param_groups, self._groups, strict=True):
             mine["lr"] = group["lr"]
         self._engine.step()
         return bool(self._engine.was_step_applied())
 
     def drop(self) -> None:
-        """As in `Updates`."""
+        """As in `Stepper`."""
         self._engine.zero_grad()
 
     def states(self, keep: bool) -> dict[Tensor, dict[str, Any]]:
@@ -148,7 +148,7 @@ class ZeroUpdates:
         return sum(flat.part.numel() for flat in self._flats)
 
     def close(self) -> None:
-        """As in `Updates`."""
+        """As in `Stepper`."""
         self._whole.state.update(self.states(keep=True))
         self._engine.destroy()
 

@@ -66,22 +66,27 @@ def test_a_step_of_known_length_is_told(data: Path, tmp_path: Path) -> None:
     source = str(start.run.model / "model.safetensors")
     outcome = ftkit.train(plan(data, tmp_path / "more", epochs=1, weights=source, keep_head=True, strategy="full"))
     before, after = load_file(source), load_file(outcome.run.last / "model.safetensors")
-    assert set(outcome.records[0]["moved"].values()) == {0.0}
+    assert set(outcome.records[0]["weight_drift"].values()) == {0.0}
     name = "conv1.weight"
     layer = next(x for x in movement(outcome.run.path)["layers"] if x["layer"] == "conv1")
     expected = (after[name].double() - before[name].double()).norm() / before[name].double().norm()
-    assert layer == {"layer": "conv1", "group": "stem", "parameters": 432, "moved": pytest.approx(float(expected))}
+    assert layer == {
+        "layer": "conv1",
+        "group": "stem",
+        "parameters": 432,
+        "weight_drift": pytest.approx(float(expected)),
+    }
 
 
 def movement(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "movement.json").read_text())
+    found: dict[str, Any] = json.loads((run / "weight_drift.json").read_text())
     return found
 
 
 def test_frozen_is_exactly_zero_and_thawed_is_not(data: Path, tmp_path: Path) -> None:
     strategy = {"name": "gradual", "every": 1}
     outcome = ftkit.train(plan(data, tmp_path, strategy=strategy, epochs=3))
-    moved = [r["moved"] for r in outcome.records]
+    moved = [r["weight_drift"] for r in outcome.records]
     assert [[g for g, value in m.items() if value == 0.0] for m in moved] == [
         ["stem", "layer1", "layer2", "layer3"],
         ["stem", "layer1", "layer2"],
@@ -90,7 +95,7 @@ def test_frozen_is_exactly_zero_and_thawed_is_not(data: Path, tmp_path: Path) ->
     assert all(value > 0 for m in moved for value in m.values() if value != 0.0)
     last = movement(outcome.run.path)
     assert (last["epoch"], last["groups"]) == (3, moved[-1])
-    still = {x["layer"] for x in last["layers"] if x["moved"] == 0.0}
+    still = {x["layer"] for x in last["layers"] if x["weight_drift"] == 0.0}
     assert "conv1" in still
     assert all(x["group"] in ("stem", "layer1") for x in last["layers"] if x["layer"] in still)
 
@@ -102,7 +107,7 @@ def test_a_resumed_run_measures_from_the_same_start(step: int, data: Path, tmp_p
     with pytest.raises(RunInterrupted):
         ftkit.train(plan(data, tmp_path / "cut", **settings), StopAt(step))
     again = resume(tmp_path / "cut" / "run")
-    assert [r["moved"] for r in again.records] == [r["moved"] for r in whole.records]
+    assert [r["weight_drift"] for r in again.records] == [r["weight_drift"] for r in whole.records]
     assert movement(again.run.path) == movement(whole.run.path)
 
 
@@ -118,8 +123,8 @@ def test_the_first_weights_outlive_the_run_so_that_it_can_be_extended(data: Path
 def test_after_a_probe_the_solved_head_is_the_start(tmp_path: Path) -> None:
     outcome = ftkit.train(ftkit.plan(epochs=1, strategy="freeze", train_samples=100, workers=0, output=str(tmp_path)))
     assert [r["epoch"] for r in outcome.records] == [0, 1]
-    assert set(outcome.records[0]["moved"].values()) == {0.0}
-    head = outcome.records[1]["moved"]["head"]
+    assert set(outcome.records[0]["weight_drift"].values()) == {0.0}
+    head = outcome.records[1]["weight_drift"]["head"]
     assert 0 < head < 0.5, "a head drawn at random would be further from the solved one"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftkit.activation_cache.cache_reader import Tell, store_of, unheard
+from ftkit.activation_cache.cache_reader import Note, ignore_note, store_of
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import RequestError, one_line
 from ftkit.evaluation.evaluator import judge, run_data
@@ -144,7 +144,7 @@ def common_split(contenders: Sequence[Contender]) -> SplitName:
     return "test" if all(split is not None and len(split) for split in splits) else "val"
 
 
-def answer(contender: Contender, split: SplitName, machine: Machine, tell: Tell = unheard) -> Answers:
+def answer(contender: Contender, split: SplitName, machine: Machine, tell: Note = ignore_note) -> Answers:
     """Let a run's model judge a split of its own data.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ftkit.data.loading.unreadable_images import usable
+from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.errors import FtkitError, plural
 from ftkit.evaluation.evaluator import collect
 from ftkit.files.json_text import finite
@@ -96,7 +96,7 @@ def judged(session: Session) -> tuple[Tensor, Tensor]:
             session.accelerator,
             session.compute,
             lambda _: stop_if_asked(session),
-            partial(usable, session, "val"),
+            partial(skip_unreadable, session, "val"),
         )
 
 

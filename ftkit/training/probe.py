@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
-from ftkit.data.loading.unreadable_images import usable as without_broken
+from ftkit.data.loading.unreadable_images import skip_unreadable as without_broken
 from ftkit.distributed.processes import from_main_tensor
 from ftkit.errors import FtkitError, RequestError
-from ftkit.evaluation.evaluator import OnBatch, Usable, collect, share_of
+from ftkit.evaluation.evaluator import CheckBatch, OnBatch, collect, share_of
 from ftkit.metrics.finite_outputs import require_features
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def head_inputs(
     accelerator: Accelerator,
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = loader.checked,
+    skip_unreadable: CheckBatch = loader.checked,
 ) -> tuple[Tensor, Tensor]:
     """What a layer at the network's end sees of each image, float32 `(n, features)`, and the labels `(n,)`.
 
@@ -138,7 +138,7 @@ def head_inputs(
     Raises:
         NoProbeError: The network does more with the layer's output than return it.
     """
-    return collect(_Features(network, layer), loader, accelerator, compute, on_batch, usable)
+    return collect(_Features(network, layer), loader, accelerator, compute, on_batch, skip_unreadable)
 
 
 class _Features(nn.Module):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ftkit.training.session import Session
 
 
-def usable(session: Session, split: SplitName, batch: Batch) -> Batch:
+def skip_unreadable(session: Session, split: SplitName, batch: Batch) -> Batch:
     """The batch with the images that could be read, where the config wants the others left out.
 
     A file is told of and listed once. A step's mean stays one over the images that it was meant to have.

@@ -284,7 +284,7 @@ def test_a_cache_folder_that_cant_be_made_is_told_of_and_trains(data: Path, tmp_
 def test_a_network_that_cant_be_cut_is_told_of_and_trains(
     data: Path, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
-    monkeypatch.setattr(CutFinder, "_tried", lambda *_: "the parts don't give what the network gives")
+    monkeypatch.setattr(CutFinder, "_try_cut", lambda *_: "the parts don't give what the network gives")
     told = Notes()
     train(data, "run", told, strategy="freeze", epochs=2)
     assert [n for n in told.notes if "epochs 1 to 2: nothing is cached, since the parts don't give" in n]

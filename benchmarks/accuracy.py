@@ -11,7 +11,8 @@ every second epoch from a head drawn at random.
 Each run ends as a line in the results file; those that are there aren't run again, so a stopped benchmark goes on
 where it was. At the end come the tables of all that the file has: mean and, in brackets, least and greatest
 accuracy over the seeds. `statistics move` is the default with BatchNorm statistics that move in frozen groups too
-(`train_bn`); `no cache` augments each image anew in each epoch, and `views K` has K versions of it. Nothing is timed.
+(`train_bn`); `no cache` augments each image anew in each epoch, and `cached K` caches K augmentations per image.
+Nothing is timed.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ METHODS: dict[str, Method] = {
     "default": ftkit_run(),
     "statistics move": ftkit_run(train_bn=True),
     "no cache": ftkit_run(cache={"use": False}),
-    **{f"views {views}": ftkit_run(cache={"views": views}) for views in (1, 2, 4, 8)},
+    **{f"cached {count}": ftkit_run(cache={"augmentations": count}) for count in (1, 2, 4, 8)},
     **{name: ftkit_run(name) for name in STRATEGIES},
     **LOOPS,
     "fastai fine_tune": fastai_run,

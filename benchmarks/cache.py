@@ -140,15 +140,15 @@ class Bench:
         epochs = {"freeze": EPOCHS, "gradual": GRADUAL_EPOCHS}[name]
         sides = {
             "loop": self.loop(name, epochs),
-            "one view": self.ftkit(name, epochs, 1),
-            "default views": self.ftkit(name, epochs, None),
+            "one augmentation": self.ftkit(name, epochs, 1),
+            "default": self.ftkit(name, epochs, None),
         }
         taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         for turn in range(times):
             for side in list(sides) if turn % 2 == 0 else reversed(list(sides)):
                 taken[side].append(sides[side]())
         whole, inner = ({s: statistics.median(t[n] for t in runs) for s, runs in taken.items()} for n in (0, 1))
-        for side in ("one view", "default views"):
+        for side in ("one augmentation", "default"):
             print(
                 f"{name}, {side}: loop {whole['loop']:.1f} s, ftkit {whole[side]:.1f} s: "
                 f"{whole['loop'] / whole[side]:.1f}x; after imports {inner['loop']:.1f} and {inner[side]:.1f} s: "
@@ -160,7 +160,7 @@ class Bench:
         arguments = [str(self.data), str(self.size), schedule, str(epochs), str(self.weights or "")]
         return lambda: timed([sys.executable, "-W", "ignore", "-c", LOOP, *arguments], {})
 
-    def ftkit(self, strategy: str, epochs: int, views: int | None, keep: bool = False) -> Run:
+    def ftkit(self, strategy: str, epochs: int, augmentations: int | None, keep: bool = False) -> Run:
         cache = self.scratch / "cache"
         settings = {
             "dataset": {"name": "folder", "root": str(self.data)},
@@ -171,7 +171,7 @@ class Bench:
             "strategy": {"name": strategy, **({"every": 2} if strategy == "gradual" else {})},
             "epochs": epochs,
             "output": str(self.scratch / "runs"),
-            "cache": {"views": views} if views else {},
+            "cache": {"augmentations": augmentations} if augmentations else {},
         }
 
         def run() -> tuple[float, float]:

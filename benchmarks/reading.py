@@ -3,7 +3,7 @@
     python benchmarks/reading.py [--data FOLDER] [--times 3] [--side 375]
 
 The images are the JPEGs under a folder; without one, 200 of 4:3 are drawn. Each way reads all of them in turn; the
-medians are compared. `decoded` is the second time that ftkit reads an image with --decoded-cache ram; `device` is what
+medians are compared. `decoded` is the second time that ftkit reads an image with --decoded-cache ram; `cropped` is what
 is left to a worker where a GPU does the rest (augment_on).
 """
 
@@ -32,7 +32,7 @@ from ftkit.transforms.augmentation import Standard, Strong
 from ftkit.transforms.image_transforms import evaluation, training
 from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-LOOK = Preprocessing()
+PREPROCESSING = Preprocessing()
 NORM = v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)
 TUTORIALS = {
     "training": v1.Compose([v1.RandomResizedCrop(224), v1.RandomHorizontalFlip(), v1.ToTensor(), NORM]),
@@ -49,9 +49,9 @@ TUTORIALS = {
     "evaluation": v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor(), NORM]),
 }
 OURS = {
-    "training": training(LOOK, Standard(scale=(0.08, 1.0))),
-    "strong": training(LOOK, Strong(scale=(0.08, 1.0))),
-    "evaluation": evaluation(LOOK),
+    "training": training(PREPROCESSING, Standard(scale=(0.08, 1.0))),
+    "strong": training(PREPROCESSING, Strong(scale=(0.08, 1.0))),
+    "evaluation": evaluation(PREPROCESSING),
 }
 
 
@@ -74,12 +74,12 @@ def main() -> None:
 def compare(name: str, files: list[Path], split: Split, times: int) -> None:
     kept = open_decoded_cache(split, decoded_sizes(split, 3), Cache(decoded="ram"), "")
     plain, again = Samples(split, OURS[name]), Samples(split, OURS[name], pixels=kept.pixels)
-    device = Samples(split, OURS[name], device_transforms=True)
+    cropped = Samples(split, OURS[name], on_device=True)
     ways: dict[str, Callable[[int], object]] = {
         "PIL": lambda index: TUTORIALS[name](Image.open(files[index]).convert("RGB")),
         "ftkit": lambda index: plain[0, index, 0],
         "decoded": lambda index: again[0, index, 0],
-        "device": lambda index: device[0, index, 0],
+        "cropped": lambda index: cropped[0, index, 0],
     }
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(times + 1):
@@ -90,7 +90,7 @@ def compare(name: str, files: list[Path], split: Split, times: int) -> None:
             # The first turn fills caches.
             taken[way] += [time.perf_counter() - began] if turn else []
     each = {way: 1000 * statistics.median(seconds) / len(files) for way, seconds in taken.items()}
-    for way in ("ftkit", "decoded", "device"):
+    for way in ("ftkit", "decoded", "cropped"):
         print(f"{name}: PIL {each['PIL']:.2f} ms an image, {way} {each[way]:.2f} ms: {each['PIL'] / each[way]:.2f}x")
 
 

@@ -61,7 +61,7 @@ STOPS = (("gradual", 5), ("gradual", 2), ("full", 4), ("gradual", 1), ("discrimi
 
 SIZES = [1, 2, 3, 6, 7, 8, 13, 14, 15, 97]
 
-LOOK = Preprocessing(size=4, crop_pct=1.0, fit="stretch")
+PREPROCESSING = Preprocessing(size=4, crop_pct=1.0, fit="stretch")
 
 
 def digest(session: Session) -> str:
@@ -268,10 +268,10 @@ def metrics(sizes: list[int]) -> list[int]:
     wrong = []
     for size in sizes:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
-        look = image_transforms.evaluation(LOOK)
-        share = evaluation_loader(split, look, 7, 0, accelerator.process_index, accelerator.num_processes)
+        transform = image_transforms.evaluation(PREPROCESSING)
+        share = evaluation_loader(split, transform, 7, 0, accelerator.process_index, accelerator.num_processes)
         together = evaluator.collect_outputs(network, share, accelerator, compute_of(accelerator))
-        logits, labels, _ = evaluator.infer(network, evaluation_loader(split, look, 7, 0), compute_of(accelerator))
+        logits, labels, _ = evaluator.infer(network, evaluation_loader(split, transform, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
         summaries = [evaluate_outputs(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]

@@ -13,11 +13,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ftkit.activation_cache.cached_augmentations import PLAIN
-from ftkit.activation_cache.cut import Cut, Cutter, NoCutError
-from ftkit.activation_cache.prefix import computed_rows, quick
+from ftkit.activation_cache.cached_augmentations import UNAUGMENTED
+from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
+from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
-from ftkit.activation_cache.table_keys import TableKeys, kept_beginnings, open_values, table_key
+from ftkit.activation_cache.table_keys import TableKeys, cached_prefixes, open_checked_table, table_key
 from ftkit.config.schema import Cache
 from ftkit.data.loading.loader import Batch, Samples, raise_failures
 from ftkit.data.loading.order import Key
@@ -35,10 +35,10 @@ LARGEST = 4
 """Bytes that a value may take for each of its image's: to write larger ones takes as long as to compute them, and they
 fill the folder. Where a run has kept them, they are used all the same."""
 
-Tell = Callable[[str], None]
+Note = Callable[[str], None]
 
 
-def unheard(line: str) -> None:
+def ignore_note(line: str) -> None:
     """For those who don't listen."""
 
 
@@ -48,7 +48,7 @@ def store_of(config: Cache) -> CacheStore | None:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class FrozenPrefix:
     """What of a network is computed once for an image.
 
     Attributes:
@@ -57,16 +57,16 @@ class Beginning:
         backbone: The network's name, for people.
     """
 
-    cutter: Cutter
+    cut_finder: CutFinder
     cut: Cut
     key: str
     compute: Compute
-    look: Preprocessing
+    preprocessing: Preprocessing
     backbone: str
 
 
 @dataclass(frozen=True)
-class Recalled:
+class CachedSplit:
     """A split's values after a beginning, all of them in a table.
 
     Attributes:
@@ -90,9 +90,9 @@ class Recalled:
 
 
 @contextmanager
-def recalled(
-    beginning: Beginning | None, samples: Samples, store: CacheStore | None, tell: Tell, threads: int | None = None
-) -> Iterator[Recalled | None]:
+def read_cached(
+    prefix: FrozenPrefix | None, samples: Samples, store: CacheStore | None, tell: Note, threads: int | None = None
+) -> Iterator[CachedSplit | None]:
     """A split's values after a beginning; those that aren't kept yet are, from now on.
 
     None where there is no beginning or store, the values are large and none are kept, or the folder can't be used.
@@ -105,100 +105,106 @@ def recalled(
     Raises:
         FtkitError: An image can't be read; the message names it.
     """
-    if beginning is None or store is None:
+    if prefix is None or store is None:
         yield None
         return
     images = image_digests(samples.split)
-    table = _opened(beginning, samples, images, store, tell)
+    table = _opened(prefix, samples, images, store, tell)
     if table is None:
         yield None
         return
     try:
-        kept = _fill(table, beginning, samples, images, threads)
+        kept = _fill(table, prefix, samples, images, threads)
         if kept:
             of = plural(len(samples), "image")
-            tell(f"the cache has the activations after {beginning.cut.name} of {kept:,} of {of}")
-        yield Recalled(beginning.cut, table, samples.split)
+            tell(f"the cache has the activations after {prefix.cut.name} of {kept:,} of {of}")
+        yield CachedSplit(prefix.cut, table, samples.split)
     finally:
         table.close()
 
 
-def shared_beginning(loaded: Loaded, store: CacheStore | None) -> Beginning | None:
+def find_cached_prefix(loaded: Loaded, store: CacheStore | None) -> FrozenPrefix | None:
     """The longest beginning of a model that a table is of; None where none is."""
-    kept = kept_beginnings(store) if store is not None else set()
+    kept = cached_prefixes(store) if store is not None else set()
     if not kept:
         return None
-    look, compute = loaded.card.preprocessing, loaded.compute
+    preprocessing, compute = loaded.card.preprocessing, loaded.compute
     try:
-        cutter = open_cutter(loaded.model, compute, look)
-        keys = TableKeys(cutter, compute)
-        places = {name for name, _ in kept if cutter.depth(name) >= 0}
-        for name in sorted(places, key=cutter.depth, reverse=True):
-            key = keys.beginning(name)
+        cut_finder = open_cut_finder(loaded.model, compute, preprocessing)
+        keys = TableKeys(cut_finder, compute)
+        places = {name for name, _ in kept if cut_finder.depth(name) >= 0}
+        for name in sorted(places, key=cut_finder.depth, reverse=True):
+            key = keys.prefix_key(name)
             if (name, key) in kept:
-                return Beginning(cutter, cutter.cut_at(name), key, compute, look, loaded.card.backbone.name)
+                return FrozenPrefix(
+                    cut_finder, cut_finder.cut_at(name), key, compute, preprocessing, loaded.card.backbone.name
+                )
     except NoCutError:
         # Runs of such a network aren't cached either, and say why.
         pass
     return None
 
 
-def before_head(
-    network: nn.Module, groups: Sequence[LayerGroup], compute: Compute, look: Preprocessing, backbone: str
-) -> Beginning | None:
+def prefix_before_head(
+    network: nn.Module, groups: Sequence[LayerGroup], compute: Compute, preprocessing: Preprocessing, backbone: str
+) -> FrozenPrefix | None:
     """All of a network that is fixed while its head alone trains; None where that can't be told apart.
 
     Its parameters and modes are left as for that.
     """
     try:
-        cutter = open_cutter(network, compute, look)
-        cut = cutter.cut(set_trainable(network, groups, {groups[-1].name}))
+        cut_finder = open_cut_finder(network, compute, preprocessing)
+        cut = cut_finder.cut(set_trainable(network, groups, {groups[-1].name}))
     except NoCutError:
         return None
-    return Beginning(cutter, cut, TableKeys(cutter, compute).beginning(cut.name), compute, look, backbone)
+    return FrozenPrefix(
+        cut_finder, cut, TableKeys(cut_finder, compute).prefix_key(cut.name), compute, preprocessing, backbone
+    )
 
 
-def open_cutter(network: nn.Module, compute: Compute, look: Preprocessing) -> Cutter:
+def open_cut_finder(network: nn.Module, compute: Compute, preprocessing: Preprocessing) -> CutFinder:
     """Cuts a network; what it tries its cuts on is always the same.
 
     Raises:
         NoCutError: The network can't be traced.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, look.channels, look.size, look.size, generator=generator)
-    return Cutter(network, compute.take(images), compute.autocast)
+    images = torch.randn(2, preprocessing.channels, preprocessing.size, preprocessing.size, generator=generator)
+    return CutFinder(network, compute.take(images), compute.autocast)
 
 
 def _opened(
-    beginning: Beginning, samples: Samples, images: ImageDigests, store: CacheStore, tell: Tell
+    prefix: FrozenPrefix, samples: Samples, images: ImageDigests, store: CacheStore, tell: Note
 ) -> Table | None:
-    cut, look = beginning.cut, beginning.look
-    key = table_key(beginning.key, images.digest, look)
-    if not store.has(key) and cut.nbytes > LARGEST * look.channels * look.size**2:
+    cut, preprocessing = prefix.cut, prefix.preprocessing
+    key = table_key(prefix.key, images.digest, preprocessing)
+    if not store.has(key) and cut.nbytes > LARGEST * preprocessing.channels * preprocessing.size**2:
         return None
-    about = f"{beginning.backbone} after {cut.name}: {plural(len(samples), 'image')}"
+    about = f"{prefix.backbone} after {cut.name}: {plural(len(samples), 'image')}"
     try:
-        return open_values(store, key, about, len(samples), cut, beginning.key, partial(_row, beginning, samples), tell)
+        return open_checked_table(
+            store, key, about, len(samples), cut, prefix.key, partial(_row, prefix, samples), tell
+        )
     except OSError as error:
         tell(f"{store.folder}: {error.strerror or error}; what is frozen is computed anew")
         return None
 
 
-def _row(beginning: Beginning, samples: Samples, index: int) -> Tensor | None:
+def _row(prefix: FrozenPrefix, samples: Samples, index: int) -> Tensor | None:
     """A row as it is now; None where its image can't be read."""
-    network = quick(beginning.cutter, [beginning.cut.name], beginning.compute, beginning.look)
-    rows = computed_rows(network, beginning.compute, beginning.look, samples, [[(PLAIN, index, 0)]], 1)
+    network = fast_prefix(prefix.cut_finder, [prefix.cut.name], prefix.compute, prefix.preprocessing)
+    rows = compute_rows(network, prefix.compute, prefix.preprocessing, samples, [[(UNAUGMENTED, index, 0)]], 1)
     with closing(rows):
         values, _ = next(rows)
     return values[0] if values else None
 
 
-def _fill(table: Table, beginning: Beginning, samples: Samples, images: ImageDigests, threads: int | None) -> int:
+def _fill(table: Table, prefix: FrozenPrefix, samples: Samples, images: ImageDigests, threads: int | None) -> int:
     """Compute what a table lacks; how many rows it had."""
     missing = table.missing()
-    lists: list[list[Key]] = [[(PLAIN, index, 0) for index in table.rows_of(chunk)] for chunk in missing]
-    network = quick(beginning.cutter, [beginning.cut.name], beginning.compute, beginning.look)
-    rows = computed_rows(network, beginning.compute, beginning.look, samples, lists, threads)
+    lists: list[list[Key]] = [[(UNAUGMENTED, index, 0) for index in table.rows_of(chunk)] for chunk in missing]
+    network = fast_prefix(prefix.cut_finder, [prefix.cut.name], prefix.compute, prefix.preprocessing)
+    rows = compute_rows(network, prefix.compute, prefix.preprocessing, samples, lists, threads)
     for chunk, (values, batch) in zip(missing, rows, strict=True):
         raise_failures(batch.failures)
         images.require_same(batch.indices.tolist())

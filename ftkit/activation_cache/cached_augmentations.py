@@ -7,11 +7,11 @@ from ftkit.data.loading.order import Key
 from ftkit.parts.dataset import Split
 from ftkit.transforms import image_transforms
 
-PLAIN = 0
+UNAUGMENTED = 0
 """The view that evaluation sees; the others are augmented."""
 
 
-class Views(loader.Samples):
+class AugmentedSamples(loader.Samples):
     """Samples whose keys begin with the view."""
 
     def __init__(
@@ -26,4 +26,4 @@ class Views(loader.Samples):
         self.augmented = augmented
 
     def transform_of(self, key: Key) -> image_transforms.Transform:
-        return self.transform if key[0] == PLAIN else self.augmented
+        return self.transform if key[0] == UNAUGMENTED else self.augmented

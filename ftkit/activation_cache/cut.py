@@ -48,8 +48,8 @@ class Cut:
 
     name: str
     depth: int
-    trained: nn.Module
-    eval_network: nn.Module
+    train_suffix: nn.Module
+    eval_suffix: nn.Module
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -75,7 +75,7 @@ def _faults(what: str) -> Iterator[None]:
         raise NoCutError(f"{what}: {type(error).__name__}{': ' if text else ''}{text}") from error
 
 
-class Cutter:
+class CutFinder:
     """Cuts one network, again and again as its layers thaw.
 
     Args:
@@ -116,7 +116,7 @@ class Cutter:
             for node in places[: -_DEEPEST - 1 : -1]:
                 try:
                     with _faults(f"the parts at {train.paths[node]} can't be computed"):
-                        return self._tried(train, node, modes)
+                        return self._try_cut(train, node, modes)
                 except NoCutError as error:
                     failed.append(error)
             raise failed[0]
@@ -134,8 +134,8 @@ class Cutter:
             raise NoCutError(f"{name or 'nothing'} is no place at which it can be cut")
         with _faults(f"the parts at {name} can't be computed"):
             with restored(self._network), torch.no_grad(), self._autocast():
-                value, suffix = self._eval_suffix(node, name)
-            return Cut(name, self._eval.order[node], suffix, suffix, tuple(value.shape[1:]), value.dtype)
+                value, eval_suffix = self._eval_suffix(node, name)
+            return Cut(name, self._eval.order[node], eval_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
 
     def depth(self, name: str) -> int:
         """How far down a layer lies; -1 where there is none of that name."""
@@ -151,11 +151,11 @@ class Cutter:
         key = tuple(names)
         if key not in self._prefixes:
             with _faults(f"what comes before {', '.join(names)} can't be taken out of it"):
-                self._prefixes[key] = self._beginning(names)
+                self._prefixes[key] = self._build_prefix(names)
         self._prefixes[key].eval()
         return self._prefixes[key]
 
-    def _beginning(self, names: Sequence[str]) -> fx.GraphModule:
+    def _build_prefix(self, names: Sequence[str]) -> fx.GraphModule:
         nodes = [self._places[name] for name in names]
         graph, kept = fx.Graph(), dict[fx.Node, fx.Node]()
         last = max(self._eval.order[node] for node in nodes)
@@ -193,7 +193,7 @@ class Cutter:
         finally:
             modes.apply()
 
-    def _tried(self, train: Trace, node: fx.Node, modes: Modes) -> Cut:
+    def _try_cut(self, train: Trace, node: fx.Node, modes: Modes) -> Cut:
         """The cut after a node.
 
         Raises:
@@ -203,24 +203,24 @@ class Cutter:
         in_eval = self._places[name]
         if not self._eval.alone(in_eval):
             raise NoCutError(f"{name} is not all that its later layers see in evaluation")
-        trained = train.suffix(node)
+        train_suffix = train.suffix(node)
         modes.apply()
         with restored(self._network), torch.no_grad(), self._autocast():
             whole = _seeded(self._network, self._sample)
             value = self._value(name)
             modes.apply()
-            if not _same(whole, _seeded(trained, value.clone())):
+            if not _same(whole, _seeded(train_suffix, value.clone())):
                 raise NoCutError(f"the parts at {name} don't give in training what the network gives")
             self._network.eval()
-            value, suffix = self._eval_suffix(in_eval, name)
-        return Cut(name, self._eval.order[in_eval], trained, suffix, tuple(value.shape[1:]), value.dtype)
+            value, eval_suffix = self._eval_suffix(in_eval, name)
+        return Cut(name, self._eval.order[in_eval], train_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
 
     def _eval_suffix(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
         """The sample's value at a node of the network in eval mode, and what comes after it."""
-        value, suffix = self._value(name), self._eval.suffix(node)
-        if not _same(_seeded(self._network, self._sample), _seeded(suffix, value.clone())):
+        value, eval_suffix = self._value(name), self._eval.suffix(node)
+        if not _same(_seeded(self._network, self._sample), _seeded(eval_suffix, value.clone())):
             raise NoCutError(f"the parts at {name} don't give what the network gives")
-        return value, suffix
+        return value, eval_suffix
 
     def _value(self, name: str) -> Tensor:
         (value,) = self.prefix([name])(self._sample)

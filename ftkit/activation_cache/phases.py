@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ftkit.activation_cache.cache_reader import open_cutter
-from ftkit.activation_cache.cut import Cut, Cutter, NoCutError
+from ftkit.activation_cache.cache_reader import open_cut_finder
+from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
 from ftkit.activation_cache.policy import NO_GAIN, CutSize, decide
-from ftkit.activation_cache.run_cache import Activations
+from ftkit.activation_cache.run_cache import RunCache
 from ftkit.distributed.processes import main_first
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.strategies.schedule import Phase
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ftkit.training.session import Session
 
 
-def open_activations(session: Session, on_batch: Callable[[], None]) -> Activations | None:
+def open_run_cache(session: Session, on_batch: Callable[[], None]) -> RunCache | None:
     """Find the cuts of the run's phases, and decide which of them use the cache; None where none does.
 
     Args:
         on_batch: As in `Activations`.
     """
     plan = session.plan
-    if plan.views == 0:
+    if plan.cached_augmentations == 0:
         return None
     groups, phases = plan.schedule.groups, plan.schedule.phases
     if not plan.probe and all(len(phase.trainable) == len(groups) for phase in phases):
@@ -32,8 +32,8 @@ def open_activations(session: Session, on_batch: Callable[[], None]) -> Activati
     head = frozenset({groups[-1].name})
     thawed = {phase.trainable for phase in phases} | ({head} if plan.probe else set())
     try:
-        cutter = open_cutter(session.network, session.compute, plan.preprocessing)
-        known = {trainable: _cut(cutter, session, trainable) for trainable in thawed}
+        cut_finder = open_cut_finder(session.network, session.compute, plan.preprocessing)
+        known = {trainable: _cut(cut_finder, session, trainable) for trainable in thawed}
     except NoCutError as error:
         session.listener.note(f"nothing is cached: the network can't be cut in two, since {error}")
         return None
@@ -47,7 +47,7 @@ def open_activations(session: Session, on_batch: Callable[[], None]) -> Activati
         _size(probe) if isinstance(probe, Cut) else None,
         len(session.split("train")),
         len(session.split("val")),
-        plan.views,
+        plan.cached_augmentations,
         plan.config.balance == "sampler",
         plan.config.cache.limit,
     )
@@ -57,8 +57,13 @@ def open_activations(session: Session, on_batch: Callable[[], None]) -> Activati
             reasons.setdefault(use.reason, []).append(_epochs(phase))
     for reason, epochs in reasons.items():
         session.listener.note(f"{', '.join(epochs)}: nothing is cached, since {reason}")
-    cache = Activations(
-        session, cutter, dict(zip(phases, found, strict=True)), dict(zip(phases, uses, strict=True)), probe, on_batch
+    cache = RunCache(
+        session,
+        cut_finder,
+        dict(zip(phases, found, strict=True)),
+        dict(zip(phases, uses, strict=True)),
+        probe,
+        on_batch,
     )
     if isinstance(probe, Cut) or any(use.cut is not None for use in uses):
         # Files that aren't remembered are read by the main process, and by it alone.
@@ -66,13 +71,13 @@ def open_activations(session: Session, on_batch: Callable[[], None]) -> Activati
     return cache
 
 
-def _cut(cutter: Cutter, session: Session, trainable: frozenset[str]) -> Cut | str:
+def _cut(cut_finder: CutFinder, session: Session, trainable: frozenset[str]) -> Cut | str:
     plan = session.plan
     if len(trainable) == len(plan.schedule.groups):
         return "everything trains"
     modes = set_trainable(session.network, plan.schedule.groups, trainable, plan.config.train_bn)
     try:
-        return cutter.cut(modes)
+        return cut_finder.cut(modes)
     except NoCutError as error:
         return str(error)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ftkit.parts.backbone import Backbone, LayerGroup
 from ftkit.strategies.schedule import Phase
 
-NO_GAIN = "each of its views would be computed for one epoch alone"
+NO_GAIN = "each cached augmentation would be used in one epoch only"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Use:
     """
 
     cut: CutSize | None = None
-    views: tuple[int, ...] = ()
+    variants: tuple[int, ...] = ()
     nbytes: int = 0
     passes: int = 0
     reason: str = ""
@@ -74,13 +74,13 @@ def entering(
     return CutSize(name, lowest, width * round(elements)) if elements else None
 
 
-def views_of(phase: Phase, views: int, drawn: bool) -> tuple[int, ...]:
+def variants_of(phase: Phase, variants: int, drawn: bool) -> tuple[int, ...]:
     """The views that a phase trains on.
 
     Args:
         drawn: Images are drawn with replacement, and the second one in an epoch takes the next view.
     """
-    return tuple(range(views)) if drawn else tuple(sorted({e % views for e in range(phase.start, phase.stop)}))
+    return tuple(range(variants)) if drawn else tuple(sorted({e % variants for e in range(phase.start, phase.stop)}))
 
 
 def decide(
@@ -89,7 +89,7 @@ def decide(
     probe: CutSize | None,
     images: int,
     others: int,
-    views: int,
+    variants: int,
     drawn: bool,
     limit: int,
 ) -> tuple[Use, ...]:
@@ -107,12 +107,12 @@ def decide(
     budget = _Budget(images, others, limit)
     if probe is not None:
         budget.take(probe, (0,))
-    wanted = [views_of(phase, views, drawn) for phase in phases]
+    wanted = [variants_of(phase, variants, drawn) for phase in phases]
     uses: list[Use] = []
     for number, (phase, cut) in enumerate(zip(phases, cuts, strict=True)):
         use = Use(reason=cut) if isinstance(cut, str) else _use(phase, cut, wanted, cuts, number, budget)
         if use.cut is not None:
-            budget.take(use.cut, use.views)
+            budget.take(use.cut, use.variants)
         budget.train_behind(cut)
         uses.append(use)
     return tuple(uses)
@@ -127,13 +127,13 @@ def _use(
     budget: _Budget,
 ) -> Use:
     """What the phase of a number takes, whose cut is there."""
-    views = tuple(wanted[number])
-    nbytes, new = budget.cost(cut, views)
+    variants = tuple(wanted[number])
+    nbytes, new = budget.cost(cut, variants)
     if len(new) >= phase.stop - phase.start and not set(new) & _served(cut, wanted, cuts, number):
         return Use(reason=NO_GAIN)
     if nbytes > budget.left:
         return Use(reason=f"{nbytes / 1e6:,.1f} MB at {cut.name} would pass the limit")
-    return Use(cut, views, nbytes, len(new))
+    return Use(cut, variants, nbytes, len(new))
 
 
 def _served(cut: CutSize, wanted: Sequence[Sequence[int]], cuts: Sequence[CutSize | str], number: int) -> set[int]:
@@ -158,23 +158,23 @@ class _Budget:
         self._kept: dict[str, tuple[int, set[int]]] = {}
         self._passes: list[tuple[int, frozenset[int]]] = []
 
-    def cost(self, cut: CutSize, views: Sequence[int]) -> tuple[int, list[int]]:
+    def cost(self, cut: CutSize, variants: Sequence[int]) -> tuple[int, list[int]]:
         """Bytes that a cut would take, and the views that take a pass of their own to compute."""
         _, kept = self._kept.get(cut.name, (0, None))
-        fresh = [view for view in views if view not in (kept or ())]
+        fresh = [variant for variant in variants if variant not in (kept or ())]
         nbytes = cut.nbytes * (self.images * len(fresh) + (self.others if kept is None else 0))
-        by_others = {view for depth, some in self._passes if depth >= cut.depth for view in some}
-        return nbytes, [view for view in fresh if view not in by_others]
+        by_others = {variant for depth, some in self._passes if depth >= cut.depth for variant in some}
+        return nbytes, [variant for variant in fresh if variant not in by_others]
 
     def train_behind(self, cut: CutSize | str) -> None:
         """Forget the values that depend on what a phase with this cut has trained."""
         depth = cut.depth if isinstance(cut, CutSize) else -1
         self._kept = {name: kept for name, kept in self._kept.items() if kept[0] <= depth}
         # What they have put into the tables of cuts nearer to the input is still right.
-        self._passes = [(min(deep, depth), views) for deep, views in self._passes]
+        self._passes = [(min(deep, depth), variants) for deep, variants in self._passes]
 
-    def take(self, cut: CutSize, views: Sequence[int]) -> None:
+    def take(self, cut: CutSize, variants: Sequence[int]) -> None:
         """Cache a cut's views."""
-        self.left -= self.cost(cut, views)[0]
-        self._kept.setdefault(cut.name, (cut.depth, set()))[1].update(views)
-        self._passes.append((cut.depth, frozenset(views)))
+        self.left -= self.cost(cut, variants)[0]
+        self._kept.setdefault(cut.name, (cut.depth, set()))[1].update(variants)
+        self._passes.append((cut.depth, frozenset(variants)))

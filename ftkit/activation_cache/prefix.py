@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ftkit.activation_cache.cut import Cutter
+from ftkit.activation_cache.cut import CutFinder
 from ftkit.data.loading.loader import Batch, ReadFailure, Samples
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CHUNK
@@ -17,15 +17,17 @@ from ftkit.models.compute.memory_format import cast
 from ftkit.transforms.preprocessing import Preprocessing
 
 
-def quick(cutter: Cutter, cuts: Sequence[str], compute: Compute, look: Preprocessing) -> nn.Module:
+def fast_prefix(
+    cut_finder: CutFinder, cuts: Sequence[str], compute: Compute, preprocessing: Preprocessing
+) -> nn.Module:
     """The beginning of a network that gives the values at some cuts, in the form that is quickest to compute."""
-    return cast(cutter.prefix(cuts), compute, look.channels, look.size)
+    return cast(cut_finder.prefix(cuts), compute, preprocessing.channels, preprocessing.size)
 
 
-def computed_rows(
-    beginning: nn.Module,
+def compute_rows(
+    prefix: nn.Module,
     compute: Compute,
-    look: Preprocessing,
+    preprocessing: Preprocessing,
     samples: Samples,
     lists: Sequence[Sequence[Key]],
     threads: int | None = None,
@@ -38,9 +40,9 @@ def computed_rows(
         beginning: As `quick` makes it; gives a tuple with the values at each cut.
         threads: As in `computed`.
     """
-    size = min(CHUNK, 2 * compute.few(look.size))
+    size = min(CHUNK, 2 * compute.few(preprocessing.size))
     pieces = (keys[start : start + size] for keys in lists for start in range(0, len(keys), size))
-    results = computed(compute, beginning, pieces, samples.read, threads)
+    results = computed(compute, prefix, pieces, samples.read, threads)
     for keys in lists:
         parts = [next(results) for _ in range(0, len(keys), size)]
         there = [one for rest, _ in parts for one in rest if not isinstance(one, ReadFailure)]

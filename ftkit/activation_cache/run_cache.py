@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ftkit.activation_cache.cached_augmentations import PLAIN, Views
-from ftkit.activation_cache.cached_batches import Cached
-from ftkit.activation_cache.cut import Cut, Cutter
+from ftkit.activation_cache.cached_augmentations import UNAUGMENTED, AugmentedSamples
+from ftkit.activation_cache.cached_batches import CachedBatches
+from ftkit.activation_cache.cut import Cut, CutFinder
 from ftkit.activation_cache.feed import Feed
 from ftkit.activation_cache.policy import Use
-from ftkit.activation_cache.prefix import computed_rows, quick
+from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
-from ftkit.activation_cache.table_keys import TableKeys, open_values, table_key
+from ftkit.activation_cache.table_keys import TableKeys, open_checked_table, table_key
 from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key, Shard
 from ftkit.data.loading.unreadable_images import skip_unreadable
@@ -45,7 +45,7 @@ Place = tuple[str, SplitName, int]
 
 
 @dataclass
-class Activations:
+class RunCache:
     """The cache of one run.
 
     Attributes:
@@ -57,24 +57,24 @@ class Activations:
     """
 
     session: Session
-    cutter: Cutter
+    cut_finder: CutFinder
     cuts: Mapping[Phase, Cut | str]
     uses: Mapping[Phase, Use]
     probe_cut: Cut | str | None
     on_batch: Callable[[], None]
     faults: dict[SplitName, dict[int, ReadFailure]] = field(default_factory=lambda: {"train": {}, "val": {}})
-    settled: set[tuple[Place, int]] = field(default_factory=set)
-    trouble: str = ""
+    unreadable: set[tuple[Place, int]] = field(default_factory=set)
+    disk_error: str = ""
     _told: bool = False
     _compared: set[tuple[str, SplitName]] = field(default_factory=set)
     _tables: dict[Place, Table] = field(default_factory=dict)
-    _beginnings: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
+    _prefixes: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and is evaluated on; the ordinary way where it doesn't use the cache."""
         cut, use = self.cuts[phase], self.uses[phase]
         self._let_go(phase)
-        self._beginnings.clear()
+        self._prefixes.clear()
         if self.session.plan.config.zero_stage:
             # Its updates go past what torch counts changes by.
             self._keys.forget()
@@ -89,40 +89,42 @@ class Activations:
         feed = self._feed(self.probe_cut)
         share = feed.val_loader.batch_sampler
         plain = Shard(len(self.session.split("train")), share.batch_size, self.session.rank, self.session.world)
-        return Feed(feed.model, Cached(self, self.probe_cut, "train", plain, 1), feed.eval_model, feed.val_loader)
+        return Feed(
+            feed.model, CachedBatches(self, self.probe_cut, "train", plain, 1), feed.eval_model, feed.val_loader
+        )
 
     def _feed(self, cut: Cut) -> Feed:
         session = self.session
         share = Shard(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
         return Feed(
-            cut.trained,
-            Cached(self, cut, "train", session.order, session.plan.views),
-            cut.eval_network,
-            Cached(self, cut, "val", share, 1),
+            cut.train_suffix,
+            CachedBatches(self, cut, "train", session.order, session.plan.cached_augmentations),
+            cut.eval_suffix,
+            CachedBatches(self, cut, "val", share, 1),
         )
 
-    def tables(self, cut: Cut, split: SplitName, views: Iterable[int]) -> dict[int, Table] | None:
+    def tables(self, cut: Cut, split: SplitName, variants: Iterable[int]) -> dict[int, Table] | None:
         """The tables of a cut by view, with all that can be read in them; None where the disk fails."""
         found: dict[int, Table] = {}
-        for view in sorted(set(views)):
-            table = self._filled(cut, split, view)
+        for variant in sorted(set(variants)):
+            table = self._filled(cut, split, variant)
             if table is None:
                 return None
-            found[view] = table
+            found[variant] = table
         return found
 
-    def _filled(self, cut: Cut, split: SplitName, view: int) -> Table | None:
-        place, accelerator = (cut.name, split, view), self.session.accelerator
-        cuts = [cut, *self._later(cut, split, view)]
-        tables = [table for each in cuts if (table := self._opened(each, split, view)) is not None]
+    def _filled(self, cut: Cut, split: SplitName, variant: int) -> Table | None:
+        place, accelerator = (cut.name, split, variant), self.session.accelerator
+        cuts = [cut, *self._later(cut, split, variant)]
+        tables = [table for each in cuts if (table := self._opened(each, split, variant)) is not None]
         shared = self.session.world > 1
         # Each process may find the disk full by itself, and all must go on in the same way.
-        while not max_over_processes(accelerator, int(bool(self.trouble))):
-            missing = [chunk for chunk in tables[0].missing() if (place, chunk) not in self.settled]
+        while not max_over_processes(accelerator, int(bool(self.disk_error))):
+            missing = [chunk for chunk in tables[0].missing() if (place, chunk) not in self.unreadable]
             accelerator.wait_for_everyone()
             if not max_over_processes(accelerator, len(missing)):
                 return tables[0]
-            self._fill(split, view, self._share(missing) if shared else missing, cuts, tables)
+            self._fill(split, variant, self._share(missing) if shared else missing, cuts, tables)
             # What a process lacks after that, others have kept where it can't see it.
             shared = False
         self._tell_trouble()
@@ -141,12 +143,12 @@ class Activations:
     def _values(
         self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
     ) -> Generator[tuple[Sequence[Tensor], Batch]]:
-        compute, look, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
-        if key not in self._beginnings:
-            self._beginnings[key] = quick(self.cutter, names, compute, look)
-        return computed_rows(self._beginnings[key], compute, look, self._samples(split), lists)
+        compute, preprocessing, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
+        if key not in self._prefixes:
+            self._prefixes[key] = fast_prefix(self.cut_finder, names, compute, preprocessing)
+        return compute_rows(self._prefixes[key], compute, preprocessing, self._samples(split), lists)
 
-    def _later(self, cut: Cut, split: SplitName, view: int) -> Iterator[Cut]:
+    def _later(self, cut: Cut, split: SplitName, variant: int) -> Iterator[Cut]:
         """Cuts of later phases that the same pass fills too, until something before them is trained."""
         epoch, lowest = self.session.progress.epoch, cut.depth
         seen = {cut.name}
@@ -155,25 +157,25 @@ class Activations:
                 continue
             if isinstance(other, str):
                 return
-            wanted = self.uses[phase].cut is not None and (split == "val" or view in self.uses[phase].views)
+            wanted = self.uses[phase].cut is not None and (split == "val" or variant in self.uses[phase].variants)
             if wanted and other.depth <= lowest and other.name not in seen:
                 seen.add(other.name)
                 yield other
             lowest = min(lowest, other.depth)
 
     def _fill(
-        self, split: SplitName, view: int, own: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
+        self, split: SplitName, variant: int, own: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
     ) -> None:
         """Compute chunks of a view into the tables of all the cuts; other processes compute others meanwhile."""
         session = self.session
         lacking = [set(table.missing()) for table in tables]
         rows_of = tables[0].rows_of
         names = [cut.name for cut in cuts]
-        keys = [[(view, index, 0) for index in rows_of(chunk)] for chunk in own]
+        keys = [[(variant, index, 0) for index in rows_of(chunk)] for chunk in own]
         told, found = time.monotonic(), dict[int, ReadFailure]()
         with closing(self._values(names, split, keys)) as results:
             for number in range(max_over_processes(session.accelerator, len(own))):
-                if number < len(own) and not self.trouble:
+                if number < len(own) and not self.disk_error:
                     values, batch = next(results)
                     found |= _by_row(rows_of(own[number]), batch)
                     self._keep(split, values, skip_unreadable(session, split, batch), own[number], tables, lacking)
@@ -181,11 +183,13 @@ class Activations:
                 if time.monotonic() - told > PATIENCE_SECONDS:
                     told = time.monotonic()
                     share = f"{(number + 1) / max(1, len(own)):.0%}"
-                    session.listener.note(f"view {view + 1} of the {split} images: {share} computed for the cache")
+                    session.listener.note(
+                        f"augmentation {variant + 1} of the {split} images: {share} computed for the cache"
+                    )
         for one in gather_object([found]) if session.world > 1 else [found]:
             self.faults[split] |= one
         broken = {index // CHUNK for index in self.faults[split]}
-        self.settled |= {((cut.name, split, view), chunk) for cut in cuts for chunk in broken}
+        self.unreadable |= {((cut.name, split, variant), chunk) for cut in cuts for chunk in broken}
 
     def _keep(
         self,
@@ -204,41 +208,45 @@ class Activations:
                 if chunk in wanted:
                     table.put(chunk, batch.indices.tolist(), value)
         except OSError as error:
-            self.trouble = f"{self._store.folder}: {error.strerror or error}"
+            self.disk_error = f"{self._store.folder}: {error.strerror or error}"
 
-    def _samples(self, split: SplitName) -> Views:
+    def _samples(self, split: SplitName) -> AugmentedSamples:
         plan = self.session.plan
         plain = image_transforms.evaluation(plan.preprocessing)
         augmented = image_transforms.training(plan.preprocessing, plan.augmentation)
-        return Views(self.session.split(split), plain, augmented, plan.config.seed, self.session.pixels(split))
+        return AugmentedSamples(
+            self.session.split(split), plain, augmented, plan.config.seed, self.session.pixels(split)
+        )
 
-    def _opened(self, cut: Cut, split: SplitName, view: int) -> Table | None:
-        place, plan = (cut.name, split, view), self.session.plan
-        if place not in self._tables and not self.trouble:
+    def _opened(self, cut: Cut, split: SplitName, variant: int) -> Table | None:
+        place, plan = (cut.name, split, variant), self.session.plan
+        if place not in self._tables and not self.disk_error:
             count = len(self.session.split(split))
-            about = f"{plan.backbone.name} after {cut.name}: {count:,} {split} images, view {view + 1}"
+            about = f"{plan.backbone.name} after {cut.name}: {count:,} {split} images, augmentation {variant + 1}"
             try:
-                beginning = self._keys.beginning(cut.name)
-                drawn = [plan.config.seed, view, repr(plan.augmentation)] if view != PLAIN else []
-                key = table_key(beginning, self.session.image_digests(split).digest, plan.preprocessing, drawn)
-                recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, view)
+                prefix_key = self._keys.prefix_key(cut.name)
+                drawn = [plan.config.seed, variant, repr(plan.augmentation)] if variant != UNAUGMENTED else []
+                key = table_key(prefix_key, self.session.image_digests(split).digest, plan.preprocessing, drawn)
+                recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, variant)
                 note = self.session.listener.note
-                self._tables[place] = open_values(self._store, key, about, count, cut, beginning, recompute, note)
+                self._tables[place] = open_checked_table(
+                    self._store, key, about, count, cut, prefix_key, recompute, note
+                )
                 self._compared.add((cut.name, split))
             except OSError as error:
-                self.trouble = f"{self._store.folder}: {error.strerror or error}"
+                self.disk_error = f"{self._store.folder}: {error.strerror or error}"
         return self._tables.get(place)
 
-    def _row(self, cut: Cut, split: SplitName, view: int, index: int) -> Tensor | None:
+    def _row(self, cut: Cut, split: SplitName, variant: int, index: int) -> Tensor | None:
         """A row as it is now; None where its image can't be read."""
-        with closing(self._values([cut.name], split, [[(view, index, 0)]])) as results:
+        with closing(self._values([cut.name], split, [[(variant, index, 0)]])) as results:
             values, _ = next(results)
         return values[0] if values else None
 
     def _tell_trouble(self) -> None:
-        if self.trouble and not self._told:
+        if self.disk_error and not self._told:
             self._told = True
-            self.session.listener.note(f"{self.trouble}; what is frozen is computed in each epoch from now on")
+            self.session.listener.note(f"{self.disk_error}; what is frozen is computed in each epoch from now on")
 
     def _let_go(self, phase: Phase) -> None:
         """Close tables that no phase from this one on uses, and those of weights that have been trained since."""
@@ -246,10 +254,10 @@ class Activations:
         before = [cut for p, cut in self.cuts.items() if p.stop == phase.start]
         if before:
             trained = before[0].depth if isinstance(before[0], Cut) else -1
-            names = {name for name in names if self.cutter.depth(name) <= trained}
+            names = {name for name in names if self.cut_finder.depth(name) <= trained}
         for place in [place for place in self._tables if place[0] not in names]:
             self._tables.pop(place).close()
-        self.settled = {(place, chunk) for place, chunk in self.settled if place in self._tables}
+        self.unreadable = {(place, chunk) for place, chunk in self.unreadable if place in self._tables}
 
     def close(self) -> None:
         """Let others remove the tables."""
@@ -264,7 +272,7 @@ class Activations:
 
     @cached_property
     def _keys(self) -> TableKeys:
-        return TableKeys(self.cutter, self.session.compute)
+        return TableKeys(self.cut_finder, self.session.compute)
 
 
 def _by_row(rows: range, batch: Batch) -> dict[int, ReadFailure]:

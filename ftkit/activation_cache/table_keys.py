@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ftkit.activation_cache.cut import Cut, Cutter
+from ftkit.activation_cache.cut import Cut, CutFinder
 from ftkit.activation_cache.table import Table, open_table
 from ftkit.data.loading.pixels import decoder_versions
 from ftkit.files.cache_folder import CacheStore
@@ -30,13 +30,13 @@ otherwise. Values of another image or network differ by far more."""
 class TableKeys:
     """Of one network's tables, as it computes now. Weights are read once while they stay what they are."""
 
-    def __init__(self, cutter: Cutter, compute: Compute) -> None:
-        self._cutter = cutter
+    def __init__(self, cut_finder: CutFinder, compute: Compute) -> None:
+        self._cutter = cut_finder
         self._compute = compute
         self._known: dict[tuple[str, int], str] = {}
         self._identities: dict[str, str] = {}
 
-    def beginning(self, cut: str) -> str:
+    def prefix_key(self, cut: str) -> str:
         """Of what computes the values after a layer: the program, its weights, and the arithmetic."""
         state = [(name, str(t.dtype), list(t.shape), self._digest(name, t)) for name, t in self._cutter.state(cut)]
         device = self._compute.device
@@ -68,25 +68,25 @@ class TableKeys:
         return self._known[known]
 
 
-def table_key(beginning: str, images: str, look: Preprocessing, drawn: Sequence[Any] = ()) -> str:
+def table_key(prefix_key: str, images: str, preprocessing: Preprocessing, drawn: Sequence[Any] = ()) -> str:
     """Of a table of values.
 
     Args:
         beginning: As `TableKeys` gives it.
         images: The digest that `image_digests` gives.
-        look: What the images go through.
+        preprocessing: What the images go through.
         drawn: What their random changes depend on; nothing for what evaluation sees.
     """
-    return _digits([beginning, images, [asdict(look), list(drawn)]])
+    return _digits([prefix_key, images, [asdict(preprocessing), list(drawn)]])
 
 
-def open_values(
+def open_checked_table(
     store: CacheStore,
     key: str,
     about: str,
     rows: int,
     cut: Cut,
-    beginning: str,
+    prefix_key: str,
     recompute: Callable[[int], Tensor | None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Table:
@@ -100,7 +100,7 @@ def open_values(
     Raises:
         OSError: As `open_table`.
     """
-    facts = {"cut": cut.name, "beginning": beginning}
+    facts = {"cut": cut.name, "prefix": prefix_key}
     for number in range(TABLES_TRIED):
         name = _digits([key, number]) if number else key
         table = open_table(store, name, about, rows, cut.shape, cut.dtype, facts)
@@ -130,10 +130,10 @@ def _holds(table: Table, recompute: Callable[[int], Tensor | None]) -> bool:
     return bool((before - after).norm() <= rounding * after.norm().clamp_min(1e-12))
 
 
-def kept_beginnings(store: CacheStore) -> set[tuple[str, str]]:
+def cached_prefixes(store: CacheStore) -> set[tuple[str, str]]:
     """The cuts that there are tables of, by name, and what their beginnings are known by."""
     facts = [entry.facts for entry in store.entries()]
-    return {(one["cut"], one["beginning"]) for one in facts if "cut" in one and "beginning" in one}
+    return {(one["cut"], one["prefix"]) for one in facts if "cut" in one and "prefix" in one}
 
 
 def _digits(facts: Any) -> str:

@@ -105,7 +105,7 @@ def _attributes_restored(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for attributes, content in before:
-            _put_back(attributes, content)
+            _restore_content(attributes, content)
 
 
 def _content(value: Any, seen: set[int]) -> Any:
@@ -119,7 +119,7 @@ def _content(value: Any, seen: set[int]) -> Any:
     return [(key, item, _content(item, seen)) for key, item in items]
 
 
-def _put_back(container: Any, content: Any) -> None:
+def _restore_content(container: Any, content: Any) -> None:
     if isinstance(container, set):
         container.clear()
         container.update(content)
@@ -132,4 +132,4 @@ def _put_back(container: Any, content: Any) -> None:
         container[:] = [item for _, item in items]
     for _, item, inner in content:
         if inner is not None:
-            _put_back(item, inner)
+            _restore_content(item, inner)

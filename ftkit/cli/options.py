@@ -149,7 +149,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--zero-stage",), "zero_stage", "0|1|2", "Share out the optimizer's state, by DeepSpeed.", MACHINE),
     Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
     Flag(("--cache",), "cache.use", None, "Compute what is frozen once, and keep it.", MACHINE),
-    Flag(("--views",), "cache.views", "K", "Versions of a training image that are kept so.", MACHINE),
+    Flag(("--cached-augmentations",), "cache.augmentations", "K", "Cached augmentations per image.", MACHINE),
     Flag(("--decoded-cache",), "cache.decoded", "|".join(DECODED), "Where to keep images decoded.", MACHINE, DECODED),
     Flag(("--cache-dir",), "cache.dir", "FOLDER", "Where to keep it.", MACHINE),
     Flag(("--cache-limit",), "cache.limit", "SIZE", "Most to keep, such as 20GB.", MACHINE),

@@ -188,8 +188,8 @@ class Cache(Section):
 
     use: bool = True
     """Compute what is frozen once for an image and keep it; otherwise anew in each epoch."""
-    views: int = Field(default=2, ge=1)
-    """Versions of a training image that are kept: one as evaluation sees it, the others augmented."""
+    augmentations: int = Field(default=2, ge=1)
+    """Cached augmentations per image: the first is the image without augmentation, the others are augmented."""
     decoded: Decoded = "off"
     """Where to keep images decoded from the first epoch on: ram or disk, for data that fits there."""
     limit: Annotated[int, BeforeValidator(_bytes)] = Field(default=20_000_000_000, ge=0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftkit.activation_cache.cache_reader import Tell, store_of, unheard
+from ftkit.activation_cache.cache_reader import Note, ignore_note, store_of
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import RequestError, one_line
 from ftkit.evaluation.evaluator import compute_logits, split_of_run
@@ -145,7 +145,9 @@ def common_split(trained_runs: Sequence[TrainedRun]) -> SplitName:
     return "test" if all(split is not None and len(split) for split in splits) else "val"
 
 
-def predict_split(trained: TrainedRun, split: SplitName, options: ComputeOptions, tell: Tell = unheard) -> SplitOutputs:
+def predict_split(
+    trained: TrainedRun, split: SplitName, options: ComputeOptions, tell: Note = ignore_note
+) -> SplitOutputs:
     """Let a run's model judge a split of its own data.
 
     Args:

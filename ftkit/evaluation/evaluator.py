@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ftkit.activation_cache.cache_reader import Tell, recalled, shared_beginning, unheard
+from ftkit.activation_cache.cache_reader import Note, find_cached_prefix, ignore_note, read_cached
 from ftkit.config.load import Resolved
 from ftkit.data.class_selection import apply_training_classes
 from ftkit.data.loading.loader import Batch, Samples, evaluation_loader, raise_failures, require_readable
@@ -33,7 +33,7 @@ from ftkit.transforms.image_transforms import evaluation
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Usable = Callable[[Batch], Batch]
+CheckBatch = Callable[[Batch], Batch]
 
 OnBatch = Callable[[int], None]
 """Called after each batch with the number of its images, for progress and for signals."""
@@ -122,7 +122,7 @@ def evaluate_bundle(
     batch_size: int = 64,
     threads: int | None = None,
     store: CacheStore | None = None,
-    tell: Tell = unheard,
+    tell: Note = ignore_note,
 ) -> tuple[Evaluation, dict[str, Interval]]:
     """The metrics of a model on a split whose labels are in the order of the model's classes, and where they lie.
 
@@ -139,7 +139,7 @@ def compute_logits(
     batch_size: int = 64,
     threads: int | None = None,
     store: CacheStore | None = None,
-    tell: Tell = unheard,
+    tell: Note = ignore_note,
 ) -> Tensor:
     """A model's logits for each image of a split, float32 `(n, classes)`, on the CPU.
 
@@ -152,12 +152,13 @@ def compute_logits(
     Raises:
         FtkitError: An image can't be read, or the model's outputs for some are not finite; the message names them.
     """
-    look, compute = loaded.card.preprocessing, loaded.compute
+    preprocessing, compute = loaded.card.preprocessing, loaded.compute
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
-    groups = grouped(keys, min(batch_size, 2 * compute.few(look.size)))
-    samples, parts = Samples(split, evaluation(look)), []
-    with recalled(shared_beginning(loaded, store), samples, store, tell, threads) as kept:
-        network = cast(loaded.model, compute, look.channels, look.size) if kept is None else kept.cut.eval_network
+    groups = grouped(keys, min(batch_size, 2 * compute.few(preprocessing.size)))
+    samples, parts = Samples(split, evaluation(preprocessing)), []
+    with read_cached(find_cached_prefix(loaded, store), samples, store, tell, threads) as kept:
+        shape = preprocessing.channels, preprocessing.size
+        network = cast(loaded.model, compute, *shape) if kept is None else kept.cut.eval_suffix
         read = samples.read if kept is None else kept.read
         for rest, outputs in computed(compute, network, groups, read, threads):
             raise_failures(rest)
@@ -186,7 +187,7 @@ def collect_outputs(
     accelerator: Accelerator,
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = require_readable,
+    check_batch: CheckBatch = require_readable,
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 `(n, classes)` and labels `(n,)` of a whole split, in its order, on every process's CPU.
 
@@ -199,7 +200,7 @@ def collect_outputs(
     """
     # A wrapped model synchronises its buffers at each call, and ranks may have different numbers of batches.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
-    logits, labels, indices = infer(bare, loader, compute, on_batch, usable)
+    logits, labels, indices = infer(bare, loader, compute, on_batch, check_batch)
     if accelerator.num_processes > 1:
         _keep_step(loader, on_batch)
         logits, labels, indices = _gathered(accelerator, logits, labels, indices)
@@ -220,7 +221,7 @@ def infer(
     loader: Iterable[Any],
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = require_readable,
+    check_batch: CheckBatch = require_readable,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits float32 `(n, classes)`, labels and indices `(n,)` of a loader's batches, on the CPU.
 
@@ -230,11 +231,11 @@ def infer(
     parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0, 0), torch.empty(0).long(), torch.empty(0).long())]
     with torch.inference_mode(), compute.autocast():
         for batch in loader:
-            found = usable(batch)
+            found = check_batch(batch)
             labels, indices = found.labels, found.indices
             if not len(found):
                 continue
-            logits = torch.cat([model(part) for part in compute.parts(found.preprocessed(compute))])
+            logits = torch.cat([model(part) for part in compute.parts(found.images_on(compute))])
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from ftkit.activation_cache.cache_reader import Tell, before_head, recalled, store_of, unheard
+from ftkit.activation_cache.cache_reader import Note, ignore_note, prefix_before_head, read_cached, store_of
 from ftkit.config.load import Resolved, with_choice
 from ftkit.config.schema import Config
 from ftkit.data.loading import loader
@@ -23,8 +23,8 @@ from ftkit.evaluation.evaluator import evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 from ftkit.models.build import accelerator_for, build_model
 from ftkit.models.compute.devices import compute_of
-from ftkit.models.compute.memory_format import settle
-from ftkit.models.logits import require_logits
+from ftkit.models.compute.memory_format import choose_memory_format
+from ftkit.models.logits import check_outputs
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
 from ftkit.planning.resolve import make_plan
@@ -77,7 +77,7 @@ class Recommendation:
         return (chosen, *self.kept)
 
 
-def recommend(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = None) -> Recommendation:
+def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = None) -> Recommendation:
     """Measure the data of a request and advise on the rest of it.
 
     Args:
@@ -101,7 +101,7 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Tell | None = 
     return Recommendation(facts, draft.weights.describe(), advice, advised, kept)
 
 
-def find_facts(plan: Plan, tell: Tell | None = None) -> Facts:
+def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
     """What there is to know of a plan's data and weights; measured where there are weights."""
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
     counts = Counter(plan.splits.train.labels)
@@ -120,13 +120,13 @@ def find_facts(plan: Plan, tell: Tell | None = None) -> Facts:
     if tell is not None:
         tell(f"measuring what the features of {plan.backbone.name} tell of {len(images):,} training images")
     try:
-        probe, nearest = measure(plan, images, tell or unheard)
+        probe, nearest = measure(plan, images, tell or ignore_note)
     except NoProbeError as error:
         return replace(facts, unmeasured=error.message)
     return replace(facts, probe=probe, nearest_mean=nearest, measured_on=len(images))
 
 
-def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, float]:
+def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float, float]:
     """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest mean.
 
     Every process computes the features of its share; the main one compares, and all take its metrics, so
@@ -139,26 +139,28 @@ def measure(plan: Plan, images: Split, tell: Tell = unheard) -> tuple[float, flo
     plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
     accelerator = accelerator_for(plan)
     network = build_model(plan).network
-    look = plan.preprocessing
-    compute = settle(network, compute_of(accelerator), look.channels, look.size)
-    require_logits(network, plan, compute, training=False)
+    preprocessing = plan.preprocessing
+    compute = choose_memory_format(network, compute_of(accelerator), preprocessing.channels, preprocessing.size)
+    check_outputs(network, plan, compute, training=False)
     layer = head_layer(network, plan.backbone.head[0])
-    samples = loader.Samples(images, image_transforms.evaluation(look))
+    samples = loader.Samples(images, image_transforms.evaluation(preprocessing))
     # One process alone, since others have a share each and need not see the same folder.
     store = store_of(config.cache) if accelerator.num_processes == 1 else None
-    frozen = before_head(network, plan.schedule.groups, compute, look, plan.backbone.name) if store else None
-    with recalled(frozen, samples, store, tell) as kept:
+    frozen = (
+        prefix_before_head(network, plan.schedule.groups, compute, preprocessing, plan.backbone.name) if store else None
+    )
+    with read_cached(frozen, samples, store, tell) as kept:
         workers = choose_workers(
             config.workers,
             len(images),
             accelerator.num_processes,
-            config.batch_size * look.channels * look.size**2 * BYTES_PER_VALUE,
+            config.batch_size * preprocessing.channels * preprocessing.size**2 * BYTES_PER_VALUE,
             tell,
         )
         share = (
             evaluation_shard(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         )
-        evaluated = network if kept is None else kept.cut.eval_network
+        evaluated = network if kept is None else kept.cut.eval_suffix
         with explain_worker_errors():
             features, labels = head_inputs(evaluated, layer, share, accelerator, compute)
     require_features(features, images.names)

@@ -53,9 +53,9 @@ class Predictor:
         self.folder: Path = loaded.folder
         self._compute = loaded.compute
         self._model = loaded.model
-        look = loaded.card.preprocessing
-        self._quick = cast(loaded.model, loaded.compute, look.channels, look.size)
-        self._transform = evaluation(look)
+        preprocessing = loaded.card.preprocessing
+        self._quick = cast(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
+        self._transform = evaluation(preprocessing)
 
     @property
     def device(self) -> torch.device:

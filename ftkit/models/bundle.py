@@ -24,10 +24,10 @@ from ftkit.errors import RequestError, one_line
 from ftkit.files.durable import replace_folder, save_tensors
 from ftkit.files.folder_swap import current_folder
 from ftkit.models.compute.devices import Compute, choose_compute
-from ftkit.models.compute.memory_format import settle
+from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.identity import network_identity
 from ftkit.models.surgery import build_network
-from ftkit.models.weights.pretrained import put_back
+from ftkit.models.weights.pretrained import restore_weights
 from ftkit.parts.backbone import Backbone
 from ftkit.plugins import BUILT_IN, Registry
 from ftkit.runs.model_card import CARD, WEIGHTS, BackboneId, ModelCard, damaged, read_card_and_digest
@@ -109,8 +109,10 @@ def load_bundle(
     model = _build(backbone, card, folder)
     notes = _code_notes(card, model)
     _fill(model, state, card, weights)
-    look = card.preprocessing
-    compute = settle(model.eval(), choose_compute(device, precision, model), look.channels, look.size)
+    preprocessing = card.preprocessing
+    compute = choose_memory_format(
+        model.eval(), choose_compute(device, precision, model), preprocessing.channels, preprocessing.size
+    )
     return Loaded(model, card, folder, compute, notes)
 
 
@@ -132,11 +134,13 @@ def _backbone(card: ModelCard, registry: Registry, folder: Path) -> Backbone:
 
 
 def _build(backbone: Backbone, card: ModelCard, folder: Path) -> nn.Module:
-    look = card.preprocessing
+    preprocessing = card.preprocessing
     try:
         # Building draws first weights, which a caller's own random numbers must not depend on.
         with torch.random.fork_rng(devices=[]):
-            return build_network(backbone.for_size(look.size), len(card.classes), card.head, look.channels)
+            return build_network(
+                backbone.for_size(preprocessing.size), len(card.classes), card.head, preprocessing.channels
+            )
     except (RuntimeError, ValueError, OverflowError, MemoryError, RequestError) as error:
         cause = error.message if isinstance(error, RequestError) else str(error)
         raise RequestError(
@@ -157,7 +161,7 @@ def _code_notes(card: ModelCard, network: nn.Module) -> tuple[str, ...]:
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard, weights: Path) -> None:
     try:
-        put_back(model, state)
+        restore_weights(model, state)
     except RuntimeError as error:
         first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
         raise RequestError(

@@ -36,7 +36,7 @@ def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[T
     return main.float(), tuple(a.float() for a in auxiliary if a is not None)
 
 
-def require_logits(network: nn.Module, plan: Plan, compute: Compute, training: bool) -> None:
+def check_outputs(network: nn.Module, plan: Plan, compute: Compute, training: bool) -> None:
     """Try the network of a plan on two images; nothing of it changes, but that it is left in the last mode tried.
 
     Args:
@@ -45,8 +45,9 @@ def require_logits(network: nn.Module, plan: Plan, compute: Compute, training: b
     Raises:
         FtkitError: It fails on them, or doesn't put out one value a class for each image.
     """
-    name, look = plan.backbone.name, plan.preprocessing
-    images = compute.take(torch.zeros(2, look.channels, look.size, look.size))
+    name, preprocessing = plan.backbone.name, plan.preprocessing
+    shape = (preprocessing.channels, preprocessing.size, preprocessing.size)
+    images = compute.take(torch.zeros(2, *shape))
     for mode in ("evaluation", "training") if training else ("evaluation",):
         network.train(mode == "training")
         try:
@@ -57,7 +58,7 @@ def require_logits(network: nn.Module, plan: Plan, compute: Compute, training: b
         except Exception as error:  # the network's own code may raise anything
             reason = " ".join(str(error).split())[:300]
             raise FtkitError(
-                f"backbone {name} fails in {mode} on images of {look.channels}x{look.size}x{look.size}: "
+                f"backbone {name} fails in {mode} on images of {'x'.join(map(str, shape))}: "
                 f"{type(error).__name__}{': ' if reason else ''}{reason}{plugin_suffix(error)}",
                 "choose another backbone or preprocessing.size; if the backbone is yours, mend its forward",
             ) from error

@@ -118,7 +118,7 @@ def _means_checked(plan: Plan) -> Plan:
     check_monitor(config.monitor, plan.splits.val.labels, plan.splits.classes, where("monitor"))
     _require_trackers(config.tracker)
     check_channels(plan.augmentation, plan.preprocessing.channels)
-    _require_views(plan)
+    _check_cached_augmentations(plan)
     notes = random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
     notes += _check_patience(plan) + _rate_notes(plan)
@@ -177,23 +177,23 @@ def _is_explicit(source: str) -> bool:
     return source.startswith(("--", "FTKIT_"))
 
 
-def _require_views(plan: Plan) -> None:
-    """Refuse a number of views that was asked for where nothing takes it."""
+def _check_cached_augmentations(plan: Plan) -> None:
+    """Refuse `cache.augmentations` where it has no effect."""
     resolved, config = plan.resolved, plan.config
-    if not _is_explicit(resolved.sources.get("cache.views", "")):
+    if not _is_explicit(resolved.sources.get("cache.augmentations", "")):
         return
     reasons = {
         "nothing is cached with --no-cache": not config.cache.use,
         "nothing is cached of a network that is shared out (--fsdp)": config.fsdp,
         "nothing is cached where BatchNorm statistics move in frozen groups (train_bn)": config.train_bn,
-        "without augmentation all views are the same": isinstance(plan.augmentation, Unchanged),
+        "without augmentation they would all be the same": isinstance(plan.augmentation, Unchanged),
         f"with strategy {config.strategy.name!r} nothing is frozen": all(
             len(phase.trainable) == len(plan.schedule.groups) for phase in plan.schedule.phases
         ),
     }
     for reason, holds in reasons.items():
         if holds:
-            raise RequestError(f"{resolved.where('cache.views')} has no effect: {reason}", "drop it")
+            raise RequestError(f"{resolved.where('cache.augmentations')} has no effect: {reason}", "drop it")
 
 
 def _require_trackers(names: Iterable[str]) -> None:

@@ -79,11 +79,11 @@ class Plan:
         return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world_size)
 
     @property
-    def views(self) -> int:
+    def cached_augmentations(self) -> int:
         """Versions of a training image that are cached; 0 where nothing is."""
         if not self.config.cache.use or self.config.train_bn or self.config.fsdp:
             return 0
-        return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.views
+        return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.augmentations
 
     @cached_property
     def cache_by_phase(self) -> tuple[Use, ...] | None:
@@ -95,7 +95,7 @@ class Plan:
         width = 2 if self.config.precision in ("bf16", "fp16") else BYTES_PER_VALUE
         thawed = [*(phase.trainable for phase in self.schedule.phases), frozenset({groups[-1].name})]
         *cuts, probe = (entering(self.backbone, groups, some, scale, width) for some in thawed)
-        if self.views == 0 or None in cuts:
+        if self.cached_augmentations == 0 or None in cuts:
             return None
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         assert self.splits.val is not None, "make_plan refuses data without a validation split"
@@ -105,7 +105,7 @@ class Plan:
             probe if self.probe and isinstance(probe, CutSize) else None,
             len(self.splits.train),
             len(self.splits.val),
-            self.views,
+            self.cached_augmentations,
             self.config.balance == "sampler",
             self.config.cache.limit,
         )
@@ -210,7 +210,7 @@ class Plan:
             "effective_batch": self.batches.effective,
             "probe": self.probe,
             "cache": {
-                "views": self.views,
+                "augmentations": self.cached_augmentations,
                 "phases": None if self.cache_by_phase is None else [_use(use) for use in self.cache_by_phase],
             },
             "notes": list(self.notes),
@@ -224,7 +224,7 @@ class Plan:
 def _use(use: Use) -> dict[str, Any] | None:
     if use.cut is None:
         return None
-    return {"before": use.cut.name, "views": list(use.views), "bytes": use.nbytes, "passes": use.passes}
+    return {"before": use.cut.name, "augmentations": list(use.variants), "bytes": use.nbytes, "passes": use.passes}
 
 
 def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:

@@ -115,8 +115,10 @@ def weights_of_run(resolved: Resolved, backbone: Backbone, strategy: Strategy, r
 def _as_planned(path: Path, plan: Path) -> WeightSource:
     try:
         known = json.loads(plan.read_text(encoding="utf-8"))
-        look: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
-        return WeightSource("file", str(path), Preprocessing(**look), path=path, head=Head(**known["head"]))
+        preprocessing: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()
+        }
+        return WeightSource("file", str(path), Preprocessing(**preprocessing), path=path, head=Head(**known["head"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(
             f"no file {path}, and {plan} doesn't say what it was: {error}", "put one of them back"

@@ -124,9 +124,11 @@ def _when_reached(reached: set[str], name: str, parameter: nn.Parameter) -> torc
 
 def _go_back(session: Session) -> None:
     """Forward and backward on two images, as a step does it."""
-    look, compute = session.plan.preprocessing, session.compute
+    preprocessing, compute = session.plan.preprocessing, session.compute
     generator = torch.Generator().manual_seed(0)
-    images = compute.take(torch.randn(2, look.channels, look.size, look.size, generator=generator))
+    images = compute.take(
+        torch.randn(2, preprocessing.channels, preprocessing.size, preprocessing.size, generator=generator)
+    )
     labels = torch.arange(2, device=session.device) % session.plan.num_classes
     try:
         with compute.autocast():

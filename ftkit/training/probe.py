@@ -23,7 +23,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.processes import broadcast_tensor
 from ftkit.errors import FtkitError, RequestError
-from ftkit.evaluation.evaluator import OnBatch, Usable, collect_outputs, evaluation_shard
+from ftkit.evaluation.evaluator import CheckBatch, OnBatch, collect_outputs, evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def head_inputs(
     accelerator: Accelerator,
     compute: Compute,
     on_batch: OnBatch | None = None,
-    usable: Usable = loader.require_readable,
+    skip_unreadable: CheckBatch = loader.require_readable,
 ) -> tuple[Tensor, Tensor]:
     """What a layer at the network's end sees of each image, float32 `(n, features)`, and the labels `(n,)`.
 
@@ -138,7 +138,7 @@ def head_inputs(
     Raises:
         NoProbeError: The network does more with the layer's output than return it.
     """
-    return collect_outputs(_Features(network, layer), loader, accelerator, compute, on_batch, usable)
+    return collect_outputs(_Features(network, layer), loader, accelerator, compute, on_batch, skip_unreadable)
 
 
 class _Features(nn.Module):

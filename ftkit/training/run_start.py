@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from ftkit.activation_cache.phases import open_activations
-from ftkit.activation_cache.run_cache import Activations
+from ftkit.activation_cache.phases import open_run_cache
+from ftkit.activation_cache.run_cache import RunCache
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.runs.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.runs.run_folder import RunFolder
@@ -19,7 +19,7 @@ from ftkit.training.state import restore, versions
 from ftkit.training.stopping import stop_if_asked
 
 
-def start_run(session: Session, resume: bool, other_world: bool = False) -> Activations | None:
+def start_run(session: Session, resume: bool, other_world: bool = False) -> RunCache | None:
     """Go to where the run left off, or judge the first weights where they are already good; open the cache."""
     resumed = resume and resume_run(session, other_world)
     report = session.built.report
@@ -35,7 +35,7 @@ def start_run(session: Session, resume: bool, other_world: bool = False) -> Acti
         )
     )
     start_trackers(session)
-    cache = open_activations(session, lambda: stop_if_asked(session))
+    cache = open_run_cache(session, lambda: stop_if_asked(session))
     if resumed:
         return cache
     started = time.perf_counter()

@@ -20,9 +20,9 @@ from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.distributed.processes import main_first
 from ftkit.models.build import BuiltModel, accelerator_for, build_model, counted
 from ftkit.models.compute.devices import Compute, compute_of
-from ftkit.models.compute.memory_format import settle
+from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.identity import network_facts
-from ftkit.models.logits import require_logits
+from ftkit.models.logits import check_outputs
 from ftkit.models.weights.drift import Known
 from ftkit.optim.optimizers import build_optimizer
 from ftkit.parts.dataset import Split, SplitName
@@ -145,7 +145,7 @@ class Session:
         return split
 
 
-def uses_device_transforms(plan: Plan, compute: Compute) -> bool:
+def transforms_on_device(plan: Plan, compute: Compute) -> bool:
     """Whether workers only begin an image, as 8-bit pixels, and the device does the rest with whole batches."""
     asked = plan.config.augment_on
     return asked == "device" or (asked == "auto" and compute.device.type == "cuda")
@@ -154,8 +154,8 @@ def uses_device_transforms(plan: Plan, compute: Compute) -> bool:
 def workers_for(plan: Plan, compute: Compute, listener: Listener) -> int:
     """Worker processes for the training images."""
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
-    look, width = plan.preprocessing, 1 if uses_device_transforms(plan, compute) else BYTES_PER_VALUE
-    nbytes = plan.config.batch_size * look.channels * look.size**2 * width
+    preprocessing, width = plan.preprocessing, 1 if transforms_on_device(plan, compute) else BYTES_PER_VALUE
+    nbytes = plan.config.batch_size * preprocessing.channels * preprocessing.size**2 * width
     return choose_workers(plan.config.workers, len(plan.splits.train), plan.world_size, nbytes, listener.note)
 
 
@@ -171,7 +171,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
     built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
     facts = network_facts(built.network)
-    look = plan.preprocessing
+    preprocessing = plan.preprocessing
     compute = compute_of(accelerator)
     if config.zero_stage:
         require_zero(config, accelerator.num_processes, compute.precision)
@@ -180,8 +180,8 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     if config.zero_stage or config.fsdp:
         built.network.to(compute.device)  # Shares are of parameters as they are laid out by default.
     else:
-        compute = settle(built.network, compute, look.channels, look.size)
-        require_logits(built.network, plan, compute, training=config.epochs > 0)
+        compute = choose_memory_format(built.network, compute, preprocessing.channels, preprocessing.size)
+        check_outputs(built.network, plan, compute, training=config.epochs > 0)
     optimizer = cast(
         torch.optim.Optimizer,
         accelerator.prepare_optimizer(
@@ -197,20 +197,27 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     order = TrainingOrder(plan.batches, config.seed, rank, weights, train.blocks)
     both: dict[SplitName, Split] = {"train": train, "val": val}
     decoded = open_decoded_caches(
-        both, look.channels, config.cache, config.dataset.name, workers, listener.note, look.value_range
+        both,
+        preprocessing.channels,
+        config.cache,
+        config.dataset.name,
+        workers,
+        listener.note,
+        preprocessing.value_range,
     )
     kept = {name: one.pixels for name, one in decoded.items()}
-    device_transforms = uses_device_transforms(plan, compute)
-    change = image_transforms.training(look, plan.augmentation)
-    samples = loader.Samples(train, change, config.seed, kept.get("train"), device_transforms)
-    shape, judge = (look.channels, look.size, look.size), image_transforms.evaluation(look)
+    on_device = transforms_on_device(plan, compute)
+    change = image_transforms.training(preprocessing, plan.augmentation)
+    samples = loader.Samples(train, change, config.seed, kept.get("train"), on_device)
+    shape, judge = (
+        (preprocessing.channels, preprocessing.size, preprocessing.size),
+        image_transforms.evaluation(preprocessing),
+    )
     uncached = Feed(
         built.network,
         loader.training_loader(samples, order, workers, pin, shape),
         built.network,
-        loader.evaluation_loader(
-            val, judge, config.batch_size, workers, rank, world, pin, kept.get("val"), device_transforms
-        ),
+        loader.evaluation_loader(val, judge, config.batch_size, workers, rank, world, pin, kept.get("val"), on_device),
     )
     return Session(
         plan=plan,

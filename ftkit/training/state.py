@@ -12,7 +12,7 @@ from torch import Tensor
 import ftkit
 from ftkit.errors import RequestError
 from ftkit.models.parameter_groups import frozen_names
-from ftkit.models.weights.pretrained import put_back
+from ftkit.models.weights.pretrained import restore_weights
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.checkpoint import State
 from ftkit.training.session import Session
@@ -80,7 +80,7 @@ def restore(session: Session, state: State, other_world: bool = False) -> None:
     if other_world:
         now["world"] = state.identity.get("world")
     _require_same(state.identity, now, session.plan)
-    put_back(session.network, state.model)
+    restore_weights(session.network, state.model)
     groups = session.optimizer.state_dict()["param_groups"]
     parameters = [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
     _require_fit(state.optimizer, parameters)

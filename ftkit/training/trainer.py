@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftkit.activation_cache.run_cache import Activations
+from ftkit.activation_cache.run_cache import RunCache
 from ftkit.data.loading.loader import Batch
 from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.unreadable_images import has_enough_images, skip_unreadable
@@ -102,7 +102,7 @@ def place(session: Session) -> str:
 
 def execute(session: Session, resume: bool, other_world: bool = False) -> Outcome:
     """Go through the phases that aren't done, and end the trackers' runs whatever happens."""
-    cache: Activations | None = None
+    cache: RunCache | None = None
     try:
         cache = start_run(session, resume, other_world)
         if session.plan.config.fsdp:
@@ -124,13 +124,13 @@ def share_network(session: Session) -> None:
     Raises:
         FtkitError: The network can't be shared out.
     """
-    look = session.plan.preprocessing
+    preprocessing = session.plan.preprocessing
     session.shards = shard_network(session.network, session.optimizer, session.built.members, session.device)
-    images = session.compute.take(torch.zeros(2, look.channels, look.size, look.size))
+    images = session.compute.take(torch.zeros(2, preprocessing.channels, preprocessing.size, preprocessing.size))
     require_computing(session.shards, images, session.compute)
 
 
-def train_phase(session: Session, phase: Phase, cache: Activations | None = None) -> None:
+def train_phase(session: Session, phase: Phase, cache: RunCache | None = None) -> None:
     """Train the epochs of one phase that aren't done yet.
 
     Args:

@@ -18,7 +18,7 @@ from ftkit.transforms import device_operations as bc
 from ftkit.transforms.augmentation import Changes
 from ftkit.transforms.preprocessing import Preprocessing
 
-Draws = dict[str, Tensor]
+RandomParams = dict[str, Tensor]
 """Of one image, without a dimension for the batch: what it is and isn't there for depends on the transform alone."""
 
 BODY = "body"
@@ -26,7 +26,7 @@ BODY = "body"
 
 
 @dataclass(frozen=True)
-class Finish:
+class DeviceTransforms:
     """What is done with a batch.
 
     Attributes:
@@ -36,32 +36,32 @@ class Finish:
     pre: Preprocessing
     changes: Changes | None = None
 
-    def __call__(self, pixels: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, pixels: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """Images float32 `(b, channels, size, size)`, normalised, of uint8 pixels in the same memory layout.
 
         Args:
             draws: `(b, ...)`, on the device of the pixels.
         """
         fill = mean_colour(self.pre)
-        if "flip" in draws:
-            pixels = bc.flipped(pixels, draws["flip"])
+        if "flip" in params:
+            pixels = bc.flipped(pixels, params["flip"])
         images = pixels.float()
-        if "angle" in draws:
-            images = bc.turned(images, draws["angle"], fill)
-        if "order" in draws:
-            images = _jittered(images, draws["order"], draws["factors"])
-        if "kind" in draws:
-            images = _varied(images, draws["kind"], draws["strength"], fill)
+        if "angle" in params:
+            images = bc.turned(images, params["angle"], fill)
+        if "order" in params:
+            images = _jittered(images, params["order"], params["factors"])
+        if "kind" in params:
+            images = _varied(images, params["kind"], params["strength"], fill)
         images = normalised(images, self.pre)
         # Zero is the mean colour now.
-        if BODY in draws:
-            images = images * bc.within(draws[BODY], self.pre.size)
-        if "erased" in draws:
-            images = images.masked_fill(bc.within(draws["erased"], self.pre.size), 0.0)
+        if BODY in params:
+            images = images * bc.within(params[BODY], self.pre.size)
+        if "erased" in params:
+            images = images.masked_fill(bc.within(params["erased"], self.pre.size), 0.0)
         return images
 
 
-def draw(change: v2.Transform, shape: Sequence[int]) -> Draws:
+def draw_params(change: v2.Transform, shape: Sequence[int]) -> RandomParams:
     """A change's random numbers, as it would draw them itself for an image of `(channels, height, width)`."""
     if isinstance(change, v2.RandomRotation):
         return {"angle": torch.tensor(change.make_params([])["angle"])}
@@ -122,7 +122,7 @@ KINDS: tuple[tuple[str, tuple[float, float] | None, bool], ...] = (
 PLACE = {name: place for place, (name, _, _) in enumerate(KINDS)}
 
 
-def _draw_kind(bins: int) -> Draws:
+def _draw_kind(bins: int) -> RandomParams:
     kind = int(torch.randint(len(KINDS), ()))
     name, ends, signed = KINDS[kind]
     strength = 0.0

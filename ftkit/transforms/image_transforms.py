@@ -17,7 +17,14 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from ftkit.transforms.augmentation import Augmentation, Changes
-from ftkit.transforms.device_transforms import BODY, Draws, Finish, draw, mean_colour, normalised
+from ftkit.transforms.device_transforms import (
+    BODY,
+    DeviceTransforms,
+    RandomParams,
+    draw_params,
+    mean_colour,
+    normalised,
+)
 from ftkit.transforms.preprocessing import Preprocessing
 
 LONGEST = 32
@@ -43,7 +50,7 @@ class Transform(Protocol):
         ...
 
     @property
-    def finish(self) -> Finish:
+    def device_transforms(self) -> DeviceTransforms:
         """What turns batches of what `begin` gives into what the network sees."""
         ...
 
@@ -51,7 +58,7 @@ class Transform(Protocol):
         """Pixels uint8 `(channels, height, width)` as float32 `(channels, size, size)`, normalised."""
         ...
 
-    def begin(self, pixels: Tensor) -> tuple[Tensor, Draws]:
+    def crop(self, pixels: Tensor) -> tuple[Tensor, RandomParams]:
         """The same pixels as uint8 `(channels, size, size)`, and what else `finish` needs to know of them."""
         ...
 
@@ -89,8 +96,8 @@ class _Transform:
 @dataclass(frozen=True)
 class _Evaluation(_Transform):
     @property
-    def finish(self) -> Finish:
-        return Finish(self.pre)
+    def device_transforms(self) -> DeviceTransforms:
+        return DeviceTransforms(self.pre)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         body = normalised(self._resized(pixels), self.pre)
@@ -100,7 +107,7 @@ class _Evaluation(_Transform):
         padded: Tensor = F.pad(body, _bars(body.shape[-1], body.shape[-2]), fill=0.0)
         return padded
 
-    def begin(self, pixels: Tensor) -> tuple[Tensor, Draws]:
+    def crop(self, pixels: Tensor) -> tuple[Tensor, RandomParams]:
         body = self._resized(pixels)
         if self.pre.fit != "pad":
             return body, {}
@@ -130,11 +137,11 @@ class _Training(_Transform):
     on_tensors: tuple[v2.Transform, ...] = field(repr=False)
 
     @property
-    def finish(self) -> Finish:
-        return Finish(self.pre, self.changes)
+    def device_transforms(self) -> DeviceTransforms:
+        return DeviceTransforms(self.pre, self.changes)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        pixels = self._crop(pixels)
+        pixels = self._random_crop(pixels)
         if self._is_flipped():
             pixels = pixels.flip(-1)
         if self.on_images:
@@ -147,17 +154,17 @@ class _Training(_Transform):
             tensor = change(tensor)
         return tensor
 
-    def begin(self, pixels: Tensor) -> tuple[Tensor, Draws]:
-        pixels = self._crop(pixels)
-        draws: Draws = {"flip": torch.tensor(self._is_flipped())} if self.changes.flip else {}
+    def crop(self, pixels: Tensor) -> tuple[Tensor, RandomParams]:
+        pixels = self._random_crop(pixels)
+        params: RandomParams = {"flip": torch.tensor(self._is_flipped())} if self.changes.flip else {}
         for change in (*self.on_images, *self.on_tensors):
-            draws |= draw(change, pixels.shape)
-        return pixels, draws
+            params |= draw_params(change, pixels.shape)
+        return pixels, params
 
     def _is_flipped(self) -> bool:
         return bool(self.changes.flip) and float(torch.rand(1)) < self.changes.flip
 
-    def _crop(self, pixels: Tensor) -> Tensor:
+    def _random_crop(self, pixels: Tensor) -> Tensor:
         pre, changes = self.pre, self.changes
         height, width = pixels.shape[-2:]
         aspect = width / height if pre.fit == "stretch" else 1.0

@@ -49,17 +49,17 @@ def smallest(name: str) -> Backbone:
 
 def comes_back(folder: Path, described: Backbone, head: Head, channels: int) -> nn.Module:
     """Check that a network comes back as it was saved, and return it."""
-    look = described.preprocessing.grey() if channels == 1 else described.preprocessing
+    preprocessing = described.preprocessing.grey() if channels == 1 else described.preprocessing
     torch.manual_seed(3)
     network = build_network(described, len(CLASSES), head, channels).eval()
-    save_bundle(folder, network, ModelCard(CLASSES, look, backbone_id(REGISTRY, described.name), head=head))
+    save_bundle(folder, network, ModelCard(CLASSES, preprocessing, backbone_id(REGISTRY, described.name), head=head))
     loaded = load_bundle(folder, "cpu", "fp32", REGISTRY)
     expected, found = network.state_dict(), loaded.model.state_dict()
     assert list(found) == list(expected)
     for name, tensor in expected.items():
         assert tensor.dtype == found[name].dtype
         assert torch.equal(tensor, found[name]), name
-    image = torch.randn(1, channels, look.size, look.size)
+    image = torch.randn(1, channels, preprocessing.size, preprocessing.size)
     with torch.inference_mode():
         logits = loaded.model(image)
         assert torch.equal(logits, network.to(memory_format=loaded.compute.layout)(image))

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from ftkit.activation_cache.cut import Cut, Cutter
+from ftkit.activation_cache.cut import Cut, CutFinder
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.models.surgery import build_network
 from ftkit.parts.backbone import Head
@@ -28,12 +28,12 @@ def test_a_network_is_cut_below_each_group_that_trains(name: str) -> None:
     described = described.for_size(size)
     network = build_network(described, 3, Head(), described.preprocessing.channels)
     sample = torch.randn(2, described.preprocessing.channels, size, size)
-    cutter = Cutter(network, sample, nullcontext)
+    cut_finder = CutFinder(network, sample, nullcontext)
     groups = [group.name for group in described.groups]
     cuts: list[Cut] = []
     for lowest in range(len(groups) - 1, 0, -1):
-        cuts.append(cutter.cut(set_trainable(network, described.groups, frozenset(groups[lowest:]))))
-        learns = {n for n, p in cuts[-1].trained.named_parameters() if p.requires_grad}
+        cuts.append(cut_finder.cut(set_trainable(network, described.groups, frozenset(groups[lowest:]))))
+        learns = {n for n, p in cuts[-1].train_suffix.named_parameters() if p.requires_grad}
         assert learns == {n for n, p in network.named_parameters() if p.requires_grad}, groups[lowest]
     depths = [cut.depth for cut in cuts]
     assert depths == sorted(depths, reverse=True)

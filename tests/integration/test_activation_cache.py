@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
-from ftkit.activation_cache.cut import Cutter
+from ftkit.activation_cache.cut import CutFinder
 from ftkit.activation_cache.table import Table
 from ftkit.errors import RunInterrupted
 from ftkit.files.cache_folder import CacheStore
@@ -154,9 +154,11 @@ def test_what_is_frozen_again_after_it_was_trained_is_computed_anew(precision: s
     assert one[1]["weight_drift"]["layer3"] == 0
 
 
-def test_as_many_views_as_epochs_are_the_images_of_a_run_without_the_cache_but_the_first(data: Path) -> None:
+def test_as_many_cached_augmentations_as_epochs_are_the_images_of_a_run_without_the_cache_but_the_first(
+    data: Path,
+) -> None:
     changes: dict[str, Any] = {"strategy": "freeze", "epochs": 3, "optimizer": {"name": "sgd", "lr": 1e-12}}
-    cached = train(data, "cached", cache={"views": 2}, **changes)
+    cached = train(data, "cached", cache={"augmentations": 2}, **changes)
     plain = train(data, "plain", cache={"use": False}, **changes)
     one, other = records(cached.run.path), records(plain.run.path)
     assert one[1]["train_loss"] == pytest.approx(other[1]["train_loss"], abs=1e-6)
@@ -165,12 +167,12 @@ def test_as_many_views_as_epochs_are_the_images_of_a_run_without_the_cache_but_t
 
 
 def test_one_pass_over_each_view_serves_all_phases_and_the_next_run_makes_none(data: Path, computed: list[int]) -> None:
-    train(data, "first", cache={"views": 2})
+    train(data, "first", cache={"augmentations": 2})
     assert sum(computed) == 2 * 70 * 3 + 8 * 3
     computed.clear()
-    train(data, "second", cache={"views": 2})
+    train(data, "second", cache={"augmentations": 2})
     assert computed == []
-    train(data, "another-strategy", strategy="freeze", cache={"views": 2})
+    train(data, "another-strategy", strategy="freeze", cache={"augmentations": 2})
     assert computed == []
     assert same(Path("runs", "first"), Path("runs", "second"))
 
@@ -181,7 +183,7 @@ def test_one_pass_over_each_view_serves_all_phases_and_the_next_run_makes_none(d
 )
 def test_what_changed_is_computed_anew(change: str, data: Path, tmp_path: Path, computed: list[int]) -> None:
     own = shutil.copytree(data, tmp_path / "own")
-    settings: dict[str, Any] = {"strategy": "freeze", "epochs": 4, "cache": {"views": 2}}
+    settings: dict[str, Any] = {"strategy": "freeze", "epochs": 4, "cache": {"augmentations": 2}}
     train(own, "first", **settings)
     computed.clear()
     if change == "image":
@@ -275,14 +277,14 @@ def test_where_the_disk_fails_it_goes_on_without_the_cache_and_says_so_once(
 def test_a_cache_folder_that_cant_be_made_is_told_of_and_trains(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     told = Notes()
-    train(data, "run", told, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "views": 1})
+    train(data, "run", told, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "augmentations": 1})
     assert [line for line in told.notes if f"{tmp_path / 'file'}: Not a directory" in line]
 
 
 def test_a_network_that_cant_be_cut_is_told_of_and_trains(
     data: Path, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
-    monkeypatch.setattr(Cutter, "_tried", lambda *_: "the parts don't give what the network gives")
+    monkeypatch.setattr(CutFinder, "_try_cut", lambda *_: "the parts don't give what the network gives")
     told = Notes()
     train(data, "run", told, strategy="freeze", epochs=2)
     assert [n for n in told.notes if "epochs 1 to 2: nothing is cached, since the parts don't give" in n]
@@ -303,14 +305,16 @@ class Breaks(Listener):
 def test_an_image_that_breaks_before_its_view_is_computed_is_left_out_and_listed(data: Path, tmp_path: Path) -> None:
     own = shutil.copytree(data, tmp_path / "own")
     broken = sorted((own / "train" / "a").iterdir())[3]
-    outcome = train(own, "run", Breaks(broken), strategy="freeze", epochs=4, on_bad_image="skip", cache={"views": 2})
+    outcome = train(
+        own, "run", Breaks(broken), strategy="freeze", epochs=4, on_bad_image="skip", cache={"augmentations": 2}
+    )
     listed = [json.loads(line) for line in (outcome.run.path / "bad-images.jsonl").read_text().splitlines()]
     assert [(line["file"], line["during_run"]) for line in listed] == [(str(broken), True)]
     assert len(outcome.records) == 4
 
 
 def test_the_sampler_that_draws_twice_sees_another_view_the_second_time(data: Path) -> None:
-    settings: dict[str, Any] = {"balance": "sampler", "strategy": "freeze", "epochs": 4, "cache": {"views": 2}}
+    settings: dict[str, Any] = {"balance": "sampler", "strategy": "freeze", "epochs": 4, "cache": {"augmentations": 2}}
     one = train(data, "one", **settings)
     two = train(data, "two", **settings)
     assert same(one.run.path, two.run.path)
@@ -319,7 +323,7 @@ def test_the_sampler_that_draws_twice_sees_another_view_the_second_time(data: Pa
 
 def test_more_than_the_limit_isnt_kept(data: Path) -> None:
     told = Notes()
-    train(data, "run", told, cache={"views": 2, "limit": 100_000})
+    train(data, "run", told, cache={"augmentations": 2, "limit": 100_000})
     sizes = [entry.nbytes for entry in CacheStore(Path("cache", "activations").absolute(), 0).entries()]
     assert 0 < sum(sizes) < 200_000, "with the blocks of the file system"
     assert [line for line in told.notes if "would pass the limit" in line]
@@ -327,7 +331,7 @@ def test_more_than_the_limit_isnt_kept(data: Path) -> None:
 
 def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:
     environment = {"FTKIT_CACHE_DIR": str(tmp_path / "cache")}
-    train(data, "run", strategy="freeze", epochs=2, cache={"views": 1})
+    train(data, "run", strategy="freeze", epochs=2, cache={"augmentations": 1})
     found = json.loads(run_ftkit("cache", "list", "--json", env=environment).stdout)
     assert len(found) == 2
     assert {row["about"].partition(":")[0] for row in found} == {"cifar_resnet20 after mean"}
@@ -340,20 +344,33 @@ def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path:
     ("flags", "says"),
     [
         (["--no-cache"], "nothing is cached with --no-cache"),
-        (["--augment", "none"], "all views are the same"),
+        (["--augment", "none"], "they would all be the same"),
         (["--strategy", "full"], "nothing is frozen"),
         (["--set", "train_bn=true"], "train_bn"),
     ],
 )
-def test_views_that_nothing_takes_are_refused(flags: list[str], says: str, data: Path, run_ftkit: RunFtkit) -> None:
-    done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--views", "2", *flags)
+def test_cached_augmentations_that_nothing_takes_are_refused(
+    flags: list[str], says: str, data: Path, run_ftkit: RunFtkit
+) -> None:
+    done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--cached-augmentations", "2", *flags)
     assert done.returncode == 2
-    assert "--views has no effect" in done.stderr
+    assert "--cached-augmentations has no effect" in done.stderr
     assert says in done.stderr
 
 
 def test_the_plan_says_what_is_kept_and_how_much_is_saved(data: Path, run_ftkit: RunFtkit) -> None:
-    flags = ["--data", str(data), "--backbone", "resnet18", "--strategy", "freeze", "--views", "2", "--cache-dir", "x"]
+    flags = [
+        "--data",
+        str(data),
+        "--backbone",
+        "resnet18",
+        "--strategy",
+        "freeze",
+        "--cached-augmentations",
+        "2",
+        "--cache-dir",
+        "x",
+    ]
     shown = run_ftkit("plan", *flags).stdout
-    assert "2 views of an image; what is frozen is computed 2 times in place of 11" in shown
+    assert "2 cached augmentations per image; frozen layers are computed 2 times instead of 11" in shown
     assert run_ftkit("plan", *flags[:-4], "--no-cache").stdout.count("what is frozen is computed in each epoch") == 1

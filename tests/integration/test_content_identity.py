@@ -202,7 +202,7 @@ def test_tables_of_an_earlier_format_make_room_and_are_never_read(data: Path, tm
     old.mkdir(parents=True)
     (old / "data").write_bytes(bytes(8192))
     (old / "lock").touch()
-    (old / "about.json").write_text(json.dumps({"about": "old", "facts": {"cut": "x", "beginning": "y"}, "used": 1}))
+    (old / "about.json").write_text(json.dumps({"about": "old", "facts": {"cut": "x", "prefix": "y"}, "used": 1}))
     (entry,) = store.entries()
     assert not entry.facts
     assert not store.has("aa")

@@ -92,14 +92,14 @@ def test_very_few_images(images: tuple[int, int], tmp_path: Path, image_folder: 
         assert len(records) == 3
 
 
-def test_classes_drawn_by_weight_and_more_views(tmp_path: Path) -> None:
+def test_classes_drawn_by_weight_and_more_cached_augmentations(tmp_path: Path) -> None:
     for number, (size, parts) in enumerate(((1, 7), (2, 3), (1, 100))):
-        settings: dict[str, Any] = {"cache": {"views": 3}, "balance": "sampler", "augment": "light"}
+        settings: dict[str, Any] = {"cache": {"augmentations": 3}, "balance": "sampler", "augment": "light"}
         assert trained(number, strategy="freeze", batch_size=size, accumulate=parts, epochs=4, **settings)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cache", ["--views=2", "--no-cache"])
+@pytest.mark.parametrize("cache", ["--cached-augmentations=2", "--no-cache"])
 def test_more_processes_than_images(cache: str, tmp_path: Path, image_folder: MakeFolder) -> None:
     image_folder(tmp_path / "few", {"train": {"a": 2, "b": 1}, "val": {"b": 1}}, (32, 32))
     line = ("train", "--data", "few", "--strategy", "gradual", "--set", "strategy.every=1", "--weights", "none")

@@ -27,7 +27,7 @@ from ftkit.transforms.image_transforms import evaluation, training
 from ftkit.transforms.preprocessing import Preprocessing
 from tests.looks import seen
 
-PLAIN: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
+UNAUGMENTED: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
 GREY = Preprocessing(size=32, crop_pct=1.0, mean=(0.25,), std=(0.5,))
 COLOUR = Preprocessing(size=32, crop_pct=1.0, mean=(0.5, 0.25, 0.75), std=(0.5, 0.5, 0.5))
 
@@ -61,7 +61,7 @@ def test_the_levels_and_their_numbers() -> None:
 
 
 def test_with_everything_off_a_square_image_is_as_in_evaluation() -> None:
-    assert part_changed(Standard(**PLAIN), noise()) == 0.0
+    assert part_changed(Standard(**UNAUGMENTED), noise()) == 0.0
 
 
 @pytest.mark.parametrize("level", [Light, Standard])
@@ -92,7 +92,7 @@ def test_only_torchs_generator_is_drawn_from(level: type[Light | Standard]) -> N
     ],
 )
 def test_each_option_changes_images_as_often_as_it_says(option: str, value: Any, low: float, high: float) -> None:
-    assert low <= part_changed(Standard(**(PLAIN | {option: value})), noise()) <= high
+    assert low <= part_changed(Standard(**(UNAUGMENTED | {option: value})), noise()) <= high
 
 
 def test_the_crop_keeps_the_part_and_the_ratio_that_are_asked_for() -> None:
@@ -112,10 +112,10 @@ def test_the_crop_keeps_the_part_and_the_ratio_that_are_asked_for() -> None:
 
 def test_erased_and_uncovered_parts_take_the_mean_colour() -> None:
     white = Image.new("RGB", (32, 32), "white")
-    erased = drawn(Standard(**PLAIN, erase=1.0, erase_scale=(0.25, 0.25)), white, 5)
+    erased = drawn(Standard(**UNAUGMENTED, erase=1.0, erase_scale=(0.25, 0.25)), white, 5)
     for image in erased:
         assert (image == 0).all(dim=0).float().mean() == pytest.approx(0.25, abs=0.05)
-    corners = torch.stack(drawn(Standard(**PLAIN, rotate=45), white, 20))[:, :, 0, 0]
+    corners = torch.stack(drawn(Standard(**UNAUGMENTED, rotate=45), white, 20))[:, :, 0, 0]
     assert corners.abs().amin(dim=0).max() < 0.01
 
 

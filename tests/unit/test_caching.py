@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftkit.activation_cache.policy import CutSize, Use, decide, views_of
+from ftkit.activation_cache.policy import CutSize, Use, decide, variants_of
 from ftkit.strategies.schedule import Phase
 
 HEAD, DEEP, LOW = CutSize("pool", 9, 100), CutSize("layer3", 6, 1000), CutSize("layer1", 2, 5000)
@@ -19,32 +19,32 @@ def phases(*lengths: int) -> list[Phase]:
 def decided(
     lengths: tuple[int, ...],
     cuts: list[CutSize | str],
-    views: int = 1,
+    variants: int = 1,
     probe: CutSize | None = None,
     drawn: bool = False,
     limit: int = 10**9,
 ) -> tuple[Use, ...]:
-    return decide(phases(*lengths), cuts, probe, 10, 2, views, drawn, limit)
+    return decide(phases(*lengths), cuts, probe, 10, 2, variants, drawn, limit)
 
 
 def test_one_view_is_computed_once_for_a_whole_phase() -> None:
     (use,) = decided((20,), [HEAD])
-    assert (use.cut, use.views, use.passes, use.nbytes) == (HEAD, (0,), 1, 100 * (10 + 2))
+    assert (use.cut, use.variants, use.passes, use.nbytes) == (HEAD, (0,), 1, 100 * (10 + 2))
 
 
 def test_the_probe_has_computed_the_first_view() -> None:
-    (use,) = decided((20,), [HEAD], views=4, probe=HEAD)
-    assert (use.views, use.passes, use.nbytes) == ((0, 1, 2, 3), 3, 100 * 10 * 3)
+    (use,) = decided((20,), [HEAD], variants=4, probe=HEAD)
+    assert (use.variants, use.passes, use.nbytes) == ((0, 1, 2, 3), 3, 100 * 10 * 3)
 
 
 def test_one_pass_fills_what_later_phases_need_nearer_to_the_input() -> None:
-    uses = decided((2, 2, 2), [HEAD, DEEP, LOW], views=2)
+    uses = decided((2, 2, 2), [HEAD, DEEP, LOW], variants=2)
     assert [use.passes for use in uses] == [2, 0, 0]
     assert [use.nbytes for use in uses] == [c.nbytes * (2 * 10 + 2) for c in (HEAD, DEEP, LOW)]
 
 
 def test_a_pass_serves_a_later_phase_though_what_is_behind_its_cut_was_trained() -> None:
-    uses = decided((1, 1, 1, 1), [HEAD, DEEP, LOW, LOW], views=2)
+    uses = decided((1, 1, 1, 1), [HEAD, DEEP, LOW, LOW], variants=2)
     assert [use.passes for use in uses] == [1, 1, 0, 0]
 
 
@@ -54,13 +54,13 @@ def test_a_pass_over_less_of_the_network_serves_no_deeper_cut() -> None:
 
 
 def test_where_each_epoch_has_its_own_view_nothing_is_saved_and_nothing_cached() -> None:
-    (use,) = decided((3,), [HEAD], views=3)
+    (use,) = decided((3,), [HEAD], variants=3)
     assert use.cut is None
     assert "one epoch alone" in use.reason
 
 
 def test_a_phase_that_saves_nothing_itself_is_cached_for_a_later_one() -> None:
-    uses = decided((2, 2, 2), [HEAD, HEAD, HEAD], views=4)
+    uses = decided((2, 2, 2), [HEAD, HEAD, HEAD], variants=4)
     assert [(use.cut, use.passes) for use in uses] == [(HEAD, 2), (None, 0), (HEAD, 0)]
 
 
@@ -75,7 +75,7 @@ def test_what_is_trained_in_between_is_computed_anew() -> None:
 
 
 def test_a_phase_that_saves_nothing_is_not_cached_for_one_after_a_training() -> None:
-    uses = decided((2, 2, 6), [HEAD, "everything trains", HEAD], views=4)
+    uses = decided((2, 2, 6), [HEAD, "everything trains", HEAD], variants=4)
     assert [(use.cut, use.passes) for use in uses] == [(None, 0), (None, 0), (HEAD, 4)]
 
 
@@ -89,8 +89,10 @@ def test_a_reason_stays_one() -> None:
     assert decided((1, 4), ["everything trains", HEAD])[0] == Use(reason="everything trains")
 
 
-@pytest.mark.parametrize(("views", "drawn", "expected"), [(1, False, (0,)), (3, False, (0, 2)), (3, True, (0, 1, 2))])
-def test_views_go_round_by_epoch_but_where_images_are_drawn_twice(
-    views: int, drawn: bool, expected: tuple[int, ...]
+@pytest.mark.parametrize(
+    ("variants", "drawn", "expected"), [(1, False, (0,)), (3, False, (0, 2)), (3, True, (0, 1, 2))]
+)
+def test_variants_go_round_by_epoch_but_where_images_are_drawn_twice(
+    variants: int, drawn: bool, expected: tuple[int, ...]
 ) -> None:
-    assert views_of(Phase(2, 4, frozenset()), views, drawn) == expected
+    assert variants_of(Phase(2, 4, frozenset()), variants, drawn) == expected

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ftkit.activation_cache.cut import Cut, Cutter, NoCutError
+from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.parts.backbone import LayerGroup
 
@@ -43,8 +43,8 @@ def sample() -> Tensor:
 
 
 def cut(network: nn.Module, *trainable: str, train_bn: bool = False) -> Cut:
-    cutter = Cutter(network, sample(), nullcontext)
-    return cutter.cut(set_trainable(network, GROUPS, frozenset(trainable), train_bn))
+    cut_finder = CutFinder(network, sample(), nullcontext)
+    return cut_finder.cut(set_trainable(network, GROUPS, frozenset(trainable), train_bn))
 
 
 def test_all_that_is_frozen_lies_before_the_cut() -> None:
@@ -55,16 +55,16 @@ def test_all_that_is_frozen_lies_before_the_cut() -> None:
 
 def test_both_parts_together_are_the_network_and_training_the_rest_trains_it() -> None:
     network = Network()
-    cutter = Cutter(network, sample(), nullcontext)
+    cut_finder = CutFinder(network, sample(), nullcontext)
     modes = set_trainable(network, GROUPS, frozenset({"body", "head"}))
-    found = cutter.cut(modes)
+    found = cut_finder.cut(modes)
     images = torch.randn(5, 3, 8, 8)
     with torch.no_grad():
-        (value,) = cutter.prefix([found.name])(images)
+        (value,) = cut_finder.prefix([found.name])(images)
     network.eval()
-    assert torch.equal(found.eval_network(value.clone()), network(images))
+    assert torch.equal(found.eval_suffix(value.clone()), network(images))
     modes.apply()
-    found.trained(value).sum().backward()
+    found.train_suffix(value).sum().backward()
     assert network.body[0].weight.grad is not None
     assert network.stem[0].weight.grad is None
 
@@ -75,7 +75,7 @@ def test_looking_for_a_cut_changes_nothing() -> None:
     random = torch.get_rng_state()
     modes = set_trainable(network, GROUPS, frozenset({"body", "head"}))
     training = [module.training for module in network.modules()]
-    Cutter(network, sample(), nullcontext).cut(modes)
+    CutFinder(network, sample(), nullcontext).cut(modes)
     assert [module.training for module in network.modules()] == training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
@@ -83,12 +83,12 @@ def test_looking_for_a_cut_changes_nothing() -> None:
 
 def test_values_at_several_cuts_come_of_one_pass_though_later_layers_work_in_place() -> None:
     network = Network()
-    cutter = Cutter(network, sample(), nullcontext)
-    names = [cutter.cut(set_trainable(network, GROUPS, frozenset(t))).name for t in (("body", "head"), ("head",))]
+    cut_finder = CutFinder(network, sample(), nullcontext)
+    names = [cut_finder.cut(set_trainable(network, GROUPS, frozenset(t))).name for t in (("body", "head"), ("head",))]
     images = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
-        alone = [cutter.prefix([name])(images)[0] for name in names]
-        together = cutter.prefix(names)(images)
+        alone = [cut_finder.prefix([name])(images)[0] for name in names]
+        together = cut_finder.prefix(names)(images)
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.models.compute.devices import Compute
-from ftkit.models.compute.memory_format import cast, settle
+from ftkit.models.compute.memory_format import cast, choose_memory_format
 
 CPU = Compute(torch.device("cpu"), "fp32")
 
@@ -38,7 +38,7 @@ class Flattened(Viewed):
 @pytest.mark.parametrize(("network", "layout"), [(Viewed, torch.contiguous_format), (Flattened, torch.channels_last)])
 def test_a_network_gets_the_layout_that_it_can_take(network: type[Viewed], layout: torch.memory_format) -> None:
     made = network()
-    compute = settle(made, CPU, 3, 8)
+    compute = choose_memory_format(made, CPU, 3, 8)
     weight = next(made.parameters())
     assert compute.layout == layout
     assert weight.is_contiguous(memory_format=layout)
@@ -51,7 +51,7 @@ def test_to_try_a_network_changes_nothing() -> None:
     made = Flattened()
     before = {name: value.clone() for name, value in made.state_dict().items()}
     random = torch.get_rng_state()
-    settle(made, CPU, 3, 8)
+    choose_memory_format(made, CPU, 3, 8)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
     assert made.training
@@ -96,9 +96,9 @@ def test_a_network_that_would_end_the_process_in_that_layout_keeps_the_other() -
     """torch's backward pass of a strided convolution of one pixel on a few channels writes past its memory there."""
     program = (
         "import torch; from torch import nn; from ftkit.models.compute.devices import Compute;"
-        "from ftkit.models.compute.memory_format import settle; torch.set_num_threads(1);"
+        "from ftkit.models.compute.memory_format import choose_memory_format; torch.set_num_threads(1);"
         "network = nn.Sequential(nn.Conv2d(3, 48, 1, 2, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten());"
-        "compute = settle(network, Compute(torch.device('cpu'), 'fp32'), 3, 64);"
+        "compute = choose_memory_format(network, Compute(torch.device('cpu'), 'fp32'), 3, 64);"
         "[network(compute.take(torch.randn(3, 3, 64, 64))).square().sum().backward() for _ in range(20)];"
         "print(compute.layout)"
     )

@@ -167,16 +167,16 @@ class TestGreyImages:
             assert torch.allclose(grey(image), colour(image.expand(1, 3, 64, 64)), atol=1e-5)
 
     def test_so_does_the_whole_way_from_a_grey_file(self) -> None:
-        look = replace(backbone("resnet18").preprocessing, size=64, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
+        preprocessing = replace(backbone("resnet18").preprocessing, size=64, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
         colour = backbone("resnet18").build(3).eval()
         grey = build_network(backbone("resnet18"), 3, Head(), channels=1).eval()
         grey.load_state_dict(refit(backbone("resnet18"), grey, 1, "w", colour.state_dict()))
         picture = draw_image(1, (80, 70), "grey").convert("L")
-        assert look.grey().mean == pytest.approx((0.4,))
+        assert preprocessing.grey().mean == pytest.approx((0.4,))
         with torch.inference_mode():
             there, here = (
-                colour(seen(evaluation(look), picture)[None]),
-                grey(seen(evaluation(look.grey()), picture)[None]),
+                colour(seen(evaluation(preprocessing), picture)[None]),
+                grey(seen(evaluation(preprocessing.grey()), picture)[None]),
             )
         assert torch.allclose(there, here, atol=1e-5)
 
@@ -257,12 +257,12 @@ class TestGreyImages:
         ours = own.build(3).eval()
         ours.load_state_dict(theirs.state_dict())
         picture = draw_image(2, (120, 100), "colour")
-        look = replace(own.preprocessing, size=128)
-        published = replace(look, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        preprocessing = replace(own.preprocessing, size=128)
+        published = replace(preprocessing, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         with torch.inference_mode():
             there, here = (
                 theirs(seen(evaluation(published), picture)[None]),
-                ours(seen(evaluation(look), picture)[None]),
+                ours(seen(evaluation(preprocessing), picture)[None]),
             )
         assert torch.allclose(there, here, rtol=0, atol=1e-4 * float(there.abs().max()))
 

@@ -26,7 +26,7 @@ from ftkit.builtin.backbones.torchvision_models import ftkit_backbones
 from ftkit.errors import FtkitError, RequestError
 from ftkit.models.surgery import build_network
 from ftkit.models.weights.files import Contents, read_weights
-from ftkit.models.weights.pretrained import LoadReport, Target, load_into, put_back
+from ftkit.models.weights.pretrained import LoadReport, Target, load_into, restore_weights
 from ftkit.parts.backbone import Backbone, Head
 
 RESNET20 = Path(__file__).parents[3] / "shared" / "weights" / "resnet20-12fca82f.th"
@@ -400,7 +400,7 @@ def test_older_files_and_files_without_versions_load() -> None:
     assert load(mnasnet, plain, ("classifier.1",), keep_head=True).missing == ()
     versioned = mnasnet.state_dict()
     assert load(mnasnet, versioned, ("classifier.1",), keep_head=True).missing == ()
-    put_back(mnasnet, plain)
+    restore_weights(mnasnet, plain)
 
 
 def test_the_published_resnet20_loads_whole() -> None:

@@ -172,7 +172,7 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     config, uses = plan.config.cache, plan.cache_by_phase
     if config.decoded != "off":
         yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
-    if not plan.views:
+    if not plan.cached_augmentations:
         reasons = {
             "": not config.use,
             ": the network is shared out": plan.config.fsdp,
@@ -181,11 +181,12 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
         reason = next(reason for reason, holds in reasons.items() if holds)
         yield "cache", f"off{reason}; what is frozen is computed in each epoch"
         return
-    views = "1 view" if plan.views == 1 else f"{plan.views} views"
+    augmentations = plural(plan.cached_augmentations, "cached augmentation")
     if uses is None:
         yield (
             "cache",
-            f"what is frozen is computed once for {views} of an image, if the network can be cut in two and that pays",
+            f"frozen layers are computed once for {augmentations} per image, if the network can be cut in two and it "
+            "saves time",
         )
         return
     served = [(phase, use) for phase, use in zip(plan.schedule.phases, uses, strict=True) if use.cut is not None]
@@ -199,7 +200,7 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     passes = sum(use.passes for _, use in served) + bool(plan.probe)
     yield (
         "cache",
-        f"{views} of an image; what is frozen is computed {passes} times in place of {epochs + bool(plan.probe)}, and "
+        f"{augmentations} per image; frozen layers are computed {passes} times instead of {epochs + bool(plan.probe)}; "
         f"~{short_count(sum(use.nbytes for _, use in served))}B{or_half} kept in {activation_folder(config.dir)}",
     )
     for phase, use in zip(plan.schedule.phases, uses, strict=True):

@@ -22,7 +22,7 @@ from ftkit.data.loading.workers import PREFETCH, START, exit_reason, init_worker
 from ftkit.errors import FtkitError, one_line
 from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_unreadable_image, with_traceback
-from ftkit.transforms.device_transforms import Draws, Finish
+from ftkit.transforms.device_transforms import DeviceTransforms, RandomParams
 from ftkit.transforms.image_transforms import Transform
 
 if TYPE_CHECKING:
@@ -56,29 +56,29 @@ class Batch:
     labels: Tensor
     indices: Tensor
     failures: tuple[ReadFailure, ...] = ()
-    device_transform: Finish | None = None
-    draws: Mapping[str, Tensor] = field(default_factory=dict)
+    device_transforms: DeviceTransforms | None = None
+    params: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pin_memory(self) -> Batch:
         images, labels, indices = (values.pin_memory() for values in self)
-        draws = {name: values.pin_memory() for name, values in self.draws.items()}
-        return Batch(images, labels, indices, self.failures, self.device_transform, draws)
+        params = {name: values.pin_memory() for name, values in self.params.items()}
+        return Batch(images, labels, indices, self.failures, self.device_transforms, params)
 
     def to(self, compute: Compute) -> Batch:
         """The batch on the device, its images finished."""
         labels, indices = (values.to(compute.device, non_blocking=True) for values in (self.labels, self.indices))
-        return Batch(self.preprocessed(compute), labels, indices, self.failures)
+        return Batch(self.images_on(compute), labels, indices, self.failures)
 
-    def preprocessed(self, compute: Compute) -> Tensor:
+    def images_on(self, compute: Compute) -> Tensor:
         """The images as the network sees them, on the device."""
         images = compute.take(self.images)
-        if self.device_transform is None or not len(self):
+        if self.device_transforms is None or not len(self):
             return images
-        draws = {name: values.to(compute.device, non_blocking=True) for name, values in self.draws.items()}
-        return compute.take(self.device_transform(images, draws))
+        params = {name: values.to(compute.device, non_blocking=True) for name, values in self.params.items()}
+        return compute.take(self.device_transforms(images, params))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels, self.indices))
@@ -89,7 +89,7 @@ class _Sample:
     image: Tensor
     label: int
     index: int
-    draws: Draws = field(default_factory=dict)
+    params: RandomParams = field(default_factory=dict)
 
 
 _ONE_DRAWS = Lock()
@@ -109,14 +109,9 @@ class Samples(Dataset["_Sample | ReadFailure"]):
     """
 
     def __init__(
-        self,
-        split: Split,
-        transform: Transform,
-        seed: int = 0,
-        pixels: Pixels | None = None,
-        device_transforms: bool = False,
+        self, split: Split, transform: Transform, seed: int = 0, pixels: Pixels | None = None, on_device: bool = False
     ) -> None:
-        self.device_transforms = device_transforms
+        self.on_device = on_device
         self.split = split
         self.transform = transform
         self.seed = seed
@@ -145,8 +140,8 @@ class Samples(Dataset["_Sample | ReadFailure"]):
             return ReadFailure(sample_name(self.split, index), error.message, with_traceback(error), broken)
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
-            image, draws = transform.begin(pixels) if self.device_transforms else (transform(pixels), {})
-            return _Sample(image, self.split.labels[index], index, draws)
+            image, params = transform.crop(pixels) if self.on_device else (transform(pixels), {})
+            return _Sample(image, self.split.labels[index], index, params)
 
     def transform_of(self, key: Key) -> Transform:
         """What a sample goes through."""
@@ -173,10 +168,10 @@ def evaluation_loader(
     world: int = 1,
     pin: bool = False,
     pixels: Pixels | None = None,
-    device_transforms: bool = False,
+    on_device: bool = False,
 ) -> DataLoader[_Sample | ReadFailure]:
     """Batches of one process's share of a split, each sample once."""
-    samples = Samples(split, transform, pixels=pixels, device_transforms=device_transforms)
+    samples = Samples(split, transform, pixels=pixels, on_device=on_device)
     return _loader(samples, Shard(len(split), batch_size, rank, world), workers, pin)
 
 
@@ -187,7 +182,7 @@ def _loader(
         samples,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=partial(_collate, tuple(shape), samples.transform.finish if samples.device_transforms else None),
+        collate_fn=partial(_collate, tuple(shape), samples.transform.device_transforms if samples.on_device else None),
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=partial(init_worker, process_exiting(os.getpid()), exit_reason(os.getpid()))
@@ -231,20 +226,22 @@ def raise_failures(found: Iterable[object]) -> None:
             )
 
 
-def _collate(shape: tuple[int, ...], finish: Finish | None, samples: Sequence[_Sample | ReadFailure]) -> Batch:
+def _collate(
+    shape: tuple[int, ...], device_transforms: DeviceTransforms | None, samples: Sequence[_Sample | ReadFailure]
+) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
-    images, draws = torch.empty(0, *shape), dict[str, Tensor]()
+    images, params = torch.empty(0, *shape), dict[str, Tensor]()
     if whole:
         first = whole[0]
         layout = torch.channels_last if first.image.ndim == 3 else torch.contiguous_format
         images = torch.empty(len(whole), *first.image.shape, dtype=first.image.dtype, memory_format=layout)
         torch.stack([s.image for s in whole], out=images)
-        draws = {name: torch.stack([s.draws[name] for s in whole]) for name in first.draws}
+        params = {name: torch.stack([s.params[name] for s in whole]) for name in first.params}
     return Batch(
         images,
         torch.tensor([s.label for s in whole], dtype=torch.int64),
         torch.tensor([s.index for s in whole], dtype=torch.int64),
         tuple(s for s in samples if isinstance(s, ReadFailure)),
-        finish,
-        draws,
+        device_transforms,
+        params,
     )

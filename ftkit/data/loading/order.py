@@ -82,8 +82,8 @@ class TrainingOrder(Sampler[list[Key]]):
     def __len__(self) -> int:
         return (self.batches.steps - self.first_step) * self.batches.accumulate
 
-    def cached_augmentations(self, count: int) -> set[int]:
-        """Which of so many views of the images the epoch has, over all processes."""
+    def variants(self, count: int) -> set[int]:
+        """Which of `count` cached augmentations the epoch uses, over all processes."""
         most = int(self.indices().bincount().max()) if self.weights is not None else 1
         return {(self.epoch + drawn) % count for drawn in range(most)}
 

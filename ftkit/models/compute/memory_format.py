@@ -20,7 +20,7 @@ FEWEST = 4
 """Channels from which on torch computes a strided convolution of one pixel on channels last without fault."""
 
 
-def settle(network: nn.Module, compute: Compute, channels: int, size: int) -> Compute:
+def choose_memory_format(network: nn.Module, compute: Compute, channels: int, size: int) -> Compute:
     """Move a network to its device, in the layout that is quickest there; no value changes.
 
     Convolutions are quicker on channels last on CPUs, and on GPUs in 16 bits. A network whose own code takes the

@@ -220,7 +220,7 @@ def _require_fit(
     return fit
 
 
-def put_back(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def restore_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a network all of its tensors, as one built alike had them.
 
     Files don't keep the versions of the modules, without which some refuse to load: the state is that of the

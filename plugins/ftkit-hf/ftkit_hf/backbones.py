@@ -82,16 +82,16 @@ def backbone(name: str) -> Backbone:
         )
     if config.model_type == "timm_wrapper":
         raise RequestError(f"hf/{name} is timm's {config.architecture}", f"use --backbone timm/{config.architecture}")
-    look = preprocessing(name, config)
+    expected = preprocessing(name, config)
     return Backbone(
         name=f"hf/{name}",
         groups=LazySequence(lambda: _groups(name)[0]),
         head=LazySequence(lambda: _groups(name)[1]),
         build=partial(_build, name),
-        preprocessing=look,
-        weights=(Pretrained("pretrained", partial(_load, name), look, name, note=config.model_type),),
+        preprocessing=expected,
+        weights=(Pretrained("pretrained", partial(_load, name), expected, name, note=config.model_type),),
         family=config.model_type,
-        min_size=min(32, look.size),
+        min_size=min(32, expected.size),
         fixed_size=config.model_type not in FREE,
         size_step=int(getattr(config, "patch_size", 1) or 1) if config.model_type.startswith("dinov2") else 1,
     )

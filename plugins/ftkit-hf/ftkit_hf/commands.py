@@ -57,7 +57,7 @@ def model_card(repository: str, facts: dict[str, Any]) -> str:
     """The README of a repository: what the model knows, how well, and how to use it."""
     metrics = {key: value for key, value in facts["metrics"].items() if isinstance(value, float)}
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value:.4f} |" for key, value in sorted(metrics.items()))
-    look, strategy = facts["preprocessing"], facts["strategy"].get("name", "-")
+    size, strategy = facts["preprocessing"]["size"], facts["strategy"].get("name", "-")
     classes = ", ".join(str(name) for name in facts["classes"][:50])
     return f"""---
 library_name: ftkit
@@ -70,7 +70,7 @@ tags: [image-classification, ftkit]
 {facts["backbone"]["name"]}, fine-tuned by ftkit {facts["ftkit"]} with the strategy {strategy},
 for {len(facts["classes"])} classes: {classes}.
 
-It sees images of {look["size"]} x {look["size"]} pixels. On its validation images, epoch {facts["epoch"]}:
+It sees images of {size} x {size} pixels. On its validation images, epoch {facts["epoch"]}:
 
 | | |
 | --- | --- |

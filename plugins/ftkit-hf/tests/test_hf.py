@@ -35,7 +35,7 @@ CONFIGS = {
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
     "convnext": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
 }
-LOOK = {
+PREPROCESSING = {
     "size": {"shortest_edge": 40},
     "do_center_crop": True,
     "crop_size": {"height": 32, "width": 32},
@@ -53,7 +53,7 @@ def network(tmp_path: Path) -> Callable[[str], Path]:
         torch.manual_seed(1)
         folder = tmp_path / kind
         AutoModelForImageClassification.from_config(CONFIGS[kind]).save_pretrained(folder)
-        (folder / "preprocessor_config.json").write_text(json.dumps(LOOK))
+        (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING))
         return folder
 
     return save
@@ -80,9 +80,14 @@ def test_groups_weights_and_preprocessing_are_its_own(network: Callable[[str], P
     folder = network("vit")
     described = ftkit_backbones()[str(folder)]
     assert described.group_names == ("stem", "block1", "block2", "head")
-    look = described.preprocessing
-    assert (look.size, look.resize, look.interpolation, look.fit) == (32, 40, "bicubic", "crop")
-    assert look.mean == (0.5, 0.4, 0.3)
+    preprocessing = described.preprocessing
+    assert (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.fit) == (
+        32,
+        40,
+        "bicubic",
+        "crop",
+    )
+    assert preprocessing.mean == (0.5, 0.4, 0.3)
     state = described.weights[0].load()
     kept = AutoModelForImageClassification.from_pretrained(folder).state_dict()
     assert all(torch.equal(state[f"model.{name}"], tensor) for name, tensor in kept.items())

@@ -104,9 +104,9 @@ def called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
 
 def _called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    look = backbone.preprocessing
-    channels = 1 if first is not None and first.in_channels == 1 else look.channels
-    images = torch.zeros(2, channels, look.size, look.size, device=next(model.parameters()).device)
+    preprocessing = backbone.preprocessing
+    channels = 1 if first is not None and first.in_channels == 1 else preprocessing.channels
+    images = torch.zeros(2, channels, preprocessing.size, preprocessing.size, device=next(model.parameters()).device)
     before = [(module, module.training) for module in model.modules()]
     seen: set[str] = set()
     hooks = [m.register_forward_pre_hook(lambda *_, name=n: seen.add(name)) for n, m in model.named_modules()]

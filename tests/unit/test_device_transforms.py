@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ftkit.data.loading.pixels import pixels_of
 from ftkit.transforms.augmentation import Changes, Light, Standard, Strong
-from ftkit.transforms.device_transforms import KINDS, Draws
+from ftkit.transforms.device_transforms import KINDS, RandomParams
 from ftkit.transforms.image_transforms import Transform, evaluation, training
 from ftkit.transforms.preprocessing import Preprocessing
 
-LOOK = Preprocessing(size=48)
+PREPROCESSING = Preprocessing(size=48)
 SEEDS = 24
 
 
@@ -27,26 +27,26 @@ def photograph(number: int, channels: int = 3) -> Tensor:
     return pixels_of(Image.fromarray(rough).resize((80, 60), Image.Resampling.BICUBIC), channels)
 
 
-def both(transform: Transform, seeds: range) -> tuple[Tensor, Tensor, list[Draws]]:
+def both(transform: Transform, seeds: range) -> tuple[Tensor, Tensor, list[RandomParams]]:
     """Images as a worker makes them, and as a batch is finished, in levels of 255; and what was drawn."""
-    look = transform.finish.pre
-    alone, begun, draws = [], [], []
+    preprocessing = transform.device_transforms.pre
+    alone, cropped, params = [], [], []
     for seed in seeds:
-        pixels = photograph(seed, look.channels)
+        pixels = photograph(seed, preprocessing.channels)
         torch.manual_seed(seed)
         alone.append(transform(pixels))
         after = torch.rand(1)
         torch.manual_seed(seed)
-        image, drawn = transform.begin(pixels)
+        image, drawn = transform.crop(pixels)
         assert image.dtype == torch.uint8
         assert torch.equal(torch.rand(1), after), "as many numbers are drawn"
-        begun.append(image)
-        draws.append(drawn)
-    stacked = {name: torch.stack([drawn[name] for drawn in draws]) for name in draws[0]}
-    together = transform.finish(torch.stack(begun), stacked)
+        cropped.append(image)
+        params.append(drawn)
+    stacked = {name: torch.stack([drawn[name] for drawn in params]) for name in params[0]}
+    together = transform.device_transforms(torch.stack(cropped), stacked)
     assert together.dtype == torch.float32
-    levels = 255 * torch.tensor(look.std)[:, None, None]
-    return torch.stack(alone) * levels, together * levels, draws
+    levels = 255 * torch.tensor(preprocessing.std)[:, None, None]
+    return torch.stack(alone) * levels, together * levels, params
 
 
 def apart(transform: Transform, seeds: range = range(SEEDS)) -> Tensor:
@@ -57,16 +57,16 @@ def apart(transform: Transform, seeds: range = range(SEEDS)) -> Tensor:
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_what_evaluation_sees_is_the_same_to_the_bit(fit: Any) -> None:
-    alone, together, _ = both(evaluation(replace(LOOK, fit=fit)), range(3))
+    alone, together, _ = both(evaluation(replace(PREPROCESSING, fit=fit)), range(3))
     assert torch.equal(alone, together)
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_crops_mirror_images_and_erased_parts_are_the_same_to_the_bit(fit: Any) -> None:
-    alone, together, draws = both(training(replace(LOOK, fit=fit), Standard(erase=0.5)), range(SEEDS))
+    alone, together, params = both(training(replace(PREPROCESSING, fit=fit), Standard(erase=0.5)), range(SEEDS))
     assert torch.equal(alone, together)
-    assert 0 < sum(bool(drawn["flip"]) for drawn in draws) < SEEDS
-    assert 0 < sum(bool(drawn["erased"][2]) for drawn in draws) < SEEDS
+    assert 0 < sum(bool(drawn["flip"]) for drawn in params) < SEEDS
+    assert 0 < sum(bool(drawn["erased"][2]) for drawn in params) < SEEDS
 
 
 @pytest.mark.parametrize(
@@ -85,23 +85,23 @@ def test_crops_mirror_images_and_erased_parts_are_the_same_to_the_bit(fit: Any) 
 )
 def test_colours_and_angles_are_within_a_few_levels(options: dict[str, float], levels: float) -> None:
     plain, changed = Light(), Light(**options)  # type: ignore[arg-type]
-    assert apart(training(LOOK, changed)).max() < levels
-    moved = [both(training(LOOK, one), range(SEEDS))[0] for one in (plain, changed)]
+    assert apart(training(PREPROCESSING, changed)).max() < levels
+    moved = [both(training(PREPROCESSING, one), range(SEEDS))[0] for one in (plain, changed)]
     assert (moved[0] - moved[1]).abs().mean() > 5 * levels / 3, "the change is larger than what it is compared within"
 
 
 def test_corners_of_rotated_images_are_pils() -> None:
-    alone, together, _ = both(training(LOOK, Light(rotate=90)), range(SEEDS))
+    alone, together, _ = both(training(PREPROCESSING, Light(rotate=90)), range(SEEDS))
     assert (alone - together).abs().max() < 1.01
 
 
 def test_each_kind_of_trivial_augment_is_what_pil_makes_of_it() -> None:
     seeds = range(250)
-    transform = training(LOOK, Light(trivial=True))
-    alone, together, draws = both(transform, seeds)
+    transform = training(PREPROCESSING, Light(trivial=True))
+    alone, together, params = both(transform, seeds)
     apart = (alone - together).abs().mean(dim=(1, 2, 3))
     worst: dict[str, float] = {}
-    for drawn, difference in zip(draws, apart.tolist(), strict=True):
+    for drawn, difference in zip(params, apart.tolist(), strict=True):
         name = KINDS[int(drawn["kind"])][0]
         worst[name] = max(worst.get(name, 0.0), difference)
     assert worst.keys() == {name for name, _, _ in KINDS}
@@ -110,13 +110,13 @@ def test_each_kind_of_trivial_augment_is_what_pil_makes_of_it() -> None:
 
 @pytest.mark.parametrize("changes", [Light(), Strong(), Light(brightness=0.4, contrast=0.4, rotate=20, erase=0.3)])
 def test_grey_images_are_too(changes: Changes) -> None:
-    look = Preprocessing(size=32, mean=(0.4,), std=(0.3,))
+    preprocessing = Preprocessing(size=32, mean=(0.4,), std=(0.3,))
     # PIL rounds after each of up to three changes, and contrast makes more of it.
-    assert apart(training(look, changes)).max() < 2.5
+    assert apart(training(preprocessing, changes)).max() < 2.5
 
 
 def test_an_image_is_the_same_whatever_stands_beside_it() -> None:
-    transform = training(LOOK, Strong(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, rotate=20))
+    transform = training(PREPROCESSING, Strong(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, rotate=20))
     _, many, _ = both(transform, range(6))
     _, few, _ = both(transform, range(2))
     assert torch.allclose(many[:2], few, atol=0.01)

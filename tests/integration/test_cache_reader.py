@@ -13,7 +13,7 @@ import torch
 
 import ftkit
 from ftkit.activation_cache import cache_reader
-from ftkit.activation_cache.cut import Cutter, NoCutError
+from ftkit.activation_cache.cut import CutFinder, NoCutError
 from ftkit.cli.main import main
 from ftkit.files.cache_folder import CacheStore
 from tests.conftest import MakeFolder
@@ -213,13 +213,13 @@ def test_what_the_advice_looked_at_is_there_for_the_run(data: Path, capsys: Capt
     train_table, val_table = CacheStore(Path("cache", "activations").absolute(), 0).entries()
     assert {train_table.about, val_table.about} == {
         "lenet after relu_3: 18 images",
-        "lenet after relu_3: 11 val images, view 1",
+        "lenet after relu_3: 11 val images, augmentation 1",
     }
 
 
 def test_a_network_is_cut_only_where_it_can_be() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
-    cutter = Cutter(network, torch.ones(2, 3), torch.no_grad)
-    assert cutter.cut_at("0").shape == (3,)
+    cut_finder = CutFinder(network, torch.ones(2, 3), torch.no_grad)
+    assert cut_finder.cut_at("0").shape == (3,)
     with pytest.raises(NoCutError, match="no place"):
-        cutter.cut_at("elsewhere")
+        cut_finder.cut_at("elsewhere")

@@ -40,9 +40,10 @@ def test_help_imports_nothing_heavy_and_no_command() -> None:
         "try: code = main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "loaded += [m for m in sys.modules if m.startswith('ftkit.') and m not in "
-        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.output.console', 'ftkit.cli.output.streams', 'ftkit.cli.switches', "
+        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.output', 'ftkit.cli.output.console', 'ftkit.cli.output.streams', "
+        "'ftkit.cli.switches', "
         "'ftkit.errors', 'ftkit.files.json_text', 'ftkit.plugins', "
-        "'ftkit.plugins.discovery', 'ftkit.distributed.launch_env')]\n"
+        "'ftkit.plugins.discovery', 'ftkit.distributed', 'ftkit.distributed.launch_env')]\n"
         "print('code', code, 'loaded', loaded)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,0 +1,105 @@
+"""Counts of the package's structure, for CONTRIBUTING.md's limits: `python scripts/count_structure.py [CHECKOUT]`."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+LONGEST_FUNCTION = 40
+MOST_PARAMETERS = 7
+MOST_MODULES = 12
+MOST_FIELDS = 10
+
+
+def main() -> None:
+    checkout = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    files = sorted((checkout / "ftkit").rglob("*.py"))
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    functions = [(path, f) for path, tree in trees.items() for f in functions_of(tree)]
+    long = [place(path, f) for path, f in functions if length(f) > LONGEST_FUNCTION]
+    wide = [place(path, f) for path, f in functions if parameters(f) > MOST_PARAMETERS and "commands" not in path.parts]
+    loose = [path.name for path in (checkout / "ftkit").glob("*.py")]
+    crowded = {str(folder.relative_to(checkout)): n for folder, n in modules(files).items() if n > MOST_MODULES}
+    mutable = {
+        f"{path.relative_to(checkout)}: {c.name}": n
+        for path, tree in trees.items()
+        for c in ast.walk(tree)
+        if isinstance(c, ast.ClassDef) and (n := mutable_fields(c)) > MOST_FIELDS
+    }
+    tests = sorted((checkout / "tests").rglob("test_*.py"))
+    inside = [path for path in tests if imports_the_inside(ast.parse(path.read_text(encoding="utf-8")))]
+    show("files", len(files), f"median {median(lines.values()):g} lines, {sum(lines.values()):,} in all")
+    show("functions", len(functions), f"median {median(length(f) for _, f in functions):g} lines")
+    show("modules beside the packages", len(loose), " ".join(sorted(loose)))
+    show("packages of more than 12 modules", len(crowded), str(crowded or ""))
+    show("basenames twice", len(twice(files)), " ".join(twice(files)))
+    show("files over 300 lines", sum(n > 300 for n in lines.values()), "")
+    show(f"functions over {LONGEST_FUNCTION} lines", len(long), " ".join(long))
+    show(f"functions of more than {MOST_PARAMETERS} parameters", len(wide), " ".join(wide))
+    show(f"classes of more than {MOST_FIELDS} mutable public fields", len(mutable), str(mutable or ""))
+    show("test files that import the inside", len(inside), f"of {len(tests)}")
+
+
+def show(what: str, number: int, more: str) -> None:
+    print(f"{number:6}  {what}" + (f": {more}" if more else ""))
+
+
+def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body, less the docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    names = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([name for name in names if name.arg not in ("self", "cls")])
+
+
+def modules(files: list[Path]) -> dict[Path, int]:
+    found: dict[Path, int] = defaultdict(int)
+    for path in files:
+        found[path.parent] += path.name != "__init__.py"
+    return found
+
+
+def twice(files: list[Path]) -> list[str]:
+    """Names of modules that are in two packages; commands are named as people type them."""
+    names = Counter(path.stem for path in files if path.stem != "__init__" and path.parent.name != "commands")
+    return sorted(name for name, n in names.items() if n > 1)
+
+
+def mutable_fields(node: ast.ClassDef) -> int:
+    """Annotated public fields of a dataclass that isn't frozen."""
+    decorators = [ast.unparse(d) for d in node.decorator_list]
+    if not any("dataclass" in d for d in decorators) or any("frozen=True" in d for d in decorators):
+        return 0
+    return sum(
+        isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name) and not f.target.id.startswith("_")
+        for f in node.body
+    )
+
+
+def imports_the_inside(tree: ast.AST) -> bool:
+    """Whether a test imports anything but the library, `ftkit.api`, `ftkit.testing`, errors and the entry point."""
+    face = ("ftkit", "ftkit.api", "ftkit.testing", "ftkit.errors", "ftkit.cli.main")
+    return any(
+        isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ftkit" and node.module not in face
+        for node in ast.walk(tree)
+    )
+
+
+def place(path: Path, function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    return f"{path.name}:{function.name}"
+
+
+if __name__ == "__main__":
+    main()

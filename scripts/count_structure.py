@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def show(what: str, number: int, more: str) -> None:
-    print(f"{number:6}  {what}" + (f": {more}" if more else ""))
+    sys.stdout.write(f"{number:6}  {what}" + (f": {more}" if more else "") + "\n")
 
 
 def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -1,4 +1,4 @@
-"""Which images a person means: files, folders of them, globs, and lists on stdin."""
+"""Image paths from command-line arguments: files, folders, globs, and lists on stdin."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ftkit.data.walk import HIDDEN, SYSTEM_NAMES, UNOPENED, SkippedFiles, scan_f
 from ftkit.errors import RequestError
 
 CHUNK = 1 << 16
-ENOUGH = 16
-"""Bytes that tell UTF-16 from names that end with zero bytes."""
+"""Bytes to read from stdin at a time."""
+ENCODING_SAMPLE = 16
+"""Bytes needed to distinguish UTF-16 from names that end with a zero byte."""
 
 
 def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: SkippedFiles) -> Iterator[Path]:
-    """Image files in the order of the arguments; folders and globs are sorted, and read as they are needed.
+    """Image files in the order of the arguments; folders and globs are sorted, and read lazily.
 
-    A file that was named, or matches a glob, is taken whatever it is called, and even if it isn't there, so that it
-    gets its line among the answers. Folders are walked as training walks those of its classes.
+    A named file, or one that matches a glob, is included whatever its suffix, and even if it doesn't exist, so that
+    the output has a line for it. Folders are walked like the class folders of a training.
 
     Args:
-        stdin: Has a list of paths, for the argument `-`.
-        left_out: Counts what is in folders and isn't taken.
+        stdin: A list of paths, for the argument `-`.
+        left_out: Counts files in folders that are not included.
 
     Raises:
-        RequestError: There is nothing at all.
+        RequestError: There is no image.
     """
     arguments = list(arguments)
     missing = [a for a in arguments if not (a == "-" or os.path.lexists(a) or next(_matches(a, SkippedFiles()), None))]
@@ -43,7 +44,7 @@ def find_images(arguments: Iterable[str], stdin: IO[str] | None, left_out: Skipp
         left = "; ".join(left_out.lines())
         raise RequestError(
             f"no images in {', '.join(arguments)}{f': {left}' if left else ''}",
-            "give image files, or folders that hold some",
+            "give image files, or folders that contain images",
         )
     return chain([first], found)
 
@@ -71,22 +72,22 @@ def _below(folder: str, left_out: SkippedFiles) -> Iterator[Path]:
 
 
 def read_path_list(stdin: IO[str] | None) -> Iterator[str]:
-    """The paths in a list, one a line, or ended by zero bytes as `find -print0` does.
+    """The paths in a list: one a line, or separated by zero bytes as `find -print0` writes them.
 
-    They are file names as the system has them, whatever their encoding; a byte order mark says that it is UTF-8 or
-    UTF-16, as PowerShell writes.
+    Names are decoded like file names of the system. Byte order marks are recognised, and so is UTF-16, which
+    PowerShell writes.
 
     Raises:
         RequestError: There is no stdin.
     """
     if stdin is None:
-        raise RequestError("-: there is no stdin to read paths from", "pipe a list of files into it")
+        raise RequestError("-: stdin is closed, so no paths can be read", "pipe a list of files into the command")
     buffer = getattr(stdin, "buffer", None)
     if buffer is None:
         yield from (line for line in (text.rstrip("\r\n") for text in stdin) if line)
         return
     head = b""
-    while not (b"\n" in head or (b"\0" in head and len(head) >= ENOUGH)) and (chunk := _some(buffer)):
+    while not (b"\n" in head or (b"\0" in head and len(head) >= ENCODING_SAMPLE)) and (chunk := _some(buffer)):
         head += chunk
     decode, end, head = _encoding(head)
     for item in _items(buffer, head, end):
@@ -97,12 +98,12 @@ def read_path_list(stdin: IO[str] | None) -> Iterator[str]:
 
 
 def _some(buffer: IO[bytes]) -> bytes:
-    """What there is, without waiting for more."""
+    """The bytes that are available, without waiting for a full chunk."""
     return buffer.read1(CHUNK) if isinstance(buffer, io.BufferedReader) else buffer.read(CHUNK)
 
 
 def _encoding(head: bytes) -> tuple[Callable[[bytes], str], bytes, bytes]:
-    """How names are decoded, what ends each, and the beginning without its byte order mark."""
+    """The decoder of names, the separator between them, and `head` without its byte order mark."""
     for mark, name in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
         bare = not head.startswith(mark) and _is_utf16(head, name)
         if head.startswith(mark) or bare:
@@ -117,14 +118,14 @@ def _decoder(encoding: str) -> Callable[[bytes], str]:
 
 
 def _is_utf16(head: bytes, name: str) -> bool:
-    """Whether every second byte of the first name is zero, which no name has otherwise."""
+    """Whether every second byte of the first name is zero, as in UTF-16 text of ASCII characters."""
     line = head[: head.find(b"\n")] if b"\n" in head else head
     zeros = line[1 if name.endswith("le") else 0 :: 2]
     return len(line) > 3 and zeros.count(0) > len(zeros) * 0.9 and line.count(0) == zeros.count(0)
 
 
 def _items(buffer: IO[bytes], head: bytes, end: bytes) -> Iterator[bytes]:
-    """What stands between the ends, which lie at multiples of their own length."""
+    """The byte strings between separators, which lie at multiples of the separator's length."""
     rest = head
     while True:
         *whole, rest = _split(rest, end)
@@ -151,7 +152,7 @@ def _split(data: bytes, end: bytes) -> list[bytes]:
 
 
 def _matches(pattern: str, left_out: SkippedFiles) -> Iterator[str]:
-    """Files and folders that a glob stands for, none where it is none; nothing that lies in a folder that matches."""
+    """Files and folders that match a glob, without those inside a matching folder; nothing if it isn't a glob."""
     if not glob.has_magic(pattern):
         return
     parts = [part for part in pattern.split("/") if part]
@@ -172,7 +173,7 @@ def _matching(base: str, parts: list[str], left_out: SkippedFiles) -> Iterator[s
         return
     head, rest = parts[0], parts[1:]
     if not glob.has_magic(head):
-        path = os.path.join(base, head)  # noqa: PTH118 - a path that begins as the pattern does
+        path = os.path.join(base, head)  # noqa: PTH118 - keep the pattern's own prefix
         if os.path.lexists(path):
             yield from _matching(path, rest, left_out)
     elif head == "**":
@@ -186,7 +187,7 @@ def _matching(base: str, parts: list[str], left_out: SkippedFiles) -> Iterator[s
 
 
 def _named(base: str, head: str, rest: list[str], left_out: SkippedFiles) -> Iterator[str]:
-    """What a pattern for one part of a path matches in a folder; hidden names only where it begins with a dot."""
+    """Entries of a folder that match one part of a pattern; hidden ones only if the pattern starts with a dot."""
     fits = re.compile(translate(head)).match
     try:
         entries = scan_folder(base or ".")

@@ -1,4 +1,4 @@
-"""The flags that set config keys, once for every command that takes them."""
+"""Adds the config flags to commands, and resolves what was given."""
 
 from __future__ import annotations
 
@@ -13,160 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ftkit.cli.flags import FLAGS, RUN, Flag
 from ftkit.cli.output import console
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, MONITORS, ON_NAN, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
-from ftkit.files.file_kinds import kind_of_file
-from ftkit.optim.optimizer_names import OPTIMIZERS
-from ftkit.transforms.augmentation import LEVELS
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.plugins import Registry
 
-DATA, MODEL, TRAINING, MACHINE, RUN = "Data", "Model", "Training", "Machine", "Run"
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-"""Endings of files that are unpacked."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag that sets one key of the config.
-
-    Attributes:
-        names: Spellings, the full one first.
-        key: Dotted config key.
-        metavar: What stands for the value in the help; None for a switch.
-        help: One line.
-        panel: Heading in the help.
-        values: Values to complete, or the kind of names to look up: `backbones`, `datasets`, `strategies`.
-        parse: From the flag's text to the key's value.
-    """
-
-    names: tuple[str, ...]
-    key: str
-    metavar: str | None
-    help: str
-    panel: str
-    values: tuple[str, ...] | str = ()
-    parse: Callable[[str], Any] = str
-
-    @property
-    def parameter(self) -> str:
-        """Name of the argument that it becomes."""
-        return "config_" + self.names[0].strip("-").replace("-", "_")
-
-
-def dataset_at(path: str) -> dict[str, str]:
-    """The dataset that a path means: a folder of images, a CSV file, or an archive, which may be at an address.
-
-    Raises:
-        RequestError: Nothing is there, or it is none of these.
-    """
-    place = Path(path).expanduser()
-    if "://" in path:
-        return {"name": "archive", "source": path}
-    if place.is_dir():
-        return {"name": "folder", "root": path}
-    if place.suffix.lower() in (".csv", ".tsv") and place.is_file():
-        return {"name": "csv", "path": path}
-    if place.name.lower().endswith(ARCHIVES) and place.is_file():
-        return {"name": "archive", "source": path}
-    if place.exists():
-        kind = kind_of_file(place)
-        it_is = f"it is {kind}, " if kind else ""
-        found = f"--data {path}: {it_is}neither a folder, nor a .csv file, nor a zip or tar archive"
-        archive = kind is not None and kind.endswith((" archive", "gzip file"))
-        raise RequestError(found, f"--dataset archive --set dataset.source={path} reads it" if archive else None)
-    raise RequestError(
-        f"--data {path}: nothing is there",
-        "give a folder of images, a .csv file of paths and labels, or an archive or its https address",
-    )
-
-
-def _listed(text: str) -> list[str]:
-    return text.split(",")
-
-
-FLAGS: tuple[Flag, ...] = (
-    Flag(
-        ("--data",),
-        "dataset",
-        "PATH|URL",
-        "A folder of images, a CSV file of paths and labels, or a zip or tar archive.",
-        DATA,
-        parse=dataset_at,
-    ),
-    Flag(("--dataset",), "dataset.name", "NAME", "A dataset by name; see `ftkit datasets list`.", DATA, "datasets"),
-    Flag(("--train-samples",), "train_samples", "N", "Train on only so many images.", DATA),
-    Flag(
-        ("--on-bad-image",),
-        "on_bad_image",
-        "|".join(BAD_IMAGE_WAYS),
-        "Stop at image files that can't be read, or leave them out.",
-        DATA,
-        BAD_IMAGE_WAYS,
-    ),
-    Flag(("--backbone",), "backbone", "NAME", "The network; see `ftkit backbones list`.", MODEL, "backbones"),
-    Flag(("--weights",), "weights", "default|none|NAME|FILE", "Where to start from.", MODEL, ("default", "none")),
-    Flag(("--allow-partial",), "allow_partial", None, "Take weights that fit in part; the rest is random.", MODEL),
-    Flag(("--keep-head",), "keep_head", None, "Keep the pretrained head, for data of the same classes.", MODEL),
-    Flag(("--channels",), "preprocessing.channels", "1|3", "1 trains on grey images.", MODEL, ("1", "3")),
-    Flag(("--head-hidden",), "head.hidden", "N", "Width of a hidden layer in the head.", MODEL),
-    Flag(("--head-dropout",), "head.dropout", "PART", "Dropout before the head's last layer.", MODEL),
-    Flag(("--image-size",), "preprocessing.size", "PIXELS", "Side of the square that the network sees.", MODEL),
-    Flag(
-        ("--strategy",),
-        "strategy.name",
-        "NAME",
-        "What trains when, auto to have it chosen; see `ftkit strategies list`.",
-        TRAINING,
-        "strategies",
-    ),
-    Flag(("--epochs",), "epochs", "N", "Passes over the training images.", TRAINING),
-    Flag(("--lr",), "optimizer.lr", "RATE", "Base learning rate.", TRAINING),
-    Flag(
-        ("--optimizer",), "optimizer.name", "NAME", "A class of torch.optim in lower case.", TRAINING, tuple(OPTIMIZERS)
-    ),
-    Flag(("--batch-size",), "batch_size", "N", "Images a step.", TRAINING),
-    Flag(("--accumulate",), "accumulate", "N", "Batches a step of the optimizer.", TRAINING),
-    Flag(
-        ("--augment",), "augment.name", "|".join(LEVELS), "Random changes of training images.", TRAINING, tuple(LEVELS)
-    ),
-    Flag(("--label-smoothing",), "label_smoothing", "PART", "Part of each target spread over all classes.", TRAINING),
-    Flag(("--clip-grad",), "clip_grad", "NORM", "Largest norm of the gradient.", TRAINING),
-    Flag(("--on-nan",), "on_nan", "|".join(ON_NAN), "A step whose loss is not finite.", TRAINING, ON_NAN),
-    Flag(("--balance",), "balance", "|".join(BALANCES), "Against classes of unequal size.", TRAINING, BALANCES),
-    Flag(("--probe",), "probe", None, "Start from the head solved on frozen features.", TRAINING),
-    Flag(("--monitor",), "monitor", "|".join(MONITORS), "What chooses the best epoch.", TRAINING, MONITORS),
-    Flag(("--patience",), "patience", "N", "Stop after so many epochs of the last phase without gain.", TRAINING),
-    Flag(("--seed",), "seed", "N", "Everything random follows from it.", TRAINING),
-    Flag(("--precision",), "precision", "|".join(PRECISIONS), "Arithmetic of training.", MACHINE, PRECISIONS),
-    Flag(("--device",), "device", "|".join(DEVICES), "Where to train.", MACHINE, DEVICES),
-    Flag(("--compile",), "compile", None, "Compile what trains, which pays on GPUs.", MACHINE),
-    Flag(("--fsdp",), "fsdp", None, "Share a large network out over the processes.", MACHINE),
-    Flag(("--zero-stage",), "zero_stage", "0|1|2", "Share out the optimizer's state, by DeepSpeed.", MACHINE),
-    Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
-    Flag(("--cache",), "cache.use", None, "Compute what is frozen once, and keep it.", MACHINE),
-    Flag(("--cached-augmentations",), "cache.augmentations", "K", "Cached augmentations per image.", MACHINE),
-    Flag(("--decoded-cache",), "cache.decoded", "|".join(DECODED), "Where to keep images decoded.", MACHINE, DECODED),
-    Flag(("--cache-dir",), "cache.dir", "FOLDER", "Where to keep it.", MACHINE),
-    Flag(("--cache-limit",), "cache.limit", "SIZE", "Most to keep, such as 20GB.", MACHINE),
-    Flag(("--tracker",), "tracker", "|".join(TRACKERS), "Send the records there too.", RUN, TRACKERS, _listed),
-    Flag(("--output",), "output", "FOLDER", "Folder that run folders are made in.", RUN),
-    Flag(("--name",), "name", "NAME", "Name of the run folder.", RUN),
-)
-
 
 @dataclass(frozen=True)
 class Request:
-    """The config's flags as they were given, for a command that decides itself what they are laid over.
+    """The config flags as given, for a command that chooses the config file that they override.
 
     Attributes:
         file: `--config`.
-        flags: By dotted config key: how the flag was spelt, and its value.
-        sets: `--set`, as given.
+        flags: Spelling and value of each flag, by dotted config key.
+        sets: The values of `--set`.
     """
 
     file: Path | None
@@ -174,7 +37,7 @@ class Request:
     sets: Sequence[str]
 
     def resolve(self, file: Path | None = None) -> Resolved:
-        """Lay the flags and the environment over a config file, by default the one that was given."""
+        """Override a config file, by default `--config`, by the environment and the flags."""
         from ftkit.config.load import resolve
 
         resolved = resolve(file or self.file, self.flags, self.sets, os.environ)
@@ -183,14 +46,14 @@ class Request:
 
 
 def with_request(command: Callable[..., Any]) -> Callable[..., Any]:
-    """As `with_config`; the command gets a `request` instead, and nothing is resolved yet."""
+    """As `with_config`, but the command takes an unresolved `request`."""
     return _with_flags(command, "request", _request)
 
 
 def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the config's flags, `--config` and `--set`; it gets `resolved` in their place.
+    """Add the config flags, `--config` and `--set` to a command, which takes them as one argument, `resolved`.
 
-    The command's own parameters stay as they are. Faults of plugins are shown once, as warnings.
+    The command's own parameters are kept. Faults of plugins are printed once, as warnings.
     """
     return _with_flags(command, "resolved", lambda arguments: _request(arguments).resolve())
 
@@ -213,10 +76,10 @@ def _with_flags(command: Callable[..., Any], name: str, made: Callable[[dict[str
 
 
 def project_registry(all_plugins: bool = True) -> Registry:
-    """The plugins that are built in, installed, and named by `ftkit.yaml` in the working folder.
+    """The registry of built-in plugins, installed ones, and those named in `./ftkit.yaml`.
 
     Args:
-        all_plugins: Load all of them now, for a list of what there is, and say which are broken.
+        all_plugins: Load all plugins now, and warn of broken ones.
     """
     from ftkit.config.load import project_plugins
     from ftkit.plugins import Registry
@@ -229,7 +92,7 @@ def project_registry(all_plugins: bool = True) -> Registry:
 
 
 def warn_of_faults(registry: Registry) -> None:
-    """Say which plugins are left out, and why."""
+    """Warn of plugins that were skipped, with the reasons."""
     for fault in registry.new_faults():
         console.warn(str(fault))
 
@@ -252,12 +115,18 @@ def _config_parameters() -> list[inspect.Parameter]:
     file = Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", metavar="FILE", help="Config file; else ./ftkit.yaml, if any.", rich_help_panel=RUN
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Config file; by default ./ftkit.yaml.",
+            rich_help_panel=RUN,
         ),
     ]
     sets = Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key: --set optimizer.lr=0.01", rich_help_panel=RUN),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set any config key, as in optimizer.lr=0.01.", rich_help_panel=RUN
+        ),
     ]
     parameters = [_parameter("config_file", file), _parameter("config_sets", sets)]
     return [*(_flag_parameter(flag) for flag in FLAGS), *parameters]
@@ -268,7 +137,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _flag_parameter(flag: Flag) -> inspect.Parameter:
-    """Values stay text here; the config's own check of them has the better message."""
+    """Values stay text here, since the config's validation has the better error messages."""
     if flag.metavar is None:
         off = f"--no-{flag.names[0].strip('-')}"
         switch = typer.Option(f"{flag.names[0]}/{off}", help=flag.help, rich_help_panel=flag.panel)
@@ -284,13 +153,21 @@ def _flag_parameter(flag: Flag) -> inspect.Parameter:
 
 
 def _completer(values: tuple[str, ...] | str) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        if isinstance(values, tuple):
-            names = list(values)
-        else:
-            from ftkit.plugins import Registry
+    if isinstance(values, str):
+        return complete_names(values)
 
-            names = list(getattr(Registry(), values))
-        return [name for name in names if name.startswith(incomplete)]
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def complete_names(kind: str) -> Callable[[str], list[str]]:
+    """Shell completion of the names of a kind of part, such as `backbones`."""
+
+    def complete(incomplete: str) -> list[str]:
+        from ftkit.plugins import Registry
+
+        return [name for name in Registry().catalogs[kind] if name.startswith(incomplete)]
 
     return complete

@@ -1,4 +1,4 @@
-"""Switches of the program itself, which work anywhere on the line and on every command."""
+"""Global switches, accepted anywhere on the command line and by every command."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DEBUG, NO_PLUGINS, STRICT_PLUGINS, PLUGIN = "--debug", "--no-plugins", "--strict
 
 @dataclass(frozen=True)
 class Switches:
-    """What was switched on a command line.
+    """The global switches of a command line.
 
     Attributes:
-        rest: The line without the switches.
-        settings: The variables that they stand for, so that processes which the command starts know of them.
+        rest: The arguments without the switches.
+        settings: The equivalent environment variables, which child processes inherit.
     """
 
     rest: list[str]
@@ -27,7 +27,7 @@ class Switches:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Set the variables meanwhile."""
+        """Set the environment variables inside the context."""
         before = {name: os.environ.get(name) for name in self.settings}
         os.environ.update(self.settings)
         try:
@@ -41,10 +41,10 @@ class Switches:
 
 
 def take(arguments: list[str]) -> Switches:
-    """Take the switches off a line, up to a `--`.
+    """Separate the switches before a `--` from the other arguments.
 
     Raises:
-        RequestError: `-p` is followed by something else than `no:NAME`.
+        RequestError: The value of `-p` isn't `no:NAME`.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     words, rest, disabled = iter(arguments[:end]), list[str](), list[str]()
@@ -65,7 +65,7 @@ def take(arguments: list[str]) -> Switches:
 def _disabled(value: str) -> str:
     word, colon, name = value.partition(":")
     if word != "no" or not colon or not name:
-        raise RequestError(f"{PLUGIN} {value}".rstrip() + ": not no:NAME", f"leave a plugin out with {PLUGIN} no:NAME")
+        raise RequestError(f"{PLUGIN} {value}".rstrip() + ": not no:NAME", f"disable a plugin with {PLUGIN} no:NAME")
     return name
 
 

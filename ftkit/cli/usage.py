@@ -1,4 +1,4 @@
-"""Mistakes on the command line, told in one line with the flag that was meant."""
+"""Command-line mistakes as one-line errors that suggest the intended flag."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import typer
 
-FLAG_PEERS: dict[str, tuple[str, ...]] = {
+FLAG_ALIASES: dict[str, tuple[str, ...]] = {
     "--accelerator": ("--device",),
     "--aa": ("--augment",),
     "--amp": ("--precision",),
@@ -70,9 +70,9 @@ FLAG_PEERS: dict[str, tuple[str, ...]] = {
     "-j": ("--workers",),
     "-o": ("--output",),
 }
-"""What timm, Ultralytics, Hugging Face and the tutorials call our flags."""
+"""Names of our flags in timm, Ultralytics, Hugging Face and the tutorials."""
 
-COMMAND_PEERS = {
+COMMAND_ALIASES = {
     "create": "init",
     "eval": "evaluate",
     "finetune": "train",
@@ -83,16 +83,16 @@ COMMAND_PEERS = {
     "test": "evaluate",
     "val": "evaluate",
 }
-"""What other tools call our commands."""
+"""Names of our commands in other tools."""
 
 
-def refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse values without a character: as a path they would mean the working folder, and nobody says it so.
+def check_not_empty(arguments: Sequence[str]) -> None:
+    """Check that no value is an empty string, which as a path would mean the working folder.
 
     Raises:
-        RequestError: Names the flag.
+        RequestError: A value is empty.
     """
-    remedy = "a variable of the shell may not be set: give a value, or leave it out"
+    remedy = "a shell variable may be unset: give a value, or leave the flag out"
     for before, text in zip(["", *arguments], arguments, strict=False):
         flag, given, value = text.partition("=")
         if text == "":
@@ -102,7 +102,7 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def usage_error(error: Any) -> RequestError:
-    """A complaint of the parser as our own error: one line, the flag named, the remedy beside it."""
+    """An error of the command-line parser as our own error: one line that names the flag, and a hint."""
     context: typer.Context | None = getattr(error, "ctx", None)
     name = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and isinstance(name, str):
@@ -118,7 +118,7 @@ def usage_error(error: Any) -> RequestError:
 def _no_such_option(name: str, context: typer.Context | None) -> RequestError:
     known = _flags(context)
     spelled = name.replace("_", "-")
-    meant = next((f for f in FLAG_PEERS.get(spelled, ()) if f in known), None)
+    meant = next((f for f in FLAG_ALIASES.get(spelled, ()) if f in known), None)
     if meant is None:
         meant = spelled if spelled in known else nearest(spelled, known) if name.startswith("--") else None
     return RequestError(f"no such option {name}", f"did you mean {meant}?" if meant else _help_of(context))
@@ -132,7 +132,7 @@ def _flags(context: typer.Context | None) -> list[str]:
 
 
 def _bad_value(error: Any) -> str:
-    """typer's sentence starts with the flag's name in quotes, or with a general one."""
+    """The parser's message for a wrong value, prefixed with the flag."""
     names = getattr(error.param, "opts", None) or []
     flag = max(names, key=len, default="")
     name = flag if flag.startswith("-") else flag.upper()

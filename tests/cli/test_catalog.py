@@ -1,4 +1,4 @@
-"""`ftkit backbones|datasets|strategies list|show`, each as if typed."""
+"""`ftkit KIND list|show` for every kind of part, as a subprocess."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ftkit.cli.command_table import COMMANDS as TABLE
+from ftkit.plugins.kinds import KINDS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -107,9 +110,7 @@ def test_the_filter_looks_at_names_and_families_in_any_spelling(run_ftkit: Run, 
     assert [backbone["name"] for backbone in found] == ["wide_resnet101_2", "wide_resnet50_2"]
     result = run_ftkit("backbones", "list", "--filter", "resnt18", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == (
-        "error: --filter: no backbone has 'resnt18' in its name or family\nhint: did you mean 'resnet18'?\n"
-    )
+    assert result.stderr == ("error: --filter: no backbones match 'resnt18'\nhint: did you mean 'resnet18'?\n")
 
 
 def test_a_backbone_is_shown_with_groups_preprocessing_and_weights(run_ftkit: Run, tmp_path: Path) -> None:
@@ -118,7 +119,9 @@ def test_a_backbone_is_shown_with_groups_preprocessing_and_weights(run_ftkit: Ru
     assert [int(count.replace(",", "")) for _, count in groups] == [9536, 147968, 525568, 2099712, 8393728, 0]
     assert "  IMAGENET1K_V1: ImageNet-1K, top-1 69.76 %" in lines
     assert "    resnet18-f37072fd.pth, 44.7 MB" in lines
-    assert any(line.startswith("    RGB 224 x 224, middle of the image resized to 256, bilinear") for line in lines)
+    assert any(
+        line.startswith("    RGB 224 x 224, centre crop of the image resized to 256, bilinear") for line in lines
+    )
 
 
 def test_a_backbone_that_takes_one_size_says_so(run_ftkit: Run, tmp_path: Path) -> None:
@@ -153,11 +156,11 @@ def test_strategies_are_listed_once_with_their_aliases(run_ftkit: Run, tmp_path:
 def test_a_strategy_is_shown_with_options_and_the_table_it_gives(run_ftkit: Run, tmp_path: Path) -> None:
     result = run_ftkit("strategies", "show", "unfreeze_milestones", cwd=tmp_path)
     lines = lines_of(result)
-    assert lines[0] == "milestones, built in; also called unfreeze-milestones, unfreeze_milestones"
+    assert lines[0] == "milestones, built in; aliases: unfreeze-milestones, unfreeze_milestones"
     assert "  num_layers: int, default 2" in lines
     assert "      How many groups thaw at the first milestone; the head is not counted." in lines
     assert "  milestones: tuple[int, int], default [3, 8]" in lines
-    table = lines[lines.index("share of the learning rate, for resnet18 and 10 epochs") + 1 :]
+    table = lines[lines.index("learning-rate scale, for resnet18 and 10 epochs") + 1 :]
     assert [line.split() for line in table] == [
         ["epochs", "1-3", "4-8", "9-10"],
         ["stem", "frozen", "frozen", "0.1"],
@@ -253,7 +256,7 @@ def test_a_projects_own_plugin_is_listed_and_a_broken_one_named(run_ftkit: Run, 
 def test_a_plugins_class_is_shown_by_its_docstring(run_ftkit: Run, project: Path) -> None:
     lines = run_ftkit("strategies", "show", "mine/both-ends", cwd=project).stdout.splitlines()
     assert lines[0].startswith("mine/ends, from plugin mine ")
-    assert lines[0].endswith("also called mine/both-ends")
+    assert lines[0].endswith("aliases: mine/both-ends")
     assert "      LR scale of the stem, which is the input's end." in lines
     assert "  mode: a | b, default a" in lines
     assert fields(lines, "stem") == ["stem", "0.25"]
@@ -283,6 +286,8 @@ COMMANDS = [
     "datasets show folder",
     "strategies list",
     "strategies show gradual",
+    "optimizers list",
+    "curves show step",
 ]
 
 
@@ -299,3 +304,77 @@ def test_nothing_heavy_is_imported(command: str, tmp_path: Path) -> None:
     )
     assert result.stderr == "0 []\n"
     assert result.stdout
+
+
+def test_every_kind_of_part_has_a_command(run_ftkit: Run, tmp_path: Path) -> None:
+    kinds = {plural.replace("_", "-") for plural in KINDS} - {"models"}
+    assert kinds == {name for name, entry in TABLE.items() if entry.panel == "Parts"}
+    for kind in kinds:
+        listed = run_ftkit(kind, "list", "--json", cwd=tmp_path)
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert isinstance(json.loads(listed.stdout), list)
+        unknown = run_ftkit(kind, "show", "no such name", cwd=tmp_path)
+        assert unknown.returncode == 2
+        assert "unknown " in unknown.stderr
+
+
+def test_a_plugins_metric_is_listed_and_shown_with_its_properties(run_ftkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(METRIC)
+    (tmp_path / "ftkit.yaml").write_text("plugins: [mine.py]\n")
+    lines = lines_of(run_ftkit("metrics", "list", cwd=tmp_path))
+    assert fields(lines, "mine/recall-at") == ["mine/recall-at", "Recall among the k most probable classes."]
+    found = json_of(run_ftkit("metrics", "show", "mine/recall-at", "--json", cwd=tmp_path))
+    assert found["properties"] | {"tasks": 0} == {"label": "recall at k", "lower_is_better": False, "tasks": 0}
+    assert found["options"] == [{"name": "k", "type": "int", "required": False, "default": 3, "doc": "How many."}]
+    shown = lines_of(run_ftkit("metrics", "show", "mine/recall-at", cwd=tmp_path))
+    assert "  k: int, default 3" in shown
+    assert any(line.startswith("label = recall at k, lower_is_better = false") for line in shown)
+
+
+def test_a_list_of_backbones_builds_none(run_ftkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LAZY_BACKBONE)
+    (tmp_path / "ftkit.yaml").write_text("plugins: [mine.py]\n")
+    (found,) = json_of(run_ftkit("backbones", "list", "--filter", "mine/", "--json", cwd=tmp_path))
+    assert (found["head"], found["groups"]) == (None, None)
+    assert "built anyway" in run_ftkit("backbones", "show", "mine/net", "--json", cwd=tmp_path).stderr
+
+
+METRIC = '''
+from dataclasses import dataclass
+
+from ftkit.api import Metric, hookimpl
+
+
+@dataclass(frozen=True)
+class RecallAt(Metric):
+    """Recall among the k most probable classes.
+
+    Attributes:
+        k: How many.
+    """
+
+    k: int = 3
+    label = "recall at k"
+
+    def value(self, outputs):
+        return 0.0
+
+
+@hookimpl
+def ftkit_metrics():
+    return {"recall-at": RecallAt}
+'''
+
+LAZY_BACKBONE = """
+from ftkit.api import Backbone, LazySequence, Preprocessing, RequestError, hookimpl
+
+
+def build():
+    raise RequestError("built anyway")
+
+
+@hookimpl
+def ftkit_backbones():
+    head = groups = LazySequence(build)
+    return {"net": Backbone("mine/net", groups, head, build, Preprocessing(size=32))}
+"""

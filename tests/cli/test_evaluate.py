@@ -143,7 +143,7 @@ def test_an_unreadable_image_is_named(run: Path, data: Path, capsys: pytest.Capt
 
 def test_damage_and_bad_requests_exit_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ([str(run), "--data", "nowhere"], "--data nowhere: nothing is there"),
+        ([str(run), "--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["mien", "--output", str(run.parent)], "unknown run 'mien'"),
         ([str(run), "--split", "trian"], "trian"),
         ([str(run), "--batch-size", "0"], "batch-size"),

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ftkit.cli import main as program
-from ftkit.cli.main import COMMANDS, load_command, main
-from ftkit.cli.options import FLAGS
-from ftkit.cli.usage import COMMAND_PEERS, FLAG_PEERS
+from ftkit.cli.command_table import COMMANDS
+from ftkit.cli.flags import FLAGS
+from ftkit.cli.main import load_command, main
+from ftkit.cli.usage import COMMAND_ALIASES, FLAG_ALIASES
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
 from tests.conftest import typed
@@ -40,10 +41,11 @@ def test_help_imports_nothing_heavy_and_no_command() -> None:
         "try: code = main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "loaded += [m for m in sys.modules if m.startswith('ftkit.') and m not in "
-        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.output', 'ftkit.cli.output.console', 'ftkit.cli.output.streams', "
+        "('ftkit.cli', 'ftkit.cli.main', 'ftkit.cli.command_table', 'ftkit.cli.error_messages', 'ftkit.cli.signals', "
+        "'ftkit.cli.output', 'ftkit.cli.output', 'ftkit.cli.output.console', 'ftkit.cli.output.streams', "
         "'ftkit.cli.switches', "
-        "'ftkit.errors', 'ftkit.files.json_text', 'ftkit.plugins', "
-        "'ftkit.plugins.discovery', 'ftkit.distributed', 'ftkit.distributed.launch_env')]\n"
+        "'ftkit.errors', 'ftkit.plugins', 'ftkit.plugins.discovery', "
+        "'ftkit.distributed', 'ftkit.distributed', 'ftkit.distributed.launch_env')]\n"
         "print('code', code, 'loaded', loaded)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -63,7 +65,7 @@ def test_help_shows_every_command(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_says_what_the_command_says_of_itself(name: str) -> None:
-    module, _, attribute = COMMANDS[name].home.partition(":")
+    module, _, attribute = COMMANDS[name].app.partition(":")
     assert hasattr(importlib.import_module(module), attribute)
     command = load_command(name)
     assert command.help.splitlines()[0] == COMMANDS[name].help
@@ -124,8 +126,8 @@ MISTAKES = [
     (SHOW + "--dataset mnits", ["--dataset: unknown dataset 'mnits'", "'mnist'"]),
     (SHOW + "--strategy grdual", ["--strategy: unknown strategy 'grdual'", "did you mean 'gradual'?"]),
     (SHOW + "--optimizer lion", ["--optimizer: unknown optimizer 'lion'", "known: adadelta"]),
-    (SHOW + "--data nowhere", ["--data nowhere: nothing is there", "give a folder of images"]),
-    (SHOW + "--data file.txt", ["--data file.txt: neither a folder, nor a .csv file, nor a zip or tar archive"]),
+    (SHOW + "--data nowhere", ["--data nowhere: no such file or folder", "give a folder of images"]),
+    (SHOW + "--data file.txt", ["--data file.txt: not a folder, a .csv file, or a zip or tar archive"]),
     (SHOW + "--data . --dataset mnist", ["--data and --dataset: give one of them", "--set dataset.root=FOLDER"]),
     (SHOW + "--dataset folder", ["dataset.root: missing, give it with --set dataset.root=PATH"]),
     (SHOW + "--set strategy.dcay=1", ["--set strategy.dcay: unknown key, did you mean 'decay'?"]),
@@ -135,7 +137,7 @@ MISTAKES = [
     (SHOW + "-c ' '", ["' ': no such file, and --config (-c) names it"]),
     (SHOW + "-c bad.yaml", ["bad.yaml:2: [/x]: unknown key"]),
     (SHOW + "-c broken.yaml", ["broken.yaml:1: not valid YAML"]),
-    (SHOW + "--data ''", ["--data is empty", "a variable of the shell may not be set"]),
+    (SHOW + "--data ''", ["--data is empty", "a shell variable may be unset"]),
     (SHOW + "-c ''", ["-c is empty"]),
     (SHOW + "--output=", ["--output is empty"]),
     ("predict ''", ["an argument is empty"]),
@@ -190,14 +192,14 @@ def test_debug_may_come_from_the_environment() -> None:
         (
             RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 1 GiB"),
             1,
-            "error: out of memory: 20.00 MiB more were wanted\n",
+            "error: out of memory: could not allocate 20.00 MiB\n",
         ),
         (
             RuntimeError(
                 "[fail at alloc.cpp:1] can't allocate memory: you tried to allocate 3360 bytes. Error code 12"
             ),
             1,
-            "error: out of memory: 3360 bytes more were wanted\n",
+            "error: out of memory: could not allocate 3360 bytes\n",
         ),
         (KeyError("lost"), 1, "error: internal error: KeyError: 'lost'\nhint: run it again with --debug"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
@@ -241,9 +243,9 @@ def test_flags_set_keys_that_exist_and_every_alias_leads_to_a_flag() -> None:
         command = load_command(name)
         for one in [command, *getattr(command, "commands", {}).values()]:
             flags |= {opt for param in one.params for opt in param.opts}
-    assert {ours for meant in FLAG_PEERS.values() for ours in meant} <= flags
-    assert set(COMMAND_PEERS.values()) <= set(COMMANDS)
-    assert not set(FLAG_PEERS) & {flag for flag in flags if flag not in ("--model", "-o")}
+    assert {ours for meant in FLAG_ALIASES.values() for ours in meant} <= flags
+    assert set(COMMAND_ALIASES.values()) <= set(COMMANDS)
+    assert not set(FLAG_ALIASES) & {flag for flag in flags if flag not in ("--model", "-o")}
 
 
 def test_the_flags_of_the_config_are_on_the_commands_that_resolve_one() -> None:

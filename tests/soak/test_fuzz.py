@@ -22,7 +22,7 @@ from PIL import Image
 
 import ftkit
 from ftkit.builtin.datasets.unpacking import unpack
-from ftkit.cli.options import FLAGS
+from ftkit.cli.flags import FLAGS
 from ftkit.config.schema import Config
 from ftkit.data.images import open_image
 from ftkit.errors import FtkitError

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftkit.cli.options import FLAGS, with_config
+from ftkit.cli.flags import FLAGS
+from ftkit.cli.options import with_config
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, plural
 
@@ -38,7 +39,7 @@ def advise(
     resolved: Resolved,
     json: Annotated[bool, typer.Option("--json", help="Facts, advice and command as JSON on stdout.")] = False,
 ) -> None:
-    """Name a strategy, rates and epochs for your data, and say why."""
+    """Recommend strategy, learning rate and epochs for a dataset."""
     given = {key: where for key, where in resolved.sources.items() if where.startswith(GIVEN)}
     strategy = next((where for key, where in given.items() if key.partition(".")[0] == "strategy"), None)
     if strategy is not None:

@@ -11,7 +11,7 @@ from ftkit.cli.output import console
 from ftkit.cli.output.descriptions import short_count
 from ftkit.errors import plural
 
-app = typer.Typer(no_args_is_help=True, help="List and clear the activations and decoded images that runs keep.")
+app = typer.Typer(no_args_is_help=True, help="List and clear cached activations and decoded images.")
 
 Folder = Annotated[
     str | None, typer.Option("--cache-dir", metavar="FOLDER", help="The folder that was given to training.")

@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True)
     "  ftkit config validate"
 )
 def config() -> None:
-    """Show, describe and check the configuration."""
+    """Show, document and validate the configuration."""
 
 
 @app.command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli.commands.predict import model_folder
-from ftkit.cli.options import dataset_at
+from ftkit.cli.flags import dataset_at
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line, plural
@@ -68,7 +68,7 @@ def evaluate(
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
     ] = None,
 ) -> None:
-    """Measure a model on labelled images."""
+    """Evaluate a model on labelled images."""
     bundle = model_folder(model, output)
     from ftkit.runs.model_card import read_card
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftkit.cli.options import dataset_at
+from ftkit.cli.flags import dataset_at
 from ftkit.cli.output import console
 from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word, unknown
 
@@ -59,7 +59,7 @@ def init(
         bool, typer.Option("--check", help="With --update: change nothing, and exit with 2 where it is behind.")
     ] = False,
 ) -> None:
-    """Make a project: settings with comments, a plugin of your own, tests; or a plugin's package."""
+    """Create a project with config, plugin module and tests, or a plugin package."""
     news = {"--data": data, "--name": name, "--template": template, "--kind": kind, "--value": given}
     if update:
         _refuse([flag for flag, value in news.items() if value] + ["--force"] * force)

@@ -1,113 +1,84 @@
-"""`ftkit backbones|datasets|strategies list|show`: what there is to choose from, without loading torch."""
+"""`ftkit KIND list|show` for every kind of part (`backbones`, `metrics`, ...), without loading torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftkit.cli.options import project_registry, warn_of_faults
+from ftkit.cli.command_table import COMMANDS
+from ftkit.cli.options import complete_names, project_registry, warn_of_faults
 from ftkit.cli.output import console
-from ftkit.errors import FtkitError, RequestError, nearest, plural
+from ftkit.errors import RequestError, nearest, plural
 
 if TYPE_CHECKING:
-    from ftkit.cli.output.descriptions import Option
-    from ftkit.parts.backbone import Backbone
-    from ftkit.plugins import Catalog, Registry
+    from ftkit.plugins import Registry
     from ftkit.strategies.schedule import Schedule
-
-backbones = typer.Typer(no_args_is_help=True, help="List the networks that can be fine-tuned.")
-datasets = typer.Typer(no_args_is_help=True, help="List the sources of images.")
-strategies = typer.Typer(no_args_is_help=True, help="List the ways to freeze and thaw layers.")
 
 TABLE_BACKBONE = "resnet18"
 TABLE_EPOCHS = 10
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Pattern = Annotated[
+    str | None,
+    typer.Option("--filter", metavar="TEXT", help="Only names (of backbones, also families) with TEXT."),
+]
 
 
-@backbones.command("list", epilog="Example: ftkit backbones list --filter convnext")
-def list_backbones(
-    pattern: Annotated[
-        str | None, typer.Option("--filter", metavar="TEXT", help="Only those with TEXT in their name or family.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """List backbones with input size, parameters and weights."""
-    from ftkit.cli.output.descriptions import aligned, backbone_json
+def _part_app(kind: str) -> typer.Typer:
+    """The app of a kind of part, given by the plural that the registry uses."""
+    command = kind.replace("_", "-")
+    app = typer.Typer(no_args_is_help=True, help=COMMANDS[command].help)
+    words = command.replace("-", " ")
 
-    registry = project_registry()
-    found = [
-        (name, b) for name, b in _present(registry.backbones, registry.backbones) if _matches(pattern, name, b.family)
-    ]
-    warn_of_faults(registry)
-    if pattern is not None and not found:
-        raise _nothing_matches(pattern, registry.backbones)
-    if json:
-        console.print_json([backbone_json(name, b, registry.backbones.owner(name).name) for name, b in found])
-        return
-    header = ("name", "family", "input", "parameters", "weights, the default first")
-    _say(aligned([header, *(_backbone_row(name, b) for name, b in found)]))
-    _say(["", f"{plural(len(found), 'backbone')}; parameters without the head, which is made for the task's classes"])
+    @app.command("list", epilog=f"Example: ftkit {command} list", help=f"List {words} by name.")
+    def list_(pattern: Pattern = None, json: Json = False) -> None:
+        _list_parts(kind, pattern, json)
+
+    if kind == "strategies":
+        app.command("show", epilog="Example: ftkit strategies show gradual --epochs 20 --set decay=0.4")(show_strategy)
+        return app
+
+    name_argument = _name_argument(kind)
+
+    @app.command("show", epilog=f"Example: ftkit {command} show NAME", help=f"Show one of the {words}.")
+    def show(name: str = name_argument, json: Json = False) -> None:
+        _show_part(kind, name, json)
+
+    return app
 
 
-@backbones.command("show", epilog="Example: ftkit backbones show resnet18")
-def show_backbone(name: Name, json: Json = False) -> None:
-    """Show a backbone's layer groups, preprocessing and weights."""
-    from ftkit.cli.output.descriptions import backbone_json
-
-    catalog = project_registry(all_plugins=False).backbones
-    backbone = catalog.get(name)
-    if json:
-        console.print_json(backbone_json(name, backbone, catalog.owner(name).name))
-    else:
-        _say(_backbone_lines(name, backbone, _origin(catalog, name)))
+def _name_argument(kind: str) -> Any:
+    return typer.Argument(..., metavar="NAME", show_default=False, autocompletion=complete_names(kind))
 
 
-@datasets.command("list", epilog="Example: ftkit datasets list")
-def list_datasets(json: Json = False) -> None:
-    """List datasets by name."""
-    registry = project_registry()
-    _list_classes(registry.datasets, "datasets", json)
-    warn_of_faults(registry)
+STRATEGY = _name_argument("strategies")
 
 
-@datasets.command("show", epilog="Example: ftkit datasets show csv")
-def show_dataset(name: Name, json: Json = False) -> None:
-    """Show what a dataset is, and its options."""
-    catalog = project_registry(all_plugins=False).datasets
-    facts = _class_facts(catalog, name)
-    if json:
-        console.print_json(_plain(facts))
-    else:
-        _say(_class_lines(facts, "dataset"))
-
-
-@strategies.command("list", epilog="Example: ftkit strategies list")
-def list_strategies(json: Json = False) -> None:
-    """List strategies with their aliases."""
-    registry = project_registry()
-    _list_classes(registry.strategies, "strategies", json)
-    warn_of_faults(registry)
-
-
-@strategies.command("show", epilog="Example: ftkit strategies show gradual --epochs 20 --set decay=0.4")
 def show_strategy(
-    name: Name,
+    name: str = STRATEGY,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Length of the run.", show_default="10")] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", metavar="NAME", help="Whose layer groups.", show_default="resnet18")
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="NAME",
+            help="Backbone that provides the layer groups.",
+            show_default="resnet18",
+            autocompletion=complete_names("backbones"),
+        ),
     ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option: --set decay=0.4.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option: --set decay=0.4.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show a strategy's options and the table of layer groups by epochs that it gives."""
+    """Show a strategy with its options, and the schedule of layer groups by epochs."""
+    from ftkit.cli.output.part_options import class_lines, describe_class
+
     registry = project_registry(all_plugins=False)
-    facts = _class_facts(registry.strategies, name)
+    part = describe_class(registry.strategies, name)
     schedule, reason = None, ""
     try:
         schedule = _schedule(registry, name, sets or [], backbone or TABLE_BACKBONE, epochs or TABLE_EPOCHS)
@@ -117,34 +88,88 @@ def show_strategy(
         reason = str(error)
     if json:
         table = _table_json(schedule, backbone or TABLE_BACKBONE)
-        console.print_json({**_plain(facts), "table": table, "no_table": reason or None})
+        console.print_json({**part.to_json(), "table": table, "no_table": reason or None})
         return
-    _say(_class_lines(facts, "strategy"))
-    _say(_schedule_lines(schedule, backbone or TABLE_BACKBONE) if schedule else ["", f"no table: {reason}"])
+    _print_lines(class_lines(part, "strategies"))
+    _print_lines(_schedule_lines(schedule, backbone or TABLE_BACKBONE) if schedule else ["", f"no table: {reason}"])
 
 
-def _list_classes(catalog: Catalog[type[Any]], plural: str, json: bool) -> None:
-    from ftkit.cli.output.descriptions import aligned, headline, named
+backbones = _part_app("backbones")
+datasets = _part_app("datasets")
+strategies = _part_app("strategies")
+metrics = _part_app("metrics")
+losses = _part_app("losses")
+optimizers = _part_app("optimizers")
+curves = _part_app("curves")
+image_transforms = _part_app("image_transforms")
+batch_transforms = _part_app("batch_transforms")
+callbacks = _part_app("callbacks")
+exporters = _part_app("exporters")
 
-    classes = dict(_present(catalog, catalog))
-    aliases = named(classes)
+
+def _list_parts(kind: str, pattern: str | None, json: bool) -> None:
+    from ftkit.cli.output.part_options import available
+
+    registry = project_registry()
+    catalog, faults = registry.catalogs[kind], list[str]()
+    parts = dict(available(catalog, catalog, faults))
+    for fault in faults:
+        console.warn(fault)
+    warn_of_faults(registry)
+    found = {name: part for name, part in parts.items() if _matches(pattern, name, getattr(part, "family", ""))}
+    if pattern is not None and not found:
+        raise _no_match(kind, pattern, parts)
+    if kind == "backbones":
+        _list_backbones(registry, found, json)
+    else:
+        _list_classes(registry, kind, found, json)
+
+
+def _list_backbones(registry: Registry, found: dict[str, Any], json: bool) -> None:
+    from ftkit.cli.output.backbone_descriptions import backbone_json, backbone_row
+    from ftkit.cli.output.descriptions import aligned
+
     if json:
-        console.print_json([_plain(_class_facts(catalog, name)) for name in aliases])
+        owner = registry.backbones.owner
+        console.print_json([backbone_json(name, b, owner(name).name, build=False) for name, b in found.items()])
         return
-    lines = aligned([("name", "what it is"), *((name, headline(classes[name])) for name in aliases)])
-    others = [f"  {name}: {', '.join(also)}" for name, also in aliases.items() if also]
-    lines += ["", "also called", *others] if others else []
-    _say([*lines, "", f"`ftkit {plural} show NAME` shows the options of one"])
+    header = ("name", "family", "input", "parameters", "weights, the default first")
+    _print_lines(aligned([header, *(backbone_row(name, backbone) for name, backbone in found.items())]))
+    _print_lines(["", f"{plural(len(found), 'backbone')}; parameters without the head"])
 
 
-def _present(catalog: Catalog[Any], names: Iterable[str], warn: bool = True) -> Iterator[tuple[str, Any]]:
-    """Names with their values; one that its plugin can't give is reported and left out."""
-    for name in names:
-        try:
-            yield name, catalog.get(name)
-        except FtkitError as error:
-            if warn:
-                console.warn(str(error))
+def _list_classes(registry: Registry, kind: str, found: dict[str, type], json: bool) -> None:
+    from ftkit.cli.output.descriptions import aligned
+    from ftkit.cli.output.part_options import describe_class, group_aliases, headline
+
+    names = group_aliases(found)
+    command = kind.replace("_", "-")
+    if json:
+        console.print_json([describe_class(registry.catalogs[kind], name).to_json() for name in names])
+    elif not names:
+        console.print_text(f"no {command.replace('-', ' ')} available: no plugin provides any")
+    else:
+        lines = aligned([("name", "description"), *((name, headline(found[name])) for name in names)])
+        aliases = [f"  {name}: {', '.join(others)}" for name, others in names.items() if others]
+        lines += ["", "aliases", *aliases] if aliases else []
+        _print_lines([*lines, "", f"`ftkit {command} show NAME` shows options"])
+
+
+def _show_part(kind: str, name: str, json: bool) -> None:
+    from ftkit.cli.output.part_options import class_lines, describe_class, origin
+
+    catalog = project_registry(all_plugins=False).catalogs[kind]
+    if kind != "backbones":
+        part = describe_class(catalog, name)
+        console.print_json(part.to_json()) if json else _print_lines(class_lines(part, kind))
+        return
+    from ftkit.cli.output.backbone_descriptions import backbone_json, backbone_lines
+
+    backbone = catalog.get(name)
+    if json:
+        console.print_json(backbone_json(name, backbone, catalog.owner(name).name))
+    else:
+        _print_lines(backbone_lines(name, backbone, origin(catalog, name)))
 
 
 def _matches(pattern: str | None, *texts: str) -> bool:
@@ -154,79 +179,11 @@ def _matches(pattern: str | None, *texts: str) -> bool:
     return pattern is None or any(folded(pattern) in folded(text) for text in texts)
 
 
-def _nothing_matches(pattern: str, known: Iterable[str]) -> RequestError:
+def _no_match(kind: str, pattern: str, known: Iterable[str]) -> RequestError:
     close = nearest(pattern, known)
-    hint = f"did you mean {close!r}?" if close else "see `ftkit backbones list`"
-    return RequestError(f"--filter: no backbone has {pattern!r} in its name or family", hint)
-
-
-def _backbone_row(name: str, backbone: Backbone) -> tuple[str, ...]:
-    from ftkit.cli.output.descriptions import short_count, shown_preprocessing
-
-    pre = shown_preprocessing(backbone)
-    weights = [f"{w.name} ({w.note})" if w.note and not i else w.name for i, w in enumerate(backbone.weights)]
-    parameters = short_count(backbone.summary.parameters(0) if backbone.summary else None)
-    return name, backbone.family, f"{pre.size}{' grey' * (pre.channels == 1)}", parameters, ", ".join(weights) or "-"
-
-
-def _backbone_lines(name: str, backbone: Backbone, origin: str) -> Iterator[str]:
-    from ftkit.cli.output.descriptions import aligned, full_count, group_parameters, preprocessing_text
-
-    yield f"{name}: family {backbone.family or '-'}, {origin}; images of {backbone.sizes}"
-    yield "\nlayer groups, from the input to the head"
-    shown = [full_count(group_parameters(backbone, group)) for group in backbone.group_names]
-    width = max(map(len, shown))
-    rows = [(f"  {group}", count.rjust(width)) for group, count in zip(backbone.group_names, shown, strict=True)]
-    yield from aligned([("  name", "parameters"), *rows])
-    yield f"  and the head's own layers ({', '.join(backbone.head)}), made for the task's classes"
-    yield "\nweights, the default first"
-    for weights in backbone.weights:
-        yield f"  {weights.name}{': ' * bool(weights.note)}{weights.note}"
-        yield f"    {preprocessing_text(weights.preprocessing)}"
-        if weights.file:
-            yield f"    {weights.file}" + (f", {weights.size_mb:.3g} MB" if weights.size_mb else "")
-    yield f"  none: {preprocessing_text(backbone.preprocessing)}"
-
-
-def _class_facts(catalog: Catalog[type[Any]], name: str) -> dict[str, Any]:
-    """What there is to say about a dataset or a strategy; aliases are named, and lead to the same."""
-    from ftkit.cli.output.descriptions import named, options_of, prose
-
-    cls = catalog.get(name)
-    known = named(dict(_present(catalog, catalog.of(catalog.owner(name).name), warn=False)))
-    # A plugin may offer more than it lists.
-    own = next((first for first, also in known.items() if name in (first, *also)), name)
-    facts = {"name": own, "aliases": known.get(own, []), "origin": _origin(catalog, name), "about": prose(cls)}
-    return facts | {"options": options_of(cls)}
-
-
-def _class_lines(facts: dict[str, Any], section: str) -> Iterator[str]:
-    from ftkit.cli.output.descriptions import value_text
-
-    also = f"; also called {', '.join(facts['aliases'])}" if facts["aliases"] else ""
-    yield f"{facts['name']}, {facts['origin']}{also}"
-    if facts["about"]:
-        yield f"\n{facts['about']}"
-    options: Sequence[Option] = facts["options"]
-    yield f"\noptions: `--set {section}.KEY=VALUE`, or beside `name` in ftkit.yaml" if options else "\nno options"
-    for option in options:
-        default = "required" if option.required else f"default {value_text(option.default)}"
-        yield f"  {option.name}: {option.type}, {default}"
-        if option.doc:
-            yield f"      {option.doc}"
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    return facts | {"options": [option.to_json() for option in facts["options"]]}
-
-
-def _origin(catalog: Catalog[Any], name: str) -> str:
-    from ftkit.plugins import BUILT_IN
-
-    owner = catalog.owner(name)
-    return (
-        "built in" if owner.name == BUILT_IN else f"from plugin {owner.name} ({owner.package} {owner.version})".rstrip()
-    )
+    words = kind.replace("_", " ")
+    hint = f"did you mean {close!r}?" if close else f"see `ftkit {kind.replace('_', '-')} list`"
+    return RequestError(f"--filter: no {words} match {pattern!r}", hint)
 
 
 def _schedule(registry: Registry, name: str, sets: list[str], backbone: str, epochs: int) -> Schedule:
@@ -245,7 +202,7 @@ def _schedule(registry: Registry, name: str, sets: list[str], backbone: str, epo
 def _schedule_lines(schedule: Schedule, backbone: str) -> Iterator[str]:
     from ftkit.cli.output.descriptions import aligned, schedule_tables
 
-    yield f"\nshare of the learning rate, for {backbone} and {plural(len(schedule.rows), 'epoch')}"
+    yield f"\nlearning-rate scale, for {backbone} and {plural(len(schedule.rows), 'epoch')}"
     for table in schedule_tables(schedule):
         yield from (f"  {line}" for line in aligned(table))
 
@@ -257,6 +214,5 @@ def _table_json(schedule: Schedule | None, backbone: str) -> dict[str, Any] | No
     return {"backbone": backbone, "groups": groups, "epochs": [dict(row) for row in schedule.rows]}
 
 
-def _say(lines: Iterable[str]) -> None:
-    """Text as it stands, on stdout: no colours and no folding, so that it can be searched and piped."""
+def _print_lines(lines: Iterable[str]) -> None:
     console.print_text("\n".join(lines))

@@ -11,7 +11,8 @@ import typer
 
 from ftkit.cli.options import with_config
 from ftkit.cli.output import console
-from ftkit.cli.output.descriptions import full_count, preprocessing_text, short_count
+from ftkit.cli.output.backbone_descriptions import preprocessing_text
+from ftkit.cli.output.descriptions import full_count, short_count
 from ftkit.errors import plural
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def plan(
     resolved: Resolved,
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON on stdout.")] = False,
 ) -> None:
-    """Show what training would do: groups, rates, sizes and steps, epoch by epoch."""
+    """Show the plan of a training: layer groups, learning rates, steps, memory."""
     decided = complete(resolved)
     if json:
         console.print_json(decided.to_json())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ftkit.plugins import Plugin, Registry
     from ftkit.plugins.discovery import Source
 
-app = typer.Typer(no_args_is_help=True, help="List the plugins, and check one.")
+app = typer.Typer(no_args_is_help=True, help="List and check plugins.")
 
 KINDS = {
     "ftkit_backbones": ("backbone", "backbones"),

@@ -62,7 +62,7 @@ def predict(
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
     ] = None,
 ) -> None:
-    """Say what is in images."""
+    """Predict the class of images."""
     target = prediction_target(to, "jsonl" if as_json else form, resume)
     bundle = model_folder(model, output)
     left_out = SkippedFiles()

@@ -15,7 +15,7 @@ from ftkit.errors import RequestError, one_line, plural, shell_word
 if TYPE_CHECKING:
     from ftkit.runs.run_summary import RunSummary
 
-app = typer.Typer(no_args_is_help=True, help="List the runs, and show what became of one.")
+app = typer.Typer(no_args_is_help=True, help="List and show training runs.")
 
 Output = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]

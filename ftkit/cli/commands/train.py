@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from ftkit.cli import multiprocess_errors
-from ftkit.cli.launcher import request as requested_launch
+from ftkit.cli.launcher import launch_from_flags
 from ftkit.cli.launcher import run as run_agent
 from ftkit.cli.options import with_request
 from ftkit.cli.output import console, streams
@@ -89,7 +89,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
-    launch = requested_launch(num_processes, nnodes, node_rank, rdzv_endpoint)
+    launch = launch_from_flags(num_processes, nnodes, node_rank, rdzv_endpoint)
     if launch is not None and not dry_run:
         with streams.stdout_for_children():
             raise SystemExit(run_agent(launch, ctx.find_root().obj))
@@ -118,7 +118,7 @@ def train(
         else:
             _conclude(plan, outcome, quiet)
         streams.finish()
-    except streams.StdoutGone:
+    except streams.StdoutClosed:
         # The run is done and on the disk, whoever was to read of it.
         console.note(f"stdout is closed; ftkit runs show {shell_word(outcome.run.path)} has the result")
 

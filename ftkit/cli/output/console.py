@@ -1,4 +1,4 @@
-"""What the commands print with: results on stdout, everything else on stderr."""
+"""Printing: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-GAP = 3
-"""Blanks and rules around a column of a table."""
+COLUMN_PADDING = 3
+"""Characters of padding and rules around each column of a table."""
 
 
 @cache
 def out() -> Console:
-    """For tables and text that were asked for. Markup is off: a class may be called `[/b]`."""
+    """The console for results. Markup is off: a class may be called `[/b]`."""
     from rich.console import Console
 
     return Console(file=cast("IO[str]", RESULTS), markup=False, highlight=False, emoji=False)
@@ -29,17 +29,17 @@ def out() -> Console:
 
 @cache
 def err() -> Console:
-    """For progress and remarks."""
+    """The console for progress and messages."""
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
 def restart_in_utf8_mode() -> None:
-    """Start again in Python's UTF-8 mode where the locale has another encoding for names of files.
+    """Restart the program in Python's UTF-8 mode if the locale has another encoding for file names.
 
-    Names are UTF-8 on disk whatever the locale is; read otherwise, a folder gives a class another name, and a data set
-    another fingerprint. What is printed for people stays in the encoding of the terminal.
+    File names on disk are UTF-8 whatever the locale. Decoded otherwise, they would change class names and the
+    dataset's fingerprint. Messages are still printed in the terminal's encoding.
     """
     if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() == "utf-8" or not sys.orig_argv[1:]:
         return
@@ -49,7 +49,7 @@ def restart_in_utf8_mode() -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, never wrapped, whatever the locale; as `ftkit.files.json_text` has it."""
+    """Print one JSON document on stdout, unwrapped and valid in every locale."""
     from ftkit.files.json_text import dump_json
 
     print(dump_json(value, indent=2, ascii_only=not is_utf8(RESULTS), default=str), file=RESULTS)
@@ -61,24 +61,24 @@ class _Encoded(Protocol):
 
 
 def is_utf8(stream: _Encoded) -> bool:
-    """Whether what is written there becomes UTF-8; a stream in memory, which has no encoding, counts as such."""
+    """Whether a stream encodes as UTF-8; a stream in memory, which has no encoding, counts as UTF-8."""
     return not stream.encoding or stream.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def expect_data() -> None:
-    """From now on stdout is for programs: UTF-8 whatever the locale, with names as `json_text.utf8` gives them."""
+    """Switch stdout to UTF-8 whatever the locale, for output that programs read."""
     stream = RESULTS.target()
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_text(text: str) -> None:
-    """Text on stdout as it is."""
+    """Print text on stdout without colours, markup or wrapping."""
     print(text, end="" if text.endswith("\n") else "\n", file=RESULTS)
 
 
 def table(title: str, columns: tuple[str, ...]) -> Table:
-    """An empty table whose first column is names, and the others numbers."""
+    """An empty table: the first column left-aligned for names, the others right-aligned for numbers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -90,8 +90,8 @@ def table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def show_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table on stdout that never breaks a cell; where it is too wide, several, each with the first column."""
-    widths = [max(len(row[i]) for row in (columns, *rows)) + GAP for i in range(len(columns))]
+    """Print a table without wrapped cells; one that is too wide is split, repeating the first column."""
+    widths = [max(len(row[i]) for row in (columns, *rows)) + COLUMN_PADDING for i in range(len(columns))]
     shown = [1]
     for i in range(1, len(columns)):
         if sum(widths[shown[-1] : i + 1]) + widths[0] > out().width and i > shown[-1]:
@@ -104,17 +104,17 @@ def show_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, .
 
 
 def note(text: str) -> None:
-    """A remark on stderr."""
+    """Print a message on stderr."""
     print(text, file=sys.stderr)
 
 
 def warn(text: str) -> None:
-    """Something that the user should know of, though the command goes on."""
+    """Print a warning on stderr."""
     print(f"{_coloured('warning:', 33)} {text}", file=sys.stderr)
 
 
 def error(message: str, hint: str | None = None) -> None:
-    """Why the command stops, and the remedy. Lines are never wrapped, so that they can be copied."""
+    """Print an error and a hint on stderr. Lines are not wrapped, so that they can be copied."""
     print(f"{_coloured('error:', 31)} {message}", file=sys.stderr)
     _hint(hint)
 
@@ -125,7 +125,7 @@ def _hint(text: str | None) -> None:
 
 
 def interrupted(message: str | None = None, hint: str | None = None) -> None:
-    """That the command ends because a signal asked for it, which is no error; and what goes on with it."""
+    """Report that a signal ended the command, which is no error, and how to resume."""
     print(_coloured("interrupted", 33) + (f": {message}" if message else ""), file=sys.stderr)
     _hint(hint)
 

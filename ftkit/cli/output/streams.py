@@ -1,7 +1,7 @@
-"""Standard streams: stdout is for results alone, and a command goes on where nobody reads stderr any more.
+"""Standard streams: stdout is for results only, and a closed stderr doesn't stop a command.
 
-Plugins and libraries print, in Python, in C, and in processes that they start. While a command runs, all of it goes to
-stderr: only what is written to `RESULTS` gets to stdout, so that JSON stays JSON.
+Plugins and libraries print from Python, from C, and from child processes. While a command runs, all of that goes to
+stderr: only what is written to `RESULTS` reaches stdout, so that JSON output stays valid.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ftkit.errors import FtkitError
 STDOUT, STDERR = 1, 2
 
 
-class StdoutGone(FtkitError):
-    """Nobody can read the results: stdout was closed, or whoever read it has left."""
+class StdoutClosed(FtkitError):
+    """Results can't be written: stdout is closed, or its reader has exited (`silent`)."""
 
     def __init__(self, message: str, silent: bool) -> None:
-        super().__init__(message, "open it, or redirect it to a file or /dev/null")
+        super().__init__(message, "redirect it to a file or to /dev/null")
         self.silent = silent
 
 
-class Lasting:
-    """A text stream for messages. Once it can't be written to, it takes everything and passes nothing on.
+class MessageStream:
+    """A text stream for messages, which discards everything once the underlying stream can't be written to.
 
-    A log reader that left (EPIPE), a terminal that was closed (EIO) or a full disk must not end a training.
+    A log reader that exited (EPIPE), a closed terminal (EIO) or a full disk must not end a training.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -62,13 +62,13 @@ class Lasting:
 
 
 class _Results:
-    """Where commands write what was asked for: stdout, wherever that is at the moment.
+    """The stream for results: the real stdout, also while it is reserved.
 
     Attributes:
-        stream: Stdout, while the rest of what is printed goes to stderr; None where it is closed.
-        diverted: Whether that is so now.
-        descriptor: Whether it holds for the whole process, and not for Python alone.
-        program: Whether it holds until the process ends.
+        stream: The real stdout while it is reserved; None if it is closed.
+        diverted: Whether stdout is reserved now, so that other output goes to stderr.
+        descriptor: Whether it is reserved for the whole process (file descriptor 1), not only for Python.
+        program: Whether it stays reserved until the process exits.
     """
 
     def __init__(self) -> None:
@@ -78,19 +78,19 @@ class _Results:
     def target(self) -> TextIO:
         found = self._found()
         if found is None:
-            raise StdoutGone("stdout is closed, and the result goes there", silent=False)
+            raise StdoutClosed("stdout is closed, so the result can't be written", silent=False)
         return found
 
     def _found(self) -> TextIO | None:
         return self.stream if self.diverted else sys.stdout
 
     def write(self, text: str) -> int:
-        with _explained(self.target()) as stream:
+        with _write_errors(self.target()) as stream:
             return stream.write(text)
 
     def flush(self) -> None:
         if self._found() is not None:
-            with _explained(self.target()) as stream:
+            with _write_errors(self.target()) as stream:
                 stream.flush()
 
     def isatty(self) -> bool:
@@ -110,17 +110,17 @@ RESULTS = _Results()
 
 @contextmanager
 def prepared(program: bool) -> Iterator[None]:
-    """Make the standard streams fit for a command.
+    """Prepare the standard streams for a command.
 
     Args:
-        program: This is the whole process, so stdout is left to results until its very end: libraries print at exit.
+        program: This is the whole process, so stdout stays reserved until it exits: libraries print at exit.
     """
-    _occupy()
+    _open_missing_descriptors()
     before, RESULTS.program = (sys.stdout, sys.stderr), program
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.stderr = cast(TextIO, Lasting(sys.stderr or open(os.devnull, "w", encoding="utf-8")))  # noqa: SIM115, PTH123
+    sys.stderr = cast(TextIO, MessageStream(sys.stderr or open(os.devnull, "w", encoding="utf-8")))  # noqa: SIM115, PTH123
     try:
         yield
     finally:
@@ -129,7 +129,7 @@ def prepared(program: bool) -> Iterator[None]:
 
 
 def reserve_stdout(command: Any) -> None:
-    """Let each command of a group, or this one, write nothing but its results to stdout."""
+    """Reserve stdout for results in a command, or in each command of a group."""
     for part in getattr(command, "commands", {}).values():
         reserve_stdout(part)
     if not hasattr(command, "commands"):
@@ -137,23 +137,23 @@ def reserve_stdout(command: Any) -> None:
 
 
 def reserve_stdout_for_results(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A command that keeps stdout for what it writes to `RESULTS`."""
+    """Wrap a command so that only what it writes to `RESULTS` reaches stdout."""
 
     @wraps(callback)
-    def alone(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         with _diverted():
             try:
                 return callback(*args, **kwargs)
             except BrokenPipeError as error:
-                # That of stdout has become StdoutGone. The parser would take any other for it, and end without a word.
+                # stdout's own BrokenPipeError became StdoutClosed; the parser would exit silently on any other.
                 raise FtkitError(f"a connection was closed at its other end: {error}") from error
 
-    return alone
+    return wrapped
 
 
 @contextmanager
 def stdout_for_children() -> Iterator[None]:
-    """Give stdout to the processes that are started meanwhile, which keep it for results themselves."""
+    """Give the real stdout to child processes started inside the context; they reserve it themselves."""
     if RESULTS.stream is None or not RESULTS.descriptor:
         yield
         return
@@ -165,10 +165,10 @@ def stdout_for_children() -> Iterator[None]:
 
 
 def finish() -> None:
-    """Write out what waits in stdout.
+    """Flush stdout.
 
     Raises:
-        StdoutGone, FtkitError: It can't be written.
+        StdoutClosed, FtkitError: It can't be written.
     """
     RESULTS.flush()
 
@@ -182,7 +182,7 @@ def _diverted() -> Iterator[None]:
     RESULTS.stream, RESULTS.diverted = _copy(own) if RESULTS.descriptor else own, True
     if RESULTS.descriptor:
         os.dup2(STDERR, STDOUT)
-        sys.stdout = cast(TextIO, Lasting(own))
+        sys.stdout = cast(TextIO, MessageStream(own))
     else:
         sys.stdout = sys.stderr
     try:
@@ -204,8 +204,8 @@ def _restore(own: TextIO) -> None:
 
 
 def _copy(stream: TextIO) -> TextIO:
-    """Another way to where a stream goes now."""
-    return open(  # noqa: PTH123 - it lives as long as the process
+    """A second stream to the stream's present target."""
+    return open(  # noqa: PTH123 - open until the process exits
         os.dup(stream.fileno()),
         "w",
         encoding=stream.encoding,
@@ -220,8 +220,8 @@ def _is_stdout(stream: TextIO | None) -> bool:
     return False
 
 
-def _occupy() -> None:
-    """Open what the parent has closed: the next file that is opened would else be taken for stdout or stderr."""
+def _open_missing_descriptors() -> None:
+    """Open standard descriptors that the parent closed: otherwise the next opened file becomes stdout or stderr."""
     for descriptor in (0, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
@@ -230,19 +230,20 @@ def _occupy() -> None:
 
 
 @contextmanager
-def _explained(stream: TextIO) -> Iterator[TextIO]:
+def _write_errors(stream: TextIO) -> Iterator[TextIO]:
+    """Turn write errors of stdout into errors for the user."""
     try:
         yield stream
     except BrokenPipeError:
         _discard(stream)
-        raise StdoutGone("whoever read stdout has left", silent=True) from None
+        raise StdoutClosed("the reader of stdout has exited", silent=True) from None
     except OSError as error:
         _discard(stream)
         raise FtkitError(f"stdout can't be written to: {error.strerror or error}", "redirect it elsewhere") from None
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what is written from now on nowhere, Python's own last flush at exit included."""
+    """Redirect a stream to the null device, including Python's last flush at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:

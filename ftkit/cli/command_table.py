@@ -1,0 +1,60 @@
+"""The commands of `ftkit` as `ftkit --help` lists them; importing the table imports no command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of `ftkit --help`.
+
+    Attributes:
+        app: `module:attribute` of the typer app, imported when the command is run.
+        help: The first line of the command's own help.
+        panel: Heading above the row.
+    """
+
+    app: str
+    help: str
+    panel: str
+
+
+WORKFLOW, INSPECT, PARTS = "Workflow", "Runs, settings and plugins", "Parts"
+
+
+def _command(name: str, help_text: str, panel: str) -> Entry:
+    return Entry(f"ftkit.cli.commands.{name}:app", help_text, panel)
+
+
+def _part(plural: str, help_text: str) -> Entry:
+    return Entry(f"ftkit.cli.commands.parts:{plural}", help_text, PARTS)
+
+
+COMMANDS: dict[str, Entry] = {
+    "init": _command("init", "Create a project with config, plugin module and tests, or a plugin package.", WORKFLOW),
+    "plan": _command("plan", "Show the plan of a training: layer groups, learning rates, steps, memory.", WORKFLOW),
+    "train": _command("train", "Fine-tune a backbone on images and keep the best model.", WORKFLOW),
+    "evaluate": _command("evaluate", "Evaluate a model on labelled images.", WORKFLOW),
+    "predict": _command("predict", "Predict the class of images.", WORKFLOW),
+    "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
+    "compare": _command("compare", "Compare runs, or strategies over seeds, on the same images.", WORKFLOW),
+    "runs": _command("runs", "List and show training runs.", INSPECT),
+    "config": _command("config", "Show, document and validate the configuration.", INSPECT),
+    "cache": _command("cache", "List and clear cached activations and decoded images.", INSPECT),
+    "plugins": _command("plugins", "List and check plugins.", INSPECT),
+    "backbones": _part("backbones", "List and show pretrained networks."),
+    "datasets": _part("datasets", "List and show datasets."),
+    "strategies": _part("strategies", "List and show freezing and unfreezing strategies."),
+    "metrics": _part("metrics", "List and show evaluation metrics."),
+    "losses": _part("losses", "List and show loss functions."),
+    "optimizers": _part("optimizers", "List and show optimizers."),
+    "curves": _part("curves", "List and show learning-rate curves."),
+    "image-transforms": _part("image_transforms", "List and show random transforms of training images."),
+    "batch-transforms": _part("batch_transforms", "List and show random transforms of training batches."),
+    "callbacks": _part("callbacks", "List and show training callbacks."),
+    "exporters": _part("exporters", "List and show export formats."),
+}
+
+INTERACTIVE = {"init"}
+"""Commands that ask questions and report what they do on stdout."""

@@ -1,4 +1,4 @@
-"""Fine-tune image classifiers: from a folder of images to a classifier that can be trusted and shipped.
+"""Fine-tune image classifiers.
 
     import ftkit
 
@@ -7,7 +7,7 @@
     model = ftkit.load(outcome.run)
     model.predict("ant.jpg")[0].label
 
-Everything is imported when it is first used, so that `import ftkit` costs nothing.
+Names are imported when they are first used, so that `import ftkit` is fast.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULES = {
     "FtkitError": "ftkit.errors",
     "Listener": "ftkit.training.events",
     "Outcome": "ftkit.training.epoch_end",
@@ -57,11 +57,11 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ftkit' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

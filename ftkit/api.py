@@ -1,4 +1,4 @@
-"""All that a plugin may import, and all that the built-in plugins do import."""
+"""The API for plugins. The built-in plugins import nothing else of ftkit."""
 
 from ftkit.data.images import ImageFiles, UnreadableImage, decode_image, is_image, open_image
 from ftkit.data.label_columns import Labelled, label_splits

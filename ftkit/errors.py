@@ -1,4 +1,4 @@
-"""Errors that a person reads: one line that names the culprit, and a hint that names the remedy."""
+"""Error messages for users: one line that names the cause, and a hint that names the remedy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class FtkitError(Exception):
-    """Something went wrong that the user can understand and act on.
+    """An error that the user can understand and act on.
 
     Args:
         message: One line that names the file, key or flag at fault.
-        hint: What to do about it, one line, or None where the message says it.
+        hint: The remedy, one line, or None where the message makes it clear.
     """
 
     exit_code = 1
@@ -27,17 +27,14 @@ class FtkitError(Exception):
 
 
 def one_line(text: str) -> str:
-    """The text on one line that any terminal can print.
-
-    Names of files may hold line breaks, control characters and bytes that are no text; these are escaped.
-    """
+    """Escape line breaks, control characters and undecodable bytes, so that the text prints on one line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shell_word(word: object) -> str:
-    """A path or name in a command that is shown, so that a shell reads it back as it is."""
+    """Quote a path or name for a shell command that is shown to the user."""
     import shlex
 
     return shlex.quote(one_line(str(word)))
@@ -47,32 +44,32 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun: `1 image`, `2 images`, `1,000 classes`.
 
     Args:
-        many: The plural, where it isn't made by adding s, or es after an s.
+        many: The plural, where it is irregular.
     """
     nouns = many or f"{one}{'es' if one.endswith('s') else 's'}"
     return f"{number:,} {one if number == 1 else nouns}"
 
 
 def format_value(value: Any) -> str:
-    """The value as a person wrote it, cut where it is long."""
+    """A config value as in YAML, shortened to 60 characters."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 class RequestError(FtkitError):
-    """What was asked for is wrong: an unknown name, key or value, or data that can't be used."""
+    """The request is wrong: an unknown name, key or value, or data that can't be used."""
 
     exit_code = 2
 
 
 class RunInterrupted(FtkitError):
-    """A signal stopped the run after a whole checkpoint had been written.
+    """A signal stopped the run, after a checkpoint was written.
 
     Args:
-        message: What happened, and where the run stands.
-        hint: The command that resumes it.
-        signum: The signal's number; the exit code is 128 plus it, as a shell would give.
+        message: The signal and the position of the run.
+        hint: The command that resumes the run.
+        signum: The signal's number; the exit code is 128 plus this number, as in a shell.
     """
 
     def __init__(self, message: str, hint: str, signum: int) -> None:
@@ -81,9 +78,9 @@ class RunInterrupted(FtkitError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known spelling closest to `name`, or None where nothing is close.
+    """The known name that is most similar to `name`, or None where none is similar.
 
-    A name without its plugin's prefix (`tiny` for `my-project/tiny`) counts as close.
+    A name without its plugin prefix (`tiny` for `my-project/tiny`) is similar.
     """
     known = list(known)
     folded = {k.lower().replace("_", "-"): k for k in known}
@@ -94,7 +91,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> RequestError:
-    """The error for a name that nothing answers to, with the nearest spelling that something does."""
+    """The error for an unknown name, which suggests the most similar known name."""
     known = sorted(known)
     close = nearest(name, known)
     few = ", ".join(known) if len(known) <= 12 else ", ".join(known[:12]) + ", ..."

@@ -1,4 +1,4 @@
-"""The library's two verbs for training; `ftkit.load` is the third."""
+"""The functions of the library that plan, train and resume; `ftkit.load` is in `ftkit.inference`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def plan(config: str | Path | None = None, **settings: Any) -> Plan:
-    """Decide a run without doing any of it.
+    """Make the plan of a run without executing it.
 
     Args:
-        config: A config file; None is `ftkit.yaml` in the working folder, where there is one.
-        settings: Keys of the config with their values: `backbone="resnet18"`,
+        config: A config file; by default `ftkit.yaml` in the working folder, if there is one.
+        settings: Config keys with their values: `backbone="resnet18"`,
             `dataset={"name": "folder", "root": "photos"}`, `optimizer={"lr": 0.01}`.
 
     Raises:
@@ -34,14 +34,15 @@ def plan(config: str | Path | None = None, **settings: Any) -> Plan:
 
 
 def train(plan: Plan, listener: Listener | None = None) -> Outcome:
-    """Execute a plan in a new run folder, and say how it ended.
+    """Execute a plan in a new run folder.
 
     Args:
-        listener: Is called as the run goes on; subclass `ftkit.Listener`. What it raises ends the run.
+        listener: A subclass of `ftkit.Listener` that is called at the events of the run. An exception that it raises
+            ends the run.
 
     Raises:
-        RequestError: The run's name is taken, or the machine can't do what was asked.
-        FtkitError: The run failed; what it had written is kept.
+        RequestError: The run's name is taken, or the machine can't execute the plan.
+        FtkitError: The run failed; the files that it had written are kept.
     """
     from ftkit.training.trainer import train as run_plan
 
@@ -49,7 +50,7 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
 
 
 def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Outcome:
-    """Go on with a run that was stopped, to the very result it would have had.
+    """Resume a stopped run; it ends with the same bytes as an uninterrupted one.
 
     Args:
         listener: As in `train`.

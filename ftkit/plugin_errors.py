@@ -1,8 +1,8 @@
-"""Which plugin an exception comes from, and the one line that says so.
+"""Find the plugin that an exception comes from, and raise a one-line error that names it.
 
-A plugin's code runs in many places: while data is found, in the processes and threads that read images, inside a
-network. Its exceptions are known by the files that they come from, so that no caller needs to know whose code it is.
-Those of built-in parts stay as they are: they are faults of ftkit.
+Plugin code runs in many places: while data is loaded, in the processes and threads that read images, inside a network.
+The files in an exception's traceback identify the plugin. Exceptions of built-in parts are left unchanged: they are
+bugs of ftkit.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from typing import Any
 from ftkit.errors import FtkitError, one_line
 
 OURS = "ftkit"
-DEBUG_HINT = "mend the plugin, or leave it out; --debug shows the traceback"
+DEBUG_HINT = "fix or disable the plugin; --debug shows the traceback"
 LONGEST = 500
-"""Characters of a plugin's own message; some hold a whole file."""
+"""Characters of an exception's text that are shown; some texts contain a whole file."""
 
-_PLACES: dict[str, str] = {}
-"""By file or folder, the latter with a slash at its end, the plugin whose code is there, of those that are imported."""
+_PLUGIN_PATHS: dict[str, str] = {}
+"""The imported plugins by the path of their code: a file, or a folder with a slash at its end."""
 _NO_MEMORY = re.compile(r"out of memory|(can't|[Cc]annot) allocate memory|alloc failed")
 
 
 class PluginError(FtkitError):
-    """A plugin's own code has raised an exception while it was used."""
+    """The code of a plugin has raised an exception."""
 
 
 def register_plugin_path(plugin: str, module: ModuleType) -> None:
-    """Remember where a plugin's code is: the whole package that its module is in, or the module's file."""
+    """Record where the code of a plugin is: the top-level package of its module, or the module's file."""
     top = sys.modules.get(module.__name__.partition(".")[0], module)
     for found in (top, module):
         if getattr(found, "__file__", None) and found.__name__ != OURS:
             place = Path(str(found.__file__))
-            _PLACES[f"{place.parent}/" if hasattr(found, "__path__") else str(place)] = plugin
+            _PLUGIN_PATHS[f"{place.parent}/" if hasattr(found, "__path__") else str(place)] = plugin
             return
 
 
 def plugin_of(owner: object) -> str | None:
-    """The plugin that defines a function, a class or an instance's class; None for built-in and unknown ones."""
+    """The plugin that defines a function, a class, or the class of an instance; None for built-in and unknown ones."""
     while isinstance(owner, functools.partial):
         owner = owner.func
     named = owner if isinstance(owner, type) or hasattr(owner, "__qualname__") else type(owner)
@@ -52,7 +52,7 @@ def plugin_of(owner: object) -> str | None:
 
 
 def plugin_location(error: BaseException) -> tuple[str, str] | None:
-    """The plugin that an exception comes from and where in it, as `/x/leaves.py:12, in load`; None for no plugin's."""
+    """The plugin that an exception comes from, and the line such as `/x/leaves.py:12, in load`; None for other code."""
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         plugin = _plugin_at(frame.f_code.co_filename)
@@ -62,20 +62,20 @@ def plugin_location(error: BaseException) -> tuple[str, str] | None:
 
 
 def plugin_suffix(error: BaseException) -> str:
-    """The plugin that an exception comes from and where in it, to put behind a message; empty for no plugin's."""
+    """Text to append to a message: the plugin that an exception comes from, and the line; empty for other code."""
     place = plugin_location(error)
     return "" if place is None else f" (plugin {place[0]!r}, {place[1]})"
 
 
 def plugin_error_for(error: BaseException, doing: str = "", owner: object = None) -> PluginError | None:
-    """The error that says which plugin failed, in what, with which error, and where; None where none did.
+    """The one-line error for an exception that comes from a plugin; None where it comes from other code.
 
     Args:
-        doing: What the plugin was asked for.
-        owner: Whose code was called, for exceptions that none of its lines have raised.
+        doing: What the plugin was doing, such as `load()`.
+        owner: The object that was called, for exceptions whose traceback has no line of the plugin.
     """
     if owner is None and is_out_of_memory(error):
-        return None  # A network that is too large for a machine is no fault of its plugin.
+        return None  # Running out of memory is not an error of the plugin.
     place = plugin_location(error)
     plugin = place[0] if place is not None else plugin_of(owner)
     if plugin is None:
@@ -86,13 +86,11 @@ def plugin_error_for(error: BaseException, doing: str = "", owner: object = None
     )
 
 
-class plugin_boundary:  # noqa: N801 - used like a function, as contextlib's are
-    """While a plugin's code may run: what it raises becomes a `PluginError`.
-
-    Errors that are meant for users pass, as does Ctrl-C.
+class plugin_boundary:  # noqa: N801 - used like a function, as those of contextlib
+    """A context in which exceptions of plugin code become a `PluginError`; an `FtkitError` or Ctrl-C passes unchanged.
 
     Args:
-        doing: As in `plugin_error_for`; a function where it changes meanwhile.
+        doing: As in `plugin_error_for`; a function where the text changes during the context.
         owner: As in `plugin_error_for`.
     """
 
@@ -112,41 +110,41 @@ class plugin_boundary:  # noqa: N801 - used like a function, as contextlib's are
 
 
 def describe_exception(error: BaseException) -> str:
-    """An exception in one line: its kind and its text."""
+    """The type and text of an exception, on one line."""
     try:
         text = one_line(" ".join(str(error).split()))
     except Exception:
-        text = "its text can't be had"  # `__str__` may be anybody's code too
+        text = "its text is not available"  # `__str__` may raise too
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch's own class for that would have to be imported, and is that of GPUs alone."""
+    """Whether memory ran out. `torch.OutOfMemoryError` would need torch, and covers GPUs only."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error)) is not None
     )
 
 
 def is_unreadable_image(error: FtkitError) -> bool:
-    """Whether a plugin's error says that an image can't be read, and not that the plugin is at fault."""
+    """Whether an error means that an image can't be read, rather than a bug of the plugin."""
     cause = error.__cause__
     return isinstance(cause, OSError | ValueError | EOFError) and not is_out_of_memory(cause)
 
 
 def with_traceback(error: FtkitError) -> FtkitError:
-    """The error with its traceback as a note, which comes along to another process."""
+    """Add the traceback as a note, which is kept when the error is sent to another process."""
     error.add_note("".join(traceback.format_exception(error)).rstrip())
     return error
 
 
 class GuardedOpener:
-    """What opens a plugin's images: its exceptions name the plugin, the data and the image.
+    """Opens images by a plugin's code; errors name the plugin, the data and the image.
 
     Attributes:
-        opens: The plugin's own.
-        names: Of the samples, by position.
-        source: How messages call the data.
+        opens: The plugin's function.
+        names: Names of the samples, by position.
+        source: Name of the data in messages.
     """
 
     def __init__(self, opens: Callable[[int], Any], names: Any, source: str) -> None:
@@ -170,7 +168,7 @@ class GuardedOpener:
             plugin = plugin_of(self.opens)
             who = f"plugin {plugin!r}" if plugin else self.source
             raise PluginError(
-                f"{who} failed in {self._doing(index)}: it opened to {type(image).__name__}, not to a PIL image",
+                f"{who} failed in {self._doing(index)}: it returned {type(image).__name__}, not a PIL image",
                 "return a PIL.Image.Image",
             )
         return image
@@ -180,7 +178,7 @@ class GuardedOpener:
 
 
 def _plugin_at(file: str) -> str | None:
-    for place, plugin in _PLACES.items():
+    for place, plugin in _PLUGIN_PATHS.items():
         if file == place or (place.endswith("/") and file.startswith(place)):
             return plugin
     return None

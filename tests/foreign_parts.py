@@ -49,9 +49,9 @@ class Opener:
     kinds: tuple
 
     def __call__(self, index):
-        from ftkit.testing import draw
+        from ftkit.testing import draw_image
 
-        return draw(self.kinds[index], (16, 16), f"{index}")
+        return draw_image(self.kinds[index], (16, 16), f"{index}")
 
 
 @dataclass(frozen=True)

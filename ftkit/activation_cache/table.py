@@ -33,7 +33,7 @@ def open_table(
 
     Args:
         about: What it holds, for people.
-        facts: The same for programs, as `Entry.facts` gives it again.
+        facts: The same for programs, as `CacheEntry.metadata` gives it again.
 
     Raises:
         OSError: There is no room for it, or the folder can't be written.

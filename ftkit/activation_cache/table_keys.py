@@ -132,7 +132,7 @@ def _holds(table: Table, recompute: Callable[[int], Tensor | None]) -> bool:
 
 def cached_prefixes(store: CacheStore) -> set[tuple[str, str]]:
     """The cuts that there are tables of, by name, and what their beginnings are known by."""
-    facts = [entry.facts for entry in store.entries()]
+    facts = [entry.metadata for entry in store.entries()]
     return {(one["cut"], one["prefix"]) for one in facts if "cut" in one and "prefix" in one}
 
 

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, whenever the program or the machine stops."""
+"""Atomic, durable writes of files and folders: complete or not at all, even after a crash or a power failure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ftkit.files.folder_swap import previous_folder
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Make the folder `target` what `write` puts into the empty folder that it is given.
+    """Replace the folder `target` by what `write` puts into an empty folder.
 
-    `write` works on a folder beside the target, which takes the target's name only after all of it is on
-    disk. The old target lives on as `folder_swap.previous(target)` until then, so at each instant one of the two is
-    whole. What an interrupted call left behind is cleared by the next.
+    `write` gets a temporary folder beside the target, which is renamed to `target` once all of it is on disk. Until
+    then the old target is kept as `previous_folder(target)`, so that one of the two is complete at any time. The next
+    call removes what an interrupted call has left behind.
 
     Raises:
-        FtkitError: The disk is full, read-only or closed to us; the target is as it was.
+        FtkitError: The disk is full or can't be written; the target is unchanged.
     """
     temporary = target.with_name(f".tmp-{target.name}")
     try:
@@ -37,16 +37,16 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
         fsync_tree(temporary)
         _swap(temporary, target)
     except OSError as error:
-        raise _refused(target, error) from error
+        raise _write_error(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Make `content` the file's whole content, on disk when this returns.
+    """Replace the content of a file; it is on disk when this returns.
 
     Raises:
-        FtkitError: As `replace_folder`; the file is as it was.
+        FtkitError: The disk is full or can't be written; the file is unchanged.
     """
     temporary = target.with_name(f".tmp-{target.name}")
     try:
@@ -55,14 +55,14 @@ def replace_file(target: Path, content: bytes) -> None:
         temporary.replace(target)
         _fsync(target.parent)
     except OSError as error:
-        raise _refused(target, error) from error
+        raise _write_error(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def fsync_tree(folder: Path) -> None:
-    """Have all files below a folder, and the folder itself, on disk before anything points at them."""
+    """Flush a folder and all files below it to disk."""
     for place, _, files in os.walk(folder, topdown=False):
         for name in files:
             _fsync(Path(place, name))
@@ -70,13 +70,13 @@ def fsync_tree(folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; tensors may lie on any device, in any layout, and share memory.
+    """Write a safetensors file. Tensors may be on any device, in any memory layout, and share memory.
 
     Raises:
-        OSError: As `open` would; safetensors' own error hides the number that tells a full disk.
+        OSError: As from `open`; safetensors' own error has no `errno`, so a full disk couldn't be recognised.
     """
-    # The format refuses shared and strided storage; a copy of each tensor has neither.
-    copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+    # safetensors refuses shared and strided storage; copies have neither.
+    copies = {name: _copy(tensor) for name, tensor in tensors.items()}
     try:
         save_file(copies, path)
     except SafetensorError as error:
@@ -87,25 +87,25 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def has_same_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a safetensors file has exactly these tensors, bit for bit.
+    """Whether a safetensors file holds exactly these tensors, bit for bit.
 
     Raises:
-        OSError, SafetensorError: It can't be read.
+        OSError, SafetensorError: The file can't be read.
     """
     with safe_open(path, "pt") as file:
         return set(file.keys()) == set(tensors) and all(
-            _alike(file.get_tensor(name), tensor.detach().cpu()) for name, tensor in tensors.items()
+            _same_bits(file.get_tensor(name), tensor.detach().cpu()) for name, tensor in tensors.items()
         )
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """As whole numbers, to which 0 and -0 differ and what is no number equals itself."""
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Compare as integers: 0 and -0 differ, and NaN equals NaN."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(one.itemsize, torch.uint8)
     same = one.shape == other.shape and one.dtype == other.dtype
     return same and torch.equal(one.reshape(-1).view(bits), other.reshape(-1).view(bits))
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
@@ -137,7 +137,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refused(target: Path, error: OSError) -> FtkitError:
+def _write_error(target: Path, error: OSError) -> FtkitError:
     reason = error.strerror or str(error)
     return FtkitError(
         f"{target} can't be written: {reason}", f"make {target.parent} writable, with room, and try again"

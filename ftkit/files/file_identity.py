@@ -1,4 +1,4 @@
-"""What a file is known by: its stamp, which changes whenever its content does, and a digest of the content itself."""
+"""The identity of a file: a stamp, which changes whenever the content does, and a digest of the content."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 DIGEST_BYTES = 16
-"""Length of `content_digest`."""
+"""Bytes of a `content_digest`."""
 
 _PACKED = struct.Struct("=5q")
 _TICK_NS = 20_000_000
-"""Longer than any tick of a kernel's clock for change times: within one, a file can change twice at the same time."""
+"""Longer than the resolution of the kernel's clock for change times. Two changes within it may have the same time."""
 _COARSE_TICK_NS = 2_000_000_000
-"""The same where a file system keeps change times in milliseconds, seconds or pairs of seconds."""
+"""The same for file systems that store change times in milliseconds, seconds or pairs of seconds."""
 
 
 class Stamp(NamedTuple):
-    """Facts about a file that no program can give to another content: only the kernel sets the change time.
+    """Metadata of a file that identifies its content, since only the kernel can set the change time.
 
-    Size and modification time alone don't do: `cp -p`, `touch -d`, `tar` and `rsync` set the latter, and two files of
-    one kind often have the same.
+    Size and modification time aren't enough: `cp -p`, `touch -d`, `tar` and `rsync` set the modification time, and
+    similar files often share both.
     """
 
     device: int
@@ -34,24 +34,24 @@ class Stamp(NamedTuple):
     ctime_ns: int
 
     def packed(self) -> bytes:
-        """40 bytes that stand for it."""
+        """The stamp as 40 bytes."""
         return _PACKED.pack(*(value - 2**64 if value >= 2**63 else value for value in self))
 
     def text(self) -> str:
-        """The same for people and JSON."""
+        """The stamp as text, for JSON and messages."""
         return " ".join(map(str, self))
 
     def is_settled(self) -> bool:
-        """Whether the file has been left alone long enough that its next change will have another change time."""
+        """Whether the last change is old enough that the next one gets a different change time."""
         tick = _COARSE_TICK_NS if self.ctime_ns % 1_000_000 == 0 else _TICK_NS
         return self.ctime_ns + tick < time.time_ns()
 
 
 def file_stamp(path: str | Path) -> Stamp:
-    """The stamp of a file, links followed.
+    """The stamp of a file; symbolic links are followed.
 
     Raises:
-        OSError: There is no file, or it is no ordinary one.
+        OSError: The file doesn't exist or isn't a regular file.
     """
     found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
@@ -60,11 +60,11 @@ def file_stamp(path: str | Path) -> Stamp:
 
 
 def content_digest(path: str | Path) -> bytes:
-    """`DIGEST_BYTES` bytes that stand for a file's content.
+    """The BLAKE2b digest of a file's content, `DIGEST_BYTES` bytes.
 
     Raises:
-        OSError: The file can't be read, or is no ordinary one.
+        OSError: The file can't be read or isn't a regular file.
     """
-    file_stamp(path)  # Opening a named pipe would wait for ever.
+    file_stamp(path)  # Refuses named pipes, on which `open` would block.
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).digest()

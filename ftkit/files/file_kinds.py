@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""File types recognised by their first bytes, whatever the file name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 HEAD = 1024
-"""Bytes of a file that tell."""
+"""Bytes at the start of a file that are enough to recognise it."""
 
 _BY_START: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -41,7 +41,11 @@ _WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"xl/", b"docProps/")
 
 
 def kind_of_bytes(head: bytes) -> str | None:
-    """What content is by its first `HEAD` bytes, with its article; None where nothing tells."""
+    """The file type of content that starts with `head`, such as `a JPEG image`; None where it is unknown.
+
+    Args:
+        head: The first `HEAD` bytes.
+    """
     for start, kind in _BY_START:
         if head.startswith(start) and not (start == b"BM" and not _is_bmp(head)):
             return kind
@@ -64,7 +68,7 @@ def kind_of_bytes(head: bytes) -> str | None:
 
 
 def kind_of_file(path: str | Path) -> str | None:
-    """The same of a file; None where it can't be read."""
+    """The type of a file, such as `a JPEG image`; None where it is unknown or the file can't be read."""
     try:
         with Path(path).open("rb") as file:
             return kind_of_bytes(file.read(HEAD))
@@ -73,7 +77,7 @@ def kind_of_file(path: str | Path) -> str | None:
 
 
 def is_image_kind(kind: str | None) -> bool:
-    """Whether what `kind_of_bytes` said is an image."""
+    """Whether a type returned by `kind_of_bytes` is an image type."""
     return kind is not None and kind.endswith(" image")
 
 

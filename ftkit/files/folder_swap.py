@@ -1,4 +1,4 @@
-"""Names of a folder while its new content replaces the last one."""
+"""Where the content of a folder is while `replace_folder` replaces it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def previous_folder(folder: Path) -> Path:
-    """Where a folder's last content is kept while a new one takes its place."""
+    """Where the old content is kept during a replacement."""
     return folder.with_name(f".{folder.name}-previous")
 
 
 def current_folder(folder: Path) -> Path:
-    """The folder, or its previous content where a kill came in the middle of the exchange."""
+    """The folder, or its previous content where a replacement was interrupted."""
     return previous_folder(folder) if not folder.exists() and previous_folder(folder).exists() else folder

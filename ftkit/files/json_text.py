@@ -1,8 +1,7 @@
-"""JSON as every parser takes it: what `--json` prints, and the files of a run, a model and the caches.
+"""Strict JSON, for `--json` and for the files of runs, models and caches.
 
-JSON has neither NaN nor infinities, though Python's `json` writes them; here they become null. Bytes of a file name
-that are not UTF-8 are surrogates in Python (PEP 383); here they become the escapes `\\udc80` to `\\udcff`, which
-`json.loads` gives back as they were: `os.fsencode(name)` is the name's bytes.
+NaN and infinities, which JSON doesn't have, become null. Bytes of a file name that aren't UTF-8 are surrogates in
+Python (PEP 383) and are written as the escapes `\\udc80` to `\\udcff`; `os.fsencode` of a loaded name gives its bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from typing import Any
 def dump_json(
     value: Any, *, indent: int | None = None, ascii_only: bool = True, default: Callable[[Any], Any] | None = None
 ) -> str:
-    """A value as strict JSON, without a line break at the end.
+    """Serialise a value to strict JSON, without a trailing newline.
 
     Args:
-        ascii_only: Escape all other characters, so that the text is the same in every encoding; else those that are
-            no text alone are escaped, and the text can be written as UTF-8.
-        default: As in `json.dumps`, for values that JSON has no form for.
+        ascii_only: Escape every non-ASCII character; otherwise only those that can't be encoded as UTF-8.
+        default: As in `json.dumps`, for values that aren't JSON types.
     """
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=default)
@@ -33,7 +31,7 @@ def dump_json(
 
 
 def replace_nonfinite(value: Any) -> Any:
-    """The value with None for each number that is not finite, in mappings and sequences too."""
+    """Replace NaN and infinities by None, in mappings and sequences too."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -46,8 +44,5 @@ def _key(key: Any) -> Any:
 
 
 def escape_undecodable(text: str) -> str:
-    r"""The text as any UTF-8 file takes it: bytes of a name that are no text become `\udc80` to `\udcff`, written out.
-
-    It is the same spelling as in JSON, where it is an escape.
-    """
+    r"""Replace characters that can't be encoded as UTF-8 by the text `\udc80` to `\udcff`, spelt as in JSON."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

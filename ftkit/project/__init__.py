@@ -1,1 +1,1 @@
-"""`ftkit init`: projects from templates, and their updates."""
+"""`ftkit init`: create projects from templates, and update them."""

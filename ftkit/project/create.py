@@ -1,4 +1,4 @@
-"""Makes a new project: its name, its settings and its files, in one go."""
+"""Create a project from a template, and update one to the template of today."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ftkit.project.template_source import KINDS, Template, merge_values, open_te
 from ftkit.project.update import FileChange, TemplateRecord, apply_changes, find_changes, read_record
 
 RESERVED = frozenset({"conftest", "ftkit", "setup", "tests"})
-"""Modules that the project's own files, or ftkit, would hide or be hidden by."""
+"""Module names that would clash with other files of the project, or with ftkit."""
 
 SCHEMA = Path("ftkit.schema.json")
 
 
 @dataclass(frozen=True)
 class ProjectName:
-    """What a project is called.
+    """The name of a project.
 
     Attributes:
-        package: `my-project`; its plugin is called so too.
-        module: `my_project`.
+        package: Such as `my-project`; also the name of its plugin.
+        module: Such as `my_project`.
     """
 
     package: str
@@ -43,13 +43,13 @@ class ProjectName:
 
 @dataclass(frozen=True)
 class Project:
-    """A project that was made.
+    """A project that was created.
 
     Attributes:
-        template: What it was made from.
-        files: What was written, relative to `folder`.
-        overwritten: Which of these files were there before.
-        data: What the look at the user's data told, where some was given.
+        template: The template's name.
+        files: The files that were written, relative to `folder`.
+        overwritten: Those of them that existed before.
+        data: Statistics of the user's data, if some was given.
     """
 
     name: ProjectName
@@ -62,15 +62,15 @@ class Project:
 
 @dataclass(frozen=True)
 class InitRequest:
-    """What `ftkit init` was asked for.
+    """The arguments of `ftkit init`.
 
     Attributes:
-        name: The project's name; by default that of the folder.
-        template: `project`, `plugin`, a plugin's `NAME/TEMPLATE`, a folder, or a repository's address.
-        kind: What a plugin is to bring.
-        values: For what a template from elsewhere asks.
-        data: Images of the user's, as the config's `dataset` has them; the settings are made to suit.
-        force: Take a folder that isn't empty.
+        name: The project's name; by default the folder's.
+        template: `project`, `plugin`, a plugin's `NAME/TEMPLATE`, a folder, or the URL of a repository.
+        kind: The kind of part that a new plugin provides.
+        values: Values for the placeholders that the template declares.
+        data: The user's images, in the form of the config's `dataset`; the first config is chosen for them.
+        force: Write into a folder that isn't empty.
     """
 
     name: str | None = None
@@ -81,28 +81,28 @@ class InitRequest:
     force: bool = False
 
 
-def make_project(target: Path, wish: InitRequest) -> Project:
-    """Make a project in `target`, by default one that trains at once: on its own example, or on the user's data.
+def make_project(target: Path, request: InitRequest) -> Project:
+    """Create a project that can be trained as it is: on an example dataset, or on the user's data.
 
     Args:
-        target: A folder that is new or empty; with `force`, any folder.
+        target: A new or empty folder; with `force`, any folder.
 
     Raises:
-        RequestError: The target is taken, the name can't be used, there is no such template, or the data can't be
-            used; nothing is written.
-        FtkitError: The target can't be written to; nothing is left behind.
+        RequestError: The target isn't empty, or the name, the template or the data can't be used; nothing is written.
+        FtkitError: The target can't be written; nothing is left behind.
     """
     target = target.expanduser().absolute()
-    rendering.check_target(target, wish.force)
+    rendering.check_target(target, request.force)
     registry = Registry()
-    with open_template(wish.template, wish.kind, registry) as template:
-        text = wish.name if wish.name is not None else target.resolve().name
+    version = registry.built_in.version
+    with open_template(request.template, request.kind, registry) as template:
+        text = request.name if request.name is not None else target.resolve().name
         named = plugin_name(text, target) if template.name == "plugin" else project_name(text, target)
-        found = None if wish.data is None else _look(wish.data, target)
-        own = merge_values(template, wish.values)
-        filling = _filling(template.name, wish.kind, named, found, target, registry.built_in.version) | own
-        rendered = _rendered(template, filling, named)
-    record = TemplateRecord(template.name, wish.kind, filling, registry.built_in.version)
+        found = None if request.data is None else _stats(request.data, target)
+        own = merge_values(template, request.values)
+        placeholders = _placeholder_values(template.name, request.kind, named, found, target, version) | own
+        rendered = _render(template, placeholders, named)
+    record = TemplateRecord(template.name, request.kind, placeholders, version)
     files = rendered | record.files(rendered)
     overwritten = rendering.write_files(files, target)
     return Project(named, target, template.name, tuple(sorted(rendered)), tuple(overwritten), found)
@@ -110,11 +110,11 @@ def make_project(target: Path, wish: InitRequest) -> Project:
 
 @dataclass(frozen=True)
 class Update:
-    """What a newer template means for a project.
+    """The changes that bring a project up to date with its template.
 
     Attributes:
-        template: What the project was made from.
-        before, now: The versions of ftkit that rendered it then and now.
+        template: The template's name.
+        before, now: The versions of ftkit that rendered it the last time and now.
     """
 
     folder: Path
@@ -125,14 +125,14 @@ class Update:
 
 
 def update_project(folder: Path, check: bool = False) -> Update:
-    """Bring a project to what its template makes today: untouched files replaced, edited ones merged.
+    """Bring a project up to date with its template: replace unedited files, and merge edited ones.
 
     Args:
-        check: Only say what would change.
+        check: Return the changes without writing them.
 
     Raises:
-        RequestError: The folder has no record of a template, or there is no such template any more.
-        FtkitError: The folder can't be written to; nothing has changed.
+        RequestError: The folder has no record of its template, or the template no longer exists.
+        FtkitError: The folder can't be written; nothing has changed.
     """
     folder = folder.expanduser().absolute()
     record, base = read_record(folder)
@@ -140,24 +140,24 @@ def update_project(folder: Path, check: bool = False) -> Update:
     version = registry.built_in.version
     named = ProjectName(record.values.get("package", record.values["project"]), record.values["module"])
     with open_template(record.template, record.kind, registry) as template:
-        fresh = _filling(template.name, record.kind, named, None, folder, version)
-        filling = {**template.values, **fresh, **record.values, "requires_ftkit": fresh["requires_ftkit"]}
-        new = _rendered(template, filling, named)
+        fresh = _placeholder_values(template.name, record.kind, named, None, folder, version)
+        placeholders = {**template.values, **fresh, **record.values, "requires_ftkit": fresh["requires_ftkit"]}
+        new = _render(template, placeholders, named)
     schema = base.get(SCHEMA)
     if schema is not None and (folder / SCHEMA).is_file() and (folder / SCHEMA).read_bytes() != schema:
-        # Made anew by the user, for a plugin that has changed since; there is nothing in it to merge.
+        # The user has generated the schema again, for a plugin that has changed; there is nothing to merge.
         base.pop(SCHEMA)
         new.pop(SCHEMA, None)
     found = find_changes(base, new, folder)
     if found and not check:
-        apply_changes(found, TemplateRecord(record.template, record.kind, filling, version), new, folder)
+        apply_changes(found, TemplateRecord(record.template, record.kind, placeholders, version), new, folder)
     return Update(folder, record.template, record.ftkit, version, tuple(found))
 
 
-def _filling(
+def _placeholder_values(
     template: str, kind: str, named: ProjectName, found: DatasetStats | None, target: Path, version: str
 ) -> dict[str, str]:
-    """What the placeholders of a template stand for."""
+    """The values of a template's placeholders."""
     if template == "project":
         return template_values(named.package, named.module, found, target, version)
     project = named.package.removeprefix("ftkit-")
@@ -171,15 +171,15 @@ def _filling(
     return common | (plugin_values(project, kind) if template == "plugin" else {})
 
 
-def _rendered(template: Template, filling: Mapping[str, str], named: ProjectName) -> dict[Path, bytes]:
-    files = template.render(filling)
+def _render(template: Template, placeholders: Mapping[str, str], named: ProjectName) -> dict[Path, bytes]:
+    files = template.render(placeholders)
     if template.name == "project":
         files[SCHEMA] = _schema(files[Path(f"{named.module}.py")], named)
     return files
 
 
 def plugin_name(text: str, target: Path) -> ProjectName:
-    """The name of a plugin's package and module, `ftkit-NAME` and `ftkit_NAME`, of `text` with that prefix or without.
+    """The names `ftkit-NAME` and `ftkit_NAME` of a plugin's package and module; `text` may have the prefix.
 
     Raises:
         RequestError: As `project_name`.
@@ -188,21 +188,20 @@ def plugin_name(text: str, target: Path) -> ProjectName:
 
 
 def project_name(text: str, target: Path) -> ProjectName:
-    """A package name made of `text`: ASCII, lower case, words joined by hyphens.
+    """A package name made from `text`: ASCII, lower case, words joined by hyphens.
 
     Raises:
-        RequestError: Nothing usable is left, or a module of that name exists elsewhere already: one of the
-            two would hide the other.
+        RequestError: No letters or digits are left, or another module has the same name.
     """
     package = _slug(text)
-    hint = "give another one, as in --name my-project"
+    hint = "give another name, such as --name my-project"
     if not package.removeprefix("ftkit-"):
-        raise RequestError(f"{text!r} has no letters or digits that a package name can be made of", hint)
+        raise RequestError(f"{text!r} has no letters or digits for a package name", hint)
     if package[0].isdigit():
         package = f"project-{package}"
     name = ProjectName(package, package.replace("-", "_"))
     if not (target / f"{name.module}.py").is_file() and _is_taken(name.module):
-        raise RequestError(f"the name {package!r} is taken: `import {name.module}` means something else already", hint)
+        raise RequestError(f"the name {package!r} is taken: another module is imported by `import {name.module}`", hint)
     return name
 
 
@@ -212,7 +211,7 @@ def _slug(text: str) -> str:
 
 
 def _is_taken(module: str) -> bool:
-    """Whether something else answers to `import module`; what lies in the current folder doesn't count."""
+    """Whether another module has that name; modules in the current folder don't count."""
     if keyword.iskeyword(module) or module in RESERVED or module in sys.stdlib_module_names:
         return True
     here = Path.cwd()
@@ -220,23 +219,23 @@ def _is_taken(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _look(data: Mapping[str, str], target: Path) -> DatasetStats:
+def _stats(data: Mapping[str, str], target: Path) -> DatasetStats:
     found = compute_stats(data)
     if target.resolve().is_relative_to(Path(found.path).resolve()):
         raise RequestError(
-            f"{target} would lie in the data, {found.path}, and its folders would be taken for classes",
-            "make the project elsewhere, or move the images into a folder of their own in it",
+            f"{target} is inside the data, {found.path}, so its folders would be read as classes",
+            "create the project elsewhere, or move the images into a separate folder",
         )
     return found
 
 
 def _schema(plugin: bytes, name: ProjectName) -> bytes:
-    """The JSON schema of the project's `ftkit.yaml`, which knows what the project's own plugin offers."""
+    """The JSON schema of the project's `ftkit.yaml`, including the parts of the project's own plugin."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"{name.module}.py")
             path.write_bytes(plugin)
             registry = Registry((path,))
     except OSError as error:
-        raise FtkitError(f"can't write to a temporary folder: {error.strerror or error}", "TMPDIR names it") from None
+        raise FtkitError(f"can't write to a temporary folder: {error.strerror or error}", "set TMPDIR") from None
     return (dump_json(json_schema(registry), indent=2, ascii_only=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Looks at labelled images before a project is made of them: how many, of which classes, how large."""
+"""Statistics of a dataset, from which the first config of a project is chosen."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ftkit.parts.dataset import Split
 from ftkit.plugins import Registry
 
 SAMPLE = 200
-"""Images whose headers are read; spread evenly over the training split, and so over its classes."""
+"""Most images whose headers are read, spread evenly over the training split and so over its classes."""
 
 GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L"})
 
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What a look at the data told.
+    """Statistics of a dataset.
 
     Attributes:
-        dataset: What reads it: `folder`, `csv` or `archive`.
-        option: The option of it that says where the data lies.
-        path: Where that is: an absolute path, or the address of an archive.
-        counts: Training images by class, in label order.
-        sizes: Images by split.
-        width, height: Medians of the sample, in pixels.
-        grey: Whether every image of the sample is grey.
-        example: A picture to try a prediction on, absolute.
-        notes: What the dataset has to say, such as files passed over.
+        dataset: The dataset's name: `folder`, `csv` or `archive`.
+        option: The dataset's option for the path.
+        path: An absolute path, or the URL of an archive.
+        counts: Number of training images by class, in label order.
+        sizes: Number of images by split.
+        width, height: Medians of the sampled images, in pixels.
+        grey: Whether all sampled images are greyscale.
+        example: Absolute path of an image for a first prediction.
+        notes: The dataset's notes, such as files that were left out.
     """
 
     dataset: str
@@ -48,7 +48,7 @@ class DatasetStats:
 
     @property
     def images(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return self.sizes["train"]
 
     @property
@@ -58,27 +58,24 @@ class DatasetStats:
 
 
 def compute_stats(dataset: Mapping[str, str]) -> DatasetStats:
-    """Find the classes and images of a dataset as training will find them, and look at some.
-
-    Of at most 200 images the header is read, and none is decoded.
+    """Compute the statistics of a dataset. Headers of at most 200 images are read, and no image is decoded.
 
     Args:
-        dataset: As the config has it: the `name` of a dataset of files, and the option with its path.
+        dataset: In the form of the config: the `name` of a dataset of files, and the option with its path.
 
     Raises:
-        RequestError: Nothing is there, or nothing that a classifier can be trained on.
+        RequestError: There is no data, or no readable training image.
     """
     name, (option, text) = dataset["name"], next(item for item in dataset.items() if item[0] != "name")
     place = text if "://" in text else Path(text).expanduser().absolute()
     path = str(place)
-    # The built-in dataset itself looks, so that there is one idea of what counts as data.
     splits = Registry().datasets.get(name)(**{option: place}).load()
     train = splits.train
     if train is None or not len(train):
-        raise RequestError(f"{path} has no training images", "put them into a folder called train, or a split train")
+        raise RequestError(f"{path} has no training images", "put them into a folder or a split called train")
     headers = _headers(train)
     if not headers:
-        raise RequestError(f"{path}: none of {min(len(train), SAMPLE)} images can be read", "look at one of them")
+        raise RequestError(f"{path}: none of {min(len(train), SAMPLE)} images can be read", "check the files")
     images = Counter(train.labels)
     return DatasetStats(
         name,
@@ -111,11 +108,11 @@ def _headers(split: Split) -> list[_Header]:
 
 
 def _header(path: Path) -> _Header | None:
-    """Size and mode of one image, or None where it can't be read: training will name it."""
+    """Size and mode of an image, or None where it can't be read."""
     try:
         with open_header(path) as image:
             width, height = upright_size(image)
             return _Header(path, width, height, image.mode in GREY_MODES)
     except Exception:
-        # Training will name it with its reason.
+        # Training reports unreadable images.
         return None

@@ -1,9 +1,8 @@
-"""Renders a project template into a folder: all of it or nothing.
+"""Render a project template into a folder, completely or not at all.
 
-A template is a folder of files. In those that end in `.jinja` (the ending is dropped), and in all file
-names, `{{name}}` stands for a value from a fixed set; anything else between such braces is an error of the
-template. That is the part of Jinja that needs no engine and runs no code, and leaves the way open to tools
-that read Jinja templates. Other files are copied byte by byte.
+A template is a folder of files. `{{name}}` is replaced by a value in file names and in the content of files whose names
+end in `.jinja` (the suffix is dropped); an unknown name is an error. This subset of Jinja runs no code. Other files are
+copied unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def template_folder(name: str = "project") -> Path:
 
 
 def render(template: Path, values: Mapping[str, str]) -> dict[Path, bytes]:
-    """The template's files by relative path, with every placeholder filled in."""
+    """The template's files by relative path, with placeholders replaced."""
     return {
         Path(_fill(str(source.relative_to(template)).removesuffix(SUFFIX), values, source)): _content(source, values)
         for source in sorted(template.rglob("*"))
@@ -50,7 +49,7 @@ def _content(source: Path, values: Mapping[str, str]) -> bytes:
 def _fill(text: str, values: Mapping[str, str], source: Path) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise FtkitError(f"{source}: the template asks for {match[1]!r}, which ftkit doesn't give")
+            raise FtkitError(f"{source}: unknown placeholder {match[1]!r}")
         return values[match[1]]
 
     return _PLACEHOLDER.sub(value, text)
@@ -61,7 +60,7 @@ def check_target(target: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_dir():
-        raise RequestError(f"{target} is there already and is not a folder", "give the path of a new folder")
+        raise RequestError(f"{target} exists and is not a folder", "give the path of a new folder")
     try:
         there = sorted(p.name for p in target.iterdir() if p.name not in _IGNORED)
     except OSError as error:
@@ -75,17 +74,16 @@ def check_target(target: Path, force: bool) -> None:
 
 
 def write_files(files: Mapping[Path, bytes], target: Path) -> list[Path]:
-    """Write all files into `target`, or none; other files there are left alone.
+    """Write all files into `target`, or none; other files there are left unchanged.
 
-    They are staged on the same disk first, so that what can go wrong has gone wrong before the target
-    changes.
+    The files are first written to a temporary folder on the same disk, so that errors occur before the target changes.
 
     Returns:
-        The files that were there before and are overwritten now.
+        The files that existed before and were overwritten.
 
     Raises:
-        RequestError: A folder is where a file should go, or the other way round.
-        FtkitError: The disk is full or can't be written to. Nothing is left behind.
+        RequestError: A folder exists where a file should be written, or the other way round.
+        FtkitError: The disk is full or can't be written; nothing is left behind.
     """
     try:
         return _fill_folder(files, target) if target.is_dir() else _make_folder(files, target)
@@ -94,7 +92,7 @@ def write_files(files: Mapping[Path, bytes], target: Path) -> list[Path]:
 
 
 def _make_folder(files: Mapping[Path, bytes], target: Path) -> list[Path]:
-    """A new folder appears under its name only when it is whole."""
+    """Create the folder; it gets its name only when it is complete."""
     with _parents(target.parent), _staging(target.parent, target.name) as staging:
         _stage(files, staging)
         staging.rename(target)
@@ -109,7 +107,7 @@ def _fill_folder(files: Mapping[Path, bytes], target: Path) -> list[Path]:
 
 
 def _swap(files: Mapping[Path, bytes], staging: Path, old: Path, target: Path) -> list[Path]:
-    """Move staged files into place and the ones before them aside; back again where one fails."""
+    """Move staged files into place and existing ones to `old`; undo everything where one move fails."""
     with _parents(*{(target / path).parent for path in files}):
         try:
             for path in files:
@@ -142,13 +140,13 @@ def _stage(files: Mapping[Path, bytes], staging: Path) -> None:
         with (staging / path).open("wb") as file:
             file.write(content)
             file.flush()
-            # A full disk may only be noticed here; later there would be no way back.
+            # A full disk may be reported only here, while the target is still unchanged.
             os.fsync(file.fileno())
 
 
 @contextmanager
 def _staging(beside: Path, name: str) -> Iterator[Path]:
-    """A hidden folder, gone at the end whatever happens. Not `tempfile`'s: that one is closed to others."""
+    """A hidden temporary folder. `tempfile` would create one that only its owner can read."""
     staging = beside / f".{name[:100]}-{secrets.token_hex(4)}"
     staging.mkdir()
     try:
@@ -159,7 +157,7 @@ def _staging(beside: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _parents(*folders: Path) -> Iterator[None]:
-    """Make folders with their parents; where the body fails, those that were new go again."""
+    """Create folders with their parents; remove the new ones where the body fails."""
     made: list[Path] = []
     try:
         for folder in folders:

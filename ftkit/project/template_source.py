@@ -1,6 +1,6 @@
-"""Where project templates come from: ftkit itself, a plugin, a folder, a git repository.
+"""Project templates from ftkit, a plugin, a folder or a git repository.
 
-A template is data. Nothing of it is run, on either way in, and what it renders to stays in the project's folder.
+A template is data: no code of it is run, and it can write only into the project's folder.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ftkit.project import rendering
 
 BUILT_IN = ("project", "plugin")
 KINDS = ("strategy", "dataset", "backbone")
-"""What a plugin that is made from the built-in template may bring."""
+"""The kinds of part that the built-in plugin template can create."""
 ABOUT = "template.yaml"
-"""In the root of a template from elsewhere: its own values, with their defaults. It isn't rendered."""
+"""File in the root of a custom template that declares its values with defaults. It isn't rendered."""
 MOST_FILES, MOST_BYTES = 10_000, 100 * 2**20
 _ADDRESS = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:")
 _CLONE_SECONDS = 600.0
@@ -35,9 +35,9 @@ class Template:
     """A template that can be rendered.
 
     Attributes:
-        name: What `--template` takes; a folder's is absolute.
-        layers: Folders, each of which is rendered over those before.
-        values: What it asks for beyond the project's name, with defaults.
+        name: The value of `--template`; for a folder, its absolute path.
+        layers: Folders; files of later ones replace those of earlier ones.
+        values: The values that the template declares, with their defaults.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Template:
         """All files by relative path.
 
         Raises:
-            FtkitError: It has a link, a path that leaves the project, too much in it, or a placeholder that stands
-                for nothing.
+            FtkitError: The template has a link, a path outside the project, too many files or bytes, or an unknown
+                placeholder.
         """
         files: dict[Path, bytes] = {}
         for layer in self.layers:
@@ -63,14 +63,14 @@ class Template:
 
 @contextmanager
 def open_template(name: str, kind: str = KINDS[0], registry: Registry | None = None) -> Iterator[Template]:
-    """The template that `name` stands for; a repository is there only while the context is open.
+    """Find a template by name; a repository is cloned for the duration of the context.
 
     Args:
-        kind: What a plugin is to bring; for the built-in template of that name.
+        kind: The kind of part, for the built-in plugin template.
 
     Raises:
         RequestError: There is no such template.
-        FtkitError: The repository can't be had.
+        FtkitError: The repository can't be cloned.
     """
     if name == "plugin":
         root = rendering.template_folder(name)
@@ -81,24 +81,26 @@ def open_template(name: str, kind: str = KINDS[0], registry: Registry | None = N
         with tempfile.TemporaryDirectory(prefix="ftkit-template-") as place:
             folder = Path(place, "template")
             _clone(name, folder)
-            yield _outside(name, folder)
+            yield _custom_template(name, folder)
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
-        yield _outside(str(folder), folder)
+        yield _custom_template(str(folder), folder)
     else:
-        yield _of_plugin(name, registry or Registry())
+        yield _plugin_template(name, registry or Registry())
 
 
-def _outside(name: str, folder: Path) -> Template:
+def _custom_template(name: str, folder: Path) -> Template:
     values = dict[str, str]()
     for setting in read_file(folder / ABOUT) if (folder / ABOUT).is_file() else ():
         if len(setting.key) != 2 or setting.key[0] != "values":
-            raise RequestError(f"{setting.where}: {'.'.join(setting.key)} means nothing here", "see docs/templates.md")
+            raise RequestError(
+                f"{setting.where}: {'.'.join(setting.key)} is not a template key", "see docs/templates.md"
+            )
         values[setting.key[1]] = str(setting.value)
     return Template(name, (folder,), values)
 
 
-def _of_plugin(name: str, registry: Registry) -> Template:
+def _plugin_template(name: str, registry: Registry) -> Template:
     found = registry.templates()
     if name not in found:
         plugin = name.partition("/")[0]
@@ -108,14 +110,14 @@ def _of_plugin(name: str, registry: Registry) -> Template:
         raise unknown("template", name, [*BUILT_IN, *found], "--template")
     folder = Path(found[name])
     if not folder.is_dir():
-        raise RequestError(f"--template: {name!r}: its plugin names {folder}, which is no folder")
-    return _outside(name, folder)
+        raise RequestError(f"--template: {name!r}: the plugin's path {folder} is not a folder")
+    return _custom_template(name, folder)
 
 
 def _clone(address: str, folder: Path) -> None:
-    """The newest files of a repository, without its history, its hooks or its submodules."""
+    """Clone the latest commit of a repository, without submodules, and run no hooks."""
     if shutil.which("git") is None:
-        raise FtkitError(f"--template {address} needs git, which isn't installed", "install git, or name a folder")
+        raise FtkitError(f"--template {address} needs git, which isn't installed", "install git, or give a folder")
     command = ["git", "-c", "core.symlinks=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"]
     command += ["clone", "--quiet", "--depth", "1", "--", address, str(folder)]
     quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -oBatchMode=yes", "LC_ALL": "C"}
@@ -139,34 +141,34 @@ def _check_folder(folder: Path) -> None:
         for name in (*folders, *names):
             path = Path(root, name)
             if path.is_symlink():
-                raise FtkitError(f"template: {path} is a link", "a template may hold files and folders only")
+                raise FtkitError(f"template: {path} is a link", "a template may contain files and folders only")
         count += len(names)
         size += sum(Path(root, name).lstat().st_size for name in names)
         if count > MOST_FILES or size > MOST_BYTES:
             raise FtkitError(
                 f"template {folder} has more than {MOST_FILES:,} files or {MOST_BYTES // 2**20} MiB",
-                "name the folder of a template",
+                "give the folder of a template",
             )
 
 
 def _check_path(path: Path, name: str) -> None:
-    """A value may have a slash or dots in it, and so make of a file's name another path."""
+    """Refuse paths outside the project, which values with slashes or dots could produce."""
     first = path.parts[0] if path.parts else ""
     if path.is_absolute() or ".." in path.parts or first.lower() in ("", ".git", ".ftkit"):
-        raise FtkitError(f"template {name}: a file would be written to {one_line(str(path))!r}", "it must not be")
+        raise FtkitError(f"template {name}: a file would be written to {one_line(str(path))!r}", "check the values")
 
 
 def merge_values(template: Template, given: Mapping[str, str]) -> dict[str, str]:
-    """The template's own values, with those that the user gives.
+    """The template's values: the defaults, overridden by those that the user gives.
 
     Raises:
-        RequestError: It doesn't ask for one of them.
+        RequestError: The template doesn't declare a value of that name.
     """
     for key in given:
         if key not in template.values:
             close = nearest(key, template.values)
             raise RequestError(
-                f"--value {key}: template {template.name} asks for {', '.join(template.values) or 'nothing'}",
+                f"--value {key}: template {template.name} has the values {', '.join(template.values) or '(none)'}",
                 f"did you mean {close!r}?" if close else None,
             )
     return {**template.values, **given}

@@ -1,8 +1,7 @@
-"""Brings a project that was made from a template to what the template makes today.
+"""Bring a project up to date with its template, by a three-way merge of each file.
 
-What the template made the last time lies in the project, `.ftkit/template.zip`, so that three versions of each file
-are at hand: that one, the one in the project, and today's. Nothing else is needed, be it the project's history or
-the template's.
+The files that the template last rendered are stored in the project's `.ftkit/template.zip`; they are the base of the
+merge. Neither the project's nor the template's history is needed.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ FORMAT = 1
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LARGEST = 100 * 2**20
 
-What = Literal["added", "replaced", "merged", "conflict", "removed", "kept", "absent"]
+Action = Literal["added", "replaced", "merged", "conflict", "removed", "kept", "deleted"]
 
 
 @dataclass(frozen=True)
 class TemplateRecord:
-    """Which template made a project, and with what values.
+    """The template and the values that a project was created from.
 
     Attributes:
-        template: As `--template` takes it.
-        kind: What a plugin brings, for that template.
-        values: What its placeholders stood for.
-        ftkit: The version that rendered it.
+        template: The value of `--template`.
+        kind: The kind of part, for the plugin template.
+        values: The values of the placeholders.
+        ftkit: The version of ftkit that rendered it.
     """
 
     template: str
@@ -49,7 +48,7 @@ class TemplateRecord:
     ftkit: str
 
     def files(self, rendered: Mapping[Path, bytes]) -> dict[Path, bytes]:
-        """What is written into the project beside its files."""
+        """The files of the record, to be written into the project with the rendered ones."""
         facts = {"format": FORMAT, **vars(self)}
         text = dump_json(facts, indent=2, ascii_only=False, default=dict) + "\n"
         return {RECORD: text.encode(), BASE: _pack(rendered)}
@@ -57,21 +56,21 @@ class TemplateRecord:
 
 @dataclass(frozen=True)
 class FileChange:
-    """What becomes of one file.
+    """The change to one file.
 
     Attributes:
-        what: `kept` was removed from the template but is edited here; `absent` was deleted here but has changed in
-            the template; both are left as they are.
-        content: What is written; None where nothing is.
+        action: `kept`: no longer in the template, but edited in the project. `deleted`: changed in the template, but
+            deleted from the project. Both are left as they are.
+        content: The new content, or None where nothing is written.
     """
 
     path: Path
-    what: What
+    action: Action
     content: bytes | None = None
 
 
 def read_record(folder: Path) -> tuple[TemplateRecord, dict[Path, bytes]]:
-    """Which template made the project in `folder`, and the files as it made them.
+    """The record of the project in `folder`, and the files that the template last rendered.
 
     Raises:
         RequestError: There is no record, or it can't be read.
@@ -79,7 +78,7 @@ def read_record(folder: Path) -> tuple[TemplateRecord, dict[Path, bytes]]:
     try:
         facts: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if facts["format"] > FORMAT:
-            raise RequestError(f"{folder / RECORD} is of a newer ftkit, {facts['ftkit']}", "pip install -U ftkit")
+            raise RequestError(f"{folder / RECORD} is from a newer ftkit, {facts['ftkit']}", "pip install -U ftkit")
         values = {str(key): str(value) for key, value in facts["values"].items()}
         record = TemplateRecord(str(facts["template"]), str(facts["kind"]), values, str(facts["ftkit"]))
     except FileNotFoundError as error:
@@ -96,40 +95,40 @@ def read_record(folder: Path) -> tuple[TemplateRecord, dict[Path, bytes]]:
 
 def _no_record(error: FileNotFoundError) -> RequestError:
     return RequestError(
-        f"no {error.filename}: this folder wasn't made by ftkit init, or by one that couldn't update",
-        "ftkit init NEW-FOLDER makes a project that can be",
+        f"no {error.filename}: the folder wasn't created by ftkit init, or by a version without --update",
+        "ftkit init NEW-FOLDER creates a project that can be updated",
     )
 
 
 def _unreadable(path: Path, error: Exception) -> RequestError:
-    return RequestError(f"{path} can't be read: {one_line(str(error))}", "restore it as it was")
+    return RequestError(f"{path} can't be read: {one_line(str(error))}", "restore the original file")
 
 
 def find_changes(base: Mapping[Path, bytes], new: Mapping[Path, bytes], folder: Path) -> list[FileChange]:
-    """What the template's way from `base` to `new` means for the project in `folder`; nothing is written."""
+    """The changes that the difference between `base` and `new` means for the project in `folder`; writes nothing."""
     found = []
     for path in sorted(base.keys() | new.keys()):
         if base.get(path) != new.get(path):
-            change = _change(path, base.get(path), new.get(path), _mine(folder / path))
+            change = _change(path, base.get(path), new.get(path), _read_mine(folder / path))
             if change is not None:
                 found.append(change)
     return found
 
 
 def apply_changes(found: list[FileChange], record: TemplateRecord, new: Mapping[Path, bytes], folder: Path) -> None:
-    """Write the changes and the new record, all or nothing.
+    """Write the changes and the new record, all or none.
 
     Raises:
-        FtkitError: The disk is full or can't be written to; nothing has changed.
+        FtkitError: The disk is full or can't be written; nothing has changed.
     """
     written = {change.path: change.content for change in found if change.content is not None}
     rendering.write_files({**written, **record.files(new)}, folder)
     for change in found:
-        if change.what == "removed":
+        if change.action == "removed":
             (folder / change.path).unlink(missing_ok=True)
 
 
-def _mine(path: Path) -> bytes | None:
+def _read_mine(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -139,24 +138,24 @@ def _mine(path: Path) -> bytes | None:
 
 
 def _change(path: Path, base: bytes | None, new: bytes | None, mine: bytes | None) -> FileChange | None:
-    """One file's change, which the template has made; None where the project has it already."""
+    """The change for one file that differs in the template; None where the project has it already."""
     if mine == new:
         return None
     if new is None:
         return FileChange(path, "removed") if mine == base else FileChange(path, "kept")
     if mine is None:
-        return FileChange(path, "added", new) if base is None else FileChange(path, "absent")
+        return FileChange(path, "added", new) if base is None else FileChange(path, "deleted")
     if mine == base:
         return FileChange(path, "replaced", new)
     return _merge(path, base or b"", new, mine)
 
 
 def _merge(path: Path, base: bytes, new: bytes, mine: bytes) -> FileChange:
-    """Both changes in one file; where they meet, both stand between conflict markers."""
+    """Merge both edits of a file; overlapping edits are put between conflict markers."""
     if any(b"\0" in content for content in (base, new, mine)):
         return FileChange(path.with_name(f"{path.name}.new"), "conflict", new)
     if shutil.which("git") is None:
-        raise FtkitError(f"{path} has changed here and in the template, and git, which merges, isn't installed")
+        raise FtkitError(f"{path} has changed here and in the template, and merging needs git, which isn't installed")
     with tempfile.TemporaryDirectory(prefix="ftkit-merge-") as scratch:
         places = [Path(scratch, name) for name in ("mine", "base", "new")]
         for place, content in zip(places, (mine, base, new), strict=True):
@@ -170,7 +169,7 @@ def _merge(path: Path, base: bytes, new: bytes, mine: bytes) -> FileChange:
 
 
 def _pack(files: Mapping[Path, bytes]) -> bytes:
-    """The same bytes for the same files, so that a project under version control changes only where they do."""
+    """A reproducible archive: the same files give the same bytes, so that version control shows no spurious change."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(files):
@@ -179,7 +178,7 @@ def _pack(files: Mapping[Path, bytes]) -> bytes:
 
 
 def _unpack(path: Path) -> dict[Path, bytes]:
-    """Files by name, in memory only; the names are compared with the template's and never written to."""
+    """The archive's files by name, read into memory; the names are never used as paths to write to."""
     with zipfile.ZipFile(path) as archive:
         if sum(info.file_size for info in archive.infolist()) > _LARGEST:
             raise ValueError(f"{path} holds more than {_LARGEST // 2**20} MiB")

@@ -5,9 +5,8 @@
     def test_the_contract():
         check_strategy(TopDown(all_at=2))
 
-Each check raises `ContractError` at the first thing that would hurt a user. With ftkit installed, pytest has the
-fixtures `ftkit_images`, which draws a small folder of images, and `ftkit_project`, which writes files and runs
-ftkit among them.
+Each check raises `ContractError` at the first violation. With ftkit installed, pytest has the fixtures `ftkit_images`,
+which creates a small folder of images, and `ftkit_project`, which writes files and runs ftkit in their folder.
 """
 
 from ftkit.testing.checks.backbone_checks import check_backbone

@@ -1,4 +1,4 @@
-"""What a check raises, and how it asks."""
+"""The error of the contract checks, and helpers that raise it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ V = TypeVar("V")
 
 
 class ContractError(FtkitError):
-    """A plugin's part doesn't keep what ftkit promises its users of it."""
+    """A part of a plugin violates the contract of its kind."""
 
 
-def require(holds: bool, message: str, hint: str | None = None) -> None:
-    """Raise unless something holds.
+def require(condition: bool, message: str, hint: str | None = None) -> None:
+    """Raise unless a condition is true.
 
     Raises:
-        ContractError: It doesn't.
+        ContractError: It is false.
     """
-    if not holds:
+    if not condition:
         raise ContractError(message, hint)
 
 
 def run_plan_check(check: Callable[[V], T], value: V) -> T:
-    """What a check that plans make too gives back.
+    """Run a check that planning makes too, and return its result.
 
     Raises:
-        ContractError: What it refuses, in its own words.
+        ContractError: The check raised a `RequestError`; the message is the same.
     """
     try:
         return check(value)
@@ -38,12 +38,12 @@ def run_plan_check(check: Callable[[V], T], value: V) -> T:
 
 
 def require_frozen_dataclass(part: object) -> None:
-    """The fields of a dataclass are the options of its class; frozen, none of them changes in a run."""
+    """Require a frozen dataclass: its fields are the options, which don't change in a run."""
     kind: type[Any] = type(part)
-    # Its own, for a class that isn't decorated inherits the parameters of one that is, and drops its fields.
+    # Those of the class itself: an undecorated subclass inherits the attribute, but its fields are not options.
     parameters = vars(kind).get("__dataclass_params__")
     require(
         parameters is not None and parameters.frozen,
-        f"{kind.__name__} is no frozen dataclass",
+        f"{kind.__name__} is not a frozen dataclass",
         "write @dataclass(frozen=True) above the class",
     )

@@ -1,4 +1,4 @@
-"""Several processes that train one run together, started by the process that checks a strategy."""
+"""Train one run in several processes and compare the weights that each of them ends with."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from ftkit.runs.run_folder import RunFolder
 
 SECONDS = 300
-"""After which they are taken to wait for each other for ever."""
+"""Timeout of the processes, which may wait for each other in a collective."""
 
 Make = Callable[[], "tuple[Plan, RunFolder]"]
-"""Makes the plan and its run folder, the same in each process; it must be picklable."""
+"""Returns the plan and its run folder, the same in each process; it must be picklable."""
 
 
-def check_distributed(make: Make, processes: int, notes: Path) -> None:
-    """Train a run in several processes on this machine, each of which must end with the same weights.
+def check_distributed(make: Make, processes: int, results: Path) -> None:
+    """Train a run in several processes on this machine; all of them must end with the same weights.
 
     Args:
-        notes: An empty folder, in which they leave word.
+        results: An empty folder, into which each process writes its result.
 
     Raises:
-        ContractError: One of them failed, or they ended apart, or not at all.
+        ContractError: A process failed, the weights differ, or the processes didn't finish.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     try:
         packed = bytes(ForkingPickler.dumps(make))
     except Exception as error:
         raise ContractError(f"it can't be sent to another process with its backbone: {error}") from error
     context = get_context("spawn")
-    members = [context.Process(target=_member, args=(packed, r, processes, port, notes)) for r in range(processes)]
+    members = [context.Process(target=_member, args=(packed, r, processes, port, results)) for r in range(processes)]
     try:
         for member in members:
             member.start()
@@ -52,35 +52,35 @@ def check_distributed(make: Make, processes: int, notes: Path) -> None:
         for member in members:
             if member.is_alive():
                 member.kill()
-    words = [_word(notes / f"{rank}.json") for rank in range(processes)]
-    for word in words:
-        if "error" in word:
-            raise ContractError(f"trained by {processes} processes it fails: {word['error']}")
-    digests = {word["weights"] for word in words}
-    require(len(digests) == 1, f"{processes} processes that train together end with weights that differ")
+    found = [_read_result(results / f"{rank}.json") for rank in range(processes)]
+    for result in found:
+        if "error" in result:
+            raise ContractError(f"training in {processes} processes fails: {result['error']}")
+    digests = {result["weights"] for result in found}
+    require(len(digests) == 1, f"{processes} processes end with different weights")
 
 
-def _word(file: Path) -> dict[str, str]:
+def _read_result(file: Path) -> dict[str, str]:
     if not file.is_file():
-        return {"error": f"a process has not ended after {SECONDS} seconds, or was killed"}
-    word: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-    return word
+        return {"error": f"a process didn't finish within {SECONDS} seconds, or was killed"}
+    result: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return result
 
 
-def _member(packed: bytes, rank: int, world: int, port: int, notes: Path) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+def _member(packed: bytes, rank: int, world: int, port: int, results: Path) -> None:
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
     try:
-        word = {"weights": _trained(ForkingPickler.loads(packed))}
+        result = {"weights": _train(ForkingPickler.loads(packed))}
     except BaseException as error:
-        word = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    (notes / f"{rank}.json").write_text(json.dumps(word), encoding="utf-8")
-    # The others may still wait for this one in a collective; there is nothing to tidy up.
+        result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    (results / f"{rank}.json").write_text(json.dumps(result), encoding="utf-8")
+    # Other processes may still wait for this one in a collective, so a normal exit could block.
     os._exit(0)
 
 
-def _trained(make: Make) -> str:
-    """Train, and a digest of what this process has of the network then."""
+def _train(make: Make) -> str:
+    """Train, and return a digest of the weights of this process."""
     import torch
 
     from ftkit.training.events import Listener

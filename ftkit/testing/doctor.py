@@ -1,4 +1,4 @@
-"""The contract checks over all that a plugin brings, for `ftkit plugins doctor`."""
+"""The contract checks of all parts of a plugin, for `ftkit plugins doctor`."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from ftkit.testing.checks.dataset_checks import check_dataset
 from ftkit.testing.checks.strategy_checks import check_strategy
 
 MOST = 8
-"""Parts of a kind that are checked, spread evenly: a plugin may bring a thousand backbones."""
+"""Most parts of a kind that are checked, spread evenly; some plugins have a thousand backbones."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check.
+    """The result of one check.
 
     Attributes:
-        what: What was looked at.
-        fault: What is wrong with it; None where nothing is.
-        skipped: Why it couldn't be checked; None where it was.
+        check: What was checked.
+        fault: The violation, or None.
+        skipped: Why the check was skipped, or None.
     """
 
-    what: str
+    check: str
     fault: str | None = None
     skipped: str | None = None
 
     @property
     def ok(self) -> bool | None:
-        """Whether nothing is wrong; None where that isn't known."""
+        """Whether the check passed; None where it was skipped."""
         return None if self.skipped is not None else self.fault is None
 
     def to_json(self) -> dict[str, Any]:
-        return {"what": self.what, "ok": self.ok, "fault": self.fault, "skipped": self.skipped}
+        return {"check": self.check, "ok": self.ok, "fault": self.fault, "skipped": self.skipped}
 
 
 class SkippedError(Exception):
-    """A part can't be checked without options; the text says which."""
+    """A part can't be checked without options that the message names."""
 
 
 def run_checks(registry: Registry, name: str, processes: int = 1, sets: Sequence[str] = ()) -> Iterator[CheckResult]:
-    """Load a plugin and check a sample of what it brings, one after the other.
+    """Load a plugin and check its parts, at most `MOST` of each kind.
 
     Args:
         processes: As in `check_strategy`.
-        sets: Options, as `dataset.root=scans`: each goes to all datasets, or strategies, that have it.
+        sets: Options such as `dataset.root=scans`; each is passed to all parts of the kind that have the option.
 
     Raises:
-        RequestError: An option is of no part, or its value is wrong.
+        RequestError: No part has one of the options, or its value is wrong.
     """
     found = registry.plugin(name)
     if not isinstance(found, Plugin):
@@ -78,7 +78,7 @@ def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator
     names = [name for name in catalog.of(plugin) if catalog.fault(name) is None]
     sample = names[:: max(1, -(-len(names) // MOST))]
     if len(sample) < len(names):
-        yield CheckResult(f"{len(sample)} of {len(names)} of kind {catalog.kind} are looked at")
+        yield CheckResult(f"{len(sample)} of {len(names)} of kind {catalog.kind} are checked")
     for name in sample:
         finding = CheckResult(f"{catalog.kind} {name}")
         try:
@@ -97,10 +97,10 @@ def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator
 
 
 def _instance(registry: Registry, section: Literal["dataset", "strategy"], name: str, sets: Sequence[str]) -> Any:
-    """A dataset or strategy with the options that are given for it, or that `ftkit.yaml` has for it.
+    """A dataset or strategy with its options from `sets` or `ftkit.yaml`.
 
     Raises:
-        SkippedError: It has required options that neither gives.
+        SkippedError: A required option is missing.
         ConfigError: A value is wrong.
     """
     cls = (registry.datasets if section == "dataset" else registry.strategies).get(name)
@@ -118,17 +118,17 @@ def _instance(registry: Registry, section: Literal["dataset", "strategy"], name:
 
 
 def _given(section: str, name: str, sets: Sequence[str]) -> set[str]:
-    """The options that `ftkit.yaml` has for a part, where it uses it, and those of `sets`."""
+    """The names of a part's options in `ftkit.yaml`, if it uses that part, and in `sets`."""
     there = read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else []
     tree, _ = merge([there, from_flags({f"{section}.name": ("NAME", name)}, sets)])
     return set(tree[section])
 
 
 def _require_known(registry: Registry, plugin: str, sets: Sequence[str]) -> None:
-    """Refuse options that no part of the plugin has.
+    """Require that each option belongs to a part of the plugin.
 
     Raises:
-        RequestError: Names the option.
+        RequestError: An option belongs to none.
     """
     known = {
         f"{section}.{field}"

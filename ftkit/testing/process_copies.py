@@ -1,4 +1,4 @@
-"""Something as a process that reads images would get it: sent to it, or there when it was forked."""
+"""A value as another process gets it: pickled, or inherited by a fork."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 def pickled_copy(value: T) -> T:
-    """The value, sent to another process and received again.
+    """A copy of a value, pickled and unpickled as for another process.
 
     Raises:
-        Exception: It can't be sent; which kind depends on what is in it.
+        Exception: The value can't be pickled; the type of the exception depends on the value.
     """
     copy: T = ForkingPickler.loads(bytes(ForkingPickler.dumps(value)))
     return copy
 
 
 SECONDS = 60.0
-"""After so long a forked process counts as hung."""
+"""Timeout of a forked process."""
 
 
 def run_in_fork(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a process that is forked here; text that says why it returned nothing."""
+    """Call `work` in a forked process; returns its result, or a text that explains why there is none."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
 
     def run() -> None:
@@ -35,14 +35,14 @@ def run_in_fork(work: Callable[[], Any]) -> Any:
         except BaseException as error:
             theirs.send(f"{type(error).__name__}: {error}")
         finally:
-            # Nothing that the parent registered for its own end is run.
+            # Skips the exit handlers that were registered by the parent.
             os._exit(0)
 
     process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
     process.start()
     theirs.close()
     try:
-        return ours.recv() if ours.poll(SECONDS) else f"nothing came back within {SECONDS:.0f} s"
+        return ours.recv() if ours.poll(SECONDS) else f"no result within {SECONDS:.0f} s"
     except EOFError:
         return "the process ended"
     finally:

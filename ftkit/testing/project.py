@@ -1,4 +1,4 @@
-"""A project on disk, and ftkit run in it as a user would."""
+"""A project folder, and `ftkit` commands run in it as separate processes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TIMEOUT = 600.0
-"""Seconds after which a command counts as hanging."""
+"""Timeout of a command in seconds."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder that ftkit is run in."""
+    """A folder in which `ftkit` is run."""
 
     path: Path
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `ftkit ARGUMENTS` as a process of its own, without the FTKIT_ variables of this one.
+        """Run `ftkit ARGUMENTS` in a new process, without the FTKIT_ environment variables of this one.
 
         Raises:
-            subprocess.TimeoutExpired: It hangs.
+            subprocess.TimeoutExpired: The command takes longer than `TIMEOUT`.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FTKIT_")}
         return subprocess.run(
@@ -38,7 +38,7 @@ class Project:
 
 
 def make_project(folder: Path, files: Mapping[str, str]) -> Project:
-    """Write text files, by path relative to the folder."""
+    """Write text files into a folder; the keys are relative paths."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

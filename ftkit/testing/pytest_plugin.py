@@ -1,6 +1,6 @@
-"""pytest fixtures for authors of plugins; pytest finds them where ftkit is installed.
+"""pytest fixtures for authors of plugins, available wherever ftkit is installed.
 
-Nothing of ftkit is imported until a test asks for a fixture.
+ftkit is imported only when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ftkit_project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
-    """`ftkit_project({"ftkit.yaml": "...", "mine.py": "..."})` writes files into a folder and runs ftkit there."""
+    """`ftkit_project({"ftkit.yaml": "...", "mine.py": "..."})` writes files into a folder; `run` runs ftkit there."""
     from ftkit.testing.project import make_project
 
     return lambda files: make_project(tmp_path / "project", files)
@@ -25,7 +25,7 @@ def ftkit_project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
 
 @pytest.fixture
 def ftkit_images(tmp_path: Path) -> Callable[..., Path]:
-    """`ftkit_images({"ants": 6, "bees": 6})` draws a small folder of images and returns it."""
+    """`ftkit_images({"ants": 6, "bees": 6})` creates a small folder of images and returns it."""
     from ftkit.testing.sample_images import make_image_folder
 
     def make(layout: Mapping[str, int | Mapping[str, int]], size: tuple[int, int] = (40, 32)) -> Path:

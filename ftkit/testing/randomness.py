@@ -1,4 +1,4 @@
-"""Chance that is the same each time, whoever draws, and that a caller's own numbers don't depend on."""
+"""Reproducible random numbers that leave the caller's generators unchanged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of Python, numpy and torch's CPU; all are as they were afterwards."""
+    """Seed the generators of Python, NumPy and torch on the CPU; restore their states at the end."""
     import numpy as np
     import torch
 
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
         np.random.seed(seed)
@@ -21,5 +21,5 @@ def seeded(seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

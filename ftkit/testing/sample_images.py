@@ -1,4 +1,4 @@
-"""Small drawn images whose classes can be learnt, the same every time."""
+"""Small generated images of classes that a network can learn; the same on every call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ COLOURS = ("crimson", "steelblue", "goldenrod", "seagreen", "orchid", "sienna", 
 
 
 def draw_image(kind: int, size: tuple[int, int], seed: str) -> Image:
-    """A noisy picture whose colour and shape tell its kind; RGB, `size` is width and height in pixels."""
+    """A noisy RGB image with a shape whose form and colour depend on the class.
+
+    Args:
+        kind: The number of the class.
+        size: Width and height in pixels.
+        seed: Another seed gives another position and other noise.
+    """
     from PIL import Image, ImageDraw
 
     rng = Random(seed)
@@ -32,10 +38,10 @@ def draw_image(kind: int, size: tuple[int, int], seed: str) -> Image:
 
 
 def make_image_folder(root: Path, layout: Layout, size: tuple[int, int] = (40, 32)) -> Path:
-    """Write a folder of small images, one folder a class, JPEG and PNG by turns.
+    """Write a folder of small images, with one folder for each class, alternating JPEG and PNG.
 
     Args:
-        layout: Number of images by class, or by split and class; 0 makes an empty folder.
+        layout: Number of images by class, or by split and class; 0 creates an empty folder.
         size: Width and height in pixels.
     """
     splits = {name: classes for name, classes in layout.items() if not isinstance(classes, int)}

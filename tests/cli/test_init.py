@@ -195,7 +195,7 @@ def test_the_project_can_not_lie_in_the_data(tmp_path: Path, run_ftkit: RunFtkit
     save_images(tmp_path / "images", "RGB", (8, 8), 2)
     done = run_ftkit("init", "images/it", "--data", "images", cwd=tmp_path)
     assert done.returncode == 2
-    assert "would be taken for classes" in done.stderr
+    assert "would be read as classes" in done.stderr
     assert not (tmp_path / "images" / "it").exists()
 
 

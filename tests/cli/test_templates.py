@@ -185,7 +185,7 @@ def test_a_hostile_template_makes_nothing(spoil: object, template: Path, tmp_pat
         ("init x --kind strategy", "--kind is for --template plugin"),
         ("init x --template plugin --kind strategie", "did you mean 'strategy'?"),
         ("init x --template plugin --data photos", "--data is for --template project"),
-        ("init x --template plugin --value a=b", "--value a: template plugin asks for nothing"),
+        ("init x --template plugin --value a=b", "--value a: template plugin has the values (none)"),
         ("init x --template plugin --value a", "no KEY=VALUE"),
         ("init --check", "add --update"),
         ("init", "FOLDER is missing"),

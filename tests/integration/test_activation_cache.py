@@ -142,7 +142,7 @@ def test_what_is_frozen_again_after_it_was_trained_is_computed_anew(precision: s
     }
     cached = train(data, "cached", **settings)
     plain = train(data, "plain", **settings, cache={"use": False})
-    tables = [entry.about for entry in CacheStore(tmp_path / "cache" / "activations", 0).entries()]
+    tables = [entry.description for entry in CacheStore(tmp_path / "cache" / "activations", 0).entries()]
     assert len(tables) == 4, "of two sets of weights"
     one, other = (records(outcome.run.path) for outcome in (cached, plain))
     off = 1e-5 if precision == "fp32" else 0.01
@@ -334,7 +334,7 @@ def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path:
     train(data, "run", strategy="freeze", epochs=2, cache={"augmentations": 1})
     found = json.loads(run_ftkit("cache", "list", "--json", env=environment).stdout)
     assert len(found) == 2
-    assert {row["about"].partition(":")[0] for row in found} == {"cifar_resnet20 after mean"}
+    assert {row["description"].partition(":")[0] for row in found} == {"cifar_resnet20 after mean"}
     assert "2 tables" in run_ftkit("cache", "list", env=environment).stdout
     assert "removed" in run_ftkit("cache", "clear", env=environment).stdout
     assert json.loads(run_ftkit("cache", "list", "--json", env=environment).stdout) == []

@@ -211,7 +211,7 @@ def test_what_the_advice_looked_at_is_there_for_the_run(data: Path, capsys: Capt
     assert json.loads(out)["facts"] == answers[0][0]["facts"]
     train(data, "run", backbone="lenet", weights="default", precision="auto")
     train_table, val_table = CacheStore(Path("cache", "activations").absolute(), 0).entries()
-    assert {train_table.about, val_table.about} == {
+    assert {train_table.description, val_table.description} == {
         "lenet after relu_3: 18 images",
         "lenet after relu_3: 11 val images, augmentation 1",
     }

@@ -202,9 +202,11 @@ def test_tables_of_an_earlier_format_make_room_and_are_never_read(data: Path, tm
     old.mkdir(parents=True)
     (old / "data").write_bytes(bytes(8192))
     (old / "lock").touch()
-    (old / "about.json").write_text(json.dumps({"about": "old", "facts": {"cut": "x", "prefix": "y"}, "used": 1}))
+    (old / "table.json").write_text(
+        json.dumps({"description": "old", "metadata": {"cut": "x", "prefix": "y"}, "last_used": 1})
+    )
     (entry,) = store.entries()
-    assert not entry.facts
+    assert not entry.metadata
     assert not store.has("aa")
     _, lock = store.reserve("bb", "new", 4096, 1)
     lock.close()

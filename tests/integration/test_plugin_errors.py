@@ -12,7 +12,7 @@ from ftkit.plugin_errors import PluginError
 from tests.conftest import typed
 from tests.foreign_parts import PLUGIN, foreign_project
 
-OPEN = "        from ftkit.testing import draw\n"
+OPEN = "        from ftkit.testing import draw_image\n"
 LOAD = "        def split(name, count):\n"
 FORWARD = "            return self.classify_it"
 BUILD = "    from torch import nn\n\n    class"
@@ -26,7 +26,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         LOAD,
         "        raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()\n",
         "plan",
-        "E: its text can't be had",
+        "E: its text is not available",
     ),
     "open": (OPEN, "        if index == 3: {}['key']\n", "train -q", "in opening train-3 of dataset"),
     "open in a process": (OPEN, "        if index == 3: {}['key']\n", f"{PLAIN} --workers 2", "in opening train-3 of"),
@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "open exits": (OPEN, "        exit(3)\n", f"{PLAIN} --workers 1", ": SystemExit: 3"),
     "open, no exception": (OPEN, f"        {ODD}('a\\n\\nb')\n", f"{PLAIN} --workers 1", ": Odd: a b"),
-    "open gives no image": (OPEN, "        return 3\n", PLAIN, "it opened to int, not to a PIL image"),
+    "open gives no image": (OPEN, "        return 3\n", PLAIN, "it returned int, not a PIL image"),
     "open raises Ctrl-C": (OPEN, "        raise KeyboardInterrupt\n", PLAIN, "in the run: KeyboardInterrupt ("),
     "open calls itself": (OPEN, "        return self(index)\n", PLAIN, "RecursionError: maximum recursion depth"),
     "open without memory": (OPEN, "        raise MemoryError\n", PLAIN, "of dataset 'foreign/drawn': MemoryError"),
@@ -85,7 +85,7 @@ def test_the_line_names_the_plugin_the_part_and_the_item(fault: str, tmp_path: P
     assert "plugin 'foreign'" in error
     assert says in error
     place = re.search(r"foreign\.py:(\d+), in \w+\)$", error)
-    assert place or "opened to int" in says
+    assert place or "it returned int" in says
     assert "internal error" not in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -72,9 +72,9 @@ class ByRank(Strategy):
         return {groups[-1]: 1.0 + float(os.environ.get("RANK", "0"))}
 
 
-def test_processes_that_train_together_must_end_together() -> None:
+def test_processes_must_end_with_the_same_weights() -> None:
     check_strategy(Gradual(), lengths=(2,), processes=2)
-    assert "2 processes that train together end with weights that differ" in fault(
+    assert "2 processes end with different weights" in fault(
         lambda: check_strategy(ByRank(), lengths=(1,), processes=2)
     )
 
@@ -97,7 +97,7 @@ class Leaky(Strategy):
 
 
 def test_what_is_frozen_must_not_move() -> None:
-    assert "conv1.weight moved in epoch 2, in which it was frozen" in fault(
+    assert "conv1.weight changed in epoch 2, in which it was frozen" in fault(
         lambda: check_strategy(Leaky(), lengths=(2,))
     )
 
@@ -107,7 +107,7 @@ def test_a_strategy_must_be_pure() -> None:
 
 
 def test_a_strategy_must_be_a_frozen_dataclass() -> None:
-    assert fault(lambda: check_strategy(Bare())).startswith("Bare is no frozen dataclass")
+    assert fault(lambda: check_strategy(Bare())).startswith("Bare is not a frozen dataclass")
 
 
 def test_a_strategy_must_pickle() -> None:
@@ -165,7 +165,7 @@ def text(index: int) -> Image.Image:
         ("labels", "label 2 is no index of the 2 classes"),
         ("lengths", "4 names, 5 labels"),
         ("lambda", "can't be sent to a reading process"),
-        ("image", "opened to str"),
+        ("image", "open returned str"),
         ("classes", "a class is there twice"),
     ],
 )
@@ -270,8 +270,8 @@ def test_a_backbone_that_keeps_the_contract_passes() -> None:
         (replace(TINY, groups=(LayerGroup("stem", r"stem|unused"), GROUPS[1]), build=Tiny), "unused"),
         (replace(TINY, groups=(LayerGroup("all", r"stem|head"), GROUPS[1])), "is in all, head of its layer groups"),
         (replace(TINY, groups=(GROUPS[0], LayerGroup("top", r"head\."))), "its last layer group is top"),
-        (replace(TINY, groups=(GROUPS[0], LayerGroup("more", "more"), GROUPS[1])), "layer group more owns nothing"),
-        (replace(TINY, build=lambda classes: Whole(classes + 1)), "puts out 8 values for 7 classes"),
+        (replace(TINY, groups=(GROUPS[0], LayerGroup("more", "more"), GROUPS[1])), "layer group more is empty"),
+        (replace(TINY, build=lambda classes: Whole(classes + 1)), "has 8 outputs for 7 classes"),
     ],
 )
 def test_a_backbone_at_fault_is_found(broken: Backbone, says: str) -> None:

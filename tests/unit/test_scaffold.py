@@ -68,7 +68,7 @@ def test_a_value_is_never_filled_in_again(tmp_path: Path) -> None:
 
 def test_a_template_that_asks_for_something_unknown_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text("{{modul}}")
-    with pytest.raises(FtkitError, match=r"a\.jinja: the template asks for 'modul'"):
+    with pytest.raises(FtkitError, match=r"a\.jinja: unknown placeholder 'modul'"):
         rendering.render(tmp_path, {"module": "ants"})
 
 
@@ -149,5 +149,5 @@ def test_a_file_or_a_broken_link_is_no_target(force: bool, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "link"):
-        with pytest.raises(RequestError, match="is there already and is not a folder"):
+        with pytest.raises(RequestError, match="exists and is not a folder"):
             rendering.check_target(tmp_path / name, force)

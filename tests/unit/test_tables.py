@@ -68,12 +68,12 @@ def test_a_chunk_with_rows_left_out_counts_as_missing_though_they_can_be_read(tm
 def test_those_go_that_were_not_used_for_longest_and_those_in_use_stay(tmp_path: Path) -> None:
     for number, key in enumerate(("aa", "bb", "cc")):
         opened(tmp_path, key).close()
-        about = tmp_path / f"v3-{key}" / "about.json"
-        about.write_text(f'{{"about": "about {key}", "used": {number}}}')
+        about = tmp_path / f"v4-{key}" / "table.json"
+        about.write_text(f'{{"description": "about {key}", "last_used": {number}}}')
     used = opened(tmp_path, "aa")
     size = sum(entry.nbytes for entry in CacheStore(tmp_path, 0).entries())
     opened(tmp_path, "dd", limit=size)
-    left = {entry.about: entry.busy for entry in CacheStore(tmp_path, 0).entries()}
+    left = {entry.description: entry.in_use for entry in CacheStore(tmp_path, 0).entries()}
     assert left.keys() == {"about aa", "about cc", "about dd"}
     assert left["about aa"]
     used.close()
@@ -92,9 +92,9 @@ def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_killed_removal_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / ".gone-1-v3-aa").mkdir(parents=True)
+    (tmp_path / ".gone-1-v4-aa").mkdir(parents=True)
     opened(tmp_path).close()
-    assert [path.name for path in tmp_path.iterdir()] == ["v3-aa"]
+    assert [path.name for path in tmp_path.iterdir()] == ["v4-aa"]
 
 
 def test_a_place_that_is_no_folder_is_an_error_of_the_system(tmp_path: Path) -> None:

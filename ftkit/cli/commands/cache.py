@@ -26,10 +26,16 @@ def list_(
     from ftkit.files.cache_folder import CacheStore, activation_folder
 
     store = CacheStore(activation_folder(folder), 0)
-    entries = sorted(store.entries(), key=lambda entry: -entry.used)
+    entries = sorted(store.entries(), key=lambda entry: -entry.last_used)
     if json:
         rows = [
-            {"path": str(e.path), "about": e.about, "bytes": e.nbytes, "used": round(e.used), "busy": e.busy}
+            {
+                "path": str(e.path),
+                "description": e.description,
+                "bytes": e.nbytes,
+                "last_used": round(e.last_used),
+                "in_use": e.in_use,
+            }
             for e in entries
         ]
         console.print_json(rows)
@@ -41,8 +47,8 @@ def list_(
     for name in ("size", "last used", "what"):
         table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
     for entry in entries:
-        used = "by a run now" if entry.busy else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        table.add_row(f"{short_count(entry.nbytes)}B", used, entry.about)
+        used = "by a run now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        table.add_row(f"{short_count(entry.nbytes)}B", used, entry.description)
     if entries:
         console.out().print(table)
     total = sum(entry.nbytes for entry in entries)

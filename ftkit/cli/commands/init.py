@@ -122,7 +122,7 @@ SAYS = {
     "conflict": "CONFLICT: both have changed; look for <<<<<<< in it",
     "removed": "removed, as from the template",
     "kept": "kept: no longer in the template, but you have changed it",
-    "absent": "left out: you have deleted it",
+    "deleted": "left out: you have deleted it",
 }
 
 
@@ -132,7 +132,7 @@ def _update(folder: Path, check: bool) -> None:
     done = update_project(folder, check)
     out = console.out()
     for change in done.changes:
-        said = "CONFLICT: the template's is beside yours" if change.path.suffix == ".new" else SAYS[change.what]
+        said = "CONFLICT: the template's is beside yours" if change.path.suffix == ".new" else SAYS[change.action]
         out.print(f"{one_line(str(change.path))}: {said}", soft_wrap=True)
     if not done.changes:
         out.print(f"{shell_word(folder)} is what template {done.template} makes today", soft_wrap=True)
@@ -142,7 +142,7 @@ def _update(folder: Path, check: bool) -> None:
             f"{plural(len(done.changes), 'file')} would change",
             "ftkit init --update changes them",
         )
-    elif conflicts := [change for change in done.changes if change.what == "conflict"]:
+    elif conflicts := [change for change in done.changes if change.action == "conflict"]:
         verb = "has" if len(conflicts) == 1 else "have"
         raise FtkitError(
             f"{len(conflicts)} of {plural(len(done.changes), 'file')} {verb} conflicts; everything else is up to date",

@@ -87,7 +87,7 @@ def doctor(
         console.print_json([finding.to_json() for finding in findings])
     else:
         for finding in findings:
-            console.print_text(f"{STATES[finding.ok]} {finding.what}")
+            console.print_text(f"{STATES[finding.ok]} {finding.check}")
             if finding.ok is not True:
                 console.print_text(f"       {finding.fault or finding.skipped}")
     skipped = sum(finding.ok is None for finding in findings)

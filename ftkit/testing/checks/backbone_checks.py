@@ -1,4 +1,4 @@
-"""What a backbone must keep: groups that own the network, a head that is its own, and a forward pass that fits."""
+"""The contract of a backbone: its description matches the network, and the network trains."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ if TYPE_CHECKING:
 
 CLASSES = 7
 DRAWS = 24
-"""Most passes in which a parameter may stay without a gradient: a branch that is taken once in four times is missed in
-one check of a thousand, the same one each time."""
+"""Most passes until each parameter must have had a gradient. A branch that is taken with probability 1/4 is missed with
+probability 1/1000; the draws are seeded, so the result is always the same."""
 
 
 def check_backbone(backbone: Backbone, size: int | None = None, train: bool = True) -> None:
     """Check a backbone's description against the network that it builds.
 
     Args:
-        size: Side of the images that it is run on, in pixels; by default its own. A small one is quicker.
-        train: Build it with weights and go forward and backward; otherwise only its shapes are looked at, which
-            takes no memory.
+        size: Side of the images in pixels; by default the backbone's own. Small images are faster.
+        train: Also run forward and backward passes; otherwise only shapes are checked, without allocating memory.
 
     Raises:
-        ContractError: A parameter or a layer is in no group, or in several; groups aren't used in order from the
-            input to the head; the head puts out another number of values than there are classes; the summary isn't the
-            network's; a pass fails, leaves a parameter without a gradient, or moves what is frozen.
+        ContractError: A parameter or a layer is in no group or in several; groups aren't in order from the input to
+            the head; the head has the wrong number of outputs; the summary doesn't match the network; a pass fails,
+            leaves a parameter without a gradient, or changes frozen values.
     """
     from ftkit.models.model_size import build_on_meta
 
@@ -46,7 +45,7 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
 
 
 def check_groups(backbone: Backbone, network: nn.Module) -> None:
-    """Each parameter and each leaf module is in exactly one group, and each group has one."""
+    """Each parameter and each leaf module is in exactly one group, and no group is empty."""
     from ftkit.optim.parameter_roles import roles
 
     role_of = roles(network)
@@ -58,37 +57,37 @@ def check_groups(backbone: Backbone, network: nn.Module) -> None:
             owners = [group.name for group in backbone.groups if group.owns(f"{name}.")]
             require(len(owners) == 1, f"layer {name} is in {_few(owners)} of its layer groups")
     for group in backbone.groups:
-        require(any(map(group.owns, network.state_dict())), f"layer group {group.name} owns nothing")
+        require(any(map(group.owns, network.state_dict())), f"layer group {group.name} is empty")
 
 
 def check_order(backbone: Backbone, layers: Sequence[str]) -> None:
     """Groups run from the input to the head.
 
     Args:
-        layers: Names of layers in the order in which they are used.
+        layers: Names of layers in the order of the forward pass.
     """
     first = [next((layers.index(name) for name in layers if group.owns(f"{name}.")), None) for group in backbone.groups]
-    # A group of a network's own tensors has no layer; a classifier may be used anywhere by its name.
+    # A group of plain parameters has no layer. The head is excluded: its layers may be called anywhere.
     places = [place for place in first[:-1] if place is not None]
-    require(places == sorted(places), "its layer groups don't run from the input to the head")
+    require(places == sorted(places), "its layer groups aren't in order from the input to the head")
 
 
 def check_head(backbone: Backbone, network: nn.Module) -> None:
-    """The last group is the head, holds the head's layers, and each of these puts out one value a class."""
+    """The last group is the head and contains its layers, and each of these has one output for each class."""
     *body, last = backbone.groups
-    require(last.name == "head", f"its last layer group is {last.name}", "call it head")
+    require(last.name == "head", f"its last layer group is {last.name}", "name it head")
     for layer in backbone.head:
         require(last.owns(f"{layer}."), f"the head's layer {layer} isn't in the last layer group")
         require(not any(group.owns(f"{layer}.") for group in body), f"the head's layer {layer} is in two groups")
         outputs = network.get_parameter(f"{layer}.weight").shape[0]
-        require(outputs == CLASSES, f"the head's layer {layer} puts out {outputs} values for {CLASSES} classes")
+        require(outputs == CLASSES, f"the head's layer {layer} has {outputs} outputs for {CLASSES} classes")
 
 
 def check_parameters(backbone: Backbone, network: nn.Module) -> None:
-    """The summary counts the network's parameters, group by group and role by role."""
+    """The summary has the network's numbers of parameters, by group and by role."""
     from ftkit.optim.parameter_roles import roles
 
-    assert backbone.summary is not None, "the caller looks"
+    assert backbone.summary is not None, "the caller checks"
     built = sum(parameter.numel() for parameter in network.parameters())
     said = backbone.summary.parameters(CLASSES)
     require(said == built, f"its summary has {said:,} parameters, the network {built:,}")
@@ -104,10 +103,10 @@ def check_parameters(backbone: Backbone, network: nn.Module) -> None:
 
 
 def check_training(backbone: Backbone, size: int | None = None) -> None:
-    """Forward and backward with everything trainable, then with the head alone; then in eval mode.
+    """Forward and backward passes with everything trainable, then with the head alone; then a pass in eval mode.
 
-    A network may take another branch by chance or by the image, so that one pass doesn't reach all parameters: several
-    seeded ones are made, of other images, until each has had a gradient. The verdict is the same each time.
+    Networks may choose a branch at random or by the image, so one pass may not reach all parameters. Several seeded
+    passes with different images are made, until each parameter has had a gradient; the result is reproducible.
     """
     from ftkit.models.weights.files import Contents
     from ftkit.models.weights.pretrained import Target, load_into
@@ -120,7 +119,7 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
         _check_frozen(network, described, side)
         network.eval()
         shape = tuple(network(_images(described, side, 0)).shape)
-    require(shape == (2, CLASSES), f"in eval mode it puts out {shape} for two images and {CLASSES} classes")
+    require(shape == (2, CLASSES), f"in eval mode its outputs have shape {shape} for 2 images and {CLASSES} classes")
     report = load_into(
         network, Contents(network.state_dict()), Target(described.head, described.groups, keep_head=True)
     )
@@ -128,26 +127,26 @@ def check_training(backbone: Backbone, size: int | None = None) -> None:
 
 
 def _check_gradients(network: nn.Module, backbone: Backbone, side: int) -> None:
-    """Each parameter gets a gradient in one of several passes."""
+    """Each parameter gets a gradient in at least one of several passes."""
     from ftkit.models.parameter_groups import set_trainable
 
     set_trainable(network, backbone.groups, set(backbone.group_names))
     without = [name for name, _ in network.named_parameters()]
     for draw in range(DRAWS):
         used: list[str] = []
-        with _noting(network, used):
+        with _record_layers(network, used):
             logits = _backward(network, backbone, side, draw)
         check_order(backbone, used)
         shapes = [tuple(each.shape) for each in logits]
-        require(shapes == [(2, CLASSES)] * len(backbone.head), f"while it trains it puts out {shapes}")
+        require(shapes == [(2, CLASSES)] * len(backbone.head), f"in training mode its outputs have shapes {shapes}")
         without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
         if not without:
             return
-    require(False, f"{_few(without)} get no gradient in {DRAWS} passes", "use them in forward, or don't make them")
+    require(False, f"{_few(without)} get no gradient in {DRAWS} passes", "use them in forward, or remove them")
 
 
 def _check_frozen(network: nn.Module, backbone: Backbone, side: int) -> None:
-    """With the head alone, its parameters get a gradient in one of several passes, and all else stays as it is."""
+    """With the head alone, its parameters get a gradient in at least one of several passes; nothing else changes."""
     import torch
 
     from ftkit.models.parameter_groups import set_trainable
@@ -163,7 +162,7 @@ def _check_frozen(network: nn.Module, backbone: Backbone, side: int) -> None:
         strange = [name for name in given if not head.owns(name)]
         require(not strange, f"with the head alone, {_few(strange)} has the wrong gradient")
         for name, buffer in network.named_buffers():
-            require(name not in before or torch.equal(buffer, before[name]), f"{name} moved while it was frozen")
+            require(name not in before or torch.equal(buffer, before[name]), f"{name} changed while it was frozen")
         without = [name for name, _ in network.named_parameters() if head.owns(name) and name not in given]
         if not without:
             return
@@ -171,19 +170,19 @@ def _check_frozen(network: nn.Module, backbone: Backbone, side: int) -> None:
 
 
 def _backward(network: nn.Module, backbone: Backbone, side: int, draw: int) -> tuple[Tensor, ...]:
-    """What the network puts out for the images of a draw, after a backward pass where there is one to make."""
+    """The outputs for the images of a draw, after a backward pass if any parameter trains."""
     import torch
 
     with seeded(draw):
         logits = _outputs(network, _images(backbone, side, draw))
         loss = _loss(logits)
-        if loss.requires_grad:  # a branch may hold no parameter that trains
+        if loss.requires_grad:  # the branch taken may have no trainable parameter
             torch.autograd.backward(loss)
     return logits
 
 
 def _images(backbone: Backbone, side: int, draw: int) -> Tensor:
-    """Two images of a draw, brighter, darker and flatter than those of the draw before: networks may branch by them."""
+    """Two random images whose brightness and contrast depend on the draw, since networks may branch on them."""
     import torch
 
     mean, spread = (0.0, 1.0, -1.0, 2.0, -2.0)[draw % 5], (1.0, 0.2, 3.0)[draw % 3]
@@ -191,8 +190,8 @@ def _images(backbone: Backbone, side: int, draw: int) -> Tensor:
 
 
 @contextmanager
-def _noting(network: nn.Module, used: list[str]) -> Iterator[None]:
-    """Note the names of the layers with parameters as they are used."""
+def _record_layers(network: nn.Module, used: list[str]) -> Iterator[None]:
+    """Record the names of layers with parameters in the order of the forward pass."""
 
     def note(name: str) -> Callable[..., None]:
         return lambda module, inputs: used.append(name)

@@ -1,4 +1,4 @@
-"""What a dataset must keep: it loads to the same every time, and its images open, in other processes too."""
+"""The contract of a dataset: it loads to the same samples every time, and images open in other processes too."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from ftkit.data.plugin_checks import checked_splits
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass, run_plan_check
 from ftkit.testing.process_copies import pickled_copy, run_in_fork
 
+CONNECTION_HINT = "connect in the first call of `open`, and keep the connection in an attribute of the object"
 THREADS = 4
 OPENED = 16
 """Most images of a split that are opened, spread evenly over it."""
 
 
 def check_dataset(dataset: Dataset, opened: int = OPENED) -> Splits:
-    """Check a dataset with its options, on the data that they name.
+    """Check a dataset instance.
 
     Args:
         opened: Most images of each split to open.
 
     Returns:
-        What it loaded to.
+        The loaded splits.
 
     Raises:
-        ContractError: It isn't a frozen dataclass, loads to something else the second time, has classes or names
-            twice, labels out of range, or images that don't open here or in another process, or not to the same.
+        ContractError: The class isn't a frozen dataclass, `load` gives other samples the second time, classes or names
+            aren't unique, labels are out of range, or an image doesn't open, or opens to other pixels, in this or in
+            another process.
     """
     require_frozen_dataclass(dataset)
     splits = run_plan_check(checked_splits, dataset.load())
@@ -40,7 +42,7 @@ def check_dataset(dataset: Dataset, opened: int = OPENED) -> Splits:
     require(
         run_plan_check(checked_splits, dataset.load()).fingerprint() == splits.fingerprint(),
         "load() found other samples, labels or another order the second time",
-        "sort what the file system gives",
+        "sort the files, since their order in a folder is undefined",
     )
     return splits
 
@@ -49,8 +51,8 @@ def _check_split(where: str, split: Split, opened: int) -> None:
     try:
         copy = pickled_copy(split)
     except Exception as error:
-        raise ContractError(f"{where}: it can't be sent to a reading process: {error}") from error
-    # As runs do it: by a copy in each thread and process, made before the data is first read.
+        raise ContractError(f"{where}: it can't be sent to a worker process: {error}") from error
+    # As in a run, each thread and process uses its own copy, which is made before the data is first read.
     own = replace(split, open=PerThreadOpener(split.open))
     chosen = range(0, len(split), max(1, len(split) // max(1, opened)))
     for index in chosen:
@@ -59,7 +61,7 @@ def _check_split(where: str, split: Split, opened: int) -> None:
 
 
 def _check_others(where: str, split: Split, chosen: Sequence[int]) -> None:
-    """Open the images in threads, and in a process that is forked after they were opened here."""
+    """Open the images in threads, and in a process that is forked after they were opened in this one."""
     wanted = [_pixels(split, index) for index in chosen]
     with ThreadPoolExecutor(THREADS) as pool:
         for index, expected, future in zip(
@@ -68,17 +70,17 @@ def _check_others(where: str, split: Split, chosen: Sequence[int]) -> None:
             _compare(f"{where}, {split.names[index]}", "in a thread", future.exception(), future, expected)
     if sys.platform == "linux":
         found = run_in_fork(lambda: [_pixels(split, index) for index in chosen])
-        hint = "connect in `open`, when it is first called, and keep the connection in the object itself"
+        hint = CONNECTION_HINT
         if isinstance(found, str):
-            raise ContractError(f"{where}: opening it in a process forked after it was opened here: {found}", hint)
-        require(found == wanted, f"{where}: it opened to other images in a forked process", hint)
+            raise ContractError(f"{where}: opening it in a process forked after an image was opened: {found}", hint)
+        require(found == wanted, f"{where}: its images differ in a forked process", hint)
 
 
 def _compare(where: str, how: str, error: BaseException | None, future: Future[bytes], expected: bytes) -> None:
-    hint = "connect in `open`, when it is first called, and keep the connection in the object itself"
+    hint = CONNECTION_HINT
     if error is not None:
         raise ContractError(f"{where}: opening it {how} raised {type(error).__name__}: {error}", hint) from error
-    require(future.result() == expected, f"{where}: it opened to another image {how}", hint)
+    require(future.result() == expected, f"{where}: the image differs {how}", hint)
 
 
 def _pixels(split: Split, index: int) -> bytes:
@@ -96,8 +98,8 @@ def _check_image(where: str, split: Split, copy: Split, index: int) -> None:
         raise ContractError(f"{where}: {error.message}") from error
     except Exception as error:
         raise ContractError(
-            f"{where}: opening it raised {type(error).__name__}: {error}", "ftkit.api.open_image opens files"
+            f"{where}: opening it raised {type(error).__name__}: {error}", "open files by ftkit.api.open_image"
         ) from error
-    require(isinstance(image, Image), f"{where}: opened to {type(image).__name__}, not to a PIL image")
+    require(isinstance(image, Image), f"{where}: open returned {type(image).__name__}, not a PIL image")
     same = image.size == again.size and image.mode == again.mode and image.tobytes() == again.tobytes()
-    require(same, f"{where}: it opened to another image the second time")
+    require(same, f"{where}: the image differs the second time")

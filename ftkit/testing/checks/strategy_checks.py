@@ -1,4 +1,4 @@
-"""What a strategy must keep: it is pure, its groups own the network, frozen is frozen, and resuming is exact."""
+"""The contract of a strategy: it is pure, its groups cover the network, frozen layers stay so, resuming is exact."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from ftkit.training.events import Listener
 
 LENGTHS = (1, 2, 3, 5, 6, 10, 30)
-"""Epochs of the runs that a strategy is asked about; it may refuse some, by a `RequestError`."""
+"""Lengths in epochs for which schedules are made; a strategy may refuse some with a `RequestError`."""
 TRAINED = 6
-"""Most epochs of the run that is trained."""
+"""Most epochs of the run that is executed."""
 
 
 def check_strategy(
     strategy: Strategy, backbone: Backbone | None = None, lengths: Sequence[int] = LENGTHS, processes: int = 1
 ) -> None:
-    """Check a strategy, and train with it for some epochs on a dozen drawn images, a second or two.
+    """Check a strategy instance, and train a few epochs on a dozen generated images, which takes a second or two.
 
     Args:
-        backbone: What it is checked on; by default ResNet-20 for small images.
-        lengths: Epochs of runs to ask it about.
-        processes: With 2 or more, so many train together too, which takes some ten seconds. The strategy's class, and
-            the backbone, must be such that another process can import them.
+        backbone: The backbone to train; by default ResNet-20 for small images.
+        lengths: Lengths of runs, in epochs, for which schedules are made.
+        processes: With 2 or more, also train in that many processes, which takes about ten seconds. The strategy's
+            class and the backbone must be importable in another process.
 
     Raises:
-        ContractError: It isn't a frozen dataclass, doesn't pickle, answers the same question in two ways, leaves
-            a parameter to no group, refuses every length; or a run with it moves what is frozen, ends elsewhere
-            when it is stopped and resumed, or in several processes fails or ends with weights that differ.
+        ContractError: The class isn't a frozen dataclass, or its instance can't be pickled; `lr_scales` isn't pure; a
+            parameter is in no group; every length is refused; or in a run frozen values change, a resumed run ends
+            with other weights, or training in several processes fails or ends with different weights.
     """
     require_frozen_dataclass(strategy)
     backbone = backbone or _default_backbone()
     schedules = _schedules(strategy, backbone, lengths)
-    require(bool(schedules), f"it refuses runs of {', '.join(map(str, lengths))} epochs", "let one of them be")
+    require(bool(schedules), f"it refuses runs of {', '.join(map(str, lengths))} epochs", "accept one of them")
     _check_pure(strategy, backbone, schedules)
     _check_groups(strategy, backbone)
     trained = [length for length in schedules if length <= TRAINED]
@@ -63,7 +63,7 @@ def _default_backbone() -> Backbone:
 
 
 def _schedules(strategy: Strategy, backbone: Backbone, lengths: Sequence[int]) -> dict[int, Schedule]:
-    """The schedules of the lengths that the strategy takes."""
+    """The schedules of the lengths that the strategy accepts."""
     found, refusals = {}, list[RequestError]()
     for length in lengths:
         try:
@@ -73,26 +73,26 @@ def _schedules(strategy: Strategy, backbone: Backbone, lengths: Sequence[int]) -
         except RequestError as error:
             refusals.append(error)
     if not found and refusals:
-        raise ContractError(f"it refuses every length; the last time: {refusals[-1].message}", refusals[-1].hint)
+        raise ContractError(f"it refuses every length; the last error: {refusals[-1].message}", refusals[-1].hint)
     return found
 
 
 def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, Schedule]) -> None:
-    """The same question has the same answer from a copy in another process too; `make_schedule` asks again here."""
+    """Repeated calls give the same numbers, also of a pickled copy."""
     try:
         copy = pickled_copy(strategy)
     except Exception as error:
         raise ContractError(f"it can't be pickled: {error}", "define its class at the top of a module") from error
     for length, schedule in reversed(list(schedules.items())):
         names = [group.name for group in schedule.groups]
-        require(strategy.groups(backbone) == schedule.groups, "its groups are not the same when asked again")
+        require(strategy.groups(backbone) == schedule.groups, "its groups differ in a second call")
         for epoch in (*reversed(range(length)), *range(length)):
-            for asked in (strategy, copy):
-                row = dict(asked.lr_scales(epoch, length, names))
+            for instance in (strategy, copy):
+                row = dict(instance.lr_scales(epoch, length, names))
                 require(
                     row == dict(schedule.rows[epoch]),
                     f"lr_scales({epoch}, {length}, ...) gave {dict(schedule.rows[epoch])}, then {row}",
-                    "let it depend on its arguments and fields alone",
+                    "compute it from the arguments and fields alone",
                 )
 
 
@@ -109,27 +109,27 @@ def _check_run(strategy: Strategy, backbone: Backbone, schedule: Schedule, proce
         folder = Path(scratch)
         layout = {"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}}
         data = make_image_folder(folder / "data", layout, (32, 32))
-        whole, cut = (_Trial(strategy, backbone, schedule, data, folder / name) for name in ("whole", "cut"))
+        whole, cut = (_TestRun(strategy, backbone, schedule, data, folder / name) for name in ("whole", "cut"))
         whole.train()
         whole.check_frozen()
         cut.train(stop_after=3)
-        require(cut.weights() == whole.weights(), "a run that is stopped and resumed ends with other weights")
+        require(cut.weights() == whole.weights(), "a run that is stopped and resumed ends with different weights")
         if processes > 1:
-            (folder / "notes").mkdir()
-            make = partial(_planned, strategy, backbone, len(schedule.rows), data, folder / "together")
-            check_distributed(make, processes, folder / "notes")
-            _Trial(strategy, backbone, schedule, data, folder / "together", again=True).check_frozen()
+            (folder / "results").mkdir()
+            make = partial(_make_plan, strategy, backbone, len(schedule.rows), data, folder / "distributed")
+            check_distributed(make, processes, folder / "results")
+            _TestRun(strategy, backbone, schedule, data, folder / "distributed", again=True).check_frozen()
 
 
-def _planned(strategy: Strategy, backbone: Backbone, epochs: int, data: Path, output: Path) -> tuple[Plan, RunFolder]:
-    """A plan that this process has made itself, as each does."""
+def _make_plan(strategy: Strategy, backbone: Backbone, epochs: int, data: Path, output: Path) -> tuple[Plan, RunFolder]:
+    """The plan and its run folder; each process makes its own."""
     schedule = make_schedule(strategy, backbone, epochs, type(strategy).__name__)
-    trial = _Trial(strategy, backbone, schedule, data, output)
-    return trial.plan, trial.run
+    test_run = _TestRun(strategy, backbone, schedule, data, output)
+    return test_run.plan, test_run.run
 
 
-class _Trial:
-    """A run of a schedule on drawn images, with a checkpoint of each epoch."""
+class _TestRun:
+    """A run on generated images, with a checkpoint of each epoch."""
 
     def __init__(
         self, strategy: Strategy, backbone: Backbone, schedule: Schedule, data: Path, output: Path, again: bool = False
@@ -152,7 +152,7 @@ class _Trial:
             name="run",
             checkpoint={"keep": len(schedule.rows) + 1, "min_seconds": 0},
         )
-        # The strategy need not be registered anywhere: the plan is given it as it is.
+        # Replaced in the plan, since the strategy may not be registered under a name.
         self.plan = replace(
             plan,
             strategy=strategy,
@@ -164,7 +164,7 @@ class _Trial:
         self.run = RunFolder(output / "run") if again else open_run(self.plan)
 
     def train(self, stop_after: int | None = None) -> None:
-        """Train to the end; with `stop_after`, a signal comes after so many steps, and the run is resumed."""
+        """Train to the end; with `stop_after`, stop the run by a signal after that many steps, and resume it."""
         from ftkit.errors import RunInterrupted
         from ftkit.training.trainer import train
 
@@ -172,7 +172,7 @@ class _Trial:
             train(self.plan, self.run)
             return
         try:
-            train(self.plan, self.run, _stopper(stop_after))
+            train(self.plan, self.run, _stop_after_steps(stop_after))
         except RunInterrupted:
             train(self.plan, self.run, resume=True)
 
@@ -180,7 +180,7 @@ class _Trial:
         return (self.run.last / "model.safetensors").read_bytes()
 
     def check_frozen(self) -> None:
-        """Parameters and buffers that are frozen in an epoch are the same bytes after it as before."""
+        """Require that parameters and buffers keep their bytes in epochs in which they are frozen."""
         import torch
 
         from ftkit.runs.checkpoint import read_model
@@ -191,11 +191,11 @@ class _Trial:
             before, after = states[epoch], states.get(epoch + 1)
             for name in before if after is not None else ():
                 frozen = not owner[name] & self.plan.schedule.rows[epoch].keys()
-                moved = after is not None and not torch.equal(before[name], after[name])
-                require(not (frozen and moved), f"{name} moved in epoch {epoch + 1}, in which it was frozen")
+                changed = after is not None and not torch.equal(before[name], after[name])
+                require(not (frozen and changed), f"{name} changed in epoch {epoch + 1}, in which it was frozen")
 
     def _owners(self) -> dict[str, set[str]]:
-        """By parameter or buffer the groups that it trains with: a buffer, as BatchNorm's, with its module."""
+        """The layer groups of each parameter and buffer; a buffer belongs to the groups of its module's parameters."""
         from ftkit.models.model_size import build_on_meta
         from ftkit.models.parameter_groups import assign
 
@@ -209,8 +209,8 @@ class _Trial:
         return {name: owner.get(name, beside.get(name.rpartition(".")[0], every)) for name in network.state_dict()}
 
 
-def _stopper(steps: int) -> Listener:
-    """Sends this process a signal after so many steps, as an impatient person would."""
+def _stop_after_steps(steps: int) -> Listener:
+    """A listener that sends SIGTERM to this process after a number of steps."""
     from ftkit.training.events import Listener, StepDone
 
     class Stopper(Listener):

@@ -1,7 +1,6 @@
-"""Hugging Face for ftkit: datasets (`hf/dataset`), vision backbones and trained models (`hf/ORG/NAME`), and
-`ftkit hf push|pull`.
+"""Hugging Face for ftkit: datasets (`hf/dataset`), backbones and trained models (`hf/ORG/NAME`), `ftkit hf push|pull`.
 
-Nothing of Hugging Face's is imported until something of it is asked for.
+Hugging Face's libraries are imported only when they are used.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def ftkit_models() -> Mapping[str, Path]:
 
 
 class _Backbones(Mapping[str, Backbone]):
-    """Backbones by repository or folder. Listed are those whose configuration is in the hub's cache."""
+    """Backbones by repository or folder. Iteration lists those whose configuration is in the hub's cache."""
 
     def __getitem__(self, name: str) -> Backbone:
         from ftkit_hf.backbones import backbone

@@ -1,4 +1,4 @@
-"""transformers' image classifiers as backbones: groups, head and preprocessing from their configuration."""
+"""Image classifiers of transformers as backbones; groups, head and preprocessing come from their configuration."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from ftkit.api import (
     RequestError,
     layer_groups,
 )
-from ftkit_hf.hub import told
+from ftkit_hf.hub import hub_errors
 
 CLASSES = 7
-"""Outputs of the network whose layers are looked at."""
+"""Outputs of the network that is built to find its classifier."""
 FREE = frozenset({
     "bit", "convnext", "convnextv2", "dinov2", "dinov2_with_registers", "efficientnet", "focalnet", "hgnet_v2",
     "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pp_lcnet", "pvt_v2", "regnet", "resnet",
     "segformer", "swiftformer", "swin", "swinv2", "textnet",
 })  # fmt: skip
-"""Kinds of network that take images of any size; the others are made for one."""
+"""Model types that accept images of any size; the others have a fixed size."""
 OTHER_INPUT = {
     "imagegpt": "a sequence of colours",
     "shieldgemma2": "a text beside the image",
     "siglip2": "patches of images with a mask",
 }
-"""Kinds of network that are called classifiers of images and don't take these, with what they take."""
+"""Model types that are listed as image classifiers but take another input, with that input."""
 _FILTERS: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 PREFIX = "model."
-"""Of the names in `Classifier`, before those of transformers."""
+"""Prefix of the parameter names in `Classifier`, before the names of transformers."""
 
 
 class Classifier(nn.Module):
     """A transformers network that takes `(batch, channels, size, size)` and returns logits alone.
 
-    Of a distilled network with two heads these are the mean of both, as transformers has it.
+    For a distilled network with two heads, they are the mean of both, as in transformers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -60,7 +60,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         outputs = self.model(pixel_values=images)
-        # PP-LCNet gives its classifier's output under the name of hidden states.
+        # PP-LCNet returns its logits as `last_hidden_state`.
         logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
         return logits
 
@@ -69,8 +69,8 @@ def backbone(name: str) -> Backbone:
     """The backbone of a repository or a folder.
 
     Raises:
-        RequestError: It is no image classifier of transformers.
-        FtkitError: Its configuration can't be had.
+        RequestError: It isn't an image classifier of transformers.
+        FtkitError: Its configuration isn't available.
     """
     config = _config(name)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
@@ -115,7 +115,7 @@ def cached() -> Iterator[str]:
 
 
 def preprocessing(name: str, config: PretrainedConfig) -> Preprocessing:
-    """What images are made into, from `preprocessor_config.json`; ImageNet's usual way where there is none."""
+    """The preprocessing in `preprocessor_config.json`; by default that of ImageNet."""
     facts = _facts(name)
     own = getattr(config, "image_size", None) or 224
     size, crop = facts.get("size", own), facts.get("crop_size")
@@ -141,7 +141,7 @@ def preprocessing(name: str, config: PretrainedConfig) -> Preprocessing:
 
 @cache
 def _config(name: str) -> PretrainedConfig:
-    with told(f"hf/{name}: its configuration can't be had", _hint(name)):
+    with hub_errors(f"hf/{name}: its configuration isn't available", _hint(name)):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
@@ -160,17 +160,17 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
-    """The network with fresh weights.
+    """Build the network with random weights.
 
     Raises:
-        RequestError: transformers can't make it: a package is missing, or the configuration isn't one.
+        RequestError: transformers can't build it, since a package is missing or the configuration is invalid.
     """
     try:
         config = type(_config(name)).from_dict({**_config(name).to_dict(), "num_labels": num_classes})
-        # A configuration that names no architecture has None here, where transformers looks for one of two.
+        # transformers iterates over the architectures, which are None where the configuration has none.
         config.architectures = config.architectures or []
         return Classifier(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
-    except Exception as error:  # each kind of network has checks of its own
+    except Exception as error:  # the type depends on the network
         reason = " ".join(str(error).split())[:300]
         raise RequestError(
             f"hf/{name}: transformers can't build this {_config(name).model_type}: {type(error).__name__}: {reason}",
@@ -179,11 +179,12 @@ def _build(name: str, num_classes: int) -> nn.Module:
 
 
 def _load(name: str) -> Mapping[str, Tensor]:
-    """The state dict of the repository's weights; safetensors alone, since a pickle may run code.
+    """The state dict of the repository's weights; only safetensors are read, since a pickle may run code.
 
-    What transformers drew at random, since its file lacks it, is left out: ftkit decides whether that may be.
+    Tensors that the file lacks, which transformers initialises at random, are left out: ftkit decides whether they may
+    be missing.
     """
-    with told(f"hf/{name}: its weights can't be had", _hint(name)):
+    with hub_errors(f"hf/{name}: its weights aren't available", _hint(name)):
         model, info = AutoModelForImageClassification.from_pretrained(
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -192,20 +193,22 @@ def _load(name: str) -> Mapping[str, Tensor]:
 
 
 def _hint(name: str) -> str:
-    return f"`hf download {name}` where there is a network and copy the cache here (HF_HOME), or name a folder"
+    return f"run `hf download {name}` on a machine with a network and copy its cache here (HF_HOME), or give a folder"
 
 
 @cache
 def _groups(name: str) -> tuple[tuple[LayerGroup, ...], tuple[str, ...]]:
-    """Layer groups, stage by stage or block by block, and the names of the classifiers: a distilled network has two."""
+    """Layer groups by stage or block, and the names of the classifier layers; distilled networks have two."""
     with torch.device("meta"):
         model = _build(name, CLASSES)
     layers = {n: m for n, m in model.named_modules() if not list(m.children())}
     linear = [n for n, m in layers.items() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == CLASSES]
     blocks = next((n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1), None)
     if blocks is None:
-        raise FtkitError(f"hf/{name}: its layers aren't a list that can be cut into groups", "choose another network")
-    # Some layer of a block may happen to have as many outputs.
+        raise FtkitError(
+            f"hf/{name}: its layers aren't a list that can be divided into groups", "choose another network"
+        )
+    # A layer of a block may have the same number of outputs.
     heads = tuple(n for n in linear if not n.startswith(f"{blocks}."))
     if not heads:
         raise FtkitError(f"hf/{name}: no layer with an output for each class was found", "choose another network")
@@ -219,7 +222,7 @@ def _groups(name: str) -> tuple[tuple[LayerGroup, ...], tuple[str, ...]]:
 
 
 def _owners(parameters: list[str], layers: list[str], blocks: str, heads: tuple[str, ...]) -> dict[str, int | None]:
-    """By parameter, and by layer with a dot behind it, the number of its group; None is the head's."""
+    """The group number of each parameter, and of each layer (with a trailing dot); None for the head."""
     numbered = re.compile(rf"{re.escape(blocks)}\.(\d+)\.")
     found: dict[str, int | None] = {}
     last = max(int(match[1]) for name in parameters if (match := numbered.match(name))) + 1

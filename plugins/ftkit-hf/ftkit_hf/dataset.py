@@ -1,4 +1,4 @@
-"""Any image dataset that the `datasets` library reads, from the hub or from this machine."""
+"""Image datasets that the `datasets` library reads, from the hub or from local files."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LABELS = ("label", "labels", "class", "target", "fine_label", "category")
-"""Columns that are taken for labels where none is declared as such, in this order."""
+"""Names of label columns, by precedence, for data that declares none as such."""
 
 
 class Table(Protocol):
-    """A split as files have it."""
+    """A split of a dataset, as a table."""
 
     features: Mapping[str, Any]
 
     def values(self, column: str) -> list[Any]:
-        """What stands in a column that isn't of images, by row."""
+        """The values of a column without images, by row."""
 
     def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
         """The images of a column, with names and labels by row."""
@@ -50,19 +50,19 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class HubDataset(Dataset):
-    """Images and labels as the `datasets` library has them: a repository of the hub, a folder, or Parquet files.
+    """Images and labels that the `datasets` library reads: a repository of the hub, a folder, or Parquet files.
 
-    Splits are found by their names. Rows are read when they are needed, from files that are mapped into memory.
+    Splits are recognised by their names. Rows are read when needed, from memory-mapped files.
 
     Attributes:
         path: A repository such as `uoft-cs/cifar10`, a folder (of Parquet files, of images, or as
             `save_to_disk` writes it), or a Parquet file.
-        config: Which of a repository's datasets, where it has several.
-        image_column: Column of images; by default the only one.
-        label_column: Column of classes; by default the one that is declared so, or is called label.
+        config: Name of a configuration of the repository, if it has several.
+        image_column: Column of images; by default the only one there is.
+        label_column: Column of classes; by default the one declared as such, or named `label`.
         revision: Branch, tag or commit of a repository.
-        streaming: Leave the data where it is, and fetch images as they are needed; for Parquet files.
-        streaming_cache_gb: Most gigabytes of what was fetched that are kept on the disk.
+        streaming: Fetch images when they are needed instead of downloading the data; for Parquet files.
+        streaming_cache_gb: Limit of the disk cache of fetched data, in gigabytes.
     """
 
     path: str
@@ -96,7 +96,7 @@ class HubDataset(Dataset):
         return label_splits(labelled, where, tuple(notes), for_training)
 
     def _found(self, tables: Mapping[str, Table]) -> tuple[dict[SplitName, Table], tuple[str, ...]]:
-        """The tables of train, val and test, and a line on others that there are."""
+        """The tables of train, val and test, and a note on other splits."""
         names: dict[SplitName, str] = {}
         for name in tables:
             split = SPLIT_SYNONYMS.get(name.lower())
@@ -132,12 +132,11 @@ class HubDataset(Dataset):
                 loaded = datasets.load_dataset(self.path, self.config, revision=self.revision)
         except FtkitError:
             raise
-        except Exception as error:  # whatever a reader of files and networks can raise
+        except Exception as error:  # the type depends on the reader and the network
             text = " ".join(str(error).split())
             raise FtkitError(
                 f"dataset.path: {self.path} can't be loaded: {text.partition('. ')[0] or type(error).__name__}",
-                "name a folder or a Parquet file that is there, or a repository that is in the cache (HF_HOME) or "
-                "can be reached",
+                "give a folder, a Parquet file, or a repository that is in the cache (HF_HOME) or can be downloaded",
             ) from error
         tables = loaded if isinstance(loaded, Mapping) else {"train": loaded}
         return {str(name): _Loaded(table, self.path) for name, table in tables.items()}
@@ -156,7 +155,7 @@ class HubDataset(Dataset):
         return found[0]
 
     def _label_column(self, features: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-        """The column of classes, and a line on it where others could have been meant."""
+        """The column of classes, and a note where other columns are candidates."""
         import datasets
 
         plain: list[str] = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
@@ -168,7 +167,7 @@ class HubDataset(Dataset):
         found = [n for n in likely if n in plain and (n in declared or not declared)] if wanted is None else [wanted]
         if found and found[0] in plain:
             others = [name for name in dict.fromkeys((*found, *declared)) if name != found[0] and wanted is None]
-            chosen = f"labels are column {found[0]!r}; others that could be: {', '.join(others)} (dataset.label_column)"
+            chosen = f"labels are column {found[0]!r}; other candidates: {', '.join(others)} (dataset.label_column)"
             return found[0], (chosen,) if others else ()
         several = wanted if wanted is not None else next((name for name in LABELS if name in features), None)
         if several is not None:
@@ -178,7 +177,7 @@ class HubDataset(Dataset):
                 "name a column with one class for each image with --set dataset.label_column=NAME",
             )
         raise RequestError(
-            f"dataset.path: none of {', '.join(features)} is surely the class",
+            f"dataset.path: none of {', '.join(features)} is clearly the label column",
             "name it with --set dataset.label_column=NAME",
         )
 
@@ -205,7 +204,7 @@ class HubDataset(Dataset):
 
 
 class _Loaded:
-    """A split on this machine, as the `datasets` library loads it."""
+    """A local split, loaded by the `datasets` library."""
 
     def __init__(self, table: Any, path: str) -> None:
         self.table = table
@@ -220,7 +219,7 @@ class _Loaded:
         return Split(names, labels, opens, stamp=self._stamp())
 
     def _stamp(self) -> str | None:
-        """What the library calls the content, and the files that it lies in; None where either isn't known."""
+        """The library's fingerprint of the content, and the stamps of its files; None where either is unknown."""
         fingerprint = getattr(self.table, "_fingerprint", None)
         files = [Path(each["filename"]) for each in self.table.cache_files]
         if fingerprint is None or not files:
@@ -230,7 +229,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class Rows:
-    """Opens the image of a row. The table is a map of files into memory, which is what goes to worker processes."""
+    """Opens the image of a row. The table is memory-mapped, so it can be sent to worker processes."""
 
     table: Any
     column: str
@@ -240,7 +239,7 @@ class Rows:
         where = f"{self.path}, row {index}"
         try:
             content = _content(self.table[index][self.column])
-        except Exception as error:  # whatever a disk, a network or a file can raise
+        except Exception as error:  # the type depends on the file and the network
             raise UnreadableImage(f"{where}: {one_line(str(error))}") from error
         if content is None:
             raise UnreadableImage(f"{where}: no image")
@@ -248,14 +247,14 @@ class Rows:
 
 
 def _undecoded(table: Any, column: str) -> Any:
-    """The same table, which gives what image files hold: they are decoded as all others are, by `decode_image`."""
+    """The table with the bytes of image files, which are decoded by `decode_image` like all others."""
     import datasets
 
     return table.cast_column(column, datasets.Image(decode=False))
 
 
 def _content(value: Any) -> bytes | None:
-    """What an image file holds, out of the table or where it says that the file lies."""
+    """The bytes of an image file, from the table or from the path that it holds."""
     if value is None or (value.get("bytes") is None and not value.get("path")):
         return None
     if value["bytes"] is not None:
@@ -264,6 +263,6 @@ def _content(value: Any) -> bytes | None:
         return Path(value["path"]).read_bytes()
     from datasets.utils.file_utils import xopen
 
-    # Inside of an archive, or at an address.
+    # In an archive, or at a URL.
     with xopen(value["path"], "rb") as file:
         return bytes(file.read())

@@ -1,4 +1,4 @@
-"""Models on the hub, and its errors as ftkit's."""
+"""Models on the hub, and one-line messages for the hub's errors."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ _ADDRESS = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @contextmanager
-def told(what: str, hint: str) -> Iterator[None]:
-    """Say in one line what can't be had from the hub, or sent to it, and what to do.
+def hub_errors(what: str, hint: str) -> Iterator[None]:
+    """Turn exceptions of the hub's library or the network into a one-line error.
+
+    Args:
+        what: What failed, to begin the message with.
 
     Raises:
-        FtkitError: Whatever the hub's library or the network raises.
+        FtkitError: The body raised an exception.
     """
     try:
         yield
-    except Exception as error:  # the hub's library, and the network's below it, which changes with its version
+    except Exception as error:  # the types depend on the version of the hub's library
         reason = one_line(str(error).strip().split("\n")[0]).partition(". ")[0]
         raise FtkitError(f"{what}: {reason or type(error).__name__}", hint) from error
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:
-    """The folder in the hub's cache with the model of a repository, fetched where it isn't there.
+    """The folder in the hub's cache with the model of a repository, which is downloaded if needed.
 
     Raises:
-        FtkitError: It can't be had.
+        FtkitError: It can't be downloaded.
     """
     from huggingface_hub import hf_hub_download
 
-    with told(f"{repository} can't be pulled", "check its name; a private one wants `hf auth login` or HF_TOKEN"):
+    with hub_errors(f"{repository} can't be pulled", "check its name; a private one needs `hf auth login` or HF_TOKEN"):
         return Path([hf_hub_download(repository, name, revision=revision) for name in MODEL][-1]).parent
 
 
 class Models(Mapping[str, Path]):
-    """Models by `ORG/NAME`, or `ORG/NAME@REVISION`. Listed are those in the hub's cache."""
+    """Models by `ORG/NAME`, or `ORG/NAME@REVISION`. Iteration lists those in the hub's cache."""
 
     def __getitem__(self, address: str) -> Path:
         if address not in self:

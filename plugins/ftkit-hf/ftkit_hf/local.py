@@ -1,4 +1,4 @@
-"""Where the `datasets` library keeps its copy of files on this machine."""
+"""Cache folders of the `datasets` library for local files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ftkit.api import file_stamp
 
 
 def cache_of(path: Path) -> str:
-    """A folder of its own for each state of a local file or folder.
+    """A cache folder for the current content of a local file or folder.
 
-    The library takes its copy of a local file for current while path and modification time are the same, and its copy
-    of a folder of images holds their paths alone.
+    The library would use an outdated copy where path and modification time are the same, and its copy of a folder of
+    images holds only paths.
 
     Raises:
-        OSError: There is nothing at the path.
+        OSError: The path doesn't exist.
     """
     import datasets
 

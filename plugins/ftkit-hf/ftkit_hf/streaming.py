@@ -1,8 +1,8 @@
-"""Parquet files that stay where they are: rows come in the blocks that the files were written in.
+"""Streaming of remote Parquet files by row groups, here called blocks.
 
-A file's end says where its blocks lie, so labels can be read without images, and any row without the rest of the file.
-The order is ftkit's own, as for data on the disk, so a run goes on exactly; what was fetched is kept up to a limit and
-shared by all processes of the machine, so that a block is fetched once an epoch.
+A file's footer lists its blocks, so labels can be read without images, and any row without the rest of the file.
+ftkit chooses the order as for local data, so a run resumes exactly. Fetched blocks are cached on disk up to a limit and
+shared by all processes of the machine, so each block is fetched once per epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ftkit.api import RequestError, Split, UnreadableImage, cache_folder, decode_image, file_stamp, one_line
-from ftkit_hf.hub import told
+from ftkit_hf.hub import hub_errors
 from ftkit_hf.local import cache_of
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 CONNECTIONS = 8
-"""Files whose labels are read at once."""
+"""Files whose labels are read in parallel."""
 OPEN_BLOCKS = 64
-"""Blocks that a process keeps open; they are maps of files, and training mixes 16 at a time."""
+"""Memory-mapped blocks that a process keeps open; training mixes 16 at a time."""
 _STAMPS = ("mtime", "blob_id", "xet_hash", "etag", "ETag", "LastModified", "last_modified")
-"""What remote file systems tell of a file, that changes with its content."""
+"""Metadata of remote file systems that changes with a file's content."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Index:
     """The rows of a file.
 
     Attributes:
-        rows: How many each block has.
-        labels: What stands in the column of labels, by row.
+        rows: Number of rows of each block.
+        labels: The values of the label column, by row.
     """
 
     rows: list[int]
@@ -53,11 +53,11 @@ class Index:
 
 @dataclass(frozen=True)
 class Block:
-    """A group of rows that lie together in a file.
+    """A row group of a file.
 
     Attributes:
-        address: Of the file, as `fsspec` takes it.
-        stamp: Changes when the file does.
+        address: Path or URL of the file, for `fsspec`.
+        stamp: Text that changes with the file.
     """
 
     address: str
@@ -66,12 +66,12 @@ class Block:
 
 
 class StreamedTable:
-    """A split that isn't downloaded.
+    """A streamed split.
 
     Args:
-        addresses: Of its Parquet files, in order.
-        features: The columns, where the repository declares them; else they are the first file's.
-        limit: Most bytes of fetched blocks that are kept.
+        addresses: Paths or URLs of its Parquet files, in order.
+        features: The declared columns; by default those of the first file.
+        limit: Limit of the disk cache in bytes.
     """
 
     def __init__(self, path: str, addresses: Sequence[str], features: Mapping[str, Any] | None, limit: int) -> None:
@@ -80,14 +80,14 @@ class StreamedTable:
         self.path = path
         self.limit = limit
         self._known: dict[str, list[Index]] = {}
-        with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
+        with self._hub_errors(), ThreadPoolExecutor(CONNECTIONS) as pool:
             self.files: list[tuple[str, str]] = list(zip(addresses, pool.map(_stamp, addresses), strict=True))
             self.features = features or datasets.Features.from_arrow_schema(
                 _end(self.files[0][0], self.files[0][1]).schema.to_arrow_schema()
             )
 
     def values(self, column: str) -> list[Any]:
-        """What stands in a column that isn't of images, by row."""
+        """The values of a column without images, by row."""
         return [value for index in self._indices(column) for value in index.labels]
 
     def split(self, names: Sequence[str], labels: Sequence[int], image: str, label: str) -> Split:
@@ -105,21 +105,21 @@ class StreamedTable:
 
     def _indices(self, column: str) -> list[Index]:
         if column not in self._known:
-            with self._told(), ThreadPoolExecutor(CONNECTIONS) as pool:
+            with self._hub_errors(), ThreadPoolExecutor(CONNECTIONS) as pool:
                 self._known[column] = list(pool.map(lambda file: _index(file[0], file[1], column), self.files))
         return self._known[column]
 
-    def _told(self) -> Any:
-        return told(f"dataset.path: {self.path} can't be streamed", "try again when the hub can be reached")
+    def _hub_errors(self) -> Any:
+        return hub_errors(f"dataset.path: {self.path} can't be streamed", "try again when the hub can be reached")
 
 
 @dataclass(frozen=True)
 class StreamedRows:
-    """Opens the image of a row, from the block that it is in.
+    """Opens the image of a row, from its block.
 
     Attributes:
-        limit: Most bytes of fetched blocks that are kept.
-        block, row: By sample: its block's number, and its place in there.
+        limit: Limit of the disk cache in bytes.
+        block, row: By sample: the number of its block, and its row in the block.
     """
 
     path: str
@@ -142,11 +142,11 @@ class StreamedRows:
 
 
 def streamed(path: str, config: str | None, revision: str | None, limit_gb: float) -> Mapping[str, StreamedTable]:
-    """The splits of a repository or folder whose data is in Parquet files, by their names there.
+    """The splits of a repository or folder of Parquet files, by their names.
 
     Raises:
-        RequestError: It is in other files.
-        Exception: Whatever the `datasets` library raises where there is nothing, or no network.
+        RequestError: The data is in other files.
+        Exception: The `datasets` library finds no data or no network; the type depends on its version.
     """
     import datasets
 
@@ -160,8 +160,8 @@ def streamed(path: str, config: str | None, revision: str | None, limit_gb: floa
     files = builder.config.data_files
     if not files or not all(str(each).endswith(".parquet") for some in files.values() for each in some):
         raise RequestError(
-            f"dataset.path: {path} isn't in Parquet files, which are what can be streamed",
-            "try --set dataset.revision=refs/convert/parquet, where the hub keeps a copy in Parquet",
+            f"dataset.path: {path} isn't in Parquet files, so it can't be streamed",
+            "try --set dataset.revision=refs/convert/parquet, where the hub has a copy in Parquet",
         )
     limit = int(limit_gb * 1e9)
     return {
@@ -173,14 +173,14 @@ def streamed(path: str, config: str | None, revision: str | None, limit_gb: floa
 def _open(address: str) -> IO[bytes]:
     from fsspec.core import url_to_fs
 
-    # No reading ahead: Parquet's reader asks for just what it needs, and for neighbours at once.
+    # No read-ahead: the Parquet reader requests only the bytes it needs, and joins adjacent ranges.
     system, path = url_to_fs(address)
     opened: IO[bytes] = system.open(path, "rb", cache_type="none")
     return opened
 
 
 def _stamp(address: str) -> str:
-    """Text that changes with a file's content; where its server tells nothing that does, it is new each time."""
+    """Text that changes with a file's content; a new one each time if the server sends no such metadata."""
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
 
@@ -193,7 +193,7 @@ def _stamp(address: str) -> str:
 
 
 def _end(address: str, stamp: str) -> pq.FileMetaData:
-    """Where a file's blocks lie, and its columns: kept from the last time, or read from its end."""
+    """The footer of a file, with its blocks and columns: from the cache, or from the file."""
     import pyarrow.parquet as pq
     from pyarrow import ArrowInvalid
 
@@ -208,7 +208,7 @@ def _end(address: str, stamp: str) -> pq.FileMetaData:
 
 
 def _index(address: str, stamp: str, column: str) -> Index:
-    """The one kept from the last time, or read from the file."""
+    """The index of a file, from the cache or read from the file."""
     import pyarrow.parquet as pq
 
     kept = _place("json", address, stamp, column)
@@ -219,14 +219,14 @@ def _index(address: str, stamp: str, column: str) -> Index:
     with _open(address) as file:
         labels = pq.ParquetFile(file, metadata=end, pre_buffer=True).read(columns=[column])[column].to_pylist()
     made = Index(rows, labels)
-    with suppress(OSError, TypeError):  # as above; labels that JSON hasn't got, such as dates, are refused later
+    with suppress(OSError, TypeError):  # as above; labels of other than JSON types, such as dates, are refused later
         _whole(kept, lambda fresh: fresh.write_text(json.dumps(asdict(made)), encoding="utf-8"))
     return made
 
 
 @lru_cache(maxsize=OPEN_BLOCKS)
 def _fetched(block: Block, column: str, limit: int) -> pa.ChunkedArray:
-    """A block's column of images, mapped from the file that keeps it."""
+    """A block's column of images, memory-mapped from its cache file."""
     import pyarrow as pa
     from filelock import FileLock
 
@@ -235,7 +235,7 @@ def _fetched(block: Block, column: str, limit: int) -> pa.ChunkedArray:
     with suppress(OSError, pa.ArrowInvalid):
         return _mapped(kept, column)
     with FileLock(kept.with_suffix(".lock")):
-        # Another process may have fetched it in the meantime.
+        # Another process may have fetched it while this one waited for the lock.
         with suppress(OSError, pa.ArrowInvalid):
             return _mapped(kept, column)
         _fetch(block, column, kept)
@@ -270,7 +270,7 @@ def _fetch(block: Block, column: str, kept: Path) -> None:
 
 
 def _whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Make a file that is never seen in part."""
+    """Write a file atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}-{os.getpid()}-{get_ident()}")
     try:
@@ -281,9 +281,9 @@ def _whole(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def _trim(folder: Path, limit: int) -> None:
-    """Remove the blocks that were used least lately; a process that has one open keeps it."""
+    """Remove the least recently used blocks; processes that have one open can still read it."""
     found = []
-    for path in folder.glob("*.arrow*"):  # what a kill left unfinished too
+    for path in folder.glob("*.arrow*"):  # including unfinished files of killed processes
         with suppress(OSError):
             facts = path.stat()
             found.append((facts.st_mtime_ns, facts.st_size, path))

@@ -220,7 +220,7 @@ def test_a_network_that_is_nowhere_is_one_line(ftkit_project: Callable[..., Proj
     line = ("train", "--dataset", "digits", "--backbone", "hf/nobody/nowhere", "--epochs", "1")
     done = project.run(*line, env={"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1
-    assert "hf/nobody/nowhere: its configuration can't be had" in done.stderr
+    assert "hf/nobody/nowhere: its configuration isn't available" in done.stderr
     assert "hf download nobody/nowhere" in done.stderr
     assert "Traceback" not in done.stderr
 

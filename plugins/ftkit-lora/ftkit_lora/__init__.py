@@ -1,6 +1,6 @@
-"""LoRA and DoRA as strategies: the network stays as it was pretrained, small adapters beside its layers train.
+"""LoRA and DoRA as strategies: the pretrained weights are frozen, and small adapters beside the layers train.
 
-PEFT does the adapting; it is imported when a network is there to adapt.
+The adapters are PEFT's, which is imported only when a network is adapted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GROUP = "adapters"
 FOLDER = "adapter"
-"""Where the adapters lie in a model's folder, as PEFT keeps them."""
+"""Subfolder of a model's folder for the adapters, in PEFT's format."""
 
 
 @hookimpl
@@ -28,18 +28,19 @@ def ftkit_strategies() -> Mapping[str, type[Strategy]]:
 
 @dataclass(frozen=True)
 class Lora(Strategy):
-    """Low-rank adapters beside linear layers and convolutions, and the head, train from the start; nothing else does.
+    """Trains low-rank adapters beside linear layers and convolutions, and the head; all else is frozen.
 
-    The model that is kept has the adapters merged in; the adapters alone, with the head, lie in its folder
-    `adapter`, as PEFT keeps them.
+    The saved model has the adapters merged into its weights. The adapters and the head are also saved separately, in
+    the model's subfolder `adapter` and PEFT's format.
 
     Attributes:
-        rank: Inner width of each adapter.
-        alpha: What an adapter adds is scaled by alpha / rank.
+        rank: Inner dimension of each adapter.
+        alpha: The output of an adapter is scaled by alpha / rank.
         dropout: Probability of dropout before each adapter.
-        layers: Regular expression on the names of the layers that get one, matched from their start; by default
-            all linear layers and ungrouped convolutions below the head that the network calls. Some attentions read
-            the weights of their layers without calling them: an adapter there would do nothing, and is refused.
+        layers: Regular expression for the names of the layers that get an adapter, matched from their start; by
+            default all linear layers and ungrouped convolutions below the head that the network calls. Some attention
+            layers use the weights of linear layers without calling them: an adapter there would have no effect, and is
+            refused.
     """
 
     rank: int = 8
@@ -59,7 +60,7 @@ class Lora(Strategy):
         try:
             re.compile(self.layers)
         except re.error as error:
-            raise RequestError(f"strategy.layers: {self.layers!r} is no regular expression: {error}") from None
+            raise RequestError(f"strategy.layers: {self.layers!r} is not a regular expression: {error}") from None
 
     def groups(self, backbone: Backbone) -> tuple[LayerGroup, ...]:
         *body, head = backbone.groups
@@ -86,6 +87,6 @@ class Lora(Strategy):
 
 @dataclass(frozen=True)
 class Dora(Lora):
-    """As `lora`, with the size of each layer's weights learnt apart from their direction, which takes longer."""
+    """As `lora`, but magnitude and direction of each layer's weights are trained separately, which is slower."""
 
     decomposed: ClassVar[bool] = True

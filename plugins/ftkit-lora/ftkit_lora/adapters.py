@@ -1,4 +1,4 @@
-"""Adapters put into a network, taken out of a copy of it, and kept in PEFT's own form."""
+"""Add adapters to a network, merge them in a copy of it, and save them in PEFT's format."""
 
 from __future__ import annotations
 
@@ -20,61 +20,61 @@ if TYPE_CHECKING:
     from ftkit_lora import Lora
 
 CLASSES = 2
-"""Outputs of a network that is built only to see what it calls."""
+"""Outputs of a network that is built only to find the modules that it calls."""
 NAME = "default"
-"""What PEFT calls the one set of adapters."""
+"""PEFT's name for the only set of adapters."""
 
 
 def add(model: nn.Module, backbone: Backbone, options: Lora) -> nn.Module:
-    """Put an adapter beside each layer that is to have one; what it adds is nothing at first.
+    """Add an adapter to each chosen layer; the initial output of an adapter is zero.
 
     Raises:
-        RequestError: No layer that can have one matches `strategy.layers`, or one that an adapter would do nothing at.
+        RequestError: `strategy.layers` matches no layer that can have an adapter, or one that the network doesn't call.
     """
     layers = _chosen(list(adaptable(model, backbone)), called(model, backbone), backbone.name, options.layers)
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha,  # PEFT divides it, and takes any number
+        lora_alpha=options.alpha,  # PEFT accepts any number
         lora_dropout=options.dropout,
         target_modules=layers,
         modules_to_save=list(backbone.head),
         use_dora=options.decomposed,
     )
-    # The head trains as it is, without PEFT's copy of it; `modules_to_save` is for whoever loads the adapters.
+    # The head trains without PEFT's copy of it; `modules_to_save` is needed only when the adapters are loaded.
     config.modules_to_save, head = None, config.modules_to_save
     adapted: nn.Module = inject_adapter_in_model(config, model, NAME)
     config.modules_to_save = head
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):
-            _show_settings(module)
+            _copy_settings(module)
     return adapted
 
 
-def _show_settings(adapter: BaseTunerLayer) -> None:
-    """Give an adapter its layer's settings, such as `kernel_size`: some networks ask their layers for them."""
+def _copy_settings(adapter: BaseTunerLayer) -> None:
+    """Copy a layer's attributes, such as `kernel_size`, to its adapter: some networks read them."""
     for name, value in vars(adapter.get_base_layer()).items():
         if not name.startswith("_") and not hasattr(adapter, name):
             setattr(adapter, name, value)
 
 
 def _chosen(possible: list[str], used: frozenset[str], backbone: str, pattern: str) -> list[str]:
-    """The layers that get an adapter: those that match and that the network calls."""
+    """The layers that get an adapter: those that match the pattern and that the network calls."""
     live = [name for name in possible if name in used]
     found = [name for name in possible if re.match(pattern, name)]
     idle = [name for name in found if name not in used]
     if pattern and idle:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         raise RequestError(
-            f"strategy.layers: {pattern!r} matches {len(idle)} layers of {backbone} whose weights the network reads "
-            f"without calling them, so that an adapter there would do nothing: {', '.join(idle[:3])}{more}",
-            f"match others alone, such as {', '.join(live[:4])}" if live else "choose another strategy",
+            f"strategy.layers: {pattern!r} matches {len(idle)} layers of {backbone} whose weights the network uses "
+            f"without calling them, so that an adapter there would have no effect: {', '.join(idle[:3])}{more}",
+            f"match other layers, such as {', '.join(live[:4])}" if live else "choose another strategy",
         )
     layers = [name for name in found if name in used]
     if not layers:
         close = nearest(pattern, live)
         raise RequestError(
             f"strategy.layers: {pattern!r} matches no layer of {backbone} that can have an adapter",
-            f"did you mean {close!r}?" if close else f"they are called {', '.join(live[:4])}, ...",
+            f"did you mean {close!r}?" if close else f"possible layers: {', '.join(live[:4])}, ...",
         )
     return layers
 
@@ -82,7 +82,7 @@ def _chosen(possible: list[str], used: frozenset[str], backbone: str, pattern: s
 def adaptable(model: nn.Module, backbone: Backbone) -> Iterator[str]:
     """Names of the linear layers and convolutions below the head.
 
-    Left out are grouped convolutions, whose adapters would be as large as themselves.
+    Grouped convolutions are left out: their adapters would be as large as the layers.
     """
     for name, module in model.named_modules():
         fits = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
@@ -91,13 +91,13 @@ def adaptable(model: nn.Module, backbone: Backbone) -> Iterator[str]:
 
 
 def called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
-    """Names of the modules that the network calls for an image, found by giving it one.
+    """Names of the modules that the network calls in a forward pass.
 
-    Many attentions read the weights of their linear layers and never call them: an adapter beside these is not seen.
+    Many attention layers use the weights of their linear layers without calling them; adapters there have no effect.
     """
     try:
         return _called(model, backbone)
-    except (RuntimeError, NotImplementedError):  # some networks compute with values, which those on meta have none of
+    except (RuntimeError, NotImplementedError):  # some networks need values, which meta tensors lack
         with torch.random.fork_rng(devices=[]):
             return _called(backbone.build(CLASSES), backbone)
 
@@ -111,7 +111,7 @@ def _called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
     seen: set[str] = set()
     hooks = [m.register_forward_pre_hook(lambda *_, name=n: seen.add(name)) for n, m in model.named_modules()]
     try:
-        # With gradients: without, torch's transformer layers take a shorter way.
+        # With gradients: without them torch's transformer layers use a fused path that calls no submodules.
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             model.eval()(images)
     finally:
@@ -123,7 +123,7 @@ def _called(model: nn.Module, backbone: Backbone) -> frozenset[str]:
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """A copy without adapters, whose weights do what both did together."""
+    """A copy of the network with the adapters merged into its weights."""
     plain = copy.deepcopy(model)
     for name, module in list(plain.named_modules()):
         if isinstance(module, BaseTunerLayer):
@@ -135,7 +135,7 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    """Write the adapters and the head so that `peft.PeftModel.from_pretrained(network, folder)` takes them."""
+    """Save the adapters and the head for `peft.PeftModel.from_pretrained(network, folder)`."""
     config: LoraConfig = model.peft_config[NAME]  # type: ignore[index]
     state = get_peft_model_state_dict(model, adapter_name=NAME)
     heads = tuple(f"{name}." for name in config.modules_to_save or ())

@@ -1,7 +1,6 @@
 """timm's image models as ftkit backbones: `timm/convnext_tiny`, `timm/convnext_tiny.fb_in22k`.
 
-timm is imported when a name of it is asked for, not before; a network is built without memory for its weights
-when its layer groups are.
+timm is imported when one of its names is looked up. For its layer groups a network is built without allocating memory.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ def ftkit_backbones() -> Mapping[str, Backbone]:
 
 
 class _Models(Mapping[str, Backbone]):
-    """Backbones by timm's names. Listed are the architectures; a name with a tag stands for one set of weights."""
+    """Backbones by timm's names. Iteration lists the architectures; a name with a tag selects one set of weights."""
 
     def __getitem__(self, name: str) -> Backbone:
         from ftkit_timm.models import backbone, is_known
@@ -32,7 +31,7 @@ class _Models(Mapping[str, Backbone]):
         return isinstance(name, str) and is_known(name)
 
     def similar(self, name: str) -> list[str]:
-        """Names with a tag that one may have meant: with the nearest tag, else with each of the architecture."""
+        """Suggestions for an unknown name with a tag: the most similar tag, else all tags of the architecture."""
         import timm
 
         from ftkit_timm.models import tags

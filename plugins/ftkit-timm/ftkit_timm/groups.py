@@ -1,8 +1,8 @@
-"""Layer groups from timm's own group matcher, as patterns on names.
+"""Layer groups from timm's group matcher, as patterns for names.
 
-timm numbers parameters from the input to the head. ftkit wants every parameter and every layer in exactly one
-group, the last being what puts out the classes alone. So what timm leaves to the head is shared out: final norms
-go to the last stage, hidden layers become a group of their own.
+timm numbers parameters from the input to the head. ftkit requires each parameter and each layer in exactly one group,
+and only the classifier in the last one. Of what timm counts as head, final norms are therefore moved to the last stage,
+and hidden layers into a separate group.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MATCHER = {
     "stem": r"^stem|^patch_embed|^pos_embed|^cls_token",
     "stages": r"^(?:stages|blocks|layers|transformers)\.(\d+)",
 }
-"""For the few networks of timm's that have none of their own."""
+"""For the few networks of timm without a group matcher."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The layer groups of a network from the input to the head, and the layers that put out one value a class."""
+    """The layer groups of a network from the input to the head, and its classifier layers."""
 
     groups: tuple[LayerGroup, ...]
     head: tuple[str, ...]
 
 
 def layers_of(model: Any, num_classes: int) -> Layers:
-    """Cut a timm model, on whatever device, into groups.
+    """Divide a timm model, on any device, into groups.
 
     Raises:
-        RequestError: It has no layer of `num_classes` outputs.
+        RequestError: It has no layer with `num_classes` outputs.
     """
     head = tuple(_classifiers(model, num_classes))
     of_parameter, hidden = _numbered(model, head)
@@ -49,13 +49,13 @@ def layers_of(model: Any, num_classes: int) -> Layers:
 
 
 def _classifiers(model: Any, num_classes: int) -> Iterator[str]:
-    """Names of the layers that put out one value a class, in timm's order."""
+    """Names of the layers with one output for each class, in timm's order."""
     if not hasattr(model, "get_classifier"):
-        raise RequestError(f"timm's {type(model).__name__} has no classifier", "choose a network that has one")
+        raise RequestError(f"timm's {type(model).__name__} has no classifier", "choose a network with a classifier")
     found = model.get_classifier()
     names = {id(module): name for name, module in model.named_modules()}
     for classifier in found if isinstance(found, tuple | list) else (found,):
-        # Some are a norm and a linear layer in one, some a small network whose last layer it is.
+        # Some classifiers are a norm and a linear layer, some a small network; its last fitting layer is taken.
         outer = names[id(classifier)]
         fitting = [
             f"{outer}.{name}".strip(".")
@@ -68,11 +68,11 @@ def _classifiers(model: Any, num_classes: int) -> Iterator[str]:
 
 
 def _numbered(model: Any, head: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """The number of the group of each parameter, from 0, the head's last; and whether hidden layers are before it."""
+    """The group number of each parameter, from 0 to that of the head, and whether there are hidden layers before it."""
     ordinals: dict[str, int] = group_parameters(model, _matcher(model), reverse=True)
     inside = tuple(f"{layer}." for layer in head)
     body = {name: number for name, number in ordinals.items() if not name.startswith(inside)}
-    # timm gives what its matcher doesn't know the highest number, and so the classifier nearly always.
+    # timm gives parameters that its matcher doesn't match, usually the classifier, the highest number.
     unknown = max(ordinals[name] for name in ordinals if name.startswith(inside))
     top = max((number for number in body.values() if number != unknown), default=unknown)
     over = [name for name, number in body.items() if number == unknown > top]
@@ -83,7 +83,7 @@ def _numbered(model: Any, head: tuple[str, ...]) -> tuple[dict[str, int], bool]:
 
 
 def _matcher(model: Any) -> Any:
-    """timm's rules for stages, or for blocks where it has none for stages."""
+    """timm's patterns for stages, or for blocks where it has none for stages."""
     if not hasattr(model, "group_matcher"):
         return MATCHER
     try:
@@ -97,9 +97,9 @@ def _is_norm(model: nn.Module, parameter: str) -> bool:
 
 
 def _bare_layers(model: nn.Module, of_parameter: Mapping[str, int], head: int) -> dict[str, int]:
-    """The group of each layer without parameters: its block's, else that of the layer before it.
+    """The group of each layer without parameters: that of its block, else that of the layer before it.
 
-    What stands between the last stage and the classifier, pooling and dropout, is the head's.
+    Layers between the last stage and the classifier, such as pooling and dropout, belong to the head.
     """
     found: dict[str, int] = {}
     before = 0
@@ -114,7 +114,7 @@ def _bare_layers(model: nn.Module, of_parameter: Mapping[str, int], head: int) -
 
 
 def _block_of(layer: str, of_parameter: Mapping[str, int]) -> int | None:
-    """The group of the smallest module around a layer that has parameters, if they are all of one."""
+    """The group of the smallest enclosing module that has parameters, if all of them are in one group."""
     outer = layer
     while "." in outer:
         outer = outer.rpartition(".")[0]
@@ -125,7 +125,7 @@ def _block_of(layer: str, of_parameter: Mapping[str, int]) -> int | None:
 
 
 def _body_names(of_parameter: Mapping[str, int], count: int) -> Iterator[str]:
-    """What the first groups are called, after their first parameters: `stem`, `layer1`, `stage1`, `block1`."""
+    """Names of the groups below the head, from their first parameters: `stem`, `layer1`, `stage1`, `block1`."""
     first: dict[int, str] = {}
     for name, number in of_parameter.items():
         first.setdefault(number, name)

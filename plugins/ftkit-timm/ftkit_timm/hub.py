@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def read_weights(name: str, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The state dict of the weights that timm calls `name`, in the names and shapes of the network of today.
+    """The state dict of timm's weights `name`, in the names and shapes of the current network.
 
-    timm's files differ from its networks in many ways, which it knows how to mend while it builds one.
+    timm converts its files while it creates a network, so the weights are read from a created one.
 
     Args:
-        options: Of the network: `img_size` has position embeddings resampled for it.
+        options: Options of the network, such as `img_size`, for which position embeddings are resampled.
 
     Raises:
-        FtkitError: The file can't be had; says how to put it into the cache by hand.
+        FtkitError: The file can't be downloaded; the hint names the command that puts it into the cache.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         model = timm.create_model(name, pretrained=True, **options)
-    # The hub's own errors are OSErrors or ValueErrors, by the way that the file is missing.
+    # The hub's errors are OSErrors or ValueErrors, depending on why the file is missing.
     except (OSError, ValueError, HfHubHTTPError) as error:
         config = timm.get_pretrained_cfg(name)
         place = config.hf_hub_id or config.url if config is not None else name
@@ -37,8 +37,8 @@ def read_weights(name: str, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
         raise FtkitError(
             f"weights {place} aren't in the hub's cache, {constants.HF_HUB_CACHE}, and can't be downloaded: "
             f"{one_line(str(error)).partition('. ')[0]}",
-            f"`{get}` where there is a network and copy that cache here (HF_HOME moves it), "
-            "or give a file with --weights FILE, or --weights none",
+            f"run `{get}` on a machine with a network and copy its cache here (HF_HOME), "
+            "or give --weights FILE or --weights none",
         ) from error
     state: Mapping[str, Tensor] = model.state_dict()
     return state

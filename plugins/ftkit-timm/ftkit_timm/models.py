@@ -1,4 +1,4 @@
-"""A timm model described to ftkit: what timm's own configuration says of it, and its weights."""
+"""Backbone descriptions of timm models, from timm's configurations."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SMALLEST = 32
-"""Side of the smallest image, in pixels, for models that don't name one: most halve it five times."""
+"""Smallest image side in pixels for models that declare none; most halve the size five times."""
 CLASSES = 7
-"""Outputs of the network whose layers are looked at; few layers have so many otherwise."""
+"""Outputs of the network that is built to find its classifier; few other layers have this number."""
 _FITS = {"center": "crop", "squash": "stretch", "border": "pad"}
 
 
 def is_known(name: str) -> bool:
-    """Whether timm has the architecture, and, where the name has a tag, weights with it."""
+    """Whether timm has the architecture and, if the name has a tag, weights with that tag."""
     architecture, _, tag = name.partition(".")
     return timm.is_model(architecture) and (not tag or tag in tags(architecture))
 
 
 def backbone(name: str, size: int | None = None) -> Backbone:
-    """The backbone that timm calls `name`: an architecture, or one with the tag of its default weights.
+    """The backbone for a name of timm: an architecture, or an architecture with the tag of its default weights.
 
     Args:
-        size: What a network that is made for one size of image is made for, in pixels; by default timm's.
+        size: Image size in pixels for networks with a fixed size; by default timm's.
     """
     architecture, _, tag = name.partition(".")
     known = tags(architecture)
@@ -60,7 +60,7 @@ def backbone(name: str, size: int | None = None) -> Backbone:
 
 @cache
 def tags(architecture: str) -> list[str]:
-    """The tags of the weights that there are of an architecture, timm's default first."""
+    """The tags of an architecture's weights, with timm's default first."""
     found = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     default = timm.get_pretrained_cfg(architecture)
     first = default.tag if default is not None else None
@@ -68,10 +68,10 @@ def tags(architecture: str) -> list[str]:
 
 
 def preprocessing(config: PretrainedCfg, size: int | None = None) -> Preprocessing:
-    """What images are made into for weights with this configuration.
+    """The preprocessing of a pretrained configuration.
 
-    timm rounds the side before the central crop down, and ftkit to the nearest, so the share that is kept is
-    given as that of timm's whole number of pixels.
+    timm rounds the side before the centre crop down, and ftkit rounds it to the nearest integer, so `crop_pct` is
+    computed from timm's number of pixels.
     """
     size = size or config.input_size[-1]
     channels = config.input_size[0]
@@ -86,19 +86,21 @@ def preprocessing(config: PretrainedCfg, size: int | None = None) -> Preprocessi
 
 
 def build(architecture: str, size: int | None, num_classes: int) -> nn.Module:
-    """A network with fresh weights.
+    """Build a network with random weights.
 
     Raises:
-        RequestError: It can't be made for images of that size.
+        RequestError: The network doesn't support images of that size.
     """
     try:
         return _create(architecture, size, num_classes)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         if size is None:
             raise
-        # timm has no list of the sizes that a network can be made for, only the attempt.
+        # timm doesn't list the sizes that a network supports.
         why = " ".join(str(error).split())
-        raise RequestError(f"timm/{architecture} can't be made for {size} pixels: {why}", "give another size") from None
+        raise RequestError(
+            f"timm/{architecture} doesn't support images of {size} pixels: {why}", "give another size"
+        ) from None
 
 
 def _create(architecture: str, size: int | None, num_classes: int) -> nn.Module:
@@ -106,7 +108,7 @@ def _create(architecture: str, size: int | None, num_classes: int) -> nn.Module:
     model: nn.Module = timm.create_model(architecture, num_classes=num_classes, **options)
     set_distilled: Any = getattr(model, "set_distilled_training", None)
     if set_distilled is not None:
-        set_distilled(True)  # both heads' logits while training, as ftkit's auxiliary classifiers
+        set_distilled(True)  # in training, return the logits of both heads, as ftkit's auxiliary classifiers
     return model
 
 
@@ -135,6 +137,6 @@ def _layers(architecture: str, size: int | None) -> Layers:
         with torch.device("meta"):
             return layers_of(_create(architecture, size, CLASSES), CLASSES)
     except (RuntimeError, NotImplementedError):
-        # Some run a part of themselves while they are built, which takes values.
+        # Some networks run a forward pass in their constructor, which fails with meta tensors.
         with torch.random.fork_rng(devices=[]):
             return layers_of(build(architecture, size, CLASSES), CLASSES)

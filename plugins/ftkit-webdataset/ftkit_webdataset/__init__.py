@@ -1,4 +1,4 @@
-"""WebDataset's tar shards as a dataset, `webdataset/shards`, and `ftkit webdataset write` to make them."""
+"""Tar shards of WebDataset: the dataset `webdataset/shards`, and `ftkit webdataset write` to create them."""
 
 from __future__ import annotations
 

@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 CLASSES = "classes.txt"
 _NUMBER = re.compile(r"-?[0-9]+")
 CONNECTIONS = 8
-"""Shards that are looked at at once."""
+"""Shards whose indexes are read in parallel."""
 
 
 @dataclass(frozen=True)
 class Shards(Dataset):
-    """Images in WebDataset's tar shards: `KEY.jpg` beside `KEY.cls`, a number or a class's name.
+    """Images in WebDataset's tar shards: `KEY.jpg` beside `KEY.cls`, which holds a class number or a class name.
 
-    Shards may be larger than the disk: over HTTP, each image is asked for when it is needed. A shard is read whole
-    once, for where its images lie, which is kept in ftkit's cache.
+    Shards may be larger than the disk: over HTTP, each image is fetched when it is needed. Each shard is read once from
+    start to end, to index its images; the index is stored in ftkit's cache.
 
     Attributes:
-        train: Shards to learn from: `shards/train-{000000..000009}.tar`, `https://host/train-{00..63}.tar`.
-        val: Shards to choose by; without them a part of `train` is split off.
-        test: Shards to report on.
-        classes: Text file of class names in the order of the numbers, one a line; by default `classes.txt` beside
+        train: Training shards: `shards/train-{000000..000009}.tar`, `https://host/train-{00..63}.tar`.
+        val: Validation shards; by default a part of `train` is split off.
+        test: Test shards.
+        classes: Text file of class names in the order of their numbers, one per line; by default `classes.txt` beside
             the first shard, if there is one.
     """
 
@@ -64,7 +64,7 @@ class Shards(Dataset):
         found = {name: _read(shards(pattern, name)) for name, pattern in patterns.items() if pattern is not None}
         names = class_names(self.classes or beside(shards(self.train, "train")[0], CLASSES))
         if self.classes is not None and not names:
-            raise RequestError(f"dataset.classes: no class names in {self.classes}", "one a line")
+            raise RequestError(f"dataset.classes: no class names in {self.classes}", "write one per line")
         labelled = {name: _labelled(read, names, name) for name, read in found.items()}
         where = {name: f"dataset.{name}" for name in labelled}
         notes = [note for name, read in found.items() for note in _notes(read, name)]
@@ -72,16 +72,18 @@ class Shards(Dataset):
 
 
 def shards(pattern: str, key: str) -> list[str]:
-    """Paths or addresses of the shards that a pattern with braces stands for.
+    """Paths or URLs of the shards that match a pattern with braces.
 
     Raises:
-        RequestError: It stands for none.
+        RequestError: No shard matches.
     """
     from webdataset.shardlists import expand_urls
 
     found = [place if is_address(place) else str(Path(place).expanduser()) for place in expand_urls(pattern)]
     if not found:
-        raise RequestError(f"dataset.{key}: {pattern!r} names no shard", "as in shards/train-{000000..000009}.tar")
+        raise RequestError(
+            f"dataset.{key}: {pattern!r} matches no shard", "give a pattern such as shards/train-{000000..000009}.tar"
+        )
     return found
 
 
@@ -90,7 +92,7 @@ class _Shards:
     """The shards of a split.
 
     Attributes:
-        stamp: Changes when one of them does; None where a server tells too little.
+        stamp: Text that changes when one of them does; None where a server gives neither ETag nor date.
     """
 
     places: Sequence[str]
@@ -107,7 +109,7 @@ def _read(places: Sequence[str]) -> _Shards:
 
 
 def _notes(shards: _Shards, split: str) -> list[str]:
-    """A word on samples that have a label and no image."""
+    """A note on samples that have a label but no image."""
     keys = [key for index in shards.indices for key in index.without]
     if not keys:
         return []
@@ -117,7 +119,7 @@ def _notes(shards: _Shards, split: str) -> list[str]:
 
 
 def _labelled(shards: _Shards, names: Sequence[str], split: SplitName) -> Labelled:
-    """The samples of a split with what stands in their label files; numbers where these count the class names."""
+    """The samples of a split with the content of their label files, as numbers if these index the class names."""
     places, indices = shards.places, shards.indices
     texts = [label for index in indices for label in index.labels]
     keys = [key for index in indices for key in index.keys]
@@ -137,11 +139,11 @@ def _labelled(shards: _Shards, names: Sequence[str], split: SplitName) -> Labell
 
 @dataclass(frozen=True)
 class Members:
-    """Opens an image by the place of its bytes.
+    """Opens an image from its byte range in a shard.
 
     Attributes:
-        places: Paths or addresses of shards.
-        shard, offset, size: By sample: which shard, and which bytes of it.
+        places: Paths or URLs of shards.
+        shard, offset, size: By sample: the number of its shard, and its byte range.
     """
 
     places: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Where each image lies in a tar shard, so that any can be read alone.
+"""The byte range of each image in a tar shard, so that images can be read in any order.
 
-That is what splits shards between processes and workers to the image, and lets a run go on in the midst of an epoch:
-the order of the images is ftkit's own, as for any other dataset, and no state of a stream has to be kept.
+Single images, rather than whole shards, can thus be distributed to processes and workers, and a run can resume within
+an epoch without the state of a stream.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Index:
-    """The samples of a shard, in its order.
+    """The samples of a shard, in their order in it.
 
     Attributes:
-        keys: Their names in the shard.
-        labels: What stands in `KEY.cls`: a number, or a class's name; None where there is no such file.
-        offsets, sizes: Of each image in the file, in bytes.
-        without: Keys of labels that have no image of a format that ftkit reads.
+        keys: Names of the samples.
+        labels: Content of `KEY.cls`, a class number or a class name; None where there is no such file.
+        offsets, sizes: Byte range of each image.
+        without: Keys of labels without an image that ftkit can read.
     """
 
     keys: list[str]
@@ -40,17 +40,17 @@ class Index:
 
 
 def index_of(shard: str, stamp: tuple[int, str]) -> Index:
-    """The index of a shard: the one kept from the last time, or made by reading the shard once.
+    """The index of a shard, from the cache or by reading the shard once.
 
     Args:
-        stamp: Its size in bytes, and what changes when its content does; where that is empty, nothing is kept.
+        stamp: Its size in bytes, and a text that changes with its content; if that is empty, the index isn't cached.
 
     Raises:
         RequestError: The shard can't be read.
     """
     size, changed = stamp
     if not changed:
-        # Another shard of the same size would be taken for this one.
+        # Another shard of the same size could not be distinguished from this one.
         return scan(shard)
     sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
     kept = cache_folder() / "webdataset" / f"{sign}.json"
@@ -64,12 +64,12 @@ def index_of(shard: str, stamp: tuple[int, str]) -> Index:
         fresh.write_text(json.dumps(asdict(made)), encoding="utf-8")
         fresh.replace(kept)
     except OSError:
-        pass  # it is made again the next time
+        pass  # it is created again the next time
     return made
 
 
 def scan(shard: str) -> Index:
-    """Read a shard from end to end for what lies where."""
+    """Index a shard by reading it from start to end."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
     try:
@@ -87,7 +87,7 @@ def scan(shard: str) -> Index:
 
 
 def _note(archive: tarfile.TarFile, member: Any, images: dict[str, tuple[int, int]], labels: dict[str, str]) -> None:
-    # The key ends at the first dot of the last part, as everywhere in WebDataset.
+    # As in WebDataset, the key ends at the first dot of the file name.
     folder, _, base = member.name.rpartition("/")
     stem, _, suffix = base.partition(".")
     key = f"{folder}/{stem}" if folder else stem
@@ -100,7 +100,7 @@ def _note(archive: tarfile.TarFile, member: Any, images: dict[str, tuple[int, in
 
 
 def class_names(place: str) -> list[str]:
-    """The names in a text file, one a line; none where there is no such file."""
+    """The class names in a text file, one per line; empty where there is no such file."""
     try:
         with stream(place) as file:
             return [line.strip() for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
@@ -109,5 +109,5 @@ def class_names(place: str) -> list[str]:
 
 
 def beside(shard: str, name: str) -> str:
-    """The path or address of a file next to a shard."""
+    """The path or URL of a file next to a shard."""
     return f"{shard.rpartition('/')[0]}/{name}" if "/" in shard else str(Path(shard).parent / name)

@@ -1,4 +1,4 @@
-"""Bytes of files here and elsewhere: whole, in part, or as a stream."""
+"""Read local files and URLs: as a stream, or a byte range."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from urllib.request import Request, urlopen
 from ftkit.api import FtkitError, RequestError, file_stamp, one_line
 
 SECONDS = 30.0
-"""After so long a server that says nothing is given up."""
+"""Timeout of a request in seconds."""
 TRIES = 4
-"""How often a part is asked for; a server may be busy for a moment in a run of days."""
+"""Attempts to read a byte range; a server may be busy for a moment during a long run."""
 
 
 def is_address(place: str) -> bool:
@@ -24,7 +24,7 @@ def is_address(place: str) -> bool:
 
 
 def stamp(place: str) -> tuple[int, str]:
-    """Size in bytes, and what changes when the content does; empty where a server doesn't tell.
+    """Size in bytes, and a text that changes with the content; empty where a server sends none.
 
     Raises:
         RequestError: There is no such file.
@@ -35,28 +35,28 @@ def stamp(place: str) -> tuple[int, str]:
         except OSError as error:
             raise RequestError(f"dataset: shard {place}: {error.strerror or error}", "check the path") from None
         return facts.size, facts.text()
-    with _asked(Request(place, method="HEAD"), place) as answer:
-        return int(answer.headers["Content-Length"] or 0), answer.headers["ETag"] or answer.headers[
+    with _request(Request(place, method="HEAD"), place) as response:
+        return int(response.headers["Content-Length"] or 0), response.headers["ETag"] or response.headers[
             "Last-Modified"
         ] or ""
 
 
 @contextmanager
 def stream(place: str) -> Iterator[IO[bytes]]:
-    """The whole of a file, from its beginning."""
+    """Open a file or URL for reading from its start."""
     if is_address(place):
-        with _asked(Request(place), place) as answer:
-            yield answer
+        with _request(Request(place), place) as response:
+            yield response
     else:
         with Path(place).open("rb") as file:
             yield file
 
 
 def part(place: str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` on.
+    """Read `size` bytes starting at `offset`.
 
     Raises:
-        OSError: They can't be had, after some tries where a network is between.
+        OSError: They can't be read; over a network, after `TRIES` attempts.
     """
     if not is_address(place):
         with Path(place).open("rb") as file:
@@ -65,10 +65,12 @@ def part(place: str, offset: int, size: int) -> bytes:
     wanted = Request(place, headers={"Range": f"bytes={offset}-{offset + size - 1}"})
     for attempt in range(TRIES):
         try:
-            with urlopen(wanted, timeout=SECONDS) as answer:
-                if answer.status != 206:
-                    raise FtkitError(f"{place}: the server sends no parts of files", "copy the shards, or serve them")
-                content: bytes = answer.read()
+            with urlopen(wanted, timeout=SECONDS) as response:
+                if response.status != 206:
+                    raise FtkitError(
+                        f"{place}: the server doesn't support range requests", "copy the shards, or use another server"
+                    )
+                content: bytes = response.read()
                 if len(content) == size:
                     return content
         except HTTPError as error:
@@ -78,13 +80,13 @@ def part(place: str, offset: int, size: int) -> bytes:
             if attempt == TRIES - 1:
                 raise OSError(f"{place}: {error}") from error
         time.sleep(0.5 * 2**attempt)
-    raise OSError(f"{place}: fewer bytes came than were asked for")
+    raise OSError(f"{place}: the server sent fewer bytes than requested")
 
 
 @contextmanager
-def _asked(request: Request, place: str) -> Iterator[HTTPResponse]:
+def _request(request: Request, place: str) -> Iterator[HTTPResponse]:
     try:
-        with urlopen(request, timeout=SECONDS) as answer:
-            yield answer
+        with urlopen(request, timeout=SECONDS) as response:
+            yield response
     except (OSError, HTTPException) as error:
         raise RequestError(f"dataset: shard {place}: {one_line(str(error))}", "check the address") from None

@@ -18,23 +18,25 @@ from ftkit_webdataset.places import stamp
 
 def write(
     output: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
-    data: Annotated[Path | None, typer.Option("--data", help="A folder of images, one folder a class.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder of images, with one folder for each class.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset by its name.")] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of it: --set root=photos.")
     ] = None,
-    size: Annotated[int, typer.Option("--shard-mb", min=1, help="Megabytes after which a new shard begins.")] = 256,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order, and of the validation split.")] = 0,
+    size: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a shard in megabytes.")] = 256,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the order and of the validation split.")] = 0,
 ) -> None:
-    """Write a dataset's images as tar shards, mixed, with their classes; files go in as they are."""
+    """Write a dataset as tar shards, shuffled, with its classes; image files are copied unchanged."""
     from webdataset import ShardWriter
 
     import ftkit
 
     if output.exists():
-        raise RequestError(f"{output} is there already", "name a new folder")
+        raise RequestError(f"{output} exists", "give a new folder")
     if (data is None) == (dataset is None):
-        raise RequestError("give --data FOLDER or --dataset NAME", "one of them")
+        raise RequestError("give --data FOLDER or --dataset NAME", "give one of them")
     options = dict(_pair(text) for text in sets or [])
     named = {"name": "folder", "root": str(data)} if data is not None else {"name": dataset, **options}
     splits = ftkit.plan(dataset=named, backbone="lenet", weights="none", seed=seed).splits
@@ -55,7 +57,7 @@ def write(
 
 
 def _sample(split: Split, index: int) -> dict[str, Any]:
-    """An image's bytes and its class: its file's own where it has one, else PNG, which loses nothing."""
+    """An image's bytes and its class: the content of its file if it has one, else lossless PNG."""
     opens, position = split.source(index)
     label = str(split.labels[index])
     file = opens.file(position) if isinstance(opens, ImageFiles) else None
@@ -69,5 +71,5 @@ def _sample(split: Split, index: int) -> dict[str, Any]:
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise RequestError(f"--set {text}: no KEY=VALUE", "give it as in --set root=photos")
+        raise RequestError(f"--set {text}: not KEY=VALUE", "give it as in --set root=photos")
     return key.removeprefix("dataset."), value

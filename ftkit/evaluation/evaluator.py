@@ -20,7 +20,7 @@ from ftkit.files.cache_folder import CacheStore
 from ftkit.inference.streaming import computed, grouped
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.classification import Evaluation, evaluate_outputs
-from ftkit.metrics.finite_outputs import NAMED, require_usable, usable_rows
+from ftkit.metrics.finite_outputs import NAMED, require_finite, finite_rows
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import cast
@@ -164,7 +164,7 @@ def compute_logits(
             raise_failures(rest)
             parts.append(outputs[0].float().cpu())
     logits = torch.cat(parts)
-    require_usable(usable_rows(logits), split.names)
+    require_finite(finite_rows(logits), split.names)
     return logits
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.errors import FtkitError, plural
-from ftkit.evaluation.evaluator import collect_outputs
+from ftkit.evaluation.collect import collect_outputs
 from ftkit.files.json_text import replace_nonfinite
 from ftkit.metrics.classification import Evaluation, evaluate_outputs
 from ftkit.metrics.finite_outputs import few_names, finite_rows

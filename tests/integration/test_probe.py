@@ -14,7 +14,7 @@ from torch import nn
 import ftkit
 from ftkit.data.loading import loader
 from ftkit.errors import RequestError
-from ftkit.evaluation.evaluator import infer
+from ftkit.evaluation.collect import infer
 from ftkit.models.bundle import load_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.training.events import Listener

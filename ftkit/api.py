@@ -9,6 +9,9 @@ from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, un
 from ftkit.files.file_identity import Stamp, file_stamp
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.files.user_cache import cache_folder
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.multilabel_outputs import MultilabelOutputs
+from ftkit.metrics.outputs import Outputs
 from ftkit.models.group_patterns import layer_groups
 from ftkit.parts.backbone import (
     ROLES,
@@ -37,7 +40,7 @@ from ftkit.parts.dataset import (
 from ftkit.parts.exporter import Exporter
 from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
-from ftkit.parts.metric import Metric
+from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy, Then
 from ftkit.plugins.hookspecs import hookimpl
@@ -51,6 +54,7 @@ __all__ = [
     "ROLES",
     "SPLIT_NAMES",
     "SPLIT_SYNONYMS",
+    "Array",
     "Backbone",
     "BatchTransform",
     "Callback",
@@ -66,12 +70,17 @@ __all__ = [
     "LayerGroup",
     "LazySequence",
     "Loss",
+    "MeanMetric",
     "Metric",
+    "MulticlassOutputs",
+    "MultilabelOutputs",
     "Optimizer",
+    "Outputs",
     "Phase",
     "Preprocessing",
     "Pretrained",
     "RequestError",
+    "Resampler",
     "Role",
     "Schedule",
     "SkippedFiles",
@@ -82,6 +91,7 @@ __all__ = [
     "Strategy",
     "Summary",
     "Then",
+    "UndefinedMetricError",
     "UnreadableImage",
     "cache_folder",
     "class_order",

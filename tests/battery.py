@@ -25,7 +25,7 @@ import ftkit
 from ftkit.data.loading.loader import evaluation_loader
 from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
-from ftkit.evaluation import evaluator
+from ftkit.evaluation import collect
 from ftkit.library import resume
 from ftkit.metrics.classification import evaluate_outputs
 from ftkit.models.compute.devices import compute_of, make_accelerator
@@ -270,8 +270,8 @@ def metrics(sizes: list[int]) -> list[int]:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
         transform = image_transforms.evaluation(PREPROCESSING)
         share = evaluation_loader(split, transform, 7, 0, accelerator.process_index, accelerator.num_processes)
-        together = evaluator.collect_outputs(network, share, accelerator, compute_of(accelerator))
-        logits, labels, _ = evaluator.infer(network, evaluation_loader(split, transform, 7, 0), compute_of(accelerator))
+        together = collect.collect_outputs(network, share, accelerator, compute_of(accelerator))
+        logits, labels, _ = collect.infer(network, evaluation_loader(split, transform, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
         summaries = [evaluate_outputs(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]

@@ -31,6 +31,7 @@ class Flag:
         panel: Heading in the help.
         values: Values to complete, or the kind of part whose names are completed, such as `backbones`.
         parse: Converts the flag's text to the key's value.
+        repeats: Whether the flag may be given several times, for a key that takes a list.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class Flag:
     panel: str
     values: tuple[str, ...] | str = ()
     parse: Callable[[str], Any] = str
+    repeats: bool = False
 
     @property
     def parameter(self) -> str:
@@ -138,6 +140,25 @@ FLAGS: tuple[Flag, ...] = (
         TRAINING,
         tuple(LEVELS),
     ),
+    Flag(
+        ("--image-transform",),
+        "image_transforms",
+        "NAME",
+        "Random transform of training images; may be repeated.",
+        TRAINING,
+        "image_transforms",
+        repeats=True,
+    ),
+    Flag(
+        ("--batch-transform",),
+        "batch_transforms",
+        "NAME",
+        "Random transform of training batches; may be repeated.",
+        TRAINING,
+        "batch_transforms",
+        repeats=True,
+    ),
+    Flag(("--loss",), "loss.name", "NAME", "Training loss.", TRAINING, "losses"),
     Flag(("--label-smoothing",), "label_smoothing", "FACTOR", "Label-smoothing factor, 0 to 1.", TRAINING),
     Flag(("--clip-grad",), "clip_grad", "NORM", "Clip the gradient norm to this.", TRAINING),
     Flag(
@@ -170,6 +191,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--decoded-cache",), "cache.decoded", "|".join(DECODED), "Where to cache decoded images.", MACHINE, DECODED),
     Flag(("--cache-dir",), "cache.dir", "FOLDER", "Folder of the activation cache.", MACHINE),
     Flag(("--cache-limit",), "cache.limit", "SIZE", "Maximum size of the activation cache, such as 20GB.", MACHINE),
+    Flag(("--callback",), "callbacks", "NAME", "Training callback; may be repeated.", RUN, "callbacks", repeats=True),
     Flag(
         ("--tracker",),
         "tracker",

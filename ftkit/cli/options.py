@@ -106,7 +106,7 @@ def _request(arguments: dict[str, Any]) -> Request:
     flags = {
         flag.key: (flag.names[0], flag.parse(value) if isinstance(value, str) else value)
         for flag in FLAGS
-        if (value := arguments[flag.parameter]) is not None
+        if (value := arguments[flag.parameter]) not in (None, [])
     }
     return Request(arguments["config_file"], flags, arguments["config_sets"] or [])
 
@@ -149,7 +149,7 @@ def _flag_parameter(flag: Flag) -> inspect.Parameter:
         rich_help_panel=flag.panel,
         autocompletion=_completer(flag.values) if flag.values else None,
     )
-    return _parameter(flag.parameter, Annotated[str | None, option])
+    return _parameter(flag.parameter, Annotated[list[str] | None if flag.repeats else str | None, option])
 
 
 def _completer(values: tuple[str, ...] | str) -> Callable[[str], list[str]]:

@@ -19,7 +19,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import choose_workers, explain_worker_errors
 from ftkit.data.sampling import stratified_sample
 from ftkit.errors import RequestError
-from ftkit.evaluation.evaluator import evaluation_shard
+from ftkit.evaluation.collect import evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 from ftkit.models.build import accelerator_for, build_model
 from ftkit.models.compute.devices import compute_of

@@ -15,8 +15,8 @@ from ftkit.data.images import UnreadableImage, pixel_limit
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.inference.image_inputs import Item, Source, item_pixels, items
 from ftkit.inference.streaming import Read, computed, grouped
-from ftkit.metrics.finite_outputs import usable_rows
-from ftkit.metrics.names import NOT_FINITE
+from ftkit.metrics.finite_outputs import finite_rows
+from ftkit.metrics.finite_outputs import NOT_FINITE
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.models.compute.memory_format import cast
 from ftkit.models.model_source import locate_model
@@ -146,7 +146,7 @@ class Predictor:
         return [
             tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True)) if usable else ()
             for usable, row, probabilities in zip(
-                usable_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True
+                finite_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True
             )
         ]
 

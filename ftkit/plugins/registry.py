@@ -40,8 +40,14 @@ MODULES = (
     "ftkit.builtin.datasets.archive",
     "ftkit.builtin.datasets.csv_file",
     "ftkit.builtin.datasets.torchvision_datasets",
+    "ftkit.builtin.metrics.accuracy",
+    "ftkit.builtin.metrics.calibration_error",
+    "ftkit.builtin.metrics.f1",
+    "ftkit.builtin.metrics.loss",
+    "ftkit.builtin.metrics.ranking",
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
+    "ftkit.builtin.losses.multiclass",
 )
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.errors import FtkitError, plural
-from ftkit.evaluation.evaluator import collect_outputs
+from ftkit.evaluation.collect import collect_outputs
 from ftkit.files.json_text import replace_nonfinite
 from ftkit.metrics.classification import Evaluation, evaluate_outputs
-from ftkit.metrics.finite_outputs import few_names, usable_rows
+from ftkit.metrics.finite_outputs import few_names, finite_rows
 from ftkit.metrics.names import NOT_FINITE, is_better
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.checkpoint import Progress
@@ -102,7 +102,7 @@ def validation_outputs(session: Session) -> tuple[Tensor, Tensor]:
 
 def note_unusable(session: Session, logits: Tensor) -> None:
     """Tell of validation images whose outputs aren't finite: they count as wrong, and the epoch has no loss."""
-    wrong = (~usable_rows(logits)).nonzero().flatten().tolist()
+    wrong = (~finite_rows(logits)).nonzero().flatten().tolist()
     if wrong:
         names = session.split("val").names
         which = f": {few_names(wrong, names)}" if len(names) == len(logits) else ""

@@ -23,7 +23,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.processes import broadcast_tensor
 from ftkit.errors import FtkitError, RequestError
-from ftkit.evaluation.evaluator import CheckBatch, OnBatch, collect_outputs, evaluation_shard
+from ftkit.evaluation.collect import CheckBatch, OnBatch, collect_outputs, evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 
 if TYPE_CHECKING:

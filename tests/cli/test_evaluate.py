@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.data.loading.loader import Batch
-from ftkit.evaluation.evaluator import collect_outputs
+from ftkit.evaluation.collect import collect_outputs
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.planning.run_splits import load_splits
@@ -212,7 +212,7 @@ class Ranks:
 
 
 class Rank:
-    """The part of an Accelerator that `collect` uses."""
+    """The part of an Accelerator that `collect_outputs` uses."""
 
     def __init__(self, ranks: Ranks, rank: int) -> None:
         self.ranks, self.rank, self.num_processes = ranks, rank, ranks.world
@@ -253,7 +253,7 @@ def test_every_image_counts_once_whatever_the_number_of_processes(world: int, si
         assert logits.dtype == torch.float32
 
 
-def test_collect_judges_in_eval_mode_and_reports_progress() -> None:
+def test_collect_evaluates_in_eval_mode_and_reports_progress() -> None:
     model, seen = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.9)), list[int]()
     images, labels = torch.rand(5, 3), torch.zeros(5, dtype=torch.long)
     accelerator = cast(Accelerator, Rank(Ranks(1), 0))

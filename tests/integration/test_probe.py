@@ -14,7 +14,7 @@ from torch import nn
 import ftkit
 from ftkit.data.loading import loader
 from ftkit.errors import RequestError
-from ftkit.evaluation.evaluator import infer
+from ftkit.evaluation.collect import infer
 from ftkit.models.bundle import load_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.training.events import Listener
@@ -88,7 +88,7 @@ def test_the_probe_of_a_run_is_scikit_learns_on_the_networks_features(tmp_path: 
     (x, y), (xv, yv) = features["train"], features["val"]
     theirs = LogisticRegression(C=outcome.best["probe_strength"], max_iter=1000)
     theirs.fit((x - x.mean(0)) / x.std(), y)
-    assert theirs.evaluate_outputs((xv - x.mean(0)) / x.std(), yv) == outcome.best["val_accuracy"]
+    assert theirs.score((xv - x.mean(0)) / x.std(), yv) == outcome.best["val_accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torchmetrics.functional import classification
 from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
 from ftkit.data.class_selection import select_classes
-from ftkit.evaluation.evaluator import EvaluationData
+from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.classification import evaluate_outputs
 from ftkit.parts.dataset import Split, Splits

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.evaluator import EvaluationData
+    from ftkit.evaluation.evaluation_data import EvaluationData
     from ftkit.metrics.bootstrap import Interval
     from ftkit.metrics.classification import Evaluation
     from ftkit.runs.model_card import ModelCard
@@ -100,7 +100,7 @@ def _evaluation_data(
     bundle: Path, card: ModelCard, data: str | None, split: SplitName | None, run: Resolved | None
 ) -> EvaluationData:
     """The images to judge by: those that were asked for, or those of the run that the model is of."""
-    from ftkit.evaluation.evaluator import split_of_dataset, split_of_run
+    from ftkit.evaluation.evaluation_data import split_of_dataset, split_of_run
     from ftkit.plugins import Registry
 
     if data is not None:

@@ -17,7 +17,7 @@ from ftkit.cli.output.prediction_files import Format, check_same_model, predicti
 from ftkit.config.choices import Device, Precision
 from ftkit.data.walk import SkippedFiles
 from ftkit.errors import one_line, plural
-from ftkit.metrics.names import NOT_FINITE
+from ftkit.metrics.finite_outputs import NOT_FINITE
 
 app = typer.Typer()
 

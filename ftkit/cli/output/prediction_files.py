@@ -15,7 +15,7 @@ from ftkit.cli.output import console, streams
 from ftkit.cli.output.prediction_formats import file_errors, lines_of, require_pyarrow, write_parquet
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.files.json_text import escape_undecodable
-from ftkit.metrics.names import NOT_FINITE
+from ftkit.metrics.finite_outputs import NOT_FINITE
 
 if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction

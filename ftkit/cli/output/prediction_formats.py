@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.files.json_text import dump_json, escape_undecodable
-from ftkit.metrics.names import NOT_FINITE
+from ftkit.metrics.finite_outputs import NOT_FINITE
 
 if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction

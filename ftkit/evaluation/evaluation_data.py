@@ -1,0 +1,91 @@
+"""The images to evaluate a model on: a split of its run's own data, or of other data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ftkit.config.load import Resolved
+from ftkit.data.class_selection import apply_training_classes
+from ftkit.errors import RequestError, one_line, plural
+from ftkit.metrics.finite_outputs import NAMED
+from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
+from ftkit.planning.run_splits import load_checked, splits_of_run
+from ftkit.runs.model_card import ModelCard
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Images to evaluate a model on, with labels in the order of its classes.
+
+    Attributes:
+        source: The dataset or path, for messages.
+        name: The split that the images are.
+        changed: Whether the data has changed since the model was trained on it.
+        notes: Lines to report, such as the number of files left out.
+    """
+
+    source: str
+    name: SplitName
+    split: Split
+    changed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def split_of_run(resolved: Resolved, card: ModelCard, split: SplitName | None) -> EvaluationData:
+    """A split of a run's own data, split as in the run; by default test, else val.
+
+    Raises:
+        RequestError: The data is missing, has no such split, or has classes that the model lacks.
+    """
+    splits, notes = splits_of_run(resolved)
+    source = f"dataset {resolved.config.dataset.name}"
+    name, chosen = choose_split(splits, split, ("test", "val"), source)
+    chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
+    notes = (*notes, *_absent_note(chosen, card.classes))
+    return EvaluationData(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
+
+
+def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: SplitName | None) -> EvaluationData:
+    """A split of data that the model wasn't trained on.
+
+    Args:
+        source: The dataset or path, for messages.
+        split: By default test, else val, else train, which has all images of unsplit data.
+
+    Raises:
+        RequestError: The data is missing, has no such split, or has classes that the model lacks.
+    """
+    loaded = load_checked(dataset, source, for_training=False)
+    splits = apply_training_classes(loaded, card.origin, card.classes, source)
+    name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
+    chosen = relabel(chosen, splits.classes, card.classes, source)
+    return EvaluationData(source, name, chosen, notes=(*splits.notes, *_absent_note(chosen, card.classes)))
+
+
+def _absent_note(split: Split, classes: Sequence[str]) -> tuple[str, ...]:
+    """A note on the model's classes without an image, where there are any."""
+    there = set(split.labels)
+    absent = [name for label, name in enumerate(classes) if label not in there]
+    if not absent:
+        return ()
+    few = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+    return (one_line(f"no image is of {len(absent):,} of the model's {plural(len(classes), 'class')}: {few}"),)
+
+
+def choose_split(
+    splits: Splits, wanted: SplitName | None, order: Sequence[SplitName], source: str
+) -> tuple[SplitName, Split]:
+    """The split `wanted`, or the first of `order` that has images.
+
+    Raises:
+        RequestError: There is no such split, or it has no image.
+    """
+    there = {name: split for name, split in splits.present() if len(split)}
+    for name in (wanted,) if wanted else order:
+        if name in there:
+            return name, there[name]
+    raise RequestError(
+        f"{source} has no {wanted or ' or '.join(order)} split",
+        f"it has {', '.join(there)}: give --split {next(iter(there))}" if there else "give other data with --data",
+    )

@@ -1,0 +1,152 @@
+"""Trained runs, and the outputs of their models for a split of their data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftkit.activation_cache.cache_reader import Note, ignore_note, store_of
+from ftkit.config.load import Resolved, resolve
+from ftkit.errors import RequestError
+from ftkit.evaluation.evaluation_data import split_of_run
+from ftkit.evaluation.evaluator import compute_logits
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.models.bundle import load_bundle
+from ftkit.parts.dataset import SplitName
+from ftkit.planning.run_splits import splits_of_run
+from ftkit.runs.model_card import read_card
+from ftkit.runs.run_lookup import find_model, run_of
+from ftkit.runs.run_summary import RunSummary, summarize
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where and how to compute.
+
+    Attributes:
+        cache: Whether the activations of frozen layers that runs have cached may be used.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    batch_size: int = 64
+    cache: bool = True
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with a model, and the config of its training."""
+
+    summary: RunSummary
+    bundle: Path
+    resolved: Resolved
+
+    @property
+    def path(self) -> Path:
+        return self.summary.run.path
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run's epochs, the probe included."""
+        return float(sum(record["seconds"] for record in self.summary.records))
+
+    @property
+    def trainable(self) -> int | None:
+        """The most parameters that train at a time; a probe trains the head alone.
+
+        None for a run of an earlier ftkit, which didn't record the counts of backbones without a `summary`.
+        """
+        return most_trainable(self.summary.plan)
+
+
+def most_trainable(plan: Mapping[str, Any]) -> int | None:
+    """The most parameters that a run's saved plan trains at a time, as `TrainedRun.trainable`."""
+    counts = [phase["trainable"] for phase in plan["phases"]]
+    if not counts:
+        counts = [plan["groups"][-1]["parameters"] if plan.get("probe") else 0]
+    return None if None in counts else int(max(counts))
+
+
+@dataclass(frozen=True)
+class SplitOutputs:
+    """The outputs of a run's best model for a split.
+
+    Attributes:
+        names: Names of the images, ascending.
+        labels: int64 `(n,)`, in the order of `names`.
+        logits: float32 `(n, classes)`, in the order of `names`.
+        notes: Lines to report.
+    """
+
+    trained: TrainedRun
+    split: SplitName
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: Tensor
+    logits: Tensor
+    notes: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> MulticlassOutputs:
+        return MulticlassOutputs(self.logits, self.labels, self.classes)
+
+
+def find_trained_runs(specs: Iterable[str], runs_dir: Path) -> list[TrainedRun]:
+    """Runs with their models, by folder or by name under `runs_dir`.
+
+    Raises:
+        RequestError: A run is missing, has no model yet, or is a model without its run.
+    """
+    found = []
+    for spec in specs:
+        bundle = find_model(spec, runs_dir)
+        folder = run_of(bundle)
+        if folder is None or not (folder / "config.yaml").is_file():
+            raise RequestError(
+                f"{spec} is a model on its own, without its run", "runs can be compared; ftkit evaluate takes models"
+            )
+        found.append(TrainedRun(summarize(folder), bundle, resolve(folder / "config.yaml", {}, [], {})))
+    return found
+
+
+def common_split(trained_runs: Sequence[TrainedRun]) -> SplitName:
+    """`test` where the data of all runs has such a split, else `val`."""
+    splits = [splits_of_run(one.resolved)[0].test for one in trained_runs]
+    return "test" if all(split is not None and len(split) for split in splits) else "val"
+
+
+def predict_split(
+    trained: TrainedRun, split: SplitName, options: ComputeOptions, tell: Note = ignore_note
+) -> SplitOutputs:
+    """The outputs of a run's model for a split of the run's own data.
+
+    Args:
+        tell: Called with lines to report.
+
+    Raises:
+        RequestError: The data is missing or has no such split, or the model can't be loaded.
+        FtkitError: An image can't be read.
+    """
+    card = read_card(trained.bundle)
+    labelled = split_of_run(trained.resolved, card, split)
+    loaded = load_bundle(trained.bundle, options.device, options.precision, trained.resolved.registry)
+    store = store_of(trained.resolved.config.cache) if options.cache else None
+    logits = compute_logits(loaded, labelled.split, options.batch_size, options.threads, store, tell)
+    names = labelled.split.names
+    order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
+    changed = f"{labelled.source} has changed since {trained.path} was trained"
+    return SplitOutputs(
+        trained=trained,
+        split=labelled.name,
+        classes=card.classes,
+        names=tuple(sorted(names)),
+        labels=torch.tensor(labelled.split.labels, dtype=torch.int64)[order],
+        logits=logits[order],
+        notes=(*((changed,) if labelled.changed else ()), *(f"{trained.path}: {line}" for line in loaded.notes)),
+    )

@@ -42,6 +42,7 @@ class Flag:
         panel: Heading in the help.
         values: Values to complete, or the kind of names to look up: `backbones`, `datasets`, `strategies`.
         parse: From the flag's text to the key's value.
+        repeats: Whether the flag may be given several times, for a key that takes a list.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Flag:
     panel: str
     values: tuple[str, ...] | str = ()
     parse: Callable[[str], Any] = str
+    repeats: bool = False
 
     @property
     def parameter(self) -> str:
@@ -134,6 +136,25 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         ("--augment",), "augment.name", "|".join(LEVELS), "Random changes of training images.", TRAINING, tuple(LEVELS)
     ),
+    Flag(
+        ("--image-transform",),
+        "image_transforms",
+        "NAME",
+        "Random transform of training images; may be repeated.",
+        TRAINING,
+        "image_transforms",
+        repeats=True,
+    ),
+    Flag(
+        ("--batch-transform",),
+        "batch_transforms",
+        "NAME",
+        "Random transform of training batches; may be repeated.",
+        TRAINING,
+        "batch_transforms",
+        repeats=True,
+    ),
+    Flag(("--loss",), "loss.name", "NAME", "Training loss.", TRAINING, "losses"),
     Flag(("--label-smoothing",), "label_smoothing", "PART", "Part of each target spread over all classes.", TRAINING),
     Flag(("--clip-grad",), "clip_grad", "NORM", "Largest norm of the gradient.", TRAINING),
     Flag(("--on-nan",), "on_nan", "|".join(ON_NAN), "A step whose loss is not finite.", TRAINING, ON_NAN),
@@ -153,6 +174,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--decoded-cache",), "cache.decoded", "|".join(DECODED), "Where to keep images decoded.", MACHINE, DECODED),
     Flag(("--cache-dir",), "cache.dir", "FOLDER", "Where to keep it.", MACHINE),
     Flag(("--cache-limit",), "cache.limit", "SIZE", "Most to keep, such as 20GB.", MACHINE),
+    Flag(("--callback",), "callbacks", "NAME", "Training callback; may be repeated.", RUN, "callbacks", repeats=True),
     Flag(("--tracker",), "tracker", "|".join(TRACKERS), "Send the records there too.", RUN, TRACKERS, _listed),
     Flag(("--output",), "output", "FOLDER", "Folder that run folders are made in.", RUN),
     Flag(("--name",), "name", "NAME", "Name of the run folder.", RUN),
@@ -243,7 +265,7 @@ def _request(arguments: dict[str, Any]) -> Request:
     flags = {
         flag.key: (flag.names[0], flag.parse(value) if isinstance(value, str) else value)
         for flag in FLAGS
-        if (value := arguments[flag.parameter]) is not None
+        if (value := arguments[flag.parameter]) not in (None, [])
     }
     return Request(arguments["config_file"], flags, arguments["config_sets"] or [])
 
@@ -280,7 +302,7 @@ def _flag_parameter(flag: Flag) -> inspect.Parameter:
         rich_help_panel=flag.panel,
         autocompletion=_completer(flag.values) if flag.values else None,
     )
-    return _parameter(flag.parameter, Annotated[str | None, option])
+    return _parameter(flag.parameter, Annotated[list[str] | None if flag.repeats else str | None, option])
 
 
 def _completer(values: tuple[str, ...] | str) -> Callable[[str], list[str]]:

@@ -24,8 +24,10 @@ ON_NAN: tuple[str, ...] = get_args(OnNan)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 
-CHOICES: tuple[str, ...] = ("dataset", "augment", "strategy", "optimizer", "lr_curve")
-"""Sections that name something, with its options beside the name."""
+CHOICES: tuple[str, ...] = ("dataset", "augment", "strategy", "optimizer", "loss", "lr_curve")
+"""Sections that name one part, with its options beside the name."""
+LISTS: tuple[str, ...] = ("image_transforms", "batch_transforms", "callbacks", "metrics")
+"""Sections that list parts, each a name or a mapping of name and options."""
 
 KEY_PEERS: dict[str, str] = {
     "batch": "batch_size",

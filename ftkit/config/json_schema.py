@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from ftkit.config.load import class_of
+from ftkit.config.choices import LISTS
+from ftkit.config.load import CATALOGS, class_of
 from ftkit.config.plugin_options import is_required, option_fields, option_types
 from ftkit.config.schema import Config
 from ftkit.optim.optimizer_names import OPTIMIZERS
@@ -29,14 +30,11 @@ def json_schema(registry: Registry) -> Schema:
     schema = Config.model_json_schema()
     definitions: Schema = schema["$defs"]
     properties: Schema = schema["properties"]
-    names: dict[str, Iterable[str]] = {
-        "dataset": registry.datasets,
-        "augment": LEVELS,
-        "strategy": registry.strategies,
-        "lr_curve": registry.curves,
-    }
+    catalogs = registry.catalogs
+    names: dict[str, Iterable[str]] = {"augment": LEVELS, **{s: catalogs[plural] for s, plural in CATALOGS.items()}}
     for section, known in names.items():
-        properties[section] |= _choice(section, known, registry, definitions)
+        choice = _choice(section, known, registry, definitions)
+        properties[section] |= {"items": choice} if section in LISTS else choice
     properties["backbone"]["enum"] = list(registry.backbones)
     properties["optimizer"] |= _optimizer(definitions.pop("Optimizer"))
     definitions.pop("Choice")
@@ -48,7 +46,7 @@ def json_schema(registry: Registry) -> Schema:
 
 def _choice(section: str, names: Iterable[str], registry: Registry, definitions: Schema) -> Schema:
     """A name alone, where no option must be given, or a mapping of name and that class's options."""
-    default = Config.model_fields[section].get_default().name
+    default = None if section in LISTS else Config.model_fields[section].get_default().name
     bare, mappings = [], []
     for name in names:
         mapping = _described(section, name, registry, definitions)
@@ -59,7 +57,8 @@ def _choice(section: str, names: Iterable[str], registry: Registry, definitions:
         mapping["properties"] = {**mapping["properties"], **general, "name": {"const": name}}
         mapping["required"] = [*([] if name == default else ["name"]), *mapping["required"]]
         mappings.append(mapping)
-    return {"oneOf": [{"enum": bare}, *mappings], "default": default}
+    found: Schema = {"oneOf": [{"enum": bare}, *mappings]} if mappings else {"not": {}}
+    return found if default is None else {**found, "default": default}
 
 
 def _described(section: str, name: str, registry: Registry, definitions: Schema) -> Schema | None:

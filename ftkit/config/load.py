@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ftkit.config.choices import CHOICES, LISTS
 from ftkit.config.plugin_options import all_options, make, members, option_types, strategy_in
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.config.schema import Choice, Config
@@ -25,14 +26,16 @@ from ftkit.transforms.augmentation import LEVELS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-T = TypeVar("T")
-
 DEFAULT_FILE = Path("ftkit.yaml")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
-KINDS = ("dataset", "augment", "strategy", "lr_curve")
-"""Sections whose options are the fields of a class."""
-CATALOGS: Mapping[str, str] = {"dataset": "datasets", "strategy": "strategies", "lr_curve": "curves"}
-"""The kind of part that a section names."""
+CATALOGS: Mapping[str, str] = {
+    "dataset": "datasets",
+    "strategy": "strategies",
+    "loss": "losses",
+    "lr_curve": "curves",
+    **{section: section for section in LISTS},
+}
+"""The kind of part that a section names or lists, by plural."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +87,38 @@ def resolve(
     registry = Registry(tuple(Path(p) for p in config.plugins))
     registry.backbones.get(config.backbone, where=place(sources, "backbone"))
     _check_optimizer(config, sources)
-    filled = {section: _filled(section, config, registry, marks, sources) for section in KINDS}
+    filled: dict[str, Any] = {
+        section: _filled((section,), getattr(config, section), registry, marks, sources)
+        for section in CHOICES
+        if section != "optimizer"
+    }
+    for section in LISTS:
+        items = enumerate(getattr(config, section))
+        filled[section] = tuple(_filled((section, str(i)), item, registry, marks, sources) for i, item in items)
     return Resolved(config.model_copy(update=filled), registry, sources)
 
 
-def build(cls: type[T], options: Mapping[str, Any], section: str, resolved: Resolved) -> T:
-    """An instance of the class that a section names, of the section's options.
+def build(resolved: Resolved, section: str) -> Any:
+    """The part that a section names, built with its options; for a section that lists parts, a tuple of them.
 
     Raises:
         RequestError: An option is unknown, missing or wrong, a line for each; or the class's own.
     """
-    return make(cls, options, section, resolved.sources, resolved.registry)
+    chosen = getattr(resolved.config, section)
+    if section in LISTS:
+        return tuple(_built(resolved, section, choice, f"{section}.{index}") for index, choice in enumerate(chosen))
+    return _built(resolved, section, chosen, section)
+
+
+def _built(resolved: Resolved, section: str, choice: Choice, key: str) -> Any:
+    cls = class_of(section, choice.name, resolved.registry, resolved.where(f"{key}.name"))
+    return make(cls, choice.options, key, resolved.sources, resolved.registry)
 
 
 def with_choice(
     resolved: Resolved, section: str, name: str, options: Mapping[str, Any], sources: Mapping[str, str]
 ) -> Resolved:
-    """The same request with something else in `dataset`, `augment`, `strategy` or `lr_curve`.
+    """The same request with another part in a section that names one.
 
     Args:
         options: Its options; the rest are filled in with their defaults.
@@ -137,7 +155,7 @@ def is_path(weights: str) -> bool:
 
 
 def class_of(section: str, name: str, registry: Registry, where: str = "") -> type[Any]:
-    """The class that a name in `dataset`, `augment`, `strategy` or `lr_curve` stands for."""
+    """The class of a part that a section of the config names or lists."""
     if section in CATALOGS:
         return registry.catalogs[CATALOGS[section]].get(name, where)  # type: ignore[no-any-return]
     if name not in LEVELS:
@@ -194,20 +212,25 @@ def _no_decay(optimizer: str) -> str:
 
 
 def _filled(
-    section: str, config: Config, registry: Registry, marks: Mapping[Key, Setting], sources: Mapping[str, str]
+    key: Key, choice: Choice, registry: Registry, marks: Mapping[Key, Setting], sources: Mapping[str, str]
 ) -> Choice:
-    choice: Choice = getattr(config, section)
-    cls = class_of(section, choice.name, registry, place(sources, f"{section}.name"))
+    """A choice with every option of its class, defaults included.
+
+    Args:
+        key: Of the section, or of an item in a section that lists parts.
+    """
+    section = ".".join(key)
+    cls = class_of(key[0], choice.name, registry, place(sources, f"{section}.name"))
     types = option_types(cls)
 
     def fields(annotation: Any, value: Any) -> Mapping[str, Any]:
         inner = strategy_in(annotation, value, registry)
         return fields_of(annotation, value) if inner is None else option_types(inner)
 
-    options = as_typed(choice.options, written(marks, (section,), choice.options), cls, fields)
+    options = as_typed(choice.options, written(marks, key, choice.options), cls, fields)
     for name in options.keys() & types.keys():
         if Path in members(types[name]):
-            options[name] = _anchored(options[name], marks.get((section, name)))
+            options[name] = _anchored(options[name], marks.get((*key, name)))
     instance = make(cls, options, section, sources, registry)
     return type(choice).model_validate({**_general(choice), **all_options(instance, options)})
 

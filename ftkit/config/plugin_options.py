@@ -1,4 +1,4 @@
-"""Options of datasets, strategies and curves: checked against the class's fields, then handed to it."""
+"""Options of the parts that a config names: checked against the class's fields, then handed to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mappin
     Args:
         cls: A frozen dataclass whose fields are the options.
         options: What the config gives, by field name.
-        section: Where in the config: `dataset`, `strategy`, `lr_curve`, `strategy.first`.
+        section: Dotted key of the part in the config: `dataset`, `strategy.first`, `batch_transforms.0`.
         sources: Who set what, for messages.
         registry: Where strategies inside a strategy are looked up.
 

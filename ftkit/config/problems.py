@@ -69,7 +69,11 @@ def place(sources: Mapping[str, str], key: str) -> str:
     """How a message calls a value: `ftkit.yaml:12: epochs`, `--epochs`, or only `epochs`."""
     where = source_of(sources, key)
     if not where:
-        above = source_of(sources, key.rpartition(".")[0])
+        section, _, _ = key.rpartition(".")
+        above = source_of(sources, section)
+        while not above and section:
+            section, _, _ = section.rpartition(".")
+            above = sources.get(section, "")
         return f"{above}: {key}" if above else key
     # The library's keyword arguments are called as the keys are.
     return where if where == key or where.startswith(("--", "FTKIT_")) else f"{where}: {key}"

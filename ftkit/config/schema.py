@@ -90,7 +90,12 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
 Named = Annotated[Choice, BeforeValidator(_named)]
+NamedList = Annotated[tuple[Named, ...], BeforeValidator(_listed)]
 NamedDataset = Annotated[DatasetChoice, BeforeValidator(_named)]
 
 
@@ -239,6 +244,11 @@ class Config(Section):
     """Where images are changed once they are cropped: workers, one by one, or device, in batches; auto is device with
     CUDA."""
 
+    image_transforms: NamedList = ()
+    """Further random transforms of single training images, in order: names, or mappings of name and options."""
+    batch_transforms: NamedList = ()
+    """Random transforms of training batches and their targets, in order: names, or mappings of name and options."""
+
     strategy: Named = Choice(name="gradual")
     """Which layer groups train when, and how fast: a name, or a mapping of name and options."""
     probe: bool = True
@@ -263,12 +273,18 @@ class Config(Section):
     """A step whose loss is not finite: error stops the run, skip leaves the step out and counts it."""
     clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient over all parameters."""
+    loss: Named = Choice(name="cross-entropy")
+    """The training loss: a name, or a mapping of name and options."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """How much of each target is spread evenly over all classes."""
     balance: Balance = "none"
     """Against imbalance: sampler draws each class equally often, weights lets each class count equally in the loss."""
     lr_curve: Named = Choice(name="cosine")
     """The learning rate over the run, with its warm-up: a name, or a mapping of name and options."""
+    metrics: NamedList = ()
+    """Further validation metrics to record: names, or mappings of name and options."""
+    callbacks: NamedList = ()
+    """Callbacks of the training loop: names, or mappings of name and options."""
     monitor: Monitor = "accuracy"
     """The validation metric that chooses the best epoch."""
     patience: int | None = Field(default=None, ge=1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftkit.config.choices import CHOICES, KEY_PEERS
+from ftkit.config.choices import CHOICES, KEY_PEERS, LISTS
+from ftkit.config.problems import place
 from ftkit.config.schema import Config
 from ftkit.config.yaml_file import Setting, read_text
 from ftkit.errors import RequestError, nearest
@@ -29,7 +31,7 @@ BY_DATA = ("label_map",)
 KEPT: Mapping[str, tuple[str, ...]] = {"optimizer": ("lr",), "dataset": ("value_range",)}
 """Options that hold for whatever a section names, and so stay when the name changes."""
 
-_SECTIONS = (*CHOICES, "preprocessing", "group_lr", "checkpoint", "plugins")
+_SECTIONS = (*CHOICES, *LISTS, "preprocessing", "group_lr", "checkpoint", "plugins")
 
 Key = tuple[str, ...]
 
@@ -76,10 +78,76 @@ def merge(layers: Iterable[Sequence[Setting]]) -> tuple[dict[str, Any], dict[Key
     tree: dict[str, Any] = {name: {"name": Config.model_fields[name].get_default().name} for name in CHOICES}
     marks: dict[Key, Setting] = {}
     for layer in layers:
-        latest = {_full_key(s): s for s in layer if not _is_empty_section(s)}
+        latest = _latest(layer)
         for key in sorted(latest, key=_names_first):
-            _put(tree, marks, key, latest[key])
+            _put(tree, marks, _by_index(tree, key, latest[key]), latest[key])
+    for name in LISTS:
+        if isinstance(tree.get(name), dict):
+            tree[name] = _items(name, tree[name], marks)
     return tree, marks
+
+
+def _latest(layer: Sequence[Setting]) -> dict[Key, Setting]:
+    """The last setting of each key; a list of parts replaces an earlier one whole."""
+    latest: dict[Key, Setting] = {}
+    for given in layer:
+        if _is_empty_section(given):
+            continue
+        for setting in _expanded(given):
+            key = _full_key(setting)
+            if len(key) == 1 and key[0] in LISTS:
+                latest = {k: s for k, s in latest.items() if k[0] != key[0]}
+            latest[key] = setting
+    return latest
+
+
+def _expanded(setting: Setting) -> list[Setting]:
+    """A list of parts as a setting for the list and one for each option in it; any other setting as it is."""
+    value, text = setting.value, setting.text
+    if len(setting.key) != 1 or setting.key[0] not in LISTS or not isinstance(value, str | Mapping | list | tuple):
+        return [setting]
+    if isinstance(value, str | Mapping):
+        value, text = [value], [text]
+    texts = text if isinstance(text, list) else [None] * len(value)
+    found = [replace(setting, value=[], text=None)]
+    for index, (item, written) in enumerate(zip(value, texts, strict=True)):
+        key = (*setting.key, str(index))
+        if isinstance(item, Mapping):
+            inner = written if isinstance(written, Mapping) else {}
+            found += [replace(setting, key=(*key, str(k)), value=v, text=inner.get(k)) for k, v in item.items()]
+        else:
+            found.append(replace(setting, key=key, value=item, text=written))
+    return found
+
+
+def _by_index(tree: Mapping[str, Any], key: Key, setting: Setting) -> Key:
+    """The key with an item's name replaced by its index: `batch_transforms.mixup.alpha` names an item of the list."""
+    if key[0] not in LISTS or len(key) == 1:
+        return key
+    if key[1].isascii() and key[1].isdecimal():
+        return (key[0], str(int(key[1])), *key[2:])
+    items = tree.get(key[0])
+    found = [i for i, item in items.items() if item.get("name") == key[1]] if isinstance(items, dict) else []
+    if len(found) == 1:
+        return (key[0], found[0], *key[2:])
+    dotted = ".".join(key[:2])
+    raise RequestError(
+        f"{place({dotted: setting.where}, dotted)}: {key[0]} has {len(found) or 'no'} items of that name",
+        f"write {key[0]} as a list of names, or of mappings of name and options"
+        if not found
+        else f"give the item's index, from 0: {key[0]}.0",
+    )
+
+
+def _items(section: str, items: Mapping[str, Any], marks: Mapping[Key, Setting]) -> list[Any]:
+    sources = {".".join(key): setting.where for key, setting in marks.items()}
+    for index in sorted(items, key=int):
+        key = f"{section}.{index}"
+        if int(index) >= len(items):
+            raise RequestError(f"{place(sources, key)}: the list has no such item", "indices start from 0")
+        if isinstance(items[index], dict) and "name" not in items[index]:
+            raise RequestError(f"{place(sources, key)}: the item has no name", f"give it: {key}.name")
+    return [items[str(index)] for index in range(len(items))]
 
 
 def _key_of(variable: str) -> Key:
@@ -90,7 +158,7 @@ def _key_of(variable: str) -> Key:
 
 
 def _spread(key: Key, value: Any, flag: str) -> list[Setting]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and key[0] not in LISTS:
         return [s for name, item in value.items() for s in _spread((*key, str(name)), item, flag)]
     value = str(value) if isinstance(value, Path) else value
     text = value if isinstance(value, str) else None
@@ -105,7 +173,8 @@ def _unknown_variable(name: str, key: str) -> RequestError:
 
 
 def _full_key(setting: Setting) -> Key:
-    bare = len(setting.key) == 1 and setting.key[0] in CHOICES and isinstance(setting.value, str)
+    first, depth = setting.key[0], len(setting.key)
+    bare = ((first in CHOICES and depth == 1) or (first in LISTS and depth == 2)) and isinstance(setting.value, str)
     return (*setting.key, "name") if bare else setting.key
 
 
@@ -114,26 +183,31 @@ def _is_empty_section(setting: Setting) -> bool:
     return setting.value is None and len(setting.key) == 1 and setting.key[0] in _SECTIONS
 
 
-def _names_first(key: Key) -> tuple[bool, int]:
-    return not (key[0] in CHOICES and key[-1] == "name"), len(key)
+def _names_first(key: Key) -> tuple[bool, bool, int]:
+    return not (key[0] in LISTS and len(key) == 1), not (_names_parts(key) and key[-1] == "name"), len(key)
+
+
+def _names_parts(key: Key) -> bool:
+    return key[0] in CHOICES or key[0] in LISTS
 
 
 def _put(tree: dict[str, Any], marks: dict[Key, Setting], key: Key, setting: Setting) -> None:
-    place: dict[str, Any] = tree
+    inside: dict[str, Any] = tree
     for depth, part in enumerate(key[:-1], 1):
-        below = place.get(part)
-        if isinstance(below, str) and key[0] in CHOICES:
-            place[part] = {"name": below}
+        below = inside.get(part)
+        if isinstance(below, str) and _names_parts(key):
+            inside[part] = {"name": below}
         elif not isinstance(below, dict):
-            place[part] = {}
+            inside[part] = {}
             marks.pop(key[:depth], None)
-        place = place[part]
+        inside = inside[part]
     last = key[-1]
-    if last == "name" and key[0] in CHOICES and _differs(place.get("name"), setting.value):
-        _forget(marks, key[:-1], place, keep=KEPT.get(key[0], ()))
-    elif isinstance(place.get(last), dict):
+    if last == "name" and _names_parts(key) and _differs(inside.get("name"), setting.value):
+        _forget(marks, key[:-1], inside, keep=KEPT.get(key[0], ()))
+    elif isinstance(inside.get(last), dict):
         _forget(marks, key, {}, keep=())
-    place[last] = setting.value
+    is_list = len(key) == 1 and key[0] in LISTS and setting.value == []
+    inside[last] = {} if is_list else setting.value
     marks[key] = setting
 
 

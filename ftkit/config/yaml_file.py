@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
+from ftkit.config.choices import LISTS
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import HEAD, kind_of_bytes, kind_of_file
 
@@ -36,7 +37,7 @@ class Setting:
     """One value that somebody gave.
 
     Attributes:
-        key: Path to it from the top of the config.
+        key: Path to it from the top of the config. Items of a list of parts have their index in it.
         where: Who gave it: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
         base: Folder that a relative path in the value starts from.
         text: The value as it was written, where it was written as text. Of a list or a mapping in a list it
@@ -165,12 +166,19 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 def _settings(node: yaml.MappingNode, prefix: tuple[str, ...], name: str, base: Path) -> Iterator[Setting]:
     for key, key_node, value_node in _pairs(node, prefix, name):
-        where = _at(name, key_node.start_mark)
-        if isinstance(value_node, yaml.MappingNode):
-            yield from _settings(value_node, (*prefix, key), name, base)
-        else:
-            value, text = _value(value_node, where)
-            yield Setting((*prefix, key), value, where, base, text)
+        yield from _settings_of(value_node, (*prefix, key), name, _at(name, key_node.start_mark), base)
+
+
+def _settings_of(node: yaml.Node, key: tuple[str, ...], name: str, where: str, base: Path) -> Iterator[Setting]:
+    if isinstance(node, yaml.MappingNode):
+        yield from _settings(node, key, name, base)
+    elif isinstance(node, yaml.SequenceNode) and len(key) == 1 and key[0] in LISTS:
+        yield Setting(key, [], where, base)
+        for index, item in enumerate(node.value):
+            yield from _settings_of(item, (*key, str(index)), name, _at(name, item.start_mark), base)
+    else:
+        value, text = _value(node, where)
+        yield Setting(key, value, where, base, text)
 
 
 def _pairs(node: yaml.MappingNode, prefix: tuple[str, ...], name: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal, TypeVar
 
+from ftkit.config.choices import LISTS
 from ftkit.config.load import Resolved, build
 from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import check_description, error_prefix
@@ -27,9 +27,12 @@ from ftkit.planning.weight_source import WeightSource, choose_weights, require_h
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
-from ftkit.transforms.augmentation import LEVELS, Unchanged, check_channels
+from ftkit.transforms.augmentation import Unchanged, check_channels
 
-T = TypeVar("T")
+TASK = "multiclass"
+"""The kind of targets that a run has."""
+NOT_YET = ("image_transforms", "batch_transforms", "metrics", "callbacks")
+"""Sections of the config that nothing in a run takes yet."""
 
 
 def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | None = None) -> Plan:
@@ -43,7 +46,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
     """
-    strategy = build_choice(resolved, "strategy", resolved.registry.strategies.get(resolved.config.strategy.name))
+    strategy: Strategy = build(resolved, "strategy")
     if strategy.probe == "only":
         resolved = _without_epochs(resolved)
     config, backbone = resolved.config, resolved.registry.backbones.get(resolved.config.backbone)
@@ -71,11 +74,13 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         resolved=resolved,
         backbone=backbone,
         strategy=strategy,
-        curve=build_choice(resolved, "lr_curve", resolved.registry.curves.get(config.lr_curve.name)),
+        curve=build(resolved, "lr_curve"),
+        loss=build(resolved, "loss"),
         schedule=schedule,
         splits=splits,
         preprocessing=preprocessing,
-        augmentation=build_choice(resolved, "augment", LEVELS[config.augment.name]),
+        augmentation=build(resolved, "augment"),
+        **{section: build(resolved, section) for section in LISTS},
         weights=weights,
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
@@ -117,6 +122,7 @@ def _means_checked(plan: Plan) -> Plan:
     assert plan.splits.val is not None, "make_plan refuses data without a validation split"
     check_monitor(config.monitor, plan.splits.val.labels, plan.splits.classes, where("monitor"))
     _require_trackers(config.tracker)
+    _require_support(plan)
     check_channels(plan.augmentation, plan.preprocessing.channels)
     _check_cached_augmentations(plan)
     notes = random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
@@ -203,6 +209,24 @@ def _require_trackers(names: Iterable[str]) -> None:
             raise RequestError(f"tracker {name!r} isn't installed", f"pip install 'ftkit[{name}]', or drop --tracker")
 
 
+def _require_support(plan: Plan) -> None:
+    """Refuse parts that nothing takes.
+
+    Raises:
+        RequestError: The loss is for another task, or a section lists parts that aren't supported yet.
+    """
+    config, where = plan.config, plan.resolved.where
+    if TASK not in plan.loss.tasks:
+        raise RequestError(
+            f"{where('loss.name')}: loss {config.loss.name!r} is for {' and '.join(plan.loss.tasks)} targets, and the "
+            f"targets are {TASK}",
+            "choose another loss, such as cross-entropy",
+        )
+    for section in NOT_YET:
+        if getattr(config, section):
+            raise RequestError(f"{where(section)}: not supported yet", "drop it")
+
+
 def _without_epochs(resolved: Resolved) -> Resolved:
     """For a strategy that trains no epochs: a number of them given on the command line is refused."""
     if resolved.config.epochs and _is_explicit(resolved.sources.get("epochs", "")):
@@ -257,9 +281,3 @@ def choose_probe(resolved: Resolved, strategy: Strategy, weights: WeightSource) 
             "change one of the two",
         )
     return None
-
-
-def build_choice(resolved: Resolved, section: Literal["dataset", "augment", "strategy", "lr_curve"], cls: type[T]) -> T:
-    """The dataset, strategy or curve that the config names, with its options."""
-    options = getattr(resolved.config, section).options
-    return build(cls, options, section, resolved)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ftkit.activation_cache.policy import CutSize, Use, decide, entering
+from ftkit.config.choices import LISTS
 from ftkit.config.load import Resolved
 from ftkit.config.schema import Config
 from ftkit.data.balance import class_weights
@@ -16,8 +17,13 @@ from ftkit.data.batch_sizes import Batches
 from ftkit.data.scan.image_scan import Findings
 from ftkit.optim.rates import peak_rates
 from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.batch_transform import BatchTransform
+from ftkit.parts.callback import Callback
 from ftkit.parts.curve import Curve
 from ftkit.parts.dataset import Splits
+from ftkit.parts.image_transform import ImageTransform
+from ftkit.parts.loss import Loss
+from ftkit.parts.metric import Metric
 from ftkit.parts.strategy import Strategy
 from ftkit.planning.cost import kept_activations
 from ftkit.planning.weight_source import WeightSource
@@ -48,12 +54,17 @@ class Plan:
     backbone: Backbone
     strategy: Strategy
     curve: Curve
+    loss: Loss
     schedule: Schedule
     splits: Splits = field(repr=False)
     preprocessing: Preprocessing
     augmentation: Augmentation
     weights: WeightSource
     head: Head
+    image_transforms: tuple[ImageTransform, ...]
+    batch_transforms: tuple[BatchTransform, ...]
+    metrics: tuple[Metric, ...]
+    callbacks: tuple[Callback, ...]
     group_parameters: Mapping[str, int] | None
     probe: ProbeUse = None
     notes: tuple[str, ...] = ()
@@ -195,6 +206,8 @@ class Plan:
                 }
                 for p in self.schedule.phases
             ],
+            **{name: [part.model_dump(mode="json") for part in getattr(self.config, name)] for name in LISTS},
+            "loss": self.config.loss.model_dump(mode="json"),
             "optimizer": self.config.optimizer.model_dump(mode="json"),
             "decay_all": self.config.decay_all,
             "clip_grad": self.config.clip_grad,

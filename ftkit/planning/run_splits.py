@@ -28,7 +28,7 @@ def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, 
             the data is for a trained model, whose classes the caller matches by name.
     """
     config = resolved.config
-    dataset = build(resolved.registry.datasets.get(config.dataset.name), config.dataset.options, "dataset", resolved)
+    dataset = build(resolved, "dataset")
     splits = load_checked(dataset, f"dataset {config.dataset.name!r}", for_training)
     places = resolved.where("classes"), resolved.where("label_map")
     used, label_map = config.classes, config.label_map

@@ -42,6 +42,7 @@ MODULES = (
     "ftkit.builtin.datasets.torchvision_datasets",
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
+    "ftkit.builtin.losses.multiclass",
 )
 
 

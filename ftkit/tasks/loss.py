@@ -1,56 +1,86 @@
-"""What training minimises: cross entropy, smoothed and weighted as the plan says."""
+"""The loss of a batch: the chosen loss with class weights, label smoothing and auxiliary classifiers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+
+from ftkit.errors import RequestError
+from ftkit.parts.loss import Loss
+from ftkit.plugin_errors import plugin_boundary
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
 
 
 @dataclass(frozen=True)
-class Loss:
+class BatchLoss:
     """The sum over a batch's images of their losses.
 
     Attributes:
-        smoothing: Part of each target that is spread evenly over all classes.
-        weights: What an image of each class counts, float32 `(classes,)`; None where all count 1. The whole
-            loss of an image is weighted, its smoothed part too. torch's own `weight` weights that part by
-            the classes it is spread over, so that frequent classes would outweigh rare ones in it after all.
-        auxiliary: What the loss of an auxiliary classifier counts beside the main one.
+        loss: The loss of each image.
+        name: What messages call it.
+        smoothing: The label-smoothing factor.
+        weights: Weight of each class, float32 `(classes,)`; None where all are 1. It multiplies the whole loss of an
+            image, the smoothed part too: torch's own `weight` weights that part by the classes it is spread over,
+            which would favour frequent classes again. With soft targets it is the mean by class probability.
+        auxiliary: Weight of the losses of auxiliary classifiers.
     """
 
+    loss: Loss
+    name: str = "loss"
     smoothing: float = 0.0
     weights: Tensor | None = None
     auxiliary: float = 0.0
 
-    def __call__(self, logits: Tensor, labels: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """A scalar.
 
         Args:
             logits: `(b, classes)`.
-            labels: int64 `(b,)`.
-            others: Logits of auxiliary classifiers.
+            targets: Class indices, int64 `(b,)`, or probabilities, float32 `(b, classes)`.
+            others: Logits of auxiliary classifiers, each `(b, classes)`.
+
+        Raises:
+            RequestError: A plugin's loss returned something other than a loss for each image.
+            PluginError: A plugin's loss failed.
         """
-        total = self._summed(logits, labels)
-        for other in others:
-            total = total + self.auxiliary * self._summed(other, labels)
+        with plugin_boundary(f"loss {self.name!r}"):
+            total = self._sum(logits, targets)
+            for other in others:
+                total = total + self.auxiliary * self._sum(other, targets)
         return total
 
-    def _summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.weights is None:
-            return cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
-        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
-        return (losses * self.weights[labels]).sum()
+            found = self.loss.total(logits, targets, self.smoothing)
+            self._require_shape(found, ())
+            return found
+        losses = self.loss.per_image(logits, targets, self.smoothing)
+        self._require_shape(losses, logits.shape[:1])
+        weights = targets @ self.weights if targets.is_floating_point() else self.weights[targets]
+        return (losses * weights).sum()
+
+    def _require_shape(self, found: Tensor, shape: Sequence[int]) -> None:
+        if not isinstance(found, Tensor) or found.shape != tuple(shape):
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+            raise RequestError(
+                f"loss {self.name!r} returned {what}, not a tensor of shape {tuple(shape)}",
+                "return one loss per image from per_image",
+            )
 
 
-def make_loss(plan: Plan, device: torch.device) -> Loss:
+def make_loss(plan: Plan, device: torch.device) -> BatchLoss:
     """The loss of a plan."""
-    weights = torch.tensor(plan.class_weights, device=device) if plan.config.balance == "weights" else None
-    return Loss(plan.config.label_smoothing, weights, plan.backbone.aux_weight)
+    config = plan.config
+    assert plan.splits.train is not None, "make_plan refuses data without a training split"
+    counts = Counter(plan.splits.train.labels)
+    weights = torch.tensor(plan.class_weights, device=device) if config.balance == "weights" else None
+    with plugin_boundary(f"fitted of loss {config.loss.name!r}", plan.loss):
+        loss = plan.loss.fitted([counts[label] for label in range(plan.num_classes)], counts.total())
+    return BatchLoss(loss, config.loss.name, config.label_smoothing, weights, plan.backbone.aux_weight)

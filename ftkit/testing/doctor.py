@@ -114,7 +114,7 @@ def _instance(registry: Registry, section: Literal["dataset", "strategy"], name:
     if missing:
         raise SkippedError(f"give {' '.join(f'--set {section}.{field}=VALUE' for field in missing)}")
     resolved = resolve(None, {f"{section}.name": ("NAME", name)}, mine, {})
-    return build(cls, getattr(resolved.config, section).options, section, resolved)
+    return build(resolved, section)
 
 
 def _given(section: str, name: str, sets: Sequence[str]) -> set[str]:

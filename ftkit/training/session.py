@@ -30,7 +30,7 @@ from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.runs.checkpoint import Progress, has_checkpoint, precision_of
 from ftkit.runs.model_card import ModelCard
 from ftkit.runs.run_folder import RunFolder
-from ftkit.tasks.loss import Loss, make_loss
+from ftkit.tasks.loss import BatchLoss, make_loss
 from ftkit.training.events import Listener
 from ftkit.training.steppers.fsdp import Shards, check_can_shard
 from ftkit.training.steppers.plain import PlainStepper, Stepper
@@ -87,7 +87,7 @@ class Session:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     stepper: Stepper
-    loss: Loss
+    loss: BatchLoss
     order: TrainingOrder
     uncached: Feed
     feed: Feed

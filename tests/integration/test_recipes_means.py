@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ftkit
+from ftkit.builtin.losses.multiclass import CrossEntropy
 from ftkit.errors import RequestError
-from ftkit.tasks.loss import Loss, make_loss
+from ftkit.tasks.loss import BatchLoss, make_loss
 from ftkit.training.events import Listener
 from ftkit.training.open_run import open_run
 from ftkit.training.session import Session, open_session
@@ -150,7 +151,7 @@ def test_the_command_line_takes_and_shows_the_means(run_ftkit: RunFtkit, data: P
     assert "weight decay 0.01 of all but biases and normalisation parameters" in lines
     assert "gradient clipped to a norm of 2 at most" in lines
     assert (
-        "loss cross entropy, 0.1 of each target spread over all classes; an image counts 0.625 to 2.5 by its class"
+        "loss cross-entropy, 0.1 of each target spread over all classes; an image counts 0.625 to 2.5 by its class"
         in lines
     )
     assert any(line.startswith("layer3 ") and line.endswith(" 0.0001") for line in lines)
@@ -166,13 +167,13 @@ def test_class_weights_and_smoothing_by_hand() -> None:
     """Logits 0 and ln 3 are the probabilities 1/4 and 3/4."""
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
     labels = torch.tensor([0, 1])
-    hit, miss = -math.log(0.75), -math.log(0.25)
-    assert float(Loss()(logits, labels)) == pytest.approx(miss + hit)
+    hit, miss, loss = -math.log(0.75), -math.log(0.25), CrossEntropy()
+    assert float(BatchLoss(loss)(logits, labels)) == pytest.approx(miss + hit)
     weights = torch.tensor([0.5, 3.0])
-    assert float(Loss(weights=weights)(logits, labels)) == pytest.approx(0.5 * miss + 3 * hit)
+    assert float(BatchLoss(loss, weights=weights)(logits, labels)) == pytest.approx(0.5 * miss + 3 * hit)
     smooth_miss, smooth_hit = 0.9 * miss + 0.1 * hit, 0.9 * hit + 0.1 * miss
-    both = Loss(smoothing=0.2, weights=weights, auxiliary=0.4)
-    assert float(Loss(smoothing=0.2)(logits, labels)) == pytest.approx(smooth_miss + smooth_hit)
+    both = BatchLoss(loss, smoothing=0.2, weights=weights, auxiliary=0.4)
+    assert float(BatchLoss(loss, smoothing=0.2)(logits, labels)) == pytest.approx(smooth_miss + smooth_hit)
     assert float(both(logits, labels)) == pytest.approx(0.5 * smooth_miss + 3 * smooth_hit)
     assert float(both(logits, labels, [logits])) == pytest.approx(1.4 * (0.5 * smooth_miss + 3 * smooth_hit))
     assert float(both(logits[:0], labels[:0])) == 0.0

@@ -309,7 +309,7 @@ def shelf() -> Path:
 def test_options_arrive_in_the_types_of_the_class(shelf: Path, folder: Path) -> None:
     resolved = resolve(sets=["dataset.boxes=[c, d]", "dataset.share=1"])
     cls: Any = resolved.registry.datasets.get("my-shelf/shelf")
-    made = build(cls, resolved.config.dataset.options, "dataset", resolved)
+    made = build(resolved, "dataset")
     assert made == cls(root=folder / "boxes", boxes=("c", "d"), share=1.0)
 
 
@@ -335,8 +335,7 @@ def test_a_list_of_another_length_is_told_in_words(given: str, says: str) -> Non
 
 def test_strategies_inside_strategies_are_built() -> None:
     resolved = resolve(sets=["strategy={name: then, first: freeze, second: {name: full}, at: 3}"])
-    cls = resolved.registry.strategies.get("then")
-    made = build(cls, resolved.config.strategy.options, "strategy", resolved)
+    made = build(resolved, "strategy")
     assert isinstance(made, Then)
     assert isinstance(made.first, Strategy)
     assert made.second.lr_scales(0, 2, ("body", "head")) == {"body": 0.1, "head": 1.0}
@@ -357,7 +356,7 @@ def test_a_mistake_inside_a_strategy_inside_a_strategy_is_named(second: str, say
 
 def test_curves_get_their_options() -> None:
     resolved = resolve(sets=["lr_curve={name: step, every: 3}"])
-    assert build(Step, resolved.config.lr_curve.options, "lr_curve", resolved) == Step(every=3)
+    assert build(resolved, "lr_curve") == Step(every=3)
 
 
 # And back

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,7 +86,7 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield from _cache(plan)
     yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
     yield from _restraints(plan)
-    yield "loss", "cross entropy" + _weighting(plan)
+    yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
     yield (
         "steps",
         f"{plan.batches.steps:,} an epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
@@ -147,6 +147,12 @@ def _table(plan: Plan, spans: list[tuple[int, int]]) -> object:
 def _chunks(spans: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
     for start in range(0, len(spans), size):
         yield spans[start : start + size]
+
+
+def _changed(part: Any) -> str:
+    """The options of a part that differ from their defaults."""
+    values = {f.name: getattr(part, f.name) for f in fields(part) if f.init and getattr(part, f.name) != f.default}
+    return "".join(f", {name} {value}" for name, value in values.items())
 
 
 def _curve(plan: Plan) -> str:

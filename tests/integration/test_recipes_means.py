@@ -17,7 +17,7 @@ import ftkit
 from ftkit.errors import RequestError
 from ftkit.tasks.loss import Loss, make_loss
 from ftkit.training.events import Listener
-from ftkit.training.open_run import open_run
+from ftkit.training.preparation.open_run import open_run
 from ftkit.training.session import Session, open_session
 from ftkit.training.stop_signals import StopFlag
 from tests.conftest import MakeFolder, RunFtkit

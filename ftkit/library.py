@@ -11,7 +11,7 @@ from ftkit.experiments.auto_strategy import plan_run
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
-from ftkit.training.open_run import open_run
+from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
     from ftkit.training.epoch_end import Outcome

@@ -19,7 +19,7 @@ from ftkit.parts.dataset import SplitName
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
-from ftkit.training.open_run import open_run
+from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
     from ftkit.evaluation.comparison import ComputeOptions
@@ -122,7 +122,7 @@ def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Tr
 
 def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder, TrialState]:
     """The folder of a trial, and what there is of it; a run that was made of other things keeps its own."""
-    from ftkit.training.run_inputs import changed_inputs
+    from ftkit.training.preparation.run_inputs import changed_inputs
 
     names = (name, *(f"{name}-{number}" for number in range(2, 100)))
     for each in names:

@@ -13,7 +13,7 @@ from ftkit.training.callbacks.trackers import start_trackers
 from ftkit.training.callbacks.weight_drift import keep_first
 from ftkit.training.epoch_end import finish_epoch
 from ftkit.training.events import Start
-from ftkit.training.probe import NoProbeError, Solution, probe_head
+from ftkit.training.preparation.probe import NoProbeError, Solution, probe_head
 from ftkit.training.session import Session
 from ftkit.training.state import restore, versions
 from ftkit.training.stopping import stop_if_asked

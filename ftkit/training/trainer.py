@@ -40,11 +40,11 @@ from ftkit.training.callbacks.nan_guard import Undo, is_sound, note_loss, requir
 from ftkit.training.callbacks.plugin_events import announced
 from ftkit.training.callbacks.saving import checkpoint_is_due, write_checkpoint
 from ftkit.training.callbacks.trackers import stop_trackers
-from ftkit.training.disk_space import require_room
 from ftkit.training.epoch_end import Outcome, finish_epoch, finish_run, train_record
 from ftkit.training.events import Listener
-from ftkit.training.gradient_check import require_gradients
-from ftkit.training.run_inputs import require_same_inputs, write_inputs
+from ftkit.training.preparation.disk_space import require_room
+from ftkit.training.preparation.gradient_check import require_gradients
+from ftkit.training.preparation.run_inputs import require_same_inputs, write_inputs
 from ftkit.training.run_start import require_unfinished, start_run
 from ftkit.training.session import Session, open_session
 from ftkit.training.steppers.fsdp import require_computing, shard_network

@@ -18,8 +18,8 @@ from ftkit.cli.main import main
 from ftkit.errors import FtkitError
 from ftkit.library import resume
 from ftkit.runs.checkpoint import load_checkpoint
-from ftkit.training.disk_space import bytes_to_write
 from ftkit.training.events import Listener, StepDone
+from ftkit.training.preparation.disk_space import bytes_to_write
 from ftkit.training.session import Session
 from tests.conftest import MakeFolder
 from tests.faults import KINDS, Disk, failing
@@ -169,7 +169,9 @@ Usage = namedtuple("Usage", ["total", "used", "free"])
 def test_too_little_room_is_said_before_training(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.training.disk_space.shutil.disk_usage", lambda path: Usage(10**9, 10**9 - 10**6, 10**6))
+    monkeypatch.setattr(
+        "ftkit.training.preparation.disk_space.shutil.disk_usage", lambda path: Usage(10**9, 10**9 - 10**6, 10**6)
+    )
     with pytest.raises(FtkitError, match=r"the run will write \d MB, and 1 MB are free there"):
         ftkit.train(ftkit.plan(**settings, output=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +187,7 @@ def test_what_a_run_says_it_needs_is_what_it_writes(
         expected.append(bytes_to_write(session))
         return expected[0]
 
-    monkeypatch.setattr("ftkit.training.disk_space.bytes_to_write", note)
+    monkeypatch.setattr("ftkit.training.preparation.disk_space.bytes_to_write", note)
     run = ftkit.train(ftkit.plan(**settings, output=str(tmp_path))).run.path
     written = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
     assert 0.5 * expected[0] < written < expected[0]

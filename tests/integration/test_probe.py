@@ -18,7 +18,7 @@ from ftkit.evaluation.collect import infer
 from ftkit.models.bundle import load_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.training.events import Listener
-from ftkit.training.probe import NoProbeError, _Features, head_layer, solve
+from ftkit.training.preparation.probe import NoProbeError, _Features, head_layer, solve
 from ftkit.transforms import image_transforms
 from tests.conftest import MakeFolder
 

@@ -18,7 +18,7 @@ from ftkit.builtin.losses.multiclass import CrossEntropy
 from ftkit.errors import RequestError
 from ftkit.tasks.loss import BatchLoss, make_loss
 from ftkit.training.events import Listener
-from ftkit.training.open_run import open_run
+from ftkit.training.preparation.open_run import open_run
 from ftkit.training.session import Session, open_session
 from ftkit.training.stop_signals import StopFlag
 from tests.conftest import MakeFolder, RunFtkit

@@ -55,8 +55,8 @@ TORCH_FREE = (
     "ftkit.models.model_source",
     "ftkit.models.weights.head_classes",
     "ftkit.training.events",
-    "ftkit.training.open_run",
-    "ftkit.training.resuming",
+    "ftkit.training.preparation.open_run",
+    "ftkit.training.preparation.resume_request",
 )
 """Modules of those rooms that `plan`, `list` and `runs` import, and so are free of torch all the same."""
 

@@ -22,7 +22,7 @@ from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.classification import evaluate_outputs
 from ftkit.parts.dataset import Split, Splits
-from ftkit.training.probe import LONE_STRENGTH, choose_strength
+from ftkit.training.preparation.probe import LONE_STRENGTH, choose_strength
 
 MANY = 20_000
 NAMES = tuple(f"class-{number:05d}" for number in range(MANY))

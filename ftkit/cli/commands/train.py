@@ -131,7 +131,7 @@ def _only_with_resume(flags: dict[str, object]) -> None:
 
 def _own_request(request: Request, resume: str, extend: int | None) -> tuple[Path, Any]:
     """The run to go on with, and what it is resumed by."""
-    from ftkit.training.resuming import extended, latest_unfinished, own_request
+    from ftkit.training.preparation.resume_request import extended, latest_unfinished, own_request
 
     if request.file is not None:
         raise RequestError(f"--config {request.file}: a run that is resumed keeps its own config", "drop it")
@@ -167,8 +167,8 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
 def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.output.progress import LiveDisplay, make_display
     from ftkit.runs.run_folder import RunFolder
-    from ftkit.training.open_run import open_run
-    from ftkit.training.resuming import extend, keep_place
+    from ftkit.training.preparation.open_run import open_run
+    from ftkit.training.preparation.resume_request import extend, keep_place
     from ftkit.training.trainer import train
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)

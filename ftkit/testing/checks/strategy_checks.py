@@ -136,7 +136,7 @@ class _TestRun:
     ) -> None:
         import ftkit
         from ftkit.runs.run_folder import RunFolder
-        from ftkit.training.open_run import open_run
+        from ftkit.training.preparation.open_run import open_run
 
         plan: Plan = ftkit.plan(
             dataset={"name": "folder", "root": str(data)},

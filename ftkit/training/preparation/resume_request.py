@@ -16,7 +16,7 @@ from ftkit.errors import RequestError
 from ftkit.planning.run_plan import Plan, schedule_change
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_lookup import find_run, run_folders
-from ftkit.training.open_run import write_config, write_request
+from ftkit.training.preparation.open_run import write_config, write_request
 
 FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")
 """Settings that a resumed run may change; a full stop at the end stands for a whole section."""

@@ -148,7 +148,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--fsdp",), "fsdp", None, "Share a large network out over the processes.", MACHINE),
     Flag(("--zero-stage",), "zero_stage", "0|1|2", "Share out the optimizer's state, by DeepSpeed.", MACHINE),
     Flag(("--workers",), "workers", "N|auto", "Processes that read images.", MACHINE, ("auto",)),
-    Flag(("--cache",), "cache.use", None, "Compute what is frozen once, and keep it.", MACHINE),
+    Flag(("--cache",), "cache.use", None, "Compute frozen layers once per image.", MACHINE),
     Flag(("--cached-augmentations",), "cache.augmentations", "K", "Cached augmentations per image.", MACHINE),
     Flag(("--decoded-cache",), "cache.decoded", "|".join(DECODED), "Where to keep images decoded.", MACHINE, DECODED),
     Flag(("--cache-dir",), "cache.dir", "FOLDER", "Where to keep it.", MACHINE),

@@ -1,4 +1,4 @@
-"""Versions of an image that values are kept of, and the samples that they are computed from."""
+"""The samples that cached activations are computed from: several variants of each training image."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ftkit.parts.dataset import Split
 from ftkit.transforms import image_transforms
 
 UNAUGMENTED = 0
-"""The view that evaluation sees; the others are augmented."""
+"""The variant without augmentation, as in evaluation; the others are augmented."""
 
 
 class AugmentedSamples(loader.Samples):
-    """Samples whose keys begin with the view."""
+    """Samples whose keys start with the variant in place of the epoch."""
 
     def __init__(
         self,

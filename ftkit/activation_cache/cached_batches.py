@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class CachedBatches:
-    """Batches of rows in place of images, in the order of a sampler; a table is filled where it isn't yet.
+    """Batches of activations in the order of a sampler; missing activations are computed first.
 
     Attributes:
-        batch_sampler: Gives lists of keys.
-        views: An image's key, epoch and draw, says which of so many views it is.
+        batch_sampler: Yields lists of keys.
+
+    Args:
+        variants: Cached variants of each image; epoch and draw of a key select one.
     """
 
     def __init__(self, cache: RunCache, cut: Cut, split: SplitName, sampler: Any, variants: int) -> None:
@@ -34,25 +36,29 @@ class CachedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         every = list(self.batch_sampler)
-        # All processes need the same views, whichever of them their own images are of.
+        # All processes fill the same tables, whichever variants their own images need.
         variants = self.batch_sampler.variants(self._variants) if self._variants > 1 else {UNAUGMENTED}
         tables = self._cache.tables(self._cut, self._split, variants)
         if tables is None:
-            lists = [[((key[0] + key[2]) % self._variants, key[1], 0) for key in keys] for keys in every]
-            yield from self._cache.computed(self._cut, self._split, lists)
+            lists = [[(self._variant(key), key[1], 0) for key in keys] for keys in every]
+            yield from self._cache.compute_uncached(self._cut, self._split, lists)
             return
-        faults = self._cache.faults[self._split]
+        failures = self._cache.failures[self._split]
         for keys in every:
-            yield self._batch(keys, tables, faults)
+            yield self._batch(keys, tables, failures)
 
-    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], faults: Mapping[int, ReadFailure]) -> Batch:
-        whole = [key for key in keys if key[1] not in faults] if faults else keys
-        indices = torch.tensor([key[1] for key in whole], dtype=torch.int64)
-        variants = [(key[0] + key[2]) % self._variants for key in whole]
+    def _variant(self, key: Key) -> int:
+        epoch, _, draw = key
+        return (epoch + draw) % self._variants
+
+    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], failures: Mapping[int, ReadFailure]) -> Batch:
+        read = [key for key in keys if key[1] not in failures] if failures else keys
+        indices = torch.tensor([key[1] for key in read], dtype=torch.int64)
+        variants = [self._variant(key) for key in read]
         if len(set(variants)) <= 1:
-            # A batch may be empty, and the epoch may use other views than the plain one.
+            # A batch may be empty, and the epoch may use other variants than the unaugmented one.
             rows = tables[variants[0] if variants else next(iter(tables))].take(indices)
         else:
             rows = torch.stack([tables[variant].take(index) for variant, index in zip(variants, indices, strict=True)])
-        lost = tuple(faults[key[1]] for key in keys if key[1] in faults) if faults else ()
+        lost = tuple(failures[key[1]] for key in keys if key[1] in failures) if failures else ()
         return Batch(rows, self._labels[indices], indices, lost)

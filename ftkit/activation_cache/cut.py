@@ -1,9 +1,8 @@
-"""Where a network can be cut in two: before the cut nothing trains and nothing is random, so that it need be computed
-once for an image, and after it stands all that trains.
+"""Cuts a network into a frozen prefix, which is computed once per image, and a suffix with all that trains.
 
-The network is traced, the longest such beginning is found in the graph, and both parts are tried on images before
-they are used: together they must give what the network gives, bit for bit, in evaluation and in training alike. The
-parts hold the network's own modules: to train the rest is to train the network.
+In the prefix nothing trains and nothing is random. The network is traced, the longest prefix is found in the graph, and
+both parts are tried on images: together they must compute what the network computes, bit for bit, in evaluation and in
+training. The parts hold the network's own modules, so training the suffix trains the network.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import Modes, modes_of
 
 _RANDOM = ("dropout", "drop_path", "stochastic_depth", "rand", "bernoulli", "multinomial", "normal", "exponential")
-"""In the names of functions that draw random numbers; those that say `training=False` draw none."""
+"""Parts of the names of functions that draw random numbers, unless they are called with `training=False`."""
 _DEEPEST = 3
-"""How many places are tried, from the deepest on; what fails at three fails at all that were seen."""
+"""Places that are tried, from the deepest on. No network is known that fails at three and works at another."""
 
 
 class NoCutError(Exception):
-    """The network can't be cut; says why."""
+    """The network can't be cut; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Cut:
     """A network in two parts.
 
     Attributes:
-        name: The last layer before the cut, as the network calls it.
-        depth: How far down the evaluation graph it lies; of two cuts the one with the greater depth needs the other's.
-        trained: From the cut to the outputs, as in training.
-        eval_network: The same, as in evaluation.
-        shape: Of one image's value at the cut.
-        dtype: Of that value.
+        name: The network's name for the last layer before the cut.
+        depth: Position in the evaluation graph; the activations at a deeper cut are computed through the others.
+        train_suffix: From the cut to the outputs, in training.
+        eval_suffix: From the cut to the outputs, in evaluation.
+        shape: Of one image's activations at the cut.
+        dtype: Of these activations.
     """
 
     name: str
@@ -55,16 +54,16 @@ class Cut:
 
     @property
     def nbytes(self) -> int:
-        """Of one image's value."""
+        """Bytes of one image's activations."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @contextmanager
 def _faults(what: str) -> Iterator[None]:
-    """Makes of any error a reason why there is no cut.
+    """Turns any error into a reason why there is no cut.
 
-    The network's own code runs here with what stands for tensors, in parts and in other modes than it was written for,
-    and may raise anything. A run does without the cache then: nothing is lost but time, and the reason is reported.
+    The network's own code runs here on proxies of tensors, in parts and in other modes than it was written for, and may
+    raise anything. The run then trains uncached and reports the reason.
     """
     try:
         yield
@@ -76,11 +75,11 @@ def _faults(what: str) -> Iterator[None]:
 
 
 class CutFinder:
-    """Cuts one network, again and again as its layers thaw.
+    """Finds cuts of one network, for each set of trainable layers.
 
     Args:
         sample: Images to try the parts on, `(2, channels, size, size)`, on the network's device.
-        autocast: Makes the context that the network computes in.
+        autocast: Returns the context that the network computes in.
 
     Raises:
         NoCutError: The network can't be traced.
@@ -96,13 +95,13 @@ class CutFinder:
         self._prefixes: dict[tuple[str, ...], fx.GraphModule] = {}
 
     def cut(self, modes: Modes) -> Cut:
-        """The deepest cut for what trains now.
+        """The deepest cut for the layers that train now.
 
         Args:
             modes: Of the phase, as `set_trainable` gives them; they are in force again afterwards.
 
         Raises:
-            NoCutError: No beginning of the network is fixed, or none can be told apart.
+            NoCutError: No layer comes before all that trains, or the parts don't compute what the network computes.
         """
         try:
             modes.apply()
@@ -124,33 +123,33 @@ class CutFinder:
             modes.apply()
 
     def cut_at(self, name: str) -> Cut:
-        """The cut after a layer of a network in eval mode, which is only evaluated: both its ends are the same.
+        """The cut after a layer of a network that is only evaluated; both suffixes are the same.
 
         Raises:
             NoCutError: It can't be cut there.
         """
         node = self._places.get(name)
         if node is None or not self._eval.alone(node):
-            raise NoCutError(f"{name or 'nothing'} is no place at which it can be cut")
+            raise NoCutError(f"it can't be cut after {name or 'nothing'}")
         with _faults(f"the parts at {name} can't be computed"):
             with restored(self._network), torch.no_grad(), self._autocast():
-                value, eval_suffix = self._eval_suffix(node, name)
+                value, eval_suffix = self._suffix(node, name)
             return Cut(name, self._eval.order[node], eval_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
 
     def depth(self, name: str) -> int:
-        """How far down a layer lies; -1 where there is none of that name."""
+        """Position of a layer in the evaluation graph; -1 where there is no such layer."""
         node = self._places.get(name)
         return -1 if node is None else self._eval.order[node]
 
     def prefix(self, names: Sequence[str]) -> fx.GraphModule:
-        """The beginning of the network that gives the values at some cuts, as a tuple in their order; in eval mode.
+        """The part of the network that computes the activations at some cuts, as a tuple in their order; in eval mode.
 
         Raises:
-            NoCutError: It can't be taken out of the network.
+            NoCutError: It can't be extracted from the network.
         """
         key = tuple(names)
         if key not in self._prefixes:
-            with _faults(f"what comes before {', '.join(names)} can't be taken out of it"):
+            with _faults(f"the part before {', '.join(names)} can't be extracted"):
                 self._prefixes[key] = self._build_prefix(names)
         self._prefixes[key].eval()
         return self._prefixes[key]
@@ -163,7 +162,7 @@ class CutFinder:
         for node in self._eval.nodes[: last + 1]:
             kept[node] = graph.node_copy(node, kept.__getitem__)
             if node in nodes:
-                # Later layers may work in place.
+                # Later layers may change their inputs in place.
                 values[node] = (
                     graph.call_method("clone", (kept[node],)) if self._eval.order[node] < last else kept[node]
                 )
@@ -175,19 +174,19 @@ class CutFinder:
         return prefix
 
     def state(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of the parameters and buffers that a cut's value depends on, saved with a model or not."""
+        """Names and values of a prefix's parameters and buffers, including those that no state dict holds."""
         prefix = self.prefix([name])
         yield from sorted(prefix.named_parameters(remove_duplicate=False))
         yield from sorted(prefix.named_buffers(remove_duplicate=False))
 
     def identity(self, name: str) -> str:
-        """Digits for all else that a cut's value depends on: program, modules and their settings."""
+        """Digest of all else that a prefix computes with: program, modules and their settings."""
         return graph_identity(self.prefix([name]))
 
     def _traced(self) -> Trace:
         modes = modes_of(self._network)
         try:
-            # A network may keep in eval mode what it made of its weights; train() lets go of that.
+            # A network may keep tensors computed from its weights in eval mode; train() drops them.
             self._network.train().eval()
             return Trace(self._network)
         finally:
@@ -197,12 +196,12 @@ class CutFinder:
         """The cut after a node.
 
         Raises:
-            NoCutError: There can't be one.
+            NoCutError: The parts don't compute what the network computes.
         """
         name = train.paths[node]
         in_eval = self._places[name]
         if not self._eval.alone(in_eval):
-            raise NoCutError(f"{name} is not all that its later layers see in evaluation")
+            raise NoCutError(f"in evaluation, later layers use more than the output of {name}")
         train_suffix = train.suffix(node)
         modes.apply()
         with restored(self._network), torch.no_grad(), self._autocast():
@@ -210,27 +209,27 @@ class CutFinder:
             value = self._value(name)
             modes.apply()
             if not _same(whole, _seeded(train_suffix, value.clone())):
-                raise NoCutError(f"the parts at {name} don't give in training what the network gives")
+                raise NoCutError(f"the parts at {name} don't compute in training what the network does")
             self._network.eval()
-            value, eval_suffix = self._eval_suffix(in_eval, name)
+            value, eval_suffix = self._suffix(in_eval, name)
         return Cut(name, self._eval.order[in_eval], train_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
 
-    def _eval_suffix(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
-        """The sample's value at a node of the network in eval mode, and what comes after it."""
+    def _suffix(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
+        """The sample's activations at a node of the network in eval mode, and the suffix after it."""
         value, eval_suffix = self._value(name), self._eval.suffix(node)
         if not _same(_seeded(self._network, self._sample), _seeded(eval_suffix, value.clone())):
-            raise NoCutError(f"the parts at {name} don't give what the network gives")
+            raise NoCutError(f"the parts at {name} don't compute what the network does")
         return value, eval_suffix
 
     def _value(self, name: str) -> Tensor:
         (value,) = self.prefix([name])(self._sample)
         if not isinstance(value, Tensor) or value.ndim < 2 or len(value) != len(self._sample):
-            raise NoCutError(f"{name} doesn't give one value for each image")
+            raise NoCutError(f"{name} has no output for each image")
         return value
 
 
 class _Fixed:
-    """Whether a node of a graph, given fixed inputs, is fixed itself, in the network's modes of the moment."""
+    """Whether the output of a node is fixed where its inputs are, in the network's current modes."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
@@ -246,15 +245,15 @@ class _Fixed:
             module = self._network.get_submodule(str(node.target))
             if any(parameter.requires_grad for parameter in module.parameters()):
                 return False
-            return not any(part.training and _minds_training(part) for part in module.modules())
+            return not any(part.training and _differs_in_training(part) for part in module.modules())
         if node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
             return not any(word in name for word in _RANDOM) or node.kwargs.get("training") is False
         return False
 
 
-def _minds_training(module: nn.Module) -> bool:
-    """Whether a module may do something else in training: it keeps statistics, or draws random numbers."""
+def _differs_in_training(module: nn.Module) -> bool:
+    """Whether a module may compute something else in training: it updates statistics, or draws random numbers."""
     own = (
         next(module.buffers(recurse=False), None) is not None
         or next(module.parameters(recurse=False), None) is not None
@@ -263,14 +262,14 @@ def _minds_training(module: nn.Module) -> bool:
 
 
 def _seeded(module: nn.Module, value: Tensor) -> list[Tensor]:
-    """A module's outputs, with the random numbers that it would draw after any other call."""
+    """A module's outputs with the random numbers of a fixed seed."""
     torch.manual_seed(0)
     logits, auxiliary = split_outputs(module(value))
     return [logits, *auxiliary]
 
 
 def _same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether the values are the same to the bit; what is not a number counts as equal to itself."""
+    """Whether the values are equal bit for bit; NaN equals NaN."""
     pairs = zip(ones, others, strict=False)
     return len(ones) == len(others) and all(
         one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True) for one, other in pairs

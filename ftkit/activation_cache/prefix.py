@@ -1,4 +1,4 @@
-"""Images put through the beginning of a network, for tables of activations."""
+"""Images put through the frozen prefix of a network."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ from ftkit.transforms.preprocessing import Preprocessing
 def fast_prefix(
     cut_finder: CutFinder, cuts: Sequence[str], compute: Compute, preprocessing: Preprocessing
 ) -> nn.Module:
-    """The beginning of a network that gives the values at some cuts, in the form that is quickest to compute."""
+    """The part of a network that computes the activations at some cuts, with weights in the run's precision."""
     return cast(cut_finder.prefix(cuts), compute, preprocessing.channels, preprocessing.size)
 
 
 def compute_rows(
     prefix: nn.Module,
     compute: Compute,
-    preprocessing: Preprocessing,
+    size: int,
     samples: Samples,
     lists: Sequence[Sequence[Key]],
     threads: int | None = None,
 ) -> Generator[tuple[Sequence[Tensor], Batch]]:
-    """For each list of keys the values at some cuts, none where it has no image, and a batch without its images.
+    """For each list of keys the activations at each cut, and the batch without its images.
 
-    A row's last digits depend on its place in its list, and on nothing else: not on who computes it, nor when.
+    A row's last digits depend on its place in its list alone: not on the process that computes it, nor on when. Where
+    no image of a list can be read, there are no activations.
 
     Args:
-        beginning: As `quick` makes it; gives a tuple with the values at each cut.
+        prefix: As `fast_prefix` makes it; returns a tuple with the activations at each cut.
+        size: Side of the images, in pixels.
         threads: As in `computed`.
     """
-    size = min(CHUNK, 2 * compute.few(preprocessing.size))
-    pieces = (keys[start : start + size] for keys in lists for start in range(0, len(keys), size))
+    few = min(CHUNK, 2 * compute.few(size))
+    pieces = (keys[start : start + few] for keys in lists for start in range(0, len(keys), few))
     results = computed(compute, prefix, pieces, samples.read, threads)
     for keys in lists:
-        parts = [next(results) for _ in range(0, len(keys), size)]
-        there = [one for rest, _ in parts for one in rest if not isinstance(one, ReadFailure)]
-        faults = [one for rest, _ in parts for one in rest if isinstance(one, ReadFailure)]
-        labels, indices = (torch.tensor([one[n] for one in there], dtype=torch.int64) for n in (0, 1))
+        parts = [next(results) for _ in range(0, len(keys), few)]
+        read = [one for rest, _ in parts for one in rest if not isinstance(one, ReadFailure)]
+        failures = [one for rest, _ in parts for one in rest if isinstance(one, ReadFailure)]
+        labels, indices = (torch.tensor([one[n] for one in read], dtype=torch.int64) for n in (0, 1))
         values = [torch.cat(rows) for rows in zip(*(rows for _, rows in parts if rows), strict=True)]
-        yield values, Batch(torch.empty(0), labels, indices, tuple(faults))
+        yield values, Batch(torch.empty(0), labels, indices, tuple(failures))

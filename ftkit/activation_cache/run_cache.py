@@ -1,14 +1,14 @@
-"""The activation cache of a run: what its frozen beginning gives for each image, computed once and kept.
+"""The activation cache of a run.
 
-Each phase has its cut (`cache.cut`) and takes rows from tables (`cache.tables`). A view that an epoch needs and no
-table has yet is computed before the epoch, in one pass that also fills the tables of later phases.
+Each phase has its cut (`activation_cache.cut`) and reads rows from tables (`activation_cache.table`). A variant that an
+epoch needs and no table has yet is computed before the epoch, in one pass that also fills the tables of later phases.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,7 +24,7 @@ from ftkit.activation_cache.feed import Feed
 from ftkit.activation_cache.policy import Use
 from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
-from ftkit.activation_cache.table_keys import TableKeys, open_checked_table, table_key
+from ftkit.activation_cache.table_keys import TableKeys, TableSpec, open_checked_table, table_key
 from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key, Shard
 from ftkit.data.loading.unreadable_images import skip_unreadable
@@ -37,11 +37,11 @@ from ftkit.transforms import image_transforms
 if TYPE_CHECKING:
     from ftkit.training.session import Session
 
-PATIENCE_SECONDS = 10.0
-"""Between two words on how far a long pass is."""
+NOTE_SECONDS = 10.0
+"""Between two notes on the progress of a long pass."""
 
 Place = tuple[str, SplitName, int]
-"""Which table: cut, split and view."""
+"""Cut, split and variant of a table."""
 
 
 @dataclass
@@ -50,10 +50,10 @@ class RunCache:
 
     Attributes:
         cuts: One a phase, or the reason why there is none.
-        probe_cut: The same for the probe, before which all but the head is fixed; None where there is no probe.
-        trouble: Why nothing can be kept any more; empty where all is well.
-        settled: Chunks that won't be computed again in this run, since an image of them can't be read.
-        on_batch: Called after each batch of a pass that fills tables, by all processes.
+        probe_cut: The same for the probe, which trains the head alone; None without a probe.
+        on_batch: Called after each batch of a pass that fills tables, in all processes.
+        disk_error: Why nothing can be stored any more; empty where the disk works.
+        unreadable: Chunks that stay incomplete, since an image of theirs can't be read.
     """
 
     session: Session
@@ -62,28 +62,28 @@ class RunCache:
     uses: Mapping[Phase, Use]
     probe_cut: Cut | str | None
     on_batch: Callable[[], None]
-    faults: dict[SplitName, dict[int, ReadFailure]] = field(default_factory=lambda: {"train": {}, "val": {}})
+    failures: dict[SplitName, dict[int, ReadFailure]] = field(default_factory=lambda: {"train": {}, "val": {}})
     unreadable: set[tuple[Place, int]] = field(default_factory=set)
     disk_error: str = ""
-    _told: bool = False
+    _reported: bool = False
     _compared: set[tuple[str, SplitName]] = field(default_factory=set)
     _tables: dict[Place, Table] = field(default_factory=dict)
     _prefixes: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
-        """What a phase trains and is evaluated on; the ordinary way where it doesn't use the cache."""
+        """What a phase trains and evaluates, and on which batches."""
         cut, use = self.cuts[phase], self.uses[phase]
-        self._let_go(phase)
+        self._close_unused(phase)
         self._prefixes.clear()
         if self.session.plan.config.zero_stage:
-            # Its updates go past what torch counts changes by.
+            # ZeRO's updates don't change the versions that torch counts.
             self._keys.forget()
         if isinstance(cut, str) or use.cut is None:
             return self.session.uncached
         return self._feed(cut)
 
     def probe_feed(self) -> Feed:
-        """What the probe takes its features from: training and validation images as evaluation sees them."""
+        """What the probe takes its features from: training and validation images without augmentation."""
         if not isinstance(self.probe_cut, Cut):
             return self.session.uncached
         feed = self._feed(self.probe_cut)
@@ -98,58 +98,56 @@ class RunCache:
         share = Shard(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
         return Feed(
             cut.train_suffix,
-            CachedBatches(self, cut, "train", session.order, session.plan.cached_augmentations),
+            CachedBatches(self, cut, "train", session.order, session.plan.cache_policy.variants),
             cut.eval_suffix,
             CachedBatches(self, cut, "val", share, 1),
         )
 
     def tables(self, cut: Cut, split: SplitName, variants: Iterable[int]) -> dict[int, Table] | None:
-        """The tables of a cut by view, with all that can be read in them; None where the disk fails."""
+        """The complete tables of a cut by variant; None where the disk fails."""
         found: dict[int, Table] = {}
         for variant in sorted(set(variants)):
-            table = self._filled(cut, split, variant)
+            table = self._complete(cut, split, variant)
             if table is None:
                 return None
             found[variant] = table
         return found
 
-    def _filled(self, cut: Cut, split: SplitName, variant: int) -> Table | None:
+    def compute_uncached(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
+        """Batches whose activations are computed and not stored; their keys start with the variant."""
+        for values, batch in self._values([cut.name], split, batches):
+            yield Batch(values[0], batch.labels, batch.indices, batch.failures) if values else batch
+
+    def close(self) -> None:
+        """Unlock the tables, so that others may remove them."""
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+
+    def _complete(self, cut: Cut, split: SplitName, variant: int) -> Table | None:
         place, accelerator = (cut.name, split, variant), self.session.accelerator
-        cuts = [cut, *self._later(cut, split, variant)]
+        cuts = [cut, *self._later_cuts(cut, split, variant)]
         tables = [table for each in cuts if (table := self._opened(each, split, variant)) is not None]
         shared = self.session.world > 1
-        # Each process may find the disk full by itself, and all must go on in the same way.
+        # One process alone may find the disk full, and all must continue in the same way.
         while not max_over_processes(accelerator, int(bool(self.disk_error))):
             missing = [chunk for chunk in tables[0].missing() if (place, chunk) not in self.unreadable]
             accelerator.wait_for_everyone()
             if not max_over_processes(accelerator, len(missing)):
                 return tables[0]
-            self._fill(split, variant, self._share(missing) if shared else missing, cuts, tables)
-            # What a process lacks after that, others have kept where it can't see it.
+            self._fill(split, variant, self._own_part(missing) if shared else missing, cuts, tables)
+            # What is missing after that was stored by a process on a machine with another folder.
             shared = False
-        self._tell_trouble()
+        self._report_disk_error()
         return None
 
-    def _share(self, missing: Sequence[int]) -> Sequence[int]:
-        """This process's part of what its machine computes; machines need not have a folder in common."""
+    def _own_part(self, missing: Sequence[int]) -> Sequence[int]:
+        """This process's part of the chunks that its machine computes; machines need not have a folder in common."""
         place = int(self.session.accelerator.local_process_index)
         return missing[place :: max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), place + 1)]
 
-    def computed(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
-        """Batches whose rows are computed for this once; their keys' first number is the view."""
-        for values, batch in self._values([cut.name], split, batches):
-            yield Batch(values[0], batch.labels, batch.indices, batch.failures) if values else batch
-
-    def _values(
-        self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
-    ) -> Generator[tuple[Sequence[Tensor], Batch]]:
-        compute, preprocessing, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
-        if key not in self._prefixes:
-            self._prefixes[key] = fast_prefix(self.cut_finder, names, compute, preprocessing)
-        return compute_rows(self._prefixes[key], compute, preprocessing, self._samples(split), lists)
-
-    def _later(self, cut: Cut, split: SplitName, variant: int) -> Iterator[Cut]:
-        """Cuts of later phases that the same pass fills too, until something before them is trained."""
+    def _later_cuts(self, cut: Cut, split: SplitName, variant: int) -> Iterator[Cut]:
+        """Cuts of later phases that the same pass fills too, until layers before them train."""
         epoch, lowest = self.session.progress.epoch, cut.depth
         seen = {cut.name}
         for phase, other in self.cuts.items():
@@ -166,89 +164,88 @@ class RunCache:
     def _fill(
         self, split: SplitName, variant: int, own: Sequence[int], cuts: Sequence[Cut], tables: Sequence[Table]
     ) -> None:
-        """Compute chunks of a view into the tables of all the cuts; other processes compute others meanwhile."""
+        """Compute chunks of a variant into the tables of all the cuts, while other processes compute theirs."""
         session = self.session
-        lacking = [set(table.missing()) for table in tables]
+        missing = [set(table.missing()) for table in tables]
         rows_of = tables[0].rows_of
-        names = [cut.name for cut in cuts]
         keys = [[(variant, index, 0) for index in rows_of(chunk)] for chunk in own]
-        told, found = time.monotonic(), dict[int, ReadFailure]()
-        with closing(self._values(names, split, keys)) as results:
+        noted, found = time.monotonic(), dict[int, ReadFailure]()
+        with closing(self._values([cut.name for cut in cuts], split, keys)) as results:
             for number in range(max_over_processes(session.accelerator, len(own))):
                 if number < len(own) and not self.disk_error:
                     values, batch = next(results)
                     found |= _by_row(rows_of(own[number]), batch)
-                    self._keep(split, values, skip_unreadable(session, split, batch), own[number], tables, lacking)
+                    wanted = [
+                        table if own[number] in chunks else None for table, chunks in zip(tables, missing, strict=True)
+                    ]
+                    self._store_rows(split, values, skip_unreadable(session, split, batch), own[number], wanted)
                 self.on_batch()
-                if time.monotonic() - told > PATIENCE_SECONDS:
-                    told = time.monotonic()
-                    share = f"{(number + 1) / max(1, len(own)):.0%}"
-                    session.listener.note(
-                        f"augmentation {variant + 1} of the {split} images: {share} computed for the cache"
-                    )
+                if time.monotonic() - noted > NOTE_SECONDS:
+                    noted = time.monotonic()
+                    done = f"{(number + 1) / max(1, len(own)):.0%}"
+                    session.listener.note(f"{_about(split, variant)}: {done} computed for the cache")
         for one in gather_object([found]) if session.world > 1 else [found]:
-            self.faults[split] |= one
-        broken = {index // CHUNK for index in self.faults[split]}
+            self.failures[split] |= one
+        broken = {index // CHUNK for index in self.failures[split]}
         self.unreadable |= {((cut.name, split, variant), chunk) for cut in cuts for chunk in broken}
 
-    def _keep(
-        self,
-        split: SplitName,
-        values: Sequence[Tensor],
-        batch: Batch,
-        chunk: int,
-        tables: Sequence[Table],
-        lacking: Sequence[Set[int]],
+    def _store_rows(
+        self, split: SplitName, values: Sequence[Tensor], batch: Batch, chunk: int, tables: Sequence[Table | None]
     ) -> None:
         if not values:
             return
         self.session.image_digests(split).require_same(batch.indices.tolist())
         try:
-            for table, value, wanted in zip(tables, values, lacking, strict=True):
-                if chunk in wanted:
+            for table, value in zip(tables, values, strict=True):
+                if table is not None:
                     table.put(chunk, batch.indices.tolist(), value)
         except OSError as error:
             self.disk_error = f"{self._store.folder}: {error.strerror or error}"
+
+    def _values(
+        self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
+    ) -> Generator[tuple[Sequence[Tensor], Batch]]:
+        compute, preprocessing, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
+        if key not in self._prefixes:
+            self._prefixes[key] = fast_prefix(self.cut_finder, names, compute, preprocessing)
+        return compute_rows(self._prefixes[key], compute, preprocessing.size, self._samples(split), lists)
 
     def _samples(self, split: SplitName) -> AugmentedSamples:
         plan = self.session.plan
         plain = image_transforms.evaluation(plan.preprocessing)
         augmented = image_transforms.training(plan.preprocessing, plan.augmentation)
-        return AugmentedSamples(
-            self.session.split(split), plain, augmented, plan.config.seed, self.session.pixels(split)
-        )
+        pixels = self.session.pixels(split)
+        return AugmentedSamples(self.session.split(split), plain, augmented, plan.config.seed, pixels)
 
     def _opened(self, cut: Cut, split: SplitName, variant: int) -> Table | None:
         place, plan = (cut.name, split, variant), self.session.plan
         if place not in self._tables and not self.disk_error:
             count = len(self.session.split(split))
-            about = f"{plan.backbone.name} after {cut.name}: {count:,} {split} images, augmentation {variant + 1}"
+            about = f"{plan.backbone.name} after {cut.name}: {count:,} {_about(split, variant)}"
             try:
                 prefix_key = self._keys.prefix_key(cut.name)
                 drawn = [plan.config.seed, variant, repr(plan.augmentation)] if variant != UNAUGMENTED else []
                 key = table_key(prefix_key, self.session.image_digests(split).digest, plan.preprocessing, drawn)
                 recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, variant)
-                note = self.session.listener.note
-                self._tables[place] = open_checked_table(
-                    self._store, key, about, count, cut, prefix_key, recompute, note
-                )
+                spec = TableSpec(key, about, count, cut, prefix_key)
+                self._tables[place] = open_checked_table(self._store, spec, recompute, self.session.listener.note)
                 self._compared.add((cut.name, split))
             except OSError as error:
                 self.disk_error = f"{self._store.folder}: {error.strerror or error}"
         return self._tables.get(place)
 
     def _row(self, cut: Cut, split: SplitName, variant: int, index: int) -> Tensor | None:
-        """A row as it is now; None where its image can't be read."""
+        """A row computed now, `(1, *shape)`; None where its image can't be read."""
         with closing(self._values([cut.name], split, [[(variant, index, 0)]])) as results:
             values, _ = next(results)
         return values[0] if values else None
 
-    def _tell_trouble(self) -> None:
-        if self.disk_error and not self._told:
-            self._told = True
-            self.session.listener.note(f"{self.disk_error}; what is frozen is computed in each epoch from now on")
+    def _report_disk_error(self) -> None:
+        if self.disk_error and not self._reported:
+            self._reported = True
+            self.session.listener.note(f"{self.disk_error}; frozen layers are computed in each epoch from now on")
 
-    def _let_go(self, phase: Phase) -> None:
+    def _close_unused(self, phase: Phase) -> None:
         """Close tables that no phase from this one on uses, and those of weights that have been trained since."""
         names = {cut.name for p, cut in self.cuts.items() if p.stop >= phase.stop and isinstance(cut, Cut)}
         before = [cut for p, cut in self.cuts.items() if p.stop == phase.start]
@@ -258,12 +255,6 @@ class RunCache:
         for place in [place for place in self._tables if place[0] not in names]:
             self._tables.pop(place).close()
         self.unreadable = {(place, chunk) for place, chunk in self.unreadable if place in self._tables}
-
-    def close(self) -> None:
-        """Let others remove the tables."""
-        for table in self._tables.values():
-            table.close()
-        self._tables.clear()
 
     @cached_property
     def _store(self) -> CacheStore:
@@ -275,6 +266,10 @@ class RunCache:
         return TableKeys(self.cut_finder, self.session.compute)
 
 
+def _about(split: SplitName, variant: int) -> str:
+    return f"{split} images, {f'augmentation {variant}' if variant != UNAUGMENTED else 'without augmentation'}"
+
+
 def _by_row(rows: range, batch: Batch) -> dict[int, ReadFailure]:
-    """Faults of a batch by the row that they are of."""
+    """Faults of a batch by their rows."""
     return dict(zip(sorted(set(rows) - set(batch.indices.tolist())), batch.failures, strict=True))

@@ -1,8 +1,7 @@
-"""Tables of activations: a row an image, in a file that is mapped into memory.
+"""Tables of activations: one row an image, in a file that is mapped into memory.
 
-Rows are computed in chunks, always the same ones, so that a row's last digits don't depend on which run, or which of
-several processes, computed it. A chunk counts as written once its checksum is there, and only where its bytes have that
-checksum.
+Rows are computed in chunks, always the same ones, so that a row's last digits don't depend on the run or the process
+that computed it. A chunk counts as written once its checksum is stored and matches its bytes.
 """
 
 from __future__ import annotations
@@ -25,19 +24,20 @@ def open_table(
     key: str,
     about: str,
     rows: int,
-    shape: Sequence[int],
-    dtype: torch.dtype,
+    values: tuple[Sequence[int], torch.dtype],
     facts: Mapping[str, str] | None = None,
 ) -> Table:
-    """The table of a key, made where it isn't there.
+    """Open the table of a key, or create it.
 
     Args:
-        about: What it holds, for people.
-        facts: The same for programs, as `CacheEntry.metadata` gives it again.
+        about: Its content, for people.
+        values: Shape and type of a row.
+        facts: Its content, for programs; `CacheEntry.metadata` returns it.
 
     Raises:
-        OSError: There is no room for it, or the folder can't be written.
+        OSError: The disk has no space for it, or the folder can't be written.
     """
+    shape, dtype = values
     nbytes = rows * torch.Size(shape).numel() * dtype.itemsize
     place, lock = store.reserve(key, about, nbytes, -(-rows // CHUNK), facts or {})
     try:
@@ -48,12 +48,12 @@ def open_table(
 
 
 class Table:
-    """Rows of one shape, float `(rows, *shape)`. Holds a lock that keeps others from removing it until it is closed."""
+    """Rows of one shape, float `(rows, *shape)`. Until it is closed, a lock keeps others from removing it."""
 
     def __init__(self, folder: Path, lock: IO[bytes], rows: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         self._lock, self._rows = lock, rows
         self._shape, self._dtype = tuple(shape), dtype
-        # Rows `(channels, height, width)` lie channels last in the file, as networks take and give them.
+        # Rows `(channels, height, width)` are stored channels last, the memory layout of the networks.
         self._has_channels = len(self._shape) == 3
         self._nbytes = torch.Size(shape).numel() * dtype.itemsize
         self._chunks = -(-rows // CHUNK)
@@ -63,12 +63,12 @@ class Table:
         self._sound: set[int] = set()
 
     def missing(self) -> list[int]:
-        """Chunks that nobody has written yet, or whose bytes aren't what was written."""
+        """Chunks that aren't written yet, or whose bytes don't match their checksum."""
         done = memoryview(os.pread(self._fds[1], MARK * self._chunks, 0)).cast("Q")
         return [chunk for chunk in range(self._chunks) if not self._is_sound(chunk, done[chunk])]
 
-    def sample(self) -> int | None:
-        """A row that is there; None where none is."""
+    def written_row(self) -> int | None:
+        """A row that is written; None where none is."""
         done = memoryview(os.pread(self._fds[1], MARK * self._chunks, 0)).cast("Q")
         written = [chunk for chunk in range(self._chunks) if done[chunk] & WRITTEN]
         for chunk in (*written[len(written) // 2 :], *written):
@@ -81,10 +81,10 @@ class Table:
         return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._rows))
 
     def put(self, chunk: int, places: Sequence[int], values: Tensor) -> None:
-        """Write rows of a chunk; it counts as written only where they are all of its rows.
+        """Write rows of a chunk; it counts as written only if these are all of its rows.
 
         Raises:
-            OSError: They can't be written.
+            OSError: The file can't be written.
         """
         rows = values.detach().to("cpu", self._dtype)
         rows = rows.movedim(-3, -1) if self._has_channels else rows
@@ -100,7 +100,11 @@ class Table:
             _write(self._fds[0], row, place * self._nbytes)
 
     def take(self, places: Tensor) -> Tensor:
-        """Rows by their places, int64 of any shape: a copy `(*places.shape, *shape)`, channels last in memory."""
+        """A copy of rows, `(*places.shape, *shape)`, channels last in memory.
+
+        Args:
+            places: Row numbers, int64 of any shape.
+        """
         if self._data is None:
             size = self._rows * self._nbytes // self._dtype.itemsize
             mapped = torch.from_file(str(self._data_file), shared=True, size=size, dtype=self._dtype)
@@ -110,7 +114,7 @@ class Table:
         return rows.movedim(-1, -3) if self._has_channels else rows
 
     def close(self) -> None:
-        """Let others remove it."""
+        """Unlock it, so that others may remove it."""
         self._data = None
         for fd in self._fds:
             os.close(fd)

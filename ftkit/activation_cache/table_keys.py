@@ -1,4 +1,4 @@
-"""What tables of activations are known by: digits that change with anything that a row's bytes depend on."""
+"""Keys of cached tables: digests that change with anything that the bytes of a row depend on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,26 +21,26 @@ from ftkit.models.compute.devices import Compute
 from ftkit.transforms.preprocessing import Preprocessing
 
 TABLES_TRIED = 4
-"""Tables of one key, should their values differ."""
+"""Tables with the same key and different values."""
 ROUNDING, HALF_ROUNDING = 0.005, 0.05
-"""Most that a row's values may differ, of their norm, in float32 and in 16 bits: another batch size or device rounds
-otherwise. Values of another image or network differ by far more."""
+"""Largest difference between a stored row and one computed now, relative to its norm, in float32 and in 16 bits.
+Other batch sizes and devices round differently; another image or network differs by far more."""
 
 
 class TableKeys:
-    """Of one network's tables, as it computes now. Weights are read once while they stay what they are."""
+    """Keys of one network's tables. The weights are read once while they don't change."""
 
     def __init__(self, cut_finder: CutFinder, compute: Compute) -> None:
-        self._cutter = cut_finder
+        self._cut_finder = cut_finder
         self._compute = compute
-        self._known: dict[tuple[str, int], str] = {}
+        self._digests: dict[tuple[str, int], str] = {}
         self._identities: dict[str, str] = {}
 
     def prefix_key(self, cut: str) -> str:
-        """Of what computes the values after a layer: the program, its weights, and the arithmetic."""
-        state = [(name, str(t.dtype), list(t.shape), self._digest(name, t)) for name, t in self._cutter.state(cut)]
+        """Digest of what computes the activations at a cut: the program, its weights, and the arithmetic."""
+        state = [(name, str(t.dtype), list(t.shape), self._digest(name, t)) for name, t in self._cut_finder.state(cut)]
         device = self._compute.device
-        return _digits(
+        return _digest(
             {
                 "network": self._identity(cut),
                 "state": state,
@@ -51,91 +51,105 @@ class TableKeys:
             }
         )
 
+    def forget(self) -> None:
+        """Read the weights again for the next key."""
+        self._digests.clear()
+
     def _identity(self, cut: str) -> str:
         if cut not in self._identities:
-            self._identities[cut] = self._cutter.identity(cut)
+            self._identities[cut] = self._cut_finder.identity(cut)
         return self._identities[cut]
-
-    def forget(self) -> None:
-        """Read the weights again when they are asked for next."""
-        self._known.clear()
 
     def _digest(self, name: str, tensor: Tensor) -> str:
         known = (name, tensor._version)
-        if known not in self._known:
+        if known not in self._digests:
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._known[known] = hashlib.sha256(content.data).hexdigest()
-        return self._known[known]
+            self._digests[known] = hashlib.sha256(content.data).hexdigest()
+        return self._digests[known]
 
 
 def table_key(prefix_key: str, images: str, preprocessing: Preprocessing, drawn: Sequence[Any] = ()) -> str:
-    """Of a table of values.
+    """The key of a table.
 
     Args:
-        beginning: As `TableKeys` gives it.
-        images: The digest that `image_digests` gives.
-        preprocessing: What the images go through.
-        drawn: What their random changes depend on; nothing for what evaluation sees.
+        prefix_key: As `TableKeys` returns it.
+        images: The digest that `image_digests` returns.
+        drawn: What the images' random changes depend on; empty without augmentation.
     """
-    return _digits([prefix_key, images, [asdict(preprocessing), list(drawn)]])
+    return _digest([prefix_key, images, [asdict(preprocessing), list(drawn)]])
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table of the activations at a cut, one image a row.
+
+    Attributes:
+        about: Its content, for people.
+        rows: Number of images.
+        prefix_key: As `TableKeys` returns it.
+    """
+
+    key: str
+    about: str
+    rows: int
+    cut: Cut
+    prefix_key: str
 
 
 def open_checked_table(
     store: CacheStore,
-    key: str,
-    about: str,
-    rows: int,
-    cut: Cut,
-    prefix_key: str,
+    spec: TableSpec,
     recompute: Callable[[int], Tensor | None] | None = None,
-    tell: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Table:
-    """The table of the values at a cut, one a row, made where it isn't there.
+    """Open or create a table; one whose values differ from those computed now is left alone.
 
     Args:
-        recompute: Gives a row as it is now, `(1, *shape)`, None where its image can't be read. A table that has another
-            value there isn't used: something that decides the values isn't in its key.
-        tell: Called with a line where that is so.
+        recompute: Computes a row, `(1, *shape)`, None where its image can't be read. Where it differs from the stored
+            row, something that decides the values isn't in the key, and another table is opened.
+        note: Called with one line in that case.
 
     Raises:
         OSError: As `open_table`.
     """
-    facts = {"cut": cut.name, "prefix": prefix_key}
+    facts = {"cut": spec.cut.name, "prefix": spec.prefix_key}
     for number in range(TABLES_TRIED):
-        name = _digits([key, number]) if number else key
-        table = open_table(store, name, about, rows, cut.shape, cut.dtype, facts)
+        name = _digest([spec.key, number]) if number else spec.key
+        table = open_table(store, name, spec.about, spec.rows, (spec.cut.shape, spec.cut.dtype), facts)
         try:
-            holds = recompute is None or _holds(table, recompute)
+            matches = recompute is None or _matches(table, recompute)
         except BaseException:
             table.close()
             raise
-        if holds:
+        if matches:
             return table
         table.close()
-        if tell is not None:
-            tell(f"{about}: what is cached is not what the network gives now; it is computed anew, and kept apart")
-    raise OSError(errno.EEXIST, f"{TABLES_TRIED} tables of {about} hold other values than the network gives")
+        if note is not None:
+            note(
+                f"{spec.about}: the cached activations aren't what the network computes; others are stored beside them"
+            )
+    raise OSError(errno.EEXIST, f"{TABLES_TRIED} tables of {spec.about} differ from what the network computes")
 
 
-def _holds(table: Table, recompute: Callable[[int], Tensor | None]) -> bool:
-    """Whether a table's row is what it is now, as far as rounding allows."""
-    row = table.sample()
-    now = recompute(row) if row is not None else None
-    if row is None or now is None:
+def _matches(table: Table, recompute: Callable[[int], Tensor | None]) -> bool:
+    """Whether a stored row equals the one computed now, except for rounding."""
+    row = table.written_row()
+    computed = recompute(row) if row is not None else None
+    if row is None or computed is None:
         return True
-    kept = table.take(torch.tensor([row]))
-    now = now.detach().to("cpu", kept.dtype)
-    rounding = ROUNDING if kept.dtype == torch.float32 else HALF_ROUNDING
-    before, after = (torch.nan_to_num(values.double()) for values in (kept, now))
+    stored = table.take(torch.tensor([row]))
+    computed = computed.detach().to("cpu", stored.dtype)
+    rounding = ROUNDING if stored.dtype == torch.float32 else HALF_ROUNDING
+    before, after = (torch.nan_to_num(values.double()) for values in (stored, computed))
     return bool((before - after).norm() <= rounding * after.norm().clamp_min(1e-12))
 
 
 def cached_prefixes(store: CacheStore) -> set[tuple[str, str]]:
-    """The cuts that there are tables of, by name, and what their beginnings are known by."""
+    """Cut and prefix key of each stored table."""
     facts = [entry.metadata for entry in store.entries()]
     return {(one["cut"], one["prefix"]) for one in facts if "cut" in one and "prefix" in one}
 
 
-def _digits(facts: Any) -> str:
+def _digest(facts: Any) -> str:
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A network's graph, traced without a trace: the network is afterwards what it was before."""
+"""A network's graph, traced without changing the network."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import fx, nn
 from ftkit.models.compute.memory_format import restored
 
 _CONSTANT = "_tensor_constant"
-"""What torch calls the attributes in which it keeps tensors that no module owns."""
+"""Start of the names that torch.fx gives to tensors which no module owns."""
 
 
 class Trace:
-    """A network's graph in its modes of the moment.
+    """A network's graph in its current modes.
 
     Attributes:
-        nodes: Of the graph, in its order.
-        order: The place of each there.
-        paths: The path of each that a module computes: `layer3.1.relu_1`.
+        nodes: In the order of the graph.
+        order: Position of each node.
+        paths: Name of each node that a module computes: `layer3.1.relu_1`.
 
     Raises:
-        Exception: Whatever the network's own code does with what stands for a tensor.
+        Exception: Anything that the network's code raises on proxies of tensors.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        # Only here: the import takes as long as torchvision's own.
+        # Imported here, since it takes as long as importing torchvision.
         from torchvision.models.feature_extraction import NodePathTracer, _get_leaf_modules_for_ops
 
         tracer = NodePathTracer(leaf_modules=_get_leaf_modules_for_ops())
@@ -41,7 +41,7 @@ class Trace:
         self._last = {node: max((self.order[user] for user in node.users), default=-1) for node in self.nodes}
 
     def attribute(self, target: str) -> Any:
-        """What a `get_attr` node stands for."""
+        """The value of a `get_attr` node."""
         if target in self._constants:
             return self._constants[target]
         owner, _, name = target.rpartition(".")
@@ -51,7 +51,7 @@ class Trace:
         """Nodes after which the graph can be cut, the deepest last.
 
         Args:
-            fixed: Whether a node whose inputs are fixed is fixed itself.
+            fixed: Whether the output of a node is fixed where its inputs are.
         """
         found: list[fx.Node] = []
         sure: set[fx.Node] = set()
@@ -64,16 +64,13 @@ class Trace:
         return found
 
     def alone(self, node: fx.Node) -> bool:
-        """Whether what comes after a node sees nothing of what comes before it but this node's value.
-
-        The network's own parameters and buffers are there on both sides.
-        """
+        """Whether later nodes use no earlier output but this node's; parameters and buffers don't count."""
         place = self.order[node]
         before = (other for other in self.nodes[:place] if other.op != "get_attr")
         return self._last[node] > place and all(self._last[other] <= place for other in before)
 
     def suffix(self, node: fx.Node) -> nn.Module:
-        """What comes after a node, as a module that takes the node's value."""
+        """The part after a node, as a module that takes the node's output."""
         graph, kept = fx.Graph(), dict[fx.Node, fx.Node]()
         kept[node] = graph.placeholder("activations")
         place = self.order[node]
@@ -84,7 +81,7 @@ class Trace:
         return self.module(graph)
 
     def module(self, graph: fx.Graph) -> fx.GraphModule:
-        """A part of the graph as a module that holds the network's own parameters and buffers."""
+        """A part of the graph as a module with the network's own parameters and buffers."""
         vars(self.network).update(self._constants)
         try:
             return fx.GraphModule(self.network, graph)
@@ -95,10 +92,10 @@ class Trace:
 
 @contextmanager
 def _attributes_restored(network: nn.Module) -> Iterator[None]:
-    """Gives all modules back the attributes that they had, and the lists, sets and dictionaries in these their content.
+    """Restores the attributes of all modules, including the content of lists, sets and dictionaries in them.
 
-    While a network is traced, its code may keep what stands for a tensor, as LeViT keeps its attention biases in eval
-    mode; the network could compute nothing any more.
+    While a network is traced, its code may store proxies of tensors, as LeViT does with its attention biases in eval
+    mode; it could no longer compute.
     """
     before = [(vars(module), _content(vars(module), set())) for module in network.modules()]
     try:
@@ -109,7 +106,7 @@ def _attributes_restored(network: nn.Module) -> Iterator[None]:
 
 
 def _content(value: Any, seen: set[int]) -> Any:
-    """A container's items, each with its own content; None for what isn't one."""
+    """The items of a container, each with its own content; None for other values."""
     if not isinstance(value, dict | list | set) or id(value) in seen:
         return None
     seen.add(id(value))

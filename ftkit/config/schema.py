@@ -192,7 +192,7 @@ class Cache(Section):
     """Of the activations of frozen layers, and of decoded images."""
 
     use: bool = True
-    """Compute what is frozen once for an image and keep it; otherwise anew in each epoch."""
+    """Compute frozen layers once per image and cache the result; otherwise in each epoch."""
     augmentations: int = Field(default=2, ge=1)
     """Cached augmentations per image: the first is the image without augmentation, the others are augmented."""
     decoded: Decoded = "off"

@@ -27,7 +27,7 @@ from ftkit.planning.weight_source import WeightSource, choose_weights, require_h
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
-from ftkit.transforms.augmentation import Unchanged, check_channels
+from ftkit.transforms.augmentation import check_channels
 
 TASK = "multiclass"
 """The kind of targets that a run has."""
@@ -185,21 +185,9 @@ def _is_explicit(source: str) -> bool:
 
 def _check_cached_augmentations(plan: Plan) -> None:
     """Refuse `cache.augmentations` where it has no effect."""
-    resolved, config = plan.resolved, plan.config
-    if not _is_explicit(resolved.sources.get("cache.augmentations", "")):
-        return
-    reasons = {
-        "nothing is cached with --no-cache": not config.cache.use,
-        "nothing is cached of a network that is shared out (--fsdp)": config.fsdp,
-        "nothing is cached where BatchNorm statistics move in frozen groups (train_bn)": config.train_bn,
-        "without augmentation they would all be the same": isinstance(plan.augmentation, Unchanged),
-        f"with strategy {config.strategy.name!r} nothing is frozen": all(
-            len(phase.trainable) == len(plan.schedule.groups) for phase in plan.schedule.phases
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise RequestError(f"{resolved.where('cache.augmentations')} has no effect: {reason}", "drop it")
+    reason = plan.cache_policy.reason_without_effect()
+    if reason and _is_explicit(plan.resolved.sources.get("cache.augmentations", "")):
+        raise RequestError(f"{plan.resolved.where('cache.augmentations')} has no effect: {reason}", "drop it")
 
 
 def _require_trackers(names: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from ftkit.activation_cache.policy import CutSize, Use, decide, entering
+from ftkit.activation_cache.policy import CachePolicy, Use
 from ftkit.config.choices import LISTS
 from ftkit.config.load import Resolved
 from ftkit.config.schema import Config
@@ -89,37 +89,32 @@ class Plan:
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world_size)
 
-    @property
-    def cached_augmentations(self) -> int:
-        """Versions of a training image that are cached; 0 where nothing is."""
-        if not self.config.cache.use or self.config.train_bn or self.config.fsdp:
-            return 0
-        return 1 if isinstance(self.augmentation, Unchanged) else self.config.cache.augmentations
+    @cached_property
+    def cache_policy(self) -> CachePolicy:
+        """What decides which phases train on cached activations."""
+        assert self.splits.train is not None, "make_plan refuses data without a training split"
+        assert self.splits.val is not None, "make_plan refuses data without a validation split"
+        return CachePolicy(
+            phases=self.schedule.phases,
+            groups=tuple(group.name for group in self.schedule.groups),
+            train_images=len(self.splits.train),
+            val_images=len(self.splits.val),
+            limit=self.config.cache.limit,
+            enabled=self.config.cache.use,
+            augmentations=self.config.cache.augmentations,
+            sharded=self.config.fsdp,
+            train_bn=self.config.train_bn,
+            augmented=not isinstance(self.augmentation, Unchanged),
+            resampled=self.config.balance == "sampler",
+            probe=self.probe is not None,
+        )
 
     @cached_property
     def cache_by_phase(self) -> tuple[Use, ...] | None:
-        """What each phase is expected to take from the cache; None where only the network itself tells.
-
-        The network's own cuts, which a run finds, may lie a little deeper.
-        """
-        groups, scale = self.schedule.groups, (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
+        """What each phase is expected to read from the cache; None where only the network itself tells."""
+        scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
         width = 2 if self.config.precision in ("bf16", "fp16") else BYTES_PER_VALUE
-        thawed = [*(phase.trainable for phase in self.schedule.phases), frozenset({groups[-1].name})]
-        *cuts, probe = (entering(self.backbone, groups, some, scale, width) for some in thawed)
-        if self.cached_augmentations == 0 or None in cuts:
-            return None
-        assert self.splits.train is not None, "make_plan refuses data without a training split"
-        assert self.splits.val is not None, "make_plan refuses data without a validation split"
-        return decide(
-            self.schedule.phases,
-            [cut for cut in cuts if cut is not None],
-            probe if self.probe and isinstance(probe, CutSize) else None,
-            len(self.splits.train),
-            len(self.splits.val),
-            self.cached_augmentations,
-            self.config.balance == "sampler",
-            self.config.cache.limit,
-        )
+        return self.cache_policy.expect(self.backbone, self.schedule.groups, scale, width)
 
     @property
     def steps(self) -> int:
@@ -223,7 +218,8 @@ class Plan:
             "effective_batch": self.batches.effective,
             "probe": self.probe,
             "cache": {
-                "augmentations": self.cached_augmentations,
+                "augmentations": self.cache_policy.variants,
+                "disabled": self.cache_policy.disabled or None,
                 "phases": None if self.cache_by_phase is None else [_use(use) for use in self.cache_by_phase],
             },
             "notes": list(self.notes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ftkit.activation_cache.phases import open_run_cache
+from ftkit.activation_cache.phase_cuts import open_run_cache
 from ftkit.activation_cache.run_cache import RunCache
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.runs.checkpoint import has_checkpoint, load_checkpoint

@@ -287,7 +287,7 @@ def test_a_network_that_cant_be_cut_is_told_of_and_trains(
     monkeypatch.setattr(CutFinder, "_try_cut", lambda *_: "the parts don't give what the network gives")
     told = Notes()
     train(data, "run", told, strategy="freeze", epochs=2)
-    assert [n for n in told.notes if "epochs 1 to 2: nothing is cached, since the parts don't give" in n]
+    assert [n for n in told.notes if "epochs 1 to 2: nothing is cached: the parts don't give" in n]
     assert computed == []
 
 
@@ -326,7 +326,7 @@ def test_more_than_the_limit_isnt_kept(data: Path) -> None:
     train(data, "run", told, cache={"augmentations": 2, "limit": 100_000})
     sizes = [entry.nbytes for entry in CacheStore(Path("cache", "activations").absolute(), 0).entries()]
     assert 0 < sum(sizes) < 200_000, "with the blocks of the file system"
-    assert [line for line in told.notes if "would pass the limit" in line]
+    assert [line for line in told.notes if "would exceed the limit" in line]
 
 
 def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:
@@ -343,9 +343,9 @@ def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--no-cache"], "nothing is cached with --no-cache"),
+        (["--no-cache"], "nothing is cached: --no-cache"),
         (["--augment", "none"], "they would all be the same"),
-        (["--strategy", "full"], "nothing is frozen"),
+        (["--strategy", "full"], "every layer group trains"),
         (["--set", "train_bn=true"], "train_bn"),
     ],
 )
@@ -373,4 +373,9 @@ def test_the_plan_says_what_is_kept_and_how_much_is_saved(data: Path, run_ftkit:
     ]
     shown = run_ftkit("plan", *flags).stdout
     assert "2 cached augmentations per image; frozen layers are computed 2 times instead of 11" in shown
-    assert run_ftkit("plan", *flags[:-4], "--no-cache").stdout.count("what is frozen is computed in each epoch") == 1
+    assert (
+        run_ftkit("plan", *flags[:-4], "--no-cache").stdout.count(
+            "off (--no-cache): frozen layers are computed in each epoch"
+        )
+        == 1
+    )

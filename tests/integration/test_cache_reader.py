@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ftkit
-from ftkit.activation_cache import cache_reader
+from ftkit.activation_cache import policy
 from ftkit.activation_cache.cut import CutFinder, NoCutError
 from ftkit.cli.main import main
 from ftkit.files.cache_folder import CacheStore
@@ -167,7 +167,7 @@ def test_a_folder_that_cant_be_written_is_told(data: Path, capsys: Capture) -> N
     config.write_text(config.read_text().replace("limit: 20000000000", "limit: 10"))
     metrics, said = evaluated(capsys, "runs/run")
     assert "no room for" in said
-    assert "what is frozen is computed anew" in said
+    assert "nothing is read from the cache" in said
     assert agree(metrics, evaluated(capsys, "runs/run", "--no-cache")[0])
 
 
@@ -175,7 +175,7 @@ def test_values_larger_than_their_images_are_not_kept(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(data, "run")
-    monkeypatch.setattr(cache_reader, "LARGEST", 0)
+    monkeypatch.setattr(policy, "LARGEST", 0)
     evaluated(capsys, "runs/run")
     _, said = evaluated(capsys, "runs/run")
     assert "the cache" not in said
@@ -213,7 +213,7 @@ def test_what_the_advice_looked_at_is_there_for_the_run(data: Path, capsys: Capt
     train_table, val_table = CacheStore(Path("cache", "activations").absolute(), 0).entries()
     assert {train_table.description, val_table.description} == {
         "lenet after relu_3: 18 images",
-        "lenet after relu_3: 11 val images, augmentation 1",
+        "lenet after relu_3: 11 val images, without augmentation",
     }
 
 
@@ -221,5 +221,5 @@ def test_a_network_is_cut_only_where_it_can_be() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
     cut_finder = CutFinder(network, torch.ones(2, 3), torch.no_grad)
     assert cut_finder.cut_at("0").shape == (3,)
-    with pytest.raises(NoCutError, match="no place"):
+    with pytest.raises(NoCutError, match="can't be cut after"):
         cut_finder.cut_at("elsewhere")

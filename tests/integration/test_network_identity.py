@@ -126,7 +126,7 @@ def test_a_table_of_other_values_is_told_of_and_not_used(run_ftkit: RunFtkit, mo
     after = trained(run_ftkit, "after")
     assert after == trained(run_ftkit, "anew", "--cache-dir", "empty")
     log = (Path("runs") / "after" / "train.log").read_text()
-    assert "what is cached is not what the network gives now" in log
+    assert "cached activations aren't what the network computes" in log
     line = ("evaluate", "runs/before/last", "--split", "val", "--json", "--precision", "fp32")
     cached, plain = (json.loads(run_ftkit(*line, *flags).stdout)["loss"] for flags in ((), ("--no-cache",)))
     assert cached == pytest.approx(plain, abs=1e-6)

@@ -143,7 +143,7 @@ class Elsewhere(nn.Module):
 
 
 def test_parts_that_dont_give_what_the_network_gives_are_not_used() -> None:
-    with pytest.raises(NoCutError, match="what the network gives"):
+    with pytest.raises(NoCutError, match="what the network does"):
         cut(Network(Elsewhere()), "head")
 
 

@@ -15,7 +15,7 @@ PLENTY = 10**9
 
 
 def opened(folder: Path, key: str = "aa", dtype: torch.dtype = torch.float32, limit: int = PLENTY) -> Table:
-    return open_table(CacheStore(folder, limit), key, f"about {key}", ROWS, (3, 2), dtype)
+    return open_table(CacheStore(folder, limit), key, f"about {key}", ROWS, ((3, 2), dtype))
 
 
 def values(dtype: torch.dtype = torch.float32) -> torch.Tensor:

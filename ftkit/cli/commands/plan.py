@@ -175,20 +175,19 @@ def _value(value: float | tuple[float, float]) -> str:
 
 
 def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
-    """How often what is frozen is computed, what that takes on disk, and whether images are decoded once."""
+    """How often frozen layers are computed, the disk space for that, and whether images are decoded once."""
     config, uses = plan.config.cache, plan.cache_by_phase
     if config.decoded != "off":
         yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
-    if not plan.cached_augmentations:
-        reasons = {
-            "": not config.use,
-            ": the network is shared out": plan.config.fsdp,
-            ": train_bn lets statistics of frozen groups move": True,
-        }
-        reason = next(reason for reason, holds in reasons.items() if holds)
-        yield "cache", f"off{reason}; what is frozen is computed in each epoch"
+    policy = plan.cache_policy
+    if policy.disabled:
+        yield "cache", f"off ({policy.disabled}): frozen layers are computed in each epoch"
         return
-    augmentations = plural(plan.cached_augmentations, "cached augmentation")
+    if policy.batch_transforms:
+        used = "for the probe only" if policy.probe else "off"
+        yield "cache", f"{used} ({policy.no_training}): frozen layers are computed in each epoch"
+        return
+    augmentations = plural(policy.variants, "cached augmentation")
     if uses is None:
         yield (
             "cache",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ftkit.metrics.classification import evaluate_outputs
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -27,7 +28,6 @@ from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.evaluation import collect
 from ftkit.library import resume
-from ftkit.metrics.classification import evaluate_outputs
 from ftkit.models.compute.devices import compute_of, make_accelerator
 from ftkit.parts.dataset import Split
 from ftkit.training.callbacks import saving

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from ftkit.metrics.classification import evaluate_outputs
 from rich.console import Console
 from sklearn import metrics
 from torchmetrics.functional import classification
@@ -20,7 +21,6 @@ from ftkit.cli.output import console
 from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
-from ftkit.metrics.classification import evaluate_outputs
 from ftkit.parts.dataset import Split, Splits
 from ftkit.training.preparation.probe import LONE_STRENGTH, choose_strength
 

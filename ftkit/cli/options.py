@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli.output import console
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, MONITORS, ON_NAN, PRECISIONS, TRACKERS
+from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.optim.optimizer_names import OPTIMIZERS
@@ -160,7 +160,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--on-nan",), "on_nan", "|".join(ON_NAN), "A step whose loss is not finite.", TRAINING, ON_NAN),
     Flag(("--balance",), "balance", "|".join(BALANCES), "Against classes of unequal size.", TRAINING, BALANCES),
     Flag(("--probe",), "probe", None, "Start from the head solved on frozen features.", TRAINING),
-    Flag(("--monitor",), "monitor", "|".join(MONITORS), "What chooses the best epoch.", TRAINING, MONITORS),
+    Flag(("--monitor",), "monitor", "NAME", "Metric that selects the best epoch.", TRAINING, "metrics"),
+    Flag(("--metric",), "metrics", "NAME", "Further metric; may be repeated.", TRAINING, "metrics", repeats=True),
     Flag(("--patience",), "patience", "N", "Stop after so many epochs of the last phase without gain.", TRAINING),
     Flag(("--seed",), "seed", "N", "Everything random follows from it.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Arithmetic of training.", MACHINE, PRECISIONS),

@@ -15,8 +15,7 @@ from ftkit.data.images import UnreadableImage, pixel_limit
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.inference.image_inputs import Item, Source, item_pixels, items
 from ftkit.inference.streaming import Read, computed, grouped
-from ftkit.metrics.finite_outputs import finite_rows
-from ftkit.metrics.finite_outputs import NOT_FINITE
+from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.models.compute.memory_format import cast
 from ftkit.models.model_source import locate_model

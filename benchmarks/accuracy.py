@@ -149,7 +149,9 @@ def ftkit_run(name: str | None = None, **more: Any) -> Method:
         plan = ftkit.plan(**changed)
         outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
-        return evaluate_bundle(load_bundle(outcome.run.model, precision="fp32"), plan.splits.test, 128).accuracy
+        loaded = load_bundle(outcome.run.model, precision="fp32")
+        evaluation, _ = evaluate_bundle(loaded, plan.splits.test, plan.metrics, 128)
+        return evaluation.values["accuracy"] or 0.0
 
     return run
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ftkit.metrics.classification import evaluate_outputs
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -37,6 +36,7 @@ from ftkit.training.steppers.fsdp import own
 from ftkit.training.steppers.zero import ZeroStepper
 from ftkit.transforms import image_transforms
 from ftkit.transforms.preprocessing import Preprocessing
+from tests.evaluating import evaluate
 from tests.stopping import StopAt
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -274,7 +274,7 @@ def metrics(sizes: list[int]) -> list[int]:
         logits, labels, _ = collect.infer(network, evaluation_loader(split, transform, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
-        summaries = [evaluate_outputs(*each, ("a", "b", "c")).summary for each in (together, (logits, labels))]
+        summaries = [evaluate(*each, ("a", "b", "c")).values for each in (together, (logits, labels))]
         if not (same and all(summaries[0][name] == pytest.approx(value) for name, value in summaries[1].items())):
             wrong.append(size)
     return wrong

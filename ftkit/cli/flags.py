@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, MONITORS, ON_NAN, PRECISIONS, TRACKERS
+from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.optim.optimizer_names import OPTIMIZERS
@@ -171,7 +171,8 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--balance",), "balance", "|".join(BALANCES), "Class-imbalance handling.", TRAINING, BALANCES),
     Flag(("--probe",), "probe", None, "Initialise the head by logistic regression on frozen features.", TRAINING),
-    Flag(("--monitor",), "monitor", "|".join(MONITORS), "Metric that selects the best epoch.", TRAINING, MONITORS),
+    Flag(("--monitor",), "monitor", "NAME", "Metric that selects the best epoch.", TRAINING, "metrics"),
+    Flag(("--metric",), "metrics", "NAME", "Further metric; may be repeated.", TRAINING, "metrics", repeats=True),
     Flag(("--patience",), "patience", "N", "Early stopping: epochs of the last phase without improvement.", TRAINING),
     Flag(("--seed",), "seed", "N", "Random seed.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Numeric precision.", MACHINE, PRECISIONS),

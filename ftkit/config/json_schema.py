@@ -36,6 +36,7 @@ def json_schema(registry: Registry) -> Schema:
         choice = _choice(section, known, registry, definitions)
         properties[section] |= {"items": choice} if section in LISTS else choice
     properties["backbone"]["enum"] = list(registry.backbones)
+    properties["monitor"]["enum"] = list(registry.metrics)
     properties["optimizer"] |= _optimizer(definitions.pop("Optimizer"))
     definitions.pop("Choice")
     definitions.pop("DatasetChoice")

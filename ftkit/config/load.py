@@ -86,6 +86,7 @@ def resolve(
     config = _validated(tree, sources)
     registry = Registry(tuple(Path(p) for p in config.plugins))
     registry.backbones.get(config.backbone, where=place(sources, "backbone"))
+    registry.metrics.get(config.monitor, where=place(sources, "monitor"))
     _check_optimizer(config, sources)
     filled: dict[str, Any] = {
         section: _filled((section,), getattr(config, section), registry, marks, sources)

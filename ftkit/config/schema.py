@@ -16,7 +16,6 @@ from ftkit.config.choices import (
     Balance,
     Decoded,
     Device,
-    Monitor,
     OnNan,
     PatienceFrom,
     Precision,
@@ -285,8 +284,8 @@ class Config(Section):
     """Further validation metrics to record: names, or mappings of name and options."""
     callbacks: NamedList = ()
     """Callbacks of the training loop: names, or mappings of name and options."""
-    monitor: Monitor = "accuracy"
-    """The validation metric that chooses the best epoch."""
+    monitor: str = "accuracy"
+    """The validation metric that selects the best epoch."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better one; counted anew where other groups begin to train."""
     patience_from: PatienceFrom = "last-phase"

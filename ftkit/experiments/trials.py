@@ -22,13 +22,14 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
-    from ftkit.evaluation.comparison import ComputeOptions
+    from ftkit.evaluation.trained_runs import ComputeOptions, TrainedRun
+    from ftkit.parts.metric import Metric
     from ftkit.training.epoch_end import Outcome
     from ftkit.training.events import Listener
 
 WHO = "--strategies"
 
-FREE = ("checkpoint", "device", "name", "output", "tracker", "workers")
+FREE = ("checkpoint", "device", "metrics", "name", "output", "tracker", "workers")
 """Settings in which a run that is there already may differ from what is asked for: its result is the same."""
 
 Tell = Callable[[str], None]
@@ -184,12 +185,12 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of one run.
+    """The result of one run.
 
     Attributes:
-        metrics: Of the best epoch's model, by split and name; None where the images have no such metric.
-        epoch: The best one.
-        epochs: How many were trained.
+        metrics: Metrics of the best epoch's model, by split and name; None for an undefined one.
+        epoch: The best epoch.
+        epochs: Number of epochs trained.
         trainable: The most parameters that train at a time; None where the run's record lacks it.
     """
 
@@ -202,30 +203,40 @@ class TrialResult:
 
 
 def evaluate_trial(
-    trial: Trial, splits: Sequence[SplitName], metrics: Sequence[str], options: ComputeOptions
+    trial: Trial, splits: Sequence[SplitName], metrics: Mapping[str, Metric], options: ComputeOptions
 ) -> TrialResult:
-    """The metrics of a finished run: validation as it was recorded, test by its best model.
+    """The metrics of a finished run: for validation as recorded, for test of its best model.
 
     Raises:
-        RequestError: The run's folder isn't whole, or its data has no such metric.
+        RequestError: The run's folder is damaged, or a metric is undefined for its data.
         FtkitError: An image can't be read.
     """
-    from ftkit.evaluation.comparison import check_metrics, find_trained_runs, predict_split, seconds, trainable
-    from ftkit.metrics.classification import evaluate_outputs
+    from ftkit.evaluation.trained_runs import find_trained_runs
 
     (trained,) = find_trained_runs([str(trial.folder.path)], trial.folder.path.parent)
     summary = trained.summary
     best = summary.best
     assert best is not None, "a finished run has records"
+    recorded = {name: best.get(f"val_{name}") for name in metrics}
+    missing = {name: metric for name, metric in metrics.items() if f"val_{name}" not in best}
     found: dict[SplitName, Mapping[str, float | None]] = {}
     if "val" in splits:
-        found["val"] = {name: best.get(f"val_{name}") for name in metrics}
+        found["val"] = recorded | (_evaluated(trained, "val", missing, options) if missing else {})
     if "test" in splits:
-        outputs = predict_split(trained, "test", options)
-        check_metrics(metrics, outputs.labels.tolist(), outputs.classes)
-        scores = evaluate_outputs(outputs.logits, outputs.labels, outputs.classes).summary
-        found["test"] = {name: scores[name] for name in metrics}
-    return TrialResult(trial, found, int(best["epoch"]), summary.epochs, seconds(summary), trainable(summary.plan))
+        found["test"] = _evaluated(trained, "test", metrics, options)
+    return TrialResult(trial, found, int(best["epoch"]), summary.epochs, trained.seconds, trained.trainable)
+
+
+def _evaluated(
+    trained: TrainedRun, split: SplitName, metrics: Mapping[str, Metric], options: ComputeOptions
+) -> dict[str, float | None]:
+    from ftkit.evaluation.trained_runs import predict_split
+    from ftkit.metrics.report import evaluate_outputs
+    from ftkit.metrics.selection import check_defined
+
+    predicted = predict_split(trained, split, options)
+    check_defined(metrics, predicted.labels.tolist(), predicted.classes, "--metric", f"{split} images")
+    return dict(evaluate_outputs(predicted.outputs, metrics).values)
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -86,7 +86,8 @@ class MulticlassOutputs(Outputs):
 
     @property
     def right(self) -> Array:
-        return self.predicted == self.targets
+        right: Array = self.predicted == self.targets
+        return right
 
     def pairs(self, of: str) -> tuple[Array, Array]:
         import numpy as np

@@ -55,7 +55,8 @@ class MultilabelOutputs(Outputs):
 
     @property
     def right(self) -> Array:
-        return (self.predicted == self.targets).all(axis=1) & self.finite
+        right: Array = (self.predicted == self.targets).all(axis=1) & self.finite
+        return right
 
     def pairs(self, of: str) -> tuple[Array, Array]:
         chosen = self.targets if of == "targets" else self.predicted

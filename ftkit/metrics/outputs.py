@@ -111,7 +111,8 @@ class Outputs(ABC):
     @cached_property
     def f1(self) -> Array:
         """F1 of each class, float64 `(classes,)`; 0 for a class without an image and without a prediction."""
-        return 2 * self.right_counts / (self.support + self.predicted_counts).clip(min=1)
+        f1: Array = 2 * self.right_counts / (self.support + self.predicted_counts).clip(min=1)
+        return f1
 
     @cached_property
     def members(self) -> list[Array]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftkit.errors import plural
-from ftkit.files.json_text import finite
+from ftkit.files.json_text import replace_nonfinite
 from ftkit.metrics.finite_outputs import NOT_FINITE
 from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.multilabel_outputs import MultilabelOutputs
@@ -50,7 +50,7 @@ class Evaluation:
         support, predicted, right: Number of images of each class, of images that it is predicted for, and of those
             that it is rightly predicted for; int64 `(classes,)`.
         pairs: The entries of the confusion matrix that aren't zero: true label, predicted label and number of images,
-            int64 `(m, 3)`, ascending. None where an image has several labels.
+            int64 `(m, 3)`, ascending. Empty where an image may have several labels.
         average_precision: Of each class, float64 `(classes,)`; None where each image has one label.
     """
 
@@ -61,7 +61,7 @@ class Evaluation:
     support: Array
     predicted: Array
     right: Array
-    pairs: Array | None = None
+    pairs: Array
     average_precision: Array | None = None
 
     @cached_property
@@ -77,9 +77,13 @@ class Evaluation:
         return tuple(ClassScores(*row) for row in rows)
 
     @property
+    def has_confusion(self) -> bool:
+        """Whether each image has one label, so that there is a confusion matrix."""
+        return self.average_precision is None
+
+    @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
         """`confusion[i][j]` images of class i were predicted as class j. It has as many entries as classes squared."""
-        assert self.pairs is not None, "with several labels per image there is no confusion matrix"
         matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64)
         matrix[self.pairs[:, 0], self.pairs[:, 1]] = self.pairs[:, 2]
         return tuple(map(tuple, matrix.tolist()))
@@ -91,10 +95,10 @@ class Evaluation:
         """
         classes = [asdict(scores) for scores in self.per_class]
         if self.average_precision is not None:
-            pairs = zip(classes, self.average_precision.tolist(), strict=True)
-            classes = [one | finite({"average_precision": value}) for one, value in pairs]
+            rows = zip(classes, self.average_precision.tolist(), strict=True)
+            classes = [row | {"average_precision": replace_nonfinite(value)} for row, value in rows]
         found = {"images": self.images, **self.values, "missing": dict(self.missing), "classes": classes}
-        if self.pairs is None:
+        if not self.has_confusion:
             return found
         if len(self.classes) > LARGEST_MATRIX:
             return {**found, "confusion": None, "confusion_pairs": self.pairs.tolist()}
@@ -122,7 +126,7 @@ def evaluate_outputs(outputs: Outputs, metrics: Mapping[str, Metric]) -> Evaluat
         support=outputs.support,
         predicted=outputs.predicted_counts,
         right=outputs.right_counts,
-        pairs=_confusion_pairs(outputs) if isinstance(outputs, MulticlassOutputs) else None,
+        pairs=_confusion_pairs(outputs) if isinstance(outputs, MulticlassOutputs) else np.empty((0, 3), dtype=np.int64),
         average_precision=outputs.average_precision if isinstance(outputs, MultilabelOutputs) else None,
     )
 

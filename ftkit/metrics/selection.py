@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError, one_line
 from ftkit.parts.metric import Metric
 from ftkit.plugins import Registry
@@ -21,6 +22,18 @@ def default_metrics(registry: Registry, classes: int, task: str = "multiclass") 
     """The default metrics of a task that depend on the model with so many classes, by name."""
     metrics = named_metrics(registry, DEFAULTS[task])
     return {name: metric for name, metric in metrics.items() if classes >= metric.min_classes}
+
+
+def run_metrics(resolved: Resolved, classes: int) -> dict[str, Metric]:
+    """The metrics that a run records, by name: the default ones, the monitored one, and those that its config lists.
+
+    Raises:
+        RequestError: As in `named_metrics`.
+    """
+    config = resolved.config
+    listed = dict(zip((choice.name for choice in config.metrics), build(resolved, "metrics"), strict=True))
+    monitored = named_metrics(resolved.registry, [config.monitor], resolved.where("monitor"))
+    return {**default_metrics(resolved.registry, classes), **monitored, **listed}
 
 
 def named_metrics(registry: Registry, names: Iterable[str], where: str = "") -> dict[str, Metric]:

@@ -73,7 +73,9 @@ class Metric(ABC):
         def value(count: Array) -> float:
             taken = outputs.take(np.repeat(np.arange(len(count)), count.astype(np.int64)))
             try:
-                return np.nan if self.undefined(taken.support, len(taken), taken.classes) else self.value(taken)
+                return (
+                    np.nan if self.undefined(taken.support.tolist(), len(taken), taken.classes) else self.value(taken)
+                )
             except UndefinedMetricError:
                 return np.nan
 

@@ -14,10 +14,11 @@ from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import check_description, error_prefix
 from ftkit.data.scan.image_scan import Tell, leave_out, scan_images
 from ftkit.errors import RequestError, plural
-from ftkit.metrics.names import check_monitor
+from ftkit.metrics.selection import check_defined, run_metrics
 from ftkit.optim.optimizer_options import FIRST_RATE_ALONE
 from ftkit.optim.rates import check_group_rates
 from ftkit.parts.backbone import Head
+from ftkit.parts.dataset import Split
 from ftkit.parts.strategy import Strategy
 from ftkit.planning.cost import count_parameters
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
@@ -31,7 +32,7 @@ from ftkit.transforms.augmentation import check_channels
 
 TASK = "multiclass"
 """The kind of targets that a run has."""
-NOT_YET = ("image_transforms", "batch_transforms", "metrics", "callbacks")
+NOT_YET = ("image_transforms", "batch_transforms", "callbacks")
 """Sections of the config that nothing in a run takes yet."""
 
 
@@ -80,7 +81,8 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         splits=splits,
         preprocessing=preprocessing,
         augmentation=build(resolved, "augment"),
-        **{section: build(resolved, section) for section in LISTS},
+        **{section: build(resolved, section) for section in LISTS if section != "metrics"},
+        metrics=run_metrics(resolved, len(splits.classes)),
         weights=weights,
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
@@ -120,7 +122,7 @@ def _means_checked(plan: Plan) -> Plan:
     config, where = plan.config, plan.resolved.where
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
     assert plan.splits.val is not None, "make_plan refuses data without a validation split"
-    check_monitor(config.monitor, plan.splits.val.labels, plan.splits.classes, where("monitor"))
+    _check_metrics(plan, plan.splits.val)
     _require_trackers(config.tracker)
     _require_support(plan)
     check_channels(plan.augmentation, plan.preprocessing.channels)
@@ -129,6 +131,14 @@ def _means_checked(plan: Plan) -> Plan:
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
     notes += _check_patience(plan) + _rate_notes(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _check_metrics(plan: Plan, val: Split) -> None:
+    """Check that the monitored metric, and those that the config lists, have a value on the validation images."""
+    listed = [choice.name for choice in plan.config.metrics]
+    for key, names in (("monitor", [plan.config.monitor]), ("metrics", listed)):
+        asked = {name: plan.metrics[name] for name in names}
+        check_defined(asked, val.labels, plan.splits.classes, plan.resolved.where(key), "validation images")
 
 
 def _check_patience(plan: Plan) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class Plan:
     Attributes:
         group_parameters: Number of parameters by layer group of the schedule; None where only building
             the model tells (`ftkit.models.build.counted` does that).
+        metrics: The metrics that are recorded for the validation split, by name.
         probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
             fails, None for not at all.
     """
@@ -63,7 +64,7 @@ class Plan:
     head: Head
     image_transforms: tuple[ImageTransform, ...]
     batch_transforms: tuple[BatchTransform, ...]
-    metrics: tuple[Metric, ...]
+    metrics: Mapping[str, Metric]
     callbacks: tuple[Callback, ...]
     group_parameters: Mapping[str, int] | None
     probe: ProbeUse = None
@@ -202,6 +203,10 @@ class Plan:
                 for p in self.schedule.phases
             ],
             **{name: [part.model_dump(mode="json") for part in getattr(self.config, name)] for name in LISTS},
+            "metrics": {
+                name: {"label": metric.label, "lower_is_better": metric.lower_is_better}
+                for name, metric in self.metrics.items()
+            },
             "loss": self.config.loss.model_dump(mode="json"),
             "optimizer": self.config.optimizer.model_dump(mode="json"),
             "decay_all": self.config.decay_all,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from ftkit.errors import RequestError
-from ftkit.metrics.names import METRICS, is_better
+from ftkit.metrics.selection import is_better
 from ftkit.runs.run_folder import RunFolder
 
 RunState = Literal["finished", "running", "stopped"]
@@ -53,8 +53,13 @@ class RunSummary:
 
     @property
     def monitor(self) -> str:
-        """The metric that chooses the best epoch."""
+        """The metric that selects the best epoch."""
         return str(self.config["monitor"])
+
+    @property
+    def metric_labels(self) -> Mapping[str, str]:
+        """Labels of the recorded metrics, by name."""
+        return {name: metric["label"] for name, metric in self.plan["metrics"].items()}
 
     @property
     def epochs(self) -> int:
@@ -68,10 +73,10 @@ class RunSummary:
     @property
     def best(self) -> Mapping[str, Any] | None:
         """The record of the best epoch, the earliest of equals; None before the first."""
-        best: Mapping[str, Any] | None = None
+        lower, best = bool(self.plan["metrics"][self.monitor]["lower_is_better"]), None
         for record in self.records:
             value = self.value(record)
-            if is_better(self.monitor, math.nan if value is None else value, self.value(best)):
+            if is_better(math.nan if value is None else value, self.value(best), lower):
                 best = record
         return best
 
@@ -96,7 +101,7 @@ def summarize(folder: Path) -> RunSummary:
     try:
         records = tuple(run.records())
         summary = RunSummary(run, _started(run), _state(run), config, plan, records, _layer_drift(run))
-        _ = summary.data, summary.strategy, summary.planned, summary.best, METRICS[summary.monitor], plan["backbone"]
+        _ = summary.data, summary.strategy, summary.planned, summary.best, summary.metric_labels, plan["backbone"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _strange(folder, f"{type(error).__name__} {error}") from None
     return summary

@@ -15,9 +15,10 @@ from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.errors import FtkitError, plural
 from ftkit.evaluation.collect import collect_outputs
 from ftkit.files.json_text import replace_nonfinite
-from ftkit.metrics.classification import Evaluation, evaluate_outputs
-from ftkit.metrics.finite_outputs import few_names, finite_rows
-from ftkit.metrics.names import NOT_FINITE, is_better
+from ftkit.metrics.finite_outputs import NOT_FINITE, few_names, finite_rows
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.report import Evaluation, evaluate_outputs
+from ftkit.metrics.selection import is_better
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.checkpoint import Progress
 from ftkit.runs.run_folder import RunFolder
@@ -58,9 +59,9 @@ def finish_epoch(
     progress, plan = session.progress, session.plan
     seconds = time.perf_counter() - started
     require_finite_weights(session)
-    outputs = validation_outputs(session)
-    evaluation = evaluate_outputs(*outputs, plan.splits.classes)
-    note_unusable(session, outputs[0])
+    logits, labels = validation_outputs(session)
+    evaluation = evaluate_outputs(MulticlassOutputs(logits, labels, plan.splits.classes), plan.metrics)
+    note_unusable(session, logits)
     if trained:
         progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0
     session.totals.zero_()
@@ -112,12 +113,12 @@ def note_unusable(session: Session, logits: Tensor) -> None:
 def note_value(session: Session, evaluation: Evaluation) -> bool:
     """Whether the monitored metric is the best so far; where there is patience, whether it has ended."""
     progress, monitor = session.progress, session.plan.config.monitor
-    value = evaluation.summary[monitor]
+    value = evaluation.values[monitor]
     # make_plan refuses to monitor what the data doesn't have; None is what outputs that aren't finite don't have.
     value = math.nan if value is None else value
     if session.plan.config.patience is not None:
         lose_patience(session.plan, progress, value)
-    better = is_better(monitor, value, progress.best)
+    better = is_better(value, progress.best, session.plan.metrics[monitor].lower_is_better)
     if better:
         progress.best, progress.best_epoch = value, progress.epoch
     return better
@@ -133,7 +134,7 @@ def lose_patience(plan: Plan, progress: Progress, value: float) -> None:
     assert config.patience is not None, "the caller looks"
     if progress.epoch <= plan.patience_start:
         progress.waited, progress.patience_best = 0, None
-    elif is_better(config.monitor, value, progress.patience_best):
+    elif is_better(value, progress.patience_best, plan.metrics[config.monitor].lower_is_better):
         progress.waited, progress.patience_best = 0, value
     else:
         progress.waited += 1
@@ -142,7 +143,7 @@ def lose_patience(plan: Plan, progress: Progress, value: float) -> None:
 
 def val_metrics(evaluation: Evaluation) -> dict[str, float | None]:
     """What an epoch's record and a model's card say of the validation split."""
-    return {f"val_{name}": value for name, value in evaluation.summary.items()}
+    return {f"val_{name}": value for name, value in evaluation.values.items()}
 
 
 def finish_run(session: Session) -> Outcome:

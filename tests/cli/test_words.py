@@ -18,7 +18,8 @@ from ftkit.cli.commands.evaluate import digits_of
 from ftkit.cli.main import main
 from ftkit.errors import RunInterrupted, plural
 from ftkit.evaluation.comparison import PairedComparison
-from ftkit.metrics.bootstrap import smallest_difference, wilson
+from ftkit.metrics.bootstrap import wilson
+from ftkit.metrics.paired_test import smallest_difference
 from tests.conftest import MakeFolder, RunFtkit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,16 @@ import torch
 
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
-from ftkit.evaluation.comparison import SplitOutputs, TrainedRun, compare, seconds, trainable
+from ftkit.evaluation.comparison import compare
+from ftkit.evaluation.trained_runs import SplitOutputs, TrainedRun, most_trainable
 from ftkit.experiments.trials import mean_and_spread
-from ftkit.metrics.bootstrap import Interval, _judge_of, interval, mcnemar, resampled
-from ftkit.metrics.classification import evaluate_outputs
-from ftkit.metrics.names import METRICS
+from ftkit.metrics.bootstrap import Interval, interval, resampled
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.paired_test import mcnemar
+from ftkit.metrics.selection import DEFAULTS
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import RunSummary
+from tests.evaluating import evaluate, metrics_named
 
 CLASSES = tuple("abcdefg")
 
@@ -32,6 +36,14 @@ def outputs(images: int, seed: int = 0, skill: float = 1.5) -> tuple[torch.Tenso
     return noise + skill * torch.nn.functional.one_hot(labels, len(CLASSES)), labels
 
 
+def draw(logits: torch.Tensor, labels: torch.Tensor, *names: str, seed: int = 0) -> Mapping[str, np.ndarray]:
+    return resampled(MulticlassOutputs(logits, labels, CLASSES[: logits.shape[1]]), metrics_named(*names), seed)
+
+
+def resampler(metric: str, logits: torch.Tensor, labels: torch.Tensor) -> Callable[[np.ndarray], np.ndarray]:
+    return metrics_named(metric)[metric].resampler(MulticlassOutputs(logits, labels, CLASSES))
+
+
 def split_outputs(name: str, seed: int = 0, skill: float = 1.5, images: int = 140) -> SplitOutputs:
     logits, labels = outputs(images, seed, skill)
     records = ({"epoch": 0, "seconds": 1.5}, {"epoch": 1, "seconds": 2.0})
@@ -40,30 +52,30 @@ def split_outputs(name: str, seed: int = 0, skill: float = 1.5, images: int = 14
     return SplitOutputs(trained, "test", CLASSES, tuple(f"{i:04d}.png" for i in range(images)), labels, logits)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DEFAULTS["multiclass"])
 def test_each_image_counted_once_gives_the_metric_that_evaluate_gives(metric: str) -> None:
     logits, labels = outputs(300)
-    value = _judge_of(metric, logits, labels)(np.ones((1, 300)))
-    assert value[0] == pytest.approx(evaluate_outputs(logits, labels, CLASSES).summary[metric], abs=1e-6)
+    value = resampler(metric, logits, labels)(np.ones((1, 300)))
+    assert value[0] == pytest.approx(evaluate(logits, labels, CLASSES).values[metric], abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DEFAULTS["multiclass"])
 def test_a_count_of_two_is_the_image_twice(metric: str) -> None:
     logits, labels = outputs(70)
     counts = np.ones((1, 70))
     counts[0, :20] = 2
     twice = torch.cat([torch.arange(70), torch.arange(20)])
-    expected = evaluate_outputs(logits[twice], labels[twice], CLASSES).summary[metric]
+    expected = evaluate(logits[twice], labels[twice], CLASSES).values[metric]
     # Counts add up to as many images as there are, in a resample; here there are 20 more.
-    scale = 1 if metric in ("macro_f1", "auroc") else 90 / 70
-    assert _judge_of(metric, logits, labels)(counts)[0] / scale == pytest.approx(expected, abs=1e-6)
+    scale = 1 if metric in ("macro_f1", "weighted_f1", "auroc") else 90 / 70
+    assert resampler(metric, logits, labels)(counts)[0] / scale == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_interval_of_accuracy_is_as_wide_as_the_binomial_says() -> None:
     logits = torch.zeros(400, 2)
     logits[:, 0] = 1
     labels = (torch.arange(400) < 80).long()
-    found = interval(resampled(logits, labels, ["accuracy"])["accuracy"])
+    found = interval(draw(logits, labels, "accuracy")["accuracy"])
     spread = 1.96 * (0.8 * 0.2 / 400) ** 0.5
     assert found.low == pytest.approx(0.8 - spread, abs=0.006)
     assert found.high == pytest.approx(0.8 + spread, abs=0.006)
@@ -71,21 +83,21 @@ def test_the_interval_of_accuracy_is_as_wide_as_the_binomial_says() -> None:
 
 def test_resamples_follow_from_the_seed_and_are_the_same_for_every_model() -> None:
     logits, labels = outputs(50)
-    first = resampled(logits, labels, ["accuracy"], seed=1)["accuracy"]
+    first = draw(logits, labels, "accuracy", seed=1)["accuracy"]
     assert len(first) == 2000
-    assert (first == resampled(logits, labels, ["accuracy", "loss"], seed=1)["accuracy"]).all()
-    assert (first != resampled(logits, labels, ["accuracy"], seed=2)["accuracy"]).any()
+    assert (first == draw(logits, labels, "accuracy", "loss", seed=1)["accuracy"]).all()
+    assert (first != draw(logits, labels, "accuracy", seed=2)["accuracy"]).any()
     # A model that is right exactly where the other is wrong is as good as the other is bad, resample by resample.
     right = logits.argmax(1) == labels
     other = torch.nn.functional.one_hot(torch.where(right, (labels + 1) % 7, labels), 7).float()
-    assert np.allclose(1 - resampled(other, labels, ["accuracy"], seed=1)["accuracy"], first)
+    assert np.allclose(1 - draw(other, labels, "accuracy", seed=1)["accuracy"], first)
 
 
 def test_resamples_without_a_metric_are_left_out() -> None:
     assert interval(np.array([np.nan, 1.0, np.nan, 1.0])) == Interval(1.0, 1.0)
     assert interval(np.array([np.nan])) == Interval(None, None)
     labels = torch.tensor([0, 0, 0, 0, 0, 1])
-    values = resampled(torch.randn(6, 2), labels, ["auroc"])["auroc"]
+    values = draw(torch.randn(6, 2), labels, "auroc")["auroc"]
     assert 0.2 < np.isnan(values).mean() < 0.5, "one image in six is missed by (5/6)**6 of the resamples"
 
 
@@ -101,7 +113,7 @@ def test_mcnemars_test_is_exact(only_first: int, only_second: int, p: float) -> 
 
 
 def test_a_run_against_itself_differs_by_nothing() -> None:
-    first, second = compare([split_outputs("a"), split_outputs("b")], ["accuracy", "loss"])
+    first, second = compare([split_outputs("a"), split_outputs("b")], metrics_named("accuracy", "loss"))
     assert first.against is None
     assert second.against is not None
     assert second.against.differences == {"accuracy": (0.0, Interval(0.0, 0.0)), "loss": (0.0, Interval(0.0, 0.0))}
@@ -109,7 +121,7 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
 
 
 def test_a_better_run_is_told_apart_from_chance() -> None:
-    first, second = compare([split_outputs("weak", 0, 1.0), split_outputs("strong", 1, 3.0)], ["accuracy"])
+    first, second = compare([split_outputs("weak", 0, 1.0), split_outputs("strong", 1, 3.0)], metrics_named("accuracy"))
     assert second.against is not None
     difference, where = second.against.differences["accuracy"]
     assert difference == pytest.approx((second.metrics["accuracy"][0] or 0) - (first.metrics["accuracy"][0] or 0))
@@ -123,7 +135,7 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     order = [3, 1, 0, 2, 6, 5, 4]
     back = torch.tensor(order).argsort()
     other = replace(one, classes=tuple(CLASSES[i] for i in order), logits=one.logits[:, order], labels=back[one.labels])
-    _, second = compare([one, other], ["accuracy", "loss"])
+    _, second = compare([one, other], metrics_named("accuracy", "loss"))
     assert second.against is not None
     assert second.against.differences["loss"][0] == pytest.approx(0, abs=1e-12)
     assert second.against.only_first == second.against.only_this == 0
@@ -140,28 +152,28 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
 def test_what_cant_be_paired_is_named(change: dict[str, object], says: str) -> None:
     other = replace(split_outputs("other"), **change)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="one and other can't be paired") as caught:
-        compare([split_outputs("one"), other], ["accuracy"])
+        compare([split_outputs("one"), other], metrics_named("accuracy"))
     assert says in caught.value.message
     assert "--unpaired" in (caught.value.hint or "")
-    results = compare([split_outputs("one"), other], ["accuracy"], paired=False)
+    results = compare([split_outputs("one"), other], metrics_named("accuracy"), paired=False)
     assert [r.against for r in results] == [None, None]
 
 
 def test_a_metric_that_the_images_havent_got_is_refused() -> None:
     few = replace(split_outputs("few"), classes=("a", "b"), logits=torch.randn(140, 2), labels=torch.zeros(140).long())
-    with pytest.raises(RequestError, match="--metric top5: the images have none: with 2 classes it would always be 1"):
-        compare([few], ["top5"])
-    with pytest.raises(RequestError, match=r"--metric auroc: .* all images are of class 'a'"):
-        compare([few], ["auroc"])
+    with pytest.raises(RequestError, match="top5 is undefined for the test images: it needs 6 classes"):
+        compare([few], metrics_named("top5"))
+    with pytest.raises(RequestError, match=r"--metric: auroc .* all images are of class 'a'"):
+        compare([few], metrics_named("auroc"))
 
 
 def test_costs_come_from_the_plan_and_the_records() -> None:
     phases = [{"trainable": 10}, {"trainable": 300}, {"trainable": 200}]
     head = [{"name": "stem", "parameters": 290}, {"name": "head", "parameters": 10}]
-    assert trainable({"phases": phases, "groups": head, "probe": "usual"}) == 300
-    assert trainable({"phases": [], "groups": head, "probe": "required"}) == 10
-    assert trainable({"phases": [], "groups": head, "probe": None}) == 0
-    assert seconds(split_outputs("a").trained.summary) == 3.5
+    assert most_trainable({"phases": phases, "groups": head, "probe": "usual"}) == 300
+    assert most_trainable({"phases": [], "groups": head, "probe": "required"}) == 10
+    assert most_trainable({"phases": [], "groups": head, "probe": None}) == 0
+    assert split_outputs("a").trained.seconds == 3.5
 
 
 def test_spread_is_the_standard_deviation_over_seeds() -> None:

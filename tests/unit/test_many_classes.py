@@ -7,11 +7,11 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ftkit.metrics.classification import evaluate_outputs
 from rich.console import Console
 from sklearn import metrics
 from torchmetrics.functional import classification
@@ -21,30 +21,34 @@ from ftkit.cli.output import console
 from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.selection import default_metrics
 from ftkit.parts.dataset import Split, Splits
 from ftkit.training.preparation.probe import LONE_STRENGTH, choose_strength
+from tests.evaluating import REGISTRY, evaluate, metrics_named
 
+REPOSITORY = Path(__file__).parents[2]
 MANY = 20_000
 NAMES = tuple(f"class-{number:05d}" for number in range(MANY))
 
 PEAK = f"""
 import json, resource, time, torch
-from ftkit.metrics.classification import evaluate_outputs
+from tests.evaluating import evaluate
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (10 if {sys.platform == "darwin"} else 0) / 1024
 
 logits, labels = torch.randn(1000, {MANY}), torch.arange(1000) * 7 % {MANY}
 names = tuple(map(str, range({MANY})))
-evaluate_outputs(logits[:2, :10], labels[:2] % 10, names[:10])
+evaluate(logits[:2, :10], labels[:2] % 10, names[:10])
 before, started = peak(), time.process_time()
-found = evaluate_outputs(logits, labels, names)
+found = evaluate(logits, labels, names)
 print(json.dumps([peak() - before, time.process_time() - started, found.images]))
 """
 
 
 def test_an_epoch_is_scored_in_little_time_and_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     megabytes, seconds, images = json.loads(done.stdout)
     assert images == 1000
     assert megabytes < 100, "beside the 80 MB of the outputs themselves; the matrix alone would be 3,200"
@@ -58,17 +62,17 @@ def test_values_agree_with_scikit_learn_and_torchmetrics() -> None:
     labels = np.concatenate([np.arange(classes), generator.integers(0, 20, images - classes)])
     logits = generator.normal(size=(images, classes)).round(1)
     logits[np.arange(images), labels] += 2
-    found = evaluate_outputs(torch.tensor(logits), torch.tensor(labels), NAMES[:classes])
+    found = evaluate(torch.tensor(logits), torch.tensor(labels), NAMES[:classes])
     predicted = logits.argmax(axis=1)
-    assert found.accuracy == metrics.accuracy_score(labels, predicted)
-    assert found.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
-    assert found.weighted_f1 == pytest.approx(metrics.f1_score(labels, predicted, average="weighted"))
+    assert found.values["accuracy"] == metrics.accuracy_score(labels, predicted)
+    assert found.values["macro_f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    assert found.values["weighted_f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="weighted"))
     assert found.confusion == tuple(map(tuple, metrics.confusion_matrix(labels, predicted).tolist()))
     areas = [metrics.roc_auc_score(labels == one, torch.tensor(logits).softmax(1)[:, one]) for one in range(classes)]
-    assert found.auroc == pytest.approx(np.mean(areas), abs=1e-12)
+    assert found.values["auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
     probabilities = torch.tensor(logits).softmax(1)
     theirs = classification.multiclass_calibration_error(probabilities, torch.tensor(labels), classes, 15, "l1")
-    assert found.calibration_error == pytest.approx(float(theirs), abs=1e-6)
+    assert found.values["calibration_error"] == pytest.approx(float(theirs), abs=1e-6)
 
 
 def few_of_many() -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +83,7 @@ def few_of_many() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_json_has_the_pairs_in_place_of_a_matrix_of_400_million() -> None:
-    found = evaluate_outputs(*few_of_many(), NAMES).to_json()
+    found = evaluate(*few_of_many(), NAMES).to_json()
     assert found["confusion"] is None
     assert found["confusion_pairs"] == [[5, 5, 1], [5, 9, 1], [7, 9, 1], [19_999, 19_999, 1]]
     assert found["classes"][5] == {
@@ -91,9 +95,9 @@ def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkey
     text = io.StringIO()
     monkeypatch.setattr(console, "out", lambda: Console(file=text, width=120))
     started = time.process_time()
-    evaluation = evaluate_outputs(*few_of_many(), NAMES)
+    evaluation = evaluate(*few_of_many(), NAMES)
     split = Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)  # type: ignore[arg-type,return-value]
-    show(evaluation, EvaluationData("data", "test", split), {})
+    show(evaluation, EvaluationData("data", "test", split), {}, default_metrics(REGISTRY, MANY))
     assert time.process_time() - started < 5
     lines = text.getvalue().splitlines()
     assert len(lines) < 30
@@ -104,7 +108,8 @@ def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkey
 def test_resamples_of_many_classes_take_no_table_of_them() -> None:
     logits, labels = few_of_many()
     started = time.process_time()
-    draws = resampled(logits, labels, ["accuracy", "macro_f1", "weighted_f1", "loss", "auroc"])
+    metrics = metrics_named("accuracy", "macro_f1", "weighted_f1", "loss", "auroc")
+    draws = resampled(MulticlassOutputs(logits, labels, NAMES), metrics)
     assert time.process_time() - started < 5
     assert (interval(draws["accuracy"]).low, interval(draws["accuracy"]).high) == (0.0, 1.0)
     assert interval(draws["auroc"]).low is None, "no resample has an image of every class"

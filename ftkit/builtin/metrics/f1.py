@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ftkit.api import Metric, hookimpl
 from ftkit.builtin.metrics.group_sums import sums_by_group
@@ -22,7 +22,7 @@ class _MeanF1(Metric):
     """A function of the counts of each class: its images, its predictions, and the right ones among these."""
 
     needs = "predictions"
-    tasks = ("multiclass", "multilabel")
+    tasks: ClassVar[tuple[str, ...]] = ("multiclass", "multilabel")
 
     @abstractmethod
     def mean(self, support: Array, predicted: Array, right: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,22 +13,20 @@ import typer
 from ftkit.cli.commands.evaluate import digits_of
 from ftkit.cli.options import with_config
 from ftkit.cli.output import console
-from ftkit.errors import RequestError, one_line, plural, unknown
-from ftkit.metrics.names import METRICS
+from ftkit.errors import RequestError, one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.comparison import ComputeOptions, PairedComparison, Result
-    from ftkit.metrics.bootstrap import Interval
+    from ftkit.evaluation.comparison import Estimate, PairedComparison, Result
+    from ftkit.evaluation.trained_runs import ComputeOptions
+    from ftkit.parts.metric import Metric
 
 app = typer.Typer()
 
 SHOWN_METRICS = ("accuracy", "macro_f1", "loss")
 SEEDS = 3
-OF_RUNS = {"output", "device", "workers", "batch_size", "cache.use"}
+OF_RUNS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
 """Settings that runs can be compared with: where they are, and how to compute."""
-
-Estimate = tuple[float | None, "Interval"]
 
 
 @app.command(
@@ -51,35 +49,27 @@ def compare(
     split: Annotated[
         Literal["val", "test"] | None, typer.Option("--split", help="Split to evaluate on; by default test, else val.")
     ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="|".join(METRICS),
-            help="A metric to show; give it again for more.",
-            show_default=", ".join(SHOWN_METRICS),
-            autocompletion=lambda incomplete: [name for name in METRICS if name.startswith(incomplete)],
-        ),
-    ] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Take runs of different images or classes too, without a test.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
 ) -> None:
     """Compare runs, or strategies over seeds, on the same images."""
-    metrics = tuple(dict.fromkeys(metric or SHOWN_METRICS))
-    strange = next((name for name in metrics if name not in METRICS), None)
-    if strange is not None:
-        raise unknown("metric", strange, METRICS, "--metric")
     if strategies is None:
         _require_runs(runs or [], seeds, resolved)
-        _compare_runs(runs or [], resolved, split, metrics, unpaired, json)
+        _compare_runs(runs or [], resolved, split, unpaired, json)
         return
     _require_strategies(runs or [], unpaired, resolved)
     from ftkit.cli.output.trial_table import compare_strategies
 
     compare_strategies(
-        strategies.split(","), seeds or SEEDS, resolved, split, metrics, _compute_options(resolved), json
+        strategies.split(","),
+        seeds or SEEDS,
+        resolved,
+        split,
+        shown_metrics(resolved),
+        _compute_options(resolved),
+        json,
     )
 
 
@@ -113,12 +103,11 @@ def _compare_runs(
     runs: Sequence[str],
     resolved: Resolved,
     split: Literal["val", "test"] | None,
-    metrics: Sequence[str],
     unpaired: bool,
     json: bool,
 ) -> None:
-    from ftkit.evaluation.comparison import common_split, find_trained_runs, predict_split
     from ftkit.evaluation.comparison import compare as compare_outputs
+    from ftkit.evaluation.trained_runs import common_split, find_trained_runs, predict_split
 
     trained_runs = find_trained_runs(runs, Path(os.path.relpath(resolved.config.output)))
     chosen = split or common_split(trained_runs)
@@ -128,6 +117,7 @@ def _compare_runs(
         outputs.append(predict_split(one, chosen, _compute_options(resolved), console.note))
         for line in outputs[-1].notes:
             console.warn(line)
+    metrics = shown_metrics(resolved)
     results = compare_outputs(outputs, metrics, paired=not unpaired)
     if json:
         console.print_json({"split": chosen, "runs": [_facts(result) for result in results]})
@@ -136,7 +126,7 @@ def _compare_runs(
 
 
 def _compute_options(resolved: Resolved) -> ComputeOptions:
-    from ftkit.evaluation.comparison import ComputeOptions
+    from ftkit.evaluation.trained_runs import ComputeOptions
 
     config, given = resolved.config, resolved.sources
     threads = max(1, config.workers) if isinstance(config.workers, int) else None
@@ -144,16 +134,27 @@ def _compute_options(resolved: Resolved) -> ComputeOptions:
     return ComputeOptions(config.device, config.precision, threads, batch_size, config.cache.use)
 
 
-def _show(results: Sequence[Result], metrics: Sequence[str], split: str) -> None:
+def shown_metrics(resolved: Resolved) -> dict[str, Metric]:
+    """The metrics to show: those that were given for this command, or else the usual ones and those of the config."""
+    from ftkit.config.load import build
+    from ftkit.metrics.selection import named_metrics
+
+    listed = dict(zip((choice.name for choice in resolved.config.metrics), build(resolved, "metrics"), strict=True))
+    sources = [where for key, where in resolved.sources.items() if key.partition(".")[0] == "metrics"]
+    usual = () if any(where.startswith(("--", "FTKIT_")) for where in sources) else SHOWN_METRICS
+    return {**named_metrics(resolved.registry, usual), **listed}
+
+
+def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) -> None:
     """Two tables: each run by itself, and each against the first."""
     from ftkit.metrics.bootstrap import RESAMPLES
 
-    names = _names(results)
+    names, labels = _names(results), [one_line(metric.label) for metric in metrics.values()]
     images = len(results[0].outputs.names)
     title = f"{split}: {plural(images, 'image')}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
     if any(len(r.outputs.names) != images for r in results):
         title = f"{split}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
-    columns = ("run", *(METRICS[f].label for f in metrics), "best epoch", "seconds", "trainable")
+    columns = ("run", *labels, "best epoch", "seconds", "trainable")
     rows = [
         (name, *(_estimate(result.metrics[metric]) for metric in metrics), *_cost(result))
         for name, result in zip(names, results, strict=True)
@@ -162,14 +163,14 @@ def _show(results: Sequence[Result], metrics: Sequence[str], split: str) -> None
     rest = [(name, r.against) for name, r in zip(names, results, strict=True) if r.against is not None]
     if not rest:
         return
-    heads = ("only it is right", f"only {names[0]} is", "p", *(f"{METRICS[f].label}" for f in metrics))
+    heads = ("only it is right", f"only {names[0]} is", "p", *labels)
     rows = [
         (
             name,
             str(a.only_this),
             str(a.only_first),
             f"{a.p:.3g}",
-            *(_estimate(a.differences[f], "+.4f") for f in metrics),
+            *(_estimate(a.differences[metric], "+.4f") for metric in metrics),
         )
         for name, a in rest
     ]
@@ -209,16 +210,14 @@ def _estimate(value: Estimate, form: str = ".4f") -> str:
 
 def _cost(result: Result) -> tuple[str, str, str]:
     from ftkit.cli.output.descriptions import full_count
-    from ftkit.evaluation.comparison import seconds, trainable
 
-    summary = result.outputs.trained.summary
+    trained = result.outputs.trained
+    summary = trained.summary
     best = summary.best["epoch"] if summary.best else "-"
-    return f"{best} of {summary.epochs}", f"{seconds(summary):.1f}", full_count(trainable(summary.plan))
+    return f"{best} of {summary.epochs}", f"{trained.seconds:.1f}", full_count(trained.trainable)
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    from ftkit.evaluation.comparison import seconds, trainable
-
     one, against = result.outputs, result.against
     summary = one.trained.summary
     facts = {
@@ -227,8 +226,8 @@ def _facts(result: Result) -> dict[str, Any]:
         "metrics": {name: _plain(value) for name, value in result.metrics.items()},
         "best_epoch": summary.best["epoch"] if summary.best else None,
         "epochs": summary.epochs,
-        "seconds": round(seconds(summary), 3),
-        "trainable": trainable(summary.plan),
+        "seconds": round(one.trained.seconds, 3),
+        "trainable": one.trained.trainable,
         "against_first": None,
     }
     if against is not None:

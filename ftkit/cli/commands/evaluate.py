@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,6 @@ from ftkit.cli.flags import dataset_at
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line, plural
-from ftkit.metrics.names import METRICS
 from ftkit.parts.dataset import SplitName
 
 if TYPE_CHECKING:
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.evaluation.evaluation_data import EvaluationData
     from ftkit.metrics.bootstrap import Interval
-    from ftkit.metrics.classification import Evaluation
+    from ftkit.metrics.report import Evaluation
+    from ftkit.parts.metric import Metric
     from ftkit.runs.model_card import ModelCard
 
 app = typer.Typer()
@@ -52,6 +52,9 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH|URL", help="Other images: a folder, a CSV file, an archive.")
     ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="A further metric; may be repeated.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="All metrics as JSON on stdout.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at a time.")] = 64,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = "auto",
@@ -74,32 +77,42 @@ def evaluate(
 
     card = read_card(bundle)
     resolved = _run_config(bundle)
-    registry = resolved.registry if resolved else None
+    metrics = _metrics(resolved, card, metric or [])
     labelled = _evaluation_data(bundle, card, data, split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
     from ftkit.evaluation.evaluator import evaluate_bundle
     from ftkit.models.bundle import load_bundle
 
-    loaded = load_bundle(bundle, device, precision, registry)
+    loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
     _remark(bundle, labelled)
     for line in loaded.notes:
         console.warn(line)
     threads = None if workers is None else max(1, workers)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
-    evaluation, where = evaluate_bundle(loaded, labelled.split, batch_size, threads, store, console.note)
+    evaluation, where = evaluate_bundle(loaded, labelled.split, metrics, batch_size, threads, store, console.note)
     if json:
         source = {"data": labelled.source, "split": labelled.name, "data_changed": labelled.changed}
         lie = {name: asdict(one) for name, one in where.items()}
         console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": lie})
     else:
-        show(evaluation, labelled, where)
+        show(evaluation, labelled, where, metrics)
+
+
+def _metrics(resolved: Resolved | None, card: ModelCard, names: Sequence[str]) -> dict[str, Metric]:
+    """The metrics that the model's run records, and further ones, by name."""
+    from ftkit.metrics.selection import default_metrics, named_metrics, run_metrics
+    from ftkit.plugins import Registry
+
+    registry, classes = resolved.registry if resolved else Registry(), len(card.classes)
+    found = run_metrics(resolved, classes) if resolved else default_metrics(registry, classes)
+    return found | named_metrics(registry, names, "--metric")
 
 
 def _evaluation_data(
     bundle: Path, card: ModelCard, data: str | None, split: SplitName | None, run: Resolved | None
 ) -> EvaluationData:
-    """The images to judge by: those that were asked for, or those of the run that the model is of."""
+    """The images to evaluate on: those of `--data`, or those of the model's run."""
     from ftkit.evaluation.evaluation_data import split_of_dataset, split_of_run
     from ftkit.plugins import Registry
 
@@ -130,20 +143,25 @@ def _remark(bundle: Path, labelled: EvaluationData) -> None:
         console.warn(f"{labelled.source} has changed since the model was trained: the metrics aren't of the same data")
 
 
-def show(evaluation: Evaluation, labelled: EvaluationData, where: Mapping[str, Interval]) -> None:
-    """Print the metrics with their intervals, the table of classes, and what is taken for what."""
+def show(
+    evaluation: Evaluation, labelled: EvaluationData, where: Mapping[str, Interval], metrics: Mapping[str, Metric]
+) -> None:
+    """Print the metrics with their intervals, a table of classes, and the confusion matrix."""
     out = console.out()
     digits = digits_of(evaluation.images)
-    found = {name: value for name in METRICS if (value := evaluation.summary.get(name)) is not None}
+    labels = {name: one_line(metric.label) for name, metric in metrics.items()}
     shown = [
-        f"{METRICS[name].label} {value:.{digits}f}{_within(where.get(name), digits)}" for name, value in found.items()
+        f"{labels[name]} {value:.{digits}f}{_within(where.get(name), digits)}"
+        for name, value in evaluation.values.items()
+        if value is not None
     ]
     out.print(f"{labelled.name}: {', '.join(shown)}, {plural(evaluation.images, 'image')}", soft_wrap=True)
     out.print("in brackets: the 95 % confidence interval", soft_wrap=True)
     for name, reason in evaluation.missing.items():
-        out.print(f"no {METRICS[name].label}: {one_line(reason)}", soft_wrap=True)
+        out.print(f"no {labels[name]}: {one_line(reason)}", soft_wrap=True)
     out.print(_class_table(evaluation))
-    out.print(_confusion_table(evaluation, out.width) or _pairs_table(evaluation))
+    if evaluation.has_confusion:
+        out.print(_confusion_table(evaluation, out.width) or _pairs_table(evaluation))
 
 
 def digits_of(images: int) -> int:

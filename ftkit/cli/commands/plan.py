@@ -13,7 +13,7 @@ from ftkit.cli.options import with_config
 from ftkit.cli.output import console
 from ftkit.cli.output.backbone_descriptions import preprocessing_text
 from ftkit.cli.output.descriptions import full_count, short_count
-from ftkit.errors import plural
+from ftkit.errors import one_line, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if config.zero_stage:
         shared = "the optimizer's state is" if config.zero_stage == 1 else "gradients and the optimizer's state are"
         yield "deepspeed", f"{shared} shared out over the processes"
-    yield "chosen by", f"validation {config.monitor.replace('_', ' ')}{_patience(plan)}"
+    yield "chosen by", f"validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
 
 
 def _patience(plan: Plan) -> str:

@@ -109,10 +109,8 @@ def _row(summary: RunSummary) -> tuple[str, ...]:
 
 
 def _best(summary: RunSummary) -> str:
-    from ftkit.metrics.names import METRICS
-
     value = summary.value(summary.best)
-    return "" if value is None else f"{METRICS[summary.monitor].label} {value:.4f}"
+    return "" if value is None else f"{one_line(summary.metric_labels[summary.monitor])} {value:.4f}"
 
 
 def _facts(summary: RunSummary) -> dict[str, Any]:
@@ -174,12 +172,11 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
-    from ftkit.metrics.names import METRICS
-
-    shown = [f for f in dict.fromkeys(("loss", "accuracy", "macro_f1", summary.monitor)) if f in METRICS]
-    rows = [("epoch", "train loss", *(f"val {METRICS[f].label}" for f in shown), "seconds", "")]
+    labels = summary.metric_labels
+    shown = [name for name in dict.fromkeys(("loss", "accuracy", "macro_f1", summary.monitor)) if name in labels]
+    rows = [("epoch", "train loss", *(f"val {one_line(labels[name])}" for name in shown), "seconds", "")]
     for record in summary.records:
-        numbers = (record.get(key) for key in ("train_loss", *(f"val_{f}" for f in shown)))
+        numbers = (record.get(key) for key in ("train_loss", *(f"val_{name}" for name in shown)))
         cells = ("" if n is None else f"{n:.4f}" for n in numbers)
         mark = "best" if record is summary.best else ""
         rows.append((str(record["epoch"]), *cells, f"{record['seconds']:.1f}", mark))

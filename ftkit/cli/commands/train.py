@@ -191,10 +191,11 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
 
 
 def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
-    from ftkit.cli.output.progress import metrics_line
+    from ftkit.cli.output.progress import metrics_line, shown_labels
     from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 
-    last = outcome.records[-1]
+    last, labels = outcome.records[-1], shown_labels(plan)
+    labels["loss"] = labels.pop("loss")
     best, run, out = outcome.best, outcome.run, console.out()
     skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
     early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
@@ -206,8 +207,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
             if skipped
             else ()
         ),
-        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation "
-        + metrics_line(best, ("accuracy", "macro_f1", plan.config.monitor, "loss")),
+        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation {metrics_line(best, labels)}",
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",

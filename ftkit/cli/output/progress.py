@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
 from ftkit.distributed import launch_env
-from ftkit.errors import plural
-from ftkit.metrics.names import METRICS
+from ftkit.errors import one_line, plural
 from ftkit.training.events import EpochDone, Listener, Start, StepDone
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from ftkit.planning.run_plan import Plan
     from ftkit.runs.run_folder import RunFolder
     from ftkit.strategies.schedule import Phase
 
@@ -32,7 +32,7 @@ class Display(Listener):
         self.run = run
         self.epochs = epochs
         self.quiet = quiet
-        self.monitor = "accuracy"
+        self.labels: Mapping[str, str] = {}
 
     def print_line(self, text: str) -> None:
         if launch_env.rank() == 0:
@@ -41,7 +41,7 @@ class Display(Listener):
             console.err().print(text, soft_wrap=True)
 
     def started(self, event: Start) -> None:
-        self.monitor = event.plan.config.monitor
+        self.labels = shown_labels(event.plan)
         where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
         self.print_line(f"run {event.run} {where}{again}")
@@ -56,7 +56,7 @@ class Display(Listener):
         self.print_line(f"{epochs}: {groups} {verb} ({plural(trainable, 'parameter')})")
 
     def epoch_done(self, event: EpochDone) -> None:
-        self.print_line(epoch_line(event.record, self.epochs, event.is_best, self.monitor))
+        self.print_line(epoch_line(event.record, self.epochs, event.is_best, self.labels))
 
     def note(self, text: str) -> None:
         self.print_line(f"note: {text}")
@@ -114,22 +114,29 @@ class LiveDisplay(Display):
         return self.progress
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, monitor: str = "accuracy") -> str:
+def shown_labels(plan: Plan) -> dict[str, str]:
+    """Labels of the metrics that are shown for each epoch, by name."""
+    config = plan.config
+    names = ("loss", "accuracy", "macro_f1", config.monitor, *(choice.name for choice in config.metrics))
+    return {name: one_line(plan.metrics[name].label) for name in names if name in plan.metrics}
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, labels: Mapping[str, str]) -> str:
     """One epoch in a line; the sign at its end marks the best so far.
 
     Args:
-        monitor: The metric that chooses the best epoch, shown among the others.
+        labels: The metrics to show, by name.
     """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
     if "train_loss" in record:
         parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
-    parts.append(f"val {metrics_line(record, ('loss', 'accuracy', 'macro_f1', monitor), ' ')}")
+    parts.append(f"val {metrics_line(record, labels, ' ')}")
     parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts) + ("  best" if is_best else "")
 
 
-def metrics_line(record: Mapping[str, Any], names: Iterable[str], between: str = ", ") -> str:
-    """Metrics of the validation split by their labels, each once; what the data doesn't have is left out."""
-    values = {METRICS[name].label: record.get(f"val_{name}") for name in names}
+def metrics_line(record: Mapping[str, Any], labels: Mapping[str, str], between: str = ", ") -> str:
+    """Metrics of the validation split by their labels; undefined ones are left out."""
+    values = {label: record.get(f"val_{name}") for name, label in labels.items()}
     return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

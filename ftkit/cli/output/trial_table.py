@@ -1,19 +1,19 @@
-"""The half of `ftkit compare` that trains: strategies over seeds, their progress and their table."""
+"""`ftkit compare --strategies`: progress of the runs, and the table of results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
-from ftkit.errors import RequestError, RunInterrupted, plural
-from ftkit.metrics.names import METRICS
+from ftkit.errors import RequestError, RunInterrupted, one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.comparison import ComputeOptions
+    from ftkit.evaluation.trained_runs import ComputeOptions
     from ftkit.experiments.trials import Trial, TrialResult
     from ftkit.parts.dataset import SplitName
+    from ftkit.parts.metric import Metric
 
 
 def compare_strategies(
@@ -21,18 +21,18 @@ def compare_strategies(
     seeds: int,
     resolved: Resolved,
     split: SplitName | None,
-    metrics: Sequence[str],
+    metrics: Mapping[str, Metric],
     options: ComputeOptions,
     json: bool,
 ) -> None:
-    """Train what isn't there of each strategy with each seed, then print what came of them."""
+    """Train each strategy with each seed where that isn't done, then print the results."""
     from ftkit.experiments.trials import evaluate_trial, plan_trials
 
     trials = plan_trials(resolved, strategies, seeds, console.note)
     splits = _splits(trials, split)
     for number, trial in enumerate(trials, 1):
         _train(trial, f"run {number} of {len(trials)}")
-    console.note(f"judging {plural(len(trials), 'run')}")
+    console.note(f"evaluating {plural(len(trials), 'run')}")
     results = [evaluate_trial(trial, splits, metrics, options) for trial in trials]
     if json:
         console.print_json(_summary(strategies, results, splits, metrics))
@@ -70,12 +70,12 @@ def _show(
     strategies: Sequence[str],
     results: Sequence[TrialResult],
     splits: Sequence[SplitName],
-    metrics: Sequence[str],
+    metrics: Mapping[str, Metric],
     seeds: int,
 ) -> None:
     from ftkit.cli.output.descriptions import full_count
 
-    names = [f"{split} {METRICS[metric].label}" for split in splits for metric in metrics]
+    names = [f"{split} {one_line(metric.label)}" for split in splits for metric in metrics.values()]
     spread = ", mean ± standard deviation" if seeds > 1 else ""
     rows = []
     for strategy in strategies:
@@ -98,7 +98,10 @@ def _spread(values: Sequence[float | None], form: str, bare: bool = False) -> st
 
 
 def _summary(
-    strategies: Sequence[str], results: Sequence[TrialResult], splits: Sequence[SplitName], metrics: Sequence[str]
+    strategies: Sequence[str],
+    results: Sequence[TrialResult],
+    splits: Sequence[SplitName],
+    metrics: Mapping[str, Metric],
 ) -> dict[str, Any]:
     return {
         "strategies": [
@@ -122,7 +125,7 @@ def _summary(
 
 
 def _series(
-    name: str, mine: Sequence[TrialResult], splits: Sequence[SplitName], metrics: Sequence[str]
+    name: str, mine: Sequence[TrialResult], splits: Sequence[SplitName], metrics: Mapping[str, Metric]
 ) -> dict[str, Any]:
     """Mean and standard deviation of everything over the seeds."""
     from ftkit.experiments.trials import mean_and_spread

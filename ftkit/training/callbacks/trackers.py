@@ -24,7 +24,7 @@ from ftkit.files.json_text import dump_json
 
 if TYPE_CHECKING:
     from ftkit.config.schema import Config
-    from ftkit.metrics.classification import Evaluation
+    from ftkit.metrics.report import Evaluation
     from ftkit.training.session import Session
 
 PROJECT = "ftkit"
@@ -97,7 +97,8 @@ def track(session: Session, record: Mapping[str, Any], evaluation: Evaluation) -
     for tracker in session.accelerator.trackers:
         try:
             tracker.log(scalars(record), step=epoch)
-            _CONFUSION[tracker.name](tracker, evaluation, epoch)
+            if evaluation.has_confusion:
+                _CONFUSION[tracker.name](tracker, evaluation, epoch)
         except FAILURES as error:
             missed = sent.missed.setdefault(tracker.name, [])
             if not missed:

@@ -1,0 +1,26 @@
+"""Evaluation of logits by the default metrics, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.multilabel_outputs import MultilabelOutputs
+from ftkit.metrics.report import Evaluation, evaluate_outputs
+from ftkit.metrics.selection import default_metrics, named_metrics
+from ftkit.parts.metric import Metric
+from ftkit.plugins import Registry
+
+REGISTRY = Registry()
+
+
+def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
+    """The evaluation by the default metrics: targets are class indices `(n,)`, or label sets, bool `(n, classes)`."""
+    kind = MultilabelOutputs if targets.ndim == 2 else MulticlassOutputs
+    return evaluate_outputs(kind(logits, targets, classes), default_metrics(REGISTRY, len(classes), kind.task))
+
+
+def metrics_named(*names: str) -> dict[str, Metric]:
+    return named_metrics(REGISTRY, names)

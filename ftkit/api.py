@@ -43,6 +43,7 @@ from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy, Then
+from ftkit.parts.task import HeadFit, Task, class_counts, label_set
 from ftkit.plugins.hookspecs import hookimpl
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Phase, Schedule, make_schedule
@@ -63,6 +64,7 @@ __all__ = [
     "Exporter",
     "FtkitError",
     "GroupSize",
+    "HeadFit",
     "ImageFiles",
     "ImageTransform",
     "Interpolation",
@@ -90,10 +92,12 @@ __all__ = [
     "Stamp",
     "Strategy",
     "Summary",
+    "Task",
     "Then",
     "UndefinedMetricError",
     "UnreadableImage",
     "cache_folder",
+    "class_counts",
     "class_order",
     "decode_image",
     "file_stamp",
@@ -103,6 +107,7 @@ __all__ = [
     "is_installed",
     "join_splits",
     "kind_of_file",
+    "label_set",
     "label_splits",
     "layer_groups",
     "list_folder",

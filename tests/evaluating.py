@@ -11,6 +11,7 @@ from ftkit.metrics.multilabel_outputs import MultilabelOutputs
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.metrics.selection import default_metrics, named_metrics
 from ftkit.parts.metric import Metric
+from ftkit.parts.task import Task
 from ftkit.plugins import Registry
 
 REGISTRY = Registry()
@@ -19,7 +20,14 @@ REGISTRY = Registry()
 def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
     """The evaluation by the default metrics: targets are class indices `(n,)`, or label sets, bool `(n, classes)`."""
     kind = MultilabelOutputs if targets.ndim == 2 else MulticlassOutputs
-    return evaluate_outputs(kind(logits, targets, classes), default_metrics(REGISTRY, len(classes), kind.task))
+    return evaluate_outputs(
+        kind(logits, targets, classes), default_metrics(REGISTRY, task_named(kind.task), len(classes))
+    )
+
+
+def task_named(name: str) -> Task:
+    """A task with its default options."""
+    return REGISTRY.tasks.get(name)()
 
 
 def metrics_named(*names: str) -> dict[str, Metric]:

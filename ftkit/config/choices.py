@@ -22,7 +22,10 @@ ON_NAN: tuple[str, ...] = get_args(OnNan)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 
-CHOICES: tuple[str, ...] = ("dataset", "augment", "strategy", "optimizer", "loss", "lr_curve")
+AUTO = "auto"
+"""In `task`, `loss` and `monitor`: what suits the data, or the task."""
+
+CHOICES: tuple[str, ...] = ("dataset", "task", "augment", "strategy", "optimizer", "loss", "lr_curve")
 """Sections that name one part, with its options beside the name."""
 LISTS: tuple[str, ...] = ("image_transforms", "batch_transforms", "callbacks", "metrics")
 """Sections that list parts, each a name or a mapping of name and options."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ftkit.config.choices import CHOICES, LISTS
+from ftkit.config.choices import AUTO, CHOICES, LISTS
 from ftkit.config.plugin_options import all_options, make, members, option_types, strategy_in
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
 from ftkit.config.schema import Choice, Config
@@ -30,12 +30,16 @@ DEFAULT_FILE = Path("ftkit.yaml")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
 CATALOGS: Mapping[str, str] = {
     "dataset": "datasets",
+    "task": "tasks",
     "strategy": "strategies",
     "loss": "losses",
     "lr_curve": "curves",
     **{section: section for section in LISTS},
 }
 """The kind of part that a section names or lists, by plural."""
+
+AUTO_SECTIONS = ("task", "loss")
+"""Sections that may be `auto`; planning replaces it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def resolve(
     config = _validated(tree, sources)
     registry = Registry(tuple(Path(p) for p in config.plugins))
     registry.backbones.get(config.backbone, where=place(sources, "backbone"))
-    registry.metrics.get(config.monitor, where=place(sources, "monitor"))
+    if config.monitor != AUTO:
+        registry.metrics.get(config.monitor, where=place(sources, "monitor"))
     _check_optimizer(config, sources)
     filled: dict[str, Any] = {
         section: _filled((section,), getattr(config, section), registry, marks, sources)
@@ -221,6 +226,12 @@ def _filled(
         key: Of the section, or of an item in a section that lists parts.
     """
     section = ".".join(key)
+    if choice.name == AUTO and section in AUTO_SECTIONS:
+        if choice.options:
+            option = next(iter(choice.options))
+            where = place(sources, f"{section}.{option}")
+            raise RequestError(f"{where} is set, but {section} is auto", f"name the {section} too")
+        return choice
     cls = class_of(key[0], choice.name, registry, place(sources, f"{section}.name"))
     types = option_types(cls)
 

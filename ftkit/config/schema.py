@@ -222,6 +222,9 @@ class Config(Section):
     label_map: Annotated[dict[str, ClassName] | None, BeforeValidator(_undotted)] = None
     """The target for each class of the data: {0: even, 1: odd, ...}; every class that is used must be in it."""
 
+    task: Named = Choice(name="auto")
+    """What the labels are: multiclass, one class per image; multilabel, any number; auto takes it from the data."""
+
     backbone: str = "lenet"
     """The network; `ftkit backbones list` has them all."""
     weights: str | None = None
@@ -272,8 +275,8 @@ class Config(Section):
     """A step whose loss is not finite: error stops the run, skip leaves the step out and counts it."""
     clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient over all parameters."""
-    loss: Named = Choice(name="cross-entropy")
-    """The training loss: a name, or a mapping of name and options."""
+    loss: Named = Choice(name="auto")
+    """The training loss: a name, or a mapping of name and options; auto is the task's default."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """How much of each target is spread evenly over all classes."""
     balance: Balance = "none"
@@ -284,7 +287,7 @@ class Config(Section):
     """Further validation metrics to record: names, or mappings of name and options."""
     callbacks: NamedList = ()
     """Callbacks of the training loop: names, or mappings of name and options."""
-    monitor: str = "accuracy"
+    monitor: str = "auto"
     """The validation metric that selects the best epoch."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better one; counted anew where other groups begin to train."""

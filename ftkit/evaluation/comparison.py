@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from ftkit.errors import RequestError
 from ftkit.evaluation.trained_runs import SplitOutputs
 from ftkit.metrics.bootstrap import Interval, interval, resampled
@@ -72,7 +70,8 @@ def compare(
     if paired:
         outputs = [outputs[0], *(_aligned(outputs[0], other) for other in outputs[1:])]
     for one in outputs:
-        check_defined(metrics, one.labels.tolist(), one.classes, "--metric", f"{one.split} images")
+        support = one.outputs.support.tolist()
+        check_defined(metrics, support, len(one.names), one.classes, "--metric", f"{one.split} images")
     results, draws = [], []
     for one in outputs:
         found = one.outputs
@@ -99,11 +98,18 @@ def _aligned(first: SplitOutputs, other: SplitOutputs) -> SplitOutputs:
             raise _unlike(first, other, f"{what} differ: {_difference(ours, theirs)}")
     known = {name: place for place, name in enumerate(other.classes)}
     places = [known[name] for name in first.classes]
-    labels = torch.tensor(places).argsort()[other.labels]
-    relabelled = [name for name, a, b in zip(first.names, first.labels, labels, strict=True) if a != b]
+    targets = other.task.reordered(other.targets, places)
+    same = (first.targets == targets).reshape(len(targets), -1).all(dim=1).tolist()
+    relabelled = [name for name, is_same in zip(first.names, same, strict=True) if not is_same]
     if relabelled:
         raise _unlike(first, other, f"classes of {first.split} images differ, as that of {relabelled[0]}")
-    return replace(other, classes=first.classes, labels=labels, logits=other.logits[:, places])
+    return replace(
+        other,
+        classes=first.classes,
+        targets=targets,
+        logits=other.logits[:, places],
+        decision=other.task.reordered_decision(other.decision, places),
+    )
 
 
 def _unlike(first: SplitOutputs, other: SplitOutputs, what: str) -> RequestError:
@@ -126,5 +132,5 @@ def _against(first: Result, draws: Mapping[str, Array], other: Result, theirs: M
         before, after = first.metrics[name][0], other.metrics[name][0]
         less = after - before if before is not None and after is not None else None
         differences[name] = less, interval(theirs[name] - draws[name])
-    right = [(r.outputs.logits.argmax(1) == r.outputs.labels).numpy() for r in (first, other)]
+    right = [r.outputs.outputs.right for r in (first, other)]
     return PairedComparison(differences, *mcnemar(*right))

@@ -14,7 +14,6 @@ from ftkit.files.cache_folder import CacheStore
 from ftkit.inference.streaming import computed, grouped
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.finite_outputs import finite_rows, require_finite
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.memory_format import cast
@@ -38,7 +37,9 @@ def evaluate_bundle(
         metrics: By name. The other args and errors are those of `compute_logits`.
     """
     logits = compute_logits(loaded, split, batch_size, threads, store, tell)
-    outputs = MulticlassOutputs(logits, torch.tensor(split.labels, dtype=torch.int64), loaded.card.classes)
+    classes = loaded.card.classes
+    targets = loaded.task.targets(split.labels, len(classes))
+    outputs = loaded.task.outputs(logits, targets, classes, loaded.card.decision)
     found = evaluate_outputs(outputs, metrics)
     defined = {name: metric for name, metric in metrics.items() if found.values[name] is not None}
     return found, intervals(outputs, defined)

@@ -15,9 +15,10 @@ from ftkit.config.load import Resolved, resolve
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import split_of_run
 from ftkit.evaluation.evaluator import compute_logits
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.outputs import Outputs
 from ftkit.models.bundle import load_bundle
 from ftkit.parts.dataset import SplitName
+from ftkit.parts.task import Task
 from ftkit.planning.run_splits import splits_of_run
 from ftkit.runs.model_card import read_card
 from ftkit.runs.run_lookup import find_model, run_of
@@ -79,7 +80,8 @@ class SplitOutputs:
 
     Attributes:
         names: Names of the images, ascending.
-        labels: int64 `(n,)`, in the order of `names`.
+        targets: As `Task.targets` gives them, in the order of `names`.
+        decision: What turns scores into predictions.
         logits: float32 `(n, classes)`, in the order of `names`.
         notes: Lines to report.
     """
@@ -88,13 +90,15 @@ class SplitOutputs:
     split: SplitName
     classes: tuple[str, ...]
     names: tuple[str, ...]
-    labels: Tensor
+    targets: Tensor
     logits: Tensor
+    task: Task
+    decision: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
     @property
-    def outputs(self) -> MulticlassOutputs:
-        return MulticlassOutputs(self.logits, self.labels, self.classes)
+    def outputs(self) -> Outputs:
+        return self.task.outputs(self.logits, self.targets, self.classes, self.decision)
 
 
 def find_trained_runs(specs: Iterable[str], runs_dir: Path) -> list[TrainedRun]:
@@ -146,7 +150,9 @@ def predict_split(
         split=labelled.name,
         classes=card.classes,
         names=tuple(sorted(names)),
-        labels=torch.tensor(labelled.split.labels, dtype=torch.int64)[order],
+        targets=loaded.task.targets(labelled.split.labels, len(card.classes))[order],
         logits=logits[order],
+        task=loaded.task,
+        decision=card.decision,
         notes=(*((changed,) if labelled.changed else ()), *(f"{trained.path}: {line}" for line in loaded.notes)),
     )

@@ -30,7 +30,8 @@ from ftkit.parts.dataset import Split
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
-from ftkit.training.preparation.probe import NoProbeError, cross_validated, head_inputs, head_layer
+from ftkit.tasks.head_fit import cross_validated
+from ftkit.training.preparation.probe import NoProbeError, head_inputs, head_layer
 from ftkit.transforms import image_transforms
 
 MOST = 2000

@@ -235,7 +235,8 @@ def _evaluated(
     from ftkit.metrics.selection import check_defined
 
     predicted = predict_split(trained, split, options)
-    check_defined(metrics, predicted.labels.tolist(), predicted.classes, "--metric", f"{split} images")
+    support, images = predicted.outputs.support.tolist(), len(predicted.names)
+    check_defined(metrics, support, images, predicted.classes, "--metric", f"{split} images")
     return dict(evaluate_outputs(predicted.outputs, metrics).values)
 
 

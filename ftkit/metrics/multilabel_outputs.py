@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ftkit.metrics.outputs import BLOCK, Outputs
 from ftkit.parts.metric import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MultilabelOutputs(Outputs):
     """Outputs where each image has any number of labels. Probabilities are the sigmoid of the logits.
 
-    A label is predicted where its probability is above 0.5.
+    Attributes:
+        thresholds: Of the probability of each class above which it is predicted.
     """
 
     task = "multilabel"
+
+    def __init__(
+        self, logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(logits, targets, classes)
+        self.thresholds = tuple(thresholds or [0.5] * len(classes))
 
     @cached_property
     def _statistics(self) -> tuple[Array, Array]:
@@ -25,12 +35,13 @@ class MultilabelOutputs(Outputs):
 
         logits, targets = self.logits, torch.from_numpy(self.targets)
         size = max(1, BLOCK // logits.shape[1])
+        least = torch.tensor(self.thresholds, dtype=torch.float64).logit()
         losses, predicted = torch.empty(len(self), dtype=torch.float64), torch.empty_like(targets)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             values, own = logits[part].double(), targets[part]
             losses[part] = -torch.nn.functional.logsigmoid(values.where(own, -values)).mean(dim=1)
-            predicted[part] = (values > 0) & ~values.isnan().any(dim=1, keepdim=True)
+            predicted[part] = (values > least) & ~values.isnan().any(dim=1, keepdim=True)
         return losses.numpy(), predicted.numpy()
 
     @property

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from ftkit.config.choices import AUTO
 from ftkit.config.load import Resolved, build
 from ftkit.errors import RequestError, one_line
 from ftkit.parts.metric import Metric
+from ftkit.parts.task import Task
 from ftkit.plugins import Registry
 
-DEFAULTS: Mapping[str, tuple[str, ...]] = {
-    "multiclass": ("accuracy", "top5", "macro_f1", "weighted_f1", "auroc", "calibration_error", "loss"),
-    "multilabel": ("map", "micro_f1", "macro_f1", "subset_accuracy", "auroc", "loss"),
-}
-"""The metrics that are computed for each task, in the order of tables; those with too few classes are left out."""
 
-
-def default_metrics(registry: Registry, classes: int, task: str = "multiclass") -> dict[str, Metric]:
+def default_metrics(registry: Registry, task: Task, classes: int) -> dict[str, Metric]:
     """The default metrics of a task that depend on the model with so many classes, by name."""
-    metrics = named_metrics(registry, DEFAULTS[task])
+    metrics = named_metrics(registry, task.metrics)
     return {name: metric for name, metric in metrics.items() if classes >= metric.min_classes}
 
 
-def run_metrics(resolved: Resolved, classes: int) -> dict[str, Metric]:
+def run_metrics(resolved: Resolved, task: Task, classes: int) -> dict[str, Metric]:
     """The metrics that a run records, by name: the default ones, the monitored one, and those that its config lists.
 
     Raises:
-        RequestError: As in `named_metrics`.
+        RequestError: As in `named_metrics`, or a metric isn't defined for the task.
     """
     config = resolved.config
     listed = dict(zip((choice.name for choice in config.metrics), build(resolved, "metrics"), strict=True))
-    monitored = named_metrics(resolved.registry, [config.monitor], resolved.where("monitor"))
-    return {**default_metrics(resolved.registry, classes), **monitored, **listed}
+    monitor = task.monitor if config.monitor == AUTO else config.monitor
+    monitored = named_metrics(resolved.registry, [monitor], resolved.where("monitor"))
+    for name, metric in {**monitored, **listed}.items():
+        if task.name not in metric.tasks:
+            key = "monitor" if name in monitored else "metrics"
+            raise RequestError(
+                f"{resolved.where(key)}: metric {name!r} isn't defined for task {task.name}",
+                f"choose one of {', '.join(task.metrics)}",
+            )
+    return {**default_metrics(resolved.registry, task, classes), **monitored, **listed}
 
 
 def named_metrics(registry: Registry, names: Iterable[str], where: str = "") -> dict[str, Metric]:
@@ -63,22 +66,21 @@ def undefined(metric: Metric, support: Sequence[int], images: int, classes: Sequ
 
 
 def check_defined(
-    metrics: Mapping[str, Metric], labels: Iterable[int], classes: Sequence[str], where: str, what: str
+    metrics: Mapping[str, Metric], support: Sequence[int], images: int, classes: Sequence[str], where: str, what: str
 ) -> None:
     """Check that metrics that were asked for have a value on the images.
 
     Args:
-        labels: Class indices of the images.
+        support: Number of images of each class.
+        images: Number of images.
         where: How messages call the setting.
         what: How messages call the images, such as `validation images`.
 
     Raises:
         RequestError: One has none; the message gives the reason.
     """
-    counts = Counter(labels)
-    support = [counts[label] for label in range(len(classes))]
     for name, metric in metrics.items():
-        reason = undefined(metric, support, counts.total(), classes)
+        reason = undefined(metric, support, images, classes)
         if reason:
             raise RequestError(
                 f"{where}: {name} is undefined for the {what}: {one_line(reason)}", "choose another metric"

@@ -29,8 +29,10 @@ from ftkit.models.identity import network_identity
 from ftkit.models.surgery import build_network
 from ftkit.models.weights.pretrained import restore_weights
 from ftkit.parts.backbone import Backbone
+from ftkit.parts.task import Task
 from ftkit.plugins import BUILT_IN, Registry
 from ftkit.runs.model_card import CARD, WEIGHTS, BackboneId, ModelCard, damaged, read_card_and_digest
+from ftkit.tasks.saved_task import saved_task
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Loaded:
     card: ModelCard
     folder: Path
     compute: Compute
+    task: Task
     notes: tuple[str, ...] = ()
 
 
@@ -101,7 +104,8 @@ def load_bundle(
     weights = folder / WEIGHTS
     if _sha256(weights) != expected:
         raise damaged(weights)
-    backbone = _backbone(card, registry or _registry(card), folder)
+    registry = registry or _registry(card)
+    backbone, task = _backbone(card, registry, folder), saved_task(card.task, registry, str(folder / CARD))
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
@@ -113,7 +117,7 @@ def load_bundle(
     compute = choose_memory_format(
         model.eval(), choose_compute(device, precision, model), preprocessing.channels, preprocessing.size
     )
-    return Loaded(model, card, folder, compute, notes)
+    return Loaded(model, card, folder, compute, task, notes)
 
 
 def _registry(card: ModelCard) -> Registry:

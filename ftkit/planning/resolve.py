@@ -20,18 +20,18 @@ from ftkit.optim.rates import check_group_rates
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
 from ftkit.parts.strategy import Strategy
+from ftkit.parts.task import class_counts
 from ftkit.planning.cost import count_parameters
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
+from ftkit.planning.task_choice import choose_task
 from ftkit.planning.weight_source import WeightSource, choose_weights, require_head, weights_of_run
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
 from ftkit.transforms.augmentation import check_channels
 
-TASK = "multiclass"
-"""The kind of targets that a run has."""
 NOT_YET = ("image_transforms", "batch_transforms", "callbacks")
 """Sections of the config that nothing in a run takes yet."""
 
@@ -55,6 +55,8 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         check_description(backbone)
     splits, notes = load_splits(resolved)
     require_classes(splits)
+    resolved = choose_task(resolved, splits)
+    config = resolved.config
     if run is None:
         weights = choose_weights(resolved, backbone, strategy)
     else:
@@ -76,13 +78,14 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         backbone=backbone,
         strategy=strategy,
         curve=build(resolved, "lr_curve"),
+        task=build(resolved, "task"),
         loss=build(resolved, "loss"),
         schedule=schedule,
         splits=splits,
         preprocessing=preprocessing,
         augmentation=build(resolved, "augment"),
         **{section: build(resolved, section) for section in LISTS if section != "metrics"},
-        metrics=run_metrics(resolved, len(splits.classes)),
+        metrics=run_metrics(resolved, build(resolved, "task"), len(splits.classes)),
         weights=weights,
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
@@ -136,9 +139,10 @@ def _means_checked(plan: Plan) -> Plan:
 def _check_metrics(plan: Plan, val: Split) -> None:
     """Check that the monitored metric, and those that the config lists, have a value on the validation images."""
     listed = [choice.name for choice in plan.config.metrics]
+    support = class_counts(val.labels, plan.num_classes)
     for key, names in (("monitor", [plan.config.monitor]), ("metrics", listed)):
         asked = {name: plan.metrics[name] for name in names}
-        check_defined(asked, val.labels, plan.splits.classes, plan.resolved.where(key), "validation images")
+        check_defined(asked, support, len(val), plan.splits.classes, plan.resolved.where(key), "validation images")
 
 
 def _check_patience(plan: Plan) -> tuple[str, ...]:
@@ -211,15 +215,9 @@ def _require_support(plan: Plan) -> None:
     """Refuse parts that nothing takes.
 
     Raises:
-        RequestError: The loss is for another task, or a section lists parts that aren't supported yet.
+        RequestError: A section lists parts that aren't supported yet.
     """
     config, where = plan.config, plan.resolved.where
-    if TASK not in plan.loss.tasks:
-        raise RequestError(
-            f"{where('loss.name')}: loss {config.loss.name!r} is for {' and '.join(plan.loss.tasks)} targets, and the "
-            f"targets are {TASK}",
-            "choose another loss, such as cross-entropy",
-        )
     for section in NOT_YET:
         if getattr(config, section):
             raise RequestError(f"{where(section)}: not supported yet", "drop it")

@@ -25,6 +25,7 @@ from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.strategy import Strategy
+from ftkit.parts.task import Task
 from ftkit.planning.cost import kept_activations
 from ftkit.planning.weight_source import WeightSource
 from ftkit.strategies.schedule import Phase, Schedule
@@ -54,6 +55,7 @@ class Plan:
     resolved: Resolved
     backbone: Backbone
     strategy: Strategy
+    task: Task
     curve: Curve
     loss: Loss
     schedule: Schedule

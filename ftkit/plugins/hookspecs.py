@@ -30,6 +30,7 @@ from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy
+from ftkit.parts.task import Task
 
 PROJECT = "ftkit"
 
@@ -50,6 +51,11 @@ def ftkit_datasets() -> Mapping[str, type[Dataset]]:  # type: ignore[empty-body]
 @hookspec
 def ftkit_strategies() -> Mapping[str, type[Strategy]]:  # type: ignore[empty-body]
     """Strategy classes by name; the fields of each are its options."""
+
+
+@hookspec
+def ftkit_tasks() -> Mapping[str, type[Task]]:  # type: ignore[empty-body]
+    """Task classes by name; the fields of each are its options."""
 
 
 @hookspec

@@ -17,6 +17,7 @@ from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy
+from ftkit.parts.task import Task
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("backbone", "backbones", _is_a(Backbone)),
         Kind("dataset", "datasets", _is_class_of(Dataset)),
         Kind("strategy", "strategies", _is_class_of(Strategy)),
+        Kind("task", "tasks", _is_class_of(Task)),
         Kind("metric", "metrics", _is_class_of(Metric)),
         Kind("loss", "losses", _is_class_of(Loss)),
         Kind("optimizer", "optimizers", _is_class_of(Optimizer)),

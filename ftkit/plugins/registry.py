@@ -24,6 +24,7 @@ from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy
+from ftkit.parts.task import Task
 from ftkit.plugins.catalog import Catalog
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source, installed, is_disabled, is_strict, of_project
 from ftkit.plugins.kinds import KINDS
@@ -32,6 +33,8 @@ from ftkit.plugins.loading import Offer, Plugin, load, register, run_isolated
 T = TypeVar("T")
 
 MODULES = (
+    "ftkit.tasks.multiclass",
+    "ftkit.tasks.multilabel",
     "ftkit.builtin.backbones.lenet",
     "ftkit.builtin.backbones.cifar_resnet",
     "ftkit.builtin.backbones.torchvision_models",
@@ -101,6 +104,10 @@ class Registry:
     @property
     def strategies(self) -> Catalog[type[Strategy]]:
         return self.catalogs["strategies"]
+
+    @property
+    def tasks(self) -> Catalog[type[Task]]:
+        return self.catalogs["tasks"]
 
     @property
     def metrics(self) -> Catalog[type[Metric]]:

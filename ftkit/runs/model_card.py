@@ -63,6 +63,8 @@ class ModelCard:
         head: What the classifier is made of.
         origin: Where classes were chosen or mapped: by class of the training data, which of `classes` it
             counts as, None where its images weren't used.
+        task: Its name and options.
+        decision: What turns scores into predictions, as `Task.fit_decision` gave it.
         format: The version of the bundle's layout.
     """
 
@@ -79,6 +81,8 @@ class ModelCard:
     ftkit: str = ""
     head: Head = field(default_factory=Head)
     origin: Mapping[str, str | None] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=lambda: {"name": "multiclass"})
+    decision: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:

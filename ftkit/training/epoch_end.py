@@ -16,7 +16,6 @@ from ftkit.errors import FtkitError, plural
 from ftkit.evaluation.collect import collect_outputs
 from ftkit.files.json_text import replace_nonfinite
 from ftkit.metrics.finite_outputs import NOT_FINITE, few_names, finite_rows
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.metrics.selection import is_better
 from ftkit.planning.run_plan import Plan
@@ -60,7 +59,7 @@ def finish_epoch(
     seconds = time.perf_counter() - started
     require_finite_weights(session)
     logits, labels = validation_outputs(session)
-    evaluation = evaluate_outputs(MulticlassOutputs(logits, labels, plan.splits.classes), plan.metrics)
+    evaluation = evaluate_outputs(plan.task.outputs(logits, labels, plan.splits.classes), plan.metrics)
     note_unusable(session, logits)
     if trained:
         progress.epoch, progress.step, progress.skipped = progress.epoch + 1, 0, 0

@@ -7,13 +7,14 @@ import time
 from ftkit.activation_cache.phase_cuts import open_run_cache
 from ftkit.activation_cache.run_cache import RunCache
 from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.parts.task import HeadFit
 from ftkit.runs.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.callbacks.trackers import start_trackers
 from ftkit.training.callbacks.weight_drift import keep_first
 from ftkit.training.epoch_end import finish_epoch
 from ftkit.training.events import Start
-from ftkit.training.preparation.probe import NoProbeError, Solution, probe_head
+from ftkit.training.preparation.probe import NoProbeError, probe_head
 from ftkit.training.session import Session
 from ftkit.training.state import restore, versions
 from ftkit.training.stopping import stop_if_asked
@@ -102,7 +103,7 @@ def require_place(session: Session) -> None:
         raise ValueError(f"{session.run.metrics.name} has no epoch {progress.best_epoch}, its best one")
 
 
-def solve_head(session: Session) -> Solution | None:
+def solve_head(session: Session) -> HeadFit | None:
     """Start the head from the probe; where the network doesn't allow one and nobody asked for it, say so."""
     try:
         return probe_head(session, on_batch=lambda _: stop_if_asked(session))

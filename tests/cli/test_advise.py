@@ -16,7 +16,7 @@ from ftkit.cli.main import main
 from ftkit.config.load import resolve
 from ftkit.experiments import recommend as engine
 from ftkit.models.build import build_model
-from ftkit.training.preparation.probe import cross_validated
+from ftkit.tasks.head_fit import cross_validated
 from tests.conftest import MakeFolder
 
 FEW = ["--train-samples", "60", "--workers", "0", "--device", "cpu"]

@@ -17,8 +17,9 @@ from ftkit.errors import RequestError
 from ftkit.evaluation.collect import infer
 from ftkit.models.bundle import load_bundle
 from ftkit.models.compute.devices import Compute
+from ftkit.tasks.head_fit import fit_multinomial
 from ftkit.training.events import Listener
-from ftkit.training.preparation.probe import NoProbeError, _Features, head_layer, solve
+from ftkit.training.preparation.probe import NoProbeError, _Features, head_layer
 from ftkit.transforms import image_transforms
 from tests.conftest import MakeFolder
 
@@ -37,7 +38,7 @@ def clouds(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_the_solution_is_that_of_scikit_learn_on_the_same_features(classes: int) -> None:
     x, y = clouds(210, classes)
-    solution = solve(x, y, classes)
+    solution = fit_multinomial(x, y, classes)
     scaled = (x.double().numpy() - x.double().numpy().mean(0)) / x.double().numpy().std()
     theirs = LogisticRegression(C=solution.strength, max_iter=1000).fit(scaled, y.numpy())
     ours = (x.double() @ solution.weight.double().T + solution.bias.double()).softmax(1).numpy()
@@ -48,7 +49,7 @@ def test_the_solution_is_that_of_scikit_learn_on_the_same_features(classes: int)
 def test_a_class_with_one_image_can_be_solved() -> None:
     x, y = clouds(30, 3)
     keep = torch.cat([torch.where(y != 2)[0], torch.where(y == 2)[0][:1]])
-    solution = solve(x[keep], y[keep], 3)
+    solution = fit_multinomial(x[keep], y[keep], 3)
     assert solution.strength == 0.01
     assert solution.weight.shape == (3, 12)
 
@@ -56,7 +57,7 @@ def test_a_class_with_one_image_can_be_solved() -> None:
 def test_balanced_classes_count_equally() -> None:
     x, y = clouds(400, 2)
     few = torch.cat([torch.where(y == 0)[0], torch.where(y == 1)[0][:8]])
-    usual, balanced = (solve(x[few], y[few], 2, balanced=b) for b in (False, True))
+    usual, balanced = (fit_multinomial(x[few], y[few], 2, balanced=b) for b in (False, True))
     rest = torch.where(y == 1)[0][8:]
     found = [((x[rest] @ s.weight.T + s.bias).argmax(1) == 1).float().mean() for s in (usual, balanced)]
     assert found[1] > found[0]

@@ -20,10 +20,9 @@ from ftkit.experiments.trials import mean_and_spread
 from ftkit.metrics.bootstrap import Interval, interval, resampled
 from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.paired_test import mcnemar
-from ftkit.metrics.selection import DEFAULTS
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import RunSummary
-from tests.evaluating import evaluate, metrics_named
+from tests.evaluating import evaluate, metrics_named, task_named
 
 CLASSES = tuple("abcdefg")
 
@@ -49,17 +48,26 @@ def split_outputs(name: str, seed: int = 0, skill: float = 1.5, images: int = 14
     records = ({"epoch": 0, "seconds": 1.5}, {"epoch": 1, "seconds": 2.0})
     summary = RunSummary(RunFolder(Path(name)), datetime.now(UTC), "finished", {}, {}, records, None)
     trained = TrainedRun(summary, Path(name) / "model", cast(Resolved, None))
-    return SplitOutputs(trained, "test", CLASSES, tuple(f"{i:04d}.png" for i in range(images)), labels, logits)
+    return SplitOutputs(
+        trained,
+        "test",
+        CLASSES,
+        tuple(f"{i:04d}.png" for i in range(images)),
+        labels,
+        logits,
+        task_named("multiclass"),
+        {},
+    )
 
 
-@pytest.mark.parametrize("metric", DEFAULTS["multiclass"])
+@pytest.mark.parametrize("metric", task_named("multiclass").metrics)
 def test_each_image_counted_once_gives_the_metric_that_evaluate_gives(metric: str) -> None:
     logits, labels = outputs(300)
     value = resampler(metric, logits, labels)(np.ones((1, 300)))
     assert value[0] == pytest.approx(evaluate(logits, labels, CLASSES).values[metric], abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", DEFAULTS["multiclass"])
+@pytest.mark.parametrize("metric", task_named("multiclass").metrics)
 def test_a_count_of_two_is_the_image_twice(metric: str) -> None:
     logits, labels = outputs(70)
     counts = np.ones((1, 70))
@@ -134,7 +142,9 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     one = split_outputs("one")
     order = [3, 1, 0, 2, 6, 5, 4]
     back = torch.tensor(order).argsort()
-    other = replace(one, classes=tuple(CLASSES[i] for i in order), logits=one.logits[:, order], labels=back[one.labels])
+    other = replace(
+        one, classes=tuple(CLASSES[i] for i in order), logits=one.logits[:, order], targets=back[one.targets]
+    )
     _, second = compare([one, other], metrics_named("accuracy", "loss"))
     assert second.against is not None
     assert second.against.differences["loss"][0] == pytest.approx(0, abs=1e-12)
@@ -146,7 +156,7 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     [
         ({"classes": (*CLASSES[:6], "z")}, "their classes differ: g is only in the first"),
         ({"names": tuple(f"{i:04d}.png" for i in range(2, 142))}, "images differ: 0000.png and 1 more are only in the"),
-        ({"labels": torch.arange(140).roll(1) % 7}, "classes of test images differ, as that of 0000.png"),
+        ({"targets": torch.arange(140).roll(1) % 7}, "classes of test images differ, as that of 0000.png"),
     ],
 )
 def test_what_cant_be_paired_is_named(change: dict[str, object], says: str) -> None:
@@ -160,7 +170,7 @@ def test_what_cant_be_paired_is_named(change: dict[str, object], says: str) -> N
 
 
 def test_a_metric_that_the_images_havent_got_is_refused() -> None:
-    few = replace(split_outputs("few"), classes=("a", "b"), logits=torch.randn(140, 2), labels=torch.zeros(140).long())
+    few = replace(split_outputs("few"), classes=("a", "b"), logits=torch.randn(140, 2), targets=torch.zeros(140).long())
     with pytest.raises(RequestError, match="top5 is undefined for the test images: it needs 6 classes"):
         compare([few], metrics_named("top5"))
     with pytest.raises(RequestError, match=r"--metric: auroc .* all images are of class 'a'"):

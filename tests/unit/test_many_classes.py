@@ -24,8 +24,8 @@ from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.selection import default_metrics
 from ftkit.parts.dataset import Split, Splits
-from ftkit.training.preparation.probe import LONE_STRENGTH, choose_strength
-from tests.evaluating import REGISTRY, evaluate, metrics_named
+from ftkit.tasks.head_fit import LONE_STRENGTH, choose_strength
+from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
 
 REPOSITORY = Path(__file__).parents[2]
 MANY = 20_000
@@ -97,7 +97,9 @@ def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkey
     started = time.process_time()
     evaluation = evaluate(*few_of_many(), NAMES)
     split = Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)  # type: ignore[arg-type,return-value]
-    show(evaluation, EvaluationData("data", "test", split), {}, default_metrics(REGISTRY, MANY))
+    show(
+        evaluation, EvaluationData("data", "test", split), {}, default_metrics(REGISTRY, task_named("multiclass"), MANY)
+    )
     assert time.process_time() - started < 5
     lines = text.getvalue().splitlines()
     assert len(lines) < 30

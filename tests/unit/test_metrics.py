@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ftkit.errors import RequestError
 from ftkit.metrics.report import ClassScores, Evaluation
-from ftkit.metrics.selection import DEFAULTS, check_defined, is_better
-from tests.evaluating import REGISTRY, evaluate, metrics_named
+from ftkit.metrics.selection import check_defined, is_better
+from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
 
 
 def decided(predictions: list[int], classes: int, margin: float = 10.0) -> Tensor:
@@ -228,8 +228,8 @@ def test_a_loss_without_bound_is_undefined_and_says_why() -> None:
 
 def test_the_default_metrics_are_built_in_and_have_a_label() -> None:
     evaluation = evaluate(decided([0, 1, 2, 3, 4, 5], 6), torch.arange(6), tuple("abcdef"))
-    assert tuple(evaluation.values) == DEFAULTS["multiclass"]
-    assert {name for names in DEFAULTS.values() for name in names} == set(REGISTRY.metrics.of("ftkit"))
+    assert tuple(evaluation.values) == task_named("multiclass").metrics
+    assert {name for task in REGISTRY.tasks for name in task_named(task).metrics} == set(REGISTRY.metrics.of("ftkit"))
     assert all(metric.label for metric in metrics_named(*REGISTRY.metrics).values())
 
 
@@ -257,8 +257,8 @@ def test_the_better_value_is_the_lower_or_the_higher_one(lower: bool) -> None:
     ],
 )
 def test_a_metric_that_the_data_lacks_cant_select_epochs(metric: str, labels: list[int], message: str) -> None:
-    classes = ("cat", "dog", "owl")
+    classes, support = ("cat", "dog", "owl"), [labels.count(label) for label in range(3)]
     with pytest.raises(RequestError) as caught:
-        check_defined(metrics_named(metric), labels, classes, "--monitor", "validation images")
+        check_defined(metrics_named(metric), support, len(labels), classes, "--monitor", "validation images")
     assert caught.value.message == f"--monitor: {metric} is undefined for the validation images: {message}"
-    check_defined(metrics_named("macro_f1"), labels, classes, "--monitor", "validation images")
+    check_defined(metrics_named("macro_f1"), support, len(labels), classes, "--monitor", "validation images")

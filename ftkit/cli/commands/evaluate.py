@@ -103,9 +103,11 @@ def _metrics(resolved: Resolved | None, card: ModelCard, names: Sequence[str]) -
     """The metrics that the model's run records, and further ones, by name."""
     from ftkit.metrics.selection import default_metrics, named_metrics, run_metrics
     from ftkit.plugins import Registry
+    from ftkit.tasks.saved_task import saved_task
 
     registry, classes = resolved.registry if resolved else Registry(), len(card.classes)
-    found = run_metrics(resolved, classes) if resolved else default_metrics(registry, classes)
+    task = saved_task(card.task, registry)
+    found = run_metrics(resolved, task, classes) if resolved else default_metrics(registry, task, classes)
     return found | named_metrics(registry, names, "--metric")
 
 

@@ -1,0 +1,136 @@
+"""A task: what the labels of an image are, and how the outputs of a model become predictions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ftkit.parts.dataset import Split, Splits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ftkit.metrics.outputs import Outputs
+
+Label = int | tuple[int, ...]
+"""The label of an image: an index into the classes, or the indices of all classes that it belongs to."""
+
+
+def class_counts(labels: Sequence[Label], classes: int) -> list[int]:
+    """The number of images of each class; an image with several labels counts for each of them."""
+    counts = Counter(each for label in labels for each in label_set(label))
+    return [counts[label] for label in range(classes)]
+
+
+def holds_label_sets(split: Split) -> bool:
+    """Whether the images of a split may have several labels each, by the first of them."""
+    first: object = split.labels[0] if len(split.labels) else None
+    return isinstance(first, tuple)
+
+
+def label_set(label: Label) -> tuple[int, ...]:
+    """The classes of an image."""
+    return label if isinstance(label, tuple) else (label,)
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """A linear head fitted on features.
+
+    Attributes:
+        weight: float32 `(classes, features)`.
+        bias: float32 `(classes,)`.
+        strength: The inverse regularisation strength, scikit-learn's `C`, chosen by cross-validation.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    strength: float
+
+
+class Task(ABC):
+    """The meaning of labels and outputs. Subclasses are frozen dataclasses; fields are options.
+
+    Nothing else in ftkit depends on whether a target is one class or several.
+
+    Attributes:
+        name: What metrics and losses list in their `tasks`.
+        loss: The loss by default, by its registered name.
+        metrics: The metrics of each evaluation, by their registered names.
+        monitor: The metric that selects the best epoch by default.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    name: ClassVar[str]
+    loss: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    monitor: ClassVar[str]
+
+    @abstractmethod
+    def check(self, splits: Splits) -> None:
+        """Refuse labels that the task isn't for.
+
+        Raises:
+            RequestError: Names the first such sample, and the task that its labels are for.
+        """
+
+    @abstractmethod
+    def targets(self, labels: Sequence[Label], classes: int) -> Tensor:
+        """The labels of `n` images as a tensor, with `n` as its first dimension."""
+
+    @abstractmethod
+    def soft_targets(self, targets: Tensor, classes: int) -> Tensor:
+        """Targets of a batch as a probability for each class, float32 `(b, classes)`."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """The probability of each class, `(b, classes)`, of logits of the same shape."""
+
+    @abstractmethod
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Whether each prediction is right, bool `(b,)`, for the training accuracy of an epoch."""
+
+    @abstractmethod
+    def fit_head(self, features: Tensor, targets: Tensor, classes: int, **options: Any) -> HeadFit:
+        """Logistic regression on features float32 `(n, features)`: the probe.
+
+        Args:
+            options: `intercept`, whether the head has a bias; `balanced`, whether each class counts equally; `seed`.
+        """
+
+    @abstractmethod
+    def outputs(
+        self, logits: Tensor, targets: Tensor, classes: Sequence[str], decision: Mapping[str, Any] | None = None
+    ) -> Outputs:
+        """What metrics are computed from.
+
+        Args:
+            logits: `(n, classes)`, on the CPU.
+            targets: As `targets` gives them.
+            classes: Names in label order.
+            decision: As `fit_decision` gave it; None for the default.
+        """
+
+    @abstractmethod
+    def reordered(self, targets: Tensor, places: Sequence[int]) -> Tensor:
+        """The targets where class `i` is the one that was at `places[i]`."""
+
+    def reordered_decision(self, decision: Mapping[str, Any], places: Sequence[int]) -> Mapping[str, Any]:
+        """The decision for classes in that order."""
+        return decision
+
+    def fit_decision(self, logits: Tensor, targets: Tensor) -> Mapping[str, Any]:
+        """What turns scores into predictions, fitted on validation outputs; JSON values, stored with the model."""
+        return {}
+
+    @abstractmethod
+    def predicted(self, scores: Sequence[float], decision: Mapping[str, Any]) -> tuple[int, ...]:
+        """The classes that an image is predicted to have, by descending score.
+
+        Args:
+            scores: The probability of each class.
+            decision: As `fit_decision` gave it; empty for the default.
+        """

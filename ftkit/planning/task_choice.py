@@ -1,0 +1,36 @@
+"""The task of a run, and the loss and metric that it takes where the config leaves them to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftkit.config.choices import AUTO
+from ftkit.config.load import Resolved, build, with_choice
+from ftkit.errors import RequestError
+from ftkit.parts.dataset import Splits
+from ftkit.parts.task import Task, holds_label_sets
+
+
+def choose_task(resolved: Resolved, splits: Splits) -> Resolved:
+    """The same request with a task, a loss and a metric in place of `auto`.
+
+    Raises:
+        RequestError: The labels, or the loss, aren't for the task that was asked for.
+    """
+    if resolved.config.task.name == AUTO:
+        name = "multilabel" if any(holds_label_sets(split) for _, split in splits.present()) else "multiclass"
+        resolved = with_choice(resolved, "task", name, {}, {})
+    task: Task = build(resolved, "task")
+    task.check(splits)
+    if resolved.config.loss.name == AUTO:
+        resolved = with_choice(resolved, "loss", task.loss, {}, {})
+    if resolved.config.monitor == AUTO:
+        resolved = replace(resolved, config=resolved.config.model_copy(update={"monitor": task.monitor}))
+    loss = build(resolved, "loss")
+    if task.name not in loss.tasks:
+        raise RequestError(
+            f"{resolved.where('loss.name')}: loss {resolved.config.loss.name!r} is for {' and '.join(loss.tasks)} "
+            f"targets, and the task is {task.name}",
+            f"choose another loss, such as {task.loss}",
+        )
+    return resolved

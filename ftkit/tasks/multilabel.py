@@ -1,0 +1,109 @@
+"""Any number of classes per image: sigmoid, binary cross-entropy, and a threshold for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ftkit.errors import RequestError
+from ftkit.parts.dataset import Splits
+from ftkit.parts.task import HeadFit, Label, Task, label_set
+from ftkit.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ftkit.metrics.outputs import Outputs
+
+THRESHOLD = 0.5
+"""Of the probability of a class, where none was fitted."""
+
+
+@hookimpl
+def ftkit_tasks() -> Mapping[str, type[Task]]:
+    return {"multilabel": Multilabel}
+
+
+@dataclass(frozen=True)
+class Multilabel(Task):
+    """Each image has any number of classes.
+
+    Attributes:
+        tune_thresholds: Choose a threshold for each class by its F1 on the validation images; otherwise 0.5.
+    """
+
+    tune_thresholds: bool = True
+
+    name = "multilabel"
+    loss = "binary-cross-entropy"
+    metrics = ("map", "micro_f1", "macro_f1", "subset_accuracy", "auroc", "loss")
+    monitor = "map"
+
+    def check(self, splits: Splits) -> None:
+        for name, split in splits.present():
+            if not len(split.labels) or name == "test":
+                continue
+            found = set[int]().union(*(label_set(label) for label in split.labels))
+            if not found:
+                raise RequestError(f"no {name} image has a label", "check the column or columns of labels")
+
+    def targets(self, labels: Sequence[Label], classes: int) -> Tensor:
+        """Whether each image has each class, bool `(n, classes)`."""
+        import torch
+
+        sets = [label_set(label) for label in labels]
+        found = torch.zeros(len(sets), classes, dtype=torch.bool)
+        rows = torch.tensor([row for row, own in enumerate(sets) for _ in own], dtype=torch.int64)
+        columns = torch.tensor([label for own in sets for label in own], dtype=torch.int64)
+        found[rows, columns] = True
+        return found
+
+    def soft_targets(self, targets: Tensor, classes: int) -> Tensor:
+        return targets.float()
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Whether the predicted set of classes is the true one, at a threshold of 0.5."""
+        return ((logits > 0) == targets.bool()).all(dim=1)
+
+    def fit_head(self, features: Tensor, targets: Tensor, classes: int, **options: Any) -> HeadFit:
+        from ftkit.tasks.head_fit import fit_one_vs_rest
+
+        return fit_one_vs_rest(features, targets, classes, **options)
+
+    def outputs(
+        self, logits: Tensor, targets: Tensor, classes: Sequence[str], decision: Mapping[str, Any] | None = None
+    ) -> Outputs:
+        from ftkit.metrics.multilabel_outputs import MultilabelOutputs
+
+        return MultilabelOutputs(logits, targets.bool(), classes, thresholds_of(decision or {}, len(classes)))
+
+    def reordered(self, targets: Tensor, places: Sequence[int]) -> Tensor:
+        return targets[:, list(places)]
+
+    def reordered_decision(self, decision: Mapping[str, Any], places: Sequence[int]) -> Mapping[str, Any]:
+        thresholds = decision.get("thresholds")
+        return {**decision, "thresholds": [thresholds[place] for place in places]} if thresholds else decision
+
+    def fit_decision(self, logits: Tensor, targets: Tensor) -> Mapping[str, Any]:
+        """The threshold of each class with the best F1 on these outputs, as `thresholds`.
+
+        A threshold lies halfway between two scores. A class without an image, or with all of them, has 0.5.
+        """
+        if not self.tune_thresholds:
+            return {}
+        from ftkit.tasks.thresholds import best_f1_thresholds
+
+        return {"thresholds": best_f1_thresholds(logits.sigmoid(), targets.bool())}
+
+    def predicted(self, scores: Sequence[float], decision: Mapping[str, Any]) -> tuple[int, ...]:
+        thresholds = thresholds_of(decision, len(scores))
+        above = [label for label, (score, least) in enumerate(zip(scores, thresholds, strict=True)) if score > least]
+        return tuple(sorted(above, key=lambda label: -scores[label]))
+
+
+def thresholds_of(decision: Mapping[str, Any], classes: int) -> tuple[float, ...]:
+    return tuple(decision.get("thresholds") or [THRESHOLD] * classes)

@@ -20,9 +20,8 @@ REGISTRY = Registry()
 def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
     """The evaluation by the default metrics: targets are class indices `(n,)`, or label sets, bool `(n, classes)`."""
     kind = MultilabelOutputs if targets.ndim == 2 else MulticlassOutputs
-    return evaluate_outputs(
-        kind(logits, targets, classes), default_metrics(REGISTRY, task_named(kind.task), len(classes))
-    )
+    metrics = default_metrics(REGISTRY, task_named(kind.task), len(classes))
+    return evaluate_outputs(kind(logits, targets, classes), metrics)
 
 
 def task_named(name: str) -> Task:

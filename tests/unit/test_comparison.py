@@ -48,16 +48,8 @@ def split_outputs(name: str, seed: int = 0, skill: float = 1.5, images: int = 14
     records = ({"epoch": 0, "seconds": 1.5}, {"epoch": 1, "seconds": 2.0})
     summary = RunSummary(RunFolder(Path(name)), datetime.now(UTC), "finished", {}, {}, records, None)
     trained = TrainedRun(summary, Path(name) / "model", cast(Resolved, None))
-    return SplitOutputs(
-        trained,
-        "test",
-        CLASSES,
-        tuple(f"{i:04d}.png" for i in range(images)),
-        labels,
-        logits,
-        task_named("multiclass"),
-        {},
-    )
+    names = tuple(f"{i:04d}.png" for i in range(images))
+    return SplitOutputs(trained, "test", CLASSES, names, labels, logits, task_named("multiclass"), {})
 
 
 @pytest.mark.parametrize("metric", task_named("multiclass").metrics)
@@ -142,9 +134,8 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     one = split_outputs("one")
     order = [3, 1, 0, 2, 6, 5, 4]
     back = torch.tensor(order).argsort()
-    other = replace(
-        one, classes=tuple(CLASSES[i] for i in order), logits=one.logits[:, order], targets=back[one.targets]
-    )
+    classes = tuple(CLASSES[i] for i in order)
+    other = replace(one, classes=classes, logits=one.logits[:, order], targets=back[one.targets])
     _, second = compare([one, other], metrics_named("accuracy", "loss"))
     assert second.against is not None
     assert second.against.differences["loss"][0] == pytest.approx(0, abs=1e-12)

@@ -47,7 +47,7 @@ def report(error: BaseException) -> int:
     if hasattr(error, "format_message"):
         return _report_usage_error(error)
     if isinstance(error, typer.Abort):
-        console.error("aborted: a question was not answered")
+        console.error("aborted: no answer was given")
     elif isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         console.error(message, _os_error_hint(error))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ftkit.cli import error_messages, switches
+from ftkit.cli import error_messages, signals, switches
 from ftkit.cli.command_table import COMMANDS, INTERACTIVE, Entry
 from ftkit.cli.output import console, streams
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
@@ -100,14 +100,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program.
 
     Returns:
-        The exit code: 0 success, 1 failure, 2 invalid request, 130 interrupted.
+        The exit code: 0 success, 1 failure, 2 invalid request, 128 plus the signal's number if interrupted.
     """
     if arguments is None:
         console.restart_in_utf8_mode()
     # PIL warns of large images that ftkit reads; beyond its own limit ftkit refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
-    with streams.prepared(program=arguments is None):
-        return _main(sys.argv[1:] if arguments is None else arguments)
+    with streams.prepared(program=arguments is None), signals.as_interrupts() as received:
+        return received.exit_code(_main(sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: list[str]) -> int:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.plugins import Registry
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+RunsFolder = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Parent of the run folders.")]
+
 
 @dataclass(frozen=True)
 class Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,8 +103,10 @@ _MINE: dict[str, Any] = {}
 
 
 def _open(task: Task, threads: int, numbers: Any, stopped: Any) -> None:
-    # Ctrl-C reaches all processes; the main one says how far they are.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals to the process group reach all processes; the main one stops the others.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # As the main process does.
     torch.set_num_threads(threads)
     number = numbers.get()
@@ -114,6 +117,13 @@ def _open(task: Task, threads: int, numbers: Any, stopped: Any) -> None:
     except FtkitError as error:
         _MINE["error"] = error
     _MINE.update(task=task, stopped=stopped)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a child process"
+    parent.join()
+    os._exit(1)
 
 
 def _answers(paths: Sequence[Path]) -> list[Prediction]:

@@ -110,7 +110,7 @@ def test_the_text_says_facts_advice_reasons_and_command(capsys: pytest.CaptureFi
     assert [
         h for h in ("data", "backbone", "chance", "probe", "nearest mean", "advice", "because") if h not in heads
     ] == []
-    assert "60 training images, 6 a class" in out[0]
+    assert "60 training images, 6 per class" in out[0]
     assert out[-1].startswith("ftkit train ")
     assert out[-2] == ""
 
@@ -153,7 +153,7 @@ def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[s
     assert main(["advise", *FEW, "--weights", "none"]) == 0
     out = capsys.readouterr().out
     assert "strategy scratch, learning rate 0.003, 30 epochs" in out
-    assert "lenet has weights of its own: --weights default" in out
+    assert "lenet has pretrained weights: --weights default" in out
     says = refused(capsys, "advise", "--backbone", "cifar_resnet20", *FEW)
     assert "has no pretrained weights of its own" in says
 
@@ -189,7 +189,7 @@ def test_a_hidden_layer_in_the_head_is_no_hindrance_to_measuring(capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["advise", "--strategy", "full"], "--strategy: advise names the strategy"),
+        (["advise", "--strategy", "full"], "--strategy: ftkit advise chooses the strategy"),
         (["advise", "--epochs", "0"], "--epochs is 0"),
         (["train", "--strategy", "auto", "--epochs", "0"], "--epochs is 0, and strategy auto chooses how to train"),
         (["train", "--strategy", "auto", "--set", "strategy.decay=1"], "--set strategy.decay: unknown key"),

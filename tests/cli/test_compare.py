@@ -64,12 +64,13 @@ def test_the_metrics_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -
             assert run["metrics"][metric]["value"] == alone[metric]
             assert run["metrics"][metric]["low"] <= alone[metric] <= run["metrics"][metric]["high"]
     first, second = found["runs"]
-    assert first["against_first"] is None
-    assert set(second["against_first"]) == {
-        "differences", "only_first_right", "only_this_right", "p", "within_chance", "smallest_difference",
+    assert first["against_baseline"] is None
+    assert set(second["against_baseline"]) == {
+        "differences", "only_baseline_correct", "only_this_correct", "p", "significant",
+        "smallest_significant_difference",
     }  # fmt: skip
-    gap = second["against_first"]["only_this_right"] - second["against_first"]["only_first_right"]
-    assert second["against_first"]["differences"]["accuracy"]["value"] == pytest.approx(gap / 11)
+    gap = second["against_baseline"]["only_this_correct"] - second["against_baseline"]["only_baseline_correct"]
+    assert second["against_baseline"]["differences"]["accuracy"]["value"] == pytest.approx(gap / 11)
 
 
 def test_epochs_time_and_size_come_from_the_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +104,7 @@ def test_other_classes_are_named_and_may_stand_beside_each_other(capsys: pytest.
     found, _ = compared(capsys, "one", "else", "--unpaired")
     assert found["split"] == "val", "the other data has no test split"
     assert [run["images"] for run in found["runs"]] == [8, 4]
-    assert [run["against_first"] for run in found["runs"]] == [None, None]
+    assert [run["against_baseline"] for run in found["runs"]] == [None, None]
 
 
 def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,16 +120,16 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["one"], "nothing to compare one with: give two runs or more"),
-        ([], "nothing to compare: give two runs or more, or --strategies"),
+        (["one"], "nothing to compare one with: give two or more runs"),
+        ([], "nothing to compare: give two or more runs, or --strategies"),
         (["one", "tow"], "unknown run 'tow'"),
-        (["one", "two", "--epochs", "3"], "--epochs has no effect on runs that are trained"),
-        (["one", "two", "--set", "seed=3"], "--set seed has no effect on runs that are trained"),
-        (["one", "two", "--seeds", "3"], "--seeds has no effect on runs"),
+        (["one", "two", "--epochs", "3"], "--epochs has no effect on existing runs"),
+        (["one", "two", "--set", "seed=3"], "--set seed has no effect on existing runs"),
+        (["one", "two", "--seeds", "3"], "--seeds has no effect on existing runs"),
         (["one", "two", "--metric", "acuracy"], "--metric: unknown metric 'acuracy'"),
         (["one", "two", "--metric", "top5"], "--metric top5: the images have none"),
         (["one", "bare"], "bare is a model on its own, without its run"),
-        (["one", "--strategies", "full"], "--strategies and one: either runs, or strategies"),
+        (["one", "--strategies", "full"], "--strategies and one: give either runs or strategies"),
         (["--strategies", "full", "--unpaired"], "--unpaired has no effect"),
         (["--strategies", "full", "--strategy", "freeze"], "--strategy has no effect with --strategies"),
         (["--strategies", "full", "--name", "mine"], "--name has no effect with --strategies"),
@@ -186,7 +187,7 @@ def test_strategies_are_trained_once_and_told_with_their_spread(
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model/model.json")}
     again, err = compared(capsys, *wanted)
     assert again == found
-    assert err.count("there already") == 4
+    assert err.count("already trained") == 4
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model/model.json")} == before
 
 
@@ -208,10 +209,10 @@ def test_what_was_stopped_is_gone_on_with_to_the_same_end(
     assert main(["compare", *wanted]) == 130
     err = capsys.readouterr().err
     assert "run 2 of 2: stopped after epoch 1" in err
-    assert "the same command goes on" in err
+    assert "run the same command again to resume" in err
     monkeypatch.setattr(engine, "train_epoch", real)
     resumed, err = compared(capsys, *wanted)
-    assert "run 2 of 2: full, seed 1, goes on" in err
+    assert "run 2 of 2: full, seed 1, resumed" in err
     assert [run["test"] for run in resumed["runs"]] == [run["test"] for run in whole["runs"]]
     models = [(tmp_path / name / "full-seed1/last/model.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert models[0] == models[1]
@@ -253,7 +254,7 @@ def test_the_table_has_a_line_a_strategy(tmp_path: Path, capsys: pytest.CaptureF
     wanted = ["--strategies", "freeze,full", "--seeds", "2", "--metric", "accuracy", "--split", "test"]
     assert main(["compare", *wanted, *flags(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "2 seeds a strategy, mean ± standard deviation"
+    assert lines[0] == "2 seeds per strategy, mean ± standard deviation"
     rows = {line.split()[0]: line.split() for line in lines if line.split()[:1] in (["freeze"], ["full"])}
     assert rows["freeze"][2] == "±"
     assert rows["full"][-1] == "269,202"

@@ -164,7 +164,7 @@ def test_classes_and_counts_are_told_and_kept_in_the_config(
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:4] == [
         f"found {data}: 2 classes; train 8, test 4 images",
-        "images of about 40 x 32 pixels, in colour",
+        "median image size 40 x 32 pixels, in colour",
         "  [b]ees  3",
         "  ants    5",
     ]

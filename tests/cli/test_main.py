@@ -141,7 +141,7 @@ MISTAKES = [
     (SHOW + "-c ''", ["-c is empty"]),
     (SHOW + "--output=", ["--output is empty"]),
     ("predict ''", ["an argument is empty"]),
-    ("config validate", ["no ftkit.yaml here", "ftkit config validate FILE"]),
+    ("config validate", ["no ftkit.yaml in this folder", "ftkit config validate FILE"]),
     ("config schema --output no/where.json", ["no/where.json: No such file or directory"]),
 ]
 

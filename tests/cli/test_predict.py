@@ -259,7 +259,7 @@ def test_answers_of_another_model_are_not_gone_on_with(form: str, inside: Path) 
     before = (inside / f"mine.{form}").read_bytes()
     done = typed("predict", "photos", "--model", "another", "--to", f"mine.{form}", "--resume")
     assert done.returncode == 2
-    assert f"mine.{form} has answers of another model: " in done.stderr
+    assert f"mine.{form} has predictions of another model: " in done.stderr
     assert (inside / f"mine.{form}").read_bytes() == before
 
 
@@ -297,11 +297,11 @@ def test_a_parquet_file_is_whole_or_not_there(inside: Path) -> None:
         (("--resume",), "name it with --to FILE"),
         (("--to", "a.txt"), "doesn't end in .jsonl, .csv, .parquet"),
         (("--to", "a.csv", "--json"), "doesn't end in .jsonl"),
-        (("--to", "a.parquet", "--resume"), "whole or nothing"),
-        (("--to", "there.jsonl"), "is there already"),
-        (("--to", "there.jsonl", "--resume"), "isn't a file of answers"),
-        (("--to", "other.jsonl", "--resume"), "answer 1 in other.jsonl is of else.png"),
-        (("--to", "wide.jsonl", "--resume"), "has 2 classes an image"),
+        (("--to", "a.parquet", "--resume"), "a Parquet file can't be resumed"),
+        (("--to", "there.jsonl"), "it exists already"),
+        (("--to", "there.jsonl", "--resume"), "isn't a file of predictions"),
+        (("--to", "other.jsonl", "--resume"), "prediction 1 in other.jsonl is of else.png"),
+        (("--to", "wide.jsonl", "--resume"), "has 2 classes per image"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_and_kept(options: tuple[str, ...], says: str, inside: Path) -> None:

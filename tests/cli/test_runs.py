@@ -98,7 +98,7 @@ def test_list_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_list_of_nothing_says_what_makes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "list", "--output", str(tmp_path / "none"))
-    assert (code, out) == (0, f"no runs in {tmp_path / 'none'}: ftkit train makes one\n")
+    assert (code, out) == (0, f"no runs in {tmp_path / 'none'}: start one with ftkit train\n")
     assert json.loads(said(capsys, "list", "--output", str(tmp_path / "none"), "--json")[1]) == []
 
 

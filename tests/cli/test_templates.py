@@ -186,10 +186,10 @@ def test_a_hostile_template_makes_nothing(spoil: object, template: Path, tmp_pat
         ("init x --template plugin --kind strategie", "did you mean 'strategy'?"),
         ("init x --template plugin --data photos", "--data is for --template project"),
         ("init x --template plugin --value a=b", "--value a: template plugin has the values (none)"),
-        ("init x --template plugin --value a", "no KEY=VALUE"),
+        ("init x --template plugin --value a", "not KEY=VALUE"),
         ("init --check", "add --update"),
         ("init", "FOLDER is missing"),
-        ("init --update --name new", "--name is for a new project"),
+        ("init --update --name new", "--name is for new projects"),
         ("init --update", ".ftkit/template.json"),
     ],
 )

@@ -90,11 +90,11 @@ def test_the_difference_that_would_tell_is_the_smallest(images: int) -> None:
 def test_a_comparison_says_what_its_images_can_tell() -> None:
     against = PairedComparison({}, only_first=1, only_this=3, p=0.625)
     assert _verdict("full", "frozen", against, 39) == (
-        "full: within chance: 39 images can't tell it from frozen; it would take 6 more of them right, "
-        "0.15 of accuracy, and it is +2"
+        "full: not significantly different from frozen on 39 images: +2 correct; "
+        "6 (0.15 in accuracy) would be significant"
     )
     sure = replace(against, only_first=1, only_this=14, p=float(binomtest(1, 15).pvalue))
-    assert _verdict("full", "frozen", sure, 39) == "full: better than frozen, by more than chance (p below 0.05)"
+    assert _verdict("full", "frozen", sure, 39) == "full: significantly better than frozen (p below 0.05)"
     assert "worse than" in _verdict("full", "frozen", replace(sure, only_first=14, only_this=1), 39)
 
 

@@ -154,7 +154,7 @@ def test_the_folders_own_settings_may_be_broken_or_changed_meanwhile(half: Path)
 @pytest.mark.parametrize("flag", [["--extend", "2"], ["--allow-world-size-change"]])
 def test_flags_for_a_resume_are_refused_without_one(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *flag]) == 2
-    assert "there is no run to go on with" in capsys.readouterr().err
+    assert "has no effect without --resume" in capsys.readouterr().err
 
 
 def test_an_extended_run_goes_on_from_its_last_weights(data: Path) -> None:

@@ -121,7 +121,7 @@ def test_skip_leaves_the_step_out_counts_it_and_says_so(
     path.write_text(json.dumps(request))
     assert main(["train", "--config", str(path), "--on-nan", "skip"]) == 0
     said = capsys.readouterr()
-    assert "2 steps were left out: loss or gradients were not finite" in said.out
+    assert "2 steps were skipped: loss or gradients were not finite" in said.out
     assert "is left out: its loss or gradients are not finite, on" in said.err
     assert "b/0005." in said.err
     run = tmp_path / "run"

@@ -106,7 +106,7 @@ def test_what_is_offered_with_the_wrong_type_is_listed(tmp_path: Path, monkeypat
         assert says in shown.stderr
     doctor = typed("plugins", "doctor", "foreign", cwd=folder)
     assert doctor.returncode == 1
-    assert doctor.stdout.count("FAULT ") == 5
+    assert doctor.stdout.count("FAIL ") == 5
     command = typed("foreign", "go", cwd=folder)
     assert (command.returncode, "3, no function" in command.stderr) == (2, True)
 

@@ -46,7 +46,7 @@ def test_core_commands_work_beside_a_broken_plugin_whose_fault_is_told_once(name
     (facts,) = json.loads(plugins.out)
     assert (facts["name"], facts["package"], facts["version"]) == (name, f"ftkit-{name}", "1.0")
     if broken.lists:
-        assert (facts["state"], facts["brings"]) == ("faulty", {"strategies": 1})
+        assert (facts["state"], facts["provides"]) == ("faulty", {"strategies": 1})
         assert broken.says in facts["faults"][0]
     else:
         assert facts["state"] == "broken"
@@ -118,8 +118,8 @@ def test_doctor_finds_strategies_that_break_their_contract(site: Path) -> None:
     answers = session(site, *(f"plugins doctor odd{number}" for number in range(len(ODD))))
     for number, (answer, says) in enumerate(zip(answers, ODD.values(), strict=True)):
         assert answer.code == 1
-        assert f"plugin 'odd{number}' has 1 of 3 checks at fault" in answer.err
-        assert f"FAULT  strategy odd{number}/odd" in answer.out
+        assert f"plugin 'odd{number}': 1 of 3 checks failed" in answer.err
+        assert f"FAIL   strategy odd{number}/odd" in answer.out
         assert says in answer.out
         assert f"ok     strategy odd{number}/even" in answer.out
 
@@ -171,7 +171,7 @@ def test_a_plugins_commands_are_in_the_help_without_importing_it(site: Path) -> 
     assert (pushed.code, pushed.out) == (0, "pushed to shelf True\n")
     assert (wrong.code, wrong.err.splitlines()[0]) == (2, "error: no such option --forse")
     assert none.code == 2
-    assert "plugin 'good' adds no command: it brings 1 strategy" in none.err
+    assert "plugin 'good' provides no command, only 1 strategy" in none.err
     assert broken.code == 2
     assert "no licence found" in broken.err
     assert "did you mean 'hub'?" in unknown.err

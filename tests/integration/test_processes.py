@@ -479,9 +479,9 @@ def test_what_zero_cant_do_is_refused(more: dict[str, Any], says: str) -> None:
     ("flags", "says"),
     [
         (("--num-processes", "0"), "--num-processes 0: must be 1 or more"),
-        (("--nnodes", "2"), "--nnodes 2 wants --node-rank, 0 to 1"),
-        (("--nnodes", "2", "--node-rank", "2"), "--nnodes 2 wants --node-rank, 0 to 1"),
-        (("--nnodes", "2", "--node-rank", "0"), "--nnodes 2 wants --rdzv-endpoint HOST:PORT"),
+        (("--nnodes", "2"), "--nnodes 2 requires --node-rank, 0 to 1"),
+        (("--nnodes", "2", "--node-rank", "2"), "--nnodes 2 requires --node-rank, 0 to 1"),
+        (("--nnodes", "2", "--node-rank", "0"), "--nnodes 2 requires --rdzv-endpoint HOST:PORT"),
         (("--node-rank", "0"), "--node-rank is for several machines"),
     ],
 )

@@ -97,7 +97,7 @@ def test_training_and_prediction_take_the_same_files_of_a_nasty_tree(
     assert sorted(line["file"] for line in lines) == sorted(f"data/{name}" for name in TAKEN)
     assert all(line["error"] is None for line in lines)
     assert done.returncode == 1, "what a person meant was left out"
-    told = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
     assert len(told) == 1
     for words in SAID:
         assert words in told[0]
@@ -110,7 +110,7 @@ def test_what_nobody_means_changes_no_exit_code(model: Path, tmp_path: Path) -> 
     done = typed("predict", "d", "--model", str(model), cwd=tmp_path)
     assert done.returncode == 0
     assert (
-        "left out: 2 hidden or system files and folders are passed over: d/.thumbs, d/@eaDir; 1 file is" in done.stderr
+        "skipped: 2 hidden or system files and folders are passed over: d/.thumbs, d/@eaDir; 1 file is" in done.stderr
     )
 
 
@@ -138,7 +138,7 @@ def test_a_folder_that_cant_be_opened(locked: Path, model: Path, tmp_path: Path)
     ):
         done = typed("predict", place, "--model", str(model), "--json", cwd=tmp_path)
         assert [json.loads(line)["file"] for line in done.stdout.splitlines()] == names
-        assert "left out: 1 folder can't be opened (Permission denied): data/a/locked" in done.stderr
+        assert "skipped: 1 folder can't be opened (Permission denied): data/a/locked" in done.stderr
         assert done.returncode == 1
     with pytest.raises(RequestError, match=r"a/locked: can't be listed: Permission denied \(make it readable"):
         Folder(locked).load()
@@ -224,7 +224,7 @@ def test_a_name_on_stdin_that_is_no_text_is_predicted(
 def test_no_stdin_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     done = typed("predict", "-", "--model", str(model), cwd=tmp_path)
-    assert (done.returncode, "there is no stdin" in done.stderr) == (2, True)
+    assert (done.returncode, "stdin is closed" in done.stderr) == (2, True)
 
 
 def test_a_walk_counts_and_stays_small(tmp_path: Path) -> None:

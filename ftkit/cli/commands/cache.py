@@ -1,4 +1,4 @@
-"""`ftkit cache`: what is kept of frozen layers' activations and of decoded images, and getting rid of it."""
+"""`ftkit cache`: list and clear cached activations and decoded images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ftkit.cli.options import Json
 from ftkit.cli.output import console
 from ftkit.cli.output.descriptions import short_count
 from ftkit.errors import plural
@@ -14,15 +15,13 @@ from ftkit.errors import plural
 app = typer.Typer(no_args_is_help=True, help="List and clear cached activations and decoded images.")
 
 Folder = Annotated[
-    str | None, typer.Option("--cache-dir", metavar="FOLDER", help="The folder that was given to training.")
+    str | None, typer.Option("--cache-dir", metavar="FOLDER", help="Cache folder, as given to training.")
 ]
 
 
 @app.command("list", epilog="Example: ftkit cache list")
-def list_(
-    folder: Folder = None, json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False
-) -> None:
-    """List the tables of activations and decoded images, the one used last first."""
+def list_(folder: Folder = None, json: Json = False) -> None:
+    """List cached tables, the last used first."""
     from ftkit.files.cache_folder import CacheStore, activation_folder
 
     store = CacheStore(activation_folder(folder), 0)
@@ -44,10 +43,10 @@ def list_(
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("size", "last used", "what"):
+    for name in ("size", "last used", "contents"):
         table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
     for entry in entries:
-        used = "by a run now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        used = "in use" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
         table.add_row(f"{short_count(entry.nbytes)}B", used, entry.description)
     if entries:
         console.out().print(table)
@@ -57,15 +56,15 @@ def list_(
 
 @app.command(epilog="Example: ftkit cache clear")
 def clear(folder: Folder = None) -> None:
-    """Remove all tables that no run uses; later runs compute them again."""
+    """Remove all tables that no run is using; later runs compute them again."""
     from ftkit.files.cache_folder import CacheStore, activation_folder
 
     store = CacheStore(activation_folder(folder), 0)
-    gone, busy = 0, 0
+    removed, busy = 0, 0
     for entry in list(store.entries()):
         if store.remove(entry):
-            gone += entry.nbytes
+            removed += entry.nbytes
         else:
             busy += 1
-    left = f"; {busy} are in use, and stay" if busy else ""
-    console.out().print(f"removed {short_count(gone)}B from {store.folder}{left}", soft_wrap=True)
+    kept = f"; kept {plural(busy, 'table')} in use" if busy else ""
+    console.out().print(f"removed {short_count(removed)}B from {store.folder}{kept}", soft_wrap=True)

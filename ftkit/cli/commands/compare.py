@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ftkit.cli.commands.evaluate import digits_of
-from ftkit.cli.options import with_config
+from ftkit.cli.options import Json, with_config
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, one_line, plural
 
@@ -25,8 +25,21 @@ app = typer.Typer()
 
 SHOWN_METRICS = ("accuracy", "macro_f1", "loss")
 SEEDS = 3
-OF_RUNS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
-"""Settings that runs can be compared with: where they are, and how to compute."""
+RUN_KEYS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
+"""Config keys that have an effect on the comparison of existing runs."""
+
+
+Runs = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Folders or names of runs; the first is the baseline.")
+]
+Strategies = Annotated[
+    str | None, typer.Option("--strategies", metavar="NAME,NAME", help="Train these strategies, and compare them.")
+]
+Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds per strategy.", show_default="3")]
+SplitChoice = Annotated[
+    Literal["val", "test"] | None, typer.Option("--split", help="Split to evaluate on; by default test, else val.")
+]
+Unpaired = Annotated[bool, typer.Option("--unpaired", help="Allow runs with other images or classes; no test.")]
 
 
 @app.command(
@@ -37,29 +50,19 @@ OF_RUNS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
 @with_config
 def compare(
     resolved: Resolved,
-    runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by folder or name; the first is the standard.")
-    ] = None,
-    strategies: Annotated[
-        str | None, typer.Option("--strategies", metavar="NAME,NAME", help="Train these instead, and compare them.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds for each strategy.", show_default="3")
-    ] = None,
-    split: Annotated[
-        Literal["val", "test"] | None, typer.Option("--split", help="Split to evaluate on; by default test, else val.")
-    ] = None,
-    unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Take runs of different images or classes too, without a test.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
+    runs: Runs = None,
+    strategies: Strategies = None,
+    seeds: Seeds = None,
+    split: SplitChoice = None,
+    unpaired: Unpaired = False,
+    json: Json = False,
 ) -> None:
     """Compare runs, or strategies over seeds, on the same images."""
     if strategies is None:
-        _require_runs(runs or [], seeds, resolved)
+        _check_run_arguments(runs or [], seeds, resolved)
         _compare_runs(runs or [], resolved, split, unpaired, json)
         return
-    _require_strategies(runs or [], unpaired, resolved)
+    _check_strategy_arguments(runs or [], unpaired, resolved)
     from ftkit.cli.output.trial_table import compare_strategies
 
     compare_strategies(
@@ -73,25 +76,25 @@ def compare(
     )
 
 
-def _require_runs(runs: Sequence[str], seeds: int | None, resolved: Resolved) -> None:
-    """Refuse what has no effect on runs that are there."""
+def _check_run_arguments(runs: Sequence[str], seeds: int | None, resolved: Resolved) -> None:
+    """Check that there are two runs, and no option without effect on existing runs."""
     if len(runs) < 2:
         raise RequestError(
-            f"nothing to compare{f' {runs[0]} with' if runs else ''}: give two runs or more, or --strategies",
-            "ftkit runs list shows the runs",
+            f"nothing to compare{f' {runs[0]} with' if runs else ''}: give two or more runs, or --strategies",
+            "see ftkit runs list",
         )
     given = {key: where for key, where in resolved.sources.items() if where.startswith("--")}
-    idle = "--seeds" if seeds is not None else next((w for k, w in given.items() if k not in OF_RUNS), None)
+    idle = "--seeds" if seeds is not None else next((w for k, w in given.items() if k not in RUN_KEYS), None)
     if idle is not None:
-        raise RequestError(f"{idle} has no effect on runs that are trained", "drop it, or give --strategies")
+        raise RequestError(f"{idle} has no effect on existing runs", "drop it, or give --strategies")
 
 
-def _require_strategies(runs: Sequence[str], unpaired: bool, resolved: Resolved) -> None:
-    """Refuse what has no effect where runs are trained and named here."""
+def _check_strategy_arguments(runs: Sequence[str], unpaired: bool, resolved: Resolved) -> None:
+    """Check that no option is given that has no effect with `--strategies`."""
     if runs:
-        raise RequestError(f"--strategies and {runs[0]}: either runs, or strategies to train", "drop one of them")
+        raise RequestError(f"--strategies and {runs[0]}: give either runs or strategies to train", "drop one of them")
     if unpaired:
-        raise RequestError("--unpaired has no effect with --strategies", "drop it: seeds aren't paired anyway")
+        raise RequestError("--unpaired has no effect with --strategies", "drop it: seeds are never paired")
     given = {key: where for key, where in resolved.sources.items() if where.startswith(("--", "FTKIT_"))}
     for section, why in (("strategy", "--strategies names them"), ("name", "runs are named by strategy and seed")):
         where = next((w for key, w in given.items() if key.partition(".")[0] == section), None)
@@ -135,7 +138,7 @@ def _compute_options(resolved: Resolved) -> ComputeOptions:
 
 
 def shown_metrics(resolved: Resolved) -> dict[str, Metric]:
-    """The metrics to show: those that were given for this command, or else the usual ones and those of the config."""
+    """The metrics of `--metric`, or by default SHOWN_METRICS and those of the config file."""
     from ftkit.config.load import build
     from ftkit.metrics.selection import named_metrics
 
@@ -146,14 +149,14 @@ def shown_metrics(resolved: Resolved) -> dict[str, Metric]:
 
 
 def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) -> None:
-    """Two tables: each run by itself, and each against the first."""
+    """Print two tables: the metrics of each run, and their differences from the baseline."""
     from ftkit.metrics.bootstrap import RESAMPLES
 
     names, labels = _names(results), [one_line(metric.label) for metric in metrics.values()]
     images = len(results[0].outputs.names)
-    title = f"{split}: {plural(images, 'image')}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
-    if any(len(r.outputs.names) != images for r in results):
-        title = f"{split}; in brackets where 95 of 100 resamples lie, of {RESAMPLES:,}"
+    same_images = all(len(r.outputs.names) == images for r in results)
+    title = f"{split}: {plural(images, 'image')}" if same_images else split
+    title += f"; in brackets: 95 % bootstrap intervals, {RESAMPLES:,} resamples"
     columns = ("run", *labels, "best epoch", "seconds", "trainable")
     rows = [
         (name, *(_estimate(result.metrics[metric]) for metric in metrics), *_cost(result))
@@ -163,7 +166,7 @@ def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) 
     rest = [(name, r.against) for name, r in zip(names, results, strict=True) if r.against is not None]
     if not rest:
         return
-    heads = ("only it is right", f"only {names[0]} is", "p", *labels)
+    heads = ("only it correct", f"only {names[0]} correct", "p", *labels)
     rows = [
         (
             name,
@@ -174,38 +177,38 @@ def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) 
         )
         for name, a in rest
     ]
-    console.show_table(f"more or less than {names[0]}, image by image", ("run", *heads), rows)
-    console.print_text("p: McNemar's exact test of whether the two are right equally often")
+    console.show_table(f"paired differences from {names[0]}", ("run", *heads), rows)
+    console.print_text("p: McNemar's exact test; the null hypothesis is equal accuracy")
     for name, against in rest:
         console.print_text(_verdict(name, names[0], against, images))
 
 
 def _verdict(name: str, first: str, against: PairedComparison, images: int) -> str:
-    """What the test says, in words: p alone doesn't say whether so few images could have told the two apart."""
+    """The result of the test, with the smallest significant difference, since p alone hides the test's power."""
     more = against.only_this - against.only_first
     if against.is_chance:
-        needed = f"{against.smallest_difference / images:.{digits_of(images)}f} of accuracy"
+        accuracy = f"{against.smallest_difference / images:.{digits_of(images)}f} in accuracy"
         return (
-            f"{name}: within chance: {plural(images, 'image')} can't tell it from {first}; "
-            f"it would take {against.smallest_difference} more of them right, {needed}, and it is {more:+d}"
+            f"{name}: not significantly different from {first} on {plural(images, 'image')}: "
+            f"{more:+d} correct; {against.smallest_difference} ({accuracy}) would be significant"
         )
-    return f"{name}: {'better' if more > 0 else 'worse'} than {first}, by more than chance (p below 0.05)"
+    return f"{name}: significantly {'better' if more > 0 else 'worse'} than {first} (p below 0.05)"
 
 
 def _names(results: Sequence[Result]) -> list[str]:
-    """Runs by name; by path where two have the same."""
+    """Names of the runs, or paths for runs with equal names."""
     paths = [r.outputs.trained.path for r in results]
     known = Counter(path.name for path in paths)
     return [one_line(path.name if known[path.name] == 1 else str(path)) for path in paths]
 
 
 def _estimate(value: Estimate, form: str = ".4f") -> str:
-    point, where = value
+    point, interval = value
     if point is None:
         return "-"
-    if where.low is None or where.high is None:
+    if interval.low is None or interval.high is None:
         return f"{point:{form}}"
-    return f"{point:{form}} [{where.low:{form}}, {where.high:{form}}]"
+    return f"{point:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
 def _cost(result: Result) -> tuple[str, str, str]:
@@ -228,16 +231,18 @@ def _facts(result: Result) -> dict[str, Any]:
         "epochs": summary.epochs,
         "seconds": round(one.trained.seconds, 3),
         "trainable": one.trained.trainable,
-        "against_first": None,
+        "against_baseline": None,
     }
     if against is not None:
         differences = {name: _plain(value) for name, value in against.differences.items()}
-        counts = {"only_first_right": against.only_first, "only_this_right": against.only_this, "p": against.p}
-        counts |= {
-            "within_chance": against.is_chance,
-            "smallest_difference": against.smallest_difference / len(one.names),
+        facts["against_baseline"] = {
+            "differences": differences,
+            "only_baseline_correct": against.only_first,
+            "only_this_correct": against.only_this,
+            "p": against.p,
+            "significant": not against.is_chance,
+            "smallest_significant_difference": against.smallest_difference / len(one.names),
         }
-        facts["against_first"] = {"differences": differences, **counts}
     return facts
 
 

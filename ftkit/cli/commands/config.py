@@ -1,4 +1,4 @@
-"""`ftkit config`: what a run would be asked to do, and where each part of it was said."""
+"""`ftkit config`: the configuration, the source of each value, its JSON schema, and validation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftkit.cli.options import project_registry, warn_of_faults, with_config
+from ftkit.cli.options import Json, project_registry, warn_of_faults, with_config
 from ftkit.cli.output import console
 from ftkit.errors import RequestError
 
@@ -36,10 +36,10 @@ def config() -> None:
 @with_config
 def show(
     resolved: Resolved,
-    sources: Annotated[bool, typer.Option("--sources", help="Say beside each value who set it.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The config and its sources as JSON.")] = False,
+    sources: Annotated[bool, typer.Option("--sources", help="Show beside each value where it was set.")] = False,
+    json: Json = False,
 ) -> None:
-    """Print the whole configuration, from defaults, file, environment and flags."""
+    """Print the whole configuration: defaults, file, environment and flags."""
     from ftkit.config.load import to_yaml
 
     if json:
@@ -52,9 +52,9 @@ def show(
 
 @app.command(epilog="Example: ftkit config schema --output ftkit.schema.json")
 def schema(
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")] = None,
 ) -> None:
-    """Print the JSON schema of ftkit.yaml, by which editors complete and check it."""
+    """Print the JSON schema of ftkit.yaml, for completion and checks in editors."""
     from ftkit.config.json_schema import json_schema
     from ftkit.files.json_text import dump_json
 
@@ -65,18 +65,18 @@ def schema(
         console.print_json(found)
         return
     output.write_text(dump_json(found, indent=2, ascii_only=False) + "\n", encoding="utf-8")
-    console.note(f"{output}: put `# yaml-language-server: $schema={output}` at the top of ftkit.yaml")
+    console.note(f"wrote {output}: put `# yaml-language-server: $schema={output}` at the top of ftkit.yaml")
 
 
 @app.command(epilog="Example: ftkit config validate experiments/long.yaml")
 def validate(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The file; else ./ftkit.yaml.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Config file; by default ./ftkit.yaml.")] = None,
 ) -> None:
-    """Check a config file: every key, name and value in it."""
+    """Check every key, name and value of a config file."""
     from ftkit.config.load import DEFAULT_FILE, resolve
 
     if file is None and not DEFAULT_FILE.exists():
-        raise RequestError(f"no {DEFAULT_FILE} here", "name the file: ftkit config validate FILE")
+        raise RequestError(f"no {DEFAULT_FILE} in this folder", "name the file: ftkit config validate FILE")
     resolved = resolve(file or DEFAULT_FILE)
     warn_of_faults(resolved.registry)
     if resolved.config.optimizer.options:
@@ -87,9 +87,10 @@ def validate(
 
 
 def _with_sources(text: str, sources: Mapping[str, str]) -> str:
-    """The YAML with `# --epochs` behind each line that somebody set; a line's key follows from its indent."""
+    """The YAML with a comment such as `# --epochs` on each line whose value was set."""
     path: list[str] = []
     lines = []
+    # The indent of a line gives the depth of its key.
     for line in text.splitlines():
         key = line.partition(":")[0]
         path[(len(key) - len(key.lstrip())) // 2 :] = [key.strip()]

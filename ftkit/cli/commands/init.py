@@ -1,4 +1,4 @@
-"""`ftkit init`: a project that trains at once."""
+"""`ftkit init`: create or update a project or a plugin package from a template."""
 
 from __future__ import annotations
 
@@ -19,62 +19,68 @@ app = typer.Typer()
 CLASSES_SHOWN = 10
 
 
+Folder = Annotated[
+    Path | None, typer.Argument(metavar="FOLDER", help="A new folder, or . for this one.", show_default=False)
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="PATH|URL", help="Folder, CSV file or archive of images to configure."),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        metavar="NAME|PATH|URL",
+        help="project, plugin, PLUGIN/TEMPLATE, a folder or a git repository.",
+        show_default="project",
+    ),
+]
+PartKind = Annotated[
+    str | None,
+    typer.Option(
+        "--kind",
+        metavar="KIND",
+        help="Kind of part in a new plugin: strategy, dataset or backbone.",
+        show_default="strategy",
+    ),
+]
+Values = Annotated[
+    list[str] | None, typer.Option("--value", metavar="KEY=VALUE", help="Value of a question in a custom template.")
+]
+Update = Annotated[bool, typer.Option("--update", help="Update a project to its template, merging your changes.")]
+Check = Annotated[
+    bool, typer.Option("--check", help="With --update: change nothing, and exit with 2 if the project is outdated.")
+]
+
+
 @app.command(epilog="Examples: ftkit init my-project --data photos, ftkit init my-plugin --template plugin")
 def init(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="FOLDER", help="A new folder, or . for this one.", show_default=False)
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="PATH|URL", help="A folder, CSV file or archive of images to set it up for."),
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="The project's name, if not the folder's.")] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template",
-            metavar="NAME|PATH|URL",
-            help="project, plugin, a plugin's NAME/TEMPLATE, a folder or a git repository.",
-            show_default="project",
-        ),
-    ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--kind",
-            metavar="KIND",
-            help="What a new plugin brings: strategy, dataset or backbone.",
-            show_default="strategy",
-        ),
-    ] = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option("--value", metavar="KEY=VALUE", help="A value that a template from elsewhere asks for."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the template's files; keep all others.")] = False,
-    update: Annotated[
-        bool, typer.Option("--update", help="Bring a project to its template's present state; merge what is edited.")
-    ] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="With --update: change nothing, and exit with 2 where it is behind.")
-    ] = False,
+    folder: Folder = None,
+    data: Data = None,
+    name: Annotated[str | None, typer.Option("--name", help="Project name; by default that of the folder.")] = None,
+    template: Template = None,
+    kind: PartKind = None,
+    given: Values = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files of the template; keep all others.")] = False,
+    update: Update = False,
+    check: Check = False,
 ) -> None:
     """Create a project with config, plugin module and tests, or a plugin package."""
-    news = {"--data": data, "--name": name, "--template": template, "--kind": kind, "--value": given}
+    for_new = {"--data": data, "--name": name, "--template": template, "--kind": kind, "--value": given}
     if update:
-        _refuse([flag for flag, value in news.items() if value] + ["--force"] * force)
+        _check_unused([flag for flag, value in for_new.items() if value] + ["--force"] * force)
         _update(folder or Path(), check)
         return
     if check:
-        raise RequestError("--check looks whether a project is behind its template", "add --update")
+        raise RequestError("--check has no effect without --update", "add --update")
     if folder is None:
         raise RequestError("FOLDER is missing", "name a new folder: ftkit init my-project")
     _make(folder, data, name, template or "project", kind, given or [], force)
 
 
-def _refuse(flags: list[str]) -> None:
+def _check_unused(flags: list[str]) -> None:
     if flags:
-        raise RequestError(f"{flags[0]} is for a new project, and --update for one that is there", "drop one of them")
+        raise RequestError(f"{flags[0]} is for new projects, --update for existing ones", "drop one of them")
 
 
 def _make(
@@ -95,14 +101,14 @@ def _make(
         raise unknown("kind", kind, KINDS, "--kind")
     if data is not None and template != "project":
         raise RequestError(f"--data is for --template project, not {template}", "drop one of them")
-    looked = None if data is None else dataset_at(data)
-    wish = InitRequest(name, template, kind or KINDS[0], dict(_pair(text) for text in given), looked, force)
-    project = make_project(folder, wish)
+    dataset = None if data is None else dataset_at(data)
+    request = InitRequest(name, template, kind or KINDS[0], dict(_pair(text) for text in given), dataset, force)
+    project = make_project(folder, request)
     out = console.out()
     if project.data is not None:
         _show_data(project.data)
-    made = plural(len(project.files), "file")
-    out.print(f"made {project.name.package} in {shell_word(folder)}: {made}", soft_wrap=True)
+    files = plural(len(project.files), "file")
+    out.print(f"created {project.name.package} in {shell_word(folder)}: {files}", soft_wrap=True)
     if project.overwritten:
         out.print(f"overwritten: {', '.join(map(str, project.overwritten))}", soft_wrap=True)
     _show_next(project, folder)
@@ -111,18 +117,18 @@ def _make(
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise RequestError(f"--value {text}: no KEY=VALUE", "give it as in --value author=me")
+        raise RequestError(f"--value {text}: not KEY=VALUE", "write it like --value author=me")
     return key, value
 
 
-SAYS = {
-    "added": "new",
+CHANGES = {
+    "added": "added",
     "replaced": "replaced",
     "merged": "merged with your changes",
-    "conflict": "CONFLICT: both have changed; look for <<<<<<< in it",
-    "removed": "removed, as from the template",
-    "kept": "kept: no longer in the template, but you have changed it",
-    "deleted": "left out: you have deleted it",
+    "conflict": "CONFLICT: changed in both; resolve the lines marked <<<<<<<",
+    "removed": "removed: no longer in the template",
+    "kept": "kept: no longer in the template, but you changed it",
+    "deleted": "skipped: you deleted it",
 }
 
 
@@ -132,21 +138,22 @@ def _update(folder: Path, check: bool) -> None:
     done = update_project(folder, check)
     out = console.out()
     for change in done.changes:
-        said = "CONFLICT: the template's is beside yours" if change.path.suffix == ".new" else SAYS[change.action]
-        out.print(f"{one_line(str(change.path))}: {said}", soft_wrap=True)
+        conflict = "CONFLICT: the template's version is beside yours"
+        text = conflict if change.path.suffix == ".new" else CHANGES[change.action]
+        out.print(f"{one_line(str(change.path))}: {text}", soft_wrap=True)
     if not done.changes:
-        out.print(f"{shell_word(folder)} is what template {done.template} makes today", soft_wrap=True)
+        out.print(f"{shell_word(folder)} is up to date with template {done.template}", soft_wrap=True)
     elif check:
         raise RequestError(
             f"{shell_word(folder)} is behind template {done.template}: "
             f"{plural(len(done.changes), 'file')} would change",
-            "ftkit init --update changes them",
+            "run ftkit init --update",
         )
     elif conflicts := [change for change in done.changes if change.action == "conflict"]:
         verb = "has" if len(conflicts) == 1 else "have"
         raise FtkitError(
             f"{len(conflicts)} of {plural(len(done.changes), 'file')} {verb} conflicts; everything else is up to date",
-            "settle them in an editor; nothing of yours was dropped",
+            "resolve them in an editor; your changes are kept",
         )
 
 
@@ -155,7 +162,7 @@ def _show_data(data: DatasetStats) -> None:
     splits = ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())
     colour = "grey" if data.grey else "in colour"
     out.print(f"found {one_line(data.path)}: {plural(len(data.counts), 'class')}; {splits} images", soft_wrap=True)
-    out.print(f"images of about {data.width} x {data.height} pixels, {colour}", soft_wrap=True)
+    out.print(f"median image size {data.width} x {data.height} pixels, {colour}", soft_wrap=True)
     width = max(map(len, data.counts))
     for name, count in list(data.counts.items())[:CLASSES_SHOWN]:
         out.print(f"  {one_line(name):<{width}}  {count:,}", soft_wrap=True)
@@ -167,8 +174,8 @@ def _show_data(data: DatasetStats) -> None:
 
 def _show_next(project: Project, folder: Path) -> None:
     lines = {
-        "project": ("ftkit plan     what training will do", "ftkit train    do it"),
-        "plugin": ("pip install -e '.[dev]'    make it known to ftkit", "pytest                     run its tests"),
+        "project": ("ftkit plan     show the plan", "ftkit train    train"),
+        "plugin": ("pip install -e '.[dev]'    install it", "pytest                     run its tests"),
     }
     out = console.out()
     if project.folder != Path.cwd():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftkit.cli.command_table import COMMANDS
-from ftkit.cli.options import complete_names, project_registry, warn_of_faults
+from ftkit.cli.options import Json, complete_names, project_registry, warn_of_faults
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, nearest, plural
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 TABLE_BACKBONE = "resnet18"
 TABLE_EPOCHS = 10
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Pattern = Annotated[
     str | None,
     typer.Option("--filter", metavar="TEXT", help="Only names (of backbones, also families) with TEXT."),

@@ -1,15 +1,15 @@
-"""`ftkit plan`: what a training would do, before it does anything."""
+"""`ftkit plan`: the plan of a training, without training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ftkit.cli.options import with_config
+from ftkit.cli.options import Json, with_config
 from ftkit.cli.output import console
 from ftkit.cli.output.backbone_descriptions import preprocessing_text
 from ftkit.cli.output.descriptions import full_count, short_count
@@ -25,42 +25,46 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 LABELS, COLUMN = 30, 10
-"""Characters that the table's first two columns take together, and each further one."""
+"""Width in characters of the table's first two columns together, and of each further column."""
 
 
 @app.command(epilog="Example: ftkit plan --data photos --backbone resnet18 --strategy gradual")
 @with_config
 def plan(
     resolved: Resolved,
-    json: Annotated[bool, typer.Option("--json", help="The plan as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show the plan of a training: layer groups, learning rates, steps, memory."""
-    decided = complete(resolved)
+    complete_plan = complete(resolved)
     if json:
-        console.print_json(decided.to_json())
+        console.print_json(complete_plan.to_json())
     else:
-        show(decided, console.out())
+        show(complete_plan, console.out())
 
 
 def complete(
     resolved: Resolved, tell: Callable[[str], None] | None = console.note, run: RunFolder | None = None
 ) -> Plan:
-    """The plan with its parameters counted; torch is loaded only where that takes building the model.
+    """The plan with parameter counts.
 
-    Or where the strategy is `auto`, which is measured here; `tell` is called with a line before that.
+    Torch is loaded only to count the parameters of a network without a summary, and to measure features for
+    strategy `auto`.
+
+    Args:
+        tell: Called with a message before a long measurement.
     """
     from ftkit.experiments.auto_strategy import plan_run
 
-    decided = plan_run(resolved, tell, run)
-    if decided.group_parameters is not None:
-        return decided
+    planned = plan_run(resolved, tell, run)
+    if planned.group_parameters is not None:
+        return planned
     from ftkit.models.build import counted
 
-    return counted(decided)
+    return counted(planned)
 
 
 def show(plan: Plan, to: Console) -> None:
-    """Print a plan as lines and a table of groups by epochs."""
+    """Print a plan as lines and a table of layer groups by epochs."""
     for name, value in facts(plan):
         to.print(f"{name:>14}  {value}", soft_wrap=True)
     fitting = max(1, (to.width - LABELS) // COLUMN)
@@ -71,7 +75,7 @@ def show(plan: Plan, to: Console) -> None:
 
 
 def facts(plan: Plan) -> Iterator[tuple[str, str]]:
-    """The lines of a plan, as name and value."""
+    """The lines of a plan as name and value."""
     config = plan.config
     total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
@@ -82,41 +86,47 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "preprocessing", preprocessing_text(plan.preprocessing)
     yield "augment", config.augment.name + _changes(plan)
     if plan.probe:
-        yield "probe", "the head starts as logistic regression solves it on frozen features, and that is the floor"
+        yield "probe", "the head is initialised by logistic regression on frozen features"
     options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
     yield from _cache(plan)
     yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
-    yield from _restraints(plan)
+    yield from _regularisation(plan)
     yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
+    yield from _steps(plan)
+    yield "best epoch", f"by validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
+
+
+def _steps(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Steps, batch sizes, and the processes that share them."""
+    config = plan.config
     yield (
         "steps",
-        f"{plan.batches.steps:,} an epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
-        f"{plural(plan.batches.effective, 'image')} a step ({config.batch_size} x {config.accumulate} accumulated "
+        f"{plan.batches.steps:,} per epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
+        f"{plural(plan.batches.effective, 'image')} per step ({config.batch_size} x {config.accumulate} accumulated "
         f"x {plan.world_size} process{'es' if plan.world_size > 1 else ''})",
     )
     if plan.world_size > 1:
         yield (
             "processes",
-            f"{plan.world_size}, each with batches of {config.batch_size}; rates stay as given, whatever their number",
+            f"{plan.world_size}, each with batches of {config.batch_size}; learning rates are not scaled",
         )
     if config.fsdp:
-        yield "fsdp", "weights, gradients and the optimizer's state are shared out over the processes"
+        yield "fsdp", "weights, gradients and optimizer state are sharded over the processes"
     if config.zero_stage:
-        shared = "the optimizer's state is" if config.zero_stage == 1 else "gradients and the optimizer's state are"
-        yield "deepspeed", f"{shared} shared out over the processes"
-    yield "chosen by", f"validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
+        sharded = "optimizer state is" if config.zero_stage == 1 else "gradients and optimizer state are"
+        yield "deepspeed", f"{sharded} sharded over the processes"
 
 
 def _patience(plan: Plan) -> str:
     wanted, start = plan.config.patience, plan.patience_start
     if wanted is None:
         return ""
-    since = f", counted from epoch {start + 1}, where the last phase begins" if start else ""
-    return f"; stop after {plural(wanted, 'epoch')} without a better one{since}"
+    since = f", counted from epoch {start + 1}, the start of the last phase" if start else ""
+    return f"; early stopping after {plural(wanted, 'epoch')} without improvement{since}"
 
 
 def _spans(plan: Plan) -> list[tuple[int, int]]:
-    """First and last epoch, from 0, of each run of equal rows."""
+    """First and last epoch, from 0, of each range of epochs with equal rates."""
     runs = groupby(range(plan.config.epochs), key=lambda epoch: plan.schedule.rows[epoch])
     return [(epochs[0], epochs[-1]) for epochs in (list(members) for _, members in runs)]
 
@@ -162,7 +172,7 @@ def _curve(plan: Plan) -> str:
 
 
 def _changes(plan: Plan) -> str:
-    """The random changes in use, with their values."""
+    """The augmentations in use, with their values."""
     values = asdict(plan.augmentation)
     if not values.get("erase"):
         values.pop("erase_scale", None)
@@ -175,10 +185,10 @@ def _value(value: float | tuple[float, float]) -> str:
 
 
 def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
-    """How often frozen layers are computed, the disk space for that, and whether images are decoded once."""
+    """The use of the activation cache and of the cache of decoded images."""
     config, uses = plan.config.cache, plan.cache_by_phase
     if config.decoded != "off":
-        yield "decoded", f"images are kept decoded {'in memory' if config.decoded == 'ram' else 'on disk'}"
+        yield "decoded", f"decoded images are cached {'in memory' if config.decoded == 'ram' else 'on disk'}"
     policy = plan.cache_policy
     if policy.disabled:
         yield "cache", f"off ({policy.disabled}): frozen layers are computed in each epoch"
@@ -200,7 +210,7 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
         return
     from ftkit.files.cache_folder import activation_folder
 
-    # Which of the two `auto` will be, only torch knows, and a plan doesn't import it.
+    # The precision that `auto` selects is unknown without torch.
     or_half = ", or half as much in 16 bits," if plan.config.precision == "auto" else ""
     epochs = sum(phase.stop - phase.start for phase, _ in served)
     passes = sum(use.passes for _, use in served) + bool(plan.probe)
@@ -214,23 +224,23 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
             yield "", f"not in epochs {phase.start + 1} to {phase.stop}: {use.reason} of {short_count(config.limit)}B"
 
 
-def _restraints(plan: Plan) -> Iterator[tuple[str, str]]:
-    """What holds the weights back, where anything does."""
+def _regularisation(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Weight decay and gradient clipping, if used."""
     config = plan.config
     if config.optimizer.decay:
-        spared = "all parameters" if config.decay_all else "all but biases and normalisation parameters"
-        yield "weight decay", f"{config.optimizer.decay} of {spared}"
+        decayed = "all parameters" if config.decay_all else "all but biases and normalisation parameters"
+        yield "weight decay", f"{config.optimizer.decay} on {decayed}"
     if config.clip_grad is not None:
-        yield "gradient", f"clipped to a norm of {config.clip_grad:g} at most"
+        yield "gradient", f"norm clipped to {config.clip_grad:g}"
 
 
 def _weighting(plan: Plan) -> str:
     config, weights = plan.config, plan.class_weights
-    smoothed = f", {config.label_smoothing:g} of each target spread over all classes" if config.label_smoothing else ""
+    smoothed = f", label smoothing {config.label_smoothing:g}" if config.label_smoothing else ""
     if config.balance == "sampler":
-        return f"{smoothed}; images drawn so that each class comes equally often"
+        return f"{smoothed}; images sampled with equal frequency of classes"
     if config.balance == "weights":
-        return f"{smoothed}; an image counts {min(w for w in weights if w):.3g} to {max(weights):.3g} by its class"
+        return f"{smoothed}; class weights {min(w for w in weights if w):.3g} to {max(weights):.3g}"
     return smoothed
 
 

@@ -1,4 +1,4 @@
-"""`ftkit runs list|show`: what was trained, how far it came and how good it is, without loading torch."""
+"""`ftkit runs list|show`: runs with their settings, progress and metrics, without loading torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ftkit.cli.options import Json, RunsFolder
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, one_line, plural, shell_word
 
@@ -17,26 +18,24 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List and show training runs.")
 
-Output = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")]
-Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 
 FILES: Mapping[str, str] = {
-    "config.yaml": "the whole config; it starts the same run again",
-    "plan.json": "what was decided before training",
-    "inputs.json": "digests of what it was made of: weights, network, images",
-    "splits.csv": "which image is in which split, with its class",
-    "metrics.jsonl": "one record an epoch",
-    "weight_drift.json": "how far each layer moved",
-    "train.log": "what was said while it trained",
+    "config.yaml": "the complete config; trains the same model again",
+    "plan.json": "the plan of the training",
+    "inputs.json": "digests of weights, network and images",
+    "splits.csv": "split and class of each image",
+    "metrics.jsonl": "one record per epoch",
+    "weight_drift.json": "weight drift of each layer",
+    "train.log": "the messages of the training",
     "model": "the model of the best epoch",
     "last": "the model of the last epoch",
-    "checkpoints": "what a stopped run goes on from",
+    "checkpoints": "checkpoints, to resume from",
     "tensorboard": "for tensorboard --logdir",
 }
 
 
 @app.command("list", epilog="Example: ftkit runs list --output runs")
-def list_runs(output: Output = None, json: Json = False) -> None:
+def list_runs(output: RunsFolder = None, json: Json = False) -> None:
     """List the runs in a folder, the newest first."""
     place = _runs_folder(output)
     found = _summaries(place)
@@ -44,7 +43,7 @@ def list_runs(output: Output = None, json: Json = False) -> None:
         console.print_json([_facts(summary) for summary in found])
         return
     if not found:
-        console.print_text(f"no runs in {place}: ftkit train makes one")
+        console.print_text(f"no runs in {place}: start one with ftkit train")
         return
     from ftkit.cli.output.descriptions import aligned
 
@@ -55,11 +54,11 @@ def list_runs(output: Output = None, json: Json = False) -> None:
 
 @app.command("show", epilog="Example: ftkit runs show runs/ants")
 def show_run(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name.", show_default=False)],
-    output: Output = None,
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run.", show_default=False)],
+    output: RunsFolder = None,
     json: Json = False,
 ) -> None:
-    """Show a run's settings, epochs, best metrics, what moved, its files and what to do next."""
+    """Show a run's settings, epochs, metrics, weight drift, files and next commands."""
     from ftkit.runs.run_lookup import find_run
     from ftkit.runs.run_summary import summarize
 
@@ -81,7 +80,7 @@ def _runs_folder(output: Path | None) -> Path:
 
 
 def _summaries(place: Path) -> list[RunSummary]:
-    """The runs in a folder, the newest first; one that can't be read is named and left out."""
+    """The runs in a folder, the newest first; unreadable ones are skipped with a warning."""
     from ftkit.runs.run_lookup import run_folders
     from ftkit.runs.run_summary import summarize
 
@@ -188,7 +187,7 @@ def _files(summary: RunSummary) -> Iterable[tuple[str, str]]:
 
 
 def _next(summary: RunSummary) -> Iterator[str]:
-    """Commands that make sense of the run as it is."""
+    """Commands to run next."""
     path = shell_word(summary.run.path)
     if summary.state == "stopped":
         yield f"ftkit train --resume {path}"

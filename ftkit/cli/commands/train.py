@@ -1,4 +1,4 @@
-"""`ftkit train`: execute a plan, show how it goes, and say what to do with the result."""
+"""`ftkit train`: run a plan, show its progress, and print the result and the next commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from ftkit.cli import multiprocess_errors
 from ftkit.cli.launcher import launch_from_flags
 from ftkit.cli.launcher import run as run_agent
-from ftkit.cli.options import with_request
+from ftkit.cli.options import Json, with_request
 from ftkit.cli.output import console, streams
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, plural, shell_word
@@ -26,14 +26,40 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-SEVERAL = "Several processes"
+PROCESSES = "Several processes"
 EXAMPLE = "digits"
-"""The dataset that comes with ftkit, whose users have yet to learn how to train on their own."""
+"""The dataset that comes with ftkit; after it, a hint shows how to train on other data."""
 RESUME, NEWEST = "--resume", ":newest:"
+
+Resume = Annotated[
+    str | None,
+    typer.Option(RESUME, metavar="[RUN]", help="Resume a run with its own config; without RUN, the newest."),
+]
+Extend = Annotated[
+    int | None, typer.Option("--extend", metavar="EPOCHS", min=1, help="With --resume: number of further epochs.")
+]
+OtherWorldSize = Annotated[
+    bool, typer.Option("--allow-world-size-change", help="With --resume: allow another number of processes.")
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--num-processes", metavar="N", help="Processes on this machine.", rich_help_panel=PROCESSES),
+]
+Machines = Annotated[
+    int | None, typer.Option("--nnodes", metavar="N", help="Number of machines.", rich_help_panel=PROCESSES)
+]
+MachineRank = Annotated[
+    int | None,
+    typer.Option("--node-rank", metavar="N", help="Rank of this machine, from 0.", rich_help_panel=PROCESSES),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Address of machine 0.", rich_help_panel=PROCESSES),
+]
 
 
 class TrainCommand(TyperCommand):
-    """Takes `--resume` without a run too, which the parser has no word for."""
+    """Accepts `--resume` without a value, which the parser has no option type for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = [
@@ -50,43 +76,16 @@ class TrainCommand(TyperCommand):
 def train(
     ctx: typer.Context,
     request: Request,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            RESUME,
-            metavar="[RUN]",
-            help="Go on with a run that stopped, by its own config; without RUN, the newest one.",
-        ),
-    ] = None,
-    extend: Annotated[
-        int | None, typer.Option("--extend", metavar="EPOCHS", min=1, help="With --resume: train so many epochs more.")
-    ] = None,
-    other_world: Annotated[
-        bool,
-        typer.Option(
-            "--allow-world-size-change", help="With --resume: go on with another number of processes than before."
-        ),
-    ] = False,
-    num_processes: Annotated[
-        int | None,
-        typer.Option("--num-processes", metavar="N", help="Processes on this machine.", rich_help_panel=SEVERAL),
-    ] = None,
-    nnodes: Annotated[
-        int | None, typer.Option("--nnodes", metavar="N", help="Number of machines.", rich_help_panel=SEVERAL)
-    ] = None,
-    node_rank: Annotated[
-        int | None,
-        typer.Option("--node-rank", metavar="N", help="Which of them this is, from 0.", rich_help_panel=SEVERAL),
-    ] = None,
-    rdzv_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--rdzv-endpoint", metavar="HOST:PORT", help="Where machine 0 can be met.", rich_help_panel=SEVERAL
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The result, or the plan of --dry-run, as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
+    resume: Resume = None,
+    extend: Extend = None,
+    other_world: OtherWorldSize = False,
+    num_processes: Processes = None,
+    nnodes: Machines = None,
+    node_rank: MachineRank = None,
+    rdzv_endpoint: Endpoint = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and exit.")] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Don't show the plan and the progress.")] = False,
 ) -> None:
     """Fine-tune a backbone on images and keep the best model."""
     launch = launch_from_flags(num_processes, nnodes, node_rank, rdzv_endpoint)
@@ -94,47 +93,38 @@ def train(
         with streams.stdout_for_children():
             raise SystemExit(run_agent(launch, ctx.find_root().obj))
     multiprocess_errors.stop_with_agent()
-    world = launch.processes * launch.nodes if launch is not None else launch_env.world()
     quiet = quiet or launch_env.rank() > 0
     from ftkit.cli.commands.plan import show
 
     if resume is None:
-        _only_with_resume({"--extend": extend, "--allow-world-size-change": other_world})
+        _check_only_with_resume({"--extend": extend, "--allow-world-size-change": other_world})
         run, resolved = None, request.resolve()
     else:
-        run, resolved = _own_request(request, resume, extend)
-    plan = replace(_plan(resolved, run, quiet), world_size=world)
+        run, resolved = _resumed_run(request, resume, extend)
+    world_size = launch.processes * launch.nodes if launch is not None else launch_env.world()
+    plan = replace(_plan(resolved, run, quiet), world_size=world_size)
     if dry_run:
         console.print_json(plan.to_json()) if json else show(plan, console.out())
         return
     if not quiet and not json:
         show(plan, console.err())
-    outcome = _execute(plan, run, quiet, extend is not None, other_world)
-    if launch_env.rank() > 0:
-        return
-    try:
-        if json:
-            console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
-        else:
-            _conclude(plan, outcome, quiet)
-        streams.finish()
-    except streams.StdoutClosed:
-        # The run is done and on the disk, whoever was to read of it.
-        console.note(f"stdout is closed; ftkit runs show {shell_word(outcome.run.path)} has the result")
+    outcome = _train(plan, run, quiet, extend is not None, other_world)
+    if launch_env.rank() == 0:
+        _print_result(plan, outcome, json, quiet)
 
 
-def _only_with_resume(flags: dict[str, object]) -> None:
+def _check_only_with_resume(flags: dict[str, object]) -> None:
     for name, value in flags.items():
         if value:
-            raise RequestError(f"{name}: there is no run to go on with", f"give {RESUME} RUN too")
+            raise RequestError(f"{name} has no effect without {RESUME}", f"give {RESUME} RUN too")
 
 
-def _own_request(request: Request, resume: str, extend: int | None) -> tuple[Path, Any]:
-    """The run to go on with, and what it is resumed by."""
+def _resumed_run(request: Request, resume: str, extend: int | None) -> tuple[Path, Any]:
+    """The run to resume, and its configuration."""
     from ftkit.training.preparation.resume_request import extended, latest_unfinished, own_request
 
     if request.file is not None:
-        raise RequestError(f"--config {request.file}: a run that is resumed keeps its own config", "drop it")
+        raise RequestError(f"--config {request.file}: a resumed run keeps its own config", "drop it")
 
     def runs_dir() -> Path:
         return Path(request.resolve().config.output)
@@ -147,7 +137,7 @@ def _own_request(request: Request, resume: str, extend: int | None) -> tuple[Pat
 
 
 def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
-    """The plan; of several processes the main one is first to find and load what it takes."""
+    """The plan. Of several processes the main one goes first, so that downloads are there for the others."""
     from ftkit.cli.commands.plan import complete
     from ftkit.runs.run_folder import RunFolder
 
@@ -159,12 +149,12 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     from ftkit.strategies.recommendation_rules import AUTO
 
     if resolved.config.strategy.name == AUTO:
-        raise RequestError("strategy 'auto' measures in one process", "run ftkit advise, and give what it names")
+        raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
     join(resolved.config)
     return main_first(lambda: complete(resolved, None, folder))
 
 
-def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
+def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.output.progress import LiveDisplay, make_display
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.preparation.open_run import open_run
@@ -181,7 +171,7 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
     try:
         return train(plan, run, display, resume=resumed is not None, other_world=other_world)
     except FtkitError as error:
-        # Where it was discarded, nothing has been trained.
+        # The folder of a run that failed before its first step is removed.
         if launch_env.rank() == 0 and run.path.is_dir():
             run.write_log([f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else [])])
         raise
@@ -190,7 +180,19 @@ def _execute(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, oth
             display.close()
 
 
-def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
+def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None:
+    try:
+        if json:
+            console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
+        else:
+            _print_summary(plan, outcome, quiet)
+        streams.finish()
+    except streams.StdoutClosed:
+        # The run is complete and on disk.
+        console.note(f"stdout is closed; see the result with ftkit runs show {shell_word(outcome.run.path)}")
+
+
+def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     from ftkit.cli.output.progress import metrics_line, shown_labels
     from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 
@@ -203,7 +205,7 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
         *(weight_drift_lines(last["weight_drift"], last["epoch"]) if not quiet and last["epoch"] else ()),
         *_gain(outcome, plan.config.monitor),
         *(
-            [f"{plural(skipped, 'step was', 'steps were')} left out: loss or gradients were not finite"]
+            [f"{plural(skipped, 'step was', 'steps were')} skipped: loss or gradients were not finite"]
             if skipped
             else ()
         ),
@@ -220,14 +222,14 @@ def _conclude(plan: Plan, outcome: Outcome, quiet: bool) -> None:
 
 
 def _gain(outcome: Outcome, monitor: str) -> list[str]:
-    """What fine-tuning added to the probe, where there was one."""
+    """The change in the monitored metric from the probe to the best epoch."""
     first = outcome.records[0]
     if "probe_strength" not in first or len(outcome.records) < 2:
         return []
     key = f"val_{monitor}"
     before, after = first[key], outcome.best[key]
     if before is None or after is None:
-        return [f"probe: {monitor} is not finite, so what fine-tuning added can't be told"]
+        return [f"probe: {monitor} is not finite, so it can't be compared with the probe"]
     if outcome.best["epoch"] == 0:
-        return [f"probe: {monitor} {before:.4f}; fine-tuning added nothing, so the model is the probe"]
-    return [f"probe: {monitor} {before:.4f}; fine-tuning made it {after:.4f} ({after - before:+.4f})"]
+        return [f"probe: {monitor} {before:.4f}; fine-tuning did not improve it, so the model is the probe"]
+    return [f"probe: {monitor} {before:.4f}; after fine-tuning {after:.4f} ({after - before:+.4f})"]

@@ -1,1 +1,1 @@
-"""What commands print: results on stdout, progress and messages on stderr."""
+"""Output of commands: results on stdout, progress and messages on stderr."""

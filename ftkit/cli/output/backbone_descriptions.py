@@ -91,7 +91,7 @@ def preprocessing_text(pre: Preprocessing) -> str:
 
 
 def _group_parameters(backbone: Backbone, group: str) -> int | None:
-    """Parameters of a layer group, or None if only building the network tells."""
+    """Parameters of a layer group, or None if unknown without building the network."""
     if backbone.summary is None:
         return None
     size = backbone.summary.groups.get(group)

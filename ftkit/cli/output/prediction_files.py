@@ -1,4 +1,4 @@
-"""Answers of `ftkit predict`: lines on stdout, or a file that grows as they come and that a later run goes on with."""
+"""Output of `ftkit predict`: lines on stdout, or a file that is written as predictions arrive and can be resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import heapq
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
@@ -23,51 +23,58 @@ if TYPE_CHECKING:
 Format = Literal["table", "jsonl", "csv"]
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 COMPARED = 8
-"""Answers of a stopped run that the model must give again, of which two models are least likely to say the same."""
+"""Predictions of an interrupted run that are repeated to check that the model is the same."""
 TOLERANCE = 0.02
-"""Between two probabilities of one model, which depend a little on the hardware, the precision and the batch."""
+"""Largest difference between two probabilities of one model on other hardware, precision or batch size."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a stopped run has left.
+class Existing:
+    """The predictions in the file of an interrupted run.
 
     Attributes:
-        count: Answers that are whole.
-        unreadable: How many of them say that an image couldn't be read.
-        unusable: How many say that the model's outputs weren't finite.
-        last: The file that the last one is about.
-        end: Where the last one ends, in bytes.
-        doubtful: The least sure of them: image, class and probability.
+        count: Number of complete predictions.
+        unreadable: How many of them are of unreadable images.
+        not_finite: How many have outputs that were not finite.
+        last: The last image with a prediction.
+        end: Offset in bytes of the end of the last one.
+        least_certain: Image, class and probability of the least certain ones, in which models differ most.
     """
 
     count: int = 0
     unreadable: int = 0
-    unusable: int = 0
+    not_finite: int = 0
     last: str = ""
     end: int = 0
-    doubtful: tuple[tuple[Path, str, float], ...] = ()
+    least_certain: tuple[tuple[Path, str, float], ...] = ()
 
 
 @dataclass
 class Target:
-    """Where answers go.
+    """Where predictions are written.
 
     Attributes:
-        path: A file; None is stdout.
+        path: A file; None for stdout.
         form: `table`, `jsonl`, `csv` or `parquet`.
-        end: Length of what is kept of the file, in bytes; None starts a new one.
+        end: Bytes of the existing file to keep; None creates a new file.
     """
 
     path: Path | None
     form: str
     end: int | None = None
 
-    def write(self, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int) -> Iterator[Prediction]:
-        """Write answers one after the other; yields each once it is written.
+    @property
+    def resumable(self) -> bool:
+        """Whether an interrupted run leaves a file that `--resume` continues."""
+        return self.path is not None and self.form != "parquet"
+
+    def write(
+        self, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int
+    ) -> Generator[Prediction, None, None]:
+        """Write predictions one by one; yields each after it is written.
 
         Raises:
-            FtkitError: The file can't be written to.
+            FtkitError: The file can't be written.
         """
         if self.path is None:
             if self.form == "csv":
@@ -96,90 +103,87 @@ class Target:
 
 
 def prediction_target(path: Path | None, form: Format, resume: bool) -> Target:
-    """Where answers go, by what was asked for.
+    """The target that `--to`, `--format` and `--resume` request.
 
     Raises:
-        RequestError: The file is there, its ending says nothing, or it is none that can be gone on with.
+        RequestError: The file exists, has an unknown suffix, or can't be resumed.
     """
     if path is None:
         if resume:
-            raise RequestError("--resume goes on with a file of answers", "name it with --to FILE")
+            raise RequestError("--resume needs a file of predictions", "name it with --to FILE")
         return Target(None, form)
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None or (form != "table" and form != kind):
-        endings = ", ".join(SUFFIXES) if form == "table" else f".{form}, as --format says,"
-        raise RequestError(f"--to {path}: its name doesn't end in {endings}".removesuffix(","), "give it another name")
+        suffixes = ", ".join(SUFFIXES) if form == "table" else f".{form}, the format of --format"
+        raise RequestError(f"--to {path}: its name doesn't end in {suffixes}", "give it another name")
     if resume and kind == "parquet":
-        raise RequestError(
-            f"--resume: {path} can't be gone on with, since a Parquet file is whole or nothing", "write .jsonl or .csv"
-        )
+        raise RequestError(f"--resume: {path}: a Parquet file can't be resumed", "write .jsonl or .csv")
     if path.exists() and not resume:
-        raise RequestError(f"--to {path}: it is there already", "add --resume to go on with it, or name another")
+        hint = "name another file" if kind == "parquet" else "add --resume to resume it, or name another file"
+        raise RequestError(f"--to {path}: it exists already", hint)
     if kind == "parquet":
         require_pyarrow()
     return Target(path, kind)
 
 
-def skip_predicted(target: Target, images: Iterator[Path], top_k: int) -> Done:
-    """Leave out the images that have their answers in the file, which must be the first ones in the same order.
-
-    Neither the answers nor the names are held in memory.
+def skip_predicted(target: Target, images: Iterator[Path], top_k: int) -> Existing:
+    """Advance `images` past those with a prediction in the target's file, in constant memory.
 
     Raises:
-        RequestError: The file has answers of other images, or with another number of classes each.
+        RequestError: The predictions are not of the first images in the same order, or of another `top_k`.
     """
-    done = Done()
-    doubtful: list[tuple[float, int, Path, str]] = []
+    existing = Existing()
+    least_certain: list[tuple[float, int, Path, str]] = []
     if target.path is None or not target.path.exists():
-        return done
+        return existing
     with file_errors(target.path), target.path.open("rb") as file:
         for count, (name, classes, end, label, probability) in enumerate(_kept(file, target), 1):
             if classes not in (0, top_k):
                 raise RequestError(
-                    f"--resume: {target.path} has {plural(classes, 'class')} an image, and --top-k is {top_k}",
+                    f"--resume: {target.path} has {plural(classes, 'class')} per image, but --top-k is {top_k}",
                     f"give --top-k {classes}, or another file",
                 )
             image = next(images, None)
             if str(image) != name and (target.form == "jsonl" or escape_undecodable(str(image)) != name):
                 raise RequestError(
-                    f"--resume: answer {count} in {target.path} is of {one_line(name)}, "
-                    f"and image {count} is {'none' if image is None else one_line(str(image))}",
+                    f"--resume: prediction {count} in {target.path} is of {one_line(name)}, "
+                    f"but image {count} is {'missing' if image is None else one_line(str(image))}",
                     "give the same images in the same order, or another file",
                 )
             if classes and image is not None:
-                # The surest of those that are kept goes first.
-                keep = heapq.heappush if len(doubtful) < COMPARED else heapq.heappushpop
-                keep(doubtful, (-probability, count, image, label))
-            unusable = classes == 0 and label == NOT_FINITE
-            unreadable = classes == 0 and not unusable
-            done = Done(count, done.unreadable + unreadable, done.unusable + unusable, one_line(name), end)
-    target.end = done.end
-    return replace(done, doubtful=tuple((image, label, -p) for p, _, image, label in doubtful))
+                # A full heap drops its most certain prediction.
+                keep = heapq.heappush if len(least_certain) < COMPARED else heapq.heappushpop
+                keep(least_certain, (-probability, count, image, label))
+            not_finite = existing.not_finite + (classes == 0 and label == NOT_FINITE)
+            unreadable = existing.unreadable + (classes == 0 and label != NOT_FINITE)
+            existing = Existing(count, unreadable, not_finite, one_line(name), end)
+    target.end = existing.end
+    return replace(existing, least_certain=tuple((image, label, -p) for p, _, image, label in least_certain))
 
 
-def check_same_model(target: Target, done: Done, predictions: Iterable[Prediction]) -> None:
-    """Compare a stopped run's least sure answers with those that the model gives now.
+def check_same_model(target: Target, existing: Existing, predictions: Iterable[Prediction]) -> None:
+    """Compare the least certain existing predictions with those of the model.
 
     Raises:
-        RequestError: They aren't of this model.
+        RequestError: The existing predictions are of another model.
     """
-    for (image, label, before), prediction in zip(done.doubtful, predictions, strict=True):
+    for (image, label, before), prediction in zip(existing.least_certain, predictions, strict=True):
         if prediction.error is not None:
-            continue  # the image is gone, which says nothing of the model
+            continue  # the image is missing now
         now = prediction.probability or 0.0
-        # Where two classes are as likely, either may be the first.
+        # The order of two equally probable classes may change.
         if abs(now - before) > TOLERANCE or (prediction.label != label and before > 0.5 + TOLERANCE):
             raise RequestError(
-                f"--resume: {target.path} has answers of another model: {one_line(str(image))} is {label!r} there "
-                f"({before:.3f}), and {prediction.label!r} now ({now:.3f})",
-                "name that model with --model, or another file",
+                f"--resume: {target.path} has predictions of another model: {one_line(str(image))} is {label!r} there "
+                f"({before:.3f}), but {prediction.label!r} now ({now:.3f})",
+                "give that model with --model, or name another file",
             )
 
 
 def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str, float]]:
-    """The answers that were written whole: image, number of classes, where the answer ends, class and probability.
+    """The complete predictions in a file: image, number of classes, end offset, class, and probability.
 
-    There are none of the classes where there is no prediction; in place of the class stands why.
+    Without a prediction the number of classes is 0, and the class is the reason.
     """
     end, whole = 0, True
 
@@ -196,15 +200,16 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str,
             for row in rows:
                 if not whole or len(row) != width:
                     return
-                seen = not row[-1]
-                label, probability = (row[1], float(row[2])) if seen else (row[-1], 0.0)
-                yield row[0], (width - 2) // 2 if seen else 0, end, label, probability
+                predicted = not row[-1]
+                label, probability = (row[1], float(row[2])) if predicted else (row[-1], 0.0)
+                yield row[0], (width - 2) // 2 if predicted else 0, end, label, probability
         else:
             for line in lines():
                 if not whole:
                     return
-                answer = json.loads(line)
-                label, probability = str(answer["label"] or answer["error"]), float(answer["probability"] or 0.0)
-                yield str(answer["file"]), len(answer["top"]), end, label, probability
+                row = json.loads(line)
+                label, probability = str(row["label"] or row["error"]), float(row["probability"] or 0.0)
+                yield str(row["file"]), len(row["top"]), end, label, probability
     except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RequestError(f"--resume: {target.path} isn't a file of answers: {error}", "name another") from None
+        message = f"--resume: {target.path} isn't a file of predictions: {error}"
+        raise RequestError(message, "name another file") from None

@@ -1,4 +1,4 @@
-"""The forms that answers of `ftkit predict` have: a table, JSON lines, CSV, Parquet."""
+"""Output formats of `ftkit predict`: table, JSON lines, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
 
 UNREADABLE, UNUSABLE = "(unreadable)", "(not finite)"
 ROWS = 10_000
-"""Answers in a row group of a Parquet file."""
+"""Rows in a row group of a Parquet file."""
 
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Tells of a file of answers what the system says of it.
+    """Report errors of the system on a file of predictions.
 
     Raises:
-        FtkitError: It can't be read or written.
+        FtkitError: The file can't be read or written.
     """
     try:
         yield
     except OSError as error:
-        raise FtkitError(f"--to {path}: {error.strerror or error}", "what is in it is kept; --resume goes on") from None
+        hint = None if path.suffix.lower() == ".parquet" else "its predictions are kept: resume with --resume"
+        raise FtkitError(f"--to {path}: {error.strerror or error}", hint) from None
 
 
 def require_pyarrow() -> Any:
-    """The library that writes Parquet files.
+    """Import pyarrow.
 
     Raises:
         RequestError: It isn't installed.
@@ -49,15 +50,15 @@ def require_pyarrow() -> Any:
 
 
 def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """Write beside the target, which gets its name once it is whole."""
+    """Write a temporary file and rename it to `path` once it is complete."""
     pa = require_pyarrow()
-    answer = pa.struct([("label", pa.string()), ("probability", pa.float32())])
+    label_and_probability = pa.struct([("label", pa.string()), ("probability", pa.float32())])
     schema = pa.schema(
         [
             ("file", pa.string()),
             ("label", pa.string()),
             ("probability", pa.float32()),
-            ("top", pa.list_(answer)),
+            ("top", pa.list_(label_and_probability)),
             ("error", pa.string()),
         ]
     )
@@ -86,10 +87,10 @@ def lines_of(
     heading: bool = True,
     ascii_only: bool = False,
 ) -> Iterator[tuple[str, Prediction | None]]:
-    """Lines to print, each with the prediction that it tells of; a heading has none.
+    """Lines to print, each with its prediction; None for a heading.
 
     Args:
-        ascii_only: Escape all other characters of JSON lines, for a stream that isn't UTF-8.
+        ascii_only: Escape non-ASCII characters in JSON lines, for a stream that isn't UTF-8.
     """
     if form == "jsonl":
         write: Callable[[Prediction], str] = partial(_json_line, ascii_only)
@@ -111,7 +112,7 @@ def _json_line(ascii_only: bool, prediction: Prediction) -> str:
 
 
 def _facts(prediction: Prediction) -> dict[str, Any]:
-    """An answer as one JSON object; null where there is no prediction."""
+    """A prediction as a JSON object; values are null for an image without one."""
     return {
         "file": prediction.name,
         "label": prediction.label,
@@ -132,13 +133,13 @@ def _csv_writer(top_k: int) -> Callable[[Prediction], str]:
 
 def _csv_line(cells: Iterable[str]) -> str:
     line = io.StringIO()
-    # Only what is in the terminator makes Python quote a cell: a name with either sign has to be.
+    # Python quotes cells that contain a character of the terminator: names with \r or \n must be quoted.
     csv.writer(line, lineterminator="\r\n").writerow(cells)
     return line.getvalue().removesuffix("\r\n")
 
 
 def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
-    """Columns that are as wide as the class names, known beforehand, so that no line waits for another."""
+    """Rows with columns as wide as the longest class name, so that no row waits for another."""
 
     def write(prediction: Prediction) -> str:
         top = [f"{one_line(label):<{width}}  {p:11.4f}" for label, p in prediction.top]

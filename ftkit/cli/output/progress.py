@@ -1,4 +1,4 @@
-"""How a training looks while it runs: a live bar on a terminal, plain lines elsewhere; all on stderr."""
+"""Training progress on stderr: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def make_display(run: RunFolder, epochs: int, quiet: bool) -> Display:
-    """The display that suits the terminal."""
+    """A live display on a terminal, else plain lines."""
     live = sys.stderr.isatty() and not quiet
     return LiveDisplay(run, epochs) if live else Display(run, epochs, quiet)
 
 
 class Display(Listener):
-    """One line an epoch, on stderr and in the run's log."""
+    """One line per epoch, on stderr and in the run's log."""
 
     def __init__(self, run: RunFolder, epochs: int, quiet: bool = False) -> None:
         self.run = run
@@ -63,7 +63,7 @@ class Display(Listener):
 
 
 class LiveDisplay(Display):
-    """The same lines above a bar with loss, learning rate, images a second and the time left."""
+    """The same lines above a progress bar with loss, learning rate, images per second and remaining time."""
 
     def __init__(self, run: RunFolder, epochs: int) -> None:
         super().__init__(run, epochs)
@@ -75,7 +75,7 @@ class LiveDisplay(Display):
 
     def step_done(self, event: StepDone) -> None:
         progress = self.progress or self._start(event.steps)
-        assert self.task is not None, "_start sets it"
+        assert self.task is not None, "set by _start"
         progress.update(
             self.task,
             completed=(event.epoch - 1) * event.steps + event.step,
@@ -122,7 +122,7 @@ def shown_labels(plan: Plan) -> dict[str, str]:
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, labels: Mapping[str, str]) -> str:
-    """One epoch in a line; the sign at its end marks the best so far.
+    """An epoch on one line, marked if it is the best so far.
 
     Args:
         labels: The metrics to show, by name.
@@ -137,6 +137,6 @@ def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, labels: Ma
 
 
 def metrics_line(record: Mapping[str, Any], labels: Mapping[str, str], between: str = ", ") -> str:
-    """Metrics of the validation split by their labels; undefined ones are left out."""
+    """Validation metrics with their labels; metrics without a value are left out."""
     values = {label: record.get(f"val_{name}") for name, label in labels.items()}
     return between.join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)

@@ -1,4 +1,4 @@
-"""`ftkit compare --strategies`: progress of the runs, and the table of results."""
+"""`ftkit compare --strategies`: train strategies over seeds, and print their table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def compare_strategies(
     options: ComputeOptions,
     json: bool,
 ) -> None:
-    """Train each strategy with each seed where that isn't done, then print the results."""
+    """Train the missing runs of each strategy and seed, then print their metrics."""
     from ftkit.experiments.trials import evaluate_trial, plan_trials
 
     trials = plan_trials(resolved, strategies, seeds, console.note)
@@ -51,15 +51,15 @@ def _train(trial: Trial, which: str) -> None:
     from ftkit.cli.output.progress import LiveDisplay, make_display
     from ftkit.experiments.trials import run_trial
 
-    does = {"new": "", "stopped": ", goes on", "finished": ", there already"}[trial.state]
-    console.note(f"{which}: {trial.strategy}, seed {trial.seed}{does}")
+    state = {"new": "", "stopped": ", resumed", "finished": ", already trained"}[trial.state]
+    console.note(f"{which}: {trial.strategy}, seed {trial.seed}{state}")
     if trial.state == "finished":
         return
     display = make_display(trial.folder, trial.resolved.config.epochs, quiet=False)
     try:
         run_trial(trial, display)
     except RunInterrupted as error:
-        hint = "what is done is kept: the same command goes on"
+        hint = "run the same command again to resume"
         raise RunInterrupted(f"{which}: {error.message}", hint, error.exit_code - 128) from None
     finally:
         if isinstance(display, LiveDisplay):
@@ -85,7 +85,7 @@ def _show(
         seconds = _spread([one.seconds for one in mine], ".1f")
         rows.append((strategy, *cells, epochs, seconds, full_count(mine[0].trainable)))
     columns = ("strategy", *names, "best epoch", "seconds", "trainable")
-    console.show_table(f"{plural(seeds, 'seed')} a strategy{spread}", columns, rows)
+    console.show_table(f"{plural(seeds, 'seed')} per strategy{spread}", columns, rows)
 
 
 def _spread(values: Sequence[float | None], form: str, bare: bool = False) -> str:
@@ -127,7 +127,7 @@ def _summary(
 def _series(
     name: str, mine: Sequence[TrialResult], splits: Sequence[SplitName], metrics: Mapping[str, Metric]
 ) -> dict[str, Any]:
-    """Mean and standard deviation of everything over the seeds."""
+    """Mean and standard deviation over the seeds."""
     from ftkit.experiments.trials import mean_and_spread
 
     def both(values: Sequence[float | None]) -> dict[str, float | None]:

@@ -16,19 +16,19 @@ def weight_drift_lines(drift: Mapping[str, float | None], epoch: int) -> Iterato
     """A heading, and a bar for each layer group from the input to the head.
 
     Args:
-        drift: Distance from the first weights as a part of their norm; None where that norm is 0.
+        drift: Norm of the change from the initial weights over their norm; None where that norm is 0.
     """
     longest = max((value for value in drift.values() if value), default=0.0)
     width = max(map(len, map(one_line, drift)), default=0)
     if drift:
-        yield f"weight drift by the end of epoch {epoch}, relative to the first weights:"
+        yield f"weight drift after epoch {epoch}, relative to the initial weights:"
     for group, value in drift.items():
-        text = "began at 0" if value is None else f"{100 * value:.3g} %"
+        text = "from 0" if value is None else f"{100 * value:.3g} %"
         yield f"  {one_line(group):<{width}}  {text:>10}  {_bar((value or 0) / (longest or 1))}".rstrip()
 
 
 def _bar(part: float) -> str:
-    """What moved at all has a mark, however short."""
+    """A bar for a part of the longest one; any drift above 0 has a mark."""
     if not _can_draw():
         return "#" * (max(1, round(part * LENGTH)) if part else 0)
     eighths = max(1, round(part * LENGTH * 8)) if part else 0

@@ -8,10 +8,10 @@ last epoch. The loops are those of the usual tutorials: AdamW, a learning rate o
 rest where there are two, a cosine curve except in the gradual one, which unfreezes one group every second epoch from a
 random head.
 
-Each run adds a line to the results file; runs that it has already are skipped, so a stopped benchmark can be continued.
+Each run adds a line to the results file; completed runs are skipped, so a stopped benchmark can be continued.
 At the end, tables of all results are printed: mean, minimum and maximum accuracy over the seeds. `statistics move` is
 the default with BatchNorm statistics that change in frozen groups (`train_bn`), `no cache` augments each image anew in
-each epoch, and the others are K cached augmentations per image. Times aren't measured.
+each epoch, and `cached K` caches K augmentations per image. Times aren't measured.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ VERSIONS = {"ftkit": ftkit.__version__, "torch": torch.__version__}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one per run; created or continued")
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one per run")
     parser.add_argument("--case", choices=CASES, action="append", help="can be repeated; by default all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", type=chosen_methods, default=tuple(METHODS), help="names of methods, separated by commas")
+    parser.add_argument("--only", type=chosen_methods, default=tuple(METHODS), help="methods, separated by commas")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.case or CASES:

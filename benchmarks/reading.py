@@ -2,9 +2,9 @@
 
     python benchmarks/reading.py [--data FOLDER] [--times 3] [--side 375]
 
-The images are the JPEGs in a folder; by default, 200 of 4:3 are generated. Each method reads all of them alternately, and
-the medians are compared. `decoded` is the second read of an image with --decoded-cache ram; `cropped` is the part of a
-worker where a GPU does the rest (augment_on).
+The images are the JPEGs in a folder; by default, 200 of 4:3 are generated. The methods alternate, and the medians are
+compared. `decoded` is the second read of an image with --decoded-cache ram; `cropped` is the part of a worker where a
+GPU does the rest (augment_on).
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""Which strategy does best on little data: ftkit's own beside plain loops and fastai's `fine_tune`.
+"""Accuracy on little data: the strategies of ftkit, plain loops, and fastai's `fine_tune`.
 
     python benchmarks/accuracy.py --data ../shared --results accuracy.jsonl [--case cifar10-10] [--only default,probe]
 
 The same pretrained network (ResNet-20 of CIFAR-10), the same training images for each seed, ten epochs, batches
-of 32, accuracy on the same test images. ftkit holds a part of the other training images out to choose its epoch
-by; the loops and fastai report their last epoch. The loops are written as the tutorials have them: AdamW, the head
-at 0.01 and the rest at 0.001 where there are two rates, cosine except in the gradual one, which thaws one group
-every second epoch from a head drawn at random.
+of 32, accuracy on the same test images. ftkit selects its epoch on held-out images; the loops and fastai report their
+last epoch. The loops are those of the usual tutorials: AdamW, a learning rate of 0.01 for the head and 0.001 for the
+rest where there are two, a cosine curve except in the gradual one, which unfreezes one group every second epoch from a
+random head.
 
-Each run ends as a line in the results file; those that are there aren't run again, so a stopped benchmark goes on
-where it was. At the end come the tables of all that the file has: mean and, in brackets, least and greatest
-accuracy over the seeds. `statistics move` is the default with BatchNorm statistics that move in frozen groups too
-(`train_bn`); `no cache` augments each image anew in each epoch, and `cached K` caches K augmentations per image.
-Nothing is timed.
+Each run adds a line to the results file; completed runs are skipped, so a stopped benchmark can be continued.
+At the end, tables of all results are printed: mean, minimum and maximum accuracy over the seeds. `statistics move` is
+the default with BatchNorm statistics that change in frozen groups (`train_bn`), `no cache` augments each image anew in
+each epoch, and `cached K` caches K augmentations per image. Times aren't measured.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ STRATEGIES = ("probe", "freeze", "full", "gradual", "discriminative", "freeze-un
 
 Settings = dict[str, Any]
 Method = Callable[[Settings], float]
-"""Trains by the settings of `ftkit.plan` and gives the accuracy on the test images."""
+"""Trains with settings of `ftkit.plan`, and returns the accuracy on the test images."""
 Results = dict[tuple[str, str, int], float]
 VERSIONS = {"ftkit": ftkit.__version__, "torch": torch.__version__}
 
@@ -53,10 +52,10 @@ VERSIONS = {"ftkit": ftkit.__version__, "torch": torch.__version__}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one a run; made, or gone on with")
-    parser.add_argument("--case", choices=CASES, action="append", help="may be given again; all by default")
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one per run")
+    parser.add_argument("--case", choices=CASES, action="append", help="can be repeated; by default all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", type=chosen_methods, default=tuple(METHODS), help="methods, by name, with commas")
+    parser.add_argument("--only", type=chosen_methods, default=tuple(METHODS), help="methods, separated by commas")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.case or CASES:
@@ -74,7 +73,7 @@ def chosen_methods(text: str) -> tuple[str, ...]:
 
 
 def fill_in(results: Path, case_name: str, settings: Settings, methods: Sequence[str], seeds: int) -> None:
-    """Run what the file of results lacks, seed by seed, so that a stopped benchmark has all methods on some."""
+    """Run what the results file lacks, seed by seed, so that a stopped benchmark has all methods for some seeds."""
     for seed in range(seeds):
         for method in methods:
             if (case_name, method, seed) in read_results(results):
@@ -87,7 +86,7 @@ def fill_in(results: Path, case_name: str, settings: Settings, methods: Sequence
 
 
 def read_results(results: Path) -> Results:
-    """Accuracy by case, method and seed. A last line that a kill cut short counts as not there."""
+    """Accuracy by case, method and seed; an incomplete last line is removed."""
     if not results.exists():
         return {}
     text = results.read_text(encoding="utf-8")
@@ -99,7 +98,7 @@ def read_results(results: Path) -> Results:
 
 
 def print_tables(results: Results) -> None:
-    """A table in Markdown for each case, the best method first."""
+    """Print a Markdown table for each case, with the best method first."""
     for name in CASES:
         rows = []
         for method in METHODS:
@@ -113,10 +112,10 @@ def print_tables(results: Results) -> None:
 
 
 def case(name: str, shared: Path, scratch: Path) -> Settings:
-    """The settings of a case, its data unpacked or linked into `scratch`."""
+    """The settings of a case; its data is unpacked or linked into `scratch`."""
     if name == "hymenoptera-64":
         source = (shared / "data" / "hymenoptera").resolve()
-        # Its `val` images are the test here, so that no epoch is chosen on them.
+        # Its `val` images are the test images here, so that no epoch is selected on them.
         (scratch / "train").symlink_to(source / "train")
         (scratch / "test").symlink_to(source / "val")
         extra: dict[str, Any] = {"preprocessing": {"size": 64}, "augment": "standard"}
@@ -138,7 +137,7 @@ def case(name: str, shared: Path, scratch: Path) -> Settings:
 
 
 def ftkit_run(name: str | None = None, **more: Any) -> Method:
-    """A strategy of ftkit; None is what a person gets who asks for none."""
+    """A strategy of ftkit; None is the default."""
 
     def run(settings: Settings) -> float:
         changed = {**settings, **more} if name is None else {**settings, **more, "strategy": name}
@@ -159,7 +158,7 @@ def ftkit_run(name: str | None = None, **more: Any) -> Method:
 def plain_loop(
     rates: dict[str, float], *, frozen: bool = False, gradual: bool = False, pretrained: bool = True
 ) -> Method:
-    """A tutorial's loop: `rates` for the body and the head."""
+    """The loop of a tutorial, with `rates` for the body and the head."""
 
     def run(settings: Settings) -> float:
         plan = tutorial_plan(settings if pretrained else {**settings, "weights": "none"})
@@ -191,17 +190,17 @@ def plain_loop(
 
 
 def tutorial_plan(settings: Settings) -> ftkit.Plan:
-    """The case for a loop: without augmentation where it asks for none, which did better than ftkit's light one.
+    """The plan for a loop: by default without augmentation, which was better than ftkit's light one.
 
-    Measured on ten CIFAR-10 images a class, two seeds: two rates 73.2 % against 66.6, fastai 68.9 against 64.2.
+    Measured on ten CIFAR-10 images a class, two seeds: two rates 73.2 % instead of 66.6, fastai 68.9 instead of 64.2.
     """
     return ftkit.plan(**{"augment": "none", **settings})
 
 
 def tutorial_model(plan: ftkit.Plan) -> BuiltModel:
-    """The network with the head that a tutorial gives it: `nn.Linear` as torch draws it.
+    """The network with the head of the tutorials: `nn.Linear` with torch's initialisation.
 
-    The network's own code draws wider heads, which costs the loops up to 17 points on ten images a class.
+    The network's own initialisation is wider, which costs the loops up to 17 points on ten images per class.
     """
     built = build_model(plan)
     name = plan.backbone.head[0]
@@ -212,7 +211,7 @@ def tutorial_model(plan: ftkit.Plan) -> BuiltModel:
 
 
 def epoch_batches(plan: ftkit.Plan, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of augmented images, the last one short, as a DataLoader gives them."""
+    """Shuffled batches of augmented images, as from a DataLoader; the last one may be smaller."""
     assert plan.splits.train is not None, "every case has training images"
     samples = Samples(plan.splits.train, training(plan.preprocessing, plan.augmentation), plan.config.seed)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(1000 * plan.config.seed + epoch))
@@ -234,9 +233,9 @@ def test_accuracy(network: nn.Module, plan: ftkit.Plan) -> float:
 
 
 def fastai_run(settings: Settings) -> float:
-    """fastai's `fine_tune` with its defaults, on the head that its `vision_learner` makes, cut into body and head.
+    """fastai's `fine_tune` with its defaults, and the head of its `vision_learner`.
 
-    One frozen epoch, then the rest at rates that fall from the head to the first layer.
+    One frozen epoch, then all layers, with learning rates that decrease from the head to the first layer.
     """
     import fastai.callback.progress  # gives Learner its no_bar
     import fastai.callback.schedule  # noqa: F401  gives it fine_tune

@@ -1,12 +1,12 @@
-"""What the activation cache saves, against loops as the tutorials have them: whole processes, and time after imports.
+"""Speed with the activation cache, against the loops of the usual tutorials: whole processes, and time after imports.
 
     python benchmarks/cache.py [--data FOLDER] [--weights FILE] [--times 3] [--only freeze,gradual,second] [--size 224]
 
-The network is ResNet-18; its speed doesn't depend on its weights, so without a file they are drawn at random. The
-images are those of a folder with `train` and `val`; without one, 244 and 153 pictures of 500 x 375 pixels are drawn.
-Both sides of a ratio run in turns, in processes of their own, and the medians are compared. "After imports" leaves out
-those of either side. ftkit's cache is empty
-before each run but that of `second`, which is what a second strategy on the same data takes.
+The network is ResNet-18; its speed doesn't depend on its weights, which are random unless a file is given. The images
+are those of a folder with `train` and `val`; by default, 244 and 153 images of 500 x 375 pixels are generated. Both
+sides of a ratio run alternately in separate processes, and the medians are compared. "After imports" excludes the
+imports of both sides. ftkit's cache is empty before each run except that of `second`, a second strategy on the same
+data.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ Run = Callable[[], tuple[float, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train/ and val/")
-    parser.add_argument("--weights", type=Path, help="ResNet-18's, as torchvision has them")
+    parser.add_argument("--weights", type=Path, help="weights of torchvision's ResNet-18")
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--size", type=int, default=224, help="side of the images that the network sees")
+    parser.add_argument("--size", type=int, default=224, help="side of the network's input in pixels")
     parser.add_argument("--only", default="freeze,gradual,second")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """The processor, its cores and its instructions for 16-bit arithmetic, and the versions, in words."""
+    """The processor, its cores and 16-bit instructions, and the versions of the packages."""
     import torch
 
     about = torch.cpu.get_capabilities()
@@ -112,7 +112,7 @@ def machine() -> str:
 
 
 def drawn(scratch: Path) -> Path:
-    """Pictures of noise that was scaled up, which are about as large as photographs."""
+    """JPEGs of upscaled noise, with about the file size of photographs."""
     import numpy as np
     from PIL import Image
 

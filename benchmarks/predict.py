@@ -2,9 +2,10 @@
 
     python benchmarks/predict.py [--images 500] [--many 10000] [--times 3] [--side 320]
 
-The network is ResNet-18 at 224 pixels with weights drawn at random, on which its speed doesn't depend; the images are
-drawn JPEGs. The loop is fp32 in batches of 32 with two workers, as tutorials have it. Both sides run in turns, and the
-medians are compared. Peak memory of `--many` images against `--images` is of one run each: links to the same files.
+The network is ResNet-18 at 224 pixels with random weights, on which its speed doesn't depend; the images are generated
+JPEGs. The loop uses fp32, batches of 32 and two workers, as in the usual tutorials. Both sides run alternately, and the
+medians are compared. Peak memory with `--many` images against `--images` is measured in one run each, on links to the
+same files.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ save_bundle(Path(sys.argv[1]), backbone.build(10), card)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--many", type=int, default=10_000, help="0 leaves the memory out")
+    parser.add_argument("--many", type=int, default=10_000, help="0 skips the measurement of memory")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--side", type=int, default=320, help="shorter side of the images, in pixels")
     wanted = parser.parse_args()

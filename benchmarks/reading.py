@@ -1,10 +1,10 @@
-"""What an image takes from its file to the tensor that a network sees, on one core, against PIL and v1 transforms.
+"""Time from an image file to the network's input tensor, on one core, against PIL and v1 transforms.
 
     python benchmarks/reading.py [--data FOLDER] [--times 3] [--side 375]
 
-The images are the JPEGs under a folder; without one, 200 of 4:3 are drawn. Each way reads all of them in turn; the
-medians are compared. `decoded` is the second time that ftkit reads an image with --decoded-cache ram; `cropped` is what
-is left to a worker where a GPU does the rest (augment_on).
+The images are the JPEGs in a folder; by default, 200 of 4:3 are generated. The methods alternate, and the medians are
+compared. `decoded` is the second read of an image with --decoded-cache ram; `cropped` is the part of a worker where a
+GPU does the rest (augment_on).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with JPEGs")
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--side", type=int, default=375, help="shorter side of drawn images, in pixels")
+    parser.add_argument("--side", type=int, default=375, help="shorter side of generated images, in pixels")
     wanted = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -87,11 +87,11 @@ def compare(name: str, files: list[Path], split: Split, times: int) -> None:
             began = time.perf_counter()
             for index in range(len(files)):
                 ways[way](index)
-            # The first turn fills caches.
+            # The first round fills caches.
             taken[way] += [time.perf_counter() - began] if turn else []
     each = {way: 1000 * statistics.median(seconds) / len(files) for way, seconds in taken.items()}
     for way in ("ftkit", "decoded", "cropped"):
-        print(f"{name}: PIL {each['PIL']:.2f} ms an image, {way} {each[way]:.2f} ms: {each['PIL'] / each[way]:.2f}x")
+        print(f"{name}: PIL {each['PIL']:.2f} ms per image, {way} {each[way]:.2f} ms: {each['PIL'] / each[way]:.2f}x")
 
 
 def drawn(folder: Path, side: int) -> Path:

@@ -1,9 +1,8 @@
-"""How fast the program answers: `ftkit --help` beside that of the smallest typer app, in whole processes.
+"""Start-up time: `ftkit --help` against that of a minimal typer app, in whole processes.
 
     python benchmarks/startup.py [--rounds 15]
 
-Both are run in turn, the one that goes first changing each round; prints the ratio of the medians, and the
-ratio must be 1.3 at most.
+Both run alternately, in changing order. Prints the ratio of the medians, which must be at most 1.3.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def main() -> None:
         for number in range(-1, rounds):
             for name in sorted(commands, reverse=number % 2 == 1):
                 seconds = timed(*commands[name])
-                if number >= 0:  # The first round fills the disk's cache.
+                if number >= 0:  # The first round fills the disk cache.
                     times[name].append(seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, seconds in medians.items():

@@ -1,12 +1,12 @@
-"""What training takes, against a plain loop: epochs of the whole network, memory, and layer4 with the head cached.
+"""Speed of training against a plain loop: epochs of the whole network, memory, and layer4 with the head, cached.
 
     python benchmarks/training.py [--data FOLDER] [--times 3] [--epochs 3] [--only epoch,suffix]
 
-ResNet-18 at 224 pixels with weights drawn at random, on which its speed doesn't depend. The images are those of a
-folder with `train` and `val`; without one, 244 and 153 pictures of 500 x 375 pixels are drawn. An epoch is the pass
-over the training images, as both sides record it, and the first of a process isn't counted. The loop computes in
-32 bits with two workers, as the tutorials have it; ftkit in fp32 and in what `auto` is on the machine. All sides run in
-turns, in processes of their own, and the medians are compared. Peak memory is that of the training process.
+ResNet-18 at 224 pixels with random weights, on which its speed doesn't depend. The images are those of a folder with
+`train` and `val`; by default, 244 and 153 images of 500 x 375 pixels are generated. An epoch is the pass over the
+training images, as recorded by both sides; the first epoch of a process isn't counted. The loop uses fp32 and two
+workers, as in the usual tutorials; ftkit uses fp32 and `auto`. All sides run alternately in separate processes, and the
+medians are compared. Peak memory is that of the training process.
 """
 
 from __future__ import annotations

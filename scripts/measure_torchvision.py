@@ -1,4 +1,4 @@
-"""Makes `ftkit/builtin/backbones/torchvision_models.json`, the table of facts about torchvision's networks.
+"""Writes `ftkit/builtin/backbones/torchvision_models.json`, the descriptions of torchvision's networks.
 
 Run it after an upgrade of torchvision: `python scripts/measure_torchvision.py`. It needs no network.
 """
@@ -26,13 +26,13 @@ def main() -> None:
     names = models.list_models(module=models)
     rows = ",\n".join(
         f"{json.dumps(name)}: {json.dumps(facts(name))}" for name in names
-    )  # one line a network, for diffs
+    )  # one line per network, for readable diffs
     version = json.dumps(torchvision.__version__.split("+")[0])
     TABLE.write_text(f'{{"torchvision": {version}, "models": {{\n{rows}\n}}}}\n', encoding="utf-8")
 
 
 def facts(name: str) -> dict[str, Any]:
-    """One network's row."""
+    """The description of one network."""
     enum = models.get_model_weights(name)
     entries = sorted(enum, key=lambda entry: entry is not enum.DEFAULT)
     row: dict[str, Any] = {"family": family_of(name), "min_size": 1, "fixed_size": False}
@@ -51,7 +51,7 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def weights_facts(entry: Any) -> dict[str, Any]:
-    """What torchvision says of one set of weights."""
+    """torchvision's metadata of one set of weights."""
     transforms = entry.transforms()
     interpolation = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
     return {
@@ -69,7 +69,7 @@ def weights_facts(entry: Any) -> dict[str, Any]:
 
 
 def works(backbone: Backbone, size: int) -> bool:
-    """Whether the network, while training, takes images of `size` pixels."""
+    """Whether the network accepts images of `size` pixels in training mode."""
     model = build_on_meta(backbone, 2).train()
     try:
         model(torch.empty(2, 3, size, size, device="meta"))
@@ -79,7 +79,7 @@ def works(backbone: Backbone, size: int) -> bool:
 
 
 def smallest(backbone: Backbone) -> int:
-    """The smallest image side that the network takes while training, in pixels."""
+    """The smallest image side in pixels that the network accepts in training mode."""
     return next(size for size in range(1, _LARGEST_MINIMUM) if works(backbone, size))
 
 

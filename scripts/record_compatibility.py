@@ -1,6 +1,6 @@
-"""Records what this version of ftkit promises and writes, for later versions to be held against.
+"""Records the public API and the files of this version of ftkit, for the compatibility tests of later versions.
 
-    python scripts/record_compatibility.py api        the public names and signatures, after a change that is meant
+    python scripts/record_compatibility.py api        the public names and signatures, after an intended change
     python scripts/record_compatibility.py files      a model, a project and a run of this version, at a release
 
 The tests compare the first with the code, and read the second with it.
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from tests.unit.test_compatibility import API, FIXTURES, public  # noqa: E402 - the path is set first
 
 SETTINGS = """\
-# The keys that people set most, as this version writes them.
+# The most common keys, in the form of this version.
 backbone: lenet
 weights: default
 strategy: {name: gradual, decay: 0.4}
@@ -64,9 +64,9 @@ def record_files() -> None:
         shutil.copy(folder / "ftkit.yaml", target / "ftkit.yaml")
         subprocess.run([sys.executable, "-m", "ftkit", "init", "kiosk"], cwd=folder, check=True)
         shutil.copytree(folder / "kiosk", target / "project")
-    answers = ftkit.load(target / "model").predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
-    said = [answer.top for answer in answers]
-    (target / "predictions.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    predicted = ftkit.load(target / "model").predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
+    tops = [prediction.top for prediction in predicted]
+    (target / "predictions.json").write_text(json.dumps(tops, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

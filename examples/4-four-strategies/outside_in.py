@@ -5,7 +5,7 @@ from ftkit.api import Strategy, hookimpl
 
 @dataclass(frozen=True)
 class OutsideIn(Strategy):
-    """The outermost layer groups first, then all of them at a tenth of the rate."""
+    """The first and the last layer group, then all groups at a tenth of the learning rate."""
 
     switch: int = 5
 

@@ -10,9 +10,30 @@ which creates a small folder of images, and `ftkit_project`, which writes files 
 """
 
 from ftkit.testing.checks.backbone_checks import check_backbone
+from ftkit.testing.checks.batch_transform_checks import check_batch_transform
+from ftkit.testing.checks.curve_checks import check_curve
 from ftkit.testing.checks.dataset_checks import check_dataset
+from ftkit.testing.checks.exporter_checks import check_exporter
+from ftkit.testing.checks.image_transform_checks import check_image_transform
+from ftkit.testing.checks.loss_checks import check_loss
+from ftkit.testing.checks.metric_checks import check_metric
+from ftkit.testing.checks.optimizer_checks import check_optimizer
 from ftkit.testing.checks.strategy_checks import check_strategy
 from ftkit.testing.contract import ContractError
 from ftkit.testing.sample_images import draw_image, make_image_folder
 
-__all__ = ["ContractError", "check_backbone", "check_dataset", "check_strategy", "draw_image", "make_image_folder"]
+__all__ = [
+    "ContractError",
+    "check_backbone",
+    "check_batch_transform",
+    "check_curve",
+    "check_dataset",
+    "check_exporter",
+    "check_image_transform",
+    "check_loss",
+    "check_metric",
+    "check_optimizer",
+    "check_strategy",
+    "draw_image",
+    "make_image_folder",
+]

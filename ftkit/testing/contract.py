@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ftkit.errors import FtkitError, RequestError
+from ftkit.testing.process_copies import pickled_copy
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -47,3 +48,11 @@ def require_frozen_dataclass(part: object) -> None:
         f"{kind.__name__} is not a frozen dataclass",
         "write @dataclass(frozen=True) above the class",
     )
+
+
+def require_picklable(part: V) -> V:
+    """Require that a part can be sent to another process; returns the copy that arrives there."""
+    try:
+        return pickled_copy(part)
+    except Exception as error:
+        raise ContractError(f"it can't be pickled: {error}", "define its class at the top of a module") from error

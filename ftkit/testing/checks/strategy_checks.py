@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from ftkit.api import Backbone, RequestError, Schedule, Strategy, make_schedule
 from ftkit.strategies.schedule import ImpureStrategyError
-from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
+from ftkit.testing.contract import ContractError, require, require_frozen_dataclass, require_picklable
 from ftkit.testing.distributed_checks import check_distributed
-from ftkit.testing.process_copies import pickled_copy
 from ftkit.testing.sample_images import make_image_folder
 
 if TYPE_CHECKING:
@@ -79,10 +78,7 @@ def _schedules(strategy: Strategy, backbone: Backbone, lengths: Sequence[int]) -
 
 def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, Schedule]) -> None:
     """Repeated calls give the same numbers, also of a pickled copy."""
-    try:
-        copy = pickled_copy(strategy)
-    except Exception as error:
-        raise ContractError(f"it can't be pickled: {error}", "define its class at the top of a module") from error
+    copy = require_picklable(strategy)
     for length, schedule in reversed(list(schedules.items())):
         names = [group.name for group in schedule.groups]
         require(strategy.groups(backbone) == schedule.groups, "its groups differ in a second call")

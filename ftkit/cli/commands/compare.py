@@ -81,7 +81,11 @@ def _require_runs(runs: Sequence[str], seeds: int | None, resolved: Resolved) ->
             "ftkit runs list shows the runs",
         )
     given = {key: where for key, where in resolved.sources.items() if where.startswith("--")}
-    idle = "--seeds" if seeds is not None else next((w for k, w in given.items() if k not in OF_RUNS), None)
+    idle = (
+        "--seeds"
+        if seeds is not None
+        else next((w for k, w in given.items() if not {k, k.partition(".")[0]} & OF_RUNS), None)
+    )
     if idle is not None:
         raise RequestError(f"{idle} has no effect on runs that are trained", "drop it, or give --strategies")
 

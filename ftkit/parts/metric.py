@@ -72,10 +72,10 @@ class Metric(ABC):
 
         def value(count: Array) -> float:
             taken = outputs.take(np.repeat(np.arange(len(count)), count.astype(np.int64)))
+            if self.undefined(taken.support.tolist(), len(taken), taken.classes):
+                return np.nan
             try:
-                return (
-                    np.nan if self.undefined(taken.support.tolist(), len(taken), taken.classes) else self.value(taken)
-                )
+                return self.value(taken)
             except UndefinedMetricError:
                 return np.nan
 

@@ -127,7 +127,7 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
         (["one", "two", "--set", "seed=3"], "--set seed has no effect on existing runs"),
         (["one", "two", "--seeds", "3"], "--seeds has no effect on existing runs"),
         (["one", "two", "--metric", "acuracy"], "--metric: unknown metric 'acuracy'"),
-        (["one", "two", "--metric", "top5"], "--metric top5: the images have none"),
+        (["one", "two", "--metric", "top5"], "--metric: top5 is undefined for the test images: it needs 6 classes"),
         (["one", "bare"], "bare is a model on its own, without its run"),
         (["one", "--strategies", "full"], "--strategies and one: give either runs or strategies"),
         (["--strategies", "full", "--unpaired"], "--unpaired has no effect"),

@@ -44,6 +44,8 @@ def make_run(folder: Path, records: list[dict[str, Any]], done: bool = True, age
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config(**changes)))
     plan = {"backbone": "resnet18", "weights": "none", "classes": ["ants", "bees"], "data": {"train": 1200, "val": 40}}
+    names = ("accuracy", "macro_f1", "auroc", "calibration_error", "loss")
+    plan["metrics"] = {n: {"label": n, "lower_is_better": n in ("loss", "calibration_error")} for n in names}
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     if done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ftkit.api import Metric, hookimpl
@@ -23,6 +23,9 @@ class _MeanF1(Metric):
 
     needs = "predictions"
     tasks: ClassVar[tuple[str, ...]] = ("multiclass", "multilabel")
+
+    def undefined(self, support: Sequence[int], images: int, classes: Sequence[str]) -> str:
+        return "" if any(support) else "no image has a label"
 
     @abstractmethod
     def mean(self, support: Array, predicted: Array, right: Array) -> Array:

@@ -84,7 +84,11 @@ def _check_run_arguments(runs: Sequence[str], seeds: int | None, resolved: Resol
             "see ftkit runs list",
         )
     given = {key: where for key, where in resolved.sources.items() if where.startswith("--")}
-    idle = "--seeds" if seeds is not None else next((w for k, w in given.items() if k not in RUN_KEYS), None)
+    idle = (
+        "--seeds"
+        if seeds is not None
+        else next((w for k, w in given.items() if not {k, k.partition(".")[0]} & RUN_KEYS), None)
+    )
     if idle is not None:
         raise RequestError(f"{idle} has no effect on existing runs", "drop it, or give --strategies")
 

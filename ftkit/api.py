@@ -42,6 +42,7 @@ from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
 from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.option_bounds import check_number
 from ftkit.parts.strategy import Strategy, Then
 from ftkit.plugins.hookspecs import hookimpl
 from ftkit.plugins.optional_packages import is_installed
@@ -94,6 +95,7 @@ __all__ = [
     "UndefinedMetricError",
     "UnreadableImage",
     "cache_folder",
+    "check_number",
     "class_order",
     "decode_image",
     "file_stamp",

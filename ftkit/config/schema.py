@@ -21,7 +21,6 @@ from ftkit.config.choices import (
     Precision,
     Tracker,
 )
-from ftkit.optim.optimizer_names import DEFAULT_DECAY, OPTIMIZERS
 from ftkit.transforms.preprocessing import Fit, Interpolation
 
 MOST_EPOCHS = 1_000_000
@@ -124,19 +123,20 @@ ClassName = Annotated[str, BeforeValidator(_name_of_number)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_switch)]
 
 
-class Optimizer(Choice):
-    """A class of torch.optim in lower case, its learning rate, and its other options beside them."""
+def _lower(name: object) -> object:
+    """`AdamW` as `adamw`; a plugin's names keep their case."""
+    return name.lower() if isinstance(name, str) and "/" not in name else name
 
-    name: Annotated[str, BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)] = "adamw"
+
+class OptimizerChoice(Choice):
+    """An optimizer by name with its options, and the learning rate that any optimizer has."""
+
+    name: Annotated[str, BeforeValidator(_lower)] = "adamw"
     lr: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
-    """The base learning rate; the strategy's scales and the curve multiply it."""
+    """Base learning rate; the strategy's scales and the learning-rate curve multiply it."""
 
-    @property
-    def decay(self) -> Any:
-        """The weight decay in effect, be it by the optimizer's own default; 0 where there is none."""
-        if "weight_decay" not in OPTIMIZERS.get(self.name, ()):
-            return 0.0
-        return self.options.get("weight_decay", DEFAULT_DECAY.get(self.name, 0.0))
+
+NamedOptimizer = Annotated[OptimizerChoice, BeforeValidator(_named)]
 
 
 def _digit(value: object) -> object:
@@ -264,7 +264,7 @@ class Config(Section):
     """Images a step in each process."""
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients are summed before the optimizer steps."""
-    optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
+    optimizer: NamedOptimizer = OptimizerChoice()
     """What moves the weights: a name, or a mapping of name, lr and options."""
     decay_all: bool = False
     """Let weight decay act on biases and normalisation parameters too."""
@@ -318,3 +318,10 @@ class Config(Section):
     """The activations of frozen layers, computed once."""
     checkpoint: Checkpoint = Checkpoint()
     """What is kept so that a run can be resumed."""
+
+
+def shared_options(section: str) -> tuple[str, ...]:
+    """Keys of a section that belong to no part: they keep their values when the section names another one."""
+    field = Config.model_fields.get(section)
+    default = field.get_default() if field is not None else None
+    return tuple(name for name in type(default).model_fields if name != "name") if isinstance(default, Choice) else ()

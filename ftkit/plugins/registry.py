@@ -48,6 +48,7 @@ MODULES = (
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
     "ftkit.builtin.losses.multiclass",
+    "ftkit.builtin.optimizers.torch_optimizers",
 )
 
 

@@ -83,9 +83,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "augment", config.augment.name + _changes(plan)
     if plan.probe:
         yield "probe", "the head starts as logistic regression solves it on frozen features, and that is the floor"
-    options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
     yield from _cache(plan)
-    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
+    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{_changed(plan.optimizer)}; {_curve(plan)}"
     yield from _restraints(plan)
     yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
     yield (
@@ -217,9 +216,9 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
 def _restraints(plan: Plan) -> Iterator[tuple[str, str]]:
     """What holds the weights back, where anything does."""
     config = plan.config
-    if config.optimizer.decay:
+    if plan.optimizer.decay:
         spared = "all parameters" if config.decay_all else "all but biases and normalisation parameters"
-        yield "weight decay", f"{config.optimizer.decay} of {spared}"
+        yield "weight decay", f"{plan.optimizer.decay} of {spared}"
     if config.clip_grad is not None:
         yield "gradient", f"clipped to a norm of {config.clip_grad:g} at most"
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ftkit.config.choices import CHOICES, LISTS
+from ftkit.config.field_types import Choice
 from ftkit.config.plugin_options import all_options, make, members, option_fields, option_types, strategy_in
 from ftkit.config.problems import ConfigError, lines, place
-from ftkit.config.schema import Choice, Config
+from ftkit.config.schema import Config
 from ftkit.config.source_text import as_typed, fields_of, written
 from ftkit.config.sources import Key, from_env, from_flags, merge
 from ftkit.config.yaml_file import Setting, dump, read_file

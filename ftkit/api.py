@@ -42,6 +42,7 @@ from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
 from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.option_bounds import check_number
 from ftkit.parts.strategy import Strategy, Then
 from ftkit.parts.task import HeadFit, Task, class_counts, label_set
 from ftkit.plugins.hookspecs import hookimpl
@@ -98,6 +99,7 @@ __all__ = [
     "UnreadableImage",
     "cache_folder",
     "class_counts",
+    "check_number",
     "class_order",
     "decode_image",
     "file_stamp",

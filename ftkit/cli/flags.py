@@ -10,7 +10,6 @@ from typing import Any
 from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, TRACKERS
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_file
-from ftkit.optim.optimizer_names import OPTIMIZERS
 from ftkit.transforms.augmentation import LEVELS
 
 DATA, MODEL, TRAINING, MACHINE, RUN = "Data", "Model", "Training", "Machine", "Run"
@@ -129,7 +128,7 @@ FLAGS: tuple[Flag, ...] = (
         "NAME",
         "Optimizer; see `ftkit optimizers list`.",
         TRAINING,
-        tuple(OPTIMIZERS),
+        "optimizers",
     ),
     Flag(("--batch-size",), "batch_size", "N", "Images per batch and process.", TRAINING),
     Flag(("--accumulate",), "accumulate", "N", "Gradient accumulation steps.", TRAINING),

@@ -1,4 +1,4 @@
-"""Names that a config may choose from, free of imports so that help and completion can list them."""
+"""Values of the config's choices, without imports, so that help and completion are fast."""
 
 from __future__ import annotations
 
@@ -56,4 +56,4 @@ KEY_PEERS: dict[str, str] = {
     "warmup_epochs": "lr_curve.warmup_epochs",
     "weight_decay": "optimizer.weight_decay",
 }
-"""What other tools call our keys."""
+"""Names of other tools for keys of the config, for hints."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from ftkit.config.choices import LISTS
+from ftkit.config.choices import CHOICES, LISTS
 from ftkit.config.load import CATALOGS, class_of
 from ftkit.config.plugin_options import is_required, option_fields, option_types
 from ftkit.config.schema import Config
-from ftkit.optim.optimizer_names import OPTIMIZERS
 from ftkit.parts.strategy import Strategy
 from ftkit.plugins import Fault, Registry
 from ftkit.plugins.loading import reason
@@ -37,25 +36,25 @@ def json_schema(registry: Registry) -> Schema:
         properties[section] |= {"items": choice} if section in LISTS else choice
     properties["backbone"]["enum"] = list(registry.backbones)
     properties["monitor"]["enum"] = list(registry.metrics)
-    properties["optimizer"] |= _optimizer(definitions.pop("Optimizer"))
-    definitions.pop("Choice")
-    definitions.pop("DatasetChoice")
-    for section in (*names, "optimizer"):
+    for section in CHOICES:
         properties[section].pop("$ref", None)
+    for definition in ("Choice", "DatasetChoice", "OptimizerChoice"):
+        definitions.pop(definition)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ftkit.yaml"}
 
 
 def _choice(section: str, names: Iterable[str], registry: Registry, definitions: Schema) -> Schema:
     """A name alone, where no option must be given, or a mapping of name and that class's options."""
-    default = None if section in LISTS else Config.model_fields[section].get_default().name
+    chosen = None if section in LISTS else Config.model_fields[section].get_default()
+    default = None if chosen is None else chosen.name
+    shared = definitions[type(chosen).__name__]["properties"] if chosen is not None else {}
     bare, mappings = [], []
     for name in names:
         mapping = _described(section, name, registry, definitions)
         if mapping is None:
             continue
         bare += [] if mapping["required"] else [name]
-        general = definitions["DatasetChoice"]["properties"] if section == "dataset" else {}
-        mapping["properties"] = {**mapping["properties"], **general, "name": {"const": name}}
+        mapping["properties"] = {**mapping["properties"], **shared, "name": {"const": name}}
         mapping["required"] = [*([] if name == default else ["name"]), *mapping["required"]]
         mappings.append(mapping)
     found: Schema = {"oneOf": [{"enum": bare}, *mappings]} if mappings else {"not": {}}
@@ -98,8 +97,3 @@ def _option(annotation: Any, definitions: Schema) -> Schema:
     schema = TypeAdapter(annotation).json_schema()
     definitions.update(schema.pop("$defs", {}))
     return schema
-
-
-def _optimizer(mapping: Schema) -> Schema:
-    mapping["properties"]["name"]["enum"] = list(OPTIMIZERS)
-    return {"anyOf": [{"enum": list(OPTIMIZERS)}, mapping], "default": "adamw"}

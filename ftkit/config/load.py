@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ftkit.config.choices import AUTO, CHOICES, LISTS
-from ftkit.config.plugin_options import all_options, make, members, option_types, strategy_in
-from ftkit.config.problems import ConfigError, lines, place, unknown_key
-from ftkit.config.schema import Choice, Config
+from ftkit.config.field_types import Choice
+from ftkit.config.plugin_options import all_options, make, members, option_fields, option_types, strategy_in
+from ftkit.config.problems import ConfigError, lines, place
+from ftkit.config.schema import Config
 from ftkit.config.source_text import as_typed, fields_of, written
 from ftkit.config.sources import Key, from_env, from_flags, merge
 from ftkit.config.yaml_file import Setting, dump, read_file
 from ftkit.errors import RequestError, unknown
-from ftkit.optim.optimizer_names import OPTIMIZERS
-from ftkit.optim.optimizer_options import UNFIT, option_faults
-from ftkit.plugins import Registry
+from ftkit.parts.optimizer import UNSUPPORTED, Optimizer
+from ftkit.plugins import BUILT_IN, Registry
 from ftkit.transforms.augmentation import LEVELS
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ CATALOGS: Mapping[str, str] = {
     "dataset": "datasets",
     "task": "tasks",
     "strategy": "strategies",
+    "optimizer": "optimizers",
     "loss": "losses",
     "lr_curve": "curves",
     **{section: section for section in LISTS},
@@ -92,16 +93,15 @@ def resolve(
     registry.backbones.get(config.backbone, where=place(sources, "backbone"))
     if config.monitor != AUTO:
         registry.metrics.get(config.monitor, where=place(sources, "monitor"))
-    _check_optimizer(config, sources)
     filled: dict[str, Any] = {
-        section: _filled((section,), getattr(config, section), registry, marks, sources)
-        for section in CHOICES
-        if section != "optimizer"
+        section: _filled((section,), getattr(config, section), registry, marks, sources) for section in CHOICES
     }
     for section in LISTS:
         items = enumerate(getattr(config, section))
         filled[section] = tuple(_filled((section, str(i)), item, registry, marks, sources) for i, item in items)
-    return Resolved(config.model_copy(update=filled), registry, sources)
+    resolved = Resolved(config.model_copy(update=filled), registry, sources)
+    _require_decay(resolved)
+    return resolved
 
 
 def build(resolved: Resolved, section: str) -> Any:
@@ -162,6 +162,11 @@ def is_path(weights: str) -> bool:
 
 def class_of(section: str, name: str, registry: Registry, where: str = "") -> type[Any]:
     """The class of a part that a section of the config names or lists."""
+    if section == "optimizer" and name in UNSUPPORTED:
+        raise RequestError(
+            f"{where + ': ' if where else ''}optimizer {name!r} isn't supported: {UNSUPPORTED[name]}",
+            f"choose one of {', '.join(registry.optimizers.of(BUILT_IN))}",
+        )
     if section in CATALOGS:
         return registry.catalogs[CATALOGS[section]].get(name, where)  # type: ignore[no-any-return]
     if name not in LEVELS:
@@ -191,30 +196,19 @@ def _validated(tree: dict[str, Any], sources: Mapping[str, str]) -> Config:
         raise ConfigError(lines(error, tree, "", sources)) from None
 
 
-def _check_optimizer(config: Config, sources: Mapping[str, str]) -> None:
-    name = config.optimizer.name
-    if name in UNFIT:
+def _require_decay(resolved: Resolved) -> None:
+    """Refuse `decay_all` where there is no weight decay."""
+    optimizer: Optimizer = build(resolved, "optimizer")
+    if not resolved.config.decay_all or optimizer.decay:
+        return
+    where, name = resolved.where("decay_all"), resolved.config.optimizer.name
+    if "weight_decay" in option_fields(type(optimizer)):
         raise RequestError(
-            f"{place(sources, 'optimizer.name')}: optimizer {name!r} isn't offered: {UNFIT[name]}",
-            f"choose one of {', '.join(OPTIMIZERS)}",
+            f"{where}: optimizer {name} has no weight decay by default", "set optimizer.weight_decay too"
         )
-    if name not in OPTIMIZERS:
-        raise unknown("optimizer", name, OPTIMIZERS, place(sources, "optimizer.name"))
-    options = config.optimizer.options
-    known = ["lr", *OPTIMIZERS[name]]
-    faults = [unknown_key(sources, f"optimizer.{o}", known, {}) for o in options if o not in known]
-    faults += [f"{place(sources, f'optimizer.{o}')}: {why}" for o, why in option_faults(name, options).items()]
-    if config.decay_all and not config.optimizer.decay:
-        faults.append(f"{place(sources, 'decay_all')}: {_no_decay(name)}")
-    if faults:
-        raise ConfigError(faults)
-
-
-def _no_decay(optimizer: str) -> str:
-    if "weight_decay" in OPTIMIZERS[optimizer]:
-        return f"optimizer {optimizer} has no weight decay unless told so, set optimizer.weight_decay too"
-    having = ", ".join(name for name, options in OPTIMIZERS.items() if "weight_decay" in options)
-    return f"optimizer {optimizer} has no weight decay; these have: {having}"
+    catalog = resolved.registry.optimizers
+    names = [n for n in catalog.of(BUILT_IN) if "weight_decay" in option_fields(catalog.get(n))]
+    raise RequestError(f"{where}: optimizer {name} has no weight decay; these have: {', '.join(names)}")
 
 
 def _filled(

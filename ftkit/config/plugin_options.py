@@ -13,6 +13,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ftkit.config.problems import ConfigError, lines, place, unknown_key
+from ftkit.config.schema import shared_options
 from ftkit.errors import RequestError, format_value
 from ftkit.parts.strategy import Strategy
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from ftkit.plugins import Registry
 
 T = TypeVar("T")
-
-GENERAL: Mapping[str, tuple[str, ...]] = {"dataset": ("value_range",)}
-"""Keys of a section beside the options of the class that it names."""
 
 
 def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mapping[str, str], registry: Registry) -> T:
@@ -43,8 +41,19 @@ def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mappin
         raise ConfigError(faults)
     try:
         return cls(**values)
+    except RequestError as error:
+        raise _placed(error, cls, section, sources) from None
     except (ValueError, TypeError) as error:
         raise RequestError(f"{place(sources, section)}: {error}") from error
+
+
+def _placed(error: RequestError, cls: type, section: str, sources: Mapping[str, str]) -> RequestError:
+    """A class's own message with the place of the option that it starts with: `gamma is -1`, `loss.gamma is -1`."""
+    first, _, rest = error.message.partition(" ")
+    option = first.rpartition(".")[2]
+    if option not in option_fields(cls) or first not in (option, f"{section.partition('.')[0]}.{option}"):
+        return error
+    return RequestError(f"{place(sources, f'{section}.{option}')} {rest}", error.hint)
 
 
 def all_options(instance: object, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,9 +122,11 @@ def _checked(
     for name, value in options.items():
         key = f"{section}.{name}"
         if name not in fields:
-            faults.append(unknown_key(sources, key, [*fields, *GENERAL.get(section, ())], {}))
+            faults.append(unknown_key(sources, key, [*fields, *shared_options(section)], {}))
         elif isinstance(value, bool) and members(types[name]) & {int, float} and bool not in members(types[name]):
             faults.append(f"{place(sources, key)}: must be a number, not {format_value(value)}")
+        elif type(value) in (int, float) and bool in members(types[name]) and not members(types[name]) & {int, float}:
+            faults.append(f"{place(sources, key)}: must be true or false, not {format_value(value)}")
         elif _is_strategy(types[name]):
             values[name] = _nested(value, key, sources, registry)
         else:

@@ -1,14 +1,10 @@
-"""Every key of `ftkit.yaml`, with its default and its bounds."""
+"""The keys of `ftkit.yaml`, with defaults and bounds. The docstrings are their documentation in the JSON schema."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from math import inf
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError, to_jsonable_python
+from pydantic import BeforeValidator, Field
 
 from ftkit.config.choices import (
     AugmentOn,
@@ -21,303 +17,209 @@ from ftkit.config.choices import (
     Precision,
     Tracker,
 )
-from ftkit.optim.optimizer_names import DEFAULT_DECAY, OPTIMIZERS
+from ftkit.config.field_types import (
+    Choice,
+    ClassName,
+    DatasetChoice,
+    Named,
+    NamedDataset,
+    NamedList,
+    NamedOptimizer,
+    OptimizerChoice,
+    Rate,
+    Section,
+    as_bytes,
+    as_digit,
+    join_dotted,
+)
 from ftkit.transforms.preprocessing import Fit, Interpolation
 
 MOST_EPOCHS = 1_000_000
-"""A plan has a row for each."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """`epochs: true` would otherwise count as 1."""
-        wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and wanted is not bool and get_origin(wanted) is not Literal:
-            raise PydanticCustomError("not_a_switch", "a number or text")
-        return value
-
-
-class Choice(Section):
-    """A plugin or a built-in by name, with its options beside the name."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, value: object) -> object:
-        """Options as YAML has them, lists and text, so that a config equals itself after a round trip."""
-        return to_jsonable_python(dict(value)) if isinstance(value, Mapping) else value
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-def _range(value: object) -> object:
-    """`auto`, or two numbers."""
-    if value == "auto":
-        return value
-    numbers = [] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
-    if len(numbers) != 2 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-        raise PydanticCustomError("value_range", "auto, or two numbers such as [0, 4095]")
-    low, high = map(float, numbers)
-    if not -inf < low < high < inf:
-        raise PydanticCustomError("value_range", "two numbers, the lower one first, such as [0, 4095]")
-    return low, high
-
-
-class DatasetChoice(Choice):
-    """A dataset by name with its options, and what holds for the images of any dataset."""
-
-    value_range: Annotated[Literal["auto"] | tuple[float, float], BeforeValidator(_range)] = "auto"
-    """For images of more than 8 bits whose files don't say which values are black and white: these two, as [0, 4095];
-    auto takes 0 to 65535, or what holds the values of all images where they don't fit."""
-
-    @property
-    def given_range(self) -> tuple[float, float] | None:
-        """The two values; None for auto."""
-        return None if self.value_range == "auto" else self.value_range
-
-
-def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str | Mapping) else value
-
-
-Named = Annotated[Choice, BeforeValidator(_named)]
-NamedList = Annotated[tuple[Named, ...], BeforeValidator(_listed)]
-NamedDataset = Annotated[DatasetChoice, BeforeValidator(_named)]
-
-
-def _undotted(value: object) -> object:
-    """`group_lr.features.0`, which reads as a key in a section in a section, as one name again."""
-    if not isinstance(value, Mapping):
-        return value
-    found: dict[str, object] = {}
-    for name, item in value.items():
-        inner = _undotted(item)
-        found |= {f"{name}.{rest}": v for rest, v in inner.items()} if isinstance(inner, Mapping) else {name: item}
-    return found
-
-
-def _no_switch(value: object) -> object:
-    if isinstance(value, bool):
-        raise PydanticCustomError("not_a_switch", "a number or text")
-    return value
-
-
-def _name_of_number(value: object) -> object:
-    """Classes are often called 0, 1, 2, which YAML takes for numbers."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-ClassName = Annotated[str, BeforeValidator(_name_of_number)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_switch)]
-
-
-class Optimizer(Choice):
-    """A class of torch.optim in lower case, its learning rate, and its other options beside them."""
-
-    name: Annotated[str, BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)] = "adamw"
-    lr: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
-    """The base learning rate; the strategy's scales and the curve multiply it."""
-
-    @property
-    def decay(self) -> Any:
-        """The weight decay in effect, be it by the optimizer's own default; 0 where there is none."""
-        if "weight_decay" not in OPTIMIZERS.get(self.name, ()):
-            return 0.0
-        return self.options.get("weight_decay", DEFAULT_DECAY.get(self.name, 0.0))
-
-
-def _digit(value: object) -> object:
-    """Flags and the environment give text, which a choice of numbers wouldn't take."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _bytes(value: object) -> object:
-    """`20GB` as a number of bytes."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT])?i?B?", value.strip()) if isinstance(value, str) else None
-    return int(float(found[1]) * 1000 ** " kMGT".index((found[2] or " ").replace("K", "k"))) if found else value
+"""Limits the size of a plan, which has one row per epoch."""
 
 
 class PreprocessingOverrides(Section):
-    """Each key that is set takes the place of the backbone's own."""
+    """Preprocessing of images. Keys that are set override the preprocessing of the weights or the backbone."""
 
     size: int | None = Field(default=None, ge=1)
-    """Side of the square that the network sees, in pixels."""
+    """Input size: side of the square image, in pixels."""
     crop_pct: float | None = Field(default=None, gt=0, le=1)
-    """Part of the shorter side that the central crop keeps."""
+    """Fraction of the shorter side that the center crop keeps, above 0 to 1."""
     interpolation: Interpolation | None = None
+    """Interpolation for resizing."""
     mean: tuple[float, ...] | None = None
-    """Per channel, of values scaled to 0..1."""
+    """Mean of each channel, of values scaled to 0 to 1."""
     std: tuple[float, ...] | None = None
-    channels: Annotated[Literal[1, 3] | None, BeforeValidator(_digit)] = None
-    """1 for grey images: the first convolution's weights are summed over the colours."""
+    """Standard deviation of each channel, of values scaled to 0 to 1."""
+    channels: Annotated[Literal[1, 3] | None, BeforeValidator(as_digit)] = None
+    """Image channels. 1 converts images to grayscale and sums the first convolution's weights over the channels."""
     fit: Fit | None = None
-    """How images that are not square become so: crop, pad or stretch."""
+    """How images become square. crop: center crop; pad: add borders; stretch: change the aspect ratio."""
 
 
 class Head(Section):
-    """The classifier on top of the backbone; by default one linear layer."""
+    """The classifier head; one linear layer by default."""
 
     hidden: int | None = Field(default=None, ge=1)
-    """Width of a hidden layer with ReLU before the last one; null for none."""
+    """Width of a hidden layer with ReLU before the last layer; null for none."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout before the last layer, beside any that the backbone has itself."""
+    """Dropout probability before the last layer, in addition to the backbone's own dropout."""
 
 
 class Checkpoint(Section):
+    """Checkpoints to resume from. One is saved at the end of an epoch, at most every `min_seconds`."""
+
     every_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps between checkpoints, beside those at the ends of epochs."""
+    """Also save one every so many optimizer steps."""
     every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Minutes between checkpoints, beside those."""
+    """Also save one every so many minutes."""
     min_seconds: float = Field(default=2.0, ge=0, allow_inf_nan=False)
-    """Seconds that those at the ends of epochs are apart at least, but for a phase's last; 0 for one after each."""
+    """Minimum seconds between checkpoints at the ends of epochs; the last epoch of a phase always saves one."""
     keep: int = Field(default=2, ge=1)
-    """How many resume checkpoints to keep."""
+    """Number of most recent checkpoints to keep."""
 
 
 class Cache(Section):
-    """Of the activations of frozen layers, and of decoded images."""
+    """The cache of frozen layers' activations, and of decoded images."""
 
     use: bool = True
     """Compute frozen layers once per image and cache the result; otherwise in each epoch."""
     augmentations: int = Field(default=2, ge=1)
     """Cached augmentations per image: the first is the image without augmentation, the others are augmented."""
     decoded: Decoded = "off"
-    """Where to keep images decoded from the first epoch on: ram or disk, for data that fits there."""
-    limit: Annotated[int, BeforeValidator(_bytes)] = Field(default=20_000_000_000, ge=0)
-    """Most that all runs together keep, in bytes or as 20GB; what was not used for longest goes first."""
+    """Where to cache decoded images. off: decode them in each epoch; ram or disk: keep them, if they fit."""
+    limit: Annotated[int, BeforeValidator(as_bytes)] = Field(default=20_000_000_000, ge=0)
+    """Size limit of the activation cache over all runs, in bytes or such as 20GB. Least recently used entries are
+    removed first."""
     dir: str | None = None
-    """Where; unset, in the folder of FTKIT_CACHE_DIR, or the user's cache folder."""
+    """Folder of the cache; by default FTKIT_CACHE_DIR, or the user's cache folder."""
 
 
 class Config(Section):
-    """One run, whole. Saved with it, this starts the same run again."""
+    """The configuration of a run. The run folder's config.yaml starts the same run again."""
 
     plugins: tuple[str, ...] = ()
-    """Plugin files of this project, relative to the config file."""
+    """Paths of the project's plugin files, relative to the config file."""
 
     dataset: NamedDataset = DatasetChoice(name="digits")
-    """Where the images come from: a name, or a mapping of name and options."""
+    """Dataset: a name, or a mapping of name and options."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Part of the training images to validate on, where the dataset has no validation split."""
+    """Fraction of the training images held out for validation if the dataset has no validation split."""
     train_samples: int | None = Field(default=None, ge=1)
-    """Train on only so many images, drawn by seed and class."""
+    """Number of training images to use, a random sample stratified by class; by default all."""
     on_bad_image: BadImage = "error"
-    """What to do about image files that can't be read: error, say which before training; skip, leave them out."""
+    """Unreadable image files. error: fail before training and name them; skip: leave them out."""
 
     classes: tuple[ClassName, ...] | None = None
-    """Use only images of these classes, in this order."""
-    label_map: Annotated[dict[str, ClassName] | None, BeforeValidator(_undotted)] = None
-    """The target for each class of the data: {0: even, 1: odd, ...}; every class that is used must be in it."""
+    """Classes to use, in this order; by default all."""
+    label_map: Annotated[dict[str, ClassName] | None, BeforeValidator(join_dotted)] = None
+    """New class name for each class in use, such as {0: even, 1: odd}; classes with the same new name are merged."""
 
     task: Named = Choice(name="auto")
     """What the labels are: multiclass, one class per image; multilabel, any number; auto takes it from the data."""
 
     backbone: str = "lenet"
-    """The network; `ftkit backbones list` has them all."""
+    """Backbone network; see `ftkit backbones list`."""
     weights: str | None = None
-    """default, none, the name of a set of weights, or a file; unset, the strategy chooses."""
+    """Initial weights: default, none, the name of pretrained weights, or a file; by default the strategy's choice."""
     weights_key: str | None = None
-    """Of a weights file with several state dicts, the entry to take, such as model_ema; unset, the raw weights."""
+    """State dict to load from a weights file that has several, such as model_ema; by default the raw weights."""
     allow_partial: bool = False
-    """Start from a weights file that lacks a part of the network, or holds more than it; what it lacks is random."""
+    """Accept a weights file with missing or unexpected tensors; missing ones are initialized at random."""
     keep_head: bool = False
-    """Keep the pretrained head, whose classes must be the data's; a model's are put into the data's order by name."""
+    """Keep the pretrained head. Its classes must be those of the data; they are reordered by name."""
     head: Head = Head()
-    """What the classifier on top is made of."""
+    """The classifier head."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()
-    """What to do otherwise than the weights were trained with."""
+    """Overrides of the preprocessing that the weights were trained with."""
     augment: Named = Choice(name="light")
-    """Random changes of training images, a name or a mapping of name and options: none; light, crops of 80 % or
-    more; standard, crops and mirror images; strong, more besides."""
+    """Data augmentation: a name, or a mapping of name and options. none; light: random crops of 80 % or more of the
+    area; standard: smaller crops and horizontal flips; strong: also TrivialAugment and random erasing."""
     augment_on: AugmentOn = "auto"
-    """Where images are changed once they are cropped: workers, one by one, or device, in batches; auto is device with
-    CUDA."""
+    """Where images are augmented after cropping. workers: in the data-loading processes; device: in batches on the
+    device; auto: device with CUDA, otherwise workers."""
 
     image_transforms: NamedList = ()
-    """Further random transforms of single training images, in order: names, or mappings of name and options."""
+    """Random transforms of single training images, applied in order: names, or mappings of name and options."""
     batch_transforms: NamedList = ()
-    """Random transforms of training batches and their targets, in order: names, or mappings of name and options."""
+    """Random transforms of training batches, applied in order: names, or mappings of name and options."""
 
     strategy: Named = Choice(name="gradual")
-    """Which layer groups train when, and how fast: a name, or a mapping of name and options."""
+    """Fine-tuning strategy: which layer groups train in which epoch and at what learning rate. A name, or a mapping of
+    name and options."""
     probe: bool = True
-    """With pretrained weights, start from the head solved on frozen features, and never end below it."""
-    group_lr: Annotated[dict[str, Rate], BeforeValidator(_undotted)] = {}
-    """Learning rates by layer group, in place of the base rate times the strategy's scale."""
+    """Initialize the head by logistic regression on the frozen features of pretrained weights; the best model is never
+    worse than it on the validation split."""
+    group_lr: Annotated[dict[str, Rate], BeforeValidator(join_dotted)] = Field(default={})
+    """Learning rate by layer group, instead of the base rate times the strategy's scale."""
     train_bn: bool = False
-    """Let BatchNorm statistics move in frozen groups too."""
+    """Update BatchNorm running statistics in frozen layer groups too."""
     epochs: int = Field(default=10, ge=0, le=MOST_EPOCHS)
-    """Passes over the training images; 0 makes a bundle of the weights as they are."""
+    """Number of epochs; 0 saves a model of the initial weights."""
     extended_from: int | None = Field(default=None, ge=1)
-    """The epochs that a run had before `--extend`; in later ones what trained last goes on to train."""
+    """Number of epochs before `--extend`; later epochs train the layer groups of the last one."""
     batch_size: int = Field(default=32, ge=1)
-    """Images a step in each process."""
+    """Images per batch and process."""
     accumulate: int = Field(default=1, ge=1)
-    """Batches whose gradients are summed before the optimizer steps."""
-    optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
-    """What moves the weights: a name, or a mapping of name, lr and options."""
+    """Gradient accumulation steps: batches per optimizer step."""
+    optimizer: NamedOptimizer = OptimizerChoice()
+    """Optimizer: a name, or a mapping of name, lr and options."""
     decay_all: bool = False
-    """Let weight decay act on biases and normalisation parameters too."""
+    """Apply weight decay to biases and normalization parameters too."""
     on_nan: OnNan = "error"
-    """A step whose loss is not finite: error stops the run, skip leaves the step out and counts it."""
+    """Steps whose loss or gradients are not finite. error: fail; skip: skip the step and count it."""
     clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Largest norm of the gradient over all parameters."""
+    """Clip the gradient norm over all parameters to this value."""
     loss: Named = Choice(name="auto")
-    """The training loss: a name, or a mapping of name and options; auto is the task's default."""
+    """Training loss: a name, or a mapping of name and options; auto is the task's default."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """How much of each target is spread evenly over all classes."""
+    """Label-smoothing factor, 0 or more and less than 1."""
     balance: Balance = "none"
-    """Against imbalance: sampler draws each class equally often, weights lets each class count equally in the loss."""
+    """Class-imbalance handling. sampler: sample each class equally often; weights: weight each class equally in the
+    loss."""
     lr_curve: Named = Choice(name="cosine")
-    """The learning rate over the run, with its warm-up: a name, or a mapping of name and options."""
+    """Learning-rate curve over the run, with warm-up: a name, or a mapping of name and options."""
     metrics: NamedList = ()
-    """Further validation metrics to record: names, or mappings of name and options."""
+    """Further metrics to compute on the validation split: names, or mappings of name and options."""
     callbacks: NamedList = ()
     """Callbacks of the training loop: names, or mappings of name and options."""
     monitor: str = "auto"
-    """The validation metric that selects the best epoch."""
+    """Validation metric that selects the best epoch."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after so many epochs without a better one; counted anew where other groups begin to train."""
+    """Early stopping: number of epochs without improvement; the count restarts when a phase begins."""
     patience_from: PatienceFrom = "last-phase"
-    """Where patience begins: last-phase is the first epoch of the last phase, so that no thaw is missed; start is the
+    """Epoch from which patience counts. last-phase: the first epoch of the last phase, after all unfreezing; start: the
     first epoch of the run."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Everything random in a run follows from it."""
+    """Random seed."""
 
     device: Device = "auto"
-    """Where to train; auto takes an accelerator where there is one."""
+    """Device to train on. auto: CUDA or MPS if available, otherwise the CPU."""
     precision: Precision = "auto"
-    """Arithmetic of the forward and backward pass; auto takes bf16 where the device is fast at it."""
+    """Numeric precision of the forward and backward pass. auto: bf16 where the device is fast at it, otherwise fp32."""
     compile: bool = False
-    """Let torch.compile make the forward and backward pass of each phase; it takes a minute and pays on GPUs."""
+    """Compile the model with torch.compile in each phase. It takes about a minute and pays off on GPUs."""
     fsdp: bool = False
-    """Share weights, gradients and the optimizer's state out over the processes, for networks that are too large
-    for one device."""
+    """Shard weights, gradients and optimizer state over the processes (FSDP2), for large networks."""
     zero_stage: int = Field(default=0, ge=0, le=2)
-    """What DeepSpeed's ZeRO shares out over the processes: 1 the optimizer's state, 2 gradients too, 0 nothing."""
+    """DeepSpeed ZeRO stage: 1 shards the optimizer state over the processes, 2 the gradients too, 0 is off."""
     workers: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
-    """Processes that read images; 0 reads them in the training process itself."""
+    """Number of data-loading processes; 0 loads images in the training process."""
 
     tracker: tuple[Tracker, ...] = ()
-    """Where to send the records beside the run folder."""
+    """Experiment trackers to log to, in addition to the run folder."""
     output: str = "runs"
-    """Folder that run folders are made in; in a file, relative to it, and by default in the working folder."""
+    """Folder of the run folders, relative to the config file that sets it, otherwise to the working folder."""
     name: str | None = None
-    """The run folder's name; unset, made of date, backbone and strategy."""
+    """Name of the run folder; by default made of date, backbone and strategy."""
     cache: Cache = Cache()
-    """The activations of frozen layers, computed once."""
+    """The activation cache and the cache of decoded images."""
     checkpoint: Checkpoint = Checkpoint()
-    """What is kept so that a run can be resumed."""
+    """Checkpoints to resume from."""
+
+
+def shared_options(section: str) -> tuple[str, ...]:
+    """Keys of a section that every part has; they keep their values when the section names another part."""
+    field = Config.model_fields.get(section)
+    default = field.get_default() if field is not None else None
+    return tuple(name for name in type(default).model_fields if name != "name") if isinstance(default, Choice) else ()

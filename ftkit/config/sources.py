@@ -9,7 +9,7 @@ from typing import Any
 
 from ftkit.config.choices import CHOICES, KEY_PEERS, LISTS
 from ftkit.config.problems import place
-from ftkit.config.schema import Config
+from ftkit.config.schema import Config, shared_options
 from ftkit.config.yaml_file import Setting, read_text
 from ftkit.errors import RequestError, nearest
 
@@ -27,9 +27,6 @@ TEST_PREFIX = "FTKIT_TEST_"
 
 BY_DATA = ("label_map",)
 """Sections whose keys are names of the data, whatever dots and capitals are in them."""
-
-KEPT: Mapping[str, tuple[str, ...]] = {"optimizer": ("lr",), "dataset": ("value_range",)}
-"""Options that hold for whatever a section names, and so stay when the name changes."""
 
 _SECTIONS = (*CHOICES, *LISTS, "preprocessing", "group_lr", "checkpoint", "plugins")
 
@@ -73,7 +70,7 @@ def merge(layers: Iterable[Sequence[Setting]]) -> tuple[dict[str, Any], dict[Key
     """One tree of plain values, and the setting that each of its leaves came from.
 
     A section that names something starts with the default's name. A later layer that changes the name
-    drops the earlier options, since they are another plugin's; those of `KEPT` stay.
+    drops the earlier options, since they are another part's; those of `shared_options` stay.
     """
     tree: dict[str, Any] = {name: {"name": Config.model_fields[name].get_default().name} for name in CHOICES}
     marks: dict[Key, Setting] = {}
@@ -203,7 +200,7 @@ def _put(tree: dict[str, Any], marks: dict[Key, Setting], key: Key, setting: Set
         inside = inside[part]
     last = key[-1]
     if last == "name" and _names_parts(key) and _differs(inside.get("name"), setting.value):
-        _forget(marks, key[:-1], inside, keep=KEPT.get(key[0], ()))
+        _forget(marks, key[:-1], inside, keep=shared_options(key[0]))
     elif isinstance(inside.get(last), dict):
         _forget(marks, key, {}, keep=())
     is_list = len(key) == 1 and key[0] in LISTS and setting.value == []

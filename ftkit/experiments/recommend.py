@@ -37,9 +37,6 @@ from ftkit.transforms import image_transforms
 MOST = 2000
 """Training images that are looked at; more would take longer and say the same."""
 
-ADAMS = ("adam", "adamw", "adamax", "nadam", "radam")
-"""Optimizers whose steps are as long as the rate says, which the advised rates were measured with."""
-
 TRAINS = (
     "augment",
     "clip_grad",
@@ -196,7 +193,8 @@ def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tup
     else:
         config, sources["epochs"] = config.model_copy(update={"epochs": advice.epochs}), who
     if advice.lr is not None:
-        config, note = _with_rate(config, advice.lr, given)
+        optimizer = resolved.registry.optimizers.get(config.optimizer.name)
+        config, note = _with_rate(config, optimizer.adam_like, advice.lr, given)
         kept += [note] if note else []
     followed = replace(followed, config=config, sources=sources)
     if any(key.partition(".")[0] == "augment" for key in given):
@@ -204,11 +202,11 @@ def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tup
     return with_choice(followed, "augment", advice.augment, {}, {"augment.name": who}), tuple(kept)
 
 
-def _with_rate(config: Config, rate: float, given: Mapping[str, str]) -> tuple[Config, str]:
+def _with_rate(config: Config, adam_like: bool, rate: float, given: Mapping[str, str]) -> tuple[Config, str]:
     """The config with the advised learning rate, or a note on why it isn't in it."""
     optimizer = config.optimizer
     if "optimizer.lr" in given:
         return config, f"the learning rate stays {optimizer.lr:g}, from {given['optimizer.lr']}; advised is {rate:g}"
-    if optimizer.name not in ADAMS:
+    if not adam_like:
         return config, f"the learning rate stays {optimizer.lr:g}: what is advised was measured with adamw"
     return config.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": rate})}), ""

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
 
-from ftkit.errors import RequestError, unknown
-from ftkit.optim.optimizer_names import OPTIMIZERS
+from ftkit.errors import RequestError
 from ftkit.optim.parameter_roles import roles
-
-if TYPE_CHECKING:
-    from ftkit.config.schema import Optimizer
-
-FUSED = ("adam", "adamw")
-"""Of those that can be; SGD is no quicker on CPUs."""
-
-
-def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """The class of torch.optim whose name is `name` in lower case."""
-    classes: dict[str, type[torch.optim.Optimizer]] = {
-        key.lower(): value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and key.lower() in OPTIMIZERS
-    }
-    if name not in classes:
-        raise unknown("optimizer", name, classes, "optimizer.name")
-    return classes[name]
-
-
-def check_options(optimizer: Optimizer) -> None:
-    """Refuse values of options that the optimizer's class doesn't accept.
-
-    Raises:
-        RequestError: Says what the class says.
-    """
-    _make(optimizer, [{"params": [nn.Parameter(torch.zeros(1))]}])
+from ftkit.parts.optimizer import Optimizer
+from ftkit.plugin_errors import plugin_boundary, plugin_of
 
 
 def build_optimizer(
     optimizer: Optimizer,
+    lr: float,
     model: nn.Module,
     members: Mapping[str, Sequence[str]],
     decay_all: bool = False,
@@ -56,7 +32,11 @@ def build_optimizer(
     Args:
         members: Parameter names by layer group, from the input to the head.
         decay_all: Let weight decay act on all parameters alike.
-        fused: Update all weights in one pass where the optimizer is quicker so and the config doesn't say.
+        fused: Use the fused implementation where it is faster and the options don't say otherwise.
+
+    Raises:
+        RequestError: torch refuses the options, or a plugin's optimizer isn't one of torch's.
+        PluginError: A plugin's optimizer failed.
     """
     parameters = dict(model.named_parameters())
     spared = _spared(model) if optimizer.decay and not decay_all else frozenset()
@@ -65,7 +45,23 @@ def build_optimizer(
         groups.append({"params": [parameters[n] for n in names if n not in spared], "name": group})
         if without := [parameters[n] for n in names if n in spared]:
             groups.append({"params": without, "name": group, "weight_decay": 0.0})
-    return _make(optimizer, groups, fused and optimizer.name in FUSED)
+    name = type(optimizer).__name__
+    with plugin_boundary(f"build of optimizer {name}", optimizer):
+        try:
+            built = optimizer.build(groups, lr, fused)
+        except (TypeError, ValueError) as error:
+            if plugin_of(optimizer) is not None:
+                raise
+            options = ", ".join(field.name for field in fields(optimizer))  # type: ignore[arg-type]
+            raise RequestError(f"optimizer {name}: {str(error).splitlines()[0]}", f"its options: {options}") from None
+    if not isinstance(built, torch.optim.Optimizer) or [g.get("name") for g in built.param_groups] != [
+        g["name"] for g in groups
+    ]:
+        raise RequestError(
+            f"build of optimizer {name} returned {built!r}",
+            "return a torch.optim.Optimizer over the groups as they were given",
+        )
+    return built
 
 
 def _spared(model: nn.Module) -> frozenset[str]:
@@ -76,22 +72,3 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, flo
     """Set each group's rate; a frozen one's is 0 (and its gradients are None, so nothing moves it)."""
     for group in optimizer.param_groups:
         group["lr"] = rates.get(group["name"], 0.0)
-
-
-def _make(optimizer: Optimizer, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
-    cls = optimizer_class(optimizer.name)
-    options: dict[str, Any] = {k: _pair(v) if isinstance(v, list) else v for k, v in optimizer.options.items()}
-    if fused:
-        options.setdefault("fused", True)
-    try:
-        return cls(groups, **{"lr": optimizer.lr, **options})
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RequestError(
-            f"optimizer {optimizer.name}: {reason}", f"its options: {', '.join(OPTIMIZERS[optimizer.name])}"
-        ) from None
-
-
-def _pair(values: list[Any]) -> tuple[Any, ...]:
-    """Betas and the like as torch takes them; it refuses 0 beside 0.9."""
-    return tuple(float(value) if isinstance(value, int) and not isinstance(value, bool) else value for value in values)

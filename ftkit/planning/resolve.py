@@ -15,7 +15,6 @@ from ftkit.data.plugin_checks import check_description, error_prefix
 from ftkit.data.scan.image_scan import Tell, leave_out, scan_images
 from ftkit.errors import RequestError, plural
 from ftkit.metrics.selection import check_defined, run_metrics
-from ftkit.optim.optimizer_options import FIRST_RATE_ALONE
 from ftkit.optim.rates import check_group_rates
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
@@ -79,6 +78,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         strategy=strategy,
         curve=build(resolved, "lr_curve"),
         task=build(resolved, "task"),
+        optimizer=build(resolved, "optimizer"),
         loss=build(resolved, "loss"),
         schedule=schedule,
         splits=splits,
@@ -175,8 +175,8 @@ def _rate_notes(plan: Plan) -> tuple[str, ...]:
     name, sources = plan.config.optimizer.name, plan.resolved.sources
     if not plan.config.epochs:
         return ()
-    if name in FIRST_RATE_ALONE:
-        why = f"optimizer {name} takes the learning rate for the first step of a weight alone"
+    if not plan.optimizer.uses_curve:
+        why = f"optimizer {name} uses the learning rate in the first step only"
         asked = next(
             (key for key in sources if key.partition(".")[0] == "lr_curve" and _is_explicit(sources[key])), None
         )
@@ -186,10 +186,8 @@ def _rate_notes(plan: Plan) -> tuple[str, ...]:
             )
         return (f"{why}: no curve has an effect, and later rates aren't those of the plan",)
     highest = max(rate for row in range(plan.config.epochs) for rate in plan.peak_rates(row).values())
-    reached = 1 / plan.steps**0.5
-    if name == "adafactor" and highest > reached:
-        return (f"optimizer {name} lowers every learning rate to 1/sqrt(step): at the end to {reached:.2g} at most",)
-    return ()
+    note = plan.optimizer.lr_note(highest, plan.steps)
+    return (note,) if note else ()
 
 
 def _is_explicit(source: str) -> bool:

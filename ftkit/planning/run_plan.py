@@ -24,6 +24,7 @@ from ftkit.parts.dataset import Splits
 from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
+from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
 from ftkit.planning.cost import kept_activations
@@ -33,9 +34,6 @@ from ftkit.transforms.augmentation import Augmentation, Unchanged
 from ftkit.transforms.preprocessing import Preprocessing
 
 BYTES_PER_VALUE = 4
-OPTIMIZER_SLOTS = {"sgd": 0, "asgd": 2, "adagrad": 1, "rmsprop": 1, "adafactor": 0}
-"""Values that an optimizer keeps for each trainable parameter; the Adam family's 2 where not listed."""
-
 
 ProbeUse = Literal["usual", "required"] | None
 
@@ -57,6 +55,7 @@ class Plan:
     strategy: Strategy
     task: Task
     curve: Curve
+    optimizer: Optimizer
     loss: Loss
     schedule: Schedule
     splits: Splits = field(repr=False)
@@ -166,8 +165,7 @@ class Plan:
             return None
         kept = kept_activations(self.backbone, self.schedule.groups, phase)
         scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
-        slots = OPTIMIZER_SLOTS.get(self.config.optimizer.name, 2)
-        slots += bool(self.config.optimizer.options.get("momentum"))
+        slots = self.optimizer.state_values
         # ZeRO works on a copy of the weights that a process steps, beside its share of what the optimizer keeps.
         kept_of_each = (1 + slots) / self.world_size if self.config.zero_stage else slots
         values: float = sum(self.group_parameters.values()) + trainable * (1 + kept_of_each)

@@ -51,6 +51,7 @@ MODULES = (
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
     "ftkit.builtin.losses.multiclass",
+    "ftkit.builtin.optimizers.torch_optimizers",
 )
 
 

@@ -174,7 +174,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     preprocessing = plan.preprocessing
     compute = compute_of(accelerator)
     if config.zero_stage:
-        require_zero(config, accelerator.num_processes, compute.precision)
+        require_zero(config, plan.optimizer, accelerator.num_processes, compute.precision)
     elif config.fsdp:
         check_can_shard("--fsdp", "shares a network out", accelerator.num_processes, compute.precision, config.compile)
     if config.zero_stage or config.fsdp:
@@ -185,7 +185,9 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     optimizer = cast(
         torch.optim.Optimizer,
         accelerator.prepare_optimizer(
-            build_optimizer(config.optimizer, built.network, built.members, config.decay_all, compute.fuses)
+            build_optimizer(
+                plan.optimizer, config.optimizer.lr, built.network, built.members, config.decay_all, compute.fuses
+            )
         ),
     )
     train, val = plan.splits.train, plan.splits.val

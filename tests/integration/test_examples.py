@@ -148,7 +148,7 @@ def test_the_freezer_holds_what_it_names_for_five_epochs(objects: Path) -> None:
     assert frozen == [{"conv1", "layer1", "layer2", "layer3"}] * 5 + [set()] * 10
     assert plan.to_json()["augment"]["scale"] == (0.5, 1.0)
     assert plan.to_json()["augment"]["ratio"] == (0.75, 1.3333)
-    assert plan.config.optimizer.options == {"weight_decay": 1e-5}
+    assert plan.config.optimizer.options["weight_decay"] == 1e-5
 
 
 def test_pretraining_and_transfer(run: Run, digits: Path, tmp_path: Path) -> None:

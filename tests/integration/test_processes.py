@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from ftkit.config.schema import Config
 from ftkit.distributed import launch_env
 from ftkit.errors import RequestError
+from ftkit.plugins import Registry
 from ftkit.runs.checkpoint import load_checkpoint
 from ftkit.training.steppers.zero import require_zero
 from tests.conftest import MakeFolder, RunFtkit, typed
@@ -471,8 +472,9 @@ def test_zero_wants_several_processes(data: Path, tmp_path: Path) -> None:
 )
 def test_what_zero_cant_do_is_refused(more: dict[str, Any], says: str) -> None:
     config = Config.model_validate({"backbone": "lenet", "zero_stage": 1, **more})
+    chosen = Registry().optimizers.get(config.optimizer.name)
     with pytest.raises(RequestError, match=f"--zero-stage 1 doesn't go with {says}"):
-        require_zero(config, 2, str(config.precision))
+        require_zero(config, chosen(), 2, str(config.precision))
 
 
 @pytest.mark.parametrize(

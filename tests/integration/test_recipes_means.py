@@ -126,7 +126,7 @@ def test_group_rates_take_the_place_of_scaled_ones_and_follow_the_curve(data: Pa
             "group_lr.layer1: layer1 never trains under strategy 'freeze' in 2 epochs",
         ),
         ({"augment": {"name": "strong", "hue": 0.1}, "backbone": "lenet"}, "augment.hue has no effect on grey images"),
-        ({"decay_all": True}, "decay_all: optimizer sgd has no weight decay unless told so"),
+        ({"decay_all": True}, "decay_all: optimizer sgd has no weight decay by default"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(settings: dict[str, Any], says: str, data: Path, tmp_path: Path) -> None:

@@ -79,10 +79,6 @@ def validate(
         raise RequestError(f"no {DEFAULT_FILE} in this folder", "name the file: ftkit config validate FILE")
     resolved = resolve(file or DEFAULT_FILE)
     warn_of_faults(resolved.registry)
-    if resolved.config.optimizer.options:
-        from ftkit.optim.optimizers import check_options
-
-        check_options(resolved.config.optimizer)
     console.print_text(f"{file or DEFAULT_FILE}: ok")
 
 

@@ -87,9 +87,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "augment", config.augment.name + _changes(plan)
     if plan.probe:
         yield "probe", "the head is initialised by logistic regression on frozen features"
-    options = "".join(f", {k} {v}" for k, v in config.optimizer.options.items())
     yield from _cache(plan)
-    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{options}; {_curve(plan)}"
+    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{_changed(plan.optimizer)}; {_curve(plan)}"
     yield from _regularisation(plan)
     yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
     yield from _steps(plan)
@@ -227,9 +226,9 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
 def _regularisation(plan: Plan) -> Iterator[tuple[str, str]]:
     """Weight decay and gradient clipping, if used."""
     config = plan.config
-    if config.optimizer.decay:
+    if plan.optimizer.decay:
         decayed = "all parameters" if config.decay_all else "all but biases and normalisation parameters"
-        yield "weight decay", f"{config.optimizer.decay} on {decayed}"
+        yield "weight decay", f"{plan.optimizer.decay} on {decayed}"
     if config.clip_grad is not None:
         yield "gradient", f"norm clipped to {config.clip_grad:g}"
 

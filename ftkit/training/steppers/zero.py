@@ -19,15 +19,12 @@ from torch import Tensor, nn
 
 from ftkit.config.schema import Config
 from ftkit.errors import FtkitError, RequestError
+from ftkit.parts.optimizer import Optimizer
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.training.steppers.fsdp import check_can_shard
 
-MIXING = ("adafactor", "adagrad")
-"""Optimizers that can't work on a flat share: one takes means over rows and columns of a matrix, the other is made
-anew by DeepSpeed with one learning rate for all groups."""
 
-
-def require_zero(config: Config, processes: int, precision: str) -> None:
+def require_zero(config: Config, optimizer: Optimizer, processes: int, precision: str) -> None:
     """Refuse what ZeRO can't do.
 
     Raises:
@@ -40,7 +37,7 @@ def require_zero(config: Config, processes: int, precision: str) -> None:
         f"{asked} doesn't go with --on-nan skip: gradients are shared out before they can be looked at": config.on_nan
         == "skip",
         f"{asked} doesn't go with optimizer {config.optimizer.name}, which looks at more than one weight at a "
-        "time": config.optimizer.name in MIXING,
+        "time": not optimizer.elementwise,
     }
     for reason, holds in reasons.items():
         if holds:

@@ -75,7 +75,7 @@ print(time.perf_counter() - began)
 
 FTKIT = """
 import json, sys, time
-import ftkit, ftkit.training.trainer, torchvision.models
+import ftkit, ftkit.training.train, torchvision.models
 settings = json.loads(sys.argv[1])
 began = time.perf_counter()
 ftkit.train(ftkit.plan(**settings))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction, Predictor, load
     from ftkit.library import plan, resume, train
     from ftkit.planning.run_plan import Plan
-    from ftkit.training.epoch_end import Outcome
     from ftkit.training.events import Listener
+    from ftkit.training.train import Outcome
 
     __version__: str
 
@@ -42,7 +42,7 @@ __all__ = [
 _MODULES = {
     "FtkitError": "ftkit.errors",
     "Listener": "ftkit.training.events",
-    "Outcome": "ftkit.training.epoch_end",
+    "Outcome": "ftkit.training.train",
     "Plan": "ftkit.planning.run_plan",
     "Prediction": "ftkit.inference.predictor",
     "Predictor": "ftkit.inference.predictor",

@@ -14,8 +14,8 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
-    from ftkit.training.epoch_end import Outcome
     from ftkit.training.events import Listener
+    from ftkit.training.train import Outcome
 
 
 def plan(config: str | Path | None = None, **settings: Any) -> Plan:
@@ -44,7 +44,7 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
         RequestError: The run's name is taken, or the machine can't execute the plan.
         FtkitError: The run failed; the files that it had written are kept.
     """
-    from ftkit.training.trainer import train as run_plan
+    from ftkit.training.train import train as run_plan
 
     return run_plan(plan, open_run(plan), listener)
 
@@ -58,7 +58,7 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.
     """
-    from ftkit.training.trainer import train as run_plan
+    from ftkit.training.train import train as run_plan
 
     folder = RunFolder(Path(run))
     plan = make_plan(resolve(folder.config, {}, [], {}), run=folder)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from ftkit.evaluation import collect
 from ftkit.library import resume
 from ftkit.models.compute.devices import compute_of, make_accelerator
 from ftkit.parts.dataset import Split
-from ftkit.training.callbacks import saving
-from ftkit.training.callbacks.saving import write_checkpoint
+from ftkit.training.callbacks.checkpointing import Checkpointing
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import own
 from ftkit.training.steppers.zero import ZeroStepper
+from ftkit.training.trainer import Trainer
 from ftkit.transforms import image_transforms
 from ftkit.transforms.preprocessing import Preprocessing
 from tests.evaluating import evaluate
@@ -75,6 +76,9 @@ def digest(session: Session) -> str:
     return found.hexdigest()
 
 
+WRITE = Checkpointing.write
+
+
 class Watch:
     """At each checkpoint: is everything the same in all processes, and what is frozen as it was?"""
 
@@ -84,8 +88,9 @@ class Watch:
         self.rates: list[dict[str, float]] = []
         self._before: dict[str, torch.Tensor] = {}
 
-    def __call__(self, session: Session) -> None:
-        write_checkpoint(session)
+    def __call__(self, checkpointing: Checkpointing) -> None:
+        WRITE(checkpointing)
+        session = checkpointing.trainer.session
         everywhere: list[Any] = [None] * session.accelerator.num_processes
         torch.distributed.all_gather_object(everywhere, digest(session))
         epoch = session.progress.epoch
@@ -127,13 +132,13 @@ def schedules(folder: Path, sample: bool) -> dict[str, Any]:
     cases = [(n, o, False) for n, o in STRATEGIES.items()] + [(n, o, True) for n, o in WITH_PROBE.items()]
     for strategy, options, lenet in [case for case in cases if case[0] in SAMPLE or not sample]:
         watch = Watch()
-        vars(saving)["write_checkpoint"] = watch
+        setattr(Checkpointing, "write", partialmethod(watch))  # noqa: B010 - a method is replaced
         name = f"{'lenet-' if lenet else ''}{strategy}"
         plan = ftkit.plan(**settings(folder / "data", folder / "runs", name, strategy, options, lenet))
         ftkit.train(plan)
         alone = [plan.learning_rates(epoch * plan.batches.steps) for epoch in range(plan.config.epochs)]
         found[name] = {"spread": watch.spread, "thawed": watch.thawed, "rates": watch.rates, "rates of one": alone}
-    vars(saving)["write_checkpoint"] = write_checkpoint
+    setattr(Checkpointing, "write", WRITE)  # noqa: B010 - a method is put back
     return found
 
 
@@ -177,8 +182,8 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
 def shares(folder: Path) -> dict[str, Any]:
     """Runs whose network is shared out by FSDP2; what a process has of it."""
 
-    def part(session: Session) -> tuple[int, int]:
-        parameters = list(session.network.parameters())
+    def part(trainer: Trainer) -> tuple[int, int]:
+        parameters = list(trainer.session.network.parameters())
         return sum(own(p).numel() for p in parameters), sum(p.numel() for p in parameters)
 
     given = {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "cache": {"use": False}}
@@ -188,10 +193,11 @@ def shares(folder: Path) -> dict[str, Any]:
 def zero(folder: Path) -> dict[str, Any]:
     """Runs by DeepSpeed's ZeRO; what a process has of the state of what trains."""
 
-    def part(session: Session) -> tuple[int, int] | None:
-        if not isinstance(session.stepper, ZeroStepper):
+    def part(trainer: Trainer) -> tuple[int, int] | None:
+        stepper = trainer.active.stepper if trainer.active else None
+        if not isinstance(stepper, ZeroStepper):
             return None
-        return session.stepper.own_share, sum(p.numel() for p in session.network.parameters() if p.requires_grad)
+        return stepper.own_share, sum(p.numel() for p in trainer.session.network.parameters() if p.requires_grad)
 
     given = {
         "accumulate": 2,
@@ -208,7 +214,7 @@ def apart(
     given: dict[str, Any],
     shared: dict[str, Any],
     adamw: dict[str, Any],
-    part: Callable[[Session], tuple[int, int] | None],
+    part: Callable[[Trainer], tuple[int, int] | None],
     stops: Sequence[tuple[int, int, str]],
 ) -> dict[str, Any]:
     """Runs in shares: how much a process has, where they end, and where they end when stopped.
@@ -225,18 +231,18 @@ def apart(
     )
     parts: list[tuple[int, int]] = []
 
-    def watch(session: Session) -> None:
-        write_checkpoint(session)
-        if found := part(session):
+    def watch(checkpointing: Checkpointing) -> None:
+        WRITE(checkpointing)
+        if found := part(checkpointing.trainer):
             parts.append(found)
 
     ftkit.train(ftkit.plan(**plain))
-    vars(saving)["write_checkpoint"] = watch
+    setattr(Checkpointing, "write", watch)  # noqa: B010 - a method is replaced
     sgd = plain | {"output": str(folder / "apart"), "checkpoint": {"every_steps": 1}} | shared
     runs = {"sgd": sgd, "adamw": sgd | {"name": "adamw", "optimizer": "adamw"} | adamw}
     for each in runs.values():
         ftkit.train(ftkit.plan(**each))
-    vars(saving)["write_checkpoint"] = write_checkpoint
+    setattr(Checkpointing, "write", WRITE)  # noqa: B010 - a method is put back
     codes = []
     for rank, step, name in stops:
         torch.distributed.barrier()

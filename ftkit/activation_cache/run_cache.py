@@ -27,7 +27,6 @@ from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, TableSpec, open_checked_table, table_key
 from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key, Shard
-from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.collectives import max_over_processes
 from ftkit.files.cache_folder import CHUNK, CacheStore, activation_folder
 from ftkit.parts.dataset import SplitName
@@ -178,7 +177,7 @@ class RunCache:
                     wanted = [
                         table if own[number] in chunks else None for table, chunks in zip(tables, missing, strict=True)
                     ]
-                    self._store_rows(split, values, skip_unreadable(session, split, batch), own[number], wanted)
+                    self._store_rows(split, values, session.unreadable.readable(split, batch), own[number], wanted)
                 self.on_batch()
                 if time.monotonic() - noted > NOTE_SECONDS:
                     noted = time.monotonic()

@@ -24,8 +24,8 @@ from ftkit.training.preparation.open_run import open_run
 if TYPE_CHECKING:
     from ftkit.evaluation.trained_runs import ComputeOptions, TrainedRun
     from ftkit.parts.metric import Metric
-    from ftkit.training.epoch_end import Outcome
     from ftkit.training.events import Listener
+    from ftkit.training.train import Outcome
 
 WHO = "--strategies"
 
@@ -84,7 +84,7 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
         FtkitError: The run failed; what it had written is kept.
         RunInterrupted: A signal came; a checkpoint of the moment is on disk.
     """
-    from ftkit.training.trainer import train
+    from ftkit.training.train import train
 
     plan = make_plan(trial.resolved, run=None if trial.state == "new" else trial.folder)
     plan = replace(plan, notes=(*trial.notes, *plan.notes))

@@ -84,15 +84,17 @@ def _train(make: Make) -> str:
     import torch
 
     from ftkit.training.events import Listener
+    from ftkit.training.preparation.gradient_check import GradientReach
     from ftkit.training.session import open_session
     from ftkit.training.stop_signals import stop_flag
-    from ftkit.training.trainer import execute
+    from ftkit.training.train import execute
+    from ftkit.training.trainer import Trainer
 
     torch.set_num_threads(1)
     plan, run = make()
     with stop_flag() as flag:
         session = open_session(plan, run, Listener(), flag)
-        execute(session, resume=False)
+        execute(Trainer(session, GradientReach()))
     found = hashlib.sha256()
     for name, tensor in session.network.state_dict().items():
         found.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""The start of a run: where it left off, or its first weights and the probe."""
+"""The start of a run: its last checkpoint, or its first weights and the probe."""
 
 from __future__ import annotations
 
@@ -10,60 +10,50 @@ from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.parts.task import HeadFit
 from ftkit.runs.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.runs.run_folder import RunFolder
-from ftkit.training.callbacks.trackers import start_trackers
-from ftkit.training.callbacks.weight_drift import keep_first
-from ftkit.training.epoch_end import finish_epoch
-from ftkit.training.events import Start
+from ftkit.training.callbacks.weight_drift import save_first_weights
+from ftkit.training.checkpoint_state import load_state, versions
 from ftkit.training.preparation.probe import NoProbeError, probe_head
 from ftkit.training.session import Session
-from ftkit.training.state import restore, versions
-from ftkit.training.stopping import stop_if_asked
+from ftkit.training.trainer import Trainer
 
 
-def start_run(session: Session, resume: bool, other_world: bool = False) -> RunCache | None:
-    """Go to where the run left off, or judge the first weights where they are already good; open the cache."""
-    resumed = resume and resume_run(session, other_world)
-    report = session.built.report
-    session.listener.started(
-        Start(
-            plan=session.plan,
-            run=session.run.path,
-            device=str(session.device),
-            precision=session.compute.precision,
-            workers=session.workers,
-            loaded=report.summary() if report else "",
-            resumed=session.progress.epoch if resumed else None,
-        )
-    )
-    start_trackers(session)
-    cache = open_run_cache(session, lambda: stop_if_asked(session))
-    if resumed:
+def start_run(trainer: Trainer, other_world: bool = False) -> RunCache | None:
+    """Resume where the run stopped, or evaluate the first weights where they are already good; open the cache."""
+    session = trainer.session
+    trainer.resumed = trainer.resume and resume_run(trainer, other_world)
+    trainer.call("on_open")
+    cache = open_run_cache(session, trainer.stop_if_asked)
+    if trainer.resumed:
+        trainer.call("on_run_start", trainer.context)
         return cache
     started = time.perf_counter()
     if cache is not None and session.plan.probe:
-        session.feed = cache.probe_feed()
-    solution = solve_head(session) if session.plan.probe else None
-    keep_first(session)
+        trainer.feed = cache.probe_feed()
+    solution = solve_head(trainer) if session.plan.probe else None
+    save_first_weights(session)
+    trainer.call("on_run_start", trainer.context)
     if solution is not None:
-        finish_epoch(session, {}, started, {"probe_strength": solution.strength})
+        trainer.end_epoch(started, {"probe_strength": solution.strength}, trained=False)
     elif session.plan.config.keep_head or session.plan.config.epochs == 0:
-        finish_epoch(session, {}, started)
+        trainer.end_epoch(started, {}, trained=False)
     return cache
 
 
-def resume_run(session: Session, other_world: bool = False) -> bool:
-    """Take up the newest whole checkpoint; a run that stopped before its first one starts over.
+def resume_run(trainer: Trainer, other_world: bool = False) -> bool:
+    """Load the newest whole checkpoint; a run that stopped before its first one starts over.
 
     Args:
-        other_world: Let it be one of another number of processes. Their steps are cut otherwise, so it is the newest
-            at the end of an epoch then.
+        other_world: Accept one of another number of processes. Their steps have other images, so it is the newest at
+            the end of an epoch then.
     """
-    if not has_checkpoint(session.run.checkpoints):
+    session = trainer.session
+    checkpoints = session.run.checkpoints
+    if not has_checkpoint(checkpoints):
         rewind(session, -1)
         return False
-    state, damaged = load_checkpoint(session.run.checkpoints)
+    state, damaged = load_checkpoint(checkpoints)
     if other_world and state.identity.get("world") != session.plan.world_size:
-        state, damaged = load_checkpoint(session.run.checkpoints, whole_epochs=True)
+        state, damaged = load_checkpoint(checkpoints, whole_epochs=True)
     for line in damaged:
         session.listener.note(line)
     for name, now in versions(session.plan).items():
@@ -71,12 +61,12 @@ def resume_run(session: Session, other_world: bool = False) -> bool:
         if before != now:
             session.listener.note(f"the run was begun with {name} {before}, this is {now}: last digits may differ")
     try:
-        restore(session, state, other_world)
-        require_place(session)
+        load_state(trainer, state, other_world)
+        _require_position(trainer)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise FtkitError(
-            f"{session.run.checkpoints}: the newest checkpoint isn't of this run: {one_line(str(error))}",
-            "remove it to go on from the one before",
+            f"{checkpoints}: the newest checkpoint isn't of this run: {one_line(str(error))}",
+            "remove it to resume from the one before",
         ) from None
     rewind(session, session.progress.epoch)
     return True
@@ -89,24 +79,26 @@ def rewind(session: Session, epoch: int) -> None:
     session.accelerator.wait_for_everyone()
 
 
-def require_place(session: Session) -> None:
-    """Look whether the position is one of the plan's, and its records are there.
+def _require_position(trainer: Trainer) -> None:
+    """Check that the position is one of the plan's, and its records are there.
 
     Raises:
         ValueError: Says what is wrong.
     """
+    session, best = trainer.session, trainer.best.best
     progress, plan = session.progress, session.plan
     done = progress.epoch, progress.step
     if done > (plan.config.epochs, 0) or progress.step > plan.batches.steps:
         raise ValueError(f"it is at epoch {done[0]}, step {done[1]}")
-    if progress.best is not None and progress.best_epoch not in {r["epoch"] for r in session.run.records()}:
-        raise ValueError(f"{session.run.metrics.name} has no epoch {progress.best_epoch}, its best one")
+    if best.value is not None and best.epoch not in {r["epoch"] for r in session.run.records()}:
+        raise ValueError(f"{session.run.metrics.name} has no epoch {best.epoch}, its best one")
 
 
-def solve_head(session: Session) -> HeadFit | None:
-    """Start the head from the probe; where the network doesn't allow one and nobody asked for it, say so."""
+def solve_head(trainer: Trainer) -> HeadFit | None:
+    """Start the head from the probe; where the network doesn't allow one and none was required, report that."""
+    session = trainer.session
     try:
-        return probe_head(session, on_batch=lambda _: stop_if_asked(session))
+        return probe_head(session, trainer.feed, on_batch=lambda _: trainer.stop_if_asked())
     except NoProbeError as error:
         if session.plan.probe == "required":
             raise
@@ -118,7 +110,7 @@ def require_unfinished(run: RunFolder) -> None:
     """Refuse to resume a run that is done.
 
     Raises:
-        RequestError: Its last bundle is there, which is written when a run ends.
+        RequestError: Its last model is there, which is written when a run ends.
     """
     if run.last.is_dir():
         raise RequestError(f"{run.path} is finished: there is nothing to resume", "start a new run")

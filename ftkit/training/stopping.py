@@ -12,7 +12,6 @@ from ftkit.errors import RunInterrupted
 from ftkit.plugin_errors import plugin_error_for
 from ftkit.runs.checkpoint import has_checkpoint
 from ftkit.runs.run_folder import RunFolder
-from ftkit.training.callbacks.saving import write_checkpoint
 from ftkit.training.session import Session
 from ftkit.training.stop_signals import StopFlag
 
@@ -41,19 +40,20 @@ def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
         raise RunInterrupted(text, command, signum) from None
 
 
-def stop_if_asked(session: Session) -> None:
-    """If a signal has come to any process, leave a checkpoint and stop."""
+def signal_that_came(session: Session) -> int:
+    """The signal that has come to any process, or 0; all must call this."""
     signum = max_over_processes(session.accelerator, session.flag.look())
-    if not signum:
-        return
-    session.flag.heard()
-    progress = session.progress
-    if progress.step or session.unsaved:
-        write_checkpoint(session)
-    saved = has_checkpoint(session.run.checkpoints)
-    raise RunInterrupted(
+    if signum:
+        session.flag.heard()
+    return signum
+
+
+def interruption(session: Session, signum: int) -> RunInterrupted:
+    """The error that ends a run between two steps, with the command that resumes it."""
+    progress, saved = session.progress, has_checkpoint(session.run.checkpoints)
+    return RunInterrupted(
         f"stopped after epoch {progress.epoch}, step {progress.step} of {session.plan.batches.steps}; "
         + ("a checkpoint is on disk" if saved else "nothing is lost, for nothing was trained yet"),
-        launch_env.resume_command(str(session.run.path), session.accelerator.num_processes),
+        launch_env.resume_command(str(session.run.path), session.world),
         signum,
     )

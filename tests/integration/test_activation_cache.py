@@ -19,8 +19,8 @@ from ftkit.activation_cache.table import Table
 from ftkit.errors import RunInterrupted
 from ftkit.files.cache_folder import CacheStore
 from ftkit.library import resume
-from ftkit.training.epoch_end import Outcome
 from ftkit.training.events import EpochDone, Listener
+from ftkit.training.train import Outcome
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 

@@ -23,7 +23,7 @@ from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from ftkit.planning.run_plan import Plan
-from ftkit.training import run_start, state
+from ftkit.training import checkpoint_state, run_start
 from ftkit.training.events import EpochDone, Listener, StepDone
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
@@ -249,9 +249,9 @@ def test_a_signal_after_an_epoch_that_was_not_written_leaves_its_checkpoint_and_
 
 def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(state, "versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
+        patch.setattr(checkpoint_state, "versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
         run = stopped(data)
-    assert vars(run_start)["versions"] is state.versions, "what was written is compared with what is true"
+    assert vars(run_start)["versions"] is checkpoint_state.versions, "what was written is compared with what is true"
     notes = Notes()
     resume(run, notes)
     assert [note for note in notes.said if "begun with torch 0.4" in note]

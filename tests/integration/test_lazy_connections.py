@@ -154,7 +154,7 @@ def test_records_that_break_later_are_left_out_of_the_pass_for_the_cache(
         break_records(5)
         return start_run(*args, **options)
 
-    monkeypatch.setattr("ftkit.training.trainer.start_run", broken_since)
+    monkeypatch.setattr("ftkit.training.train.start_run", broken_since)
     done = run_ftkit("train", *LINE, *FLAGS, "--on-bad-image", "skip", "--name", "run", "-q")
     assert done.returncode == 0, done.stderr
     (listed,) = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]

@@ -16,8 +16,8 @@ import ftkit
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
 from ftkit.planning.run_plan import Plan
+from ftkit.training.callbacks.checkpointing import Checkpointing
 from ftkit.training.events import Listener
-from ftkit.training.session import Session
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -159,11 +159,11 @@ def test_frozen_groups_stay_byte_identical_buffers_included(
     plan = planned(data, tmp_path, strategy=strategy, epochs=3, checkpoint={"min_seconds": 0})
     seen: list[dict[str, torch.Tensor]] = []
 
-    def watch(session: Session) -> None:
-        state = session.network.state_dict()
+    def watch(checkpointing: Checkpointing) -> None:
+        state = checkpointing.trainer.session.network.state_dict()
         seen.append({k: v.clone() for k, v in state.items() if not k.startswith(("fc.", "linear."))})
 
-    monkeypatch.setattr("ftkit.training.callbacks.saving.write_checkpoint", watch)
+    monkeypatch.setattr(Checkpointing, "write", watch)
     ftkit.train(plan)
     first, second, third = seen
     assert all(torch.equal(first[k], second[k]) for k in first)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import ftkit
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.runs.checkpoint import Progress
-from ftkit.training.epoch_end import lose_patience
+from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
@@ -88,16 +88,22 @@ def test_patience_counts_within_the_last_phase(
     assert outcome.stopped_early == (last < 9)
 
 
-def test_patience_compares_with_the_epochs_of_its_phase(data: Path, tmp_path: Path) -> None:
+def test_patience_compares_with_the_epochs_of_its_phase(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thaw costs accuracy; the epochs that gain it back are no wasted ones, though an earlier one was better."""
-    made = plan(data, tmp_path, strategy={"name": "freeze-unfreeze", "unfreeze_epoch": 2}, patience=2, epochs=20)
-    progress = Progress(best=0.9, best_epoch=2)
-    stops = []
-    for epoch, value in enumerate([0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65], start=1):
-        progress.epoch = epoch
-        lose_patience(made, progress, value)
-        stops.append(progress.stopped)
-    assert stops == [False] * 6 + [True]
+    values = iter([0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65, 0.9])
+
+    def with_value(*args: Any) -> Evaluation:
+        found = evaluate_outputs(*args)
+        return replace(found, values={**found.values, "accuracy": next(values)})
+
+    monkeypatch.setattr("ftkit.training.validation.evaluate_outputs", with_value)
+    strategy = {"name": "freeze-unfreeze", "unfreeze_epoch": 2}
+    outcome = ftkit.train(plan(data, tmp_path, strategy=strategy, patience=2, epochs=20))
+    assert [r["epoch"] for r in outcome.records] == [1, 2, 3, 4, 5, 6, 7]
+    assert outcome.stopped_early
+    assert outcome.best["epoch"] == 2
 
 
 def test_the_epoch_that_a_run_stopped_early_after_is_that_of_its_last_record(

@@ -140,7 +140,7 @@ def group_members(leader: int) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
-    CONTEXT.set_forkserver_preload(["ftkit", "ftkit.training.trainer", "ftkit.library"])
+    CONTEXT.set_forkserver_preload(["ftkit", "ftkit.training.train", "ftkit.library"])
     layout = {"train": {"a": 12, "b": 12}, "val": {"a": 3, "b": 3}}
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 

@@ -11,19 +11,21 @@ import pytest
 import torch
 
 from ftkit.errors import FtkitError, RequestError
-from ftkit.runs.checkpoint import Progress, State, load_checkpoint, save_checkpoint
+from ftkit.runs.checkpoint import load_checkpoint, save_checkpoint
+from ftkit.runs.checkpoint_files import Progress, State
 
 FROZEN = {"stem": torch.tensor([0.0, float("nan"), 2.0]), "seen": torch.tensor(7)}
 
 
 def state(epoch: int, step: int = 0) -> State:
     return State(
-        progress=Progress(epoch=epoch, step=step, best=0.5, best_epoch=1, waited=2, loss_sum=0.1 + 0.2, seen=7),
+        progress=Progress(epoch=epoch, step=step, loss_sum=0.1 + 0.2, seen=7),
         identity={"seed": 3},
         model={"weight": torch.full((2, 3), float(epoch)), "count": torch.tensor(epoch), **FROZEN},
         optimizer={0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(2, 3)}, 1: {"mu": 0.25, "buffer": None}},
         scaler={},
         frozen=frozenset(FROZEN),
+        callbacks={"lab/mine": {"steps": 3, "rows": [{"mean": torch.ones(2)}, 0.1 + 0.2, None]}},
     )
 
 
@@ -46,6 +48,9 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert loaded.model["seen"] == 7
     assert torch.equal(loaded.optimizer[0]["exp_avg"], torch.ones(2, 3))
     assert loaded.optimizer[1] == {"mu": 0.25, "buffer": None}
+    rows = loaded.callbacks["lab/mine"]["rows"]
+    assert torch.equal(rows[0]["mean"], torch.ones(2))
+    assert (loaded.callbacks["lab/mine"]["steps"], rows[1:]) == (3, [0.1 + 0.2, None])
 
 
 def test_the_newest_are_kept_and_latest_names_the_last(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_a_full_disk_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ftkit.runs.checkpoint.save_tensors", full)
+    monkeypatch.setattr("ftkit.runs.checkpoint_files.save_tensors", full)
     with pytest.raises(FtkitError, match="No space left on device"):
         save_checkpoint(tmp_path, state(2), keep=1)
     assert load_checkpoint(tmp_path)[0].progress.epoch == 1

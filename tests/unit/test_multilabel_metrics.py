@@ -15,8 +15,7 @@ from torchmetrics.functional import classification
 from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.multilabel_outputs import MultilabelOutputs
 from ftkit.metrics.report import evaluate_outputs
-from ftkit.metrics.selection import DEFAULTS
-from tests.evaluating import evaluate, metrics_named
+from tests.evaluating import evaluate, metrics_named, task_named
 
 CLASSES = tuple("abcdef")
 
@@ -35,7 +34,7 @@ def test_values_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     logits, targets = drawn(seed, ties=ties)
     truth, scores, predicted = targets.numpy(), logits.double().sigmoid().numpy(), (logits > 0).numpy()
     values = evaluate(logits, targets, CLASSES).values
-    assert tuple(values) == DEFAULTS["multilabel"]
+    assert tuple(values) == task_named("multilabel").metrics
     assert values["map"] == pytest.approx(metrics.average_precision_score(truth, scores, average="macro"))
     assert values["auroc"] == pytest.approx(metrics.roc_auc_score(truth, scores, average="macro"))
     assert values["micro_f1"] == pytest.approx(metrics.f1_score(truth, predicted, average="micro"))
@@ -96,7 +95,7 @@ def test_targets_without_a_label_have_no_map() -> None:
     assert found.missing["map"] == "no image has a label"
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS["multilabel"], "weighted_f1"])
+@pytest.mark.parametrize("name", [*task_named("multilabel").metrics, "weighted_f1"])
 def test_each_resample_has_the_value_of_its_images(name: str) -> None:
     logits, targets = drawn(1, 60, ties=True)
     metric, outputs = metrics_named(name)[name], MultilabelOutputs(logits, targets, CLASSES)
@@ -110,7 +109,7 @@ def test_each_resample_has_the_value_of_its_images(name: str) -> None:
 
 def test_intervals_lie_around_the_value() -> None:
     logits, targets = drawn(2)
-    outputs, chosen = MultilabelOutputs(logits, targets, CLASSES), metrics_named(*DEFAULTS["multilabel"])
+    outputs, chosen = MultilabelOutputs(logits, targets, CLASSES), metrics_named(*task_named("multilabel").metrics)
     values = evaluate_outputs(outputs, chosen).values
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -137,11 +137,12 @@ class Right(MeanMetric):
     ],
 )
 def test_a_faulty_metric_is_found(planted: str, says: str) -> None:
-    attributes = {
+    planted_attributes: dict[str, dict[str, object]] = {
         "label": {"label": ""},
         "task": {"tasks": ("detection",)},
         "direction": {"lower_is_better": True},
-    }.get(planted, {})
+    }
+    attributes = planted_attributes.get(planted, {})
     faulty = type("Faulty", (Right,), {"fault": planted, **attributes})
     check_metric(Right())
     assert says in fault(lambda: check_metric(faulty()))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ftkit.evaluation.evaluation_data import EvaluationData
     from ftkit.metrics.bootstrap import Interval
     from ftkit.metrics.report import Evaluation
+    from ftkit.models.bundle import Loaded
     from ftkit.parts.metric import Metric
 
 app = typer.Typer()
@@ -89,7 +90,7 @@ def evaluate(
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
-    metrics = _metrics(resolved, len(loaded.card.classes), metric or [])
+    metrics = _metrics(resolved, loaded, metric or [])
     _print_notes(bundle, images, loaded.notes)
     threads = None if workers is None else max(1, workers)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
@@ -102,14 +103,13 @@ def evaluate(
         show(evaluation, images, intervals, metrics)
 
 
-def _metrics(resolved: Resolved | None, classes: int, names: Sequence[str]) -> dict[str, Metric]:
+def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:
     """The metrics that the model's run records, and further ones, by name."""
     from ftkit.metrics.selection import default_metrics, named_metrics, run_metrics
     from ftkit.plugins import Registry
-    from ftkit.tasks.saved_task import saved_task
 
     registry = resolved.registry if resolved else Registry()
-    task = saved_task(card.task, registry)
+    task, classes = loaded.task, len(loaded.card.classes)
     found = run_metrics(resolved, task, classes) if resolved else default_metrics(registry, task, classes)
     return found | named_metrics(registry, names, "--metric")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.planning.run_plan import Plan
     from ftkit.runs.run_folder import RunFolder
-    from ftkit.training.epoch_end import Outcome
+    from ftkit.training.train import Outcome
 
 app = typer.Typer()
 
@@ -159,7 +159,7 @@ def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.preparation.open_run import open_run
     from ftkit.training.preparation.resume_request import extend, keep_place
-    from ftkit.training.trainer import train
+    from ftkit.training.train import train
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
     if resumed:

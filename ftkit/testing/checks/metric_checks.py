@@ -126,4 +126,5 @@ def _outputs(task: str, sign: float, broken: bool = False) -> Outputs:
     logits = sign * 6.0 * (hard.float() - 0.5) + torch.randn(IMAGES, CLASSES, generator=generator)
     if broken:
         logits[3] = torch.nan
-    return TASKS[task](logits, targets, [f"class {number}" for number in range(CLASSES)])
+    outputs: Outputs = TASKS[task](logits, targets, [f"class {number}" for number in range(CLASSES)])
+    return outputs

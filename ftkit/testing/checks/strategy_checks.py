@@ -162,7 +162,7 @@ class _TestRun:
     def train(self, stop_after: int | None = None) -> None:
         """Train to the end; with `stop_after`, stop the run by a signal after that many steps, and resume it."""
         from ftkit.errors import RunInterrupted
-        from ftkit.training.trainer import train
+        from ftkit.training.train import train
 
         if stop_after is None:
             train(self.plan, self.run)
@@ -179,7 +179,7 @@ class _TestRun:
         """Require that parameters and buffers keep their bytes in epochs in which they are frozen."""
         import torch
 
-        from ftkit.runs.checkpoint import read_model
+        from ftkit.runs.checkpoint_files import read_model
 
         owner = self._owners()
         states = {int(place.name[1:5]): read_model(place) for place in self.run.checkpoints.glob("e*-s00000")}

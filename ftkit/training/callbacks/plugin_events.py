@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.plugin_errors import describe_exception, plugin_location
-from ftkit.plugins import Plugin, Registry
+from ftkit.plugins import Plugin
 from ftkit.plugins.loading import TIMEOUT, plugin_timeout
-from ftkit.runs.run_folder import RunFolder
-from ftkit.strategies.schedule import Phase
 from ftkit.training.callbacks.plugin_threads import Call, PluginThread
-from ftkit.training.events import EpochDone, Listener, Start, StepDone
-from ftkit.training.session import Session
+from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.stop_signals import StopFlag
+
+if TYPE_CHECKING:
+    from ftkit.training.trainer import Trainer
 
 AT_THE_END = 10
 """So many times as long as other listeners may `ftkit_run_end` take, which may send a model somewhere."""
@@ -26,63 +25,38 @@ AFTER_A_SIGNAL = 10.0
 """Seconds that it has at most in a run that was asked to stop."""
 
 
-@contextmanager
-def announced(session: Session, resumed: bool = False) -> Iterator[None]:
-    """Report to plugins what the session does meanwhile, and how it ends; the main process alone does so.
+class PluginEvents(TrainerCallback):
+    """Calls the listener hooks of plugins; in the main process alone."""
 
-    Args:
-        resumed: Whether the run goes on in its folder, from a checkpoint or from the start.
-    """
-    if not session.is_main:
-        yield
-        return
-    announcer = Announcer(session.listener, session.plan.resolved.registry, session.run, session.flag, resumed)
-    session.listener = announcer
-    try:
-        yield
-    except BaseException as error:
-        interrupted = isinstance(error, RunInterrupted | KeyboardInterrupt)
-        text = error.message if isinstance(error, FtkitError) else describe_exception(error)
-        announcer.ended("interrupted" if interrupted else "failed", None, text)
-        raise
-    best = next((r for r in session.run.records() if r["epoch"] == session.progress.best_epoch), None)
-    announcer.ended("done", best, None)
+    order = 500
 
-
-class Announcer(Listener):
-    """Passes everything on to another listener, and to plugins what they listen to."""
-
-    def __init__(self, listener: Listener, registry: Registry, run: RunFolder, flag: StopFlag, resumed: bool) -> None:
-        self._listener = listener
-        self._run = run
-        self._flag = flag
-        self._resumed = resumed
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        session, registry = trainer.session, trainer.session.plan.resolved.registry
+        self._run = session.run
+        self._flag = session.flag
+        self._note = session.listener.note
         self._failed: set[tuple[str, str]] = set()
         self._plugins: list[Plugin] = [plugin for plugin in registry.plugins() if plugin.event_hooks]
         self._threads = {plugin.owner.name: PluginThread(plugin.owner.name) for plugin in self._plugins}
         for fault in registry.new_faults():
-            listener.note(str(fault))
+            self._note(str(fault))
 
-    def started(self, event: Start) -> None:
-        self._listener.started(event)
-        self._tell("ftkit_run_start", plan=event.plan.to_json(), resumed=self._resumed)
+    def on_open(self) -> None:
+        self._tell("ftkit_run_start", plan=self.trainer.session.plan.to_json(), resumed=self.trainer.resume)
 
-    def phase_started(self, phase: Phase, trainable: int) -> None:
-        self._listener.phase_started(phase, trainable)
+    def on_epoch_recorded(self, record: Mapping[str, Any]) -> None:
+        self._tell("ftkit_epoch_end", record=dict(record))
 
-    def step_done(self, event: StepDone) -> None:
-        self._listener.step_done(event)
-
-    def epoch_done(self, event: EpochDone) -> None:
-        self._listener.epoch_done(event)
-        self._tell("ftkit_epoch_end", record=dict(event.record))
-
-    def note(self, text: str) -> None:
-        self._listener.note(text)
-
-    def ended(self, status: str, record: Mapping[str, Any] | None, error: str | None) -> None:
-        """The run is over; nothing more is told."""
-        self._tell("ftkit_run_end", status=status, record=record, error=error)
+    def on_exit(self, error: BaseException | None) -> None:
+        """Call `ftkit_run_end`, and end the plugins' threads."""
+        if error is None:
+            best = next((r for r in self._run.records() if r["epoch"] == self.trainer.best.best.epoch), None)
+            self._tell("ftkit_run_end", status="done", record=best, error=None)
+        else:
+            interrupted = isinstance(error, RunInterrupted | KeyboardInterrupt)
+            text = error.message if isinstance(error, FtkitError) else describe_exception(error)
+            self._tell("ftkit_run_end", status="interrupted" if interrupted else "failed", record=None, error=text)
         for thread in self._threads.values():
             thread.close()
 
@@ -93,24 +67,22 @@ class Announcer(Listener):
             if hook in plugin.event_hooks and not thread.hangs:
                 # Each gets facts of its own: what one does to them is no other's affair.
                 function = partial(getattr(plugin.hooks, hook), run=self._run.path, **deepcopy(facts))
-                self._note_failure(plugin.owner.name, hook, thread.call(function, seconds, urgent))
+                self._report_failure(plugin.owner.name, hook, thread.call(function, seconds, urgent))
 
     def _allowed(self, hook: str) -> float:
         """Seconds that a listener has."""
         seconds = plugin_timeout() * (AT_THE_END if hook == "ftkit_run_end" else 1)
         return seconds if self._flag.signum is None else min(seconds, AFTER_A_SIGNAL)
 
-    def _note_failure(self, plugin: str, hook: str, made: Call) -> None:
+    def _report_failure(self, plugin: str, hook: str, made: Call) -> None:
         if made.gave_up is not None:
             limit = "" if "came after" in made.gave_up else f" ({TIMEOUT} sets the limit)"
-            self._listener.note(
-                f"plugin {plugin!r} hangs in {hook}: {made.gave_up}{limit}; it isn't called again in this run"
-            )
+            self._note(f"plugin {plugin!r} hangs in {hook}: {made.gave_up}{limit}; it isn't called again in this run")
         elif made.error is not None and (plugin, hook) not in self._failed:
             self._failed.add((plugin, hook))
             place = plugin_location(made.error)
             where = f" ({place[1]})" if place is not None else ""
-            self._listener.note(f"plugin {plugin!r} failed in {hook}: {describe_exception(made.error)}{where}")
+            self._note(f"plugin {plugin!r} failed in {hook}: {describe_exception(made.error)}{where}")
 
 
 def _new_signal(flag: StopFlag) -> Callable[[], str | None]:

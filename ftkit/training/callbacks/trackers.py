@@ -1,6 +1,6 @@
 """Records sent to TensorBoard, Weights & Biases and MLflow as well, through accelerate's trackers.
 
-A run is one run there too, however often it is stopped: what was sent, and to which run, stands in the run
+A run is one run there too, however often it is stopped: what was sent, and to which run, is in the run
 folder. An epoch that is trained again after a resume is the same to the bit, so it isn't sent again.
 """
 
@@ -21,6 +21,7 @@ from ftkit.config.load import to_yaml
 from ftkit.errors import FtkitError, one_line
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import dump_json
+from ftkit.training.callbacks.trainer_callback import TrainerCallback
 
 if TYPE_CHECKING:
     from ftkit.config.schema import Config
@@ -37,16 +38,16 @@ PICTURE = 320
 """Pixels that the picture's side should have."""
 
 FAILURES = (Exception, SystemExit)
-"""Whatever a tracker's own package, file system or server comes up with."""
+"""What a tracker's own package, file system or server may raise."""
 
 
 @dataclass
 class Sent:
-    """What the run folder remembers of the trackers.
+    """What was sent, as the run folder has it.
 
     Attributes:
         epoch: The last one sent; -1 before the first.
-        ids: The run's own id in each tracker that has ids.
+        ids: The run's id in each tracker that has ids.
         missed: Epochs that a tracker failed to take, by tracker.
     """
 
@@ -55,24 +56,68 @@ class Sent:
     missed: dict[str, list[int]] = field(default_factory=dict)
 
 
-def start_trackers(session: Session) -> None:
-    """Begin the run in each tracker that the config names, or go on with it there.
+class Trackers(TrainerCallback):
+    """Sends the run to each tracker that the config names; in the main process alone."""
 
-    Raises:
-        FtkitError: A tracker can't be started; the message names it, and says why.
-    """
-    names, accelerator = session.plan.config.tracker, session.accelerator
-    if not names or not accelerator.is_main_process:
-        return
-    known = session.run.trackers.exists()
-    sent = _sent(session)
-    for name in dict.fromkeys(names):
-        try:
-            _start(session, name, sent, known)
-        except FAILURES as error:
-            stop_trackers(session)
-            raise FtkitError(f"--tracker {name}: {_reason(error)}", "mend it, or drop it") from error
-    _remember(session, sent)
+    order = 300
+
+    def on_open(self) -> None:
+        """Start the run in each tracker, or resume it there.
+
+        Raises:
+            FtkitError: A tracker can't be started; names it and the reason.
+        """
+        session, names = self.trainer.session, self.trainer.session.plan.config.tracker
+        if not names:
+            return
+        known = session.run.trackers.exists()
+        sent = _sent(session)
+        for name in dict.fromkeys(names):
+            try:
+                _start(session, name, sent, known)
+            except FAILURES as error:
+                self.on_exit(None)
+                raise FtkitError(f"--tracker {name}: {_reason(error)}", "mend it, or drop it") from error
+        _remember(session, sent)
+
+    def on_epoch_recorded(self, record: Mapping[str, Any]) -> None:
+        """Send one epoch's record to each tracker, unless it was sent before the run was stopped.
+
+        A tracker that fails loses its own records, and affects neither the training nor other trackers: everything is
+        in the run folder anyway. Its first failure is reported at once, and all of its missing epochs at the end.
+        """
+        session, epoch = self.trainer.session, record["epoch"]
+        sent, evaluation = _sent(session), self.trainer.validation.trained.evaluation
+        if not session.accelerator.trackers or epoch <= sent.epoch:
+            return
+        for tracker in session.accelerator.trackers:
+            try:
+                tracker.log(scalars(record), step=epoch)
+                if evaluation.has_confusion:
+                    _CONFUSION[tracker.name](tracker, evaluation, epoch)
+            except FAILURES as error:
+                missed = sent.missed.setdefault(tracker.name, [])
+                if not missed:
+                    session.listener.note(
+                        f"tracker {tracker.name} failed at epoch {epoch}: {_reason(error)}; the training and other "
+                        "trackers go on, and its missing epochs are listed at the end"
+                    )
+                missed.append(epoch)
+        sent.epoch = epoch
+        _remember(session, sent)
+
+    def on_exit(self, error: BaseException | None) -> None:
+        """Finish sending, and report what wasn't sent; the run in the trackers can be resumed."""
+        session = self.trainer.session
+        for tracker in session.accelerator.trackers:
+            try:
+                tracker.finish()
+            except FAILURES as failure:
+                session.listener.note(f"tracker {tracker.name} failed to finish: {_reason(failure)}")
+            missed = _sent(session).missed.get(tracker.name)
+            if missed:
+                session.listener.note(f"tracker {tracker.name} lacks epoch {', '.join(map(str, missed))}")
+        session.accelerator.trackers.clear()
 
 
 def _start(session: Session, name: str, sent: Sent, known: bool) -> None:
@@ -83,45 +128,6 @@ def _start(session: Session, name: str, sent: Sent, known: bool) -> None:
         _send_config(tracker, session.plan.config)
     if name == "mlflow":
         sent.ids[name] = tracker.tracker.info.run_id
-
-
-def track(session: Session, record: Mapping[str, Any], evaluation: Evaluation) -> None:
-    """Send one epoch's record to each tracker, unless it was sent before the run was stopped.
-
-    A tracker that fails costs its own records, and neither the training nor those of the others: everything is in the
-    run folder anyway. Its first failure is reported when it happens, and all of its missing epochs at the end.
-    """
-    sent, epoch = _sent(session), record["epoch"]
-    if not session.accelerator.trackers or epoch <= sent.epoch:
-        return
-    for tracker in session.accelerator.trackers:
-        try:
-            tracker.log(scalars(record), step=epoch)
-            if evaluation.has_confusion:
-                _CONFUSION[tracker.name](tracker, evaluation, epoch)
-        except FAILURES as error:
-            missed = sent.missed.setdefault(tracker.name, [])
-            if not missed:
-                session.listener.note(
-                    f"tracker {tracker.name} failed at epoch {epoch}: {_reason(error)}; the training and other "
-                    "trackers go on, and its missing epochs are listed at the end"
-                )
-            missed.append(epoch)
-    sent.epoch = epoch
-    _remember(session, sent)
-
-
-def stop_trackers(session: Session) -> None:
-    """Have everything sent, and say what wasn't; the run in the trackers can be gone on with."""
-    for tracker in session.accelerator.trackers:
-        try:
-            tracker.finish()
-        except FAILURES as error:
-            session.listener.note(f"tracker {tracker.name} failed to finish: {_reason(error)}")
-        missed = _sent(session).missed.get(tracker.name)
-        if missed:
-            session.listener.note(f"tracker {tracker.name} lacks epoch {', '.join(map(str, missed))}")
-    session.accelerator.trackers.clear()
 
 
 def _reason(error: BaseException) -> str:
@@ -135,7 +141,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
         part, _, name = key.partition("_")
         if isinstance(value, Mapping):
             flat |= {f"{key}/{group}": number for group, number in value.items()}
-        elif key != "epoch":
+        elif not isinstance(value, str) and key != "epoch":
             flat[f"{part}/{name}" if part in ("train", "val") else key] = value
     return {name: float(value) for name, value in flat.items() if value is not None and math.isfinite(value)}
 

@@ -7,6 +7,7 @@ nothing comes out of: announced as trained, they would stay as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,23 @@ DRAWS, DRAWS_OF_SEVERAL = 3, 8
 processes must know whether it does: each waits for the gradients of all."""
 
 
-def require_gradients(session: Session) -> None:
+@dataclass(frozen=True)
+class GradientReach:
+    """Which parameters that are to train get a gradient.
+
+    Attributes:
+        unreached: Names of those that get none.
+        varies: Whether some get one in one pass and not in another.
+    """
+
+    unreached: frozenset[str] = frozenset()
+    varies: bool = False
+
+
+def require_gradients(session: Session) -> GradientReach:
     """Try one backward pass with all that the schedule ever trains, and say what gets no gradient.
 
-    Nothing changes by it: neither weights, nor buffers, nor random numbers. Names of single parameters that get none
-    are left in `session.unreached`, and in `session.branches` whether a gradient reaches some in one pass and not in
-    another.
+    Nothing changes by it: neither weights, nor buffers, nor random numbers.
 
     Raises:
         RequestError: All of a layer group, or anything that the strategy has put into the network, gets none.
@@ -39,17 +51,17 @@ def require_gradients(session: Session) -> None:
     plan, built = session.plan, session.built
     thawed = {group for phase in plan.schedule.phases for group in phase.trainable}
     if not thawed:
-        return
-    without, branches, known = set[str](), False, True
+        return GradientReach()
+    without, varies, known = set[str](), False, True
     try:
-        without, branches = _without_gradient(session, thawed)
+        without, varies = _without_gradient(session, thawed)
     except torch.OutOfMemoryError:
         known = False
     # Python's own random numbers may take other branches in each process; all must wait for the same gradients.
-    session.branches = bool(max_over_processes(session.accelerator, int(branches)))
+    varies = bool(max_over_processes(session.accelerator, int(varies)))
     if not known:
         session.listener.note("whether all that trains gets a gradient isn't known: memory ran out while it was tried")
-        return
+        return GradientReach(varies=varies)
     groups = {group: [name for name in names if name in without] for group, names in built.members.items()}
     _require_reached(groups, built.members, built.added, plan.config.strategy.name)
     for group, names in groups.items():
@@ -58,7 +70,7 @@ def require_gradients(session: Session) -> None:
                 f"{len(names)} of {len(built.members[group])} parameters of {group} get no gradient, so they stay as "
                 f"they are: {few(names)}"
             )
-    session.unreached = frozenset(without)
+    return GradientReach(frozenset(without), varies)
 
 
 def _require_reached(

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ftkit.data.loading import loader
 from ftkit.data.loading.seeds import derive
-from ftkit.data.loading.unreadable_images import skip_unreadable
 from ftkit.distributed.processes import broadcast_tensor
 from ftkit.errors import RequestError
 from ftkit.evaluation.collect import CheckBatch, OnBatch, collect_outputs, evaluation_shard
@@ -25,6 +24,7 @@ from ftkit.parts.task import HeadFit
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ftkit.activation_cache.feed import Feed
     from ftkit.models.compute.devices import Compute
     from ftkit.training.session import Session
 
@@ -36,12 +36,13 @@ class NoProbeError(RequestError):
         super().__init__(reason, "give --no-probe, or a backbone with one linear layer as its head")
 
 
-def probe_head(session: Session, on_batch: OnBatch | None = None) -> HeadFit:
+def probe_head(session: Session, feed: Feed, on_batch: OnBatch | None = None) -> HeadFit:
     """Solve the head on the training images as they are, and put the solution into the network.
 
     Every process computes the features of its share; the main one solves, and all take its fit.
 
     Args:
+        feed: Of cached activations, where the probe uses them.
         on_batch: Called after each batch of features.
 
     Raises:
@@ -49,7 +50,7 @@ def probe_head(session: Session, on_batch: OnBatch | None = None) -> HeadFit:
         FtkitError: Features aren't finite; in every process, so that none waits for another.
     """
     layer = head_layer(session.network, session.plan.backbone.head[0])
-    features, labels = training_features(session, layer, on_batch)
+    features, labels = training_features(session, feed, layer, on_batch)
     require_features(features, session.split("train").names)
     classes, balanced = session.plan.num_classes, session.plan.config.balance != "none"
     seed = derive(session.plan.config.seed, "probe") % 2**32
@@ -79,16 +80,16 @@ def head_layer(network: nn.Module, name: str) -> nn.Linear:
     return layer
 
 
-def training_features(session: Session, layer: nn.Linear, on_batch: OnBatch | None = None) -> tuple[Tensor, Tensor]:
+def training_features(
+    session: Session, feed: Feed, layer: nn.Linear, on_batch: OnBatch | None = None
+) -> tuple[Tensor, Tensor]:
     """What the head sees of each training image, float32 `(n, features)`, and the labels `(n,)`."""
-    train = session.plan.splits.train
-    assert train is not None, "make_plan refuses data without a training split"
     accelerator = session.accelerator
-    skip = partial(skip_unreadable, session, "train")
-    if session.feed is not session.uncached:
-        loader = session.feed.train_loader
-        return head_inputs(session.feed.eval_model, layer, loader, accelerator, session.compute, on_batch, skip)
-    loader = evaluation_shard(session.plan, train, session.workers, accelerator)
+    skip = partial(session.unreadable.readable, "train")
+    if feed is not session.uncached:
+        loader = feed.train_loader
+        return head_inputs(feed.eval_model, layer, loader, accelerator, session.compute, on_batch, skip)
+    loader = evaluation_shard(session.plan, session.split("train"), session.workers, accelerator)
     return head_inputs(session.network, layer, loader, accelerator, session.compute, on_batch, skip)
 
 

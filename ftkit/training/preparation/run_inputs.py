@@ -28,8 +28,8 @@ from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import Plan, schedule_change
 from ftkit.runs.checkpoint import has_checkpoint
 from ftkit.runs.run_folder import RunFolder
+from ftkit.training.checkpoint_state import versions
 from ftkit.training.session import Session
-from ftkit.training.state import versions
 
 MOST_OPENED = 10_000
 """Images that are in no files and have no stamp must be opened to be known; of more, so many are, evenly spread."""

@@ -18,8 +18,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.models.build import build_bare
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import restored
+from ftkit.planning.run_plan import Plan
 
 LEAST, MOST = 0.005, 0.1
 """Parts of a network's parameters: what has fewer is gathered with the rest, what has more is cut if it can be."""
@@ -134,6 +136,18 @@ def gathered(tensors: Mapping[str, Any], keep: bool) -> dict[str, Any]:
         if keep:
             found[name] = whole
     return found
+
+
+def network_to_save(network: nn.Module, shards: Shards | None, plan: Plan, is_main: bool) -> nn.Module:
+    """The network; where it is sharded, in the main process a whole copy on the CPU. All processes must call this."""
+    if shards is None:
+        return network
+    state = gathered(network.state_dict(), is_main)
+    if not is_main:
+        return network
+    copy = build_bare(plan)
+    copy.load_state_dict(state)
+    return copy
 
 
 def own(tensor: Tensor) -> Tensor:

@@ -234,6 +234,10 @@ class Config(Section):
     """Keep the pretrained head, whose classes must be the data's; a model's are put into the data's order by name."""
     head: Head = Head()
     """What the classifier on top is made of."""
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    """Stochastic-depth rate of the backbone's last block, growing linearly from 0 over its blocks; unset, its own."""
+    backbone_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout rate of the backbone's own dropout layers; unset, their own."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()
     """What to do otherwise than the weights were trained with."""
     augment: Named = Choice(name="light")

@@ -48,6 +48,8 @@ MODULES = (
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
     "ftkit.builtin.losses.multiclass",
+    "ftkit.builtin.image_transforms.torchvision_transforms",
+    "ftkit.builtin.batch_transforms.mixing",
 )
 
 

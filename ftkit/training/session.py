@@ -23,6 +23,7 @@ from ftkit.models.compute.devices import Compute, compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.identity import network_facts
 from ftkit.models.logits import check_outputs
+from ftkit.models.regularisation import set_regularisation
 from ftkit.models.weights.drift import Known
 from ftkit.optim.optimizers import build_optimizer
 from ftkit.parts.dataset import Split, SplitName
@@ -36,7 +37,7 @@ from ftkit.training.steppers.fsdp import Shards, check_can_shard
 from ftkit.training.steppers.plain import PlainStepper, Stepper
 from ftkit.training.steppers.zero import require_zero
 from ftkit.training.stop_signals import StopFlag
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
     built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
     facts = network_facts(built.network)
+    set_regularisation(built.network, plan.backbone, config.drop_path, config.backbone_dropout)
     preprocessing = plan.preprocessing
     compute = compute_of(accelerator)
     if config.zero_stage:
@@ -207,11 +209,11 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     )
     kept = {name: one.pixels for name, one in decoded.items()}
     on_device = transforms_on_device(plan, compute)
-    change = image_transforms.training(preprocessing, plan.augmentation)
+    change = pipeline.training(preprocessing, plan.augmentation, plan.image_transforms)
     samples = loader.Samples(train, change, config.seed, kept.get("train"), on_device)
     shape, judge = (
         (preprocessing.channels, preprocessing.size, preprocessing.size),
-        image_transforms.evaluation(preprocessing),
+        pipeline.evaluation(preprocessing),
     )
     uncached = Feed(
         built.network,

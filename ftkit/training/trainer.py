@@ -42,6 +42,7 @@ from ftkit.training.callbacks.saving import checkpoint_is_due, write_checkpoint
 from ftkit.training.callbacks.trackers import stop_trackers
 from ftkit.training.epoch_end import Outcome, finish_epoch, finish_run, train_record
 from ftkit.training.events import Listener
+from ftkit.training.mixing import transform_batch
 from ftkit.training.preparation.disk_space import require_room
 from ftkit.training.preparation.gradient_check import require_gradients
 from ftkit.training.preparation.run_inputs import require_same_inputs, write_inputs
@@ -216,6 +217,7 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
         batch = skip_unreadable(session, "train", next(batches)).to(session.compute)
         if not has_enough_images(session, batch, len(batch) + len(batch.failures)):
             continue
+        batch = transform_batch(session, batch, step * plan.batches.accumulate + part)
         seed_step(session, step * plan.batches.accumulate + part)
         last = part == plan.batches.accumulate - 1
         with session.stepper.adding(last), compiler_faults(plan.config.compile):
@@ -236,10 +238,11 @@ def train_step(session: Session, batches: Iterator[Any], step: int) -> None:
 
 
 def batch_loss(session: Session, batch: Batch) -> Tensor:
-    """Sum of the images' losses, auxiliary classifiers included; counts what the classifier got right.
+    """Sum of the images' losses, auxiliary classifiers included; counts loss and accuracy of the classifier.
 
-    What is counted is the plain cross entropy, so that the record can be laid beside the validation loss
-    whatever is smoothed or weighted.
+    The counted loss is the plain cross entropy, comparable with the validation loss whatever is smoothed or weighted.
+    Of images that a batch transform has mixed, it is the cross entropy with the mixed targets, and a prediction counts
+    as right where it is the class with the largest share.
     """
     if not len(batch):
         return idle_loss(session, batch)
@@ -248,7 +251,8 @@ def batch_loss(session: Session, batch: Batch) -> Tensor:
     logits, auxiliary = split_outputs(outputs)
     with torch.no_grad():
         plain = cross_entropy(logits, batch.labels, reduction="sum")
-        correct = (logits.argmax(1) == batch.labels).sum()
+        classes = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
+        correct = (logits.argmax(1) == classes).sum()
         session.totals += torch.stack([plain.double(), correct.double(), plain.new_tensor(len(batch)).double()])
     return session.loss(logits, batch.labels, auxiliary)
 

@@ -36,7 +36,7 @@ from ftkit.evaluation.evaluator import evaluate_bundle
 from ftkit.models.build import BuiltModel, build_model
 from ftkit.models.bundle import load_bundle
 from ftkit.models.parameter_groups import assign
-from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.pipeline import evaluation, training
 
 EPOCHS, BATCH = 10, 32
 CASES = ("cifar10-10", "cifar10-50", "hymenoptera-64")

@@ -29,7 +29,7 @@ from ftkit.data.loading.loader import Samples
 from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
 from ftkit.transforms.augmentation import Standard, Strong
-from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.pipeline import evaluation, training
 from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 PREPROCESSING = Preprocessing()

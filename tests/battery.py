@@ -35,7 +35,7 @@ from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import own
 from ftkit.training.steppers.zero import ZeroStepper
 from ftkit.training.trainer import Trainer
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 from ftkit.transforms.preprocessing import Preprocessing
 from tests.evaluating import evaluate
 from tests.stopping import StopAt
@@ -274,7 +274,7 @@ def metrics(sizes: list[int]) -> list[int]:
     wrong = []
     for size in sizes:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
-        transform = image_transforms.evaluation(PREPROCESSING)
+        transform = pipeline.evaluation(PREPROCESSING)
         share = evaluation_loader(split, transform, 7, 0, accelerator.process_index, accelerator.num_processes)
         together = collect.collect_outputs(network, share, accelerator, compute_of(accelerator))
         logits, labels, _ = collect.infer(network, evaluation_loader(split, transform, 7, 0), compute_of(accelerator))

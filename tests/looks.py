@@ -6,7 +6,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ftkit.data.loading.pixels import pixels_of
-from ftkit.transforms.image_transforms import Transform
+from ftkit.transforms.pipeline import Transform
 
 
 def seen(transform: Transform, image: Image) -> Tensor:

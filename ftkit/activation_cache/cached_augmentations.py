@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftkit.data.loading import loader
 from ftkit.data.loading.order import Key
 from ftkit.parts.dataset import Split
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 
 UNAUGMENTED = 0
 """The variant without augmentation, as in evaluation; the others are augmented."""
@@ -17,13 +17,13 @@ class AugmentedSamples(loader.Samples):
     def __init__(
         self,
         split: Split,
-        plain: image_transforms.Transform,
-        augmented: image_transforms.Transform,
+        plain: pipeline.Transform,
+        augmented: pipeline.Transform,
         seed: int,
         pixels: loader.Pixels | None,
     ) -> None:
         super().__init__(split, plain, seed, pixels)
         self.augmented = augmented
 
-    def transform_of(self, key: Key) -> image_transforms.Transform:
+    def transform_of(self, key: Key) -> pipeline.Transform:
         return self.transform if key[0] == UNAUGMENTED else self.augmented

@@ -22,7 +22,17 @@ from ftkit.models.identity import graph_identity
 from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import Modes, modes_of
 
-_RANDOM = ("dropout", "drop_path", "stochastic_depth", "rand", "bernoulli", "multinomial", "normal", "exponential")
+_RANDOM = (
+    "dropout",
+    "drop_path",
+    "stochastic_depth",
+    "stochasticdepth",
+    "rand",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "exponential",
+)
 """Parts of the names of functions that draw random numbers, unless they are called with `training=False`."""
 _DEEPEST = 3
 """Places that are tried, from the deepest on. No network is known that fails at three and works at another."""

@@ -29,9 +29,10 @@ from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key, Shard
 from ftkit.distributed.collectives import max_over_processes
 from ftkit.files.cache_folder import CHUNK, CacheStore, activation_folder
+from ftkit.models.identity import code_identity
 from ftkit.parts.dataset import SplitName
 from ftkit.strategies.schedule import Phase
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 
 if TYPE_CHECKING:
     from ftkit.training.session import Session
@@ -211,8 +212,8 @@ class RunCache:
 
     def _samples(self, split: SplitName) -> AugmentedSamples:
         plan = self.session.plan
-        plain = image_transforms.evaluation(plan.preprocessing)
-        augmented = image_transforms.training(plan.preprocessing, plan.augmentation)
+        plain = pipeline.evaluation(plan.preprocessing)
+        augmented = pipeline.training(plan.preprocessing, plan.augmentation, plan.image_transforms)
         pixels = self.session.pixels(split)
         return AugmentedSamples(self.session.split(split), plain, augmented, plan.config.seed, pixels)
 
@@ -223,7 +224,8 @@ class RunCache:
             about = f"{plan.backbone.name} after {cut.name}: {count:,} {_about(split, variant)}"
             try:
                 prefix_key = self._keys.prefix_key(cut.name)
-                drawn = [plan.config.seed, variant, repr(plan.augmentation)] if variant != UNAUGMENTED else []
+                changes = [repr(plan.augmentation), *map(code_identity, plan.image_transforms)]
+                drawn = [plan.config.seed, variant, *changes] if variant != UNAUGMENTED else []
                 key = table_key(prefix_key, self.session.image_digests(split).digest, plan.preprocessing, drawn)
                 recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, variant)
                 spec = TableSpec(key, about, count, cut, prefix_key)

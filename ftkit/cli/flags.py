@@ -78,6 +78,10 @@ def _comma_separated(text: str) -> list[str]:
     return text.split(",")
 
 
+def _with_alpha(name: str) -> Callable[[str], list[dict[str, str]]]:
+    return lambda text: [{"name": name, "alpha": text}]
+
+
 FLAGS: tuple[Flag, ...] = (
     Flag(
         ("--data",),
@@ -111,6 +115,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--channels",), "preprocessing.channels", "1|3", "Input channels; 1 for greyscale.", MODEL, ("1", "3")),
     Flag(("--head-hidden",), "head.hidden", "N", "Width of a hidden layer in the head.", MODEL),
     Flag(("--head-dropout",), "head.dropout", "RATE", "Dropout rate before the last layer of the head.", MODEL),
+    Flag(("--drop-path",), "drop_path", "RATE", "Stochastic-depth rate of the backbone's last block.", MODEL),
+    Flag(("--backbone-dropout",), "backbone_dropout", "RATE", "Rate of the backbone's own dropout layers.", MODEL),
     Flag(("--image-size",), "preprocessing.size", "PIXELS", "Height and width of the network's input.", MODEL),
     Flag(
         ("--strategy",),
@@ -158,6 +164,23 @@ FLAGS: tuple[Flag, ...] = (
         "batch_transforms",
         repeats=True,
     ),
+    Flag(
+        ("--mixup",),
+        "batch_transforms",
+        "ALPHA",
+        "Mixup: mix images by weights from Beta(ALPHA, ALPHA).",
+        TRAINING,
+        parse=_with_alpha("mixup"),
+    ),
+    Flag(
+        ("--cutmix",),
+        "batch_transforms",
+        "ALPHA",
+        "CutMix: exchange rectangles; areas from Beta(ALPHA, ALPHA).",
+        TRAINING,
+        parse=_with_alpha("cutmix"),
+    ),
+    Flag(("--random-erasing",), "augment.erase", "P", "Probability of erasing a random rectangle.", TRAINING),
     Flag(("--loss",), "loss.name", "NAME", "Training loss.", TRAINING, "losses"),
     Flag(("--label-smoothing",), "label_smoothing", "FACTOR", "Label-smoothing factor, 0 to 1.", TRAINING),
     Flag(("--clip-grad",), "clip_grad", "NORM", "Clip the gradient norm to this.", TRAINING),

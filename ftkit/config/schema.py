@@ -130,6 +130,10 @@ class Config(Section):
     """Keep the pretrained head. Its classes must be those of the data; they are reordered by name."""
     head: Head = Head()
     """The classifier head."""
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    """Stochastic-depth rate of the backbone's last block, growing linearly from 0 over its blocks; unset, its own."""
+    backbone_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout rate of the backbone's own dropout layers; unset, their own."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()
     """Overrides of the preprocessing that the weights were trained with."""
     augment: Named = Choice(name="light")

@@ -13,7 +13,7 @@ from ftkit.data.loading.loader import Batch, evaluation_loader, require_readable
 from ftkit.models.compute.devices import Compute
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -19,7 +19,7 @@ from ftkit.models.bundle import Loaded
 from ftkit.models.compute.memory_format import cast
 from ftkit.parts.dataset import Split
 from ftkit.parts.metric import Metric
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 
 
 def evaluate_bundle(

@@ -32,7 +32,7 @@ from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
 from ftkit.tasks.head_fit import cross_validated
 from ftkit.training.preparation.probe import NoProbeError, head_inputs, head_layer
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 
 MOST = 2000
 """Training images that are looked at; more would take longer and say the same."""
@@ -141,7 +141,7 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
     compute = choose_memory_format(network, compute_of(accelerator), preprocessing.channels, preprocessing.size)
     check_outputs(network, plan, compute, training=False)
     layer = head_layer(network, plan.backbone.head[0])
-    samples = loader.Samples(images, image_transforms.evaluation(preprocessing))
+    samples = loader.Samples(images, pipeline.evaluation(preprocessing))
     # One process alone, since others have a share each and need not see the same folder.
     store = store_of(config.cache) if accelerator.num_processes == 1 else None
     frozen = (

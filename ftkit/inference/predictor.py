@@ -21,7 +21,7 @@ from ftkit.models.compute.memory_format import cast
 from ftkit.models.model_source import locate_model
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 from ftkit.transforms.preprocessing import Preprocessing
 
 

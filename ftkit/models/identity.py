@@ -64,6 +64,11 @@ def graph_identity(traced: fx.GraphModule) -> str:
     return _digits([traced.code, modules, [description.of(function) for function in called]])
 
 
+def code_identity(value: object) -> str:
+    """Digest of a value's code and attributes, such as a plugin's transform."""
+    return _digits(_Description(lambda tensor: tensor).of(value))
+
+
 class _Description:
     """Describes values as JSON has them.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ftkit.config.choices import LISTS
 from ftkit.config.load import Resolved, build
 from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import check_description, error_prefix
@@ -18,6 +17,7 @@ from ftkit.metrics.selection import check_defined, run_metrics
 from ftkit.optim.rates import check_group_rates
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
+from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import class_counts
 from ftkit.planning.cost import count_parameters
@@ -29,9 +29,9 @@ from ftkit.planning.weight_source import WeightSource, choose_weights, require_h
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
-from ftkit.transforms.augmentation import check_channels
+from ftkit.transforms.augmentation import Augmentation, check_channels
 
-NOT_YET = ("image_transforms", "batch_transforms", "callbacks")
+NOT_YET = ("callbacks",)
 """Sections of the config that nothing in a run takes yet."""
 
 
@@ -72,6 +72,7 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
     if planned > config.epochs:
         raise RequestError(f"extended_from is {planned}, but epochs is {config.epochs}", "raise epochs, or drop it")
     schedule = make_schedule(strategy, backbone, planned, config.strategy.name).extended(config.epochs - planned)
+    augmentation: Augmentation = build(resolved, "augment")
     plan = Plan(
         resolved=resolved,
         backbone=backbone,
@@ -83,8 +84,10 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
         schedule=schedule,
         splits=splits,
         preprocessing=preprocessing,
-        augmentation=build(resolved, "augment"),
-        **{section: build(resolved, section) for section in LISTS if section != "metrics"},
+        augmentation=augmentation,
+        image_transforms=(*_of_level(resolved, augmentation), *build(resolved, "image_transforms")),
+        batch_transforms=build(resolved, "batch_transforms"),
+        callbacks=build(resolved, "callbacks"),
         metrics=run_metrics(resolved, build(resolved, "task"), len(splits.classes)),
         weights=weights,
         head=head,
@@ -94,6 +97,12 @@ def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | Non
     )
     _means_checked(plan)  # What else is wrong with the request should be said before the images are read.
     return _means_checked(_screened(plan, tell, run))
+
+
+def _of_level(resolved: Resolved, augmentation: Augmentation) -> tuple[ImageTransform, ...]:
+    """The image transform that the augmentation level adds."""
+    name = augmentation.image_transform
+    return (resolved.registry.image_transforms.get(name)(),) if name else ()
 
 
 def _screened(plan: Plan, tell: Tell | None, run: RunFolder | None) -> Plan:

@@ -106,7 +106,8 @@ class Plan:
             augmentations=self.config.cache.augmentations,
             sharded=self.config.fsdp,
             train_bn=self.config.train_bn,
-            augmented=not isinstance(self.augmentation, Unchanged),
+            augmented=not isinstance(self.augmentation, Unchanged) or bool(self.image_transforms),
+            batch_transforms=tuple(item.name for item in self.config.batch_transforms),
             resampled=self.config.balance == "sampler",
             probe=self.probe is not None,
         )
@@ -185,6 +186,8 @@ class Plan:
             "duplicates": sum(not one.contradicts for one in self.findings.duplicates),
             "contradictions": sum(one.contradicts for one in self.findings.duplicates),
             "head": asdict(self.head),
+            "drop_path": self.config.drop_path,
+            "backbone_dropout": self.config.backbone_dropout,
             "preprocessing": asdict(self.preprocessing),
             "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
             "strategy": {"name": self.config.strategy.name, **asdict(self.strategy)},  # type: ignore[call-overload]

@@ -52,6 +52,8 @@ MODULES = (
     "ftkit.builtin.curves.curves",
     "ftkit.builtin.losses.multiclass",
     "ftkit.builtin.optimizers.torch_optimizers",
+    "ftkit.builtin.image_transforms.torchvision_transforms",
+    "ftkit.builtin.batch_transforms.mixing",
 )
 
 

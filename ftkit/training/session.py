@@ -22,6 +22,7 @@ from ftkit.models.compute.devices import Compute, compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.identity import network_facts
 from ftkit.models.logits import check_outputs
+from ftkit.models.regularisation import set_regularisation
 from ftkit.optim.optimizers import build_optimizer
 from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
@@ -34,7 +35,7 @@ from ftkit.training.events import Listener
 from ftkit.training.steppers.fsdp import check_can_shard
 from ftkit.training.steppers.zero import require_zero
 from ftkit.training.stop_signals import StopFlag
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
     built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
     facts = network_facts(built.network)
+    set_regularisation(built.network, plan.backbone, plan.config.drop_path, plan.config.backbone_dropout)
     compute = _place_network(built.network, plan, compute_of(accelerator), accelerator.num_processes)
     config = plan.config
     made = build_optimizer(
@@ -204,7 +206,7 @@ def _image_feed(
     size, on_device = plan.preprocessing, _augments_on_device(plan, compute)
     rank, world, pin = accelerator.process_index, accelerator.num_processes, accelerator.device.type == "cuda"
     pixels = {name: one.pixels for name, one in decoded.items()}
-    change = image_transforms.training(size, plan.augmentation)
+    change = pipeline.training(size, plan.augmentation, plan.image_transforms)
     samples = loader.Samples(_split(plan, "train"), change, plan.config.seed, pixels.get("train"), on_device)
     return Feed(
         network,
@@ -212,7 +214,7 @@ def _image_feed(
         network,
         loader.evaluation_loader(
             _split(plan, "val"),
-            image_transforms.evaluation(size),
+            pipeline.evaluation(size),
             plan.config.batch_size,
             workers,
             rank,

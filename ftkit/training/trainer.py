@@ -32,6 +32,7 @@ from ftkit.training.steppers.fsdp import Shards, network_to_save
 from ftkit.training.steps.active_phase import ActivePhase, enter_phase, freeze
 from ftkit.training.steps.batch_loss import batch_loss, seed_step
 from ftkit.training.steps.epoch_totals import EpochTotals
+from ftkit.training.steps.mixing import transform_batch
 from ftkit.training.stopping import interruption, signal_that_came
 from ftkit.training.validation import Validation, validate
 
@@ -122,6 +123,7 @@ class Trainer:
             batch = session.unreadable.readable("train", next(batches)).to(session.compute)
             if not session.unreadable.has_enough(batch):
                 continue
+            batch = transform_batch(session, batch, step * plan.batches.accumulate + part)
             seed_step(session, step * plan.batches.accumulate + part)
             last = part == plan.batches.accumulate - 1
             with active.stepper.adding(last), compiler_faults(plan.config.compile):

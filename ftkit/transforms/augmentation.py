@@ -1,7 +1,7 @@
-"""Random changes of training images, as numbers: four levels, each with its parameters as options.
+"""Augmentation levels: random changes of training images, with their parameters as options.
 
-A network that never sees the same pixels twice learns what stays the same. What may change without changing
-the class is a matter of the data: mirror images turn letters into others, colours tell birds apart.
+Which changes keep the class depends on the data: a mirror image can turn one letter into another, and colours tell
+birds apart.
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ ERASED = (0.02, 0.33)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to training images beside their preprocessing. Fields are options of `augment`."""
+    """The random changes of training images. Fields are options of `augment`.
+
+    Attributes:
+        image_transform: Name of an image transform that the level adds after the crop; empty for none.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    image_transform: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
 class Unchanged(Augmentation):
-    """Training images are treated as in evaluation."""
+    """Training images are preprocessed as in evaluation."""
 
 
 @dataclass(frozen=True)
 class Changes(Augmentation):
-    """A random crop, and then what else is switched on, in the order of the fields.
+    """A random crop, and further changes in the order of the fields.
 
     Attributes:
-        scale: Least and greatest part of the area that the crop keeps.
-        ratio: Least and greatest ratio of the crop's width to its height.
-        flip: Probability of a mirror image.
-        rotate: Greatest angle, in degrees, to either side; corners take the mean colour.
-        brightness, contrast, saturation: Greatest change by a factor: 0.2 is from 0.8 to 1.2.
-        hue: Greatest turn of the colour circle to either side, in turns: at most 0.5.
-        trivial: One change of strength and kind drawn at random (TrivialAugment Wide, Müller and Hutter, 2021).
-        erase: Probability of a rectangle being replaced by the mean colour (Zhong et al., 2020).
-        erase_scale: Least and greatest part of the area that is replaced.
-        from_square: Crop from a square as wide as the image's shorter side, at a random place: a part of 80 %
-            doesn't fit into a 3:2 photograph, whose largest square is 67 % of it.
+        scale: Minimum and maximum share of the area that the crop keeps.
+        ratio: Minimum and maximum ratio of the crop's width to its height.
+        flip: Probability of a horizontal flip.
+        rotate: Maximum angle in degrees, to either side; corners are filled with the mean colour.
+        brightness, contrast, saturation: Maximum change of the factor: 0.2 means 0.8 to 1.2.
+        hue: Maximum shift of the hue to either side, in turns of the colour circle, at most 0.5.
+        trivial: TrivialAugment Wide (Müller and Hutter, 2021): one operation at a random magnitude.
+        erase: Probability of random erasing: a rectangle is filled with the mean colour (Zhong et al., 2020).
+        erase_scale: Minimum and maximum share of the area that is erased.
+        from_square: Crop from a square as wide as the image's shorter side, at a random place. A square of 80 % of the
+            area doesn't fit into a 3:2 photograph, whose largest square is 67 % of it.
     """
 
     scale: Range
@@ -73,15 +78,15 @@ class Changes(Augmentation):
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """The options in use that act on colour alone, so that grey images stay as they are."""
+        """The options in use that have no effect on grey images."""
         return tuple(name for name in ("saturation", "hue") if getattr(self, name))
 
 
 def check_channels(augmentation: Augmentation, channels: int) -> None:
-    """Refuse changes of colour where images have none.
+    """Refuse options without effect on grey images.
 
     Raises:
-        RequestError: Names the option that would do nothing.
+        RequestError: Names the option.
     """
     if channels == 1 and isinstance(augmentation, Changes) and augmentation.colours:
         raise RequestError(
@@ -92,7 +97,7 @@ def check_channels(augmentation: Augmentation, channels: int) -> None:
 
 @dataclass(frozen=True)
 class Light(Changes):
-    """Crops of 80 % or more of the largest square; nothing that could turn one class into another."""
+    """Random crops of 80 % or more of the largest square: safe for nearly all classes."""
 
     scale: Range = (0.8, 1.0)
     ratio: Range = (0.9, 1.1)
@@ -102,7 +107,7 @@ class Light(Changes):
 
 @dataclass(frozen=True)
 class Standard(Changes):
-    """Crops of 35 % or more, and mirror images: what the transfer-learning tutorials train with."""
+    """Random crops of 35 % or more and horizontal flips, as in transfer-learning tutorials."""
 
     scale: Range = (0.35, 1.0)
     ratio: Range = (3 / 4, 4 / 3)
@@ -111,22 +116,49 @@ class Standard(Changes):
 
 @dataclass(frozen=True)
 class Strong(Standard):
-    """Standard with TrivialAugment Wide and random erasing, as torchvision's later recipes have it.
+    """Standard with TrivialAugment Wide and random erasing, as in torchvision's newer recipes.
 
-    Those recipes train for hundreds of epochs; a run of a few may do better with less.
+    Those recipes train for hundreds of epochs; short runs may do better with less.
     """
 
     trivial: bool = True
     erase: float = 0.1
 
 
-LEVELS: dict[str, type[Augmentation]] = {"none": Unchanged, "light": Light, "standard": Standard, "strong": Strong}
+@dataclass(frozen=True)
+class WithTrivialAugment(Standard):
+    """Standard with TrivialAugment Wide (Müller and Hutter, 2021)."""
+
+    trivial: bool = True
+
+
+@dataclass(frozen=True)
+class WithRandAugment(Standard):
+    """Standard with RandAugment (Cubuk et al., 2020)."""
+
+    image_transform: ClassVar[str] = "randaugment"
+
+
+@dataclass(frozen=True)
+class WithAutoAugment(Standard):
+    """Standard with AutoAugment's policy for ImageNet (Cubuk et al., 2019)."""
+
+    image_transform: ClassVar[str] = "autoaugment"
+
+
+LEVELS: dict[str, type[Augmentation]] = {
+    "none": Unchanged,
+    "light": Light,
+    "standard": Standard,
+    "strong": Strong,
+    "trivialaugment": WithTrivialAugment,
+    "randaugment": WithRandAugment,
+    "autoaugment": WithAutoAugment,
+}
 
 
 def _check_range(name: str, values: Range, limit: float) -> None:
     low, high = values
     if not 0 < low <= high <= limit or high == float("inf"):
         most = f" and at most {limit:g}" if limit < float("inf") else ""
-        raise RequestError(
-            f"augment.{name} is {low:g} to {high:g}", f"give the least and the greatest, more than 0{most}"
-        )
+        raise RequestError(f"augment.{name} is {low:g} to {high:g}", f"give a minimum and a maximum, more than 0{most}")

@@ -1,8 +1,8 @@
-"""What is left of a transform once a worker has cropped an image: drawn by the worker, done with the whole batch.
+"""The transforms after the crop, on whole batches on the device.
 
-On a GPU, workers send pixels of 8 bits, a quarter of what the network takes, with the random numbers of all further
-changes beside them. The numbers are those that the worker would have drawn for itself (`input.transforms`), so that a
-sample is the same function of the seed either way, but for a few levels of 255.
+On a GPU, workers send 8-bit pixels, a quarter of the size of the network's input, together with the random numbers of
+all further changes. The worker draws the same numbers as in `transforms.pipeline`, so a sample is the same function of
+the seed either way, within a few levels of 255.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ftkit.transforms import device_operations as bc
+from ftkit.transforms import device_operations as ops
 from ftkit.transforms.augmentation import Changes
 from ftkit.transforms.preprocessing import Preprocessing
 
 RandomParams = dict[str, Tensor]
-"""Of one image, without a dimension for the batch: what it is and isn't there for depends on the transform alone."""
+"""The random numbers of one image, by name; the names depend on the transform alone."""
 
 BODY = "body"
-"""The box of what isn't a padded image's bars."""
+"""Name of the box of a padded image without its bars."""
 
 
 @dataclass(frozen=True)
 class DeviceTransforms:
-    """What is done with a batch.
+    """Turns batches of cropped images into the network's input.
 
     Attributes:
-        changes: None for what evaluation sees.
+        changes: None in evaluation.
     """
 
-    pre: Preprocessing
+    preprocessing: Preprocessing
     changes: Changes | None = None
 
     def __call__(self, pixels: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -42,27 +42,27 @@ class DeviceTransforms:
         Args:
             draws: `(b, ...)`, on the device of the pixels.
         """
-        fill = mean_colour(self.pre)
+        fill = mean_colour(self.preprocessing)
         if "flip" in params:
-            pixels = bc.flipped(pixels, params["flip"])
+            pixels = ops.flip(pixels, params["flip"])
         images = pixels.float()
         if "angle" in params:
-            images = bc.turned(images, params["angle"], fill)
+            images = ops.rotate(images, params["angle"], fill)
         if "order" in params:
-            images = _jittered(images, params["order"], params["factors"])
+            images = _jitter(images, params["order"], params["factors"])
         if "kind" in params:
-            images = _varied(images, params["kind"], params["strength"], fill)
-        images = normalised(images, self.pre)
-        # Zero is the mean colour now.
+            images = _apply_kind(images, params["kind"], params["strength"], fill)
+        images = normalise(images, self.preprocessing)
+        # Zero is now the mean colour.
         if BODY in params:
-            images = images * bc.within(params[BODY], self.pre.size)
+            images = images * ops.inside_boxes(params[BODY], self.preprocessing.size)
         if "erased" in params:
-            images = images.masked_fill(bc.within(params["erased"], self.pre.size), 0.0)
+            images = images.masked_fill(ops.inside_boxes(params["erased"], self.preprocessing.size), 0.0)
         return images
 
 
 def draw_params(change: v2.Transform, shape: Sequence[int]) -> RandomParams:
-    """A change's random numbers, as it would draw them itself for an image of `(channels, height, width)`."""
+    """The random numbers that a transform draws for an image of `(channels, height, width)`."""
     if isinstance(change, v2.RandomRotation):
         return {"angle": torch.tensor(change.make_params([])["angle"])}
     if isinstance(change, v2.ColorJitter):
@@ -73,7 +73,7 @@ def draw_params(change: v2.Transform, shape: Sequence[int]) -> RandomParams:
         return {"order": found["fn_idx"], "factors": torch.tensor(values)}
     if isinstance(change, v2.TrivialAugmentWide):
         return _draw_kind(change.num_magnitude_bins)
-    assert isinstance(change, v2.RandomErasing), f"{change} has no form for batches"
+    assert isinstance(change, v2.RandomErasing), f"{change} has no batched form"
     if float(torch.rand(1)) >= change.p:
         return {"erased": torch.zeros(4, dtype=torch.int64)}
     found = change.make_params([torch.empty(*shape, device="meta")])
@@ -81,24 +81,24 @@ def draw_params(change: v2.Transform, shape: Sequence[int]) -> RandomParams:
 
 
 JITTERS = ("brightness", "contrast", "saturation", "hue")
-"""In the order of v2's numbers for them."""
+"""In the order in which v2 numbers them."""
 
 
-def _jittered(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, each image's in an order of its own.
+def _jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and hue, in an order of its own for each image.
 
     Args:
-        order: int64 `(b, 4)`, places in `JITTERS`.
+        order: int64 `(b, 4)`, indices into `JITTERS`.
         factors: float32 `(b, 4)`, in the order of `JITTERS`.
     """
     brightness, contrast, saturation, turns = factors.unbind(dim=1)
     for turn in range(len(JITTERS)):
         which = order[:, turn]
         parts = torch.where(which == 0, brightness, torch.where(which == 1, contrast, saturation))
-        choices = [bc.black(images), bc.even(images), bc.grey(images)]
-        other = _chosen(choices, which.clamp(max=2))
-        mixed, shifted = bc.blended(images, other, parts), bc.hue_turned(images, turns)
-        images = _chosen([mixed, shifted], (which == 3).long())
+        choices = [ops.black(images), ops.mean_grey(images), ops.grey(images)]
+        other = _choose(choices, which.clamp(max=2))
+        mixed, shifted = ops.blend(images, other, parts), ops.shift_hue(images, turns)
+        images = _choose([mixed, shifted], (which == 3).long())
     return images
 
 
@@ -118,7 +118,7 @@ KINDS: tuple[tuple[str, tuple[float, float] | None, bool], ...] = (
     ("stretch", None, False),
     ("equalize", None, False),
 )
-"""TrivialAugment's, in v2's order: their name, least and greatest strength, and whether it may be turned around."""
+"""TrivialAugment's operations in v2's order: name, minimum and maximum strength, and whether it may be negative."""
 PLACE = {name: place for place, (name, _, _) in enumerate(KINDS)}
 
 
@@ -135,33 +135,33 @@ def _draw_kind(bins: int) -> RandomParams:
     return {"kind": torch.tensor(kind), "strength": torch.tensor(strength)}
 
 
-def _varied(images: Tensor, kind: Tensor, strength: Tensor, fill: Sequence[int]) -> Tensor:
-    """One change of each image, of its own kind and strength."""
-    images = bc.moved(images, _places(kind, strength, images.shape[-1]), fill, "nearest")
+def _apply_kind(images: Tensor, kind: Tensor, strength: Tensor, fill: Sequence[int]) -> Tensor:
+    """Apply one operation to each image, of its own kind and strength."""
+    images = ops.resample(images, _kind_matrices(kind, strength, images.shape[-1]), fill, "nearest")
     pixels = images.round().to(torch.uint8)
     mixed: dict[str, Callable[[Tensor], Tensor]] = {
-        "brightness": bc.black,
-        "colour": bc.grey,
-        "contrast": bc.even,
-        "sharpness": bc.blurred,
+        "brightness": ops.black,
+        "colour": ops.grey,
+        "contrast": ops.mean_grey,
+        "sharpness": ops.blur,
     }
-    found = {name: bc.blended(images, other(images), 1 + strength) for name, other in mixed.items()}
-    found["posterize"] = bc.posterized(images, strength.clamp(1, 8))
-    found["solarize"] = bc.solarized(images, bc.TOP * strength)
-    found["stretch"], found["equalize"] = bc.stretched(pixels).float(), bc.equalized(pixels).float()
+    found = {name: ops.blend(images, other(images), 1 + strength) for name, other in mixed.items()}
+    found["posterize"] = ops.posterize(images, strength.clamp(1, 8))
+    found["solarize"] = ops.solarize(images, ops.TOP * strength)
+    found["stretch"], found["equalize"] = ops.autocontrast(pixels).float(), ops.equalize(pixels).float()
     for name, changed in found.items():
         images = torch.where((kind == PLACE[name])[:, None, None, None], changed, images)
     return images
 
 
-def _places(kind: Tensor, strength: Tensor, size: int) -> Tensor:
-    """Where pixels come from, by kind: matrices as `moved` takes them."""
-    matrices = bc.identity(strength)
-    turned = bc.rotation(strength)
+def _kind_matrices(kind: Tensor, strength: Tensor, size: int) -> Tensor:
+    """Matrices for `ops.resample` by kind of operation."""
+    matrices = ops.identity(strength)
+    rotate = ops.rotation(strength)
     is_kind = {name: kind == place for name, place in PLACE.items()}
-    matrices = torch.where(is_kind["rotate"][:, None, None], turned, matrices)
+    matrices = torch.where(is_kind["rotate"][:, None, None], rotate, matrices)
     none = torch.zeros_like(strength)
-    # Shears leave the top or the left edge, which lies at -1, where it is; translations are by whole pixels.
+    # Shears keep the top or the left edge, at -1, in place; translations are by whole pixels.
     for name, row, column in (("shear x", 0, 1), ("shear y", 1, 0)):
         shear = torch.where(is_kind[name], strength, none)
         matrices[:, row, column] += shear
@@ -171,21 +171,23 @@ def _places(kind: Tensor, strength: Tensor, size: int) -> Tensor:
     return matrices
 
 
-def _chosen(choices: Sequence[Tensor], which: Tensor) -> Tensor:
-    """For each image that of the batches that its number says."""
+def _choose(choices: Sequence[Tensor], which: Tensor) -> Tensor:
+    """For each image the one from the batch of its number."""
     result = choices[0]
     for place, choice in enumerate(choices[1:], 1):
         result = torch.where((which == place)[:, None, None, None], choice, result)
     return result
 
 
-def mean_colour(pre: Preprocessing) -> list[int]:
-    """Of each channel, what normalisation makes nearly zero."""
-    return [round(255 * value) for value in pre.mean]
+def mean_colour(preprocessing: Preprocessing) -> list[int]:
+    """The value of each channel that normalisation turns into nearly zero."""
+    return [round(255 * value) for value in preprocessing.mean]
 
 
-def normalised(images: Tensor, pre: Preprocessing) -> Tensor:
-    """`(images / 255 - mean) / std`, of values from 0 to 255 of any type, one image or many."""
-    scale = bc.constants(tuple(1 / (255 * std) for std in pre.std), images.device)
-    shift = bc.constants(tuple(-mean / std for mean, std in zip(pre.mean, pre.std, strict=True)), images.device)
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """`(images / 255 - mean) / std`, float32, for one image or a batch of any type."""
+    scale = ops.constants(tuple(1 / (255 * std) for std in preprocessing.std), images.device)
+    shift = ops.constants(
+        tuple(-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)), images.device
+    )
     return images.to(torch.float32).mul_(scale).add_(shift)

@@ -1,4 +1,4 @@
-"""How an image becomes the tensor that a backbone was trained on."""
+"""Preprocessing: from an image to the tensor that a backbone was trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fit = Literal["crop", "pad", "stretch"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 LARGEST_SIDE = 16_384
-"""Pixels; what is larger is a slip of the hand, or meant to use up the memory."""
+"""Pixels; larger sizes are typing errors, or meant to fill the memory."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,19 +21,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The deterministic way from an image to a normalised `(channels, size, size)` tensor.
+    """The deterministic transform from an image to a normalised `(channels, size, size)` tensor.
 
     Attributes:
-        size: Side of the square that the network sees, in pixels.
-        crop_pct: With `fit="crop"`, the part of the shorter side that the central crop keeps:
-            the shorter side is resized to `size / crop_pct` first.
+        size: Side of the square input, in pixels.
+        crop_pct: With `fit="crop"`, the share of the shorter side that the central crop keeps: the shorter side is
+            resized to `size / crop_pct` first.
         interpolation: Filter of the resize; always with antialiasing.
-        mean, std: Per channel, of values scaled to 0..1. Their length is the number of channels:
-            3 for RGB, 1 for grey.
-        fit: What happens to images that are not square: the middle is kept (`crop`), bars of the
-            mean colour are added (`pad`), or the aspect ratio is given up (`stretch`).
-        value_range: The values that mean black and white in images of more than 8 bits whose files don't say so; None
-            for 0 to 65535, as the image scan found it right, or for data that has no such images.
+        mean, std: Per channel, of values scaled to 0..1: three for RGB, one for greyscale.
+        fit: How images that aren't square are fitted: `crop` keeps the middle, `pad` adds bars of the mean colour,
+            `stretch` changes the aspect ratio.
+        value_range: Values of black and white in images of more than 8 bits whose files don't define them. None is 0 to
+            65535, or data without such images.
     """
 
     size: int = 224
@@ -50,7 +49,7 @@ class Preprocessing:
         if not self.size / LARGEST_SIDE <= self.crop_pct <= 1:
             raise RequestError(
                 f"preprocessing.crop_pct is {self.crop_pct}",
-                f"give at most 1, and so much that size / crop_pct is {LARGEST_SIDE} pixels or less",
+                f"give at most 1, and at least size / {LARGEST_SIDE}",
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise RequestError(
@@ -64,15 +63,15 @@ class Preprocessing:
                 f"preprocessing.value_range is {list(self.value_range)}", "give two numbers, the lower one first"
             )
         if min(self.std) <= 0:
-            raise RequestError("preprocessing.std has a value that is not positive", "it divides: give more than 0")
+            raise RequestError("preprocessing.std has a value that is not positive", "give more than 0")
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for RGB."""
+        """1 for greyscale images, 3 for RGB."""
         return len(self.mean)
 
     def grey(self) -> Preprocessing:
-        """The same for grey images, with the means over the channels as the one channel's mean and std."""
+        """The same for greyscale images, with mean and std averaged over the channels."""
         return replace(self, mean=(fmean(self.mean),), std=(fmean(self.std),))
 
     @property

@@ -24,7 +24,7 @@ from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 from tests.broken_plugins import install
 from tests.conftest import typed
 from tests.looks import seen

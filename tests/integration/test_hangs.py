@@ -145,7 +145,7 @@ LOADER = """
 import sys, resource
 from pathlib import Path
 from ftkit.data.loading.loader import evaluation_loader
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.errors import FtkitError
 from ftkit.parts.dataset import Split

@@ -20,7 +20,7 @@ from ftkit.models.compute.devices import Compute
 from ftkit.tasks.head_fit import fit_multinomial
 from ftkit.training.events import Listener
 from ftkit.training.preparation.probe import NoProbeError, _Features, head_layer
-from ftkit.transforms import image_transforms
+from ftkit.transforms import pipeline
 from tests.conftest import MakeFolder
 
 DIGITS: dict[str, Any] = {"workers": 0, "epochs": 2, "train_samples": 100}
@@ -81,7 +81,7 @@ def test_the_probe_of_a_run_is_scikit_learns_on_the_networks_features(tmp_path: 
     network, splits = load_bundle(outcome.run.model).model, plan.splits
     features = {}
     for name, split in splits.present():
-        batches = loader.evaluation_loader(split, image_transforms.evaluation(plan.preprocessing), 64, 0)
+        batches = loader.evaluation_loader(split, pipeline.evaluation(plan.preprocessing), 64, 0)
         seen, labels, _ = infer(
             _Features(network, head_layer(network, "head")), batches, Compute(torch.device("cpu"), "fp32")
         )

@@ -23,7 +23,7 @@ from ftkit.transforms.augmentation import (
     Unchanged,
     check_channels,
 )
-from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.pipeline import evaluation, training
 from ftkit.transforms.preprocessing import Preprocessing
 from tests.looks import seen
 
@@ -129,7 +129,7 @@ def test_grey_images_work_with_every_level(level: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"scale": (0.0, 1.0)}, "augment.scale is 0 to 1 (give the least and the greatest, more than 0 and at most 1)"),
+        ({"scale": (0.0, 1.0)}, "augment.scale is 0 to 1 (give a minimum and a maximum, more than 0 and at most 1)"),
         ({"scale": (0.9, 0.5)}, "augment.scale is 0.9 to 0.5"),
         ({"ratio": (0.5, float("inf"))}, "augment.ratio is 0.5 to inf"),
         ({"flip": 1.5}, "augment.flip is 1.5 (give a number from 0 to 1)"),

@@ -18,7 +18,7 @@ from ftkit.data.loading.order import TrainingOrder
 from ftkit.errors import FtkitError
 from ftkit.parts.dataset import Split
 from ftkit.transforms.augmentation import Standard
-from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.pipeline import evaluation, training
 from ftkit.transforms.preprocessing import Preprocessing
 
 PRE = Preprocessing(size=8, crop_pct=1.0)
@@ -162,7 +162,7 @@ def test_a_process_that_ends_ends_its_workers(tmp_path: Path, workers: int) -> N
 from pathlib import Path
 from tests.unit.test_data import PRE, Files
 from ftkit.data.loading.loader import evaluation_loader
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 from ftkit.parts.dataset import Split
 paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
 loader = evaluation_loader(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE), 2, {workers})

@@ -14,7 +14,7 @@ from torch import Tensor
 from ftkit.data.loading.pixels import pixels_of
 from ftkit.transforms.augmentation import Changes, Light, Standard, Strong
 from ftkit.transforms.device_transforms import KINDS, RandomParams
-from ftkit.transforms.image_transforms import Transform, evaluation, training
+from ftkit.transforms.pipeline import Transform, evaluation, training
 from ftkit.transforms.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=48)
@@ -29,7 +29,7 @@ def photograph(number: int, channels: int = 3) -> Tensor:
 
 def both(transform: Transform, seeds: range) -> tuple[Tensor, Tensor, list[RandomParams]]:
     """Images as a worker makes them, and as a batch is finished, in levels of 255; and what was drawn."""
-    preprocessing = transform.device_transforms.pre
+    preprocessing = transform.device_transforms.preprocessing
     alone, cropped, params = [], [], []
     for seed in seeds:
         pixels = photograph(seed, preprocessing.channels)

@@ -41,7 +41,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.training",
     "ftkit.transforms.device_operations",
     "ftkit.transforms.device_transforms",
-    "ftkit.transforms.image_transforms",
+    "ftkit.transforms.pipeline",
 )
 """Rooms and modules that compute; nothing else imports torch, which keeps `--help`, `plan`, `list` and `runs` fast."""
 TORCH_FREE = (

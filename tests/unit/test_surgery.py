@@ -26,7 +26,7 @@ from ftkit.planning.cost import count_parameters
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import read_card
 from ftkit.testing import draw_image
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 from tests.conftest import MakeFolder
 from tests.families import QUICK
 from tests.looks import seen

@@ -16,7 +16,7 @@ from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
 from ftkit.data.images import open_image
 from ftkit.transforms.augmentation import LEVELS, Light
-from ftkit.transforms.image_transforms import evaluation, training
+from ftkit.transforms.pipeline import evaluation, training
 from ftkit.transforms.preprocessing import IMAGENET_STD, Preprocessing
 from tests.looks import seen
 

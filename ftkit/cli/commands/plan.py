@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,14 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
     yield "preprocessing", preprocessing_text(plan.preprocessing)
     yield "augment", config.augment.name + _changes(plan)
+    if plan.image_transforms:
+        added = [plan.augmentation.image_transform] if plan.augmentation.image_transform else []
+        names = added + [item.name for item in config.image_transforms]
+        yield "transforms", f"{_parts(names, plan.image_transforms)}; on each training image, after the crop"
+    if plan.batch_transforms:
+        names = [item.name for item in config.batch_transforms]
+        each = "one of them by chance on" if len(names) > 1 else "on"
+        yield "batches", f"{_parts(names, plan.batch_transforms)}; {each} each training batch"
     if plan.probe:
         yield "probe", "the head is initialised by logistic regression on frozen features"
     yield from _cache(plan)
@@ -163,6 +171,11 @@ def _changed(part: Any) -> str:
     """The options of a part that differ from their defaults."""
     values = {f.name: getattr(part, f.name) for f in fields(part) if f.init and getattr(part, f.name) != f.default}
     return "".join(f", {name} {value}" for name, value in values.items())
+
+
+def _parts(names: Iterable[str], parts: Iterable[Any]) -> str:
+    """Parts by name, with the options that differ from their defaults."""
+    return "; ".join(name + _changed(part) for name, part in zip(names, parts, strict=True))
 
 
 def _curve(plan: Plan) -> str:

@@ -23,7 +23,7 @@ from ftkit.errors import FtkitError, one_line
 from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_unreadable_image, with_traceback
 from ftkit.transforms.device_transforms import DeviceTransforms, RandomParams
-from ftkit.transforms.image_transforms import Transform
+from ftkit.transforms.pipeline import Transform
 
 if TYPE_CHECKING:
     from ftkit.models.compute.devices import Compute
@@ -140,7 +140,10 @@ class Samples(Dataset["_Sample | ReadFailure"]):
             return ReadFailure(sample_name(self.split, index), error.message, with_traceback(error), broken)
         with drawing:
             torch.default_generator.manual_seed(derive(self.seed, "augment", *key))
-            image, params = transform.crop(pixels) if self.on_device else (transform(pixels), {})
+            try:
+                image, params = transform.crop(pixels) if self.on_device else (transform(pixels), {})
+            except FtkitError as error:
+                return ReadFailure(sample_name(self.split, index), error.message, with_traceback(error), False)
             return _Sample(image, self.split.labels[index], index, params)
 
     def transform_of(self, key: Key) -> Transform:

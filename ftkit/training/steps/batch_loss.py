@@ -17,7 +17,8 @@ def batch_loss(session: Session, model: nn.Module, batch: Batch, totals: EpochTo
     """Sum of the images' losses, auxiliary classifiers included; adds the batch to the totals.
 
     The totals have the plain cross entropy, so that the record can be compared with the validation loss however
-    targets are smoothed or weighted.
+    targets are smoothed or weighted. For images that a batch transform has mixed it is the cross entropy with the
+    mixed targets, and a prediction is correct where it is the class with the largest share.
     """
     if not len(batch):
         return _idle_loss(session, model, batch)
@@ -26,7 +27,8 @@ def batch_loss(session: Session, model: nn.Module, batch: Batch, totals: EpochTo
     logits, auxiliary = split_outputs(outputs)
     with torch.no_grad():
         plain = cross_entropy(logits, batch.labels, reduction="sum")
-        totals.add(plain, (logits.argmax(1) == batch.labels).sum(), len(batch))
+        classes = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
+        totals.add(plain, (logits.argmax(1) == classes).sum(), len(batch))
     return session.loss(logits, batch.labels, auxiliary)
 
 

@@ -37,7 +37,7 @@ from ftkit.parts.dataset import (
     join_splits,
     relabel,
 )
-from ftkit.parts.exporter import Exporter
+from ftkit.parts.exporter import Exporter, TrainedModel
 from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
@@ -95,6 +95,7 @@ __all__ = [
     "Summary",
     "Task",
     "Then",
+    "TrainedModel",
     "UndefinedMetricError",
     "UnreadableImage",
     "cache_folder",

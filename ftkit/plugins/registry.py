@@ -54,6 +54,8 @@ MODULES = (
     "ftkit.builtin.optimizers.torch_optimizers",
     "ftkit.builtin.image_transforms.torchvision_transforms",
     "ftkit.builtin.batch_transforms.mixing",
+    "ftkit.builtin.exporters.torch_export",
+    "ftkit.builtin.exporters.onnx",
 )
 
 

@@ -30,6 +30,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.distributed",
     "ftkit.evaluation",
     "ftkit.experiments.recommend",
+    "ftkit.exporting",
     "ftkit.files.durable",
     "ftkit.inference",
     "ftkit.metrics",

@@ -370,7 +370,7 @@ class Single(Blend):
 )
 def test_a_faulty_batch_transform_is_found(planted: str, says: str) -> None:
     check_batch_transform(Blend())
-    assert says in fault(lambda: check_batch_transform(Blend(planted=planted)))
+    assert says in fault(lambda: check_batch_transform(Blend(fault=planted)))
     assert "for a batch of 1 its images are not finite" in fault(lambda: check_batch_transform(Single()))
 
 

@@ -1,4 +1,4 @@
-"""Images that break while a run goes on, after it has looked at all of them."""
+"""Images that become unreadable during a run, after the initial scan."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ if TYPE_CHECKING:
 
 
 def skip_unreadable(session: Session, split: SplitName, batch: Batch) -> Batch:
-    """The batch with the images that could be read, where the config wants the others left out.
+    """The batch without its unreadable images, if the config skips those.
 
-    A file is told of and listed once. A step's mean stays one over the images that it was meant to have.
+    Each file is reported and listed once. The mean of a step is still over the planned number of images.
 
     Raises:
-        FtkitError: It doesn't want that; names the file.
+        FtkitError: Unreadable images aren't skipped; names the first file.
     """
     if session.plan.config.on_bad_image != "skip":
         return require_readable(batch)
     raise_plugin_errors(batch.failures)
-    for fault in batch.failures:
-        if fault.file not in session.broken:
-            session.broken.add(fault.file)
-            session.listener.note(one_line(f"{fault.file}: {fault.reason}; it is left out from now on"))
-            session.run.append_list(
-                session.run.bad_images, [BadImage(split, fault.file, fault.reason, during_run=True)]
-            )
+    for failure in batch.failures:
+        if failure.file not in session.broken:
+            session.broken.add(failure.file)
+            session.listener.note(one_line(f"{failure.file}: {failure.reason}; it is skipped from now on"))
+            bad = BadImage(split, failure.file, failure.reason, during_run=True)
+            session.run.append_list(session.run.bad_images, [bad])
     return batch
 
 
 def has_enough_images(session: Session, batch: Batch, planned: int) -> bool:
-    """Whether a training batch has images left to learn from; BatchNorm can't from one alone.
+    """Whether a training batch has enough readable images to train on; BatchNorm needs two.
 
-    One that was planned without an image, since a step has fewer images than parts, has work to do only where other
-    processes have images in theirs.
+    A batch planned without images, since the step has fewer images than parts, still takes part in the step if there
+    are other processes.
+
+    Args:
+        planned: Images that the batch was planned with.
 
     Raises:
-        FtkitError: It hasn't, and other processes wait for this one to take part in the step.
+        FtkitError: Too few images are left, and other processes wait for this one.
     """
     if planned == 0:
         return bool(session.accelerator.num_processes > 1)
@@ -49,7 +51,7 @@ def has_enough_images(session: Session, batch: Batch, planned: int) -> bool:
         return True
     if session.accelerator.num_processes > 1:
         raise FtkitError(
-            f"a process has no readable image left in a batch, and the others wait for it: {batch.failures[0].file}",
-            "mend or remove the files that bad-images.jsonl in the run folder names, and resume",
+            f"one process has no readable images left in a batch: {batch.failures[0].file}",
+            "repair or remove the files listed in bad-images.jsonl in the run folder, and resume",
         )
     return False

@@ -26,7 +26,7 @@ from ftkit.planning.run_splits import load_splits
 from ftkit.plugins import Registry
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_lookup import run_of
-from ftkit.transforms.image_transforms import evaluation
+from ftkit.transforms.pipeline import evaluation
 from ftkit.transforms.preprocessing import Preprocessing
 
 SECTION = "exporter"

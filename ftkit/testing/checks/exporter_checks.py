@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftkit.api import Exporter
+from ftkit.api import IMAGENET_MEAN, IMAGENET_STD, Exporter, Preprocessing, TrainedModel
 from ftkit.testing.contract import require, require_frozen_dataclass
 from ftkit.testing.randomness import seeded
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 CLASSES = 5
 SIDE = 32
+PREPROCESSING = Preprocessing(SIDE, 1.0, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
 SIZES = (2, 1, 5)
 """Images in a batch: of the one that is traced, and of others."""
 
@@ -38,15 +40,16 @@ def check_exporter(exporter: Exporter) -> None:
         with torch.inference_mode():
             expected = [model(images) for images in batches]
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        _check_files(exporter.export(model, batches[0], folder), folder)
+        trained = TrainedModel(model, tuple(f"class {number}" for number in range(CLASSES)), PREPROCESSING)
+        _check_files(exporter.export(trained, batches[0], folder), folder)
         require(not model.training, "it leaves the model in training mode", "restore the mode")
         changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])]
         require(not changed, f"it changes the model's {', '.join(changed)}", "export a copy")
         for images, logits in zip(batches, expected, strict=True):
-            _compare(exporter, exporter.logits(folder, images), logits)
+            _compare(exporter, exporter.load(folder)(images), logits)
 
 
-def _check_files(files: tuple[Path, ...], folder: Path) -> None:
+def _check_files(files: Sequence[Path], folder: Path) -> None:
     require(bool(files), "it returns no files", "return the paths of the files that were written")
     for file in files:
         inside = Path(file).resolve().is_relative_to(folder.resolve())
@@ -60,7 +63,7 @@ def _compare(exporter: Exporter, found: Tensor, expected: Tensor) -> None:
     import torch
 
     where = f"for {len(expected)} images"
-    require(isinstance(found, torch.Tensor), f"{where} logits() returned {type(found).__name__}, not a tensor")
+    require(isinstance(found, torch.Tensor), f"{where} it returned {type(found).__name__}, not a tensor")
     shape = tuple(found.shape)
     require(shape == tuple(expected.shape), f"{where} its logits have shape {shape}, not {tuple(expected.shape)}")
     require(found.dtype == torch.float32, f"{where} its logits are {found.dtype}, not float32")

@@ -1,7 +1,7 @@
-"""Drawing samples by class, the same ones for the same seed on every machine.
+"""Stratified sampling, with the same result for the same seed on every machine.
 
-Each position gets a key from `random.Random(seed).random()`, whose sequence Python guarantees never to
-change, and the lowest keys are taken. The labels' own order matters, so data must list its samples sorted.
+Each position gets a key from `random.Random(seed).random()`, whose sequence Python guarantees never to change, and the
+lowest keys are taken. The result depends on the order of the labels, so datasets must list their samples sorted.
 """
 
 from __future__ import annotations
@@ -10,54 +10,65 @@ import heapq
 from collections.abc import Mapping, Sequence
 from random import Random
 
+from ftkit.data.multilabel_sampling import sample_label_sets, split_label_sets
 from ftkit.errors import RequestError, plural
+from ftkit.parts.label_sets import Labels, LabelSets, count_classes
 
 
 def stratified_split(
-    labels: Sequence[int], fraction: float, seed: int, classes: Sequence[str] = ()
+    labels: Labels, fraction: float, seed: int, classes: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
-    """Cut the positions of `labels` in two, each class by the same fraction.
+    """Split the positions of `labels` in two, with the same fraction of each class; multi-label, about the same.
 
     Args:
-        fraction: What part of each class is taken, between 0 and 1; rounded to whole samples, but at
-            least one is taken and one kept.
+        fraction: Part of each class to take, between 0 and 1; rounded to whole samples, but at least one is taken and
+            at least one is kept.
         classes: Class names, for messages.
 
     Returns:
         Positions kept and positions taken, each ascending.
 
     Raises:
-        RequestError: A class has a single sample, which can't be on both sides.
+        RequestError: A class has only one sample, which can't be in both parts.
     """
-    members = _shuffled(labels, seed)
-    lonely = [label for label, positions in members.items() if len(positions) < 2]
-    if lonely:
-        raise _too_few(lonely, classes)
-    taken: list[int] = []
-    for positions in members.values():
-        count = min(max(1, round(len(positions) * fraction)), len(positions) - 1)
-        taken.extend(positions[:count])
+    single = sorted(label for label, count in count_classes(labels).items() if count < 2)
+    if single:
+        raise _too_few(single, classes)
+    if isinstance(labels, LabelSets):
+        taken = split_label_sets(labels, fraction, seed)
+    else:
+        members = _shuffled(labels, seed).values()
+        counts = (min(max(1, round(len(positions) * fraction)), len(positions) - 1) for positions in members)
+        taken = sorted(i for positions, count in zip(members, counts, strict=True) for i in positions[:count])
     chosen = set(taken)
-    return [i for i in range(len(labels)) if i not in chosen], sorted(taken)
+    return [i for i in range(len(labels)) if i not in chosen], taken
 
 
-def stratified_sample(labels: Sequence[int], count: int, seed: int) -> list[int]:
-    """Positions of `count` samples, each class in proportion to its size but at least once; ascending.
+def stratified_sample(labels: Labels, count: int, seed: int) -> list[int]:
+    """Positions of `count` samples, with each class in proportion to its size but at least once; ascending.
 
-    A larger `count` with the same seed gives the smaller draw and more besides.
+    A larger `count` with the same seed gives a superset of a smaller one.
 
     Raises:
-        RequestError: `count` is less than the number of classes, or more than there is.
+        RequestError: `count` is less than the number of classes, or more than the number of samples; multi-label, it
+            is less than the number of samples needed to cover all classes.
     """
-    members = _shuffled(labels, seed)
     if count > len(labels):
         raise RequestError(
-            f"{plural(count, 'training image')} asked for, but there are {len(labels)}",
+            f"train_samples is {count}, but there are {plural(len(labels), 'training image')}",
             f"set train_samples to {len(labels)} or less",
         )
+    if isinstance(labels, LabelSets):
+        try:
+            return sample_label_sets(labels, count, seed)
+        except ValueError as error:
+            raise RequestError(
+                f"train_samples is {count}, too few to include all classes", f"set train_samples to {error} or more"
+            ) from None
+    members = _shuffled(labels, seed)
     if count < len(members):
         raise RequestError(
-            f"{plural(count, 'training image')} can't show all of {len(members)} classes",
+            f"train_samples is {count}, fewer than the {len(members)} classes",
             f"set train_samples to {len(members)} or more",
         )
     quotas = _apportion({label: len(positions) for label, positions in members.items()}, count)
@@ -65,7 +76,7 @@ def stratified_sample(labels: Sequence[int], count: int, seed: int) -> list[int]
 
 
 def _shuffled(labels: Sequence[int], seed: int) -> dict[int, list[int]]:
-    """Positions of each class in drawing order; classes ascending."""
+    """Positions of each class in random order; classes ascending."""
     draw = Random(seed).random
     members: dict[int, list[tuple[float, int]]] = {}
     for position, label in enumerate(labels):
@@ -74,9 +85,9 @@ def _shuffled(labels: Sequence[int], seed: int) -> dict[int, list[int]]:
 
 
 def _apportion(sizes: Mapping[int, int], count: int) -> dict[int, int]:
-    """Share `count` out by Sainte-Laguë's method, from one each: the next goes to the class most short.
+    """Allocate `count` samples to classes by Sainte-Laguë's method, starting from one each.
 
-    No class gets more than it has: a class with all of its samples drawn ranks below 1/2, any other above.
+    No class gets more than it has: a class with all of its samples allocated ranks below 1/2, any other above.
     """
     quotas = dict.fromkeys(sizes, 1)
     queue = [(-size / 3, label) for label, size in sizes.items()]
@@ -92,6 +103,6 @@ def _too_few(labels: Sequence[int], classes: Sequence[str]) -> RequestError:
     names = [repr(classes[label]) if classes else str(label) for label in labels]
     few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return RequestError(
-        f"{'class' if len(names) == 1 else 'classes'} {few}: one image can't be in both train and val",
-        "add images of it, or give the data a val split of its own",
+        f"{'class' if len(names) == 1 else 'classes'} {few}: a single image can't be in both train and val",
+        "add images, or give the dataset its own val split",
     )

@@ -35,7 +35,7 @@ def test_each_class_has_at_least_one_on_each_side(fraction: float, expected: lis
 
 
 def test_a_class_of_one_image_cannot_be_split() -> None:
-    with pytest.raises(RequestError, match=r"^class 'wasps': one image can't be in both train and val \(add"):
+    with pytest.raises(RequestError, match=r"^class 'wasps': a single image can't be in both train and val \(add"):
         stratified_split([0, 0, 1], 0.2, 0, ["ants", "wasps"])
     with pytest.raises(RequestError, match=r"^classes 'a', 'b', 'c', 'd', 'e' and 2 more: "):
         stratified_split(range(7), 0.2, 0, "abcdefg")
@@ -64,8 +64,10 @@ def test_seeds_differ() -> None:
 
 def test_counts_that_cannot_be() -> None:
     with pytest.raises(
-        RequestError, match=r"^2 training images can't show all of 3 classes \(set train_samples to 3 or"
+        RequestError, match=r"^train_samples is 2, fewer than the 3 classes \(set train_samples to 3 or"
     ):
         stratified_sample([0, 1, 2, 2], 2, 0)
-    with pytest.raises(RequestError, match=r"^5 training images asked for, but there are 4 \(set train_samples to 4"):
+    with pytest.raises(
+        RequestError, match=r"^train_samples is 5, but there are 4 training images \(set train_samples to 4"
+    ):
         stratified_sample([0, 1, 2, 2], 5, 0)

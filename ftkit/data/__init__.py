@@ -1,1 +1,1 @@
-"""Datasets: splits, labels and classes, and the images behind them."""
+"""Datasets: splits, labels, classes and image files."""

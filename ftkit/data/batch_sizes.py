@@ -1,8 +1,7 @@
-"""How an epoch's images are cut into optimizer steps, batches and the shares of several processes.
+"""How the images of an epoch are divided into optimizer steps, batches and the shards of several processes.
 
-All cuts are even: 65 images at a batch size of 32 give three steps of 22, 22 and 21, never one of a single
-image, which BatchNorm can't learn from. Everything is a function of the counts alone, so that a run can
-start again at any step.
+All parts are even: 65 images at batch size 32 give three steps of 22, 22 and 21, never a step of a single image,
+which BatchNorm can't train on. Everything is a function of the counts, so a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from ftkit.errors import RequestError
 
 @dataclass(frozen=True)
 class Batches:
-    """The cut of one epoch.
+    """The batches of one epoch.
 
     Attributes:
-        images: Images an epoch.
-        batch_size: Most images that one process takes at once.
-        accumulate: Batches whose gradients make up one step.
+        images: Images per epoch.
+        batch_size: Maximum images per batch of one process.
+        accumulate: Gradient accumulation: batches per optimizer step.
         world: Number of processes.
     """
 
@@ -31,32 +30,32 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.images < 1:
-            raise RequestError("there is no image to train on", "give a dataset with training images")
+            raise RequestError("the dataset has no training images", "give a dataset with training images")
 
     @property
     def effective(self) -> int:
-        """Most images that one optimizer step sees, over all processes."""
+        """Maximum images per optimizer step, over all processes."""
         return self.batch_size * self.accumulate * self.world
 
     @property
     def steps(self) -> int:
-        """Optimizer steps an epoch."""
+        """Optimizer steps per epoch."""
         return math.ceil(self.images / self.effective)
 
     def step(self, index: int) -> range:
-        """Positions in the epoch's order that step `index` sees, over all processes."""
+        """Positions in the epoch's order that step `index` uses, over all processes."""
         return _part(range(self.images), index, self.steps)
 
     def batch(self, step: int, part: int, rank: int = 0) -> range:
-        """Positions that process `rank` takes in batch `part` of a step; may be empty."""
+        """Positions of batch `part` of a step in process `rank`; may be empty."""
         return _part(self.step(step), part * self.world + rank, self.accumulate * self.world)
 
     @property
     def smallest(self) -> int:
-        """Fewest images that a process ever takes at once."""
+        """Minimum images per batch of one process."""
         return self.images // self.steps // (self.accumulate * self.world)
 
 
 def _part(whole: range, index: int, parts: int) -> range:
-    """Part `index` of `parts` whose lengths differ by one at most."""
+    """Part `index` of `parts` parts, whose lengths differ by at most one."""
     return whole[len(whole) * index // parts : len(whole) * (index + 1) // parts]

@@ -1,4 +1,4 @@
-"""Which of a dataset's classes are used, and what they are called: subsets of classes, and label maps."""
+"""Class selection: subsets of a dataset's classes (`classes`) and mappings to other classes (`label_map`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftkit.errors import RequestError, plural, unknown
 from ftkit.parts.dataset import Split, Splits
 
 ClassMapping = Mapping[str, str | None]
-"""By class of the data its target, None where its images aren't used; empty where nothing was chosen or mapped."""
+"""Class of the data -> class of the model, or None for a class that isn't used; empty without selection or mapping."""
 
 
 def select_classes(
@@ -19,17 +19,17 @@ def select_classes(
     label_map: Mapping[str, str] | None,
     places: tuple[str, str] = ("classes", "label_map"),
 ) -> Splits:
-    """The splits with only the images of the classes in use, under the names of their targets.
+    """Keep the images of the selected classes, under their target names.
 
-    The classes are in the order of `used`; mapped ones in that in which the map names its targets first.
+    The order of the classes is that of `used`, or of the first mention of each target in `label_map`.
 
     Args:
-        used: Names of classes of the data; None uses all.
-        label_map: The target of each class in use; None leaves them as they are.
-        places: How messages call the two.
+        used: Classes of the data to keep; None keeps all.
+        label_map: Class of the data -> target, for all kept classes; None keeps the names.
+        places: Names of the two options in messages.
 
     Raises:
-        RequestError: A name isn't the data's, a class in use has no target, or fewer than two are left.
+        RequestError: A name isn't a class of the data, a kept class has no target, or fewer than two classes remain.
     """
     if used is None and label_map is None:
         return splits
@@ -43,14 +43,14 @@ def select_classes(
 
 
 def apply_training_classes(splits: Splits, mapping: ClassMapping, targets: Sequence[str], source: str) -> Splits:
-    """Other data under the labels that a model was trained with: its classes are mapped in the same way.
+    """Map the classes of other data in the same way as the training data of a model.
 
-    Data whose classes are called like the targets already is left as it is.
+    Data whose classes already have the names of the targets is returned unchanged.
 
     Args:
         mapping: `Splits.class_mapping` of the model's training data.
         targets: The model's classes.
-        source: How messages call the data.
+        source: Name of the data in messages.
 
     Raises:
         RequestError: No image is of a class that the model was trained on.
@@ -58,7 +58,7 @@ def apply_training_classes(splits: Splits, mapping: ClassMapping, targets: Seque
     names = set(splits.classes)
     if not mapping or (names <= set(targets) and not names <= set(mapping)):
         return splits
-    # A class that training knew nothing of keeps its name, for whoever compares it with the model's.
+    # A class that the training data doesn't have keeps its name, so that the caller can compare it with the model's.
     own = {name: mapping.get(name, name) for name in splits.classes}
     chosen = _apply(splits, own, tuple(dict.fromkeys(t for t in own.values() if t is not None)))
     if not any(len(split) for _, split in chosen.present()):
@@ -67,7 +67,7 @@ def apply_training_classes(splits: Splits, mapping: ClassMapping, targets: Seque
             f"{source}: no image is of a class that the model was trained on: {_few(trained)}", "give other images"
         )
     out = [name for name in splits.classes if own[name] is None]
-    note = (f"classes left out in training are left out here: {_few(out)}, {_counted(chosen, splits)}",) if out else ()
+    note = (f"classes not used in training are skipped: {_few(out)}, {_counted(chosen, splits)}",) if out else ()
     return replace(chosen, notes=(*splits.notes, *note))
 
 
@@ -90,11 +90,11 @@ def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, 
         if name not in known:
             raise unknown("class", name, splits.classes, where)
         if name not in used:
-            raise RequestError(f"{where}: class {name!r} isn't used, since classes leaves it out", "drop it here")
+            raise RequestError(f"{where}: class {name!r} is not selected by classes", "remove it here, or add it there")
     missing = [repr(name) for name in kept if name not in label_map]
     if missing:
         which = f"class {missing[0]} has" if len(missing) == 1 else f"classes {_few(missing)} have"
-        raise RequestError(f"{where}: {which} no target", "add one, or name the classes to use with classes: [...]")
+        raise RequestError(f"{where}: {which} no target", "add one, or select the classes to use with classes: [...]")
     if len(set(label_map.values())) < 2:
         raise RequestError(f"{where}: the only target is {next(iter(label_map.values()))!r}", "give two or more")
     return dict(label_map)

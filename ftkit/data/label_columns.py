@@ -1,4 +1,4 @@
-"""From what stands in a table's column of labels to the labels of splits: what is no label is left out, and counted."""
+"""From the label column of a table to the labels of splits; samples without a label are skipped and counted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ftkit.errors import RequestError
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits, class_order, join_splits
 
 _NAMED = 3
-"""Samples that a message names."""
+"""Maximum samples named in a message."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A split as a table has it.
+    """A split and its label column.
 
     Attributes:
-        split: Its samples; their labels aren't looked at.
-        values: What stands in the column of labels, by sample: text, whole numbers or truth values.
-        classes: Class names by number, where the data declares them.
+        split: The samples; `split.labels` is ignored.
+        values: Value of the label column per sample: text, integer or bool.
+        classes: Class names by number, if the data declares them.
     """
 
     split: Split
@@ -30,7 +30,7 @@ class Labelled:
 
 
 MISSING_WORDS = frozenset({"none", "nan", "null", "na", "n/a", "<na>"})
-"""What programs write as text for a value that is missing, in lower case."""
+"""Text that programs write for a missing value, in lower case."""
 
 
 class _No(Enum):
@@ -46,21 +46,22 @@ def label_splits(
     notes: tuple[str, ...] = (),
     for_training: bool = True,
 ) -> Splits:
-    """The splits with their labels, which index the same classes, as `join_splits` has it.
+    """Convert label columns to labels and join the splits with `join_splits`.
 
-    No label is: a missing value (None, NaN, empty text), and -1 where classes are declared by number, or where all
-    others are numbers from 0 and two or more. There, and where the training split has no such class, text such as
-    `None`, `nan` and `-1` is none either. Such samples are left out, and a split without any label is left out as a
-    whole, as the test splits of competitions are published; notes give counts and reasons.
+    A sample has no label if the value is missing (None, NaN, empty text), or if it is -1 and classes are numbered:
+    either declared by number, or all other values are numbers from 0, at least two of them. Text such as `None`,
+    `nan` and `-1` also means no label if classes are numbered, or if the training split has no class of that name.
+    Samples without a label are skipped, and so is a split without any label, such as the test split of a competition.
+    Notes give counts and reasons.
 
     Args:
-        where: How messages call each split.
-        notes: Lines that come before those.
+        where: Name of each split in messages.
+        notes: Put before the notes of this function.
         for_training: As in `join_splits`.
 
     Raises:
-        RequestError: A value stands for no class, a number has no name, the first split has no labels at all, or
-            another one has a class that it lacks.
+        RequestError: A value is not a class, the first split has no labels, or another split has a class that the
+            first doesn't have.
     """
     present: list[SplitName] = [name for name in SPLIT_NAMES if name in tables]
     found = {name: _classes_of(tables[name], where[name]) for name in present}
@@ -69,7 +70,7 @@ def label_splits(
     lines, parts = list(notes), dict[SplitName, tuple[Split, Sequence[str]]]()
     for name, its in found.items():
         split, kept = tables[name].split, [place for place, one in enumerate(its) if isinstance(one, str)]
-        lines += [_left_out(name, split, its, len(kept))] if len(kept) < len(its) else []
+        lines += [_skipped_note(name, split, its, len(kept))] if len(kept) < len(its) else []
         if kept:
             names = [one for one in its if isinstance(one, str)]
             own = tuple(tables[name].classes or class_order(names))
@@ -83,7 +84,7 @@ def label_splits(
 
 
 def _classes_of(table: Labelled, where: str) -> list[str | _No]:
-    """The class of each sample by name."""
+    """The class name of each sample, or why it has none."""
     known: dict[tuple[type, object], str | _No] = {}
     found: list[str | _No] = []
     for place, value in enumerate(table.values):
@@ -95,9 +96,9 @@ def _classes_of(table: Labelled, where: str) -> list[str | _No]:
             if key not in known:
                 known[key] = _class_of(value, table.classes)
         except (TypeError, ValueError) as error:
-            said = error if isinstance(error, ValueError) else f"a {type(value).__name__}"
+            what = error if isinstance(error, ValueError) else f"a {type(value).__name__}"
             raise RequestError(
-                f"{where}: the label of {table.split.names[place]} is {said}",
+                f"{where}: the label of {table.split.names[place]} is {what}",
                 "a label is one class for an image: a name or a whole number",
             ) from None
         found.append(known[key])
@@ -105,14 +106,14 @@ def _classes_of(table: Labelled, where: str) -> list[str | _No]:
 
 
 def _class_of(value: object, classes: Sequence[str] | None) -> str | _No:
-    """The class that a value stands for.
+    """The class name for a value of the label column.
 
     Raises:
-        ValueError: It stands for none; says what it is.
-        TypeError: It is no kind of value that can.
+        ValueError: The value is not a class; the text describes it.
+        TypeError: Values of this type are not supported.
     """
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # A column of whole numbers with missing ones is often kept as floats.
+        value = int(value)  # Integer columns with missing values are often stored as floats.
     if isinstance(value, str):
         text = value if value.strip() else _No.EMPTY
         if classes is not None and text not in classes:
@@ -134,27 +135,27 @@ def _class_of(value: object, classes: Sequence[str] | None) -> str | _No:
 
 
 def _unless_missing(text: str | _No) -> str | _No:
-    """A class that there isn't, unless its name says that there is none."""
+    """`text`, or the reason why it is not a label if it is a word for a missing value."""
     if not isinstance(text, str):
         return text
     return _No.MINUS_ONE if text == "-1" else _No.EMPTY if text.strip().lower() in MISSING_WORDS else text
 
 
 def _counts_from_0(found: Sequence[str | _No]) -> bool:
-    """Whether classes are numbers from 0 on, so that -1 is none of them, nor is a word for a missing value."""
+    """Whether classes are numbers from 0, so that -1 and words for missing values mean no label."""
     others = {one for one in found if isinstance(one, str) and one != "-1"}
     names = {one for one in others if isinstance(_unless_missing(one), str)}
     return not others or (len(names) > 1 and all(text.isdecimal() for text in names))
 
 
-def _left_out(name: SplitName, split: Split, found: Sequence[str | _No], kept: int) -> str:
-    """What a person should know of the samples without a label."""
+def _skipped_note(name: SplitName, split: Split, found: Sequence[str | _No], kept: int) -> str:
+    """The note on samples without a label."""
     counts = Counter(one.value for one in found if isinstance(one, _No))
     why = ", ".join(f"{count:,} {'are' if count > 1 else 'is'} {reason}" for reason, count in counts.items())
     if not kept:
-        return f"the {name} split is left out: none of its {len(found):,} labels is known ({why})"
+        return f"the {name} split is skipped: none of its {len(found):,} images has a label ({why})"
     places = [place for place, one in enumerate(found) if isinstance(one, _No)]
     few = ", ".join(split.names[place] for place in places[:_NAMED])
     more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
-    some = f"{len(places):,} of {len(found):,} images have no label and are left out"
+    some = f"{len(places):,} of {len(found):,} images have no label and are skipped"
     return f"the {name} split: {some} ({why}): {few}{more}"

@@ -1,4 +1,4 @@
-"""A sequence that is made when it is first looked at."""
+"""A sequence that is computed on first access."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T", covariant=True)
 
 
 class LazySequence(Sequence[T]):
-    """Stands for a tuple that takes long to make: of layer groups, where they are known only once a network is built.
+    """A tuple that is computed on first access, for layer groups that are only known once the network is built.
 
     Args:
-        make: Called once, when an item or the length is asked for.
+        make: Called once, on the first access to an item or the length.
     """
 
     def __init__(self, make: Callable[[], Iterable[T]]) -> None:

@@ -1,7 +1,7 @@
-"""What datasets and backbones must give: checked wherever a plan takes it, and by the checks for authors.
+"""Checks of the datasets and backbones of plugins, in every plan and in `ftkit.testing`.
 
-All of it is cheap, a fraction of a second for a million samples: no image is opened and no network built. What takes
-longer is in `ftkit.testing`.
+They take a fraction of a second for a million samples: no image is opened and no network is built. Slower checks are
+in `ftkit.testing`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ftkit.parts.backbone import Backbone, LayerGroup
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 
 ENOUGH = 4 << 20
-"""Bytes of a pickled opener after which the rest is taken to pickle too: it may hold a million names."""
+"""Bytes of a pickled opener after which the check stops: it may hold a million names."""
 KNOWN = ("numpy", "torch", "multiprocessing")
-"""Packages whose objects can be sent to a process, and may be huge."""
+"""Packages whose objects can be pickled and may be huge, so the check skips them."""
 
 
 def checked_splits(loaded: object) -> Splits:
-    """What a dataset's `load` returned, with classes and notes as tuples and labels as plain integers.
+    """Validate the result of a dataset's `load`; classes and notes become tuples, and labels plain integers.
 
     Raises:
-        RequestError: Names and labels don't fit each other, a name or a class is there twice, a label is no index of
-            a class, blocks don't fit, or the images can't be opened in another process.
+        RequestError: Names and labels differ in number, a name or a class is a duplicate, a label is out of range,
+            blocks are invalid, or the opener can't be pickled.
     """
     _require(isinstance(loaded, Splits), f"load() returned {type(loaded).__name__}, not Splits")
     splits = cast(Splits, loaded)
     classes = _classes(splits.classes)
-    _require(splits.train is None or isinstance(splits.train, Split), "the train split is no Split")
+    _require(splits.train is None or isinstance(splits.train, Split), "the train split is not a Split")
     found = {name: _split(name, split, len(classes)) for name, split in splits.present()}
     given: object = splits.notes
     notes = (given,) if isinstance(given, str) else tuple(splits.notes)
@@ -43,35 +43,36 @@ def checked_splits(loaded: object) -> Splits:
 
 
 def names_in_two_splits(splits: Splits) -> tuple[str, ...]:
-    """Notes on the names of samples that are in two splits."""
+    """Notes on sample names that are in two splits."""
     there = [(name, set(split.names)) for name, split in splits.present()]
     pairs = [(a, b, some & others) for i, (a, some) in enumerate(there) for b, others in there[i + 1 :]]
     return tuple(
         f"{len(both):,} sample name{'s are' if len(both) > 1 else ' is'} in {a} and in {b}, as {one_line(min(both))}: "
-        f"where the images are the same too, {b} is no test of what was learnt"
+        f"if the images are the same too, the metrics on {b} are too optimistic"
         for a, b, both in pairs
         if both
     )
 
 
 def check_description(backbone: Backbone) -> None:
-    """Look whether a backbone's layer groups and head can be what they are said to be.
+    """Validate the layer groups and the head of a backbone.
 
     Raises:
-        RequestError: It has no group or no head, a group's name is there twice, or a pattern is no regular expression.
+        RequestError: There is no group or no head, a group name is a duplicate, or a pattern is not a regular
+            expression.
     """
     groups = tuple(backbone.groups)
     strange = next((group for group in groups if not isinstance(group, LayerGroup)), None)
     _require(bool(groups), "it has no layer groups")
-    _require(strange is None, f"{strange!r} is no LayerGroup")
+    _require(strange is None, f"{strange!r} is not a LayerGroup")
     twice = _first_twice([group.name for group in groups])
-    _require(twice is None, f"layer group {twice!r} is there twice", "give each group a name of its own")
+    _require(twice is None, f"two layer groups are named {twice!r}", "give each group its own name")
     for group in groups:
         try:
             re.compile(group.pattern)
         except re.error as error:
             raise RequestError(
-                f"the pattern of layer group {group.name!r} is no regular expression: {error}", "mend it"
+                f"the pattern of layer group {group.name!r} is not a regular expression: {error}", "correct it"
             ) from None
     text = isinstance(backbone.head, str)
     _require(not text and bool(backbone.head), "its head names no layers", 'write it as a tuple, as head=("fc",)')
@@ -79,7 +80,7 @@ def check_description(backbone: Backbone) -> None:
 
 @contextmanager
 def error_prefix(source: str) -> Iterator[None]:
-    """Begin what is found with the name of what it was found in."""
+    """Prefix the message of each RequestError with `source`."""
     try:
         yield
     except RequestError as error:
@@ -92,7 +93,7 @@ def _classes(classes: Sequence[str]) -> tuple[str, ...]:
         _require(isinstance(name, str), f"class {name!r} is {type(name).__name__}, not text", "names are text")
         _require(bool(name), "a class has no name")
     twice = _first_twice(classes)
-    _require(twice is None, f"a class is there twice: {twice}")
+    _require(twice is None, f"duplicate class: {twice}")
     return tuple(classes)
 
 
@@ -107,9 +108,9 @@ def _split(name: SplitName, split: Split, classes: int) -> Split:
     _require(strange is None, f"{where}: the sample name {strange!r} is {type(strange).__name__}", "names are text")
     if len(set(split.names)) != names:
         twice = _first_twice(split.names)
-        raise RequestError(f"{where}: a name is there twice: {twice}", "predictions and records go by names")
+        raise RequestError(f"{where}: duplicate sample name: {twice}", "give each sample a unique name")
     _check_blocks(where, split)
-    _require(split.stamp is None or isinstance(split.stamp, str), f"{where}: its stamp is no text")
+    _require(split.stamp is None or isinstance(split.stamp, str), f"{where}: stamp is not text")
     _check_opener(where, split.open)
     return replace(split, labels=_labels(where, split, classes))
 
@@ -118,7 +119,7 @@ def _labels(where: str, split: Split, classes: int) -> Sequence[int]:
     """The labels as plain integers.
 
     Raises:
-        RequestError: One of them is no index of a class.
+        RequestError: A label is not the index of a class.
     """
     labels = split.labels
     kinds = set(map(type, labels))
@@ -141,8 +142,8 @@ def _integer(where: str, name: str, label: Any, classes: int) -> int:
 
 def _no_index(where: str, name: str, label: object, classes: int) -> RequestError:
     return RequestError(
-        f"{where}: label {label!r} is no index of the {classes} classes, that of {name}",
-        f"give integers from 0 to {classes - 1}, and leave out samples without a class",
+        f"{where}: the label of {name} is {label!r}, which is not an index of the {classes} classes",
+        f"give integers from 0 to {classes - 1}, and omit samples without a class",
     )
 
 
@@ -152,7 +153,7 @@ def _check_blocks(where: str, split: Split) -> None:
         return
     fits = _is_sequence(blocks) and len(blocks) == len(split.names)
     whole = fits and set(map(type, blocks)) <= {int} and (not len(blocks) or min(blocks) >= 0)
-    _require(whole, f"{where}: blocks aren't a number from 0 for each sample", "give plain integers, one a sample")
+    _require(whole, f"{where}: blocks are not one integer from 0 per sample", "give plain integers, one per sample")
 
 
 def _check_opener(where: str, opener: object) -> None:
@@ -161,24 +162,24 @@ def _check_opener(where: str, opener: object) -> None:
     trial = _Trial(cast(IO[bytes], sink))
     try:
         trial.dump(opener)
-        if not trial.passed_over:
+        if not trial.skipped_data:
             ForkingPickler.loads(sink.content)
     except _EnoughError:
         return
     except (Exception, SystemExit) as error:
         text = one_line(" ".join(str(error).split())) or type(error).__name__
         raise RequestError(
-            f"{where}: its open can't be sent to a reading process: {text}",
-            "make it a function, or a class with __call__, at the top of a module, without open files or connections",
+            f"{where}: open can't be pickled for worker processes: {text}",
+            "make it a module-level function or an instance of a module-level class, without open files or connections",
         ) from None
 
 
 class _EnoughError(Exception):
-    """So much of an object has been pickled that the rest is taken to pickle too."""
+    """The object is so large that the rest isn't checked."""
 
 
 class _Sink:
-    """Keeps what is written, up to a limit."""
+    """Keeps the bytes written, up to `ENOUGH`."""
 
     def __init__(self) -> None:
         self.content = bytearray()
@@ -192,15 +193,15 @@ class _Sink:
 
 
 class _Trial(ForkingPickler):
-    """Pickles to find out whether that can be done; arrays and tensors are passed over, since they can be huge."""
+    """A trial run of pickling; arrays and tensors are skipped, since they can be huge."""
 
-    passed_over = False
+    skipped_data = False
 
     def persistent_id(self, obj: object) -> str | None:
         kind = type(obj)
         if kind.__module__.partition(".")[0] not in KNOWN or isinstance(obj, type):
             return None
-        self.passed_over = True
+        self.skipped_data = True
         return kind.__name__
 
 
@@ -209,7 +210,7 @@ def _all_text(names: Iterable[object]) -> bool:
 
 
 def _is_sequence(value: object) -> bool:
-    """Whether it has a length and places; arrays and tensors have, generators and sets haven't."""
+    """Whether it has a length and can be indexed, as arrays and tensors can, but not generators or sets."""
     return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | bytes | dict)
 
 

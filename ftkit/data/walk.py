@@ -1,4 +1,4 @@
-"""One walk through folders of images, for training, prediction and plugins: what is found, and what is left out."""
+"""Recursive listing of image folders, for training, prediction and plugins, with a count of what is skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SYSTEM_NAMES = frozenset(
         "icon\r",
     }
 )  # fmt: skip
-"""What operating systems, cloud folders and NAS leave behind, in lower case; names that begin with a dot are hidden."""
+"""Files and folders of operating systems, cloud storage and NAS, in lower case; names with a leading dot are hidden."""
 
 OTHER_IMAGES = frozenset(
     {
@@ -33,7 +33,7 @@ OTHER_IMAGES = frozenset(
         ".xpm",
     }
 )  # fmt: skip
-"""Endings of image formats that ftkit doesn't read; RAW photographs among them."""
+"""File extensions of image formats that ftkit doesn't read, such as RAW photographs."""
 
 NO_IMAGES = frozenset(
     {
@@ -43,10 +43,10 @@ NO_IMAGES = frozenset(
         ".tgz", ".toml", ".tsv", ".txt", ".wav", ".xls", ".xlsx", ".xml", ".xmp", ".yaml", ".yml", ".zip",
     }
 )  # fmt: skip
-"""Common endings of other files, whose content isn't looked at."""
+"""Common extensions of other files, whose content isn't checked."""
 
 MOST_SNIFFED = 1000
-"""Files without a known ending that a walk looks into."""
+"""Maximum files without a known extension whose content is checked."""
 NAMED = 3
 
 Kind = Literal["image", "folder", "hidden", "other image", "other", "broken"]
@@ -54,35 +54,38 @@ Kind = Literal["image", "folder", "hidden", "other image", "other", "broken"]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something is left out.
+    """Why something is skipped.
 
     Attributes:
-        one, many: What messages say of one and of several.
-        meant: Whether a person probably means it to be read, so that leaving it out is a fault.
+        one, many: Text of messages, for one and for several.
+        suspicious: Whether the user probably expects it to be read.
     """
 
     one: str
     many: str
-    meant: bool = False
+    suspicious: bool = False
 
 
-UNOPENED = Reason("folder can't be opened", "folders can't be opened", meant=True)
+UNOPENED = Reason("folder can't be opened", "folders can't be opened", suspicious=True)
 OTHER_IMAGE = Reason(
-    "image is of a format that ftkit doesn't read", "images are of formats that ftkit doesn't read", meant=True
+    "image is of a format that ftkit doesn't read", "images are of formats that ftkit doesn't read", suspicious=True
 )
 NO_ENDING = Reason(
     "file is an image by its content, but not by its name", "files are images by their content, but not by their names",
-    meant=True,
+    suspicious=True,
 )  # fmt: skip
-BROKEN = Reason("link leads nowhere, or to no file", "links lead nowhere, or to no files", meant=True)
-AGAIN = Reason("link leads to a folder above or one that is read", "links lead to folders above or ones that are read")
-HIDDEN = Reason("hidden or system file or folder is passed over", "hidden or system files and folders are passed over")
+BROKEN = Reason("link is broken", "links are broken", suspicious=True)
+AGAIN = Reason(
+    "link points to a parent folder or one that was read already",
+    "links point to parent folders or ones that were read already",
+)
+HIDDEN = Reason("hidden or system file or folder is skipped", "hidden or system files and folders are skipped")
 OTHER = Reason("file is not an image", "files are not images")
 REASONS = (UNOPENED, OTHER_IMAGE, NO_ENDING, BROKEN, AGAIN, HIDDEN, OTHER)
 
 
 class Entry(NamedTuple):
-    """Something in a folder."""
+    """An entry of a folder."""
 
     name: str
     kind: Kind
@@ -100,11 +103,11 @@ class _Some:
 
 
 class SkippedFiles:
-    """What walks left out: how much for each reason, and the first names. It stays small however much that is.
+    """Counts of skipped files and folders by reason, with the first few names.
 
     Args:
-        prefix: Comes before each path, as where walks go by paths relative to a folder.
-        parent: Where all is counted instead, with those of other walks.
+        prefix: Put before each relative path.
+        parent: Add to the counts of this object instead.
     """
 
     def __init__(self, prefix: str = "", parent: SkippedFiles | None = None) -> None:
@@ -113,7 +116,7 @@ class SkippedFiles:
         self._sniffed = 0
 
     def add(self, reason: Reason, path: str, detail: str = "") -> None:
-        """Count one thing; `detail` is a word on it, such as its ending."""
+        """Count one entry; `detail` describes it, such as its extension."""
         some = self._found.setdefault(reason, _Some())
         some.count += 1
         if len(some.first) <= NAMED:
@@ -122,7 +125,7 @@ class SkippedFiles:
             some.details[detail] += 1
 
     def add_entry(self, entry: Entry, folder: Path, path: str) -> None:
-        """Count an entry of `folder` that is neither a readable image nor a folder to look into."""
+        """Count an entry of `folder` that is neither a readable image nor a folder."""
         suffix = _suffix(entry.name)
         if entry.kind == "other image":
             self.add(OTHER_IMAGE, path, suffix)
@@ -137,17 +140,17 @@ class SkippedFiles:
 
     @property
     def again(self) -> int:
-        """How many links weren't followed since they lead to a folder above, or one that is read."""
+        """Number of links that weren't followed, since they point to a parent folder or one that was read already."""
         return self._found[AGAIN].count if AGAIN in self._found else 0
 
     def require_opened(self, root: Path) -> None:
-        """Refuse data of which a folder can't be opened: nobody means to train on the rest.
+        """Require that all folders could be opened.
 
         Args:
-            root: What the paths are relative to.
+            root: The folder that paths are relative to.
 
         Raises:
-            RequestError: There is such a folder; the first one is named.
+            RequestError: A folder can't be opened; names the first one.
         """
         some = self._found.get(UNOPENED)
         if some is not None:
@@ -155,15 +158,15 @@ class SkippedFiles:
             raise _closed(str(root / some.first[0]), f"{some.words()}{more}")
 
     @property
-    def meant(self) -> int:
-        """How many of them a person probably means to be read."""
-        return sum(some.count for reason, some in self._found.items() if reason.meant)
+    def suspicious(self) -> int:
+        """Number of entries that the user probably expects to be read."""
+        return sum(some.count for reason, some in self._found.items() if reason.suspicious)
 
-    def lines(self, meant: bool = False) -> Iterator[str]:
-        """A line for each reason: how many, of which formats, the first names. With `meant` only for faults."""
+    def lines(self, suspicious: bool = False) -> Iterator[str]:
+        """A line per reason, with the count, formats and first names; with `suspicious`, only suspicious reasons."""
         for reason in REASONS:
             some = self._found.get(reason)
-            if some is not None and (reason.meant or not meant):
+            if some is not None and (reason.suspicious or not suspicious):
                 what = f"{some.count:,} {reason.one if some.count == 1 else reason.many}"
                 details = some.words()
                 more = ", ..." if some.count > NAMED else ""
@@ -171,10 +174,10 @@ class SkippedFiles:
 
 
 def list_folder(folder: Path) -> list[Entry]:
-    """What is in a folder of the data, by name.
+    """The entries of a data folder, sorted by name.
 
     Raises:
-        RequestError: It can't be opened: what would be read without it isn't the data.
+        RequestError: The folder can't be opened.
     """
     try:
         return scan_folder(folder)
@@ -183,43 +186,43 @@ def list_folder(folder: Path) -> list[Entry]:
 
 
 def scan_folder(folder: str | Path) -> list[Entry]:
-    """The same, for who goes on without it. Only links cost a question to the disk.
+    """The entries of a folder, sorted by name. Only links cost an extra system call.
 
     Raises:
-        OSError: It can't be opened.
+        OSError: The folder can't be opened.
     """
     with os.scandir(folder) as entries:
         return sorted(map(_entry, entries))
 
 
-def walk_images(root: Path, inside: str, left_out: SkippedFiles) -> Iterator[str]:
-    """Paths of the images at any depth below the folder `inside` of `root`, relative to `root`.
+def walk_images(root: Path, inside: str, skipped: SkippedFiles) -> Iterator[str]:
+    """Paths of all images below the folder `inside` of `root`, at any depth, relative to `root`.
 
-    A folder's own images come first, then its folders, all by name. Links to folders are followed after all else, and
-    no folder is entered twice, nor one that lies above, so links can't loop.
+    The images of a folder come first, then its subfolders, sorted by name. Links to folders are followed last. No
+    folder is entered twice, and no parent of `inside` is entered, so links can't loop.
 
     Args:
-        inside: Relative to `root`, empty for itself.
-        left_out: Counts what isn't an image, and what can't be opened.
+        inside: Relative to `root`; empty for `root` itself.
+        skipped: Counts what is not an image, and what can't be opened.
     """
-    for where, entries in walk_folders(root, inside, left_out):
+    for where, entries in walk_folders(root, inside, skipped):
         folder = root / where
         for entry in entries:
             path = f"{where}/{entry.name}" if where else entry.name
             if entry.kind == "image":
                 yield path
             elif entry.kind != "folder":
-                left_out.add_entry(entry, folder, path)
+                skipped.add_entry(entry, folder, path)
 
 
-def walk_folders(root: Path, inside: str, left_out: SkippedFiles) -> Iterator[tuple[str, list[Entry]]]:
-    """The folder `inside` of `root` and all below it, relative to `root`, each with what is in it.
+def walk_folders(root: Path, inside: str, skipped: SkippedFiles) -> Iterator[tuple[str, list[Entry]]]:
+    """The folder `inside` of `root` and all folders below it, relative to `root`, each with its entries.
 
     Args:
-        left_out: Counts the folders that aren't entered, and nothing else.
+        skipped: Counts only the folders that aren't entered.
     """
-    # Only a link leads to a folder above, so data without links never asks for those: with a class a folder, that
-    # would be most of the time that a walk takes.
+    # Only a link can lead to a parent folder, so without links the parents aren't looked up: with many class folders
+    # that would take most of the time.
     seen, above = set[tuple[int, int]](), False
     pending, links = ([], [inside]) if _is_linked(root, inside) else ([inside], [])
     while pending or links:
@@ -230,11 +233,11 @@ def walk_folders(root: Path, inside: str, left_out: SkippedFiles) -> Iterator[tu
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in seen:
-                left_out.add(AGAIN, where)
+                skipped.add(AGAIN, where)
                 continue
             entries = scan_folder(folder)
         except OSError as error:
-            left_out.add(UNOPENED, where or str(root), error.strerror or str(error))
+            skipped.add(UNOPENED, where or str(root), error.strerror or str(error))
             continue
         seen.add((status.st_dev, status.st_ino))
         yield where, entries
@@ -244,16 +247,16 @@ def walk_folders(root: Path, inside: str, left_out: SkippedFiles) -> Iterator[tu
 
 
 def _is_linked(root: Path, inside: str) -> bool:
-    """Whether the way from a folder to one below it leads over a link."""
+    """Whether a component of the relative path is a link."""
     place, below = str(root), False
     for part in Path(inside).parts:
-        place = os.path.join(place, part)  # noqa: PTH118 - once a class, of which there may be many
+        place = os.path.join(place, part)  # noqa: PTH118 - pathlib is slow for many classes
         below = below or os.path.islink(place)  # noqa: PTH114
     return below
 
 
 def _above(root: Path, inside: str) -> set[tuple[int, int]]:
-    """The folders that hold this one, as the path goes and as links lead, by device and inode."""
+    """The parents of a folder, by its path and by its resolved path, as device and inode."""
     above = {*Path(os.path.realpath(root / inside)).parents, *(root / part for part in Path(inside).parents if inside)}
     found = set()
     for folder in above:
@@ -266,7 +269,7 @@ def _above(root: Path, inside: str) -> set[tuple[int, int]]:
 
 
 def _closed(folder: str, reason: str) -> RequestError:
-    return RequestError(f"{folder}: can't be listed: {reason}", "make it readable, or take it out of the data")
+    return RequestError(f"{folder}: can't be listed: {reason}", "make it readable, or remove it from the data")
 
 
 def _entry(entry: os.DirEntry[str]) -> Entry:

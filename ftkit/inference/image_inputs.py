@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from ftkit.data.images import Range, UnreadableImage, as_seen
+from ftkit.data.images import Range, UnreadableImage, load_upright
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of
 from ftkit.errors import one_line
 
@@ -84,7 +84,7 @@ def _content(source: object) -> Path | bytes | Image:
         return bytes(source)
     if isinstance(source, Image):
         # PIL reads late, and two threads with the same image would read it at once.
-        return as_seen(source).copy()
+        return load_upright(source).copy()
     if isinstance(source, np.ndarray | Tensor):
         return PIL.Image.fromarray(_array(source))
     if hasattr(source, "read"):

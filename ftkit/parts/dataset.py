@@ -25,23 +25,24 @@ SPLIT_SYNONYMS: Mapping[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
-"""What people call their splits, in lower case."""
+"""Common names of splits, in lower case."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A sequence of `(image, label)`; labels and names are known without opening an image.
+    """A sequence of `(image, label)`; labels and names are available without opening an image.
 
     Attributes:
-        names: One a sample, unique and stable: a path relative to the data, or an index. They appear
-            in messages and predictions and go into the data's fingerprint.
-        labels: Index into `Splits.classes`, one a sample.
-        open: Given a sample's position, returns its image in any PIL mode, upright. It is called in
-            worker processes, so it must be picklable.
-        blocks: For data that lies far away, the number of the part that each sample is in, where all of a part
-            come together. Training mixes a few parts at a time then, so that each is fetched once an epoch.
-        stamp: Text that changes when an image does, and that no other data has, where the data tells without images
-            being opened; `ftkit.api.file_stamp` gives such text for a file. Size and modification time don't do.
+        names: One per sample, unique and stable: a path relative to the data, or an index. They appear in messages
+            and predictions, and are part of the data's fingerprint.
+        labels: Index into `Splits.classes`, one per sample.
+        open: Returns the image at a position, in any PIL mode, upright. It is called in worker processes, so it must
+            be picklable.
+        blocks: For remote data, the number of the block (shard, row group) of each sample, from 0. A block is fetched
+            as a whole, so training mixes a few blocks at a time and fetches each block once per epoch.
+        stamp: Text that changes whenever an image changes and that is unique to this data, if it is available without
+            opening images; `ftkit.api.file_stamp` returns such text for a file. Size and modification time are not
+            enough.
     """
 
     names: Sequence[str]
@@ -67,7 +68,7 @@ class Split:
         )
 
     def source(self, index: int) -> tuple[Callable[[int], Image], int]:
-        """What opens a sample in the end, below any subsets, and the position that it is given."""
+        """The original opener of a sample, below any subsets, and the position to call it with."""
         opens: Callable[[int], Image] = self.open
         while isinstance(opens, _Reindexed):
             index = opens.indices[index]
@@ -86,16 +87,16 @@ class _Reindexed:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a dataset loads to.
+    """The result of loading a dataset.
 
     Attributes:
-        classes: Class names in label order. They come from the training split.
-        train: To learn from.
-        val: To choose by; where it is None, it is split off `train`, stratified and seeded.
-        test: To report on, untouched until then; may be None.
-        notes: Lines worth telling the user, such as files passed over.
-        class_mapping: Where classes were chosen or mapped by the config: by class of the data, what it counts as,
-            None where its images aren't used. Datasets leave it empty.
+        classes: Class names in label order, from the training split.
+        train: For training; may be None.
+        val: For model selection; if None, a stratified part of `train` is held out.
+        test: For the final evaluation; may be None.
+        notes: Lines for the user, such as a count of skipped files.
+        class_mapping: If the config selects or maps classes: class of the data -> class of the model, or None for a
+            class that isn't used. Datasets leave it empty.
     """
 
     classes: tuple[str, ...]
@@ -116,20 +117,20 @@ class Splits:
                 yield name, split
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when a class, a sample's name, label or block does."""
+        """16 hex digits that change whenever a class or a sample's name, label or block changes."""
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         for name, split in self.present():
             digest.update(f"\n{name}\n".encode())
             for sample, label in zip(split.names, split.labels, strict=True):
                 digest.update(f"{sample}\0{label}\n".encode("utf-8", "surrogatepass"))
             if split.blocks is not None:
-                # The order of training follows them.
+                # The training order depends on them.
                 digest.update(",".join(map(str, split.blocks)).encode())
         return digest.hexdigest()[:16]
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names in label order: by number where all are whole numbers (1, 2, 10), else as text."""
+    """Class names in label order: numerical if all are whole numbers (1, 2, 10), else alphabetical."""
     names = set(names)
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -139,19 +140,19 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
 def relabel(split: Split, its_classes: Sequence[str], classes: Sequence[str], where: str) -> Split:
     """The split with labels that index `classes` instead of `its_classes`, matched by name.
 
-    Folders and files number their classes by what they hold, so the same number need not mean the same
-    class in two of them. A class of `its_classes` without a sample is of no concern.
+    Two splits of a dataset may number the same classes differently. A class of `its_classes` without a sample may be
+    missing from `classes`.
 
     Args:
-        where: How messages call the split: a path, or its name.
+        where: Name of the split in messages, such as a path.
 
     Raises:
-        RequestError: A sample is of a class that `classes` lacks, or its label is the number of none.
+        RequestError: A label is out of range, or a sample's class is missing from `classes`.
     """
     wrong = next((label for label in set(split.labels) if not 0 <= label < len(its_classes)), None)
     if wrong is not None:
         sample = split.names[list(split.labels).index(wrong)]
-        raise RequestError(f"{where}: the label of {sample} is {wrong}, and classes are 0 to {len(its_classes) - 1}")
+        raise RequestError(f"{where}: the label of {sample} is {wrong}, but labels are 0 to {len(its_classes) - 1}")
     known = {name: label for label, name in enumerate(classes)}
     for name in (its_classes[label] for label in sorted(set(split.labels))):
         if name not in known:
@@ -159,7 +160,7 @@ def relabel(split: Split, its_classes: Sequence[str], classes: Sequence[str], wh
             few = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
             raise RequestError(
                 f"{where}: class {name!r} is not among the training classes: {few}",
-                f"did you mean {close!r}?" if close else "add training images of it, or leave it out",
+                f"did you mean {close!r}?" if close else "add training images of this class, or remove it",
             )
     mapping = [known.get(name, -1) for name in its_classes]
     return replace(split, labels=[mapping[label] for label in split.labels])
@@ -171,16 +172,16 @@ def join_splits(
     notes: tuple[str, ...] = (),
     for_training: bool = True,
 ) -> Splits:
-    """Splits whose labels index the same classes: those of train, or of the first split where there is no train.
+    """Join splits so that all labels index the classes of train, or of the first split if there is no train.
 
     Args:
         parts: Each split with its own classes in label order; at least one.
-        where: How messages call each split.
-        for_training: Refuse images of a class that train lacks. Otherwise such classes are appended, for a trained
-            model that may have them.
+        where: Name of each split in messages.
+        for_training: Refuse images of a class that train doesn't have. Otherwise such classes are appended, for a
+            trained model that may have them.
 
     Raises:
-        RequestError: A sample is of a class that train lacks.
+        RequestError: With `for_training`, a sample's class is missing from train.
     """
     present = [name for name in SPLIT_NAMES if name in parts]
     classes = list(parts[present[0]][1])
@@ -198,16 +199,16 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Find the samples; images are opened later.
+        """List the samples; images are opened later.
 
         Raises:
-            RequestError: The data isn't there or can't be used.
+            RequestError: The data is missing or can't be used.
         """
 
     def load_for_evaluation(self) -> Splits:
-        """Find the samples for a model that is trained already, which may know classes that the training split lacks.
+        """List the samples for the evaluation of a trained model, where val and test may have classes of their own.
 
-        The classes of the result are matched with the model's by name, so that their order is of no concern. Unless a
-        subclass says otherwise, it is what `load` gives, with what that refuses.
+        Classes are matched with those of the model by name, so their order doesn't matter. By default the same as
+        `load`.
         """
         return self.load()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ftkit.config.load import Resolved, build
 from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import check_description, error_prefix
-from ftkit.data.scan.image_scan import Tell, leave_out, scan_images
+from ftkit.data.scan.image_scan import Notify, scan_images, skip_files
 from ftkit.errors import RequestError, plural
 from ftkit.metrics.selection import check_defined, run_metrics
 from ftkit.optim.rates import check_group_rates
@@ -35,7 +35,7 @@ NOT_YET = ("callbacks",)
 """Sections of the config that nothing in a run takes yet."""
 
 
-def make_plan(resolved: Resolved, tell: Tell | None = None, run: RunFolder | None = None) -> Plan:
+def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | None = None) -> Plan:
     """Decide everything that a config leaves to plugins and data, and look at the images.
 
     Args:
@@ -105,10 +105,10 @@ def _of_level(resolved: Resolved, augmentation: Augmentation) -> tuple[ImageTran
     return (resolved.registry.image_transforms.get(name)(),) if name else ()
 
 
-def _screened(plan: Plan, tell: Tell | None, run: RunFolder | None) -> Plan:
+def _screened(plan: Plan, tell: Notify | None, run: RunFolder | None) -> Plan:
     """The plan without the images that can't be read, or the error that says which these are."""
     if run is not None:
-        return replace(plan, splits=leave_out(plan.splits, run.left_out()))
+        return replace(plan, splits=skip_files(plan.splits, run.left_out()))
     found = scan_images(plan.splits, plan.config.on_bad_image, tell, plan.config.dataset.given_range)
     plan = replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
     return plan if found.value_range is None else _in_range(plan, found.value_range)

@@ -55,7 +55,7 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 def test_bad_files_stop_a_run_before_it_has_a_folder(image_folder: MakeFolder, tmp_path: Path) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
     broken = break_files(data)
-    with pytest.raises(RequestError, match=r"^4 images can't be used: ") as caught:
+    with pytest.raises(RequestError, match=r"^4 images can't be read: ") as caught:
         ftkit.train(plan(data, tmp_path / "runs"))
     for name, reason in broken.items():
         assert f"{data / name}: " in caught.value.message
@@ -74,7 +74,7 @@ def test_skipped_files_are_listed_and_the_rest_is_learnt_and_judged(
     where = [f"--data={data}", f"--output={tmp_path / 'runs'}", "--name=run"]
     assert main(["train", *where, *flags, "--on-bad-image", "skip"]) == 0
     said = capfd.readouterr().err
-    assert "4 images can't be read, and left out: " in said
+    assert "4 images can't be read and are skipped: " in said
     listed = {Path(line["file"]).relative_to(data).as_posix(): line for line in lines_of(run / "bad-images.jsonl")}
     assert listed.keys() == broken.keys()
     for name, reason in broken.items():
@@ -136,7 +136,7 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
         "used": True,
         "during_run": False,
     }
-    assert any("1 image named wrongly, though readable" in note for note in decided.notes)
+    assert any("1 image with a wrong extension" in note for note in decided.notes)
 
 
 def test_a_damaged_colour_profile_is_told_and_listed(image_folder: MakeFolder, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_without_a_cache_one_note_says_so(
     data = image_folder(tmp_path / "data", LAYOUT)
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "file"))
-    (note,) = [note for note in plan(data, tmp_path).notes if "isn't remembered" in note]
+    (note,) = [note for note in plan(data, tmp_path).notes if "isn't cached" in note]
     assert str(tmp_path / "file") in note
 
 
@@ -208,8 +208,8 @@ def test_a_damaged_memory_is_told_of_once_and_made_anew(image_folder: MakeFolder
     plan(data, tmp_path)
     (memory,) = cache.iterdir()
     memory.write_bytes(b"no database" * 1000)
-    assert sum("isn't remembered" in note for note in plan(data, tmp_path).notes) == 1
-    assert not any("isn't remembered" in note for note in plan(data, tmp_path).notes)
+    assert sum("isn't cached" in note for note in plan(data, tmp_path).notes) == 1
+    assert not any("isn't cached" in note for note in plan(data, tmp_path).notes)
     assert rows(memory) == 18
 
 
@@ -221,7 +221,7 @@ def test_the_memory_is_bounded_and_loses_what_was_not_asked_for_longest(
     plan(first, tmp_path)
     (memory,) = cache.iterdir()
     with closing(sqlite3.connect(memory)) as database, database:
-        database.execute("update looks set used = used - 10 * 86400")
+        database.execute("update images set used = used - 10 * 86400")
     plan(second, tmp_path)
     assert rows(memory) == 30
     assert rows(memory, f"{second}/%") == 18
@@ -231,14 +231,14 @@ def test_many_plans_at_once_share_one_memory(image_folder: MakeFolder, tmp_path:
     folders = [image_folder(tmp_path / f"data{i}", LAYOUT) for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
         plans = list(pool.map(lambda data: plan(data, tmp_path), folders))
-    assert not any("isn't remembered" in note for one in plans for note in one.notes)
+    assert not any("isn't cached" in note for one in plans for note in one.notes)
     assert rows(next(cache.iterdir())) == 8 * 18
 
 
 def rows(memory: Path, like: str = "%") -> int:
     with closing(sqlite3.connect(memory)) as database:
         return int(
-            database.execute("select count(*) from looks where cast(path as text) like ?", (like,)).fetchone()[0]
+            database.execute("select count(*) from images where cast(path as text) like ?", (like,)).fetchone()[0]
         )
 
 

@@ -131,7 +131,7 @@ def test_more_than_fits_is_refused_before_training(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(decoded_images, "available_memory", lambda: 1000)
-    assert "GB are to be had\nhint: give --decoded-cache disk, or off" in refused(
+    assert "GB are available\nhint: give --decoded-cache disk, or off" in refused(
         data, capsys, "--decoded-cache", "ram"
     )
     said = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1000")
@@ -141,7 +141,7 @@ def test_more_than_fits_is_refused_before_training(
 
 def test_images_in_memory_are_not_kept_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(data, capsys, "--decoded-cache", "ram", "--dataset", "digits")
-    assert "the images are in no files of their own" in said
+    assert "the samples are not image files" in said
 
 
 def test_memory_is_what_the_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_copies_across_splits_are_listed_and_told_of(data: Path, tmp_path: Path)
     expected = {(str(data / one), str(data / other)): same for one, other, same in copies(data)}
     decided = plan(data, tmp_path / "runs")
     (note,) = [note for note in decided.notes if "in two splits" in note]
-    assert "1 the same file, 3 nearly the same, 1 with another class" in note
+    assert "1 identical, 3 nearly identical, 1 with different labels" in note
     outcome = ftkit.train(decided)
     listed = [json.loads(line) for line in outcome.run.duplicates.read_text().splitlines()]
     assert {(line["file"], line["other_file"]): line["hash_distance"] is None for line in listed} == expected
@@ -89,8 +89,8 @@ def test_a_picture_under_two_classes_of_a_split_is_told_and_listed(data: Path, t
     (data / "val/b/link.jpg").symlink_to(data / "val/a/1.jpg")
     (data / "val/b/hard.jpg").hardlink_to(data / "val/a/2.jpg")
     decided = plan(data, tmp_path / "runs")
-    (note,) = [note for note in decided.notes if "under two classes" in note]
-    assert "of which one is wrong: 4 the same file, 1 nearly the same" in note
+    (note,) = [note for note in decided.notes if "with different labels in one" in note]
+    assert "in one split: 4 identical, 1 nearly identical" in note
     assert f"{data}/train/b/once more.jpg (b) and {data}/train/a/0.jpg (a)" in note
     outcome = ftkit.train(decided)
     listed = [json.loads(line) for line in outcome.run.duplicates.read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_a_picture_under_two_classes_of_a_split_is_told_and_listed(data: Path, t
     written = json.loads(outcome.run.plan.read_text())
     assert (written["contradictions"], written["duplicates"]) == (5, 0)
     said = typed("plan", "--data", str(data), "--backbone", "lenet", "--weights", "none", "--strategy", "scratch")
-    assert "under two classes" in said.stdout + said.stderr
+    assert "with different labels in one split" in said.stdout + said.stderr
 
 
 def test_one_file_of_a_table_under_two_spellings_and_classes(data: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_one_file_of_a_table_under_two_spellings_and_classes(data: Path, tmp_pat
     found = decided.findings.duplicates
     assert len([one for one in found if one.hash_distance is None and one.label != one.other_label]) >= 1
     assert all({Path(one.file).resolve(), Path(one.other_file).resolve()} == {data / "train/a/0.jpg"} for one in found)
-    assert any("under two classes" in note or "with another class" in note for note in decided.notes)
+    assert any("with different labels" in note for note in decided.notes)
 
 
 def test_plain_pictures_are_the_same_only_byte_for_byte(tmp_path: Path) -> None:

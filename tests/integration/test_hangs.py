@@ -100,7 +100,7 @@ def test_a_limit_of_open_files_is_named_before_the_start(data: Path, tmp_path: P
     done = run(training("--data", str(data), "--workers", "2"), tmp_path, few_files)
     assert done.returncode == 2, done.stderr
     first, hint = done.stderr.splitlines()
-    assert first.startswith("error: a process may have 64 files open, and 2 workers want ")
+    assert first.startswith("error: the limit of open files is 64, and 2 workers need ")
     assert "ulimit -n 1024" in hint
 
 
@@ -110,7 +110,7 @@ def test_auto_takes_as_many_workers_as_there_is_room_for_and_says_so(data: Path,
     done = run(training("--data", str(data), *more), tmp_path, few_files)
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "runs" / "run" / "train.log").read_text()
-    assert "note: the training process itself reads the images: a process may have 64 files open" in log
+    assert "note: the training process itself reads the images: the limit of open files is 64" in log
 
 
 def in_small_shm(arguments: Sequence[str]) -> list[str]:
@@ -165,12 +165,12 @@ except FtkitError as error:
 @pytest.mark.parametrize(
     ("lack", "says"),
     [
-        ("files", "a process may have 36 files open, which is too few for the worker processes"),
+        ("files", "the limit of open files, 36, is too low for the worker processes"),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in (
                 ("TMPDIR", "TMPDIR {folder} is too long for the sockets of worker processes"),
-                ("shm", "a worker process found no room for a batch in /dev/shm"),
+                ("shm", "a worker process had no space for a batch in /dev/shm"),
             )
         ),
     ],
@@ -219,8 +219,8 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(data: Path, tmp_path: 
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, err
     first, hint = err.splitlines()
-    assert first.startswith("error: worker process ")
-    assert "was killed by SIGKILL, as the system does where memory is short" in first
+    assert first.startswith("error: data loading worker ")
+    assert "was killed by SIGKILL, probably because memory ran out" in first
     assert hint == "hint: give fewer --workers, or 0"
 
 

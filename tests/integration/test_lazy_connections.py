@@ -134,7 +134,7 @@ def test_broken_records_are_left_out_counted_and_listed(project: Project, run_ft
     skip = ("--on-bad-image", "skip")
     done = run_ftkit("train", *LINE, *FLAGS, *skip, "--name", "run")
     assert done.returncode == 0, done.stderr
-    assert "2 images can't be read, and left out: photo-3: " in " ".join(done.stderr.split())
+    assert "2 images can't be read and are skipped: photo-3: " in " ".join(done.stderr.split())
     listed = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]
     assert [(bad["split"], bad["file"], bad["used"], bad["during_run"]) for bad in listed] == [
         ("train", "photo-3", False, False), ("val", "photo-90", False, False),

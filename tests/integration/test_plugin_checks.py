@@ -18,22 +18,38 @@ NAMES = 'Split([f"{name}-{index}" for index in range(2 * count)], labels, Opener
 CLASSES = 'Splits(("round", "square"), '
 ROW = "return {groups[-1]: 1.0} if epoch < self.after else dict.fromkeys(groups, 0.5)"
 FAULTS: dict[str, tuple[str, str, str]] = {
-    "a name twice": (NAMES, NAMES.replace("{index}", "{index // 2}"), "a name is there twice: train-0"),
+    "a name twice": (NAMES, NAMES.replace("{index}", "{index // 2}"), "duplicate sample name: train-0"),
     "fewer labels": (NAMES, NAMES.replace("labels, O", "labels[:-1], O"), "train split: 24 names, 23 labels"),
     "fewer names": (NAMES, NAMES.replace("range(2 * count)]", "range(1)]"), "train split: 1 names, 24 labels"),
-    "a negative label": (NAMES, NAMES.replace("labels, O", "[-1, *labels[1:]], O"), "label -1 is no index of the 2"),
-    "a large label": (NAMES, NAMES.replace("labels, O", "[*labels[1:], 2], O"), "label 2 is no index of the 2"),
-    "a label that is text": (NAMES, NAMES.replace("labels, O", "['0', *labels[1:]], O"), "label '0' is no index"),
-    "a label that is a bool": (NAMES, NAMES.replace("labels, O", "[True, *labels[1:]], O"), "label True is no index"),
-    "a label that is a fraction": (NAMES, NAMES.replace("labels, O", "[0.0, *labels[1:]], O"), "label 0.0 is no index"),
-    "a label of none": (NAMES, NAMES.replace("labels, O", "[None, *labels[1:]], O"), "label None is no index"),
+    "a negative label": (
+        NAMES,
+        NAMES.replace("labels, O", "[-1, *labels[1:]], O"),
+        "is -1, which is not an index of the 2",
+    ),
+    "a large label": (NAMES, NAMES.replace("labels, O", "[*labels[1:], 2], O"), "is 2, which is not an index of the 2"),
+    "a label that is text": (
+        NAMES,
+        NAMES.replace("labels, O", "['0', *labels[1:]], O"),
+        "is '0', which is not an index",
+    ),
+    "a label that is a bool": (
+        NAMES,
+        NAMES.replace("labels, O", "[True, *labels[1:]], O"),
+        "is True, which is not an index",
+    ),
+    "a label that is a fraction": (
+        NAMES,
+        NAMES.replace("labels, O", "[0.0, *labels[1:]], O"),
+        "is 0.0, which is not an index",
+    ),
+    "a label of none": (NAMES, NAMES.replace("labels, O", "[None, *labels[1:]], O"), "is None, which is not an index"),
     "names that are numbers": (NAMES, NAMES.replace('f"{name}-{index}" for', "index for"), "sample name 0 is int"),
     "names of a generator": (NAMES, NAMES.replace("[f", "(f").replace("count)]", "count))"), "names is generator"),
-    "a lambda": (NAMES, NAMES.replace(OPENER, "lambda index: None"), "can't be sent to a reading"),
-    "an open file": (NAMES, NAMES.replace(OPENER, "open(__file__).read"), "can't be sent to a reading"),
+    "a lambda": (NAMES, NAMES.replace(OPENER, "lambda index: None"), "can't be pickled for worker"),
+    "an open file": (NAMES, NAMES.replace(OPENER, "open(__file__).read"), "can't be pickled for worker"),
     "no function": (NAMES, NAMES.replace(OPENER, "None"), "open is NoneType"),
-    "blocks of another length": (NAMES, NAMES.replace("(labels)))", "(labels)), [0])"), "blocks aren't a number"),
-    "a class twice": (CLASSES, 'Splits(("round", "round"), ', "a class is there twice: round"),
+    "blocks of another length": (NAMES, NAMES.replace("(labels)))", "(labels)), [0])"), "blocks are not one integer"),
+    "a class twice": (CLASSES, 'Splits(("round", "round"), ', "duplicate class: round"),
     "a class without a name": (CLASSES, 'Splits(("round", ""), ', "a class has no name"),
     "a class that is a number": (CLASSES, 'Splits(("round", 2), ', "class 2 is int, not text"),
     "classes in one text": (CLASSES, 'Splits("rs", ', "classes is str"),
@@ -52,8 +68,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "        return (LayerGroup(f'all{len(N)}', '.*'), *backbone.groups[1:])\nN = []\n",
         "its groups are not the same",
     ),
-    "a group twice": ('LayerGroup("everything"', 'LayerGroup("head"', "layer group 'head' is there twice"),
-    "a pattern that is none": ('r"features\\."', '"features("', "is no regular expression"),
+    "a group twice": ('LayerGroup("everything"', 'LayerGroup("head"', "two layer groups are named 'head'"),
+    "a pattern that is none": ('r"features\\."', '"features("', "is not a regular expression"),
     "a head without layers": ('head=("classify_it",)', "head=()", "its head names no layers"),
 }
 """What to replace in the plugin, by what, and what a plan says then."""
@@ -110,7 +126,7 @@ def test_a_million_samples_are_checked_in_a_second() -> None:
 def test_the_checks_for_authors_say_the_same() -> None:
     from dataclasses import dataclass
 
-    with pytest.raises(ContractError, match="a name is there twice: x"):
+    with pytest.raises(ContractError, match="duplicate sample name: x"):
         check_dataset(dataclass(frozen=True)(Loads)())
 
 

@@ -40,7 +40,7 @@ def test_a_guess_is_told(tmp_path: Path) -> None:
     data = {"name": "folder", "root": scans(tmp_path / "d", 4095)}
     notes = [note for note in plan_of(dataset=data).notes if "more than 8 bits" in note]
     assert len(notes) == 1
-    assert notes[0].startswith("20 images of more than 8 bits don't say which values are black and white: 0 to 65535")
+    assert notes[0].startswith("20 images of more than 8 bits don't declare the values of black and white: 0 to 65535")
     assert "set dataset.value_range=[0, 4095] if they have 12 bits" in notes[0]
     again = [note for note in plan_of(dataset=data).notes if "more than 8 bits" in note]
     assert again == notes, "from memory too"
@@ -108,4 +108,4 @@ def test_it_stays_when_the_data_is_named_elsewhere(run_ftkit: RunFtkit, tmp_path
 
 def test_one_that_changes_no_image_is_told(run_ftkit: RunFtkit, tmp_path: Path) -> None:
     done = run_ftkit("plan", "--set", "dataset.value_range=[0, 4095]", "--strategy", "freeze", cwd=tmp_path)
-    assert "changes no image" in " ".join(done.stdout.split())
+    assert "has no effect" in " ".join(done.stdout.split())

@@ -183,7 +183,7 @@ def test_size_and_sum_are_told(tmp_path: Path, cache: Path) -> None:
     content = zipped()
     archive, sha256 = written(tmp_path / "a.zip", content), hashlib.sha256(content).hexdigest()
     assert Archive(archive).load().notes == (
-        f"archive {archive}: {len(content)} bytes, sha256 {sha256}, unpacked in {cache / sha256}",
+        f"archive {archive}: {len(content)} bytes, sha256 {sha256}, extracted to {cache / sha256}",
     )
 
 
@@ -236,7 +236,7 @@ def test_an_address_is_fetched_once(server: Server, cache: Path) -> None:
     splits = Archive(url).load()
     assert names(splits) == sorted(FOUR)
     sha256 = hashlib.sha256(content).hexdigest()
-    assert splits.notes == (f"archive {url}: {len(content)} bytes, sha256 {sha256}, unpacked in {cache / sha256}",)
+    assert splits.notes == (f"archive {url}: {len(content)} bytes, sha256 {sha256}, extracted to {cache / sha256}",)
     assert names(Archive(url, sha256.upper()).load()) == sorted(FOUR)
     assert [path for path, _ in server.asked] == ["/data/a.zip?x=1"]
     assert re.fullmatch(r"ftkit(/\S+)? Python-urllib/3\.\d+\.\d+", server.asked[0][1])
@@ -246,9 +246,9 @@ def test_an_address_is_fetched_once(server: Server, cache: Path) -> None:
 
 def test_redirects_are_followed_to_http_alone(server: Server) -> None:
     assert names(Archive(server.lead("/moved", server.give("/a.zip", zipped()))).load()) == sorted(FOUR)
-    with pytest.raises(FtkitError, match=r"/bad: can't be fetched: it leads to .*, which isn't safe to follow"):
+    with pytest.raises(FtkitError, match=r"/bad: can't be downloaded: it redirects to .*, which is not safe"):
         Archive(server.lead("/bad", "ftp://127.0.0.1/a.zip")).load()
-    with pytest.raises(FtkitError, match=r"file:///etc/passwd' is not allowed \(check the address"):
+    with pytest.raises(FtkitError, match=r"file:///etc/passwd' is not allowed \(check the URL"):
         Archive(server.lead("/bad", "file:///etc/passwd")).load()
 
 
@@ -256,7 +256,7 @@ def test_redirects_are_followed_to_http_alone(server: Server) -> None:
 def test_a_download_that_is_cut_short_is_not_kept(body: bytes, server: Server, cache: Path) -> None:
     url = server.give("/a.zip", body, length=5000)
     with pytest.raises(
-        FtkitError, match=rf"{url}: only {len(body):,} of 5,000 bytes came \(try again, or put"
+        FtkitError, match=rf"{url}: only {len(body):,} of 5,000 bytes were received \(try again, or save"
     ) as caught:
         Archive(url).load()
     assert caught.value.exit_code == 1
@@ -269,8 +269,8 @@ def test_a_server_that_refuses_is_one_line(server: Server, cache: Path) -> None:
         Archive(server.address + "/gone.tar.gz").load()
     (place,) = (cache / "downloads").iterdir()
     assert str(caught.value) == (
-        f"{server.address}/gone.tar.gz: the server answers 404 Not Found "
-        f"(check the address, or put the archive at {place / 'gone.tar.gz'} by hand)"
+        f"{server.address}/gone.tar.gz: the server returned 404 Not Found "
+        f"(check the URL, or save the archive as {place / 'gone.tar.gz'} yourself)"
     )
 
 
@@ -279,7 +279,8 @@ def test_without_a_server_the_archive_can_be_put_there_by_hand() -> None:
     with pytest.raises(FtkitError) as caught:
         Archive(url).load()
     said = re.fullmatch(
-        rf"{url}: can't be fetched: Connection refused \(check.*put the archive at (.*) by hand\)", str(caught.value)
+        rf"{url}: can't be downloaded: Connection refused \(check.*save the archive as (.*) yourself\)",
+        str(caught.value),
     )
     assert said is not None, caught.value
     written(Path(said[1]), zipped())
@@ -290,23 +291,23 @@ def test_a_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("ftkit.builtin.datasets.download.TIMEOUT", 0.2)
     stop = threading.Event()
     url = server.give("/a.zip", zipped(), wait=stop)
-    with pytest.raises(FtkitError, match=r"can't be fetched: timed out"):
+    with pytest.raises(FtkitError, match=r"can't be downloaded: timed out"):
         Archive(url).load()
     stop.set()
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a.zip", "http:///a.zip", "s3://bucket/a.zip", "data://x"])
 def test_other_addresses_are_refused(url: str) -> None:
-    assert refusal(url) == f"{url}: only http and https addresses are fetched (or give the path of a file here)"
+    assert refusal(url) == f"{url}: only http and https URLs are supported (or give the path of a local file)"
 
 
 def test_an_address_of_nothing_is_refused() -> None:
-    assert refusal("http://[::x/a.zip").startswith("http://[::x/a.zip: not an address: Invalid IPv6 URL (")
+    assert refusal("http://[::x/a.zip").startswith("http://[::x/a.zip: not a URL: Invalid IPv6 URL (")
 
 
 def test_a_file_address_is_told_to_be_a_path() -> None:
     assert refusal("file:///data/a.zip") == (
-        "file:///data/a.zip: file addresses aren't fetched (give the path itself: /data/a.zip)"
+        "file:///data/a.zip: file URLs are not supported (give the path: /data/a.zip)"
     )
 
 
@@ -318,7 +319,7 @@ def test_another_sum_is_refused_and_nothing_kept(server: Server, cache: Path, tm
     archive = written(tmp_path / "a.zip", content)
     assert refusal(archive, other).startswith(f"{archive} has the sha256 {sha256}, not {other} (")
     assert unpacked(cache) == []
-    assert "is no sha256 (give 64 hex digits" in refusal(archive, "abc")
+    assert "is not a SHA-256 (give 64 hex digits" in refusal(archive, "abc")
 
 
 def test_what_is_no_archive_is_fetched_again_next_time(server: Server, cache: Path) -> None:
@@ -390,18 +391,21 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a symlink up": (tarred(more=(special("a/l", tarfile.SYMTYPE, "../../x"),)), "'a/l' is a link that leaves"),
     "a hard link out": (tarred(more=(special("l", tarfile.LNKTYPE, "../x"),)), "'l' is a link that leaves"),
     "a link in a zip": (link_in_zip("l", "../../etc/passwd"), "'l' is a link that leaves"),
-    "a link to a folder": (tarred(more=(special("l", tarfile.SYMTYPE, "train"),)), "which is no file of the archive"),
+    "a link to a folder": (
+        tarred(more=(special("l", tarfile.SYMTYPE, "train"),)),
+        "which is not a file of the archive",
+    ),
     "a way through a link": (
         tarred({}, more=(special("l", tarfile.SYMTYPE, "/tmp"), special("l/x", tarfile.DIRTYPE))),
         "is a link that leaves",
     ),
     "a device": (tarred(more=(special("train/null", tarfile.CHRTYPE),)), "'train/null' is a device or a pipe"),
     "a pipe": (tarred(more=(special("train/fifo", tarfile.FIFOTYPE),)), "'train/fifo' is a device or a pipe"),
-    "a name twice": (twice(), "it has 'train/a.png' twice"),
-    "a file as a folder": (tarred({"a": DOT, "a/b": DOT}), "it has 'a/b' twice"),
+    "a name twice": (twice(), "it contains 'train/a.png' twice"),
+    "a file as a folder": (tarred({"a": DOT, "a/b": DOT}), "it contains 'a/b' twice"),
     "a long name": (zipped({f"train/{'x' * 256}": DOT}), "is too long"),
     "a deep name": (zipped({"x/" * 600: DOT}), "is too long"),
-    "a long description": (tarred({"x" * (2 << 20): DOT}, "w:gz"), "the description of an entry in it is too long"),
+    "a long description": (tarred({"x" * (2 << 20): DOT}, "w:gz"), "the header of an entry is too long"),
 }
 
 
@@ -410,7 +414,7 @@ def test_hostile_archives_are_refused_and_leave_nothing(what: str, tmp_path: Pat
     content, reason = HOSTILE[what]
     archive = written(tmp_path / "a", content)
     said = refusal(archive)
-    assert said.startswith(f"{archive}: refused: ")
+    assert said.startswith(f"{archive}: unsafe archive: ")
     assert reason in said
     assert unpacked(cache) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "cache"]
@@ -422,7 +426,7 @@ def test_bombs_are_refused(
 ) -> None:
     monkeypatch.setattr(unpacking, "SLACK", 1 << 20)
     bomb = written(tmp_path / "a", made({"train/a/1.png": bytes(3 << 20), "train/b/1.png": bytes(3 << 20)}))
-    assert "refused: it unpacks to more than 20 times its size and 1 MiB (if you trust it" in refusal(bomb)
+    assert "unsafe archive: it extracts to more than 20 times its size plus 1 MiB (if you trust it" in refusal(bomb)
     assert unpacked(cache) == []
 
 
@@ -450,7 +454,7 @@ def test_links_to_files_of_the_archive_become_files(tmp_path: Path, cache: Path)
     ],
 )
 def test_an_archive_that_is_cut_short_is_refused(content: bytes, tmp_path: Path, cache: Path) -> None:
-    assert "cut short" in refusal(written(tmp_path / "a", content))
+    assert "truncated" in refusal(written(tmp_path / "a", content))
     assert unpacked(cache) == []
 
 
@@ -466,12 +470,12 @@ def test_an_encrypted_archive_says_so(tmp_path: Path) -> None:
         place = -1
         while (place := content.find(signature, place + 1)) >= 0:
             content[place + offset] |= 1
-    assert "it is encrypted (unpack it yourself" in refusal(written(tmp_path / "a.zip", bytes(content)))
+    assert "the archive is encrypted (extract it yourself" in refusal(written(tmp_path / "a.zip", bytes(content)))
 
 
 def test_a_full_or_forbidden_cache_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(written(tmp_path / "file", b"") / "cache"))
-    with pytest.raises(FtkitError, match=r"file/cache: Not a directory \(the cache is .*set FTKIT_CACHE_DIR\)"):
+    with pytest.raises(FtkitError, match=r"file/cache: Not a directory \(free disk space in .*set FTKIT_CACHE_DIR\)"):
         Archive(written(tmp_path / "a.zip", zipped())).load()
 
 
@@ -496,7 +500,7 @@ def test_data_takes_archives_and_addresses(server: Server, tmp_path: Path, run_f
     assert f"source: {tmp_path / 'a.tgz'}" in shown.stdout
     refused = run_ftkit("plan", "--data", "ftp://x/y.zip", cwd=tmp_path, env=env)
     assert refused.returncode == 2
-    assert "only http and https addresses are fetched" in refused.stderr
+    assert "only http and https URLs are supported" in refused.stderr
 
 
 def test_init_sets_a_project_up_for_an_archive(server: Server, tmp_path: Path, run_ftkit: RunFtkit) -> None:

@@ -156,6 +156,6 @@ def test_class_weights_let_classes_count_the_same_and_images_one_on_average() ->
 
 
 def test_balance_without_effect_is_said() -> None:
-    assert balance_notes("weights", [0, 0, 1, 1])[0].startswith("balance weights changes nothing")
-    assert balance_notes("sampler", [0, 1])[0].startswith("balance sampler has nothing to balance")
+    assert balance_notes("weights", [0, 0, 1, 1])[0].startswith("balance weights has no effect")
+    assert balance_notes("sampler", [0, 1])[0].startswith("balance sampler has no benefit")
     assert balance_notes("none", [0, 1]) == balance_notes("weights", [0, 0, 1]) == ()

@@ -41,5 +41,5 @@ def test_no_batch_is_larger_than_asked_for() -> None:
 
 
 def test_no_images_is_refused() -> None:
-    with pytest.raises(RequestError, match="no image to train on"):
+    with pytest.raises(RequestError, match="no training images"):
         Batches(images=0, batch_size=8)

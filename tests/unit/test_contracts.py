@@ -161,12 +161,12 @@ def text(index: int) -> Image.Image:
     ("kind", "says"),
     [
         ("order", "the second time"),
-        ("names", "a name is there twice"),
-        ("labels", "label 2 is no index of the 2 classes"),
+        ("names", "duplicate sample name"),
+        ("labels", "is 2, which is not an index of the 2 classes"),
         ("lengths", "4 names, 5 labels"),
-        ("lambda", "can't be sent to a reading process"),
+        ("lambda", "can't be pickled for worker processes"),
         ("image", "open returned str"),
-        ("classes", "a class is there twice"),
+        ("classes", "duplicate class"),
     ],
 )
 def test_a_dataset_at_fault_is_found(kind: str, says: str) -> None:

@@ -73,7 +73,7 @@ def test_repeats_and_leaks_are_noted(images: Path) -> None:
     assert splits.train is not None
     assert splits.train.names == ["0.png", "1.png"]
     assert splits.notes == (
-        "labels.csv: 1 row is repeated and counts once",
+        "labels.csv: 1 duplicate row is ignored",
         "labels.csv: 1 image is in more than one split",
     )
 
@@ -89,9 +89,9 @@ def test_repeats_and_leaks_are_noted(images: Path) -> None:
         ("path,label\na\\0.png,a\n", "write / between folders"),
         ("path,label\n0.png,\n", "line 2: no value in column 'label' (label_column)"),
         ("path,label\n,a\n", "line 2: no value in column 'path' (image_column)"),
-        ("path,label\n0.png\n", "line 2 has 1 values, the header 2"),
-        ("path,label\n0.png,a,b\n", "line 2 has 3 values, the header 2"),
-        ("path,label,split\n0.png,a,holdout\n", "line 2: split 'holdout' is none of train, val, test"),
+        ("path,label\n0.png\n", "line 2 has 1 values, but the header has 2"),
+        ("path,label\n0.png,a,b\n", "line 2 has 3 values, but the header has 2"),
+        ("path,label,split\n0.png,a,holdout\n", "line 2: split 'holdout' is not one of train, val, test"),
         ("path,label\n0.png,a\n0.png,b\n", "line 3: 0.png has label 'b', but 'a' on line 2"),
         ("path,label,split\n0.png,a,train\n1.png,wasp,val\n", "split val: class 'wasp' is not among the training"),
         ('path,label\n"0.png,a\n', "is not a table"),

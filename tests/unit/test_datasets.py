@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftkit.builtin.datasets.digits import Digits, ask_scikit_learn, read_digits
+from ftkit.builtin.datasets.digits import Digits, load_with_scikit_learn, read_digits
 from ftkit.builtin.datasets.torchvision_datasets import TorchvisionSet, ftkit_datasets
 from ftkit.errors import FtkitError, RequestError
 from ftkit.parts.dataset import Splits
@@ -63,7 +63,7 @@ def test_digits_have_a_border_and_full_contrast() -> None:
 
 
 def test_both_ways_to_the_digits_agree() -> None:
-    assert read_digits() == ask_scikit_learn()
+    assert read_digits() == load_with_scikit_learn()
 
 
 def test_digits_do_not_import_scikit_learn() -> None:
@@ -89,7 +89,7 @@ def test_a_set_that_is_not_there_says_where_it_should_be(name: str, tmp_path: Pa
     root = tmp_path / "nowhere"
     with pytest.raises(RequestError) as caught:
         load(name, root)
-    assert str(caught.value).startswith(f"{name} isn't at {root}")
+    assert str(caught.value).startswith(f"{name} not found at {root}")
     assert ("dataset.download=true" in str(caught.value)) == (name not in {"stanford-cars", "imagenet"})
     assert not root.exists()
 

@@ -155,22 +155,22 @@ def test_one_rule_for_all_images() -> None:
     assert twelve.value_range is None, "0 to 65535, by the reader's own rule"
     [note] = twelve.notes
     assert note == (
-        "2 images of more than 8 bits don't say which values are black and white: 0 to 65535 taken, but none has more "
-        "than 4,079, so that nearly all is black; set dataset.value_range=[0, 4095] if they have 12 bits"
+        "2 images of more than 8 bits don't declare the values of black and white: 0 to 65535 used, but the maximum "
+        "is 4,079, so they appear almost black; set dataset.value_range=[0, 4095] if they have 12 bits"
     )
     assert (
         "set dataset.value_range=[0, 16383] if they have 14 bits"
         in choose_value_range([whole(0, 16000)], None).notes[0]
     )
     [note] = choose_value_range([whole(0, 65000)], None).notes
-    assert note.endswith("0 to 65535 taken; set dataset.value_range if others are meant")
+    assert note.endswith("0 to 65535 used; set dataset.value_range to use others")
     assert choose_value_range([whole(-5, 100), whole(0, 300)], None).value_range == (-5, 300)
     # A dim image among floats is dim.
     assert choose_value_range([fractions(0, 0.7), fractions(0, 200)], None).value_range == (0, 255)
     assert choose_value_range([fractions(0, 0.7)], None).value_range == (0, 1)
     assert choose_value_range([fractions(-1, 1)], None).value_range == (-1, 1)
-    with pytest.raises(RequestError, match="no one range fits both"):
+    with pytest.raises(RequestError, match="no single range fits both"):
         choose_value_range([whole(0, 4000), fractions(0, 1)], None)
     assert choose_value_range([whole(0, 4000)], (0, 4095)).notes == ()
     [note] = choose_value_range([whole(0, 5000), whole(0, 4000)], (0, 4095)).notes
-    assert note.startswith("1 image with values beyond dataset.value_range, 0 to 4095")
+    assert note.startswith("1 image with values outside dataset.value_range, 0 to 4095")

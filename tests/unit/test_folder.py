@@ -117,7 +117,7 @@ def test_a_class_that_training_lacks_is_named_with_its_split(tmp_path: Path, ima
     root = image_folder(tmp_path, {"train": {"ants": 1, "bees": 0}, "valid": {"ants": 1, "bee": 1}})
     assert load_error(root) == (
         f"{root}/valid: class 'bee' is not among the training classes: ants "
-        "(add training images of it, or leave it out)"
+        "(add training images of this class, or remove it)"
     )
 
 
@@ -134,12 +134,12 @@ def test_what_is_passed_over_is_noted(tmp_path: Path, image_folder: MakeFolder) 
     assert splits.train.names == ["train/ants/0000.jpg", "train/bees/0000.jpg"]
     assert splits.notes == (
         "train: class folder 'wasps' has no images",
-        "train: 1 image lies in no class folder: train/stray.jpg",
-        "train: 4 hidden or system files and folders are passed over: train/.DS_Store, train/@eaDir, "
+        "train: 1 image is in no class folder: train/stray.jpg",
+        "train: 4 hidden or system files and folders are skipped: train/.DS_Store, train/@eaDir, "
         "train/ants/.ipynb_checkpoints, ...",
         "train: 2 files are not images: train/ants/notes.txt, train/readme.md",
-        "test: 1 hidden or system file or folder is passed over: test/.thumbs",
-        "1 thing is passed over beside train, test: classes.txt",
+        "test: 1 hidden or system file or folder is skipped: test/.thumbs",
+        "1 entry beside train, test ignored: classes.txt",
     )
 
 
@@ -148,7 +148,7 @@ def test_test_images_without_labels_are_noted_not_refused(tmp_path: Path, image_
     dot(root / "test" / "1.png")
     splits = Folder(root).load()
     assert splits.test is None
-    assert splits.notes == ("test: 1 image lies in no class folder: test/1.png",)
+    assert splits.notes == ("test: 1 image is in no class folder: test/1.png",)
 
 
 def test_links_are_followed_once_and_never_up(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_links_are_followed_once_and_never_up(tmp_path: Path) -> None:
     assert splits.train is not None
     assert splits.train.names == ["a/1.png", "a/more/x.png", "b/1.png"]
     assert splits.notes == (
-        "3 links lead nowhere, or to no files: a/gone.png, a/self.png, b/pipe.png",
-        "3 links lead to folders above or ones that are read: a/again, a/up, c",
+        "3 links are broken: a/gone.png, a/self.png, b/pipe.png",
+        "3 links point to parent folders or ones that were read already: a/again, a/up, c",
     )
 
 
@@ -198,7 +198,7 @@ def test_a_class_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/\xff"
     Path(os.fsdecode(folder)).mkdir()
     dot(Path(os.fsdecode(folder)) / "1.png")
-    assert load_error(tmp_path) == "class folder \\udcff: the name is not UTF-8 text (rename it)"
+    assert load_error(tmp_path) == "class folder \\udcff: the name is not valid UTF-8 (rename it)"
 
 
 def test_a_split_can_be_sent_to_workers(tmp_path: Path, image_folder: MakeFolder) -> None:
@@ -226,10 +226,10 @@ def test_folders_that_cannot_be_used(tmp_path: Path, image_folder: MakeFolder) -
     (tmp_path / "labels.csv").write_text("path,label")
     assert "--dataset csv --set dataset.path=" in load_error(tmp_path / "labels.csv")
     (tmp_path / "images.zip").write_text("")
-    assert "is a file, not a folder of images (unpack it" in load_error(tmp_path / "images.zip")
+    assert "is a file, not a folder of images (extract it" in load_error(tmp_path / "images.zip")
     (tmp_path / "empty" / "a").mkdir(parents=True)
     assert load_error(tmp_path / "empty").startswith(
-        f"{tmp_path}/empty has no images (put them into one folder a class"
+        f"{tmp_path}/empty has no images (put images into one folder per class"
     )
     dot(tmp_path / "flat" / "1.png")
     assert load_error(tmp_path / "flat") == (

@@ -42,31 +42,31 @@ def table(root: Path, *images: str, files: tuple[str, ...], **options: str) -> C
             ["1", "2"],
             ("1.jpg", "2.jpg"),
             "1.jpg",
-            "--set dataset.image_suffix=.jpg (so with all 2)",
+            "--set dataset.image_suffix=.jpg (for all 2)",
         ),
         (["a/1"], ("a/1.jpg",), "a/1.jpg", "--set dataset.image_suffix=.jpg"),
         (["1.2"], ("1.2.png",), "1.2.png", "--set dataset.image_suffix=.png"),
-        (["1.png"], ("1.jpg",), "1.jpg", "write the ending that the files have, .jpg"),
-        (["A.jpg"], ("a.JPG",), "a.JPG", "write names in the case that the files have"),
-        (["Img/a.jpg"], ("img/a.jpg",), "img/a.jpg", "in the case that the files have"),
+        (["1.png"], ("1.jpg",), "1.jpg", "use the extension of the files, .jpg"),
+        (["A.jpg"], ("a.JPG",), "a.JPG", "use the case of the file names"),
+        (["Img/a.jpg"], ("img/a.jpg",), "img/a.jpg", "use the case of the file names"),
         (["A"], ("a.JPG",), "a.JPG", "dataset.image_suffix=.JPG"),
-        (["caf\u00e9.jpg"], (f"{NFD}.jpg",), f"{NFD}.jpg", "another Unicode form"),
-        ([f"{NFD}/x.jpg"], ("caf\u00e9/x.jpg",), "caf\u00e9/x.jpg", "another Unicode form"),
+        (["caf\u00e9.jpg"], (f"{NFD}.jpg",), f"{NFD}.jpg", "use the Unicode form of the file names"),
+        ([f"{NFD}/x.jpg"], ("caf\u00e9/x.jpg",), "caf\u00e9/x.jpg", "use the Unicode form of the file names"),
         (
             [r"a\1.jpg", r"a\2.jpg"],
             ("a/1.jpg", "a/2.jpg"),
             "a/1.jpg",
-            r"not \ (so with all 2)",
+            r"not \ (for all 2)",
         ),
         (["1.jpg", "2.jpg"], ("images/1.jpg", "images/2.jpg"), "images/1.jpg", "--set dataset.root="),
         (["1"], ("images/1.jpg",), "images/1.jpg", "dataset.root="),
-        (["data/images/1.jpg"], ("images/1.jpg",), "images/1.jpg", "take 'data/' out of the column"),
-        (["/nowhere/images/1.jpg"], ("images/1.jpg",), "images/1.jpg", "take '/nowhere/' out of the column"),
-        (["a / 1.jpg"], ("a/1.jpg",), "a/1.jpg", "take spaces and quotes out of the column"),
-        (["\u200b1.jpg"], ("1.jpg",), "1.jpg", "take spaces and quotes"),
+        (["data/images/1.jpg"], ("images/1.jpg",), "images/1.jpg", "remove 'data/' from the column"),
+        (["/nowhere/images/1.jpg"], ("images/1.jpg",), "images/1.jpg", "remove '/nowhere/' from the column"),
+        (["a / 1.jpg"], ("a/1.jpg",), "a/1.jpg", "remove spaces and quotes from the column"),
+        (["\u200b1.jpg"], ("1.jpg",), "1.jpg", "remove spaces and quotes"),
         (["7", "8"], ("007.jpg", "008.jpg"), "007.jpg", "leading zeros"),
-        (["7.0"], ("7.jpg",), "7.jpg", "keep the column text"),
-        (["1", "x.jpg"], ("1.jpg",), "1.jpg", "dataset.image_suffix=.jpg (so with 1 of 2)"),
+        (["7.0"], ("7.jpg",), "7.jpg", "keep the column as text"),
+        (["1", "x.jpg"], ("1.jpg",), "1.jpg", "dataset.image_suffix=.jpg (for 1 of 2)"),
     ],
 )
 def test_a_table_of_names_that_arent_quite_there(
@@ -75,7 +75,7 @@ def test_a_table_of_names_that_arent_quite_there(
     with pytest.raises(RequestError) as caught:
         table(tmp_path, *images, files=files).load()
     assert f"{tmp_path}/t.csv line 2: no file " in caught.value.message
-    assert caught.value.message.endswith(f", but {tmp_path}/{there} is there")
+    assert caught.value.message.endswith(f", but {tmp_path}/{there} exists")
     assert hint in str(caught.value.hint)
 
 
@@ -97,7 +97,7 @@ def test_names_that_are_nowhere_or_no_paths(tmp_path: Path) -> None:
     for name in ("nope", "https://host/a.jpg", "x" * 300, "../../nope.jpg", "/"):
         with pytest.raises(RequestError) as caught:
             table(tmp_path, name, files=("1.jpg",)).load()
-        assert "is there" not in caught.value.message
+        assert "exists" not in caught.value.message
         assert caught.value.hint
 
 
@@ -105,7 +105,7 @@ def test_a_large_table_of_ids_is_one_line_and_quick(tmp_path: Path) -> None:
     (tmp_path / "i").mkdir()
     for number in range(3000):
         (tmp_path / "i" / f"{number}.jpg").touch()
-    with pytest.raises(RequestError, match=r"\(3,000 are missing\).*i/0.jpg is there \(.*all of those that were"):
+    with pytest.raises(RequestError, match=r"\(3,000 are missing\).*i/0.jpg exists \(.*for the first 1,000"):
         table(tmp_path, *(f"i/{number}" for number in range(3000)), files=()).load()
 
 
@@ -140,7 +140,7 @@ def test_what_is_called_an_image_an_archive_or_weights_and_is_none(
 ) -> None:
     for name in ("a.jpg", "a.zip", "a.pth", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnreadableImage, match=f"but {kind}" if kind else "or of a kind that can't be read"):
+    with pytest.raises(UnreadableImage, match=f"but {kind}" if kind else "or of a format that can't be read"):
         open_image(tmp_path / "a.jpg")
     with pytest.raises(RequestError, match=f"not a zip or tar archive .it is {kind}" if kind else "may be a web page"):
         Archive(tmp_path / "a.zip").load()
@@ -197,16 +197,16 @@ def test_data_of_another_kind_is_named(tmp_path: Path) -> None:
 def test_absolute_paths_and_leading_slashes(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         table(tmp_path, "/images/1.jpg", files=("images/1.jpg",)).load()
-    assert (caught.value.hint or "").startswith("take the leading / out of the column")
+    assert (caught.value.hint or "").startswith("remove the leading / from the column")
     with pytest.raises(RequestError) as caught:
         table(tmp_path, f"{tmp_path}/images/1.JPG", files=("images/1.jpg",)).load()
-    assert (caught.value.hint or "").startswith("write names in the case that the files have")
+    assert (caught.value.hint or "").startswith("use the case of the file names")
 
 
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("1.jpg,cat", "has no column 'path': its first line names an image, 1.jpg, cat"),
+        ("1.jpg,cat", "has no column 'path': its first line is not a header: 1.jpg, cat"),
         ("path,label,label", "has 2 columns 'label'"),
     ],
 )

@@ -191,8 +191,8 @@ def broken_files(folder: Path) -> dict[str, str]:
         "header.png": "can't be read",
         "empty.jpg": "the file is empty",
         "text.jpg": "not an image",
-        "folder.jpg": "not a file",
-        "pipe.jpg": "not a file",
+        "folder.jpg": "not a regular file",
+        "pipe.jpg": "not a regular file",
         "gone.jpg": "No such file or directory",
         "line\nbreak.jpg": "not an image",
     }

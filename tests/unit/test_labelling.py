@@ -30,7 +30,7 @@ def test_a_split_whose_labels_were_kept_back_is_left_out(hidden: list[object], c
     assert splits.val is not None
     assert list(splits.val.labels) == [1, 0]
     (note,) = splits.notes
-    assert "the test split is left out: none of its 2 labels is known" in note
+    assert "the test split is skipped: none of its 2 images has a label" in note
 
 
 @pytest.mark.parametrize("hidden", [["None", "nan"], ["-1", "-1"], ["N/A", None]])
@@ -51,7 +51,7 @@ def test_single_samples_without_a_label_are_left_out_and_counted() -> None:
     assert list(splits.train.labels) == [0, 1, 0, 1]
     assert list(splits.train.names) == ["row0", "row2", "row5", "row6"]
     assert splits.notes == (
-        "the train split: 3 of 7 images have no label and are left out (2 are missing, 1 is -1): row1, row3, row4",
+        "the train split: 3 of 7 images have no label and are skipped (2 are missing, 1 is -1): row1, row3, row4",
     )
 
 
@@ -113,5 +113,5 @@ def test_what_can_be_no_label_is_refused(values: list[object], classes: Sequence
 
 def test_a_label_out_of_range_is_never_counted_from_the_end() -> None:
     split = Split(["x", "y"], [0, -1], lambda index: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(RequestError, match="the label of y is -1, and classes are 0 to 1"):
+    with pytest.raises(RequestError, match="the label of y is -1, but labels are 0 to 1"):
         relabel(split, ("a", "b"), ("a", "b"), "photos")

@@ -144,12 +144,12 @@ def test_held_out_and_drawn_images_are_stratified_by_target(tmp_path: Path, imag
         ({"classes": ["0", "1", "0"]}, "classes: class '0' is given 2 times (give it once)"),
         (
             {"label_map": {k: v for k, v in PARITY.items() if k != 4}},
-            "label_map: class '4' has no target (add one, or name the classes to use with classes: [...])",
+            "label_map: class '4' has no target (add one, or select the classes to use with classes: [...])",
         ),
         (
             {"label_map": {0: "even", 1: "odd"}},
             "label_map: classes '2', '3', '4', '5' have no target "
-            "(add one, or name the classes to use with classes: [...])",
+            "(add one, or select the classes to use with classes: [...])",
         ),
         ({"label_map": {**PARITY, "05": "odd"}}, "label_map: unknown class '05' (did you mean '5'?)"),
         (
@@ -158,7 +158,7 @@ def test_held_out_and_drawn_images_are_stratified_by_target(tmp_path: Path, imag
         ),
         (
             {"classes": ["0", "1"], "label_map": {0: "a", 1: "b", 2: "b"}},
-            "label_map: class '2' isn't used, since classes leaves it out (drop it here)",
+            "label_map: class '2' is not selected by classes (remove it here, or add it there)",
         ),
     ],
 )
@@ -215,7 +215,7 @@ def test_other_data_with_the_names_of_the_classes_is_mapped(
 ) -> None:
     judged = others(run, image_folder(tmp_path, {"0": 1, "2": 2, "3": 4}, (12, 12)))
     assert supports(judged, run) == {"odd": 4, "even": 2}
-    assert judged.notes == ("classes left out in training are left out here: 0, 6 of 7 images",)
+    assert judged.notes == ("classes not used in training are skipped: 0, 6 of 7 images",)
 
 
 def test_other_data_with_the_names_of_the_targets_is_taken_as_it_is(
@@ -240,4 +240,4 @@ def test_evaluate_maps_other_data_too(run: Path, run_ftkit: RunFtkit, image_fold
     done = run_ftkit("evaluate", str(run), "--json", "--data", str(other))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 6
-    assert "note: classes left out in training are left out here: 0, 6 of 7 images" in done.stderr
+    assert "note: classes not used in training are skipped: 0, 6 of 7 images" in done.stderr

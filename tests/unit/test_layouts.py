@@ -39,25 +39,25 @@ RECOGNISED: list[tuple[list[str], tuple[str, ...], str]] = [
     ([*split("seg_train/seg_train", "seg_test/seg_test"), "seg_pred/seg_pred/7.jpg"], ("train", "test"),
      "split folders seg_train/seg_train, seg_test/seg_test are read as train, test"),
     (split("train_data", "valid_data", "test_data"), ("train", "val", "test"), "are read as train, val, test"),
-    (split("images/train", "images/val"), ("train", "val"), "read from the folder images inside"),
-    (split("imgs/train", "imgs/val"), ("train", "val"), "read from the folder imgs inside"),
-    (split("data/train", "data/test"), ("train", "test"), "read from the folder data inside"),
-    (split("root/dataset/train", "root/dataset/val"), ("train", "val"), "read from the folder root/dataset inside"),
-    (split("dataset"), ("train",), "read from the folder dataset inside"),
+    (split("images/train", "images/val"), ("train", "val"), "read from the subfolder images"),
+    (split("imgs/train", "imgs/val"), ("train", "val"), "read from the subfolder imgs"),
+    (split("data/train", "data/test"), ("train", "test"), "read from the subfolder data"),
+    (split("root/dataset/train", "root/dataset/val"), ("train", "val"), "read from the subfolder root/dataset"),
+    (split("dataset"), ("train",), "read from the subfolder dataset"),
     (split("train/train", "val/val"), ("train", "val"), "train/train"),
     (split("train/images", "val/images"), ("train", "val"), "train/images"),
     (split("flowers_train", "flowers_test"), ("train", "test"), "are read as train, test"),
     (split("train2017", "val2017"), ("train", "val"), "are read as train, val"),
     ([*split("train", "valid", "test"), "README.roboflow.txt"], ("train", "val", "test"), ""),
-    ([*split("chest/train", "chest/test"), "__MACOSX/chest/train/._x.png", "readme.md"], ("train", "test"), "chest in"),
-    ([*split("dataset/train", "dataset/val"), "code/main.py", "docs/a.txt"], ("train", "val"), "dataset inside"),
-    (split("train", "test") + split("chest/train", "chest/test"), ("train", "test"), "1 thing is passed over beside"),
-    (split("training-data/train", "training-data/test"), ("train", "test"), "the folder training-data inside"),
-    (split("train_v2/dataset/training_set", "train_v2/dataset/test_set"), ("train", "test"), "train_v2/dataset inside"),
+    ([*split("chest/train", "chest/test"), "__MACOSX/chest/train/._x.png", "readme.md"], ("train", "test"), "chest"),
+    ([*split("dataset/train", "dataset/val"), "code/main.py", "docs/a.txt"], ("train", "val"), "subfolder dataset"),
+    (split("train", "test") + split("chest/train", "chest/test"), ("train", "test"), "1 entry beside"),
+    (split("training-data/train", "training-data/test"), ("train", "test"), "the subfolder training-data"),
+    (split("train_v2/dataset/training_set", "train_v2/dataset/test_set"), ("train", "test"), "train_v2/dataset"),
     (split("trainval", "test"), ("train", "test"), "trainval, test are read as train, test"),
     (split("train_val", "test"), ("train", "test"), "train_val, test are read as train, test"),
-    (split("splits/train", "splits/test", "raw"), ("train", "test"), "1 thing is passed over beside splits: raw"),
-    ([*split("Training", "Test"), "test-multiple_fruits/1.jpg"], ("train", "test"), "passed over beside Training"),
+    (split("splits/train", "splits/test", "raw"), ("train", "test"), "1 entry beside splits ignored: raw"),
+    ([*split("Training", "Test"), "test-multiple_fruits/1.jpg"], ("train", "test"), "beside Training"),
 ]  # fmt: skip
 
 
@@ -69,24 +69,24 @@ def test_common_layouts(tmp_path: Path, names: list[str], splits: tuple[str, ...
     assert all(len(one) == 2 for _, one in found.present())
     assert note in "; ".join(found.notes)
     if not note:
-        assert found.notes in ((), ("1 thing is passed over beside train, valid, test: README.roboflow.txt",))
+        assert found.notes in ((), ("1 entry beside train, valid, test ignored: README.roboflow.txt",))
 
 
 REFUSED: list[tuple[list[str], str]] = [
     ([f"{c}/{s}/1.png" for c in ("cat", "dog") for s in ("train", "test")],
-     "holds splits in 2 folders: cat/{test, train}, dog/{test, train}"),
-    (["images/1.jpg", "labels/1.txt"], "laid out for detection or segmentation: images/, labels/"),
-    (["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt", "labels/val/1.txt"], "laid out for detection"),
-    (["train/images/1.jpg", "train/labels/1.txt", "valid/images/1.jpg"], "laid out for detection"),
-    (["JPEGImages/1.jpg", "Annotations/1.xml", "ImageSets/Main/train.txt"], "laid out for detection"),
+     "has splits in 2 folders: cat/{test, train}, dog/{test, train}"),
+    (["images/1.jpg", "labels/1.txt"], "layout for detection or segmentation: images/, labels/"),
+    (["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt", "labels/val/1.txt"], "layout for detection"),
+    (["train/images/1.jpg", "train/labels/1.txt", "valid/images/1.jpg"], "layout for detection"),
+    (["JPEGImages/1.jpg", "Annotations/1.xml", "ImageSets/Main/train.txt"], "layout for detection"),
     ([f"train/{c}.{n}.jpg" for c in ("cat", "dog") for n in range(3)] + ["test1/1.jpg"],
-     "6 images, but no class folders with images; their names begin with cat, dog"),
-    ([f"train/train/{c}.{n}.jpg" for c in ("cat", "dog") for n in range(3)], "their names begin with cat, dog"),
+     "6 images, but no class folders with images; their names start with cat, dog"),
+    ([f"train/train/{c}.{n}.jpg" for c in ("cat", "dog") for n in range(3)], "their names start with cat, dog"),
     (["train/images/1.jpg", "val/images/1.jpg"], "no class folders with images"),
-    (split("train/train", "train/val", "test"), "holds splits inside of splits: train/{train, val}, test/{cat, dog}"),
-    (split("flowers", "flowers/flowers"), "flowers/flowers holds cat, dog again"),
-    (split("train", "train/train", "val"), "train/train holds cat, dog again"),
-    (split("learn", "test"), "seems to hold splits, of which only test is known by its name: learn/{cat, dog}"),
+    (split("train/train", "train/val", "test"), "has splits inside splits: train/{train, val}, test/{cat, dog}"),
+    (split("flowers", "flowers/flowers"), "flowers/flowers both have class folders cat, dog"),
+    (split("train", "train/train", "val"), "train/train both have class folders cat, dog"),
+    (split("learn", "test"), "seems to have splits, but only test has the name of one: learn/{cat, dog}"),
     (["training_set/cat/1.png", "train_set/cat/1.png", "test/cat/1.png"], "has two train folders"),
 ]  # fmt: skip
 
@@ -103,7 +103,9 @@ def test_what_is_no_layout_is_refused_in_a_line(tmp_path: Path, names: list[str]
 def test_classes_that_are_called_like_splits_stay_classes_and_are_named(tmp_path: Path) -> None:
     found = Folder(made(tmp_path, *(f"{name}/1.jpg" for name in ("bus", "car", "train", "test_set")))).load()
     assert found.classes == ("bus", "car", "test_set", "train")
-    assert found.notes == ("folders train, test_set are classes, not splits: other class folders lie beside",)
+    assert found.notes == (
+        "folders train, test_set are classes, not splits, since there are other class folders beside it",
+    )
 
 
 def test_classes_with_folders_inside_stay_classes(tmp_path: Path) -> None:
@@ -124,7 +126,10 @@ def test_plan_and_init_say_what_was_recognised(tmp_path: Path) -> None:
 def test_splits_of_unknown_names_are_asked_about(tmp_path: Path) -> None:
     found = Folder(made(tmp_path, *split("learn", "holdout"))).load()
     assert found.classes == ("holdout", "learn")
-    assert "each holds folders cat, dog: if these are the classes, call those train, val and test" in found.notes[0]
+    assert (
+        "each contains folders cat, dog: if these are the classes, rename the outer folders to train, val and test"
+        in found.notes[0]
+    )
 
 
 @pytest.mark.long

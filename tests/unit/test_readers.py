@@ -19,7 +19,7 @@ from ftkit.data.images import (
     UnreadableImage,
     decode_image,
     open_image,
-    profile_fault,
+    profile_problem,
     with_channels,
 )
 from ftkit.data.images.formats import add_reader
@@ -263,7 +263,7 @@ def test_profiles_that_cannot_be_used_are_ignored(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.png"
         PHOTO.save(path, icc_profile=profile)
         assert np.array_equal(agreed(path), np.asarray(PHOTO).transpose(2, 0, 1)), name
-        assert (profile_fault(Image.open(path)) is None) == (name == "grey")
+        assert (profile_problem(Image.open(path)) is None) == (name == "grey")
 
 
 def test_a_profile_is_applied_once(tmp_path: Path) -> None:

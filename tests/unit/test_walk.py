@@ -76,8 +76,8 @@ TAKEN = [
 SAID = (
     "3 images are of formats that ftkit doesn't read (.svg, .cr2, .psd)",
     "2 files are images by their content, but not by their names (a JPEG image)",
-    "2 links lead nowhere, or to no files",
-    "hidden or system files and folders are passed over",
+    "2 links are broken",
+    "hidden or system files and folders are skipped",
     "2 files are not images",
 )
 
@@ -109,9 +109,7 @@ def test_what_nobody_means_changes_no_exit_code(model: Path, tmp_path: Path) -> 
     (tmp_path / "d" / "notes.txt").write_text("x")
     done = typed("predict", "d", "--model", str(model), cwd=tmp_path)
     assert done.returncode == 0
-    assert (
-        "skipped: 2 hidden or system files and folders are passed over: d/.thumbs, d/@eaDir; 1 file is" in done.stderr
-    )
+    assert "skipped: 2 hidden or system files and folders are skipped: d/.thumbs, d/@eaDir; 1 file is" in done.stderr
 
 
 @pytest.fixture
@@ -161,7 +159,7 @@ def test_a_folder_of_what_cant_be_read_says_so(model: Path, tmp_path: Path) -> N
     done = typed("predict", "raw", "--model", str(model), cwd=tmp_path)
     assert done.returncode == 2
     assert "5 images are of formats that ftkit doesn't read (.nef): raw/0.nef, raw/1.nef, raw/2.nef, ..." in done.stderr
-    with pytest.raises(RequestError, match=r"no images, and this is left out: .*\(\.nef\)"):
+    with pytest.raises(RequestError, match=r"no images; skipped: .*\(\.nef\)"):
         Folder(tmp_path).load()
 
 
@@ -234,7 +232,7 @@ def test_a_walk_counts_and_stays_small(tmp_path: Path) -> None:
     left = SkippedFiles()
     assert len(list(walk_images(tmp_path, "", left))) == 50
     assert list(left.lines()) == ["50 files are not images: 0.txt, 1.txt, 10.txt, ..."]
-    assert left.meant == 0
+    assert left.suspicious == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images in an archive, here or at an address: fetched once, checked, unpacked once, read as a folder."""
+"""Images in a local or remote archive: downloaded once, verified, extracted once, and read as a folder."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ SCHEMES = ("http", "https")
 
 @dataclass(frozen=True)
 class Archive(Dataset):
-    """Images in a zip or tar archive, of a path or an http(s) address, laid out as for dataset `folder`.
+    """Images in a zip or tar archive, local or at an http(s) URL, laid out as for dataset `folder`.
 
-    What is fetched stays in the cache folder, as does what is unpacked: FTKIT_CACHE_DIR, else
-    $XDG_CACHE_HOME/ftkit, else ~/.cache/ftkit. An address is asked once; delete the file to fetch it anew.
-    Folders around the images, such as hymenoptera_data/, are entered. An archive that unpacks to more than
-    20 times its size and 1 GiB is refused, and so is one whose names or links lead out of it.
+    The download and the extracted files stay in the cache folder: FTKIT_CACHE_DIR, else $XDG_CACHE_HOME/ftkit, else
+    ~/.cache/ftkit. A URL is downloaded once; delete the file to download it again. An outer folder, such as
+    hymenoptera_data/, is entered. Archives that extract to more than 20 times their size plus 1 GiB, or whose names or
+    links lead outside, are refused.
 
     Attributes:
-        source: Path of the archive, or its address.
-        sha256: The sum that the archive must have, 64 hex digits; null takes any, and shows it.
+        source: Path or URL of the archive.
+        sha256: Expected SHA-256 of the archive, 64 hex digits; null accepts any and shows it.
     """
 
     source: Path | str
@@ -57,9 +57,9 @@ class Archive(Dataset):
         text = os.fspath(self.source)
         cache = cache_folder()
         try:
-            archive, found = _fetched(text, cache, wanted) if _is_address(text) else _local(text, cache)
+            archive, found = _downloaded(text, cache, wanted) if _is_url(text) else _local(text, cache)
             if wanted is not None and found.sha256 != wanted:
-                again = f"delete {archive} to fetch it again" if _is_address(text) else "take the right archive"
+                again = f"delete {archive} to download it again" if _is_url(text) else "use the right archive"
                 raise RequestError(
                     f"{text} has the sha256 {found.sha256}, not {wanted}", f"correct dataset.sha256, or {again}"
                 )
@@ -67,48 +67,45 @@ class Archive(Dataset):
         except OSError as error:
             place = error.filename or cache
             raise FtkitError(
-                f"{place}: {error.strerror or error}", f"the cache is {cache}: make room, or set FTKIT_CACHE_DIR"
+                f"{place}: {error.strerror or error}", f"free disk space in {cache}, or set FTKIT_CACHE_DIR"
             ) from None
         splits = load(Folder(folder))
-        note = f"archive {text}: {found.size:,} bytes, sha256 {found.sha256}, unpacked in {folder}"
+        note = f"archive {text}: {found.size:,} bytes, sha256 {found.sha256}, extracted to {folder}"
         return replace(splits, notes=(one_line(note), *splits.notes))
 
 
-def _is_address(text: str) -> bool:
-    """Whether it is an address, and not the path of a file."""
+def _is_url(text: str) -> bool:
     return "://" in text
 
 
-def _check_address(url: str) -> None:
-    """Refuse what isn't fetched: other schemes, and names of nothing.
+def _check_url(url: str) -> None:
+    """Require an http(s) URL.
 
     Raises:
-        RequestError: The address is of no server, or not http or https.
+        RequestError: The URL has another scheme, or no host.
     """
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise RequestError(
-            f"{url}: not an address: {error}", "give the path of a file, or an http(s) address"
-        ) from None
+        raise RequestError(f"{url}: not a URL: {error}", "give the path of a file, or an http(s) URL") from None
     if parts.scheme.lower() == "file":
-        raise RequestError(f"{url}: file addresses aren't fetched", f"give the path itself: {parts.path}")
+        raise RequestError(f"{url}: file URLs are not supported", f"give the path: {parts.path}")
     if parts.scheme.lower() not in SCHEMES or not parts.netloc:
-        raise RequestError(f"{url}: only http and https addresses are fetched", "or give the path of a file here")
+        raise RequestError(f"{url}: only http and https URLs are supported", "or give the path of a local file")
 
 
 @dataclass(frozen=True)
 class _Sum:
-    """What a file was when its sum was taken; while its stamp is the same, the sum is taken to be."""
+    """The SHA-256 of a file, valid while its stamp doesn't change."""
 
     sha256: str
     size: int
     stamp: str
 
 
-def _fetched(url: str, cache: Path, wanted: str | None) -> tuple[Path, _Sum]:
-    """The archive of an address, and its sum; asks the server only where the file isn't there."""
-    _check_address(url)
+def _downloaded(url: str, cache: Path, wanted: str | None) -> tuple[Path, _Sum]:
+    """The archive of a URL and its SHA-256; downloads it if it isn't in the cache."""
+    _check_url(url)
     folder = cache / "downloads" / _short(url)
     archive = folder / _file_name(url)
     if not archive.is_file():
@@ -117,16 +114,16 @@ def _fetched(url: str, cache: Path, wanted: str | None) -> tuple[Path, _Sum]:
             for part in folder.glob(".*.part") if alone else ():
                 part.unlink()
             if not archive.is_file():
-                _fetch_good(url, archive, cache, wanted)
+                _download(url, archive, cache, wanted)
     return archive, _sum_of(archive, cache)
 
 
-def _fetch_good(url: str, archive: Path, cache: Path, wanted: str | None) -> None:
-    """Fetch and unpack; a file that can't be unpacked isn't kept, so that the next try fetches it again."""
-    # What it imports would slow every start of the program down.
-    from ftkit.builtin.datasets.download import fetch
+def _download(url: str, archive: Path, cache: Path, wanted: str | None) -> None:
+    """Download and extract; a file that can't be extracted is deleted, so that the next attempt downloads it again."""
+    # Imported here, since its imports are slow.
+    from ftkit.builtin.datasets.download import download
 
-    sha256 = fetch(url, archive, wanted)
+    sha256 = download(url, archive, wanted)
     try:
         _unpacked(archive, _remember(archive, sha256, file_stamp(archive), cache), cache)
     except RequestError as error:
@@ -137,12 +134,12 @@ def _fetch_good(url: str, archive: Path, cache: Path, wanted: str | None) -> Non
 def _local(text: str, cache: Path) -> tuple[Path, _Sum]:
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise RequestError(f"no archive {path}", "give the path of a zip or tar archive, or an http(s) address")
+        raise RequestError(f"no archive {path}", "give the path of a zip or tar archive, or an http(s) URL")
     return path, _sum_of(path, cache)
 
 
 def _sum_of(archive: Path, cache: Path) -> _Sum:
-    """The file's sum: the one that was remembered while the file stays as it was, else a new one."""
+    """The SHA-256 of a file, from the cache if the file is unchanged."""
     stamp = file_stamp(archive)
     try:
         known = _Sum(**json.loads(_record(archive, cache).read_text(encoding="utf-8")))
@@ -160,7 +157,7 @@ def _remember(archive: Path, sha256: str, stamp: Stamp, cache: Path) -> _Sum:
         return found
     record = _record(archive, cache)
     part = record.with_suffix(f".{os.urandom(8).hex()}")
-    with contextlib.suppress(OSError):  # It only saves time, and a cache may be there to be read alone.
+    with contextlib.suppress(OSError):  # It only saves time, and the cache may be read-only.
         record.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(asdict(found)), encoding="utf-8")
         part.replace(record)
@@ -172,7 +169,7 @@ def _record(archive: Path, cache: Path) -> Path:
 
 
 def _unpacked(archive: Path, found: _Sum, cache: Path) -> Path:
-    """The folder with the archive's content, which is there whole or not at all."""
+    """The folder with the extracted files, which is complete or doesn't exist."""
     sha256 = found.sha256
     folder = cache / sha256
     if folder.is_dir():
@@ -194,10 +191,10 @@ def _unpack_into(folder: Path, archive: Path, found: _Sum) -> None:
     try:
         unpack(archive, part)
         if file_stamp(archive).text() != found.stamp:
-            raise FtkitError(f"{archive}: it was replaced while it was unpacked", "run this again")
+            raise FtkitError(f"{archive}: the archive was replaced during extraction", "run this again")
         part.rename(folder)
     except OSError:
-        # Where locks don't work, another process may have been quicker, to the same end.
+        # Without locks, another process may have extracted it already.
         if not folder.is_dir():
             raise
     finally:
@@ -206,10 +203,7 @@ def _unpack_into(folder: Path, archive: Path, found: _Sum) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """One process at a time; others wait, and find the work done. Says whether the file system can lock.
-
-    Where it can't, the work may be done twice, to the same end.
-    """
+    """One process at a time; yields whether the file system supports locks. If not, work may be done twice."""
     import fcntl
 
     with path.open("w") as file:
@@ -222,14 +216,16 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _file_name(url: str) -> str:
-    """The last part of the address, as a name that a file can have."""
+    """The last component of the URL, as a valid file name."""
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100] or "archive"
 
 
 def _hex_digits(sha256: str | None) -> str | None:
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise RequestError(f"dataset.sha256: {sha256!r} is no sha256", "give 64 hex digits, as sha256sum prints them")
+        raise RequestError(
+            f"dataset.sha256: {sha256!r} is not a SHA-256", "give 64 hex digits, as sha256sum prints them"
+        )
     return sha256.lower() if sha256 is not None else None
 
 

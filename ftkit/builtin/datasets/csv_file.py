@@ -1,4 +1,4 @@
-"""A table of images: a CSV file with a column of paths, one of labels and, if need be, one of splits."""
+"""A table of images: a CSV file with columns of image paths, labels and, optionally, splits."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ DELIMITERS = ",;\t"
 class CsvFile(Dataset):
     """Images listed in a CSV file with a header, separated by commas, semicolons or tabs.
 
-    Spaces around values don't count. Classes are those of the training rows, in the order of their names,
-    by number where all are whole numbers (1, 2, 10).
+    Spaces around values are ignored. Classes are those of the training rows, sorted by name, or numerically if all are
+    whole numbers (1, 2, 10).
 
     Attributes:
         path: The file, in UTF-8.
-        root: Folder that the image paths are relative to; by default the file's own.
+        root: Folder that the image paths are relative to; by default the folder of the file.
         image_column: Column of image paths.
         label_column: Column of class names.
-        image_suffix: Ending of the images, such as .jpg, for a column of names without one.
-        split_column: Column of train, val or test (or training, valid, validation, dev, testing). A file
-            without it is all training images.
+        image_suffix: Extension of the images, such as .jpg, for a column of names without extension.
+        split_column: Column of train, val or test (or training, valid, validation, dev, testing). Without this
+            column, all images are for training.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class CsvFile(Dataset):
         return _to_splits(by_split, root, path, _notes(len(rows), by_split, path), for_training)
 
     def _rows(self, path: Path) -> list[_Row]:
-        """Every row of the file, checked by itself."""
+        """The rows of the file, each validated."""
         lines = _read(path)
         header = lines[0][1]
         image, label = self._column(header, "image_column", path), self._column(header, "label_column", path)
@@ -84,7 +84,8 @@ class CsvFile(Dataset):
             where = f"{path} line {number}"
             if len(values) != len(header):
                 raise RequestError(
-                    f"{where} has {len(values)} values, the header {len(header)}", "quote values that hold separators"
+                    f"{where} has {len(values)} values, but the header has {len(header)}",
+                    "quote values that contain separators",
                 )
             for key, column in (("image_column", image), ("label_column", label)):
                 if not values[column]:
@@ -94,7 +95,7 @@ class CsvFile(Dataset):
             suffix = "" if values[image].lower().endswith(self.image_suffix.lower()) else self.image_suffix
             rows.append(_Row(number, Path(values[image] + suffix).as_posix(), name, side))
         if not rows:
-            raise RequestError(f"{path} has a header but no rows", "list one image a row")
+            raise RequestError(f"{path} has a header but no rows", "list one image per row")
         return rows
 
     def _column(self, header: Sequence[str], key: str, path: Path) -> int:
@@ -102,13 +103,13 @@ class CsvFile(Dataset):
         if header.count(name) > 1:
             raise RequestError(
                 f"{path} has {header.count(name)} columns {name!r}",
-                "rename the others: which one is meant can't be told",
+                "rename the others",
             )
         if name not in header:
             if any(is_image(Path(value)) for value in header):
                 raise RequestError(
-                    f"{path} has no column {name!r}: its first line names an image, {', '.join(header)}",
-                    "begin it with a header, such as path,label",
+                    f"{path} has no column {name!r}: its first line is not a header: {', '.join(header)}",
+                    "add a header, such as path,label",
                 )
             close = nearest(name, header)
             raise RequestError(
@@ -129,13 +130,13 @@ class _Row:
 _REMEDIES = {
     "an Excel workbook": "save the sheet as CSV in UTF-8",
     "text in UTF-16": "save it as UTF-8",
-    "a zip archive": "unpack it and give the CSV file; --dataset archive reads archives of images",
-    "a git-lfs pointer": "fetch its content with `git lfs pull`",
+    "a zip archive": "extract it and give the CSV file; --dataset archive reads archives of images",
+    "a git-lfs pointer": "download its content with `git lfs pull`",
 }
 
 
 def _read(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and values of each line that isn't blank, the header first."""
+    """Line number and values of each nonblank line, the header first."""
     kind = kind_of_file(path) if path.is_file() else None
     if kind is not None:
         raise RequestError(f"{path} is {kind}, not a CSV file", _REMEDIES.get(kind, "give a CSV file with a header"))
@@ -151,21 +152,21 @@ def _read(path: Path) -> list[tuple[int, list[str]]]:
         raise RequestError(f"{path} is not a table: {error}", "give a CSV file with a header") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RequestError(f"{path}: can't be read: {reason}", "dataset.path names a CSV file") from None
+        raise RequestError(f"{path}: can't be read: {reason}", "set dataset.path to a CSV file") from None
     lines = [line for line in lines if any(line[1])]
     if not lines:
-        raise RequestError(f"{path} is empty", "give a header and one image a row")
+        raise RequestError(f"{path} is empty", "write a header and one image per row")
     return lines
 
 
 def _delimiter(header: str) -> str:
-    """The separator that the header has most of."""
+    """The most frequent separator of the header."""
     return max(DELIMITERS, key=header.count)
 
 
 def _split_name(value: str, where: str) -> SplitName:
     if value.lower() not in SPLIT_SYNONYMS:
-        raise RequestError(f"{where}: split {value!r} is none of train, val, test", "write one of these")
+        raise RequestError(f"{where}: split {value!r} is not one of train, val, test", "use one of these")
     return SPLIT_SYNONYMS[value.lower()]
 
 
@@ -179,8 +180,8 @@ def _require_images(rows: Iterable[_Row], root: Path, path: Path) -> None:
     if not hint and "\\" in first.image:
         hint = SLASHES
     if "://" in first.image or re.match(r"https?:/", first.image):
-        hint = "an address isn't read: fetch the images, and name the files"
-    there = f", but {found.path} is there" if found is not None else ""
+        hint = "URLs are not supported: download the images and give their paths"
+    there = f", but {found.path} exists" if found is not None else ""
     raise RequestError(
         f"{path} line {first.line}: no file {root / first.image}{count}{there}",
         hint
@@ -190,7 +191,7 @@ def _require_images(rows: Iterable[_Row], root: Path, path: Path) -> None:
 
 
 def _add(members: dict[str, _Row], row: _Row, path: Path) -> None:
-    """Add a row to its split, where an image has one label."""
+    """Add a row to its split; an image may have only one label."""
     first = members.setdefault(row.image, row)
     if first.label != row.label:
         raise RequestError(
@@ -203,7 +204,7 @@ def _notes(rows: int, by_split: Mapping[SplitName, Mapping[str, _Row]], path: Pa
     splits_of = Counter(image for members in by_split.values() for image in members)
     repeated, shared = rows - splits_of.total(), sum(count > 1 for count in splits_of.values())
     notes = (
-        (repeated, "row is repeated and counts once", "rows are repeated and count once"),
+        (repeated, "duplicate row is ignored", "duplicate rows are ignored"),
         (shared, "image is in more than one split", "images are in more than one split"),
     )
     return tuple(one_line(f"{path.name}: {n} {one if n == 1 else many}") for n, one, many in notes if n)

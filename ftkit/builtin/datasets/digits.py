@@ -1,4 +1,4 @@
-"""The hand-written digits that come with scikit-learn: real data that needs no download."""
+"""The handwritten digits of scikit-learn, which need no download."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SIDE = 8
 BRIGHTEST = 16
 VAL_IMAGES, TEST_IMAGES = 297, 500
 SEED = 0
-"""Fixes the splits: they are a property of the dataset, whatever the seed of the run."""
+"""Seed of the splits, which don't depend on the seed of the run."""
 
 
 @dataclass(frozen=True)
 class Digits(Dataset):
-    """1,797 hand-written digits of the UCI repository, grey, 8 x 8 pixels: 1,000 train, 297 val, 500 test.
+    """1,797 handwritten digits of the UCI repository, grey, 8 x 8 pixels: 1,000 train, 297 val, 500 test.
 
     Attributes:
-        margin: Black pixels added on each side. Here a digit fills its square, while in MNIST it has a
-            border of a fifth of its own size; with 2 pixels the two look alike.
+        margin: Black pixels added on each side. A digit fills its square here, while in MNIST it has a border of a
+            fifth of its size; with 2 pixels the two datasets look alike.
     """
 
     margin: int = 2
@@ -56,7 +56,7 @@ class _Drawings:
     """Opens digits.
 
     Attributes:
-        pixels: 64 bytes each, row by row, 0 (black) to 16 (white).
+        pixels: 64 bytes per digit, row by row, 0 (black) to 16 (white).
         margin: Black pixels added on each side.
     """
 
@@ -73,24 +73,24 @@ class _Drawings:
 
 
 def read_digits() -> tuple[list[bytes], list[int]]:
-    """Pixels (64 values of 0 to 16) and label of each digit, in scikit-learn's order.
+    """Pixels (64 values, 0 to 16) and label of each digit, in scikit-learn's order.
 
-    They are read from the file inside the package, since importing scikit-learn takes seconds; where a
-    version keeps them elsewhere, it is asked itself.
+    They are read from the file inside the package, since importing scikit-learn takes seconds; if a version has it
+    elsewhere, scikit-learn is imported.
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise RequestError("dataset 'digits' comes with scikit-learn, which isn't there", "pip install scikit-learn")
+        raise RequestError("dataset 'digits' needs scikit-learn, which is not installed", "pip install scikit-learn")
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
-        return ask_scikit_learn()
+        return load_with_scikit_learn()
     with gzip.open(path, "rt", encoding="ascii", newline="") as file:
         rows = [[int(float(value)) for value in row] for row in csv.reader(file)]
     return [bytes(row[:-1]) for row in rows], [row[-1] for row in rows]
 
 
-def ask_scikit_learn() -> tuple[list[bytes], list[int]]:
-    """The same as `read_digits`, from scikit-learn's own reader."""
+def load_with_scikit_learn() -> tuple[list[bytes], list[int]]:
+    """The same as `read_digits`, with scikit-learn's loader."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Files fetched over HTTP: whole or not at all."""
+"""Downloads over HTTP, complete or not at all."""
 
 from __future__ import annotations
 
@@ -27,33 +27,31 @@ from ftkit.api import FtkitError, RequestError
 from ftkit.builtin.datasets.archive import SCHEMES
 
 TIMEOUT = 30.0
-"""Seconds without an answer, or without another byte, after which the server counts as gone."""
+"""Seconds without a response, or without another byte, until the download fails."""
 CHUNK = 1 << 20
 
 
-def fetch(url: str, target: Path, sha256: str | None = None) -> str:
-    """Fetch `url` into the file `target`, which comes into being only when it is whole.
+def download(url: str, target: Path, sha256: str | None = None) -> str:
+    """Download `url` to the file `target`, which is created only when it is complete.
 
     Args:
-        url: An http or https address.
-        sha256: The sum that it must have, in lower case; None takes any.
+        url: An http or https URL.
+        sha256: Expected SHA-256, in lower case; None accepts any.
 
     Returns:
-        The sum, as 64 hex digits.
+        The SHA-256, as 64 hex digits.
 
     Raises:
-        FtkitError: The server can't be reached, refuses, or breaks off.
-        RequestError: The sum is another one.
+        FtkitError: The server can't be reached, returns an error, or closes the connection early.
+        RequestError: The SHA-256 is wrong.
     """
     part = target.with_name(f".{target.name[:100]}.{os.urandom(8).hex()}.part")
-    instead = f"put the archive at {target} by hand"
+    instead = f"save the archive as {target} yourself"
     try:
         with _opened(url, instead) as response, part.open("xb") as file:
             found = _copied(response, file, url, instead)
         if sha256 is not None and found != sha256:
-            raise RequestError(
-                f"{url} has the sha256 {found}, not {sha256}", "it isn't kept: correct dataset.sha256 or the address"
-            )
+            raise RequestError(f"{url} has the sha256 {found}, not {sha256}", "correct dataset.sha256 or the URL")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -61,14 +59,14 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> str:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows to http and https alone, and never from https to http, where anyone could answer."""
+    """Follows redirects only to http and https, and never from https to http."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         scheme = urlsplit(newurl).scheme.lower()
         if scheme not in SCHEMES or (req.type == "https" and scheme == "http"):
-            raise URLError(f"it leads to {newurl}, which isn't safe to follow")
+            raise URLError(f"it redirects to {newurl}, which is not safe")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -82,14 +80,14 @@ def _opened(url: str, instead: str) -> Any:
     except HTTPError as error:
         error.close()
         raise FtkitError(
-            f"{url}: the server answers {error.code} {error.reason}", f"check the address, or {instead}"
+            f"{url}: the server returned {error.code} {error.reason}", f"check the URL, or {instead}"
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise _unreachable(url, error, instead) from None
 
 
 def _copied(response: Any, file: IO[bytes], url: str, instead: str) -> str:
-    """Write the answer to the file, and return its sum; its length must be the one announced."""
+    """Write the response to the file and return its SHA-256; the length must be that of Content-Length."""
     announced = response.headers.get("Content-Length", "")
     digest, size = hashlib.sha256(), 0
     while chunk := _chunk(response, url, instead):
@@ -97,7 +95,7 @@ def _copied(response: Any, file: IO[bytes], url: str, instead: str) -> str:
         file.write(chunk)
         size += len(chunk)
     if announced.isdecimal() and size != int(announced):
-        raise FtkitError(f"{url}: only {size:,} of {int(announced):,} bytes came", f"try again, or {instead}")
+        raise FtkitError(f"{url}: only {size:,} of {int(announced):,} bytes were received", f"try again, or {instead}")
     file.flush()
     os.fsync(file.fileno())
     return digest.hexdigest()
@@ -114,7 +112,7 @@ def _chunk(response: Any, url: str, instead: str) -> bytes:
 def _unreachable(url: str, error: Exception, instead: str) -> FtkitError:
     reason = error.reason if isinstance(error, URLError) else error
     text = getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(error).__name__
-    return FtkitError(f"{url}: can't be fetched: {text}", f"check the connection, or {instead}")
+    return FtkitError(f"{url}: can't be downloaded: {text}", f"check the connection, or {instead}")
 
 
 def _user_agent() -> str:

@@ -1,4 +1,4 @@
-"""How a folder of images is laid out: where its splits or classes are. What can't be told is refused, never guessed."""
+"""Detection of a folder's layout: where its splits or classes are. An ambiguous layout is an error."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ftkit.api import SPLIT_NAMES, SPLIT_SYNONYMS, RequestError, SplitName, list
 CONTAINERS = frozenset(
     {"images", "image", "imgs", "img", "data", "dataset", "photos", "pictures", "pics", "jpegimages"}
 )
-"""Names of folders that hold images of any class, in lower case."""
+"""Names of folders that contain images of any class, in lower case."""
 
 _FILLERS = CONTAINERS | {"set", "sets", "folder", "split", "dir", "samples"}
 _GLUED = re.compile(r"(train|training|val|valid|validation|dev|test|testing)(?:set|data|images|imgs)")
 _ANNOTATIONS = frozenset({"labels", "annotations", "annotation", "label", "bboxes"})
-_WANTED = "wanted is train/CLASS/1.jpg with val and test beside train, or CLASS/1.jpg"
+_EXPECTED = "expected: train/CLASS/1.jpg with val and test beside train, or CLASS/1.jpg"
 MOST_SPLITS = 4
-LOOKED_AT = 20
-"""Folders whose inside is looked at to tell a layout; those of ten thousand classes are alike."""
+INSPECTED = 20
+"""Maximum folders that are listed to detect a layout."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the classes are.
+    """The layout of a folder.
 
     Attributes:
-        top: The folder that splits or classes lie in.
-        splits: The folder of each split, relative to `top`; empty where that itself holds the class folders.
-        notes: What was recognised, where names aren't plain.
+        top: The folder that contains the split folders or class folders.
+        splits: The folder of each split, relative to `top`; empty if `top` contains the class folders.
+        notes: How folders with unusual names are read.
     """
 
     top: Path
@@ -40,114 +40,115 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Inside:
-    """The folders in a folder, and how many images are beside them."""
+class _Content:
+    """The subfolders of a folder and the number of its own images."""
 
     folders: tuple[str, ...]
     images: int
 
 
 def find_layout(root: Path) -> Layout:
-    """The layout of a folder.
+    """Detect the layout of a folder.
 
-    A class may be called `train` or `test` as well: split names count where the training folder holds folders, or
-    where no folder of another name lies beside them.
+    A class may also be named `train` or `test`: folders with split names are splits if the training folder contains
+    folders, or if there are no folders with other names beside them.
 
     Raises:
-        RequestError: Two folders are the same split; splits lie inside of classes or of other splits; classes lie
-            beside a folder with the same ones; it is laid out for detection.
+        RequestError: Two folders are the same split, splits are inside classes or other splits, classes are beside a
+            folder with the same classes, or the layout is one for detection.
     """
     top, entered = root, ""
     while True:
-        inside = _look(top)
-        _require_no_boxes(top, inside)
-        named, strict = _split_folders(top, inside.folders)
-        around = (f"images are read from the folder {entered} inside",) if entered else ()
-        wheres = {}
-        if _are_splits(top, inside, named):
-            wheres = {split: _innermost(top, name) for split, name in named.items()}
-            deeper = _splits_inside(top, wheres)
+        content = _list(top)
+        _require_no_boxes(top, content)
+        named, strict = _split_folders(top, content.folders)
+        folders: dict[SplitName, str] = {}
+        if _are_splits(top, content, named):
+            folders = {split: _innermost(top, name) for split, name in named.items()}
+            inner = _splits_inside(top, folders)
         else:
-            deeper = _deeper(top, inside)
-        if deeper is None:
-            for where in wheres.values() or [""]:
+            inner = _inner_folder(top, content)
+        if inner is None:
+            for where in folders.values() or [""]:
                 _require_no_copy(top / where)
-            notes = _recognised(wheres) if wheres else (*_lone(named, strict), *_alike(top, inside, named))
-            return Layout(top, wheres, (*around, *notes))
-        top, entered = top / deeper, f"{entered}/{deeper}".lstrip("/")
+            notes = [f"images are read from the subfolder {entered}"] if entered else []
+            notes += _renamed_splits(folders) if folders else _split_like_classes(named, strict)
+            notes += () if folders else _possible_splits(top, content, named)
+            return Layout(top, folders, tuple(notes))
+        top, entered = top / inner, f"{entered}/{inner}".lstrip("/")
 
 
-def _are_splits(folder: Path, inside: _Inside, named: Mapping[SplitName, str]) -> bool:
-    return bool(named) and (_holds_folders(folder, named) or len(named) == len(inside.folders))
+def _are_splits(folder: Path, content: _Content, named: Mapping[SplitName, str]) -> bool:
+    return bool(named) and (_train_has_folders(folder, named) or len(named) == len(content.folders))
 
 
-def _splits_inside(top: Path, wheres: Mapping[SplitName, str]) -> str | None:
-    """The one split folder that is none, since splits lie inside: training-data/{train, test}.
+def _splits_inside(top: Path, folders: Mapping[SplitName, str]) -> str | None:
+    """The single split folder that itself contains splits, as in training-data/{train, test}; None if there is none.
 
     Raises:
         RequestError: There are other splits beside it.
     """
-    holding = [where for where in wheres.values() if _holds_splits(top / where)]
-    if not holding or len(wheres) == 1:
-        return next(iter(holding), None)
+    outer = [where for where in folders.values() if _has_splits(top / where)]
+    if not outer or len(folders) == 1:
+        return next(iter(outer), None)
     raise RequestError(
-        f"{top} holds splits inside of splits: {_tree(top, list(wheres.values()))}",
-        f"{_WANTED}; or give {top / holding[0]}",
+        f"{top} has splits inside splits: {_tree(top, list(folders.values()))}",
+        f"{_EXPECTED}; or give {top / outer[0]}",
     )
 
 
 def _require_no_copy(folder: Path) -> None:
-    """Refuse classes beside a folder that isn't one, since it holds the same classes: flowers/{daisy, flowers/daisy}.
+    """Refuse classes beside a folder with the same classes, as in flowers/{daisy, flowers/daisy}.
 
-    Only folders that are called so are looked into: those of a class may hold any others.
+    Only subfolders named like `folder`, a container or a split are checked: a class folder may contain any others.
     """
-    inside = _look(folder)
-    around = {folder.absolute().name.lower(), *CONTAINERS, *SPLIT_SYNONYMS}
-    for name in (name for name in inside.folders if name.lower() in around):
-        within = _look(folder / name)
-        if len(set(within.folders) & set(inside.folders)) > 1 and not within.images:
+    content = _list(folder)
+    names = {folder.absolute().name.lower(), *CONTAINERS, *SPLIT_SYNONYMS}
+    for name in (name for name in content.folders if name.lower() in names):
+        within = _list(folder / name)
+        if len(set(within.folders) & set(content.folders)) > 1 and not within.images:
             raise RequestError(
-                f"{folder} has folders {_few(inside.folders)}, and {folder / name} holds {_few(within.folders)} again",
-                f"take one of them out of the data, or give the one to use; {_WANTED}",
+                f"{folder} and {folder / name} both have class folders {_few(within.folders)}",
+                f"remove one of them from the data, or give the one to use; {_EXPECTED}",
             )
 
 
-def _recognised(wheres: Mapping[SplitName, str]) -> tuple[str, ...]:
-    """A word on split folders whose names aren't the plain ones."""
-    if all(SPLIT_SYNONYMS.get(where.lower()) == split for split, where in wheres.items()):
+def _renamed_splits(folders: Mapping[SplitName, str]) -> tuple[str, ...]:
+    """A note if split folders have unusual names."""
+    if all(SPLIT_SYNONYMS.get(where.lower()) == split for split, where in folders.items()):
         return ()
-    return (f"split folders {', '.join(wheres.values())} are read as {', '.join(wheres)}",)
+    return (f"split folders {', '.join(folders.values())} are read as {', '.join(folders)}",)
 
 
-def _lone(named: Mapping[SplitName, str], strict: bool) -> tuple[str, ...]:
-    """A word on classes that are called like splits."""
+def _split_like_classes(named: Mapping[SplitName, str], strict: bool) -> tuple[str, ...]:
+    """A note if classes have names of splits."""
     if not named or not strict:
         return ()
     which = "folder {} is a class, not a split" if len(named) == 1 else "folders {} are classes, not splits"
-    return (f"{which.format(', '.join(named.values()))}: other class folders lie beside",)
+    return (f"{which.format(', '.join(named.values()))}, since there are other class folders beside it",)
 
 
-def _alike(folder: Path, inside: _Inside, named: Mapping[SplitName, str]) -> tuple[str, ...]:
-    """A word on a few folders that hold the same folders each, which may be splits of unknown names.
+def _possible_splits(folder: Path, content: _Content, named: Mapping[SplitName, str]) -> tuple[str, ...]:
+    """A note if a few folders all contain the same folders: they may be splits with unknown names.
 
     Raises:
-        RequestError: One of them is called like a split, so that the others are splits too.
+        RequestError: One of them has the name of a split, so the others are splits too.
     """
-    if not 1 < len(inside.folders) <= MOST_SPLITS or inside.images:
+    if not 1 < len(content.folders) <= MOST_SPLITS or content.images:
         return ()
-    looks = [_look(folder / name) for name in inside.folders]
-    same = {one.folders for one in looks}
-    if len(same) != 1 or len(looks[0].folders) < 2 or any(one.images for one in looks):
+    contents = [_list(folder / name) for name in content.folders]
+    same = {one.folders for one in contents}
+    if len(same) != 1 or len(contents[0].folders) < 2 or any(one.images for one in contents):
         return ()
     if named:
         raise RequestError(
-            f"{folder} seems to hold splits, of which only {', '.join(named.values())} is known by its name: "
-            f"{_tree(folder, inside.folders)}",
-            _WANTED,
+            f"{folder} seems to have splits, but only {', '.join(named.values())} has the name of one: "
+            f"{_tree(folder, content.folders)}",
+            _EXPECTED,
         )
     return (
-        f"folders {_few(inside.folders)} are read as classes, and each holds folders {_few(looks[0].folders)}: "
-        "if these are the classes, call those train, val and test",
+        f"folders {_few(content.folders)} are read as classes, but each contains folders {_few(contents[0].folders)}: "
+        "if these are the classes, rename the outer folders to train, val and test",
     )
 
 
@@ -156,10 +157,10 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _split_folders(folder: Path, names: Sequence[str]) -> tuple[dict[SplitName, str], bool]:
-    """The folder of each split, in the order train, val, test, and whether their names say nothing else.
+    """The folder of each split in the order train, val, test, and whether their names have no other words.
 
-    First by the words that people use, with fillers such as `set` and `images` around; then by names that have one
-    more word in common, as seg_train and seg_test.
+    Names are matched by `SPLIT_SYNONYMS`, with fillers such as `set` and `images`; then by names with one other word in
+    common, such as seg_train and seg_test.
     """
     exact = _by_split(folder, [(SPLIT_SYNONYMS.get(name.lower()), name) for name in names])
     split_of = {name: _split_of(name) for name in names}
@@ -183,17 +184,15 @@ def _by_split(folder: Path, pairs: Sequence[tuple[SplitName | None, str]], stric
         if split is None:
             continue
         if split in named and strict:
-            raise RequestError(
-                f"{folder} has two {split} folders: {named[split]}, {name}", "merge or rename one of them"
-            )
+            raise RequestError(f"{folder} has two {split} folders: {named[split]}, {name}", "merge them, or rename one")
         named[split] = name
     return named
 
 
 def _split_of(name: str) -> tuple[SplitName, tuple[str, ...]] | None:
-    """The split that a name has a word for, and its other words; None where it has none, or several.
+    """The split that a name contains a word for, and its other words; None if it contains none or several.
 
-    What is called for training and validation both, as trainval, is to train on.
+    A folder for both training and validation, such as trainval, is for training.
     """
     name = re.sub(r"trainval(id)?(?![a-z])", r"train_val", name.lower())
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
@@ -204,45 +203,45 @@ def _split_of(name: str) -> tuple[SplitName, tuple[str, ...]] | None:
     return found[0], tuple(w for w in words if w not in SPLIT_SYNONYMS and w not in _FILLERS)
 
 
-def _holds_folders(folder: Path, named: Mapping[SplitName, str]) -> bool:
-    """Whether the training folder holds folders, and so is a split and no class."""
-    return "train" in named and bool(_look(folder / named["train"]).folders)
+def _train_has_folders(folder: Path, named: Mapping[SplitName, str]) -> bool:
+    """Whether the training folder contains folders, so that it is a split and not a class."""
+    return "train" in named and bool(_list(folder / named["train"]).folders)
 
 
-def _deeper(folder: Path, inside: _Inside) -> str | None:
-    """The one folder in which the layout begins; None where it begins here.
+def _inner_folder(folder: Path, content: _Content) -> str | None:
+    """The only subfolder that contains the layout; None if `folder` itself does.
 
     Raises:
-        RequestError: Several folders hold splits.
+        RequestError: Several subfolders contain splits.
     """
-    if inside.images:
+    if content.images:
         return None
-    looked = inside.folders[:LOOKED_AT]
-    holding = [name for name in looked if _holds_splits(folder / name)]
-    if len(inside.folders) == 1 and (holding or _is_wrapper(folder / inside.folders[0])):
-        return inside.folders[0]
-    if not holding:
+    inspected = content.folders[:INSPECTED]
+    with_splits = [name for name in inspected if _has_splits(folder / name)]
+    if len(content.folders) == 1 and (with_splits or _is_wrapper(folder / content.folders[0])):
+        return content.folders[0]
+    if not with_splits:
         return None
-    others = [name for name in looked if name not in holding and _has_images(folder / name)]
-    if len(holding) == 1 and not others:
-        return holding[0]
-    if len(holding) == 1 and len(inside.folders) > 2:
-        return None  # a class folder among others, with folders of such names in it
+    others = [name for name in inspected if name not in with_splits and _has_images(folder / name)]
+    if len(with_splits) == 1 and not others:
+        return with_splits[0]
+    if len(with_splits) == 1 and len(content.folders) > 2:
+        return None  # a class folder that contains folders with such names
     raise RequestError(
-        f"{folder} holds splits in {len(holding)} folders: {_tree(folder, looked)}",
-        f"{_WANTED}; or give one of these folders",
+        f"{folder} has splits in {len(with_splits)} folders: {_tree(folder, inspected)}",
+        f"{_EXPECTED}; or give one of these folders",
     )
 
 
 def _is_wrapper(folder: Path) -> bool:
-    """Whether a folder holds nothing but folders, so that it stands for no class."""
-    inside = _look(folder)
-    return bool(inside.folders) and not inside.images
+    """Whether a folder contains only folders, so that it is not a class."""
+    content = _list(folder)
+    return bool(content.folders) and not content.images
 
 
-def _holds_splits(folder: Path) -> bool:
-    names = _look(folder).folders
-    if len(names) > LOOKED_AT:
+def _has_splits(folder: Path) -> bool:
+    names = _list(folder).folders
+    if len(names) > INSPECTED:
         return False
     try:
         named, _ = _split_folders(folder, names)
@@ -252,42 +251,42 @@ def _holds_splits(folder: Path) -> bool:
 
 
 def _has_images(folder: Path) -> bool:
-    return bool(_look(folder).images)
+    return bool(_list(folder).images)
 
 
 def _innermost(root: Path, where: str) -> str:
-    """A split's folder less what is around: train/train, seg_train/seg_train, train/images."""
+    """The innermost folder of a split, as in train/train, seg_train/seg_train, train/images."""
     while True:
-        inside = _look(root / where)
-        _require_no_boxes(root / where, inside)
-        if inside.images or len(inside.folders) != 1:
+        content = _list(root / where)
+        _require_no_boxes(root / where, content)
+        if content.images or len(content.folders) != 1:
             return where
-        only = inside.folders[0]
+        only = content.folders[0]
         name = where.rpartition("/")[2].lower()
         if only.lower() != name and only.lower() not in CONTAINERS and SPLIT_SYNONYMS.get(only.lower()) is None:
             return where
         where = f"{where}/{only}"
 
 
-def _require_no_boxes(folder: Path, inside: _Inside) -> None:
-    """Refuse data for detection, whose folders aren't classes."""
-    names = {name.lower() for name in inside.folders}
+def _require_no_boxes(folder: Path, content: _Content) -> None:
+    """Refuse data for object detection, whose folders aren't classes."""
+    names = {name.lower() for name in content.folders}
     if names & _ANNOTATIONS and names & CONTAINERS and len(names) <= 4:
         raise RequestError(
-            f"{folder} is laid out for detection or segmentation: {_tree(folder, inside.folders)}",
-            f"a classifier wants one folder a class: {_WANTED}; or a table of images with --dataset csv",
+            f"{folder} has a layout for detection or segmentation: {_tree(folder, content.folders)}",
+            f"classification needs one folder per class; {_EXPECTED}; or a table of images with --dataset csv",
         )
 
 
 def _tree(folder: Path, names: Sequence[str]) -> str:
-    """Two levels of folders on a line."""
+    """Two levels of folders in one line."""
     shown = []
     for name in names[:3]:
-        inner = _look(folder / name).folders
+        inner = _list(folder / name).folders
         shown.append(f"{name}/{{{_few(inner)}}}" if inner else f"{name}/")
     return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 
 
-def _look(folder: Path) -> _Inside:
+def _list(folder: Path) -> _Content:
     entries = list_folder(folder)
-    return _Inside(tuple(e.name for e in entries if e.kind == "folder"), sum(e.kind == "image" for e in entries))
+    return _Content(tuple(e.name for e in entries if e.kind == "folder"), sum(e.kind == "image" for e in entries))

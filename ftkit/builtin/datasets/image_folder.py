@@ -1,4 +1,4 @@
-"""Folders of images: one folder a class, either in folders a split or all together."""
+"""Folders of images with one folder per class, with or without split folders."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class Folder(Dataset):
-    """Images in one folder a class: root/train/ants/1.jpg, or root/ants/1.jpg where nothing is split yet.
+    """Images in one folder per class: root/train/ants/1.jpg, or root/ants/1.jpg without splits.
 
-    Split folders may be called train, training; val, valid, validation, dev; test, testing, also with set, data or
-    images around (training_set, images_train), or a word that they have in common (seg_train). Folders around them
-    are entered. Images are found at any depth below their class folder. Classes are those of the training split, in
-    the order of their names, by number where all are whole numbers (1, 2, 10).
+    Split folders may be named train, training; val, valid, validation, dev; test, testing; also with set, data or
+    images (training_set, images_train) or with a word that all have in common (seg_train). Outer folders are entered.
+    Images may be at any depth below their class folder. Classes are those of the training split, sorted by name, or
+    numerically if all are whole numbers (1, 2, 10).
 
     Attributes:
         root: The folder.
@@ -60,31 +60,35 @@ class Folder(Dataset):
         root = layout.top
         found = {split: _scan(root, name) for split, name in layout.splits.items()} or {"train": _scan(root, "")}
         for one in found.values():
-            one.left_out.require_opened(root)
+            one.skipped.require_opened(root)
         usable = _usable(root, found)
         parts = {name: (one.to_split(root), one.classes) for name, one in usable.items()}
         where = {name: str(root / one.where) for name, one in usable.items()}
-        notes = [*layout.notes, *(line for one in found.values() for line in one.notes()), *_beside(given, layout)]
+        notes = [
+            *layout.notes,
+            *(line for one in found.values() for line in one.notes()),
+            *_ignored_entries(given, layout),
+        ]
         return join_splits(parts, where, tuple(one_line(line) for line in notes), for_training)
 
 
 @dataclass
 class _Found:
-    """What one folder of class folders holds.
+    """The content of one folder of class folders.
 
     Attributes:
         where: The folder, relative to the root; empty for the root itself.
         images: Paths relative to the root, by class.
-        loose: Images that lie in no class folder.
-        empty: Class folders without an image.
-        left_out: All else.
+        loose: Images outside class folders.
+        empty: Class folders without images.
+        skipped: Everything else.
     """
 
     where: str
     images: dict[str, list[str]] = field(default_factory=dict)
     loose: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
-    left_out: SkippedFiles = field(default_factory=SkippedFiles)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,9 +107,9 @@ class _Found:
         if not self.images and not self.loose:
             yield f"{self.where} has no images"
         if self.loose:
-            what = "image lies in no class folder" if len(self.loose) == 1 else "images lie in no class folder"
+            what = "image is in no class folder" if len(self.loose) == 1 else "images are in no class folder"
             yield f"{place}{len(self.loose)} {what}: {_few(self.loose)}"
-        for line in self.left_out.lines():
+        for line in self.skipped.lines():
             yield f"{place}{line}"
 
 
@@ -115,13 +119,13 @@ def _existing_folder(root: Path) -> Path:
             return root
         is_file = root.is_file()
     except OSError as error:
-        raise RequestError(f"{root}: can't be opened: {error.strerror}", "give a folder that can be") from None
+        raise RequestError(f"{root}: can't be opened: {error.strerror}", "make it readable") from None
     if is_file:
-        hint = "give the folder that holds the class folders"
+        hint = "give the folder that contains the class folders"
         if root.suffix.lower() in {".csv", ".tsv"}:
             hint = f"for a table of images use --dataset csv --set {shlex.quote(f'dataset.path={root}')}"
         elif root.suffix.lower() in ARCHIVES:
-            hint = "unpack it, and give the folder; --data reads zip and tar archives as they are"
+            hint = "extract it and give the folder; --data also reads zip and tar archives"
         kind = kind_of_file(root)
         raise RequestError(f"{root} is {kind or 'a file'}, not a folder of images", hint)
     try:
@@ -129,43 +133,43 @@ def _existing_folder(root: Path) -> Path:
     except OSError:
         beside = []
     close = nearest(root.name, beside)
-    hint = f"did you mean {root.parent / close}?" if close else f"relative paths start from {Path.cwd()}"
+    hint = f"did you mean {root.parent / close}?" if close else f"relative paths are relative to {Path.cwd()}"
     raise RequestError(f"no folder {root}", hint)
 
 
 def _scan(root: Path, where: str) -> _Found:
-    """Find the images in each class folder of `root/where`, opening none."""
+    """List the images in each class folder of `root/where`, without opening them."""
     found = _Found(where)
     for entry in list_folder(root / where):
-        again = found.left_out.again
+        again = found.skipped.again
         path = f"{where}/{entry.name}" if where else entry.name
         if entry.kind == "image":
             found.loose.append(path)
         elif entry.kind != "folder":
-            found.left_out.add_entry(entry, root / where, path)
-        elif images := list(walk_images(root, path, found.left_out)):
+            found.skipped.add_entry(entry, root / where, path)
+        elif images := list(walk_images(root, path, found.skipped)):
             found.images.setdefault(_class_name(entry.name, path), []).extend(images)
-        elif found.left_out.again == again:
+        elif found.skipped.again == again:
             found.empty.append(entry.name)
     return found
 
 
 def _class_name(folder: str, path: str) -> str:
-    """The class that a folder's name means: accented letters may be stored in two ways, but mean the same."""
+    """The class name of a folder, in Unicode form NFC, since accented letters may be encoded in two ways."""
     try:
         folder.encode()
     except UnicodeEncodeError:
-        raise RequestError(f"class folder {path}: the name is not UTF-8 text", "rename it") from None
+        raise RequestError(f"class folder {path}: the name is not valid UTF-8", "rename it") from None
     return unicodedata.normalize("NFC", folder)
 
 
 def _usable(root: Path, found: Mapping[SplitName, _Found]) -> dict[SplitName, _Found]:
-    """The splits with images in class folders.
+    """The splits that have images in class folders.
 
-    A test folder may go without, as in competitions, whose test images have no labels.
+    A test folder may have none, as in competitions, whose test images have no labels.
 
     Raises:
-        RequestError: There are none, or those for training or validation are missing.
+        RequestError: There are no such splits, or train or val has no images in class folders.
     """
     usable = {split: one for split, one in found.items() if one.images}
     missing = [one for split, one in found.items() if not one.images and (split != "test" or not usable)]
@@ -177,35 +181,35 @@ def _usable(root: Path, found: Mapping[SplitName, _Found]) -> dict[SplitName, _F
                 f"{folder} has {count}, but no class folders with images{_named_after(one.loose)}",
                 f"put each image into a folder named after its class: {folder / 'CLASS' / Path(one.loose[0]).name}",
             )
-        left = "; ".join(one.left_out.lines(meant=True))
+        skipped = "; ".join(one.skipped.lines(suspicious=True))
         raise RequestError(
-            f"{folder} has no images{f', and this is left out: {left}' if left else ''}",
-            f"put them into one folder a class: {folder / 'CLASS'}/1.jpg",
+            f"{folder} has no images{f'; skipped: {skipped}' if skipped else ''}",
+            f"put images into one folder per class: {folder / 'CLASS'}/1.jpg",
         )
     return usable
 
 
 def _named_after(loose: list[str]) -> str:
-    """The classes that names such as cat.123.jpg begin with, where these are few."""
+    """The prefixes of names such as cat.123.jpg, if there are few different ones, as these may be the classes."""
     found = {match[1] for path in loose if (match := re.match(r"([^\W\d]+)[._ -]*\d+\.", path.rpartition("/")[2]))}
-    return f"; their names begin with {_few(list(found), 8)}" if 1 < len(found) <= min(20, len(loose) // 2) else ""
+    return f"; their names start with {_few(list(found), 8)}" if 1 < len(found) <= min(20, len(loose) // 2) else ""
 
 
-def _beside(given: Path, layout: Layout) -> Iterator[str]:
-    """What lies beside the folders that were entered, and beside the split folders."""
+def _ignored_entries(given: Path, layout: Layout) -> Iterator[str]:
+    """Notes on entries beside the folders that were entered, and beside the split folders."""
     folder = given
     for entered in layout.top.relative_to(given).parts:
-        yield from _passed_over(folder, [entered])
+        yield from _ignored(folder, [entered])
         folder /= entered
     if layout.splits:
-        yield from _passed_over(layout.top, [where.partition("/")[0] for where in layout.splits.values()])
+        yield from _ignored(layout.top, [where.partition("/")[0] for where in layout.splits.values()])
 
 
-def _passed_over(folder: Path, used: list[str]) -> Iterator[str]:
+def _ignored(folder: Path, used: list[str]) -> Iterator[str]:
     names = [e.name for e in list_folder(folder) if e.name not in used and e.kind != "hidden"]
     if names:
-        passed = "thing is" if len(names) == 1 else "things are"
-        yield f"{len(names)} {passed} passed over beside {', '.join(used)}: {_few(names)}"
+        entries = "entry" if len(names) == 1 else "entries"
+        yield f"{len(names)} {entries} beside {', '.join(used)} ignored: {_few(names)}"
 
 
 def _few(names: list[str], most: int = 3) -> str:
@@ -215,5 +219,5 @@ def _few(names: list[str], most: int = 3) -> str:
 
 @hookimpl
 def ftkit_datasets() -> Mapping[str, type[Dataset]]:
-    """Plain folders of images."""
+    """Folders of images."""
     return {"folder": Folder}

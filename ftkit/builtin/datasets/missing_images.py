@@ -1,4 +1,4 @@
-"""Images that a table names and that aren't there: what is there in their place, and what would mend the table."""
+"""Missing images of a table: similar existing files, and hints for correcting the table."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from ftkit.api import is_image
 
 LOOKED_FOR = 1000
-"""Missing images of which each is looked for; more are taken to miss for the same reasons."""
+"""Maximum missing images to search for; the others are assumed to be missing for the same reasons."""
 FOLDERS = 200
-"""Folders beside and inside the root that are tried."""
+"""Maximum folders inside the root that are searched."""
 SLASHES = "write / between folders, not \\"
 _SPACES = str.maketrans({"\u00a0": " ", "\u200b": None, "\ufeff": None})
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A file that is there, for one that isn't.
+    """An existing file that is similar to a missing one.
 
     Attributes:
-        path: It, as a table under the same root would name it.
-        change: In which way the name in the table differs.
-        hint: What mends it.
+        path: The existing file.
+        change: How the name in the table differs.
+        hint: How to correct it.
     """
 
     path: Path
@@ -35,20 +35,20 @@ class Neighbour:
 
 @dataclass
 class Search:
-    """Looks for neighbours of many names, reading each folder once."""
+    """A search for neighbours of many names that lists each folder once."""
 
     root: Path
     others: Sequence[Path] = ()
     _folders: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
 
     def find(self, image: str) -> Neighbour | None:
-        """What is there in place of an image; None where nothing is like it."""
+        """The neighbour of a missing image; None if there is none."""
         for name, change, hint in self._spellings(image):
             exact = self.root / name
             base = Path("/") if name.startswith("/") else self.root
             found = exact if change and is_file(exact) else self._alike(base, name)
             if found is not None:
-                return self._told(found, name, change, hint)
+                return self._neighbour(found, name, change, hint)
         elsewhere = self._elsewhere(image)
         if elsewhere is not None and "\\" in image:
             return replace(elsewhere, hint=f"{SLASHES}; {elsewhere.hint}")
@@ -58,15 +58,15 @@ class Search:
         yield image, "", ""
         plain = "/".join(part.strip().strip("\"'") for part in image.translate(_SPACES).split("/"))
         if plain != image:
-            yield plain, "spaces or quotes", "take spaces and quotes out of the column"
+            yield plain, "spaces or quotes", "remove spaces and quotes from the column"
         if "\\" in image:
             yield plain.replace("\\", "/"), "backslashes", SLASHES
         if image.startswith("/"):
-            yield image.lstrip("/"), "leading /", "take the leading / out of the column"
+            yield image.lstrip("/"), "leading /", "remove the leading / from the column"
         if image.endswith(".0") and image[:-2].isdecimal():
-            yield image[:-2], "numbers", "keep the column text: a spreadsheet made numbers of it"
+            yield image[:-2], "numbers", "keep the column as text: a spreadsheet converted it to numbers"
 
-    def _told(self, found: Path, name: str, change: str, hint: str) -> Neighbour:
+    def _neighbour(self, found: Path, name: str, change: str, hint: str) -> Neighbour:
         if self.root / name == found:
             return Neighbour(found, change, hint)
         more, remedy = _difference(Path(name).name, found.name)
@@ -76,7 +76,7 @@ class Search:
         return Neighbour(found, " and ".join(filter(None, (change, more))), remedy if not change else hint)
 
     def _alike(self, folder: Path, name: str) -> Path | None:
-        """The file of another case, Unicode form or ending, in a folder of another case or form."""
+        """A file whose path differs only in case, Unicode form or extension."""
         *folders, last = [part for part in name.split("/") if part not in ("", ".")] or [""]
         for part in folders:
             names = [part] if _is_dir(folder / part) else self._in(folder).get(_folded(part), [])
@@ -92,7 +92,7 @@ class Search:
         return None
 
     def _in(self, folder: Path) -> dict[str, list[str]]:
-        """Names in a folder by what they fold to: whole, less the ending, and as a number."""
+        """The names in a folder by normalised name, with and without extension, and by number."""
         if folder not in self._folders:
             found: dict[str, list[str]] = {}
             try:
@@ -106,20 +106,20 @@ class Search:
         return self._folders[folder]
 
     def _elsewhere(self, image: str) -> Neighbour | None:
-        """Under another root, in a folder of the root, or with fewer folders before it."""
+        """The file under another root, in a subfolder of the root, or with fewer leading folders."""
         name = image.replace("\\", "/").lstrip("/")
         for other in (*self.others, *self._inside()):
             if is_file(other / name):
                 return Neighbour(other / name, "folder", f"--set dataset.root={other}")
         for other in self._inside():
             if (found := self._alike(other, name)) is not None:
-                return Neighbour(found, "folder and ending", f"--set dataset.root={other}, and see how names differ")
+                return Neighbour(found, "folder and name", f"--set dataset.root={other}, and compare the names")
         parts = name.split("/")
         for start in range(1, min(len(parts), 20)):
             if is_file(self.root / "/".join(parts[start:])):
                 dropped = image[: len(image.replace("\\", "/")) - len("/".join(parts[start:]))]
                 found = self.root / "/".join(parts[start:])
-                return Neighbour(found, "folder too many", f"take {dropped!r} out of the column")
+                return Neighbour(found, "extra folder", f"remove {dropped!r} from the column")
         return None
 
     def _inside(self) -> list[Path]:
@@ -131,7 +131,7 @@ class Search:
 
 
 def explain(search: Search, images: Sequence[str]) -> tuple[int, Neighbour | None, str]:
-    """The place of the first image that has a neighbour, that one, and what mends most of the images."""
+    """The position of the first image that has a neighbour, the neighbour, and the hint for most of the images."""
     found = [search.find(image) for image in images[:LOOKED_FOR]]
     place, first = next(((at, one) for at, one in enumerate(found) if one is not None), (0, None))
     if first is None:
@@ -139,26 +139,26 @@ def explain(search: Search, images: Sequence[str]) -> tuple[int, Neighbour | Non
     hint, count = Counter(one.hint for one in found if one is not None).most_common(1)[0]
     if len(found) == 1:
         return place, first, hint
-    which = "all of those that were looked for" if len(images) > LOOKED_FOR else f"all {len(found):,}"
+    which = f"the first {len(found):,}" if len(images) > LOOKED_FOR else f"all {len(found):,}"
     same = sum(one is not None and one.hint == hint for one in found)
-    return place, first, f"{hint} (so with {which if same == len(found) else f'{count:,} of {len(found):,}'})"
+    return place, first, f"{hint} (for {which if same == len(found) else f'{count:,} of {len(found):,}'})"
 
 
 def _difference(name: str, other: str) -> tuple[str, str]:
-    """In which way one name differs from the other, and what mends it."""
+    """How one name differs from the other, and how to correct it."""
     if name == other:
         return "", ""
     if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other):
-        return "Unicode form", "write names as the files have them: accents are stored in another Unicode form"
+        return "Unicode form", "use the Unicode form of the file names: accents are encoded differently"
     if _folded(name) == _folded(other):
-        return "case", "write names in the case that the files have"
+        return "case", "use the case of the file names"
     suffix = Path(other).suffix
     if _folded(other) == _folded(name + suffix):
-        return "ending", f"add the ending with --set dataset.image_suffix={suffix}"
+        return "extension", f"add the extension with --set dataset.image_suffix={suffix}"
     if _stem(name) == _stem(other):
-        return "ending", f"write the ending that the files have, {suffix}"
+        return "extension", f"use the extension of the files, {suffix}"
     if _number(name) and _number(name) == _number(other):
-        return "leading zeros", "write numbers as the files have them: a spreadsheet took the leading zeros"
+        return "leading zeros", "use the numbers of the file names: a spreadsheet removed the leading zeros"
     return "", ""
 
 
@@ -167,18 +167,18 @@ def _folded(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """Less the ending of an image, folded."""
+    """The normalised name without an image extension."""
     return _folded(Path(name).stem if is_image(name) else name)
 
 
 def _number(name: str) -> str:
-    """The number that a name is, without leading zeros; empty where it is none."""
+    """The number that a name consists of, without leading zeros; empty if it isn't a number."""
     stem = Path(name).stem if is_image(name) else name
     return f"#{int(stem)}" if stem.isdecimal() and len(stem) < 100 else ""
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; none is of a name that is too long, or that no file can have."""
+    """Whether a file exists; False for names that are too long or invalid."""
     try:
         return path.is_file()
     except (OSError, ValueError):

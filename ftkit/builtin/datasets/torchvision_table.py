@@ -1,6 +1,6 @@
-"""The classification sets of torchvision as a table of facts: where each lies, how it splits and is read.
+"""Table of torchvision's classification datasets: the folder, the splits and the reader of each.
 
-A set is here if its labels are known without decoding every image.
+It has the datasets whose labels are available without decoding every image.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ TRAIN_VAL_TEST: Mapping[SplitName, Arguments] = {**TRAIN_VAL, "test": {"split": 
 WHOLE: Mapping[SplitName, Arguments] = {"train": {}}
 
 DIGITS = tuple("0123456789")
-"""Plain names for all sets of digits, so that a model of one can be evaluated on another by name."""
+"""Class names of all digit datasets, so that a model trained on one can be evaluated on another."""
 
 
 def in_pairs(attribute: str) -> Callable[[Any], list[Sample]]:
-    """Reads files and labels where torchvision keeps them together."""
+    """Reader for datasets with one list of (file, label) pairs."""
     return lambda data: [(str(path), int(label)) for path, label in getattr(data, attribute)]
 
 
 def in_lists(files: str) -> Callable[[Any], list[Sample]]:
-    """Reads files and labels where torchvision keeps them apart."""
+    """Reader for datasets with separate lists of files and labels."""
     return lambda data: [(str(p), int(label)) for p, label in zip(getattr(data, files), data._labels, strict=True)]
 
 
@@ -53,21 +53,21 @@ def of_caltech256(data: Any) -> list[Sample]:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What there is to know of one set.
+class DatasetInfo:
+    """The description of one dataset.
 
     Attributes:
-        name: What `--dataset` takes.
+        name: Name for `--dataset`.
         constructor: Name of the class in `torchvision.datasets`.
-        splits: The constructor's arguments for each split that exists.
-        place: Where the data lies below the root, once it is there; a pattern.
+        splits: The constructor's arguments for each split.
+        place: Path of the data below the root; a format string.
         about: One line for lists.
-        files: Reads file and label of each image; None where the images are arrays in memory.
+        files: Returns file and label of each image; None if the images are arrays in memory.
         labels: Attribute with the labels of arrays.
-        classes: Class names; None where torchvision has them.
-        needs: A package that torchvision reads the set with.
-        downloads: Whether torchvision can fetch it.
-        transposed: Whether its images are stored with rows and columns exchanged.
+        classes: Class names; None if torchvision has them.
+        needs: A package that torchvision needs for this dataset.
+        downloads: Whether torchvision can download it.
+        transposed: Whether images are stored with rows and columns swapped.
     """
 
     name: str
@@ -84,20 +84,20 @@ class Facts:
 
 
 PLAIN = (
-    Facts("mnist", "MNIST", BY_FLAG, "MNIST/raw", "digits, 28 x 28 grey", classes=DIGITS),
-    Facts("fashion-mnist", "FashionMNIST", BY_FLAG, "FashionMNIST/raw", "10 kinds of clothes, 28 x 28 grey"),
-    Facts("kmnist", "KMNIST", BY_FLAG, "KMNIST/raw", "10 Japanese letters, 28 x 28 grey"),
-    Facts("qmnist", "QMNIST", BY_FLAG, "QMNIST/raw", "MNIST with 60,000 test images", classes=DIGITS),
-    Facts("usps", "USPS", BY_FLAG, "usps.bz2", "digits, 16 x 16 grey", classes=DIGITS),
-    Facts("semeion", "SEMEION", WHOLE, "semeion.data", "digits, 16 x 16", labels="labels", classes=DIGITS),
-    Facts("cifar10", "CIFAR10", BY_FLAG, "cifar-10-batches-py", "10 classes, 32 x 32"),
-    Facts("cifar100", "CIFAR100", BY_FLAG, "cifar-100-python", "100 classes, 32 x 32"),
-    Facts(
+    DatasetInfo("mnist", "MNIST", BY_FLAG, "MNIST/raw", "digits, 28 x 28 grey", classes=DIGITS),
+    DatasetInfo("fashion-mnist", "FashionMNIST", BY_FLAG, "FashionMNIST/raw", "10 types of clothing, 28 x 28 grey"),
+    DatasetInfo("kmnist", "KMNIST", BY_FLAG, "KMNIST/raw", "10 Japanese letters, 28 x 28 grey"),
+    DatasetInfo("qmnist", "QMNIST", BY_FLAG, "QMNIST/raw", "MNIST with 60,000 test images", classes=DIGITS),
+    DatasetInfo("usps", "USPS", BY_FLAG, "usps.bz2", "digits, 16 x 16 grey", classes=DIGITS),
+    DatasetInfo("semeion", "SEMEION", WHOLE, "semeion.data", "digits, 16 x 16", labels="labels", classes=DIGITS),
+    DatasetInfo("cifar10", "CIFAR10", BY_FLAG, "cifar-10-batches-py", "10 classes, 32 x 32"),
+    DatasetInfo("cifar100", "CIFAR100", BY_FLAG, "cifar-100-python", "100 classes, 32 x 32"),
+    DatasetInfo(
         "svhn", "SVHN", TRAIN_TEST, "train_32x32.mat", "house numbers, 32 x 32", None, "labels", DIGITS, needs="scipy"
     ),
-    Facts("stl10", "STL10", TRAIN_TEST, "stl10_binary", "10 classes, 96 x 96, few labels", labels="labels"),
-    Facts("food101", "Food101", TRAIN_TEST, "food-101", "101 dishes", in_lists("_image_files")),
-    Facts(
+    DatasetInfo("stl10", "STL10", TRAIN_TEST, "stl10_binary", "10 classes, 96 x 96, few labels", labels="labels"),
+    DatasetInfo("food101", "Food101", TRAIN_TEST, "food-101", "101 dishes", in_lists("_image_files")),
+    DatasetInfo(
         "flowers102",
         "Flowers102",
         TRAIN_VAL_TEST,
@@ -106,7 +106,7 @@ PLAIN = (
         in_lists("_image_files"),
         needs="scipy",
     ),
-    Facts(
+    DatasetInfo(
         "oxford-iiit-pet",
         "OxfordIIITPet",
         {"train": {"split": "trainval"}, "test": {"split": "test"}},
@@ -114,9 +114,11 @@ PLAIN = (
         "37 breeds of cats and dogs",
         in_lists("_images"),
     ),
-    Facts("eurosat", "EuroSAT", WHOLE, "eurosat/2750", "10 uses of land from space", in_pairs("samples")),
-    Facts("gtsrb", "GTSRB", TRAIN_TEST, "gtsrb", "43 German traffic signs", in_pairs("_samples")),
-    Facts(
+    DatasetInfo(
+        "eurosat", "EuroSAT", WHOLE, "eurosat/2750", "10 classes of land use, satellite images", in_pairs("samples")
+    ),
+    DatasetInfo("gtsrb", "GTSRB", TRAIN_TEST, "gtsrb", "43 German traffic signs", in_pairs("_samples")),
+    DatasetInfo(
         "country211",
         "Country211",
         {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
@@ -124,7 +126,7 @@ PLAIN = (
         "photographs by country",
         in_pairs("samples"),
     ),
-    Facts(
+    DatasetInfo(
         "stanford-cars",
         "StanfordCars",
         TRAIN_TEST,
@@ -134,11 +136,17 @@ PLAIN = (
         needs="scipy",
         downloads=False,
     ),
-    Facts("sun397", "SUN397", WHOLE, "SUN397", "397 scenes", in_lists("_image_files")),
-    Facts("caltech101", "Caltech101", WHOLE, "caltech101/101_ObjectCategories", "101 things", of_caltech101),
-    Facts("caltech256", "Caltech256", WHOLE, "caltech256/256_ObjectCategories", "257 things", of_caltech256),
-    Facts(
+    DatasetInfo("sun397", "SUN397", WHOLE, "SUN397", "397 scenes", in_lists("_image_files")),
+    DatasetInfo(
+        "caltech101", "Caltech101", WHOLE, "caltech101/101_ObjectCategories", "101 object categories", of_caltech101
+    ),
+    DatasetInfo(
+        "caltech256", "Caltech256", WHOLE, "caltech256/256_ObjectCategories", "257 object categories", of_caltech256
+    ),
+    DatasetInfo(
         "rendered-sst2", "RenderedSST2", TRAIN_VAL_TEST, "rendered-sst2", "sentences as pictures", in_pairs("_samples")
     ),
-    Facts("imagenet", "ImageNet", TRAIN_VAL, "", "1,000 classes", in_pairs("samples"), needs="scipy", downloads=False),
+    DatasetInfo(
+        "imagenet", "ImageNet", TRAIN_VAL, "", "1,000 classes", in_pairs("samples"), needs="scipy", downloads=False
+    ),
 )

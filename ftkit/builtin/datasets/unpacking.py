@@ -1,4 +1,4 @@
-"""Archives unpacked so that whatever is in them stays in one folder, and within bounds."""
+"""Safe extraction of archives: all files stay in one folder and within a size limit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ftkit.api import FtkitError, RequestError, kind_of_file
 
 RATIO = 20
 SLACK = 1 << 30
-"""An archive may unpack to `RATIO` times its size and `SLACK` bytes; images compress far less than that."""
+"""An archive may extract to `RATIO` times its size plus `SLACK` bytes; images compress far less than that."""
 
 HEADER = 1 << 20
-"""Bytes that the description of one entry of a tar file may take."""
+"""Maximum bytes of the header of one tar entry."""
 LONGEST_NAME, LONGEST_PART = 1024, 255
 BLOCK = 512
 
@@ -36,12 +36,12 @@ _COMPRESSED: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
 
 @dataclass(frozen=True)
 class _Entry:
-    """One thing in an archive.
+    """An entry of an archive.
 
     Attributes:
-        name: As the archive has it.
-        link: For a link, what it points to, from the top of the archive.
-        open: For a file, its content.
+        name: Its path in the archive.
+        link: The target of a link, relative to the root of the archive.
+        open: Opens the content of a file.
     """
 
     name: str
@@ -59,7 +59,7 @@ class _Allowance:
 
     def require(self, size: int) -> None:
         if size > self.left:
-            raise _hostile(self.archive, f"it unpacks to more than {RATIO} times its size and {SLACK >> 20:,} MiB")
+            raise _unsafe(self.archive, f"it extracts to more than {RATIO} times its size plus {SLACK >> 20:,} MiB")
 
     def take(self, size: int) -> None:
         self.require(size)
@@ -67,15 +67,15 @@ class _Allowance:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip or tar archive into `target`, which must be a new, empty folder.
+    """Extract a zip or tar archive into `target`, which must be a new, empty folder.
 
-    Only files and folders come into being; a link to a file of the archive becomes that file. Owners, modes
-    and times aren't taken over.
+    Only files and folders are created; a link to a file of the archive becomes a copy of that file. Owners, modes and
+    times are ignored.
 
     Raises:
-        RequestError: It is no archive, is damaged or encrypted, or is refused: a name that leaves the
-            folder, is given twice or is too long; a link out; a device; more bytes than its size warrants.
-        FtkitError: The disk is full, or can't be written to.
+        RequestError: The file is not an archive, is damaged or encrypted, or is unsafe: a path outside the folder, a
+            duplicate or too long name, a link outside, a device, or too many bytes for its size.
+        FtkitError: The disk is full or not writable.
     """
     allowance = _Allowance(archive, RATIO * archive.stat().st_size + SLACK)
     try:
@@ -87,16 +87,16 @@ def unpack(archive: Path, target: Path) -> None:
         if error.errno is None:
             raise _damaged(archive, error) from None
         raise FtkitError(
-            f"{archive}: can't be unpacked into {target.parent}: {error.strerror}",
-            "make room there, or name another folder with FTKIT_CACHE_DIR",
+            f"{archive}: can't be extracted to {target.parent}: {error.strerror}",
+            "free disk space there, or set FTKIT_CACHE_DIR to another folder",
         ) from None
     except Exception as error:
-        # Both readers raise whatever parsing runs into, and all of it means the same.
+        # Both readers raise any exception for damaged archives.
         raise _damaged(archive, error) from None
 
 
 def _entries(archive: Path, allowance: _Allowance) -> Generator[_Entry, None, None]:
-    """What is in the archive. Its first bytes tell what it is, since addresses often don't."""
+    """The entries of an archive, whose format is detected from its first bytes."""
     with archive.open("rb") as file:
         start = file.read(BLOCK)
     opener = next((opener for magic, opener in _COMPRESSED if start.startswith(magic)), None)
@@ -107,8 +107,8 @@ def _entries(archive: Path, allowance: _Allowance) -> Generator[_Entry, None, No
     if tarfile.is_tarfile(archive):
         return _in_tar(archive, lambda path: path.open("rb"))
     kind = kind_of_file(archive)
-    told = f"it is {kind}" if kind is not None else "look at what it is: it may be a web page"
-    raise RequestError(f"{archive}: not a zip or tar archive", told)
+    hint = f"it is {kind}" if kind is not None else "check the file: it may be a web page"
+    raise RequestError(f"{archive}: not a zip or tar archive", hint)
 
 
 def _in_zip(archive: Path, allowance: _Allowance) -> Generator[_Entry, None, None]:
@@ -117,7 +117,7 @@ def _in_zip(archive: Path, allowance: _Allowance) -> Generator[_Entry, None, Non
         allowance.require(sum(member.file_size for member in members))
         for member in members:
             if member.flag_bits & 1:
-                raise RequestError(f"{archive}: it is encrypted", "unpack it yourself and give the folder")
+                raise RequestError(f"{archive}: the archive is encrypted", "extract it yourself and give the folder")
             name, mode = member.filename.replace("\\", "/"), member.external_attr >> 16
             kind = stat.S_IFMT(mode)
             if kind == stat.S_IFLNK:
@@ -140,15 +140,15 @@ def _in_tar(archive: Path, opener: Callable[[Path], Any]) -> Generator[_Entry, N
         bounded = _Bounded(stream, archive)
         with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:", errorlevel=2) as tar:
             while (member := tar.next()) is not None:
-                # Else each entry of a large archive stays in memory.
+                # Otherwise each entry of a large archive stays in memory.
                 tar.members.clear()  # type: ignore[attr-defined]
                 bounded.left = None
                 yield _tar_entry(tar, member)
                 bounded.left = HEADER
             stream.seek(tar.offset)
-            # The end of a compressed stream has the sum of what came before, so it has to be read.
+            # The end of a compressed stream contains a checksum, so it must be read.
             if not stream.read(HEADER):
-                raise RequestError(f"{archive}: the archive is cut short", "fetch it again")
+                raise RequestError(f"{archive}: the archive is truncated", "download it again")
 
 
 def _tar_entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> _Entry:
@@ -165,10 +165,7 @@ def _tar_entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> _Entry:
 
 
 class _Bounded:
-    """The stream of a tar file, of which one entry's description may take only so much.
-
-    The reader of the library takes such a description into memory as long as it says it is.
-    """
+    """The stream of a tar file with a limit on the size of each entry's header, which tarfile reads into memory."""
 
     def __init__(self, stream: Any, archive: Path) -> None:
         self.left: int | None = HEADER
@@ -178,7 +175,7 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         if self.left is not None:
             if not 0 <= size <= self.left:
-                raise _hostile(self.archive, "the description of an entry in it is too long")
+                raise _unsafe(self.archive, "the header of an entry is too long")
             self.left -= size
         data: bytes = self.stream.read(size)
         return data
@@ -191,7 +188,7 @@ def _write_all(entries: Iterable[_Entry], archive: Path, target: Path, allowance
         parts = _parts(entry.name, archive)
         path = target.joinpath(*parts)
         if entry.kind == "special":
-            raise _hostile(archive, f"{entry.name!r} is a device or a pipe")
+            raise _unsafe(archive, f"{entry.name!r} is a device or a pipe")
         if not parts and entry.kind == "folder":
             continue
         with _named_once(entry, archive):
@@ -206,10 +203,10 @@ def _write_all(entries: Iterable[_Entry], archive: Path, target: Path, allowance
 
 
 def _write_link(entry: _Entry, path: Path, archive: Path, target: Path, allowance: _Allowance) -> None:
-    """A link to a file of the archive becomes a copy of it; nothing in the folder points anywhere."""
+    """Write a link to a file of the archive as a copy of that file."""
     source = target.joinpath(*_parts(entry.link, archive, f"{entry.name!r} is a link that leaves the archive"))
     if not source.is_file():
-        raise _hostile(archive, f"{entry.name!r} is a link to {entry.link!r}, which is no file of the archive")
+        raise _unsafe(archive, f"{entry.name!r} is a link to {entry.link!r}, which is not a file of the archive")
     with _named_once(entry, archive), source.open("rb") as read, path.open("xb") as file:
         _copy(read, file, allowance)
 
@@ -225,30 +222,30 @@ def _named_once(entry: _Entry, archive: Path) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise _hostile(archive, f"it has {entry.name!r} twice") from None
+        raise _unsafe(archive, f"it contains {entry.name!r} twice") from None
 
 
-def _parts(name: str, archive: Path, fault: str = "") -> list[str]:
-    """The parts of a path in the archive; they lead nowhere but down."""
+def _parts(name: str, archive: Path, problem: str = "") -> list[str]:
+    """The components of a path in the archive, none of which leads upwards."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in parts or "\0" in name:
-        raise _hostile(archive, fault or f"{name[:100]!r} leaves the folder")
+        raise _unsafe(archive, problem or f"{name[:100]!r} leaves the folder")
     if len(os.fsencode(name)) > LONGEST_NAME or any(len(os.fsencode(part)) > LONGEST_PART for part in parts):
-        raise _hostile(archive, f"the name {name[:40] + '...'!r} is too long")
+        raise _unsafe(archive, f"the name {name[:40] + '...'!r} is too long")
     return parts
 
 
 def _from_top(name: str, end: str) -> str:
-    """Where the link called `name` points to, from the top of the archive; `..` is left only where it leads out."""
+    """The target of the link `name`, relative to the root of the archive; `..` remains only if it leads outside."""
     if end.startswith("/"):
         return end
     return os.path.normpath(f"{name.rstrip('/').rpartition('/')[0] or '.'}/{end}")
 
 
-def _hostile(archive: Path, reason: str) -> RequestError:
-    return RequestError(f"{archive}: refused: {reason}", "if you trust it, unpack it yourself and give the folder")
+def _unsafe(archive: Path, reason: str) -> RequestError:
+    return RequestError(f"{archive}: unsafe archive: {reason}", "if you trust it, extract it and give the folder")
 
 
 def _damaged(archive: Path, error: Exception) -> RequestError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return RequestError(f"{archive}: the archive is damaged or cut short: {reason}", "fetch it again")
+    return RequestError(f"{archive}: the archive is damaged or truncated: {reason}", "download it again")

@@ -89,7 +89,7 @@ def predict(
     task = Task(bundle, device, precision, top_k, batch_size)
     counts = _predict(task, images, target, existing, num_processes)
     _report(counts, target, skipped)
-    if counts.unreadable or counts.not_finite or skipped.meant:
+    if counts.unreadable or counts.not_finite or skipped.suspicious:
         raise typer.Exit(1)
 
 

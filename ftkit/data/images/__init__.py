@@ -1,6 +1,6 @@
-"""Image files read the way a viewer shows them: upright, and in the colours that they mean."""
+"""Reading image files as a viewer shows them: upright, and with colour profiles applied."""
 
-from ftkit.data.images.colors import is_srgb, profile_fault, with_channels
+from ftkit.data.images.colors import is_srgb, profile_problem, with_channels
 from ftkit.data.images.depth import DEPTH, FULL, Extremes, Range, extremes, guessed_range
 from ftkit.data.images.formats import FORMATS, IMAGE_SUFFIXES, JPEG_SUFFIXES, Support, is_image, support
 from ftkit.data.images.orientation import ORIENTATION, orientation_of, upright_size
@@ -9,9 +9,9 @@ from ftkit.data.images.reading import (
     ImageFiles,
     ReadWhole,
     UnreadableImage,
-    as_seen,
     decode_image,
-    is_sane_size,
+    is_within_limit,
+    load_upright,
     open_header,
     open_image,
     open_with_format,
@@ -34,19 +34,19 @@ __all__ = [
     "ReadWhole",
     "Support",
     "UnreadableImage",
-    "as_seen",
     "decode_image",
     "extremes",
     "guessed_range",
     "is_image",
-    "is_sane_size",
     "is_srgb",
+    "is_within_limit",
+    "load_upright",
     "open_header",
     "open_image",
     "open_with_format",
     "orientation_of",
     "pixel_limit",
-    "profile_fault",
+    "profile_problem",
     "sample_file",
     "sample_name",
     "support",

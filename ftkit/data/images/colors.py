@@ -1,4 +1,4 @@
-"""From an image of any mode to 8 bits of grey or sRGB, in the colours that its embedded ICC profile means."""
+"""Conversion of images of any mode to 8-bit grey or sRGB, with the embedded ICC profile applied."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16"})
 ALMOST = 1
-"""Levels of 255 by which a profile like that of sRGB changes colours at most; it is passed over then."""
+"""A profile that changes colours by at most this many levels of 255 is treated as sRGB."""
 
 KEPT = 64
-"""Profiles whose transforms are kept, by their bytes; a data set has few."""
+"""Maximum profiles whose transforms are cached."""
 
 
 def with_channels(image: Image, channels: int, value_range: Range | None = None) -> Image:
     """The image as 8-bit grey (`channels=1`) or RGB (`channels=3`), in sRGB.
 
-    An embedded ICC profile is honoured; a damaged one, or one for another kind of image, is ignored. What is
-    transparent becomes white, as on a page. Values of more than 8 bits are scaled, as `depth.eight_bits` says.
+    An embedded ICC profile is applied; a damaged one, or one for another kind of image, is ignored. Transparent pixels
+    are composited on white. Values of more than 8 bits are scaled by `depth.eight_bits`.
 
     Args:
-        value_range: The values that mean black and white in images of more than 8 bits that don't say so themselves.
+        value_range: Values of black and white for images of more than 8 bits that don't declare them.
     """
     import PIL.Image
 
@@ -47,13 +47,13 @@ def with_channels(image: Image, channels: int, value_range: Range | None = None)
 
 
 def is_srgb(image: Image) -> bool:
-    """Whether the image's colours are those of sRGB already, by its profile or for want of one that could be used."""
+    """Whether the image needs no colour conversion: its profile is that of sRGB, missing or unusable."""
     profile = image.info.get("icc_profile")
     return not profile or _plan(profile, image.mode)[1] is None
 
 
-def profile_fault(image: Image) -> str | None:
-    """Why an image's embedded colour profile can't be used; None where it can, or there is none."""
+def profile_problem(image: Image) -> str | None:
+    """Why the embedded colour profile can't be used; None if it can, or if there is none."""
     profile = image.info.get("icc_profile")
     if not profile:
         return None
@@ -61,19 +61,19 @@ def profile_fault(image: Image) -> str | None:
 
 
 def in_srgb(image: Image, profile: bytes) -> Image:
-    """An image without alpha as RGB in sRGB; the same image where the profile changes nothing or can't be used."""
+    """Convert an image without alpha to sRGB; returns the image itself if the profile has no effect or is unusable."""
     from PIL import ImageCms
 
     mode, transform = _plan(profile, image.mode)
     if transform is None:
         return image
     converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
-    assert converted is not None, "only a transform in place returns nothing"
+    assert converted is not None, "only an in-place transform returns None"
     return converted
 
 
 def _opaque_colours(image: Image, profile: bytes | None) -> Image:
-    """As RGBA in sRGB; the alpha is the image's own."""
+    """Convert to RGBA in sRGB; alpha is unchanged."""
     rgba = image.convert("RGBA")
     if not profile:
         return rgba
@@ -85,9 +85,9 @@ def _opaque_colours(image: Image, profile: bytes | None) -> Image:
 
 @lru_cache(KEPT)
 def _plan(profile: bytes, mode: str) -> tuple[str, Any]:
-    """The mode to convert an image of a mode to, and the transform from there to sRGB; None where none is needed.
+    """The mode to convert an image to first, and the transform from that mode to sRGB; None if none is needed.
 
-    Grey images may have a profile for RGB, as many programs write them: they are taken as RGB of equal channels.
+    Many programs write grey images with a profile for RGB: these are treated as RGB with equal channels.
     """
     from PIL import ImageCms
 
@@ -101,13 +101,13 @@ def _plan(profile: bytes, mode: str) -> tuple[str, Any]:
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), wanted, "RGB")
         return wanted, None if wanted != "CMYK" and _changes_nothing(transform, wanted) else transform
     except (ImageCms.PyCMSError, OSError, ValueError):
-        # It has no table for this way round, or one that is damaged.
+        # The profile has no table for this direction, or a damaged one.
         return mode, None
 
 
 @lru_cache(KEPT)
 def _space(profile: bytes) -> str | None:
-    """The colour space that a profile is for, as `RGB`, `GRAY`, `CMYK`; None where it is damaged."""
+    """The colour space of a profile, such as `RGB`, `GRAY`, `CMYK`; None if it is damaged."""
     from PIL import ImageCms
 
     try:
@@ -117,7 +117,7 @@ def _space(profile: bytes) -> str | None:
 
 
 def _changes_nothing(transform: Any, mode: str) -> bool:
-    """Whether a transform to sRGB leaves colours from all over the cube as they are."""
+    """Whether a transform to sRGB leaves a grid of sample colours unchanged."""
     import numpy as np
     import PIL.Image
     from PIL import ImageCms
@@ -133,10 +133,10 @@ def _changes_nothing(transform: Any, mode: str) -> bool:
 
 
 def _from_lab(image: Image) -> Image:
-    """CIELAB as sRGB, which PIL converts by colour profiles alone."""
+    """Convert CIELAB to sRGB, which PIL supports only through colour profiles."""
     from PIL import ImageCms
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
-    assert converted is not None, "only a transform in place returns nothing"
+    assert converted is not None, "only an in-place transform returns None"
     return converted

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: which values mean black and white, by their own tags, by a setting, or as a guess."""
+"""Images of more than 8 bits: which values are black and white, from the file, from a setting, or guessed."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Range = tuple[float, float]
-"""The values that mean black and white."""
+"""The values of black and white."""
 
 DEPTH = "ftkit_depth"
-"""Where an image's `info` keeps what its file says of its values."""
+"""Key of `Image.info` for the `Depth` of the file."""
 
 JPEG_2000_HEAD = 4096
-"""Bytes in which its codestream begins, with the bits of a sample."""
+"""Bytes of the file searched for the start of the codestream, which has the bits per sample."""
 
 FULL = (0.0, 65535.0)
 CEILINGS = (1.0, 255.0, 65535.0)
-"""What numbers with fractions may go up to; the narrowest that holds them is taken."""
+"""Candidates for white in floating-point images; the smallest that covers all values is used."""
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What a file says of its values.
+    """What a file declares about its values.
 
     Attributes:
-        stated: The values that mean black and white; None where it doesn't say.
-        inverted: Whether the least value is white, as in TIFFs of PhotometricInterpretation WhiteIsZero.
-        content: The file, where it has colours of 16 bits a channel, of which the image has the high bytes alone.
+        stated: The values of black and white; None if the file doesn't declare them.
+        inverted: Whether the smallest value is white, as in TIFFs with PhotometricInterpretation WhiteIsZero.
+        content: The file's bytes if it has 16 bits per colour channel, since PIL keeps only the high bytes.
     """
 
     stated: Range | None = None
@@ -47,10 +47,10 @@ class Depth:
 
 @dataclass(frozen=True)
 class Extremes:
-    """The least and the greatest value of an image that doesn't say which mean black and white.
+    """The minimum and maximum of an image that doesn't declare the values of black and white.
 
     Attributes:
-        whole: Whether its values are whole numbers.
+        whole: Whether its values are integers.
     """
 
     low: float
@@ -59,12 +59,12 @@ class Extremes:
 
 
 def deep(image: Image) -> bool:
-    """Whether it has one channel of more than 8 bits."""
+    """Whether the image has a single channel of more than 8 bits."""
     return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
 
 def read_depth(image: Image) -> None:
-    """Note in `info` what the file of an opened image says of its values, before decoding or turning it loses it."""
+    """Store the `Depth` of an opened image in `info`, before decoding or rotating loses it."""
     if DEPTH in image.info:
         return
     content = None if deep(image) else wide_content(image)
@@ -83,13 +83,13 @@ def read_depth(image: Image) -> None:
 
 
 def extremes(image: Image) -> Extremes | None:
-    """Those of an image of more than 8 bits that says nothing of its range; None for others."""
+    """Minimum and maximum of an image of more than 8 bits that doesn't declare its range; None for other images."""
     import numpy as np
 
     depth = _depth(image)
     if depth.stated is not None or not (deep(image) or depth.content):
         return None
-    # Of colours the high bytes will do: whether the upper part of the range is used shows in them.
+    # For colour images the high bytes are enough to see whether the upper part of the range is used.
     values = np.asarray(image if deep(image) else image.convert("RGB"))
     finite = values if image.mode != "F" else values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -97,7 +97,7 @@ def extremes(image: Image) -> Extremes | None:
 
 
 def in_range(image: Image, value_range: Range | None) -> Image:
-    """An image with colours of 16 bits a channel as 8 bits, where other values than 0 and 65535 are black and white."""
+    """Convert 16 bits per colour channel to 8 bits if black and white are other values than 0 and 65535."""
     import numpy as np
     import PIL.Image
 
@@ -116,12 +116,11 @@ def in_range(image: Image, value_range: Range | None) -> Image:
 
 
 def eight_bits(image: Image, value_range: Range | None = None) -> Image:
-    """A deep image as 8-bit grey.
+    """Convert a single channel of more than 8 bits to 8-bit grey.
 
     Args:
-        value_range: The values that mean black and white where the file doesn't say. None is 0 to 65535 for whole
-            numbers; for others 0 to 1, 255 or 65535, the narrowest that holds them; else from the least value to
-            the greatest.
+        value_range: Values of black and white if the file doesn't declare them. None: 0 to 65535 for integers; 0 to 1,
+            255 or 65535 for floating point, the smallest that covers all values; otherwise minimum to maximum.
     """
     import numpy as np
     import PIL.Image
@@ -130,7 +129,7 @@ def eight_bits(image: Image, value_range: Range | None = None) -> Image:
 
 
 def sixteen_bits(image: Image, value_range: Range | None = None) -> Image:
-    """The same as 16-bit grey from 0 to 65535."""
+    """Convert a single channel of more than 8 bits to 16-bit grey, 0 to 65535."""
     import numpy as np
     import PIL.Image
 
@@ -158,7 +157,7 @@ def _guessed(values: NDArray[np.float64], whole: bool) -> Range:
 
 
 def guessed_range(found: list[Extremes]) -> Range:
-    """The values that mean black and white in images that don't say so, by all of their values together."""
+    """Guess the values of black and white from the extremes of all images that don't declare them."""
     low, high = min((e.low for e in found), default=0.0), max((e.high for e in found), default=0.0)
     ceilings = FULL[1:] if all(e.whole for e in found) else CEILINGS
     ceiling = next((ceiling for ceiling in ceilings if high <= ceiling), None) if low >= 0 else None
@@ -173,10 +172,10 @@ def _depth(image: Image) -> Depth:
 
 
 def _of_tiff(tags: Any) -> Depth:
-    """By SMinSampleValue and SMaxSampleValue, or the bits of a sample, or MaxSampleValue.
+    """From SMinSampleValue and SMaxSampleValue, or BitsPerSample, or MaxSampleValue.
 
-    MaxSampleValue counts only where it is the greatest value of so many bits: many programs write the greatest value
-    that the one image has, and to stretch each image by itself would make dim ones bright.
+    MaxSampleValue is used only if it is the largest value of some number of bits: many programs write the maximum of
+    the single image there, and scaling each image by its own maximum would brighten dark images.
     """
     inverted = _number(tags, 262) == 0
     low, high = _number(tags, 340), _number(tags, 341)
@@ -191,9 +190,9 @@ def _of_tiff(tags: Any) -> Depth:
 
 
 def _is_spread(image: Image) -> bool:
-    """Whether the file has fewer than 16 bits, which PIL spreads over all 16 as it reads them."""
+    """Whether the file has fewer than 16 bits and PIL scales them to the full 16-bit range."""
     if image.format == "PPM":
-        # By its greatest value: with 65535 PIL reads the bytes as they are.
+        # With a maximum of 65535 PIL doesn't scale.
         return any(isinstance(tile.args, tuple) for tile in getattr(image, "tile", ()))
     file = getattr(image, "fp", None)
     if image.format != "JPEG2000" or file is None:
@@ -210,7 +209,7 @@ def _is_spread(image: Image) -> bool:
 
 
 def _number(tags: Any, tag: int) -> float | None:
-    """A tag's value; None where it isn't there, or differs from channel to channel."""
+    """A tag's value; None if it is missing or differs between channels."""
     try:
         value = tags.get(tag)
         values = {float(v) for v in (value if isinstance(value, tuple) else (value,))}
@@ -220,7 +219,7 @@ def _number(tags: Any, tag: int) -> float | None:
 
 
 def _significant_bits(image: Image) -> int | None:
-    """What the sBIT chunk of a PNG of 16 bits says, 9 to 15; None where it has none, or its file is gone."""
+    """The significant bits of a 16-bit PNG by its sBIT chunk, 9 to 15; None if there is none or the file is gone."""
     file = getattr(image, "fp", None)
     if file is not None and not file.closed:
         place = file.tell()
@@ -252,9 +251,10 @@ def _whole_values(image: Image, content: bytes | None) -> NDArray[np.int64]:
 
 
 def _of_png(values: NDArray[np.int64], bits: int) -> Range | None:
-    """Values of fewer bits should be spread over all 16 in a PNG, by zeros or their own first bits below them.
+    """The range of a 16-bit PNG with fewer significant bits.
 
-    Many programs write them as they are, which shows in values that can't be of that making.
+    By the PNG standard such values are scaled to 16 bits: the low bits are zeros or repeat the high bits. Many programs
+    write unscaled values instead, which don't follow that pattern.
     """
     high, low = values >> (16 - bits), values & ((1 << (16 - bits)) - 1)
     spread = bool((low == 0).all() or (low == high >> (2 * bits - 16)).all())

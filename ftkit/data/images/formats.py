@@ -1,4 +1,4 @@
-"""Image formats: which names are those of images, what reads them, and what must be installed for that."""
+"""Image formats: file extensions, the reader of each format, and the package it needs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PILLOW = "install Pillow with {feature} support, which its wheels on PyPI have"
 
 @dataclass(frozen=True)
 class Format:
-    """A file format of images.
+    """An image file format.
 
     Attributes:
-        kinds: What PIL may call the content of a file with such a name. Cameras write MPO, two JPEGs in one, as .jpg.
-        module: The optional package that adds the format to PIL; None where PIL itself reads it.
-        package: What that package is called on PyPI.
-        feature: The optional part of PIL that reads it, as `PIL.features` calls it.
+        kinds: PIL's names of the content of such files. Cameras write MPO, two JPEGs in one file, as .jpg.
+        module: The optional module that adds the format to PIL; None if PIL reads it.
+        package: Name of that package on PyPI.
+        feature: The optional feature of PIL that reads it, as in `PIL.features`.
     """
 
     kinds: tuple[str, ...]
@@ -32,12 +32,12 @@ class Format:
 
 @dataclass(frozen=True)
 class Support:
-    """Whether files of a name can be read here.
+    """Whether files with an extension can be read.
 
     Attributes:
-        status: `readable`; `missing` where a package must be installed first; `unknown` for what is no image format
-            that ftkit knows.
-        remedy: With `missing`, what to do, as `pip install 'ftkit[formats]' (pillow-heif)`. None otherwise.
+        status: `readable`; `missing` if a package must be installed first; `unknown` if the extension is not one of
+            the supported image formats.
+        remedy: With `missing`, what to install, such as `pip install 'ftkit[formats]' (pillow-heif)`; otherwise None.
     """
 
     status: Literal["readable", "missing", "unknown"]
@@ -67,19 +67,19 @@ FORMATS: Mapping[str, Format] = {
     ".jxl": _JXL,
     **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"), _JPEG_2000),
 }
-"""By the suffix of a file's name, in lower case."""
+"""By file extension, in lower case."""
 
 IMAGE_SUFFIXES = frozenset(FORMATS)
-"""Of the names that are those of images, whether or not what reads them is installed."""
+"""File extensions of images, whether or not their reader is installed."""
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether the name is that of an image; hidden files, as file managers leave them, are not.
+    """Whether the name has the extension of an image and isn't hidden.
 
-    An image whose format needs a package that isn't installed is one too: reading it says what to install.
+    The reader needn't be installed: reading the image then raises an error that names the package.
 
     Args:
-        path: A path, or as text the bare name of a file, which is the quicker way through many files.
+        path: A path, or the bare file name as text, which is faster for many files.
     """
     name = path if isinstance(path, str) else path.name
     stem, dot, suffix = name.rpartition(".")
@@ -88,7 +88,7 @@ def is_image(path: str | Path) -> bool:
 
 @cache
 def support(suffix: str) -> Support:
-    """Whether files with a suffix, as `.heic`, can be read here, and what to install where they can't."""
+    """Whether files with an extension such as `.heic` can be read, and what to install if not."""
     known = FORMATS.get(suffix.lower())
     if known is None:
         return Support("unknown")
@@ -103,7 +103,7 @@ def support(suffix: str) -> Support:
 
 
 def sniffed(head: bytes) -> str | None:
-    """The suffix of a format that PIL may need help with, by a file's first 32 bytes; None for others."""
+    """The extension of a format that may need an optional reader, by a file's first 32 bytes; None for others."""
     if head[4:8] == b"ftyp":
         brands = {head[place : place + 4] for place in (8, *range(16, 32, 4))}
         if brands & {b"avif", b"avis"}:
@@ -118,12 +118,12 @@ def sniffed(head: bytes) -> str | None:
 
 @cache
 def add_reader(suffix: str) -> bool:
-    """Let an installed package add the format of a suffix to PIL; whether one did."""
+    """Register the optional reader of an extension with PIL; returns whether it is installed."""
     module = FORMATS[suffix].module
     try:
         found = import_module(module) if module is not None else None
     except (ImportError, OSError):
-        # Its binaries don't go with this system or this Pillow.
+        # Its binaries are not compatible with this system or this Pillow.
         return False
     if found is not None and hasattr(found, "register_heif_opener"):
         found.register_heif_opener()

@@ -1,7 +1,7 @@
-"""Which way up an image is: the one place that decides it, for every way in which images are read.
+"""The orientation of an image, in one place for all readers.
 
-It goes by PIL's reading of the metadata, `Image.getexif`: the EXIF orientation wherever the file has it, else that of
-the XMP packet. Decoders that turn images by rules of their own are kept from it.
+It is that of PIL's `Image.getexif`: the EXIF orientation if the file has one, else that of the XMP packet. Decoders
+that would rotate images by their own rules don't get the metadata.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how the camera was held."""
+"""The EXIF tag of the orientation."""
 
 SIDEWAYS = (5, 6, 7, 8)
-"""Orientations that exchange width and height."""
+"""Orientations that swap width and height."""
 
 METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-"""Where PIL keeps what says the orientation."""
+"""Keys of `Image.info` that may contain the orientation."""
 
 
 def orientation_of(image: Image) -> int:
-    """1 to 8 as EXIF has it; 1, which is upright, where the metadata says nothing, something else, or is damaged."""
+    """The EXIF orientation, 1 to 8; 1, upright, if the metadata is missing, invalid or damaged."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
     except Exception:
-        # Damaged metadata says nothing, but the picture itself is whole.
+        # The metadata is damaged, but the pixels may be fine.
         return 1
     if isinstance(found, bytes):
         found = int.from_bytes(found[:1])
@@ -34,7 +34,7 @@ def orientation_of(image: Image) -> int:
 
 
 def upright(image: Image) -> Image:
-    """The image as it is to be seen; without its orientation then, so that turning it again does nothing."""
+    """Rotate the image upright and remove its orientation, so that a second call has no effect."""
     from PIL.Image import Transpose
 
     turns = {
@@ -46,11 +46,11 @@ def upright(image: Image) -> Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    image.load()  # PIL turns a TIFF by itself while it reads it.
+    image.load()  # PIL rotates TIFFs while it reads them.
     orientation = orientation_of(image)
     if orientation == 1:
         if hasattr(image, "tag_v2"):
-            # PIL has gone by the tags of a TIFF, which a copy loses: it would be turned by what XMP says beside them.
+            # PIL has applied the TIFF tag, but a copy of the image would be rotated again by its XMP packet.
             image.info.pop("xmp", None)
         return image
     turned = image.transpose(turns[orientation])
@@ -60,7 +60,7 @@ def upright(image: Image) -> Image:
 
 
 def upright_size(image: Image) -> tuple[int, int]:
-    """Width and height of an image that isn't read yet, as they are once it is upright."""
+    """Width and height, once upright, of an image that isn't decoded yet."""
     turned_by_pil = getattr(image, "tag_v2", {}).get(ORIENTATION) in SIDEWAYS
     if turned_by_pil or orientation_of(image) not in SIDEWAYS:
         return image.size

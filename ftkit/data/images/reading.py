@@ -1,4 +1,4 @@
-"""Image files read whole and turned upright; what can't be read says why in one line."""
+"""Reading image files: decoded, upright, and with the reason in one line if a file can't be read."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 RULES = 2
-"""The version of the rules by which files become pixels; what was computed by others isn't reused."""
+"""Version of the rules from files to pixels; results computed with other versions aren't reused."""
 
 LIMIT = "FTKIT_MAX_IMAGE_PIXELS"
-"""The environment variable, which worker processes and other commands share."""
+"""Environment variable of the pixel limit."""
 
 RAISE_LIMIT = f"set {LIMIT} to read larger images"
 
 EXTRA_SAMPLES = 338
-"""The TIFF tag that says what bands beyond those of the colours are."""
+"""The TIFF tag with the meaning of additional bands."""
 
 ALPHA = (1, 2)
-"""Its values for alpha, with colours multiplied by it or not."""
+"""Its values for alpha, premultiplied or not."""
 
 HEAD = 32
-"""Bytes of a file that tell its format."""
+"""Bytes at the start of a file from which its format is detected."""
 
 
 class UnreadableImage(FtkitError):
-    """A file that is no image, is cut short, or is too large to be one in good faith."""
+    """A file that is not an image, is truncated or damaged, or exceeds the pixel limit."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Opens the samples of a split by position, where each is a file.
+    """Opens samples that are files, by position.
 
     Attributes:
         root: Folder that the names are relative to.
-        names: Paths, one a sample; absolute ones stand for themselves.
+        names: Paths, one per sample; absolute paths ignore `root`.
     """
 
     root: Path
@@ -59,22 +59,22 @@ class ImageFiles:
         return open_image(self.root / self.names[index])
 
     def file(self, index: int) -> Path | None:
-        """The file that a sample is, as it stands; None where a subclass makes something else of it."""
-        as_it_stands = type(self).__call__ is ImageFiles.__call__
-        return self.root / self.names[index] if as_it_stands else None
+        """The file of a sample; None if a subclass changes how it is read."""
+        unchanged = type(self).__call__ is ImageFiles.__call__
+        return self.root / self.names[index] if unchanged else None
 
 
 class ReadWhole:
-    """Opens what a dataset opens by position, and reads each image whole.
+    """Wraps the opener of a dataset so that images are decoded at once.
 
-    PIL reads late: only then it finds that what it was given is cut short or was closed meanwhile.
+    PIL decodes lazily and would only find later that a file is truncated or was closed.
 
     Attributes:
-        opens: The dataset's own.
-        names: Of the samples, by position.
+        opens: The dataset's opener.
+        names: Names of the samples.
 
     Raises:
-        UnreadableImage: The image can't be read; the message names the sample and the reason.
+        UnreadableImage: The image can't be read; names the sample and the reason.
     """
 
     def __init__(self, opens: Callable[[int], Image], names: Sequence[str]) -> None:
@@ -84,40 +84,40 @@ class ReadWhole:
     def __call__(self, index: int) -> Image:
         image = self.opens(index)
         try:
-            return as_seen(image)
-        except Exception as error:  # decoders raise whatever their parsing runs into
+            return load_upright(image)
+        except Exception as error:  # decoders raise any exception for damaged files
             name = self.names[index]
             raise UnreadableImage(f"{name}: can't be read: {error or type(error).__name__}") from error
 
 
 def sample_file(split: Split, index: int) -> Path | None:
-    """The file that a sample is, or None where it comes out of something else, such as an array."""
+    """The file of a sample, or None if it isn't a file of its own, such as an array."""
     opens, position = split.source(index)
     return opens.file(position) if isinstance(opens, ImageFiles) else None
 
 
 def sample_name(split: Split, index: int) -> str:
-    """What messages call a sample: the path of its file, else its name in the split."""
+    """The name of a sample in messages: the path of its file, else its name in the split."""
     file = sample_file(split, index)
     return str(file) if file is not None else split.names[index]
 
 
 def open_image(path: str | Path) -> Image:
-    """Read an image whole and turn it upright by its metadata; the mode stays the file's own.
+    """Decode an image file and rotate it upright by its metadata; the mode is that of the file.
 
-    Of an animation it is the first frame.
+    An animation gives its first frame.
 
     Raises:
-        UnreadableImage: It can't be read; the message names the file and the reason.
+        UnreadableImage: The file can't be read; names the file and the reason.
     """
     return open_with_format(path)[0]
 
 
 def open_with_format(path: str | Path) -> tuple[Image, str]:
-    """The same, and what the file's content is, in PIL's words: `JPEG`, whatever the file's name says.
+    """As `open_image`, with the format of the content in PIL's terms, such as `JPEG`, whatever the extension is.
 
     Raises:
-        UnreadableImage: As above.
+        UnreadableImage: As for `open_image`.
     """
     try:
         size = _file_size(Path(path))
@@ -127,13 +127,13 @@ def open_with_format(path: str | Path) -> tuple[Image, str]:
 
 
 def decode_image(content: bytes, name: str) -> Image:
-    """The same as `open_image` of what a file holds, for images that lie in something else.
+    """As `open_image`, from the bytes of an image file.
 
     Args:
-        name: Where they lie, for messages.
+        name: Name of the image in messages.
 
     Raises:
-        UnreadableImage: As above.
+        UnreadableImage: As for `open_image`.
     """
     return _decoded(io.BytesIO(content), len(content), name)[0]
 
@@ -144,41 +144,41 @@ def _decoded(source: str | Path | IO[bytes], size: int, name: str) -> tuple[Imag
     limit = pixel_limit()
     try:
         with _opened(source, limit) as image:
-            _require_sane_size(image, limit)
-            return as_seen(image), image.format or ""
+            _require_within_limit(image, limit)
+            return load_upright(image), image.format or ""
     except UnidentifiedImageError:
         reason = _unidentified(source) if size else "the file is empty"
     except OSError as error:
         reason = f"can't be read: {error.strerror or error}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # PIL's own limit, or its warning where warnings are errors.
+        # PIL's own limit, or its warning if warnings are errors.
         reason = f"{error}; {RAISE_LIMIT}"
     except Exception as error:
-        # On broken files decoders raise whatever their parsing runs into, struct.error and KeyError too.
+        # On damaged files decoders raise any exception, such as struct.error and KeyError.
         reason = f"can't be read: {error or type(error).__name__}"
     raise UnreadableImage(f"{name}: {reason}")
 
 
-def as_seen(image: Image) -> Image:
-    """An image that PIL has opened, as a viewer shows it: read whole, upright, without bands that aren't its own.
+def load_upright(image: Image) -> Image:
+    """Decode an opened image, rotate it upright, and drop a fourth band that isn't alpha.
 
-    What its file says of its values goes into its `info`; colour profile and depth are left to `with_channels`. Doing
-    it again changes nothing.
+    The `Depth` of the file is stored in `info`; colour profile and depth are left to `with_channels`. Calling it again
+    has no effect.
 
     Raises:
-        Exception: Whatever PIL runs into in a damaged file.
+        Exception: Any exception of PIL for a damaged file.
     """
     if not image.width or not image.height:
-        raise OSError(f"it has no pixels: it is {image.width} x {image.height}")
+        raise OSError(f"the image has no pixels: {image.width} x {image.height}")
     _load(image)
     return upright(_without_extra_band(image))
 
 
 def _load(image: Image) -> None:
-    """Read an image whole, after noting what decoding would lose.
+    """Decode an image after `read_depth`.
 
-    PIL maps uncompressed files into memory by the size that they have upright, so that a TIFF that lies on its side
-    would come out scrambled, and otherwise than from a file object. Without a name it reads them.
+    PIL memory-maps uncompressed files with their upright size, which scrambles a TIFF with a sideways orientation.
+    Without a file name PIL reads the file instead.
     """
     name = getattr(image, "filename", "")
     if name and hasattr(image, "tag_v2"):
@@ -192,7 +192,7 @@ def _load(image: Image) -> None:
 
 
 def _without_extra_band(image: Image) -> Image:
-    """PIL takes the fourth band of a TIFF in RGB for alpha even where nothing in the file calls it that."""
+    """Drop the fourth band of a TIFF, which PIL treats as alpha, unless the file declares it as alpha."""
     tags = getattr(image, "tag_v2", None)
     if image.mode != "RGBA" or tags is None or set(tags.get(EXTRA_SAMPLES) or ()) & set(ALPHA):
         return image
@@ -200,23 +200,23 @@ def _without_extra_band(image: Image) -> Image:
 
 
 def open_header(path: str | Path) -> Image:
-    """An image file opened but not decoded: for its size, which `orientation.upright_size` tells, and its mode.
+    """Open an image file without decoding it, for its mode and its size (`orientation.upright_size`).
 
     Raises:
-        Exception: Whatever PIL runs into; whoever wants the pixels is told by `open_image`.
+        Exception: Any exception of PIL for a damaged file; `open_image` gives the reason in one line.
     """
     limit = pixel_limit()
     image = _opened(path, limit)
-    _require_sane_size(image, limit)
+    _require_within_limit(image, limit)
     return image
 
 
 def _opened(source: str | Path | IO[bytes], limit: int | None) -> Image:
-    """What PIL opens; an optional package is loaded for the first file that needs it."""
+    """Open with PIL; an optional reader is loaded for the first file that needs it."""
     import PIL.Image
 
     if limit is not None and PIL.Image.MAX_IMAGE_PIXELS is not None and limit > 2 * PIL.Image.MAX_IMAGE_PIXELS:
-        # PIL refuses by itself what has more than twice this many.
+        # PIL itself refuses images with more than twice this many pixels.
         PIL.Image.MAX_IMAGE_PIXELS = limit
     try:
         return PIL.Image.open(source)
@@ -233,9 +233,9 @@ def _unidentified(source: str | Path | IO[bytes]) -> str:
     if suffix is None or remedy is None:
         kind = kind_of_bytes(_head(source, KIND_HEAD))
         if kind is None or is_image_kind(kind):
-            return f"{kind} that can't be read here" if kind else "not an image, or of a kind that can't be read here"
+            return f"{kind} that can't be read" if kind else "not an image, or of a format that can't be read"
         return f"not an image, but {kind}"
-    return f"its content is {suffix[1:].upper()}, which can't be read without a package: {remedy}"
+    return f"the content is {suffix[1:].upper()}, which needs a package: {remedy}"
 
 
 def _head(source: str | Path | IO[bytes], size: int = HEAD) -> bytes:
@@ -249,21 +249,21 @@ def _head(source: str | Path | IO[bytes], size: int = HEAD) -> bytes:
 
 
 def _file_size(path: Path) -> int:
-    """In bytes; what is no ordinary file is refused: opening a named pipe would wait for ever."""
+    """In bytes; only for regular files, since opening a named pipe would block."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is not a file")
+        raise OSError("not a regular file")
     return found.st_size
 
 
 def pixel_limit() -> int | None:
-    """The most pixels that an image may have; None for no limit.
+    """The maximum number of pixels of an image; None for no limit.
 
-    It is that of `FTKIT_MAX_IMAGE_PIXELS`, else the size at which PIL itself refuses to open a file, which is twice
-    `PIL.Image.MAX_IMAGE_PIXELS`: 179 million, 537 MB of RGB.
+    It is `FTKIT_MAX_IMAGE_PIXELS`, else the limit of PIL, twice `PIL.Image.MAX_IMAGE_PIXELS`: 179 million pixels, 537
+    MB of RGB.
 
     Raises:
-        RequestError: The variable is no positive number.
+        RequestError: The variable is not a positive integer.
     """
     import PIL.Image
 
@@ -271,15 +271,15 @@ def pixel_limit() -> int | None:
     if given is None:
         return None if PIL.Image.MAX_IMAGE_PIXELS is None else 2 * PIL.Image.MAX_IMAGE_PIXELS
     if not given.isdecimal() or int(given) < 1:
-        raise RequestError(f"{LIMIT} is {given!r}", "give the most pixels an image may have, such as 500000000")
+        raise RequestError(f"{LIMIT} is {given!r}", "set it to a maximum number of pixels, such as 500000000")
     return int(given)
 
 
-def is_sane_size(image: Image, limit: int | None) -> bool:
-    """Whether it has no more pixels than the limit."""
+def is_within_limit(image: Image, limit: int | None) -> bool:
+    """Whether the image has no more pixels than the limit."""
     return limit is None or image.width * image.height <= limit
 
 
-def _require_sane_size(image: Image, limit: int | None) -> None:
-    if not is_sane_size(image, limit):
-        raise OSError(f"{image.width} x {image.height} pixels are more than the limit of {limit}; {RAISE_LIMIT}")
+def _require_within_limit(image: Image, limit: int | None) -> None:
+    if not is_within_limit(image, limit):
+        raise OSError(f"{image.width} x {image.height} pixels exceed the limit of {limit}; {RAISE_LIMIT}")

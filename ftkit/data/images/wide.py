@@ -1,4 +1,4 @@
-"""Colours of 16 bits a channel, of which PIL reads the high bytes alone: the low ones, for where they count."""
+"""Images with 16 bits per colour channel: PIL reads only the high bytes, this module reads the low bytes too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OTHER_BYTE = {"L": "B", "B": "L", "N": "B"}
-"""By the byte order of a raw mode: the one by which PIL takes the low byte for the high one."""
+"""Byte order of a raw mode -> the byte order with which PIL reads the low byte instead of the high one."""
 
 GREY_ALPHA = "LA;16B"
-"""Grey with alpha, which PIL can't read by its low bytes; all of its bytes are those of an RGBA image."""
+"""Grey with alpha: PIL can't read its low bytes, but all of its bytes as an RGBA image."""
 
 
 def wide_content(image: Image) -> bytes | None:
-    """The file of an image that PIL has opened and not yet read, where it has colours of 16 bits; None for others."""
+    """The file's bytes of an opened, undecoded image with 16 bits per colour channel; None for other images."""
     if image.mode not in {"RGB", "RGBA"} or not _raw_mode(image) or (file := getattr(image, "fp", None)) is None:
         return None
     place = file.tell()
@@ -33,9 +33,9 @@ def wide_content(image: Image) -> bytes | None:
 
 
 def wide_values(image: Image, content: bytes) -> NDArray[np.int64]:
-    """The colours of an image that is read and upright, `(height, width, 3)`, 0 to 65535.
+    """The colours of a decoded, upright image, `(height, width, 3)`, 0 to 65535.
 
-    Where the low bytes can't be had, since PIL can't give them or the image was scaled since, they count as zero.
+    The low bytes are zero if PIL can't read them or if the image was resized since.
     """
     import numpy as np
 
@@ -63,7 +63,7 @@ def _low_bytes(content: bytes) -> Image | None:
 
 
 def _raw_mode(image: Image) -> str:
-    """How PIL unpacks a file's colours of 16 bits, as `RGB;16B`; empty for others."""
+    """PIL's raw mode of a file with 16 bits per colour channel, such as `RGB;16B`; empty for other files."""
     tiles = getattr(image, "tile", None)
     args = tiles[0].args if tiles else None
     raw = args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else ""

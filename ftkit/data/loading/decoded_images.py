@@ -1,7 +1,7 @@
-"""Image files kept decoded: each is decoded once, in the first epoch that needs it, and read from memory after that.
+"""Cache of decoded images: each image file is decoded once, in the first epoch that needs it.
 
-All pixels of a split lie in one piece of memory, or in one file that is mapped into it, at places that the sizes in the
-files' headers give. Worker processes share it, since they are forked from the one that made it.
+All pixels of a split are in one shared memory block or in one memory-mapped file, at offsets computed from the sizes in
+the image headers. Worker processes share it, since they are forked from the process that created it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 CGROUP = Path("/sys/fs/cgroup")
 SPARE = 0.8
-"""Part of the free memory that may be taken."""
+"""Fraction of the free memory that the cache may use."""
 
 Shape = tuple[int, int]
-"""Height and width; (0, 0) where an image isn't kept."""
+"""Height and width; (0, 0) for an image that isn't cached."""
 
 
 @dataclass(frozen=True)
 class DecodedSizes:
-    """What the images of a split take, decoded.
+    """Sizes of the decoded images of a split.
 
     Attributes:
         shapes: Of each image, upright.
-        channels: Of all.
+        channels: The same for all images.
     """
 
     shapes: tuple[Shape, ...]
@@ -64,30 +64,31 @@ def open_decoded_caches(
     config: Cache,
     dataset: str,
     workers: int,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     value_range: Range | None = None,
 ) -> dict[SplitName, DecodedCache]:
-    """Room for the decoded images of some splits, where the config wants them kept.
+    """The caches of decoded images of some splits, if the config enables them.
 
     Args:
-        dataset: What it is called, for people.
+        dataset: Its name, for the list of caches.
+        notify: Called with a line on the size and the place.
         value_range: As in `sample_pixels`.
 
     Raises:
-        RequestError: They don't fit, or nothing would come of it.
+        RequestError: There is not enough memory or disk space, or the samples are not files.
     """
     if config.decoded == "off":
         return {}
     if workers and START != "fork":
-        raise RequestError("--decoded-cache takes worker processes that are forked", "give --workers 0")
+        raise RequestError("--decoded-cache needs worker processes started by fork", "give --workers 0")
     sizes = {name: decoded_sizes(split, channels) for name, split in splits.items()}
     total = sum(size.nbytes for size in sizes.values())
     if not total:
-        raise RequestError("--decoded-cache has no effect: the images are in no files of their own", "drop it")
+        raise RequestError("--decoded-cache has no effect: the samples are not image files", "remove it")
     if config.decoded == "ram":
         require_memory(total * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     where = "memory" if config.decoded == "ram" else str(activation_folder(config.dir))
-    tell(f"images are kept decoded: {total / 1e9:.2f} GB in {where}")
+    notify(f"decoded images are cached: {total / 1e9:.2f} GB in {where}")
     return {
         name: open_decoded_cache(
             splits[name],
@@ -101,26 +102,26 @@ def open_decoded_caches(
 
 
 def decoded_sizes(split: Split, channels: int) -> DecodedSizes:
-    """The sizes in the headers of a split's files; what isn't a file is in memory already, and isn't kept."""
+    """The sizes from the headers of a split's files; samples that are not files aren't cached."""
     return DecodedSizes(tuple(_shape(sample_file(split, index)) for index in range(len(split))), channels)
 
 
 def require_memory(nbytes: int) -> None:
-    """Refuse to keep more than fits.
+    """Require that the decoded images fit into memory.
 
     Raises:
-        RequestError: Says what it takes and what is free.
+        RequestError: They don't; names the sizes.
     """
     free = int(SPARE * available_memory())
     if nbytes > free:
         raise RequestError(
-            f"--decoded-cache ram: the images take {nbytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are to be had",
+            f"--decoded-cache ram: the images take {nbytes / 1e9:.2f} GB, but {free / 1e9:.2f} GB are available",
             "give --decoded-cache disk, or off",
         )
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take, by the machine and by the limit of its container."""
+    """Bytes of memory available to this process, within the limit of its container."""
     free: int = psutil.virtual_memory().available
     with suppress(OSError, ValueError):
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
@@ -131,13 +132,13 @@ def available_memory() -> int:
 def open_decoded_cache(
     split: Split, sizes: DecodedSizes, config: Cache, about: str, value_range: Range | None = None
 ) -> DecodedCache:
-    """The decoded images of a split, none of them there yet, or those of an earlier run on disk.
+    """The cache of the decoded images of a split: empty, or that of an earlier run on disk.
 
     Args:
         value_range: As in `sample_pixels`.
 
     Raises:
-        RequestError: There is no room for them.
+        RequestError: There is not enough disk space.
     """
     count = len(sizes.shapes)
     if config.decoded == "ram":
@@ -152,19 +153,19 @@ def open_decoded_cache(
     except OSError as error:
         raise RequestError(
             f"--decoded-cache disk: {store.folder}: {error.strerror or error}",
-            "make room, raise --cache-limit, or give --decoded-cache off",
+            "free disk space, raise --cache-limit, or give --decoded-cache off",
         ) from None
     return DecodedCache(split, sizes, data, marks, lock, images, value_range)
 
 
 class DecodedCache:
-    """The pixels of a split's samples, as `engine.input.pixels.sample_pixels` gives them.
+    """The pixels of a split's samples, as `sample_pixels` returns them, each decoded once.
 
     Args:
-        data: Holds the pixels, `(height, width, channels)` of each image.
-        marks: Says which are there, with a checksum of each where they lie on disk.
-        lock: Keeps others from removing the file; None for memory.
-        images: What the images of the file are known by; None for memory.
+        data: The pixels, `(height, width, channels)` of each image.
+        marks: Marks the cached images, with a checksum of each if they are on disk.
+        lock: Prevents the removal of the file by other processes; None for memory.
+        images: Digests of the images in the file; None for memory.
         value_range: As in `sample_pixels`.
     """
 
@@ -182,13 +183,13 @@ class DecodedCache:
         self._value_range = value_range
         self._starts = [0, *accumulate(sizes.channels * height * width for height, width in sizes.shapes)]
         self._data, self._marks = data, memoryview(marks).cast("Q")
-        self._sound: set[int] = set()
+        self._valid: set[int] = set()
 
     def pixels(self, index: int, channels: int) -> Tensor:
-        """A sample's pixels, uint8 `(channels, height, width)`; they may be those that are kept, and not be changed.
+        """A sample's pixels, uint8 `(channels, height, width)`; don't change them, they may be those of the cache.
 
         Raises:
-            UnreadableImage: As `sample_pixels`.
+            UnreadableImage: As in `sample_pixels`.
         """
         shape = self._sizes.shapes[index]
         if shape == (0, 0) or channels != self._sizes.channels:
@@ -196,27 +197,27 @@ class DecodedCache:
         kept = torch.frombuffer(
             self._data, dtype=torch.uint8, count=channels * shape[0] * shape[1], offset=self._starts[index]
         ).view(*shape, channels)
-        if not self._is_sound(index, kept):
+        if not self._is_valid(index, kept):
             pixels = sample_pixels(self._split, index, channels, self._value_range)
             if pixels.shape[1:] != shape or not (self._images is None or self._images.is_same(index)):
-                # The header says something else than the image, or the image was replaced since the run began.
+                # The header gave another size, or the image was replaced since the run started.
                 return pixels
             kept.copy_(pixels.permute(1, 2, 0))
             self._marks[index] = self._mark(kept)
-            self._sound.add(index)
+            self._valid.add(index)
         return kept.permute(2, 0, 1)
 
-    def _is_sound(self, index: int, kept: Tensor) -> bool:
-        if index not in self._sound and self._marks[index] and self._marks[index] == self._mark(kept):
-            self._sound.add(index)
-        return index in self._sound
+    def _is_valid(self, index: int, kept: Tensor) -> bool:
+        if index not in self._valid and self._marks[index] and self._marks[index] == self._mark(kept):
+            self._valid.add(index)
+        return index in self._valid
 
     def _mark(self, kept: Tensor) -> int:
-        # Memory dies with the run; a file may have been cut off by the machine.
+        # Only a file needs a checksum: a crash of the machine may have truncated it.
         return WRITTEN if self._lock is None else WRITTEN | zlib.crc32(kept.numpy().data)
 
     def close(self) -> None:
-        """Let others remove it."""
+        """Allow other processes to remove the file."""
         if self._lock is not None:
             self._lock.close()
 
@@ -237,5 +238,5 @@ def _shape(file: Path | None) -> Shape:
     except RequestError:
         raise
     except Exception:
-        # Whoever wants the image is told.
+        # The error is raised when the image is read.
         return 0, 0

@@ -1,7 +1,7 @@
-"""Images that are in no files of their own, opened by a copy of what opens them for each thread and each process.
+"""A copy of a dataset's opener for each thread and each process, for samples that are not image files.
 
-Such data is often read through a connection that is made at the first image: a database, an HDF5 file. Connections can
-be used neither by other threads nor by a process that was forked since.
+Such data is often read through a connection that is opened for the first image, such as a database or an HDF5 file. A
+connection can't be shared with other threads, nor with a process that is forked later.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _LIBRARIES = {
     "pyarrow": ("Buffer", "ChunkedArray", "RecordBatch", "Table"),
 }
 LONG = 100
-"""Lists of so many numbers or texts are data too."""
+"""Lists of at least this many numbers or strings are shared as data."""
 
 
 class PerThreadOpener:
-    """Calls a copy of its own of `opens` in each thread of each process; `opens` itself is never called.
+    """Calls a separate copy of `opens` in each thread of each process; `opens` itself is never called.
 
-    A copy is what another process would get, but for its data (arrays, tensors, bytes, long lists of numbers or texts),
-    which all copies share. What can't be copied is called by one thread at a time.
+    A copy is what another process would get by pickling, except that all copies share the data (arrays, tensors, bytes,
+    long lists of numbers or strings). An opener that can't be copied is called by one thread at a time.
     """
 
     def __init__(self, opens: Callable[[int], Any]) -> None:
         self.opens = opens
-        self._begin()
+        self._reset()
 
     def __call__(self, index: int) -> Any:
         if not self._can_be_copied:
@@ -44,7 +44,7 @@ class PerThreadOpener:
                 return self.opens(index)
         own = self._own
         if getattr(own, "process", None) != os.getpid():
-            # A copy of the process that this one was forked from is kept: to let go of it may end its connection.
+            # The copy of the parent process is kept: deleting it here might close the parent's connection.
             own.inherited = getattr(own, "opens", None)
             own.opens = self._copied()
             if own.opens is None:
@@ -52,7 +52,7 @@ class PerThreadOpener:
             own.process = os.getpid()
         return own.opens(index)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._can_be_copied = True
@@ -61,27 +61,27 @@ class PerThreadOpener:
         try:
             made: Callable[[int], Any] = shared_copy(self.opens)
         except Exception:
-            # It can't be sent to another process either, which the contract asks for; with threads it still works.
+            # It can't be pickled, as the interface requires; it still works with threads.
             self._can_be_copied = False
             return None
         return made
 
     def __getstate__(self) -> Any:
-        # Not the object itself, whose state would be lost where it counts as false.
+        # A tuple, since a state that is falsy isn't restored.
         return (self.opens,)
 
     def __setstate__(self, state: Any) -> None:
         (self.opens,) = state
-        self._begin()
+        self._reset()
 
 
 def shared_copy(value: Any) -> Any:
-    """A copy of all but the data in a value, which is shared, if the value is one that could be pickled.
+    """A deep copy of a picklable value that shares its data.
 
-    Nothing is unpickled: pickling finds out whether it can be sent elsewhere, and which data is in it.
+    Pickling is only a trial run: it checks that the value can be sent to a process, and finds the data in it.
 
     Raises:
-        Exception: It can't be pickled; which kind depends on what is in it.
+        Exception: The value can't be pickled.
     """
     shared: dict[int, Any] = {}
     kinds = (*_DATA, *_library_kinds())
@@ -102,6 +102,6 @@ def _is_data(values: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def _library_kinds() -> tuple[type, ...]:
-    """The types of large data of libraries that are imported anyway."""
+    """Data types of those libraries that are imported already."""
     modules = [(sys.modules.get(name), kinds) for name, kinds in _LIBRARIES.items()]
     return tuple(getattr(module, kind) for module, kinds in modules if module is not None for kind in kinds)

@@ -1,4 +1,4 @@
-"""From a split to batches of tensors: our own order, shares and seeds, so that resuming is exact."""
+"""Data loaders: from a split to batches of tensors, with an order and seeds that make resuming exact."""
 
 from __future__ import annotations
 
@@ -31,25 +31,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReadFailure:
-    """Why a file couldn't be read. Errors lose their type on the way out of a worker; this doesn't."""
+    """An image that couldn't be read, in place of its sample, since exceptions lose their type between processes.
+
+    Attributes:
+        error: Raised, if images aren't skipped, instead of an error on the file.
+        skippable: Whether the image may be skipped. Otherwise `error` is not about the image, and ends the run.
+    """
 
     file: str
     reason: str
     error: FtkitError | None = None
-    """What ends the run where images aren't left out, in place of a line on the file."""
     skippable: bool = True
-    """Whether it may be left out; else `error` isn't the image's fault, and ends the run in any case."""
 
 
 @dataclass
 class Batch:
-    """What could be read of a batch, and what couldn't.
-
-    Images float32 `(b, channels, size, size)`, channels last in memory, labels and positions in the split int64 `(b,)`.
+    """A batch of samples.
 
     Attributes:
-        finish: What is still to be done with images, where they are pixels of 8 bits.
-        draws: What it needs to know of each.
+        images: float32 `(b, channels, size, size)`, channels last in memory; uint8 with `device_transform`.
+        labels: int64 `(b,)`.
+        indices: Positions in the split, int64 `(b,)`.
+        failures: Images that couldn't be read and are missing from the batch.
+        device_transform: The part of the transform to run on the device, for whole batches.
+        draws: Random numbers of `device_transform`, each `(b, ...)`.
     """
 
     images: Tensor
@@ -68,12 +73,12 @@ class Batch:
         return Batch(images, labels, indices, self.failures, self.device_transforms, params)
 
     def to(self, compute: Compute) -> Batch:
-        """The batch on the device, its images finished."""
+        """The batch on the device, with preprocessed images."""
         labels, indices = (values.to(compute.device, non_blocking=True) for values in (self.labels, self.indices))
         return Batch(self.images_on(compute), labels, indices, self.failures)
 
     def images_on(self, compute: Compute) -> Tensor:
-        """The images as the network sees them, on the device."""
+        """The images on the device, as input of the network."""
         images = compute.take(self.images)
         if self.device_transforms is None or not len(self):
             return images
@@ -100,12 +105,12 @@ Pixels = Callable[[int, int], Tensor]
 class Samples(Dataset["_Sample | ReadFailure"]):
     """Transformed samples by key.
 
-    Random transforms draw from torch's generator, seeded here by the key, so that a sample is the same in
-    whichever process, and after whatever else, it is made, and one that an epoch has twice differs.
+    Random transforms draw from torch's generator, which is seeded by the key for each sample. So a sample doesn't
+    depend on the process or on earlier samples, and an image drawn twice in an epoch gets different augmentations.
 
     Args:
-        pixels: Gives an image's pixels by its position and the channels wanted; by default it is read anew each time.
-        device_transforms: Leave to whoever takes the batch what can be done with all of its images at once.
+        pixels: Returns the pixels of a position with a number of channels; by default the image is read each time.
+        device_transforms: Only crop and resize here; the rest of the transform runs on the device (`Batch.to`).
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class Samples(Dataset["_Sample | ReadFailure"]):
         return self._made(key, nullcontext())
 
     def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | ReadFailure]:
-        """A sample's image with its label and index, for threads; torch's generator is theirs in turns."""
+        """A sample's image with its label and index; safe with threads, which share torch's generator under a lock."""
         made = self._made(key, _ONE_DRAWS)
         return (None, made) if isinstance(made, ReadFailure) else (made.image, (made.label, made.index))
 
@@ -147,17 +152,17 @@ class Samples(Dataset["_Sample | ReadFailure"]):
             return _Sample(image, self.split.labels[index], index, params)
 
     def transform_of(self, key: Key) -> Transform:
-        """What a sample goes through."""
+        """The transform of a sample."""
         return self.transform
 
 
 def training_loader(
     samples: Samples, order: TrainingOrder, workers: int, pin: bool = False, shape: Sequence[int] = (0,)
 ) -> DataLoader[_Sample | ReadFailure]:
-    """Batches in training order; iterate anew for each epoch, after `order.start`.
+    """Batches in training order; call `order.start` and iterate again for each epoch.
 
     Args:
-        shape: Of one image, `(channels, size, size)`; a batch without an image has it too.
+        shape: Of one image, `(channels, size, size)`, for batches without images.
     """
     return _loader(samples, order, workers, pin, shape)
 
@@ -173,7 +178,7 @@ def evaluation_loader(
     pixels: Pixels | None = None,
     on_device: bool = False,
 ) -> DataLoader[_Sample | ReadFailure]:
-    """Batches of one process's share of a split, each sample once."""
+    """Batches of one process's shard of a split, each sample once."""
     samples = Samples(split, transform, pixels=pixels, on_device=on_device)
     return _loader(samples, Shard(len(split), batch_size, rank, world), workers, pin)
 
@@ -197,35 +202,39 @@ def _loader(
 
 
 def require_readable(batch: Batch) -> Batch:
-    """The batch, or the error of the first file that it lacks."""
+    """The batch, if all of its images could be read.
+
+    Raises:
+        FtkitError: As `raise_failures`.
+    """
     raise_failures(batch.failures)
     return batch
 
 
 def raise_plugin_errors(found: Iterable[object]) -> None:
-    """Raise the first error among what was read that isn't an image's own.
+    """Raise the first error that is not about an image.
 
     Raises:
-        FtkitError: That one.
+        FtkitError: There is one.
     """
-    for fault in found:
-        if isinstance(fault, ReadFailure) and fault.error is not None and not fault.skippable:
-            raise fault.error
+    for one in found:
+        if isinstance(one, ReadFailure) and one.error is not None and not one.skippable:
+            raise one.error
 
 
 def raise_failures(found: Iterable[object]) -> None:
-    """Raise the first fault among what was read.
+    """Raise an error if an image couldn't be read.
 
     Raises:
-        FtkitError: Names the file.
+        FtkitError: Names the first such file.
     """
     found = list(found)
     raise_plugin_errors(found)
-    for fault in found:
-        if isinstance(fault, ReadFailure):
-            raise fault.error or FtkitError(
-                f"{fault.file}: {fault.reason}",
-                "mend or remove it, or leave it out with --on-bad-image skip, then run this again",
+    for one in found:
+        if isinstance(one, ReadFailure):
+            raise one.error or FtkitError(
+                f"{one.file}: {one.reason}",
+                "repair or remove it, or skip it with --on-bad-image skip, then run this again",
             )
 
 

@@ -1,4 +1,4 @@
-"""Which samples come when: orders that are functions of the position, shared out over processes."""
+"""The order of samples, as a function of epoch and step, and its shards for several processes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ftkit.data.batch_sizes import Batches
 from ftkit.data.loading.seeds import derive
 
 Key = tuple[int, int, int]
-"""Which sample is wanted: epoch, index, and how many times the epoch has had that index before."""
+"""A sample: epoch, index, and how many times the epoch has drawn that index before."""
 
 BLOCKS_AT_A_TIME = 16
-"""Blocks whose images are mixed. Parquet files of images have about a hundred images a block."""
+"""Blocks whose images are shuffled together. Parquet files of images have about a hundred images per block."""
 
 
 class TrainingOrder(Sampler[list[Key]]):
-    """Batches of keys for one process, from any step of any epoch on.
+    """Batches of keys for one process, starting at any step of any epoch.
 
-    The order is a permutation seeded by the epoch, the same in all processes. With weights it is as many
-    images drawn with replacement, each as often as its weight has it. With blocks, those are mixed, and then the
-    images of so many blocks at a time.
+    The order is a permutation seeded by the epoch, the same in all processes. With weights, images are drawn with
+    replacement instead, with probabilities proportional to the weights. With blocks, blocks are shuffled, and images
+    are shuffled within `BLOCKS_AT_A_TIME` blocks.
 
     Args:
-        weights: One for each image, in any unit.
-        blocks: The number of each image's block, from 0.
+        weights: One per image, of any scale.
+        blocks: Block number of each image, from 0.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TrainingOrder(Sampler[list[Key]]):
         self.first_step = 0
 
     def start(self, epoch: int, step: int = 0) -> None:
-        """Go to a step of an epoch; the next iteration begins there."""
+        """Set the epoch and the step at which the next iteration starts."""
         self.epoch, self.first_step = epoch, step
 
     def indices(self) -> Tensor:
@@ -65,7 +65,7 @@ class TrainingOrder(Sampler[list[Key]]):
         return order[(places[self.blocks[order]] // BLOCKS_AT_A_TIME).argsort(stable=True)]
 
     def keys(self) -> list[Key]:
-        """The same as keys, which tell one draw of an image from another."""
+        """The images of the whole epoch as keys, which number repeated draws of an image."""
         drawn: Counter[int] = Counter()
         found: list[Key] = []
         for index in self.indices().tolist():
@@ -83,19 +83,19 @@ class TrainingOrder(Sampler[list[Key]]):
         return (self.batches.steps - self.first_step) * self.batches.accumulate
 
     def variants(self, count: int) -> set[int]:
-        """Which of `count` cached augmentations the epoch uses, over all processes."""
+        """Which of `count` cached augmentations per image the epoch uses, over all processes."""
         most = int(self.indices().bincount().max()) if self.weights is not None else 1
         return {(self.epoch + drawn) % count for drawn in range(most)}
 
 
 class Shard(Sampler[list[Key]]):
-    """One process's share of a split, in order: every `world`-th sample, each exactly once overall."""
+    """The shard of one process: every `world`-th sample in order, so that each is in exactly one shard."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.indices = range(rank, size, world)
         self.batch_size = batch_size
         self.rounds = math.ceil(math.ceil(size / world) / batch_size)
-        """Batches of the process that has most."""
+        """Batches of the process with the largest shard."""
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self.indices), self.batch_size):

@@ -1,9 +1,9 @@
-"""From a sample to its pixels, uint8 `(channels, height, width)`: what transforms begin with.
+"""Decoding a sample to pixels, uint8 `(channels, height, width)`, the input of transforms.
 
-Most images are JPEGs in colour or grey, which torchcodec decodes into a tensor in less time than PIL takes, to the very
-same values; torchvision's own decoders are deprecated in its favour. All others, and whatever that decoder stumbles
-over, go to `ftkit.data.images`, which knows every mode and says what is wrong with a file. What the headers mean is
-`ftkit.data.images`' alone to say: the decoder sees no EXIF, and gets no image whose colours must be converted.
+Most images are JPEGs in colour or grey. torchcodec decodes these into a tensor faster than PIL, with identical values;
+torchvision's decoders are deprecated in its favour. All other images, and those that torchcodec fails on, are read by
+`ftkit.data.images`, which supports every mode and gives the reason if a file can't be read. Orientation and colour
+profiles are also handled there only: torchcodec gets neither EXIF nor images whose colours need conversion.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ftkit.data.images import (
     RULES,
     Range,
     UnreadableImage,
-    as_seen,
     decode_image,
-    is_sane_size,
     is_srgb,
+    is_within_limit,
+    load_upright,
     open_image,
     orientation_of,
     pixel_limit,
@@ -41,20 +41,20 @@ from ftkit.parts.dataset import Split
 try:
     from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
 except (ImportError, OSError, RuntimeError):
-    # Its binaries go with some versions of torch alone; without them PIL reads all files.
+    # Its binaries support only some versions of torch; without them PIL reads all files.
     decode_jpeg = None  # type: ignore[assignment]
 
 Mode = Literal["RGB", "GRAY"]
 MODES: Mapping[tuple[str, int], Mode] = {("RGB", 3): "RGB", ("L", 3): "RGB", ("L", 1): "GRAY"}
-"""PIL's mode and the channels wanted, where the decoder gives what PIL would. It makes grey of RGB in another way."""
+"""PIL's mode and the requested channels -> mode of the decoder, where its values equal PIL's (not for RGB to grey)."""
 
 START_OF_SCAN, APP1, APP15 = 0xDA, 0xE1, 0xEF
-"""Markers of JPEG segments: where the pixels begin, EXIF and XMP, and what no decoder looks into."""
+"""Markers of JPEG segments: start of the pixels, EXIF and XMP, and a segment that decoders ignore."""
 
 EXIF_MARKER, END_OF_IMAGE = b"\xff\xe1", b"\xff\xd9"
 
 NO_SEGMENT = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
-"""Markers that no length follows."""
+"""Markers without a length."""
 
 Flips = tuple[int, ...]
 TURNS: Mapping[int, tuple[bool, Flips]] = {
@@ -67,23 +67,24 @@ TURNS: Mapping[int, tuple[bool, Flips]] = {
     7: (True, (-2, -1)),
     8: (True, (-2,)),
 }
-"""By EXIF orientation: whether rows and columns are exchanged, and then what is mirrored, to be upright."""
+"""By EXIF orientation: whether to transpose, and which dimensions to flip afterwards."""
 
 
 def decoder_versions() -> list[str]:
-    """What decides the pixels of an image: they may differ between versions of it."""
+    """The versions that determine the pixels of an image."""
     found = [f"ftkit {ftkit.__version__}, rules {RULES}", f"pillow {PIL.__version__}"]
     return found + ([f"torchcodec {version('torchcodec')}"] if decode_jpeg is not None else [])
 
 
 def sample_pixels(split: Split, index: int, channels: int, value_range: Range | None = None) -> Tensor:
-    """A sample's pixels, upright, in sRGB, with so many channels.
+    """A sample's pixels, upright, in sRGB.
 
     Args:
-        value_range: The values that mean black and white in images of more than 8 bits that don't say so themselves.
+        channels: 1 or 3.
+        value_range: Values of black and white for images of more than 8 bits that don't declare them.
 
     Raises:
-        UnreadableImage: The file can't be read; the message names it and the reason.
+        UnreadableImage: The file can't be read; names the file and the reason.
     """
     file = sample_file(split, index)
     if file is not None:
@@ -92,31 +93,29 @@ def sample_pixels(split: Split, index: int, channels: int, value_range: Range | 
     try:
         return pixels_of(image, channels, value_range)
     except Exception as error:
-        # PIL reads late, and finds only here that what a dataset opened is cut short.
+        # PIL decodes lazily: a truncated image is found only here.
         raise UnreadableImage(f"{split.names[index]}: can't be read: {error or type(error).__name__}") from error
 
 
 def file_pixels(path: str | Path, channels: int, value_range: Range | None = None) -> Tensor:
-    """An image file's pixels, as `sample_pixels`."""
+    """The pixels of an image file, as `sample_pixels`."""
     found = _jpeg(Path(path), channels)
     return pixels_of(open_image(path), channels, value_range) if found is None else found
 
 
 def content_pixels(content: bytes, name: str, channels: int, value_range: Range | None = None) -> Tensor:
-    """The pixels of what an image file holds, as `sample_pixels`; `name` is for messages."""
+    """The pixels of the bytes of an image file, as `sample_pixels`; `name` is for messages."""
     found = _jpeg_content(content, channels)
     return pixels_of(decode_image(content, name), channels, value_range) if found is None else found
 
 
 def pixels_of(image: Image, channels: int, value_range: Range | None = None) -> Tensor:
-    """The pixels of an image of any PIL mode, as `sample_pixels`; of transparency and colours `with_channels` says.
-
-    An image that carries an orientation in its metadata is turned upright by it.
+    """The pixels of an image of any PIL mode, upright, converted by `with_channels`.
 
     Raises:
-        Exception: Whatever PIL runs into where it reads late, in a damaged file.
+        Exception: Any exception of PIL for a damaged file.
     """
-    pixels: Tensor = F.pil_to_tensor(with_channels(as_seen(image), channels, value_range))
+    pixels: Tensor = F.pil_to_tensor(with_channels(load_upright(image), channels, value_range))
     return pixels
 
 
@@ -124,41 +123,41 @@ def _jpeg(path: Path, channels: int) -> Tensor | None:
     try:
         return _jpeg_content(path.read_bytes(), channels) if decode_jpeg is not None and path.is_file() else None
     except OSError:
-        # Why it can't be read is told by the other reader.
+        # The other reader gives the reason.
         return None
 
 
 def _jpeg_content(content: bytes, channels: int) -> Tensor | None:
-    """A plain JPEG's pixels, None where the content is anything else."""
+    """The pixels of a JPEG that needs no conversion; None for any other content."""
     limit = pixel_limit()
     try:
         with PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as header:
             mode = MODES.get((header.mode, channels))
-            # PIL calls a JPEG with a second one in it, as cameras write them, an MPO.
-            plain = header.format == "JPEG" and is_sane_size(header, limit) and is_srgb(header)
+            # A JPEG that contains a second one, as cameras write it, has the format MPO in PIL.
+            plain = header.format == "JPEG" and is_within_limit(header, limit) and is_srgb(header)
             if mode is None or not plain or decode_jpeg is None:
                 return None
             orientation = orientation_of(header)
         found = decode_jpeg(_without_exif(content), mode=mode)
         return turned(found, orientation) if isinstance(found, Tensor) else None
     except Exception:
-        # Each of the ways in which a file can be broken is told by the other reader.
+        # The other reader gives the reason.
         return None
 
 
 def turned(pixels: Tensor, orientation: int) -> Tensor:
-    """Pixels `(channels, height, width)` as they are upright, by an EXIF orientation."""
+    """Rotate pixels `(channels, height, width)` upright by an EXIF orientation."""
     exchanged, flips = TURNS[orientation]
     pixels = pixels.transpose(-2, -1) if exchanged else pixels
     return pixels.flip(flips) if flips else pixels
 
 
 def _without_exif(content: bytes) -> bytes | Tensor:
-    """A JPEG in which the decoder finds no EXIF to turn the pixels by: it reads that in other ways than PIL.
+    """Hide the EXIF segments of a JPEG from the decoder, which would rotate by other rules than PIL.
 
     Raises:
-        ValueError: The segments before the pixels don't follow on one another, or there is one between scans, which
-            the decoder reads and PIL doesn't.
+        ValueError: The segments before the pixels are invalid, or there is an EXIF segment between scans, which the
+            decoder reads and PIL doesn't.
     """
     places, place = [], 2
     while (marker := content[place + 1]) != START_OF_SCAN:
@@ -167,7 +166,7 @@ def _without_exif(content: bytes) -> bytes | Tensor:
             raise ValueError("not a segment")
         places += [place + 1] if marker == APP1 else []
         place += 2 + length
-    # Among pixels these bytes are a marker: a zero follows an 0xFF that is a value.
+    # Within the pixels these bytes can only be a marker: an 0xFF value is followed by a zero.
     if content.find(EXIF_MARKER, place, content.find(END_OF_IMAGE, place)) >= 0:
         raise ValueError("a segment between scans")
     if not places:

@@ -1,7 +1,6 @@
-"""Randomness as a function of position: no generator's state has to be saved or fast-forwarded.
+"""Seeds as a function of purpose and position, so no generator state has to be saved.
 
-A run that starts again in the middle draws the same numbers as one that never stopped, and the number of
-worker processes changes nothing, because every draw is seeded by what it is for.
+A resumed run draws the same numbers as an uninterrupted one, whatever the number of worker processes.
 """
 
 from __future__ import annotations
@@ -10,6 +9,6 @@ from hashlib import blake2b
 
 
 def derive(seed: int, purpose: str, *position: int) -> int:
-    """A seed of 63 bits for one purpose at one position; different positions are unrelated."""
+    """A 63-bit seed for a purpose and position; seeds of different positions are independent."""
     text = f"{seed}/{purpose}/{'/'.join(map(str, position))}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

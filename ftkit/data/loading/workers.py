@@ -1,8 +1,9 @@
-"""Worker processes that read images: how many, whether the machine lets them work, and why they ended if they did.
+"""Worker processes that read images: their number, the resources they need, and the reason if one of them dies.
 
-A batch goes from a worker to the main process in shared memory, its descriptor through a socket in the temporary
-folder. Where one of these fails, the batch is lost, and the main process would wait for it for ever. So all three are
-looked at before, and a worker that can't send a batch ends, and leaves the reason where the main process finds it.
+A worker sends a batch to the main process through shared memory, and its file descriptor through a socket in the
+temporary folder. If one of these fails, the batch is lost and the main process would wait for it forever. So shared
+memory, the temporary folder and the limit of open files are checked before the start, and a worker that can't send a
+batch exits and leaves the reason for the main process.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ from typing import Any, Literal
 from ftkit.errors import FtkitError, RequestError, one_line
 
 START = "fork" if sys.platform == "linux" else None
-"""How workers start: Python's own default there until 3.13. Those of its later one, a fork server, live on when the run
-is killed, and take seconds to start."""
+"""Start method of workers: Python's default on Linux before 3.14. Workers of its successor, a fork server, survive if
+the run is killed, and take seconds to start."""
 PREFETCH = 4
-"""Batches that a worker is ahead."""
+"""Batches that each worker prefetches."""
 SHARED = Path("/dev/shm")
 SOCKET_NAME = len("/pymp-12345678/listener-12345678")
-"""Characters that Python's name of a socket has below the temporary folder."""
+"""Length of Python's socket names, relative to the temporary folder."""
 LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
-"""Characters of a socket's path, as the system has it."""
+"""Maximum length of a socket's path."""
 FILES, FILES_EACH = 60, 24
-"""Files that a process has open for a loader, and more for each worker: pipes, sockets, batches on their way."""
+"""Open files of a loader, and additional ones per worker: pipes, sockets, batches in transfer."""
 LEAST_SHARED = 2**18
-"""Bytes of shared memory that locks and queues take, batches aside."""
-LATE = 0.5
-"""Seconds until the system has told of a worker that ended."""
-WORDS = 1000
-"""Bytes of a worker's reason."""
+"""Bytes of shared memory for locks and queues, without batches."""
+EXIT_DELAY = 0.5
+"""Seconds to wait for the system to report the exit of a worker."""
+REASON_BYTES = 1000
+"""Maximum length of a worker's exit reason."""
 
 SHM_HINT = "give fewer --workers, or 0; in a container, more shared memory: docker run --shm-size 8g"
 REMEDY = "give --workers 0"
 
 
 def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1) -> int:
-    """Worker processes for a loader: one less than the cores that a process has, none for tiny splits.
+    """Number of worker processes of a loader; for `auto` one less than the cores per process, and 0 for tiny splits.
 
-    Starting a worker costs about as much as reading a few hundred images.
+    Starting a worker takes about as long as reading a few hundred images.
     """
     if workers != "auto":
         return workers
@@ -61,37 +62,37 @@ def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1)
 
 
 def choose_workers(
-    asked: int | Literal["auto"], images: int, world: int, batch_bytes: int, tell: Callable[[str], None]
+    requested: int | Literal["auto"], images: int, world: int, batch_bytes: int, notify: Callable[[str], None]
 ) -> int:
-    """As many worker processes as were asked for; of `auto`, as many as this machine has room for.
+    """The requested number of worker processes; for `auto`, as many as the resources of the machine allow.
 
     Args:
-        batch_bytes: Of one batch of images.
-        tell: Called with a line where that is fewer than there would be.
+        batch_bytes: Size of one batch of images.
+        notify: Called with a line if that is fewer than usual.
 
     Raises:
-        RequestError: It hasn't room for those that were asked for; names what lacks, and how much.
+        RequestError: The machine lacks resources for the requested number; names the resource and the amount.
     """
-    wanted = workers = resolve_workers(asked, images, world)
-    lacks: RequestError | None = None
-    while workers and (found := _lacking(workers, world, batch_bytes)) is not None:
-        if asked != "auto":
+    wanted = workers = resolve_workers(requested, images, world)
+    missing: RequestError | None = None
+    while workers and (found := _missing_resource(workers, world, batch_bytes)) is not None:
+        if requested != "auto":
             raise found
-        lacks, workers = found, workers - 1
-    if lacks is not None:
-        place = f"{workers} of {wanted} worker processes read" if workers else "the training process itself reads"
-        tell(f"{place} the images: {lacks.message} ({lacks.hint})")
+        missing, workers = found, workers - 1
+    if missing is not None:
+        text = f"{workers} of {wanted} worker processes read" if workers else "the training process itself reads"
+        notify(f"{text} the images: {missing.message} ({missing.hint})")
     return workers
 
 
-def _lacking(workers: int, world: int, batch_bytes: int) -> RequestError | None:
-    """What the workers of the processes on this machine would want and not find."""
+def _missing_resource(workers: int, world: int, batch_bytes: int) -> RequestError | None:
+    """The error for a resource that is too small for the workers of all processes on this machine."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     needed = local * max(LEAST_SHARED, (PREFETCH * workers + 1) * batch_bytes)
     if (free := _free()) < needed:
         return RequestError(
             f"{SHARED} (shared memory, shm) has {_megabytes(free)} MB free, and {_of(workers)} with batches of "
-            f"{_megabytes(batch_bytes)} MB {'want' if workers > 1 else 'wants'} {_megabytes(needed)} MB",
+            f"{_megabytes(batch_bytes)} MB {'need' if workers > 1 else 'needs'} {_megabytes(needed)} MB",
             SHM_HINT,
         )
     folder = tempfile.gettempdir()
@@ -104,7 +105,7 @@ def _lacking(workers: int, world: int, batch_bytes: int) -> RequestError | None:
     limit, files = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _open_files() + FILES + FILES_EACH * workers
     if limit != resource.RLIM_INFINITY and limit < files:
         return RequestError(
-            f"a process may have {limit} files open, and {_of(workers)} {'want' if workers > 1 else 'wants'} {files}",
+            f"the limit of open files is {limit}, and {_of(workers)} {'need' if workers > 1 else 'needs'} {files}",
             f"raise the limit: ulimit -n {max(1024, files)}; or {REMEDY}",
         )
     return None
@@ -126,19 +127,24 @@ def _open_files() -> int:
 
 
 def init_worker(exiting: Any, reason: Any, worker: int) -> None:
-    """Signals that stop a run reach its whole process group, but are the main process's business alone.
+    """Set the signal handlers of a worker.
 
-    It still needs its last batches for a whole checkpoint. Only when it leaves itself, which `exiting` tells,
-    does SIGTERM end a worker: Python sends it then, and would wait for ever for one that ignored it.
+    Signals that stop a run reach its whole process group, but only the main process handles them: it still needs
+    batches to complete a step for its checkpoint. SIGTERM ends a worker only while the main process exits (`exiting`),
+    since Python then sends SIGTERM to its workers and waits for them.
+
+    Args:
+        exiting: Shared flag of `process_exiting`.
+        reason: Shared buffer of `exit_reason`.
     """
-    signal.set_wakeup_fd(-1)  # It is the main process's, which would take a worker's signals for its own.
+    signal.set_wakeup_fd(-1)  # It belongs to the main process, which would treat a worker's signals as its own.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if exiting.value else None)
 
     def end(error: BaseException, _: Any) -> None:
-        """In place of a traceback, after which the batch would be missing and the worker go on."""
-        reason.value = one_line(f"{type(error).__name__}: {error}").encode()[: WORDS - 1]
+        """Exit, instead of Python's default, which prints a traceback, drops the batch and continues."""
+        reason.value = one_line(f"{type(error).__name__}: {error}").encode()[: REASON_BYTES - 1]
         os._exit(1)
 
     queues.Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined] # not in the stubs
@@ -146,17 +152,17 @@ def init_worker(exiting: Any, reason: Any, worker: int) -> None:
 
 @cache
 def process_exiting(process: int) -> Any:
-    """Whether this process, by its number, is about to end; shared with its workers alone."""
+    """Flag that is set when process `process` exits; shared with its workers."""
     shared = RawValue("b", 0)
-    # Not by atexit, which the processes of multiprocessing pass over: theirs is called before workers are ended.
+    # Not atexit, which processes of multiprocessing don't call: a finalizer is called before workers are terminated.
     util.Finalize(None, setattr, args=(shared, "value", 1), exitpriority=100)
     return shared
 
 
 @cache
 def exit_reason(process: int) -> Any:
-    """Why a worker of this process ended by itself; shared with its workers alone."""
-    return RawArray("c", WORDS)
+    """Buffer for the reason why a worker of process `process` exited; shared with its workers."""
+    return RawArray("c", REASON_BYTES)
 
 
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.+?)\. ")
@@ -166,29 +172,29 @@ _SIGNALS = {signal.strsignal(number): number.name for number in signal.Signals}
 
 @contextmanager
 def explain_worker_errors() -> Iterator[None]:
-    """Turn torch's errors on workers that ended into one line each.
+    """Convert torch's errors on dead workers to one line each.
 
     Raises:
-        FtkitError: A worker was killed, or couldn't send a batch; says by what, or why.
+        FtkitError: A worker was killed or couldn't send a batch; gives the signal or the reason.
     """
     try:
         yield
     except (ConnectionError, EOFError) as error:
-        raise _explained_late(error) from error
+        raise _closed_socket(error) from error
     except OSError as error:
-        told = _unstarted(error)
-        if told is None:
+        explained = _start_failure(error)
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
     except RuntimeError as error:
-        told = _explanation(_killed(error) or f"{error} ")
-        if told is None:
+        explained = _explanation(_killed(error) or f"{error} ")
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
 
 
 def _killed(error: RuntimeError) -> str | None:
-    """Which worker was killed and by what, in torch's words; it doesn't say so where it finds the worker gone first."""
+    """The killed worker and its signal, as text in torch's format, which torch omits if it finds the worker gone."""
     if not _ENDED.search(str(error)):
         return None
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -199,29 +205,29 @@ def _killed(error: RuntimeError) -> str | None:
     return None
 
 
-def _explained_late(error: Exception) -> Exception:
-    """The main process can find a worker's socket closed before the system tells it of the worker's end."""
+def _closed_socket(error: Exception) -> Exception:
+    """The reason for a closed socket, which the main process may find before the worker's exit is reported."""
     try:
-        time.sleep(LATE)
+        time.sleep(EXIT_DELAY)
     except RuntimeError as later:
         return _explanation(f"{later} ") or error
     reason = exit_reason(os.getpid()).value.decode(errors="replace")
-    return _unsent(reason) if reason else error
+    return _send_failure(reason) if reason else error
 
 
-def _unstarted(error: OSError) -> FtkitError | None:
-    """What of the machine kept workers from being started; None where the error is of something else."""
+def _start_failure(error: OSError) -> FtkitError | None:
+    """The error for workers that couldn't be started for lack of resources; None for other errors."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return _unsent("Too many open files")
+        return _send_failure("Too many open files")
     if error.errno == errno.ENOSPC and error.filename is None and _free() < LEAST_SHARED:
-        return _unsent("No space left")
+        return _send_failure("No space left")
     if error.errno in (errno.EAGAIN, errno.ENOMEM) and error.filename is None:
         return FtkitError(f"a worker process can't be started: {error.strerror}", "give fewer --workers, or 0")
     return None
 
 
 def _free() -> int:
-    """Bytes that are free in shared memory; as many as one likes where the system has no such folder."""
+    """Free bytes of shared memory; unlimited if the system has no such folder."""
     try:
         room = os.statvfs(SHARED)
     except OSError:
@@ -232,32 +238,32 @@ def _free() -> int:
 def _explanation(text: str) -> FtkitError | None:
     if found := _KILLED.search(text):
         number, name = found[1], _SIGNALS.get(found[2], found[2])
-        ended = f"worker process {number}, which reads images, was killed by {name}"
+        ended = f"data loading worker {number} was killed by {name}"
         if name == "SIGBUS":
             return FtkitError(f"{ended}: {SHARED} is full", SHM_HINT)
         if name == "SIGKILL":
-            return FtkitError(f"{ended}, as the system does where memory is short", "give fewer --workers, or 0")
+            return FtkitError(f"{ended}, probably because memory ran out", "give fewer --workers, or 0")
         return FtkitError(ended, f"{REMEDY} to see where it happens")
     if "Too many open files" in text:
-        return _unsent("Too many open files")
+        return _send_failure("Too many open files")
     if _ENDED.search(text):
-        return _unsent(exit_reason(os.getpid()).value.decode(errors="replace"))
+        return _send_failure(exit_reason(os.getpid()).value.decode(errors="replace"))
     return None
 
 
-def _unsent(reason: str) -> FtkitError:
-    """A worker couldn't send a batch."""
+def _send_failure(reason: str) -> FtkitError:
+    """The error for a worker that couldn't send a batch."""
     if "Too many open files" in reason:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return FtkitError(
-            f"a process may have {limit} files open, which is too few for the worker processes",
+            f"the limit of open files, {limit}, is too low for the worker processes",
             f"raise the limit: ulimit -n {max(1024, 4 * limit)}; or {REMEDY}",
         )
     if "shared memory" in reason or "No space left" in reason:
-        return FtkitError(f"a worker process found no room for a batch in {SHARED}: {reason}", SHM_HINT)
+        return FtkitError(f"a worker process had no space for a batch in {SHARED}: {reason}", SHM_HINT)
     if "AF_UNIX" in reason:
         return FtkitError(f"TMPDIR {tempfile.gettempdir()} is too long for the sockets of worker processes", REMEDY)
     return FtkitError(
-        f"a worker process, which reads images, ended by itself{': ' + reason if reason else ''}",
+        f"a data loading worker exited unexpectedly{': ' + reason if reason else ''}",
         f"{REMEDY} to see where it happens",
     )

@@ -1,1 +1,1 @@
-"""The scan of the image files before a run: unreadable images, duplicates, value ranges, content digests."""
+"""The scan of all image files before a run: unreadable images, duplicates, value ranges and content digests."""

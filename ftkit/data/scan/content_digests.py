@@ -1,4 +1,4 @@
-"""The images of a split known by their content: what stands for them in the names of what is kept of them."""
+"""Digests of the images of a split, which identify cached results computed from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftkit.data.images import DEPTH, UnreadableImage, as_seen, sample_file
+from ftkit.data.images import DEPTH, UnreadableImage, load_upright, sample_file
 from ftkit.data.scan.scan_cache import open_scan_cache
 from ftkit.errors import FtkitError
 from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
@@ -16,16 +16,16 @@ from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_unreadable_image
 
 UNREADABLE = bytes(DIGEST_BYTES)
-"""Stands for the content of an image that can't be read; no value is kept of it."""
+"""Digest of an image that can't be read; no result of it is cached."""
 
 
 @dataclass(frozen=True)
 class ImageDigests:
-    """The images of a split, as they were when they were looked at.
+    """Digests of the images of a split at one point in time.
 
     Attributes:
-        digest: Digits that change when the content of an image or the order does; where the images lie and what they
-            are called has no part in it, so that data that was moved or renamed is the same data.
+        digest: Hex digits that change when the content of an image or the order changes, but not when files are moved
+            or renamed.
     """
 
     digest: str
@@ -34,11 +34,11 @@ class ImageDigests:
     _marks: array[int] = field(repr=False)
 
     def is_same(self, index: int) -> bool:
-        """Whether a sample's file has the content that it was known by; ask after reading it."""
+        """Whether a sample's file still has the same content; call it after reading the file."""
         file = sample_file(self._split, index)
         if file is None or not self._contents or _mark(file) == self._marks[index]:
             return True
-        # Touched, linked or copied back; what counts is what is in it.
+        # The stamp has changed, but maybe not the content.
         mark, content = _mark(file), _content(file)
         if content != self._contents[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]:
             return False
@@ -46,31 +46,31 @@ class ImageDigests:
         return True
 
     def require_same(self, indices: Iterable[int]) -> None:
-        """Make sure that values of these samples, which were just computed, are of the images that are known.
+        """Require that the images of these samples have not changed, after computing values from them.
 
         Raises:
-            FtkitError: An image has been replaced meanwhile; names its file.
+            FtkitError: An image has been replaced; names its file.
         """
         for index in indices:
             if not self.is_same(index):
                 raise FtkitError(
-                    f"{sample_file(self._split, index)}: the image was replaced while it was used",
-                    "run this again, once the data no longer changes",
+                    f"{sample_file(self._split, index)}: the image was replaced during this command",
+                    "run it again when the data no longer changes",
                 )
 
 
 def image_digests(split: Split) -> ImageDigests:
-    """What the images of a split are known by.
+    """Compute the digests of the images of a split.
 
-    That is what the data itself tells (`Split.stamp`) with the names of the samples; else the content of their files,
-    each of which is read unless it is remembered from the image scan; else their pixels.
+    They come from `Split.stamp` and the sample names if there is a stamp; else from the content of the files, which are
+    read unless their digests are in the scan cache; else from the pixels.
     """
     if split.stamp is not None:
         opens = type(_innermost(split))
         text = "\n".join(["stamp", opens.__module__, opens.__qualname__, split.stamp, *split.names])
         return ImageDigests(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
     files = [sample_file(split, index) for index in range(len(split))]
-    # Marks first: what is replaced after that is noticed, at worst for nothing.
+    # Stamps first, so that a file replaced while this runs is noticed later.
     marks = array("q", (0 if file is None else _mark(file) for file in files))
     there = open_scan_cache().contents(str(file.absolute()) for file in files if file is not None)
     contents = bytearray()
@@ -80,7 +80,7 @@ def image_digests(split: Split) -> ImageDigests:
 
 
 def _innermost(split: Split) -> object:
-    """What opens the images in the end, below what guards it."""
+    """The dataset's opener, without its wrappers."""
     opens: object = split.source(0)[0] if len(split) else split.open
     while hasattr(opens, "opens"):
         opens = opens.opens
@@ -95,14 +95,14 @@ def _pixels(split: Split, index: int) -> bytes:
             return UNREADABLE
         raise
     try:
-        image = as_seen(image)
+        image = load_upright(image)
     except Exception:
-        # PIL reads late; whoever wants the pixels is told what is wrong with them.
+        # PIL decodes lazily; the error is raised when the image is read for training.
         return UNREADABLE
     digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
     if image.palette is not None:
         digest.update(image.palette.tobytes())
-    # Colour profile, transparency and depth change what becomes of the same bytes.
+    # Colour profile, transparency and depth change the colours of the same bytes.
     digest.update(repr([image.info.get(name) for name in ("icc_profile", "transparency", DEPTH)]).encode())
     digest.update(getattr(image.info.get(DEPTH), "content", None) or b"")
     digest.update(image.tobytes())
@@ -110,7 +110,7 @@ def _pixels(split: Split, index: int) -> bytes:
 
 
 def _mark(file: Path) -> int:
-    """A number for the stamp of a file, the same within this process and those forked from it."""
+    """A number for the stamp of a file, valid in this process and those forked from it."""
     try:
         return hash(file_stamp(file))
     except OSError:

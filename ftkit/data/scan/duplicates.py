@@ -1,4 +1,4 @@
-"""The same picture twice, byte for byte, or saved or scaled once more: in two splits, or under two classes of one."""
+"""Duplicate images, identical or re-encoded or resized: in two splits, or with two labels in one split."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIDE = 9
-"""Width and height of the thumbnails that are compared."""
+"""Width and height of the thumbnails that are hashed."""
 
 STEP = 2
-"""Grey levels, of 256, by which neighbours in a thumbnail differ that tell one picture from another."""
+"""Difference of grey levels, of 256, between neighbours in a thumbnail that counts as a feature."""
 
 STEPS_NEEDED = 96
-"""So many of the 128 must. Digits on black have fewer, and are alike in thumbnails though they aren't the same."""
+"""Features that an image needs of 128. Digits on black have fewer: their thumbnails are alike though they differ."""
 
-MOST_BITS = 7
-"""Bits of 128 in which copies differ at most: 99 of 100 photographs stay within when saved as JPEG of quality 50
-or scaled to a quarter. Of 24.5 million pairs of different pictures of 32 pixels, 3 came as near."""
+MAX_DISTANCE = 7
+"""Maximum Hamming distance of the hashes of duplicates, of 128 bits: 99 of 100 photographs stay within it when saved as
+JPEG of quality 50 or scaled to a quarter. Of 24.5 million pairs of different 32-pixel images, 3 were that close."""
 
 BANDS = 8
-"""One more than the bits that may differ, so that copies agree in one of them."""
+"""One more than the bits that may differ, so that the hashes of duplicates are equal in at least one band."""
 
 Sample = tuple[str, int]
 """A file and its label."""
 
 Pair = tuple[Sample, Sample, int | None]
-"""A copy, what it is a copy of, and in how many bits they differ; None where they are the same byte for byte."""
+"""A copy, its original, and the distance of their hashes; None if the files are identical."""
 
 COMPARED = 64
-"""Of pictures that agree in a band each is compared with so many next ones, so that time grows with the images."""
+"""Among images with an equal band, each is compared with this many that follow it, so that time is linear."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A picture of one split that another has too, or that the same one has under another class.
+    """An image that is also in another split, or in the same split with another label.
 
     Attributes:
-        hash_distance: In how many of 128 they differ as thumbnails; None where the files are the same byte for byte.
+        hash_distance: Hamming distance of the perceptual hashes, of 128 bits; None if the files are identical.
     """
 
     split: SplitName
@@ -58,19 +58,19 @@ class Duplicate:
 
     @property
     def contradicts(self) -> bool:
-        """Whether both are in one split, under two classes."""
+        """Whether both images are in the same split, with different labels."""
         return self.split == self.other_split
 
 
 def perceptual_hash(image: Image) -> bytes | None:
-    """128 bits that stay much the same in copies: which neighbours in a thumbnail are the brighter ones.
+    """A difference hash of 128 bits: the signs of the differences between neighbours in a thumbnail.
 
-    None for a picture so plain that this tells nothing.
+    None for an image with too few features.
     """
     import numpy as np
     from PIL.Image import Resampling
 
-    # Deep images by their own range, so that the dark ones tell as much as others, and the data's range plays no part.
+    # Images of more than 8 bits by their own range, so that dark ones have features too.
     own = extremes(image)
     value_range = None if own is None else (own.low, max(own.high, own.low + 1))
     grey = np.asarray(with_channels(image, 1, value_range).resize((SIDE, SIDE), Resampling.BOX), dtype=np.int16)
@@ -81,14 +81,15 @@ def perceptual_hash(image: Image) -> bytes | None:
 
 
 def find_duplicates(
-    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], looks: Mapping[str, ScanResult]
+    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], results: Mapping[str, ScanResult]
 ) -> tuple[Duplicate, ...]:
-    """For each image of a later split, what is likest to it in each earlier one, if it is a copy.
+    """Find duplicates between splits, then duplicates with different labels within each split.
 
-    After these, for each image what is a copy of it in the same split and before it, but of another class.
+    Each image is paired with the closest one of each earlier split, or with the closest earlier one of its own split.
 
     Args:
-        files: Of the splits' samples; None for one that comes out of something else.
+        files: File of each sample; None for a sample that is not a file.
+        results: By file.
     """
     samples = {
         name: [(file, label) for file, label in zip(files[name], split.labels, strict=True) if file is not None]
@@ -96,19 +97,19 @@ def find_duplicates(
     }
 
     def listed(later: SplitName, earlier: SplitName, pairs: Iterable[Pair]) -> Iterator[Duplicate]:
-        for (file, label), (other, other_label), bits in pairs:
-            yield Duplicate(later, file, splits.classes[label], earlier, other, splits.classes[other_label], bits)
+        for (file, label), (other, other_label), distance in pairs:
+            yield Duplicate(later, file, splits.classes[label], earlier, other, splits.classes[other_label], distance)
 
     return tuple(
         chain(
-            *(listed(b, a, _pairs(samples[b], samples[a], looks)) for a, b in combinations(samples, 2)),
-            *(listed(name, name, _contradictions(samples[name], looks)) for name in samples),
+            *(listed(b, a, _pairs(samples[b], samples[a], results)) for a, b in combinations(samples, 2)),
+            *(listed(name, name, _contradictions(samples[name], results)) for name in samples),
         )
     )
 
 
 def summary(found: Sequence[Duplicate], first: int) -> Iterator[str]:
-    """A line for each of the two kinds that there are: how many, and the first ones."""
+    """A line for duplicates between splits and one for those with two labels: the counts and the first pairs."""
     yield from _across([one for one in found if not one.contradicts], first)
     yield from _within([one for one in found if one.contradicts], first)
 
@@ -119,8 +120,8 @@ def _within(found: Sequence[Duplicate], first: int) -> Iterator[str]:
         pairs = "; ".join(f"{one.file} ({one.label}) and {one.other_file} ({one.other_label})" for one in found[:first])
         more = f"; and {len(found) - first:,} more" if len(found) > first else ""
         yield (
-            f"pictures that one split has under two classes, of which one is wrong: {same:,} the same file, "
-            f"{len(found) - same:,} nearly the same: {pairs}{more}"
+            f"duplicate images with different labels in one split: {same:,} identical, {len(found) - same:,} nearly "
+            f"identical: {pairs}{more}"
         )
 
 
@@ -131,96 +132,98 @@ def _across(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     other = sum(one.label != one.other_label for one in found)
     pairs = "; ".join(f"{one.file} and {one.other_file}" for one in found[:first])
     more = f"; and {len(found) - first} more" if len(found) > first else ""
-    labels = f", {other} with another class" if other else ""
+    labels = f", {other} with different labels" if other else ""
     yield (
-        f"pictures that are in two splits, which flatters the score: {same} the same file, {len(found) - same} nearly "
-        f"the same{labels}: {pairs}{more}"
+        f"duplicate images in two splits, which makes metrics too optimistic: {same} identical, {len(found) - same} "
+        f"nearly identical{labels}: {pairs}{more}"
     )
 
 
-def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, ScanResult]) -> Iterator[Pair]:
-    """In the order of `later`, which is what is indexed, being the smaller one as a rule."""
+def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], results: Mapping[str, ScanResult]) -> Iterator[Pair]:
+    """Pairs in the order of `later`, which is usually the smaller split."""
     exact: dict[bytes | None, Sample] = {}
     for sample in earlier:
-        exact.setdefault(looks[sample[0]].content, sample)
-    near = _nearest(later, earlier, looks)
+        exact.setdefault(results[sample[0]].content, sample)
+    near = _nearest(later, earlier, results)
     for place, sample in enumerate(later):
-        content = looks[sample[0]].content
+        content = results[sample[0]].content
         if content is not None and content in exact:
             yield sample, exact[content], None
         elif place in near:
-            bits, other = near[place]
-            yield sample, earlier[other], bits
+            distance, other = near[place]
+            yield sample, earlier[other], distance
 
 
 def _nearest(
-    later: Sequence[Sample], earlier: Sequence[Sample], looks: Mapping[str, ScanResult]
+    later: Sequence[Sample], earlier: Sequence[Sample], results: Mapping[str, ScanResult]
 ) -> dict[int, tuple[int, int]]:
-    """By place in `later`: the bits that differ, and the place in `earlier` that is likest."""
-    pictures = [looks[file].picture for file, _ in later]
+    """By position in `later`: the distance to the closest image of `earlier`, and its position."""
+    hashes = [results[file].perceptual_hash for file, _ in later]
     index: dict[tuple[int, bytes], list[int]] = {}
-    for place, picture in enumerate(pictures):
-        for band in _bands(picture):
+    for place, each in enumerate(hashes):
+        for band in _bands(each):
             index.setdefault(band, []).append(place)
-    values = [int.from_bytes(picture or b"") for picture in pictures]
+    values = [int.from_bytes(each or b"") for each in hashes]
     found: dict[int, tuple[int, int]] = {}
     for other, (file, _) in enumerate(earlier):
-        picture = looks[file].picture
-        value = int.from_bytes(picture or b"")
-        for place in {place for band in _bands(picture) for place in index.get(band, ())}:
-            bits = (values[place] ^ value).bit_count()
-            if bits <= MOST_BITS and (bits, other) < found.get(place, (MOST_BITS + 1, 0)):
-                found[place] = bits, other
+        hashed = results[file].perceptual_hash
+        value = int.from_bytes(hashed or b"")
+        for place in {place for band in _bands(hashed) for place in index.get(band, ())}:
+            distance = (values[place] ^ value).bit_count()
+            if distance <= MAX_DISTANCE and (distance, other) < found.get(place, (MAX_DISTANCE + 1, 0)):
+                found[place] = distance, other
     return found
 
 
-def _bands(picture: bytes | None) -> Iterator[tuple[int, bytes]]:
-    if picture is not None:
-        width = len(picture) // BANDS
+def _bands(hashed: bytes | None) -> Iterator[tuple[int, bytes]]:
+    if hashed is not None:
+        width = len(hashed) // BANDS
         for band in range(BANDS):
-            yield band, picture[band * width : (band + 1) * width]
+            yield band, hashed[band * width : (band + 1) * width]
 
 
-def _contradictions(samples: Sequence[Sample], looks: Mapping[str, ScanResult]) -> Iterator[Pair]:
-    """Each sample with the first one before it that is a copy of it and of another class."""
+def _contradictions(samples: Sequence[Sample], results: Mapping[str, ScanResult]) -> Iterator[Pair]:
+    """Each sample with the closest earlier duplicate that has another label."""
     first: dict[bytes, Sample] = {}
-    near = _near_of_other_labels(samples, looks)
+    near = _near_of_other_labels(samples, results)
     for place, sample in enumerate(samples):
-        content = looks[sample[0]].content
+        content = results[sample[0]].content
         other = first.setdefault(content, sample) if content is not None else sample
         if other[1] != sample[1]:
             yield sample, other, None
         elif place in near:
-            bits, before = near[place]
-            if looks[samples[before][0]].content != content:
-                yield sample, samples[before], bits
+            distance, before = near[place]
+            if results[samples[before][0]].content != content:
+                yield sample, samples[before], distance
 
 
-def _near_of_other_labels(samples: Sequence[Sample], looks: Mapping[str, ScanResult]) -> dict[int, tuple[int, int]]:
-    """By place: the bits that differ, and the place before it of another label that is likest."""
+def _near_of_other_labels(samples: Sequence[Sample], results: Mapping[str, ScanResult]) -> dict[int, tuple[int, int]]:
+    """By position: the distance to the closest earlier image with another label, and its position."""
     import numpy as np
 
-    places = np.array([p for p, (file, _) in enumerate(samples) if looks[file].picture is not None], dtype=np.int64)
+    places = np.array(
+        [p for p, (file, _) in enumerate(samples) if results[file].perceptual_hash is not None], dtype=np.int64
+    )
     if len(places) < 2:
         return {}
-    joined = b"".join(looks[samples[place][0]].picture or b"" for place in places)
+    joined = b"".join(results[samples[place][0]].perceptual_hash or b"" for place in places)
     halves = np.frombuffer(joined, dtype=np.uint64).reshape(len(places), -1)
     labels = np.array([samples[place][1] for place in places])
     found: dict[int, tuple[int, int]] = {}
     for band in halves.view(np.uint16).T:
         order = np.lexsort((*halves.T, band))
-        ends, kinds, pictures = band[order], labels[order], halves[order]
+        ends, kinds, hashes = band[order], labels[order], halves[order]
         rows = np.arange(len(order))
         for step in range(1, COMPARED):
-            # Only pictures that agree in the band are left to compare, which are fewer with each step.
+            # Only images with an equal band remain, fewer with each step.
             rows = rows[: np.searchsorted(rows, len(order) - step)]
             rows = rows[ends[rows] == ends[rows + step]]
             if not len(rows):
                 break
-            bits = np.bitwise_count(pictures[rows] ^ pictures[rows + step]).sum(axis=1)
-            near = (bits <= MOST_BITS) & (kinds[rows] != kinds[rows + step])
-            pairs = zip(order[rows[near]], order[rows[near] + step], bits[near], strict=True)
+            distance = np.bitwise_count(hashes[rows] ^ hashes[rows + step]).sum(axis=1)
+            near = (distance <= MAX_DISTANCE) & (kinds[rows] != kinds[rows + step])
+            pairs = zip(order[rows[near]], order[rows[near] + step], distance[near], strict=True)
             for one, two, count in pairs:
                 before, later = sorted((int(places[one]), int(places[two])))
-                found[later] = min(found.get(later, (MOST_BITS + 1, 0)), (int(count), before))
+                found[later] = min(found.get(later, (MAX_DISTANCE + 1, 0)), (int(count), before))
     return found

@@ -1,4 +1,4 @@
-"""A look at the image files of a run before it starts: which can't be read, and why; which are in two splits."""
+"""The scan of all image files before a run: unreadable files, files with warnings, duplicates and value ranges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftkit.data.images import (
     UnreadableImage,
     extremes,
     open_with_format,
-    profile_fault,
+    profile_problem,
     sample_file,
 )
 from ftkit.data.scan.duplicates import Duplicate, find_duplicates, perceptual_hash, summary
@@ -29,24 +29,25 @@ from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.plugin_errors import is_unreadable_image
 
 FEW = 64
-"""Files that are sooner read than a pool of threads is started."""
+"""Fewer files than this are read without a thread pool."""
 
-PATIENCE_SECONDS = 5.0
-"""After this long without a word, a person wants to know how far it is."""
+PROGRESS_SECONDS = 5.0
+"""Time between progress notes."""
 
 NAMED = 5
-"""Files that a message names."""
+"""Maximum files named in a message."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
+"""Called with a line for the user."""
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """A file that something is wrong with.
+    """An image file with a problem.
 
     Attributes:
-        used: Whether the run uses it all the same, since it can be read.
-        during_run: Whether it could be read at the start, and broke while the run went on.
+        used: Whether the run still uses it, since it can be read.
+        during_run: Whether it became unreadable during the run, after the scan.
     """
 
     split: SplitName
@@ -58,7 +59,7 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that there is to say of the images of a run."""
+    """Bad and duplicate images of a run."""
 
     bad: tuple[BadImage, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
@@ -66,10 +67,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class ScannedSplits:
-    """The splits without the images that can't be read, what was found, and lines for the plan.
+    """The splits without unreadable images, with the findings and notes for the plan.
 
     Attributes:
-        value_range: As in `Settled`.
+        value_range: As in `ChosenRange`.
     """
 
     splits: Splits
@@ -79,48 +80,49 @@ class ScannedSplits:
 
 
 def scan_images(
-    splits: Splits, on_bad: Literal["error", "skip"], tell: Tell | None = None, value_range: Range | None = None
+    splits: Splits, on_bad: Literal["error", "skip"], notify: Notify | None = None, value_range: Range | None = None
 ) -> ScannedSplits:
-    """Read every image file of the splits once.
+    """Read every image file of the splits once; results are cached.
 
-    What comes out of something else is opened only where it may be left out, and is taken as it is otherwise: there is
-    no memory of it. Data that lies far away (`Split.blocks`) isn't fetched for this; its images are left out when met.
+    Samples that are not files are opened only with `on_bad="skip"`, and their results aren't cached. Remote data
+    (`Split.blocks`) isn't fetched: its unreadable images are skipped during the run.
 
     Args:
-        tell: Called with a line now and then where it takes long.
-        value_range: That of the config, for images of more than 8 bits that don't state one; None for auto.
+        notify: Called with a progress note every few seconds.
+        value_range: That of the config, for images of more than 8 bits that don't declare one; None for auto.
 
     Raises:
-        RequestError: Files can't be read and `on_bad` is `error`, or a class has none that can.
+        RequestError: Files can't be read and `on_bad` is `error`, or a class has no readable image.
     """
     files = {name: _files(split) for name, split in splits.present()}
-    memory = open_scan_cache()
-    looks = scan_files(list(dict.fromkeys(f for some in files.values() for f in some if f is not None)), memory, tell)
-    odd = [bad for name in files for bad in _odd(name, files[name], looks)]
+    cache = open_scan_cache()
+    unique = list(dict.fromkeys(file for some in files.values() for file in some if file is not None))
+    results = scan_files(unique, cache, notify)
+    found = [bad for name in files for bad in _bad_files(name, files[name], results)]
     if on_bad == "skip":
-        odd += [bad for name, split in splits.present() for bad in _unopened(name, split)]
-    unreadable = [bad for bad in odd if not bad.used]
+        found += [bad for name, split in splits.present() for bad in _bad_samples(name, split)]
+    unreadable = [bad for bad in found if not bad.used]
     if unreadable and on_bad == "error":
         raise RequestError(
-            f"{_images(len(unreadable))} can't be used: {_first(unreadable)}",
-            "mend or remove what is named, or leave it out with --on-bad-image skip",
+            f"{_images(len(unreadable))} can't be read: {_first(unreadable)}",
+            "repair or remove them, or skip them with --on-bad-image skip",
         )
-    settled = choose_value_range([Extremes(*seen.extremes) for seen in looks.values() if seen.extremes], value_range)
-    duplicates = find_duplicates(splits, files, looks)
+    chosen = choose_value_range([Extremes(*one.extremes) for one in results.values() if one.extremes], value_range)
+    duplicates = find_duplicates(splits, files, results)
     notes = [
-        *_notes(unreadable, "can't be read, and left out"),
-        *_notes([bad for bad in odd if bad.used and bad.reason.startswith("named")], "named wrongly, though readable"),
-        *_notes([bad for bad in odd if bad.used and "profile" in bad.reason], "read without the colour profile"),
-        *settled.notes,
+        *_notes(unreadable, "can't be read and {are} skipped"),
+        *_notes([bad for bad in found if bad.used and bad.reason.startswith("named")], "with a wrong extension"),
+        *_notes([bad for bad in found if bad.used and "profile" in bad.reason], "read without the colour profile"),
+        *chosen.notes,
         *summary(duplicates, NAMED),
-        *([memory.trouble] if memory.trouble else []),
+        *([cache.problem] if cache.problem else []),
     ]
-    left = leave_out(splits, {bad.file for bad in unreadable})
-    return ScannedSplits(left, Findings(tuple(odd), duplicates), tuple(notes), settled.value_range)
+    kept = skip_files(splits, {bad.file for bad in unreadable})
+    return ScannedSplits(kept, Findings(tuple(found), duplicates), tuple(notes), chosen.value_range)
 
 
-def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
-    """The splits without the samples that come from these files.
+def skip_files(splits: Splits, unwanted: Collection[str]) -> Splits:
+    """The splits without the samples of these files.
 
     Raises:
         RequestError: A class of a split loses all of its samples.
@@ -135,50 +137,50 @@ def leave_out(splits: Splits, unwanted: Collection[str]) -> Splits:
             few = ", ".join(repr(splits.classes[label]) for label in sorted(lost)[:NAMED])
             raise RequestError(
                 f"{name} split: no image of class {few} can be read",
-                "mend the files, add others, or choose the classes to use with the config key classes",
+                "repair the files, add others, or select the classes to use with the config key classes",
             )
         left[name] = split.subset(kept) if len(kept) < len(split) else split
     train, val, test = (left.get(name) for name in SPLIT_NAMES)
     return replace(splits, train=train, val=val, test=test)
 
 
-def scan_files(files: Sequence[str], memory: ScanCache, tell: Tell | None = None) -> dict[str, ScanResult]:
-    """What each file is like, by its path; only what isn't remembered is read."""
-    found = memory.load(files)
+def scan_files(files: Sequence[str], cache: ScanCache, notify: Notify | None = None) -> dict[str, ScanResult]:
+    """The scan result of each file by path; only files that aren't cached are read."""
+    found = cache.load(files)
     unknown = [file for file in files if file not in found]
     fresh: dict[str, ScanResult] = {}
-    for file, seen in zip(unknown, _told(_looks(unknown), len(unknown), tell), strict=True):
-        found[file] = fresh[file] = seen
+    for file, result in zip(unknown, _with_progress(_scan(unknown), len(unknown), notify), strict=True):
+        found[file] = fresh[file] = result
         if len(fresh) == TOGETHER:
-            memory.save(fresh)
+            cache.save(fresh)
             fresh = {}
-    memory.save(fresh)
+    cache.save(fresh)
     if unknown:
-        memory.trim()
+        cache.trim()
     return found
 
 
 def scan_file(file: str) -> ScanResult:
-    """Read one file whole, as training will."""
+    """Decode one file, as training does."""
     try:
         image, kind = open_with_format(file)
-        picture = perceptual_hash(image)
+        hashed = perceptual_hash(image)
         content = content_digest(file)
     except UnreadableImage as error:
-        return ScanResult(fault=error.message.removeprefix(one_line(f"{file}: ")))
+        return ScanResult(error=error.message.removeprefix(one_line(f"{file}: ")))
     except (OSError, ValueError) as error:
-        return ScanResult(fault=f"can't be read: {error}")
+        return ScanResult(error=f"can't be read: {error}")
     suffix = Path(file).suffix.lower()
     known = FORMATS.get(suffix)
     misnamed = None if known is None or kind in known.kinds else f"named {suffix}, but its content is {kind}"
-    remarks = [remark for remark in (misnamed, profile_fault(image)) if remark is not None]
+    warnings = [warning for warning in (misnamed, profile_problem(image)) if warning is not None]
     found = extremes(image)
     values = None if found is None else (found.low, found.high, found.whole)
-    return ScanResult(None, "; ".join(remarks) or None, content, picture, values)
+    return ScanResult(None, "; ".join(warnings) or None, content, hashed, values)
 
 
-def _looks(files: Sequence[str]) -> Iterator[ScanResult]:
-    """In threads, since decoders let go of Python's lock."""
+def _scan(files: Sequence[str]) -> Iterator[ScanResult]:
+    """In threads, since decoders release the GIL."""
     if len(files) < FEW:
         yield from map(scan_file, files)
         return
@@ -189,29 +191,29 @@ def _looks(files: Sequence[str]) -> Iterator[ScanResult]:
         pool.shutdown(cancel_futures=True)
 
 
-def _told(looks: Iterator[ScanResult], count: int, tell: Tell | None) -> Iterator[ScanResult]:
-    """The same, with a word on how far it is whenever it takes long."""
-    spoke = monotonic()
-    for done, each in enumerate(looks, 1):
+def _with_progress(results: Iterator[ScanResult], count: int, notify: Notify | None) -> Iterator[ScanResult]:
+    """The same results, with a progress note every few seconds."""
+    noted = monotonic()
+    for done, each in enumerate(results, 1):
         yield each
-        if tell is not None and monotonic() - spoke > PATIENCE_SECONDS:
-            spoke = monotonic()
-            tell(f"looked at {done:,} of {plural(count, 'image')}")
+        if notify is not None and monotonic() - noted > PROGRESS_SECONDS:
+            noted = monotonic()
+            notify(f"scanned {done:,} of {plural(count, 'image')}")
 
 
 def _files(split: Split) -> list[str | None]:
-    """The file of each sample; None where there is none."""
+    """The file of each sample; None for a sample that is not a file."""
     files = (sample_file(split, index) for index in range(len(split)))
     return [str(file.absolute()) if file is not None else None for file in files]
 
 
 def _names(split: Split) -> list[str]:
-    """What lists call each sample: the path of its file, or else its name."""
+    """The name of each sample in `BadImage.file`: the path of its file, or else its name."""
     return [file or name for file, name in zip(_files(split), split.names, strict=True)]
 
 
-def _unopened(name: SplitName, split: Split) -> Iterator[BadImage]:
-    """The samples that aren't files and can't be opened; one after the other, as whoever made them may expect."""
+def _bad_samples(name: SplitName, split: Split) -> Iterator[BadImage]:
+    """The samples that are not files and can't be opened; opened in order, without threads."""
     if split.blocks is not None:
         return
     for index, file in enumerate(_files(split)):
@@ -222,7 +224,7 @@ def _unopened(name: SplitName, split: Split) -> Iterator[BadImage]:
 
 
 def _reason(split: Split, index: int) -> str | None:
-    """Why a sample can't be opened; None where it can."""
+    """Why a sample can't be opened; None if it can."""
     try:
         split.open(index)
     except UnreadableImage as error:
@@ -234,17 +236,17 @@ def _reason(split: Split, index: int) -> str | None:
     return None
 
 
-def _odd(name: SplitName, files: Sequence[str | None], looks: Mapping[str, ScanResult]) -> Iterator[BadImage]:
+def _bad_files(name: SplitName, files: Sequence[str | None], results: Mapping[str, ScanResult]) -> Iterator[BadImage]:
     for file in files:
-        seen = looks[file] if file is not None else ScanResult()
-        reason = seen.fault or seen.remark
+        result = results[file] if file is not None else ScanResult()
+        reason = result.error or result.warning
         if file is not None and reason is not None:
-            yield BadImage(name, file, reason, used=seen.fault is None)
+            yield BadImage(name, file, reason, used=result.error is None)
 
 
-def _notes(bad: Sequence[BadImage], what: str) -> Iterator[str]:
+def _notes(bad: Sequence[BadImage], problem: str) -> Iterator[str]:
     if bad:
-        yield f"{_images(len(bad))} {what}: {_first(bad)}"
+        yield f"{_images(len(bad))} {problem.format(are='is' if len(bad) == 1 else 'are')}: {_first(bad)}"
 
 
 def _first(bad: Sequence[BadImage]) -> str:

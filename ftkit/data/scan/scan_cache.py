@@ -1,7 +1,6 @@
-"""What is remembered of image files, so that data is read through once and not before every run.
+"""Cache of scan results in the user's cache folder, so that data isn't read before every run.
 
-Good files alone are remembered: one that can't be read is looked at again, and so is one whose stamp
-(`ftkit.files.file_identity`) is another.
+Only readable files are cached. A file whose stamp (`ftkit.files.file_identity`) has changed is scanned again.
 """
 
 from __future__ import annotations
@@ -22,73 +21,73 @@ from ftkit.errors import RequestError
 from ftkit.files.file_identity import content_digest, file_stamp
 from ftkit.files.user_cache import cache_folder
 
-FORMAT = 3
-"""1 knew files by size and modification time alone; 2 nothing of the values of images of more than 8 bits."""
+FORMAT = 4
+"""1 had only size and modification time; 2 had no extremes; 3 had other column names."""
 FILE = f"images-{FORMAT}.sqlite3"
 
 MOST = 500_000
-"""Files that are remembered, at some 250 bytes each; beyond, those go that have not been asked for longest. What was
-asked for within a day stays, however many these are: data of a million images is read once too."""
+"""Maximum files in the cache, about 250 bytes each; the least recently used are removed. Files used within a day are
+kept however many there are, so that a dataset of a million images isn't read again either."""
 
 DAY = 86_400
-"""Seconds; when a file was last asked for is written down no more often."""
+"""Seconds; the time of last use is updated at most about once a day."""
 
 TOGETHER = 1000
-"""Files that are remembered at once; so many are lost where a run is stopped."""
+"""Results written at once; at most this many are lost if a run is stopped."""
 
 READERS = 8
-"""Threads that read files whose content isn't known."""
+"""Threads that read files for their digests."""
 
 WAIT_SECONDS = 20.0
-"""How long to wait for another run that writes."""
+"""How long to wait for another process that writes."""
 
 TABLE = """
-create table if not exists looks (
-    path blob primary key, stamp blob, used integer, decoded integer, remark text, content blob, picture blob,
+create table if not exists images (
+    path blob primary key, stamp blob, used integer, decoded integer, warning text, content blob, perceptual_hash blob,
     extremes text
 ) without rowid
 """
-"""`decoded` is 0 where only the content's digest is known."""
+"""`decoded` is 0 if only the digest of the content is known."""
 
-QUESTION = "select used, decoded, remark, content, picture, extremes from looks where path = ? and stamp = ?"
+QUERY = "select used, decoded, warning, content, perceptual_hash, extremes from images where path = ? and stamp = ?"
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What reading a file told.
+    """The result of scanning a file.
 
     Attributes:
-        fault: Why it can't be used; None where it can.
-        remark: What is odd about a file that can be used.
-        content: A digest of its bytes; None where it can't be used.
-        picture: What copies of the picture share; None where it is too plain to tell.
-        extremes: The least and the greatest value, and whether all are whole numbers, of an image of more than 8 bits
-            that doesn't say which values are black and white; None for others.
+        error: Why it can't be read; None if it can.
+        warning: A problem of a file that can be read, such as a wrong extension.
+        content: Digest of the file's bytes; None if it can't be read.
+        perceptual_hash: Similar for copies of an image; None if the image has too few features.
+        extremes: Minimum, maximum, and whether all values are integers, of an image of more than 8 bits that doesn't
+            declare the values of black and white; None for other images.
     """
 
-    fault: str | None = None
-    remark: str | None = None
+    error: str | None = None
+    warning: str | None = None
     content: bytes | None = None
-    picture: bytes | None = None
+    perceptual_hash: bytes | None = None
     extremes: tuple[float, float, bool] | None = None
 
 
 @dataclass
 class ScanCache:
-    """Looks at files by path, on disk; where the disk fails, nothing is remembered, and `trouble` says why."""
+    """Scan results by path, in a SQLite file; if that fails, nothing is cached and `problem` has the reason."""
 
     file: Path | None = None
-    trouble: str | None = None
+    problem: str | None = None
     _stamps: dict[str, bytes] = field(default_factory=dict)
 
     def load(self, files: Iterable[str]) -> dict[str, ScanResult]:
-        """What is known of those of the files that are as they were when they were decoded."""
-        return {path: _look(*facts) for path, (decoded, *facts) in self._known(files) if decoded}
+        """The results of those files that are unchanged since they were scanned."""
+        return {path: _to_result(*row) for path, (decoded, *row) in self._query(files) if decoded}
 
     def contents(self, files: Iterable[str]) -> dict[str, bytes]:
-        """The digest of each file's content; what isn't remembered is read. Files that can't be read are left out."""
+        """The digest of each file's content; files that aren't cached are read, and unreadable ones omitted."""
         wanted = list(dict.fromkeys(files))
-        found = {path: content for path, (_, _, content, *_) in self._known(wanted)}
+        found = {path: content for path, (_, _, content, *_) in self._query(wanted)}
         unknown = [path for path in wanted if path not in found]
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(unknown), TOGETHER):
@@ -101,29 +100,32 @@ class ScanCache:
             self.trim()
         return found
 
-    def save(self, looks: Mapping[str, ScanResult]) -> None:
-        """Remember the good ones among them; `trim` is for when all are there."""
-        good = ((path, look) for path, look in looks.items() if look.fault is None)
-        self._write([(path, 1, look.remark, look.content, look.picture, _text(look.extremes)) for path, look in good])
+    def save(self, results: Mapping[str, ScanResult]) -> None:
+        """Store the results of readable files; call `trim` after the last ones."""
+        good = ((path, one) for path, one in results.items() if one.error is None)
+        self._write(
+            [(path, 1, one.warning, one.content, one.perceptual_hash, _text(one.extremes)) for path, one in good]
+        )
 
     def trim(self) -> None:
-        """Forget what was not asked for longest, where there is too much."""
+        """Remove the least recently used files if there are too many."""
         if self.file is None or not self.file.exists():
             return
-        with self._spared(), self._open() as database:
-            (count,) = database.execute("select count(*) from looks").fetchone() if _has_table(database) else (0,)
+        with self._disabled_on_error(), self._open() as database:
+            (count,) = database.execute("select count(*) from images").fetchone() if _has_table(database) else (0,)
             if count > MOST:
                 with _writing(database):
                     database.execute(
-                        "delete from looks where path in (select path from looks where used < ? order by used limit ?)",
+                        "delete from images where path in "
+                        "(select path from images where used < ? order by used limit ?)",
                         (int(time.time()) - DAY, count - MOST),
                     )
 
-    def _known(self, files: Iterable[str]) -> list[tuple[str, tuple[Any, ...]]]:
-        """Path, and whether decoded, remark, content, picture and extremes, of the files that are as they were."""
+    def _query(self, files: Iterable[str]) -> list[tuple[str, tuple[Any, ...]]]:
+        """Path and row (decoded, warning, content, perceptual hash, extremes) of each unchanged file."""
         stamps: dict[str, bytes] = {}
         for path in files:
-            # One that has just changed might change again without its stamp telling, and isn't remembered yet.
+            # A file that has just changed might change again with the same stamp, so it isn't cached yet.
             self._stamps.pop(path, None)
             with suppress(OSError, ValueError):
                 stamp = file_stamp(path)
@@ -133,39 +135,39 @@ class ScanCache:
         found: list[tuple[str, tuple[Any, ...]]] = []
         if self.file is None or not self.file.exists():
             return found
-        with self._spared(), self._open() as database:
-            # Another run may be about to make the table.
+        with self._disabled_on_error(), self._open() as database:
+            # Another process may be about to create the table.
             if not _has_table(database):
                 return found
             now, stale = int(time.time()), []
             for path, packed in stamps.items():
-                row = database.execute(QUESTION, (os.fsencode(path), packed)).fetchone()
+                row = database.execute(QUERY, (os.fsencode(path), packed)).fetchone()
                 if row is not None:
                     found.append((path, row[1:]))
                     stale += [path] if row[0] < now - DAY // 2 else []
             if stale:
                 with _writing(database):
                     database.executemany(
-                        "update looks set used = ? where path = ?", ((now, os.fsencode(path)) for path in stale)
+                        "update images set used = ? where path = ?", ((now, os.fsencode(path)) for path in stale)
                     )
         return found
 
-    def _write(self, facts: Iterable[tuple[Any, ...]]) -> None:
+    def _write(self, values: Iterable[tuple[Any, ...]]) -> None:
         now = int(time.time())
-        rows = [(os.fsencode(path), self._stamps[path], now, *rest) for path, *rest in facts if path in self._stamps]
+        rows = [(os.fsencode(path), self._stamps[path], now, *rest) for path, *rest in values if path in self._stamps]
         if self.file is None or not rows:
             return
-        with self._spared():
+        with self._disabled_on_error():
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._remove_older()
             with self._open() as database, _writing(database):
                 database.execute(TABLE)
                 marks = ", ".join("?" * len(rows[0]))
-                database.executemany(f"insert or replace into looks values ({marks})", rows)
+                database.executemany(f"insert or replace into images values ({marks})", rows)
 
     def _remove_older(self) -> None:
-        """Files of earlier formats, which nothing reads any more."""
-        assert self.file is not None, "callers look first"
+        """Remove the files of earlier formats."""
+        assert self.file is not None, "checked by callers"
         if self.file.exists():
             return
         for other in self.file.parent.glob("images-*.sqlite3"):
@@ -175,38 +177,38 @@ class ScanCache:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        assert self.file is not None, "callers look first"
+        assert self.file is not None, "checked by callers"
         with closing(sqlite3.connect(self.file, timeout=WAIT_SECONDS, isolation_level=None)) as database:
-            # Waiting for the disk would cost a small run more than looking again; a power cut costs the memory.
+            # Waiting for the disk would take a small run longer than another scan; a power failure loses the cache.
             database.execute("pragma synchronous = off")
             yield database
 
     @contextmanager
-    def _spared(self) -> Iterator[None]:
-        """Whatever goes wrong with the cache, the run goes on without it."""
+    def _disabled_on_error(self) -> Iterator[None]:
+        """Disable the cache if something fails, so that the run continues without it."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
-            self.trouble = f"what was found isn't remembered: {self.file}: {reason}"
+            self.problem = f"the image scan isn't cached: {self.file}: {reason}"
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                # It is damaged, and holds nothing that can't be found again.
+                # It is damaged, and all of it can be computed again.
                 with suppress(OSError):
                     Path(str(self.file)).unlink()
             self.file = None
 
 
 def open_scan_cache() -> ScanCache:
-    """The memory in the cache folder."""
+    """The scan cache in the user's cache folder."""
     try:
         return ScanCache(cache_folder() / FILE)
     except RequestError as error:
-        return ScanCache(trouble=f"what was found isn't remembered: {error}")
+        return ScanCache(problem=f"the image scan isn't cached: {error}")
 
 
 @contextmanager
 def _writing(database: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, and alone: a lock that is taken later than at the start can't be waited for."""
+    """A transaction that takes the write lock at its start, since sqlite can't wait for a lock taken later."""
     with database:
         database.execute("begin immediate")
         yield
@@ -219,8 +221,10 @@ def _content(path: str) -> bytes | None:
         return None
 
 
-def _look(remark: str | None, content: bytes | None, picture: bytes | None, extremes: str | None) -> ScanResult:
-    return ScanResult(None, remark, content, picture, tuple(json.loads(extremes)) if extremes else None)
+def _to_result(
+    warning: str | None, content: bytes | None, perceptual_hash: bytes | None, extremes: str | None
+) -> ScanResult:
+    return ScanResult(None, warning, content, perceptual_hash, tuple(json.loads(extremes)) if extremes else None)
 
 
 def _text(extremes: tuple[float, float, bool] | None) -> str | None:
@@ -228,4 +232,4 @@ def _text(extremes: tuple[float, float, bool] | None) -> str | None:
 
 
 def _has_table(database: sqlite3.Connection) -> bool:
-    return database.execute("select 1 from sqlite_master where name = 'looks'").fetchone() is not None
+    return database.execute("select 1 from sqlite_master where name = 'images'").fetchone() is not None

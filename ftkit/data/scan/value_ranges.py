@@ -1,4 +1,4 @@
-"""One rule for all images of a data set of more than 8 bits: which of their values mean black and white."""
+"""One range for all images of more than 8 bits of a dataset: the values of black and white."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SET = "set dataset.value_range"
 
 @dataclass(frozen=True)
 class ChosenRange:
-    """The range for all images whose files don't state one, and lines for the plan.
+    """The range for all images whose files don't declare one, and notes for the plan.
 
     Attributes:
-        value_range: None where the reader's own rule holds for each image: 0 to 65535.
+        value_range: None for the default, 0 to 65535.
     """
 
     value_range: Range | None = None
@@ -27,39 +27,42 @@ def choose_value_range(found: Sequence[Extremes], given: Range | None) -> Chosen
     """Choose the range.
 
     Args:
-        found: Of each image of more than 8 bits that doesn't state its range.
-        given: That of `dataset.value_range`; None for auto.
+        found: Extremes of each image of more than 8 bits that doesn't declare its range.
+        given: The setting `dataset.value_range`; None for auto.
 
     Raises:
-        RequestError: With auto, no one range fits whole numbers and numbers with fractions.
+        RequestError: With auto, integer and floating-point images need different ranges.
     """
     if not found:
-        note = f"dataset.value_range, {_text(given)}, changes no image that was looked at" if given is not None else ""
-        return ChosenRange(given, (f"{note}: none has more than 8 bits without saying its range",) if note else ())
+        note = f"dataset.value_range, {_text(given)}, has no effect" if given is not None else ""
+        return ChosenRange(given, (f"{note}: no image has more than 8 bits and no range of its own",) if note else ())
     if given is not None:
         beyond = sum(each.low < given[0] or each.high > given[1] for each in found)
-        note = f"{_images(beyond)} with values beyond dataset.value_range, {_text(given)}, which are cut off there"
+        note = f"{_images(beyond)} with values outside dataset.value_range, {_text(given)}, which are clipped"
         return ChosenRange(given, (note,) if beyond else ())
     whole, fractions = ([each for each in found if each.whole is kind] for kind in (True, False))
     taken = guessed_range(list(whole or fractions))
     if whole and fractions and (taken != FULL or guessed_range(list(fractions)) != FULL):
         raise RequestError(
-            f"{_images(len(whole))} of integers and {len(fractions):,} of floating point numbers don't say which "
-            "values are black and white, and no one range fits both",
-            "convert those of one kind to 8 bits",
+            f"{_images(len(whole))} of integers and {len(fractions):,} of floating-point numbers don't declare their "
+            "range, and no single range fits both",
+            "convert the images of one kind to 8 bits",
         )
-    note = f"{_images(len(found))} of more than 8 bits don't say which values are black and white: {_text(taken)} taken"
+    verb = "doesn't" if len(found) == 1 else "don't"
+    note = (
+        f"{_images(len(found))} of more than 8 bits {verb} declare the values of black and white: {_text(taken)} used"
+    )
     return ChosenRange(None if taken == FULL and whole else taken, (note + _remark(whole, taken),))
 
 
 def _remark(whole: Sequence[Extremes], taken: Range) -> str:
-    """What the greatest value says of whole numbers that were taken for 16 bits."""
+    """The end of the note, with a warning if integers read as 16 bits use only a part of the range."""
     most = max((each.high for each in whole), default=0.0)
     bits = max(9, int(most).bit_length())
     if taken != FULL or not most or bits > 15:
-        return f"; {SET} if others are meant"
-    dark = ", so that nearly all is black" if most < FULL[1] / 16 else ""
-    return f", but none has more than {most:,.0f}{dark}; {SET}=[0, {2**bits - 1}] if they have {bits} bits"
+        return f"; {SET} to use others"
+    dark = ", so they appear almost black" if most < FULL[1] / 16 else ""
+    return f", but the maximum is {most:,.0f}{dark}; {SET}=[0, {2**bits - 1}] if they have {bits} bits"
 
 
 def _text(value_range: Range) -> str:

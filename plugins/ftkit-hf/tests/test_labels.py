@@ -46,7 +46,7 @@ def test_a_test_split_with_hidden_labels_leaves_train_and_validation_usable(tmp_
     dataset = {"name": "hf/dataset", "path": str(data), "streaming": streaming}
     plan = ftkit.plan(dataset=dataset, backbone="lenet", weights="none")
     assert {name: len(split) for name, split in plan.splits.present()} == {"train": 12, "val": 2}
-    assert any("the test split is left out: none of its 3 labels is known (3 are -1)" in note for note in plan.notes)
+    assert any("the test split is skipped: none of its 3 images has a label (3 are -1)" in note for note in plan.notes)
 
 
 def test_rows_without_a_label_are_left_out_and_the_others_keep_their_images(tmp_path: Path, streaming: bool) -> None:
@@ -56,7 +56,7 @@ def test_rows_without_a_label_are_left_out_and_the_others_keep_their_images(tmp_
     assert (splits.classes, list(splits.train.labels)) == (("a", "b"), [1, 0, 1])
     assert [splits.train[place][0].getpixel((0, 0))[0] for place in range(3)] == [0, 80, 160]  # type: ignore[index]
     (note,) = splits.notes
-    assert "the train split: 2 of 5 images have no label and are left out (2 are missing)" in note
+    assert "the train split: 2 of 5 images have no label and are skipped (2 are missing)" in note
 
 
 def test_splits_that_are_no_ones_and_columns_that_are_missing_are_named(tmp_path: Path, streaming: bool) -> None:

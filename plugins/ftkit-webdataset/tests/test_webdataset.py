@@ -207,7 +207,7 @@ def test_images_whose_label_is_empty_or_minus_one_are_left_out_and_counted(tmp_p
     assert splits.train is not None
     assert (splits.classes, list(splits.train.labels)) == (("0", "1"), [0, 1, 0])
     assert splits.notes == (
-        "the train split: 2 of 5 images have no label and are left out (1 is missing, 1 is -1): s/1, s/3",
+        "the train split: 2 of 5 images have no label and are skipped (1 is missing, 1 is -1): s/1, s/3",
     )
 
 

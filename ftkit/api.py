@@ -39,12 +39,13 @@ from ftkit.parts.dataset import (
 )
 from ftkit.parts.exporter import Exporter, TrainedModel
 from ftkit.parts.image_transform import ImageTransform
+from ftkit.parts.label_sets import Label, Labels, LabelSets, label_set
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.option_bounds import check_number
 from ftkit.parts.strategy import Strategy, Then
-from ftkit.parts.task import HeadFit, Task, class_counts, label_set
+from ftkit.parts.task import HeadFit, Task, class_counts
 from ftkit.plugins.hookspecs import hookimpl
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Phase, Schedule, make_schedule
@@ -69,7 +70,10 @@ __all__ = [
     "ImageFiles",
     "ImageTransform",
     "Interpolation",
+    "Label",
+    "LabelSets",
     "Labelled",
+    "Labels",
     "LayerGroup",
     "LazySequence",
     "Loss",

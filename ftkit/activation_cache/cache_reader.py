@@ -30,6 +30,7 @@ from ftkit.models.compute.devices import Compute
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.parts.backbone import LayerGroup
 from ftkit.parts.dataset import Split
+from ftkit.parts.label_sets import Label
 from ftkit.transforms.preprocessing import Preprocessing
 
 Note = Callable[[str], None]
@@ -71,7 +72,7 @@ class CachedSplit:
     table: Table
     split: Split
 
-    def read(self, key: Key) -> tuple[Tensor, tuple[int, int]]:
+    def read(self, key: Key) -> tuple[Tensor, tuple[Label, int]]:
         """The activations of an image, with its label and index."""
         index = key[1]
         return self.table.take(torch.tensor(index)), (self.split.labels[index], index)

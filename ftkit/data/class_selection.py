@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ftkit.errors import RequestError, plural, unknown
 from ftkit.parts.dataset import Split, Splits
+from ftkit.parts.label_sets import LabelSets, count_classes
 
 ClassMapping = Mapping[str, str | None]
 """Class of the data -> class of the model, or None for a class that isn't used; empty without selection or mapping."""
@@ -21,7 +22,8 @@ def select_classes(
 ) -> Splits:
     """Keep the images of the selected classes, under their target names.
 
-    The order of the classes is that of `used`, or of the first mention of each target in `label_map`.
+    The order of the classes is that of `used`, or of the first mention of each target in `label_map`. In a multi-label
+    dataset all images are kept, with the labels that are selected: an image without any of them is a negative example.
 
     Args:
         used: Classes of the data to keep; None keeps all.
@@ -29,12 +31,16 @@ def select_classes(
         places: Names of the two options in messages.
 
     Raises:
-        RequestError: A name isn't a class of the data, a kept class has no target, or fewer than two classes remain.
+        RequestError: A name isn't a class of the data, a kept class has no target, or fewer than two classes remain
+            (multi-label: none).
     """
     if used is None and label_map is None:
         return splits
-    kept = splits.classes if used is None else _checked(used, splits.classes, places[0])
-    targets = {name: name for name in kept} if label_map is None else _targets(label_map, kept, splits, places[1])
+    least = 1 if splits.multilabel else 2
+    kept = splits.classes if used is None else _checked(used, splits.classes, places[0], least)
+    targets = {name: name for name in kept}
+    if label_map is not None:
+        targets = _targets(label_map, kept, splits, places[1], least)
     mapping = {name: targets.get(name) for name in splits.classes}
     chosen = _apply(splits, mapping, tuple(dict.fromkeys(targets.values())))
     notes = [] if used is None else [f"classes: {len(kept)} of {len(mapping)} are used, {_counted(chosen, splits)}"]
@@ -61,7 +67,7 @@ def apply_training_classes(splits: Splits, mapping: ClassMapping, targets: Seque
     # A class that the training data doesn't have keeps its name, so that the caller can compare it with the model's.
     own = {name: mapping.get(name, name) for name in splits.classes}
     chosen = _apply(splits, own, tuple(dict.fromkeys(t for t in own.values() if t is not None)))
-    if not any(len(split) for _, split in chosen.present()):
+    if not any(count_classes(split.labels) for _, split in chosen.present()):
         trained = [name for name, target in mapping.items() if target is not None]
         raise RequestError(
             f"{source}: no image is of a class that the model was trained on: {_few(trained)}", "give other images"
@@ -71,20 +77,22 @@ def apply_training_classes(splits: Splits, mapping: ClassMapping, targets: Seque
     return replace(chosen, notes=(*splits.notes, *note))
 
 
-def _checked(used: Sequence[str], classes: Sequence[str], where: str) -> tuple[str, ...]:
+def _checked(used: Sequence[str], classes: Sequence[str], where: str, least: int) -> tuple[str, ...]:
     known, given_times = set(classes), Counter(used)
     for name, times in given_times.items():
         if name not in known:
             raise unknown("class", name, classes, where)
         if times > 1:
             raise RequestError(f"{where}: class {name!r} is given {times} times", "give it once")
-    if len(used) < 2:
+    if len(used) < least:
         given = f"only class {used[0]!r}" if used else "no class"
         raise RequestError(f"{where}: {given} is given", "a classifier needs two or more")
     return tuple(used)
 
 
-def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, where: str) -> dict[str, str]:
+def _targets(
+    label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, where: str, least: int
+) -> dict[str, str]:
     known, used = set(splits.classes), set(kept)
     for name in label_map:
         if name not in known:
@@ -95,7 +103,7 @@ def _targets(label_map: Mapping[str, str], kept: Sequence[str], splits: Splits, 
     if missing:
         which = f"class {missing[0]} has" if len(missing) == 1 else f"classes {_few(missing)} have"
         raise RequestError(f"{where}: {which} no target", "add one, or select the classes to use with classes: [...]")
-    if len(set(label_map.values())) < 2:
+    if len(set(label_map.values())) < least:
         raise RequestError(f"{where}: the only target is {next(iter(label_map.values()))!r}", "give two or more")
     return dict(label_map)
 
@@ -107,9 +115,12 @@ def _apply(splits: Splits, mapping: ClassMapping, classes: tuple[str, ...]) -> S
     def mapped(split: Split | None) -> Split | None:
         if split is None:
             return None
-        kept = [index for index, label in enumerate(split.labels) if labels[label] is not None]
+        if isinstance(split.labels, LabelSets):
+            return replace(split, labels=split.labels.mapped(labels, len(classes)))
+        new = [labels[old] for old in split.labels]
+        kept = [index for index, label in enumerate(new) if label is not None]
         part = split if len(kept) == len(split) else split.subset(kept)
-        return replace(part, labels=[label for old in part.labels if (label := labels[old]) is not None])
+        return replace(part, labels=[label for label in new if label is not None])
 
     return replace(
         splits, classes=classes, train=mapped(splits.train), val=mapped(splits.val), test=mapped(splits.test)
@@ -118,6 +129,9 @@ def _apply(splits: Splits, mapping: ClassMapping, classes: tuple[str, ...]) -> S
 
 def _counted(chosen: Splits, splits: Splits) -> str:
     images, before = (sum(len(split) for _, split in one.present()) for one in (chosen, splits))
+    if chosen.multilabel:
+        labelled = sum(label != () for _, split in chosen.present() for label in split.labels)
+        return f"{labelled:,} of {plural(before, 'image')} have a label"
     return f"{images:,} of {plural(before, 'image')}"
 
 

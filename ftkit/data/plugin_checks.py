@@ -17,15 +17,18 @@ from typing import IO, Any, cast
 from ftkit.errors import RequestError, one_line
 from ftkit.parts.backbone import Backbone, LayerGroup
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
+from ftkit.parts.label_sets import Labels, LabelSets
 
 ENOUGH = 4 << 20
 """Bytes of a pickled opener after which the check stops: it may hold a million names."""
 KNOWN = ("numpy", "torch", "multiprocessing")
 """Packages whose objects can be pickled and may be huge, so the check skips them."""
+_SETS = (tuple, list, set, frozenset)
+"""Types of the labels of one image in a multi-label dataset."""
 
 
 def checked_splits(loaded: object) -> Splits:
-    """Validate the result of a dataset's `load`; classes and notes become tuples, and labels plain integers.
+    """Validate the result of a dataset's `load`; classes and notes become tuples, labels integers or `LabelSets`.
 
     Raises:
         RequestError: Names and labels differ in number, a name or a class is a duplicate, a label is out of range,
@@ -36,6 +39,12 @@ def checked_splits(loaded: object) -> Splits:
     classes = _classes(splits.classes)
     _require(splits.train is None or isinstance(splits.train, Split), "the train split is not a Split")
     found = {name: _split(name, split, len(classes)) for name, split in splits.present()}
+    kinds = {split.multilabel: name for name, split in found.items() if len(split)}
+    _require(
+        len(kinds) < 2,
+        f"the {kinds.get(True)} split has several labels per image, but the {kinds.get(False)} split has one",
+        "give each label of all splits as a tuple of class indices",
+    )
     given: object = splits.notes
     notes = (given,) if isinstance(given, str) else tuple(splits.notes)
     train, val, test = (found.get(name) for name in SPLIT_NAMES)
@@ -115,20 +124,47 @@ def _split(name: SplitName, split: Split, classes: int) -> Split:
     return replace(split, labels=_labels(where, split, classes))
 
 
-def _labels(where: str, split: Split, classes: int) -> Sequence[int]:
-    """The labels as plain integers.
+def _labels(where: str, split: Split, classes: int) -> Labels:
+    """The labels as plain integers, or as `LabelSets` if they are tuples, lists or sets of integers.
 
     Raises:
         RequestError: A label is not the index of a class.
     """
-    labels = split.labels
-    kinds = set(map(type, labels))
+    given: Any = split.labels
+    if isinstance(given, LabelSets):
+        inside = not given.values or (min(given.values) >= 0 and max(given.values) < classes)
+        if inside and given.num_classes == classes:
+            return given
+    if len(given) and isinstance(given[0], _SETS):
+        return _label_sets(where, split.names, given, classes)
+    kinds = set(map(type, given))
+    labels: Any = given
     if kinds - {int}:
-        labels = [_integer(where, split.names[i], label, classes) for i, label in enumerate(labels)]
+        labels = [_integer(where, split.names[i], label, classes) for i, label in enumerate(given)]
     if len(labels) and not (min(labels) >= 0 and max(labels) < classes):
         place, label = next((i, label) for i, label in enumerate(labels) if not 0 <= label < classes)
         raise _no_index(where, split.names[place], label, classes)
-    return labels
+    return cast(Sequence[int], labels)
+
+
+def _label_sets(where: str, names: Sequence[str], given: Sequence[Any], classes: int) -> LabelSets:
+    def checked() -> Iterator[list[int]]:
+        for name, label in zip(names, given, strict=True):
+            if not isinstance(label, _SETS):
+                raise RequestError(
+                    f"{where}: the label of {name} is {label!r}, but the first one is a set of labels",
+                    "give each label as a tuple of class indices",
+                )
+            yield [_index(where, name, each, classes) for each in label]
+
+    return LabelSets(checked(), classes)
+
+
+def _index(where: str, name: str, label: Any, classes: int) -> int:
+    index = _integer(where, name, label, classes)
+    if not 0 <= index < classes:
+        raise _no_index(where, name, label, classes)
+    return index
 
 
 def _integer(where: str, name: str, label: Any, classes: int) -> int:

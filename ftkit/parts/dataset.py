@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from ftkit.errors import RequestError, nearest
+from ftkit.parts.label_sets import Label, Labels, LabelSets, count_classes, label_set
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +36,8 @@ class Split:
     Attributes:
         names: One per sample, unique and stable: a path relative to the data, or an index. They appear in messages
             and predictions, and are part of the data's fingerprint.
-        labels: Index into `Splits.classes`, one per sample.
+        labels: Index into `Splits.classes`, one per sample. In per multi-label dataset, which may have any number of
+            classes per sample, `LabelSets`; per dataset may also return per list of tuples, which `ftkit` converts.
         open: Returns the image at a position, in any PIL mode, upright. It is called in worker processes, so it must
             be picklable.
         blocks: For remote data, the number of the block (shard, row group) of each sample, from 0. A block is fetched
@@ -46,7 +48,7 @@ class Split:
     """
 
     names: Sequence[str]
-    labels: Sequence[int]
+    labels: Labels
     open: Callable[[int], Image] = field(repr=False)
     blocks: Sequence[int] | None = field(default=None, repr=False)
     stamp: str | None = None
@@ -54,14 +56,20 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image, Label]:
         return self.open(index), self.labels[index]
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether samples may have any number of classes."""
+        return isinstance(self.labels, LabelSets)
 
     def subset(self, indices: Sequence[int]) -> Split:
         """The samples at `indices`, in that order."""
+        labels = self.labels
         return Split(
             [self.names[i] for i in indices],
-            [self.labels[i] for i in indices],
+            labels.take(indices) if isinstance(labels, LabelSets) else [labels[i] for i in indices],
             _Reindexed(self.open, tuple(indices)),
             None if self.blocks is None else [self.blocks[i] for i in indices],
             self.stamp,
@@ -106,6 +114,11 @@ class Splits:
     notes: tuple[str, ...] = ()
     class_mapping: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether samples may have any number of classes."""
+        return any(split.multilabel for _, split in self.present())
+
     def get(self, name: SplitName) -> Split | None:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
@@ -121,8 +134,10 @@ class Splits:
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         for name, split in self.present():
             digest.update(f"\n{name}\n".encode())
-            for sample, label in zip(split.names, split.labels, strict=True):
-                digest.update(f"{sample}\0{label}\n".encode("utf-8", "surrogatepass"))
+            labels: Sequence[Label] = split.labels
+            for sample, label in zip(split.names, labels, strict=True):
+                text = label if isinstance(label, int) else ",".join(map(str, label))
+                digest.update(f"{sample}\0{text}\n".encode("utf-8", "surrogatepass"))
             if split.blocks is not None:
                 # The training order depends on them.
                 digest.update(",".join(map(str, split.blocks)).encode())
@@ -149,12 +164,14 @@ def relabel(split: Split, its_classes: Sequence[str], classes: Sequence[str], wh
     Raises:
         RequestError: A label is out of range, or a sample's class is missing from `classes`.
     """
-    wrong = next((label for label in set(split.labels) if not 0 <= label < len(its_classes)), None)
+    used = sorted(count_classes(split.labels))
+    wrong = next((label for label in used if not 0 <= label < len(its_classes)), None)
     if wrong is not None:
-        sample = split.names[list(split.labels).index(wrong)]
+        labels: Sequence[Label] = split.labels
+        sample = next(name for name, label in zip(split.names, labels, strict=True) if wrong in label_set(label))
         raise RequestError(f"{where}: the label of {sample} is {wrong}, but labels are 0 to {len(its_classes) - 1}")
     known = {name: label for label, name in enumerate(classes)}
-    for name in (its_classes[label] for label in sorted(set(split.labels))):
+    for name in (its_classes[label] for label in used):
         if name not in known:
             close = nearest(name, known)
             few = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
@@ -163,6 +180,8 @@ def relabel(split: Split, its_classes: Sequence[str], classes: Sequence[str], wh
                 f"did you mean {close!r}?" if close else "add training images of this class, or remove it",
             )
     mapping = [known.get(name, -1) for name in its_classes]
+    if isinstance(split.labels, LabelSets):
+        return replace(split, labels=split.labels.mapped(mapping, len(classes)))
     return replace(split, labels=[mapping[label] for label in split.labels])
 
 
@@ -186,7 +205,11 @@ def join_splits(
     present = [name for name in SPLIT_NAMES if name in parts]
     classes = list(parts[present[0]][1])
     if not for_training:
-        used = (its[label] for split, its in map(parts.__getitem__, present) for label in sorted(set(split.labels)))
+        used = (
+            its[label]
+            for split, its in map(parts.__getitem__, present)
+            for label in sorted(count_classes(split.labels))
+        )
         classes = list(dict.fromkeys([*classes, *used]))
     found = {name: relabel(*parts[name], classes, where[name]) for name in present}
     return Splits(tuple(classes), found.get("train"), found.get("val"), found.get("test"), notes)

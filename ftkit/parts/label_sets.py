@@ -88,7 +88,7 @@ Labels = Sequence[int] | LabelSets
 """The labels of a split, one item per image."""
 
 
-def classes_of(label: Label) -> tuple[int, ...]:
+def label_set(label: Label) -> tuple[int, ...]:
     """The class indices of one image."""
     return (label,) if isinstance(label, int) else label
 
@@ -100,4 +100,4 @@ def count_classes(labels: Labels) -> Counter[int]:
 
 def label_text(label: Label, classes: Sequence[str]) -> str:
     """The class names of one image, joined by `SEPARATOR`; empty if it has none."""
-    return SEPARATOR.join(classes[index] for index in classes_of(label))
+    return SEPARATOR.join(classes[index] for index in label_set(label))

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ftkit.parts.dataset import Split, Splits
+from ftkit.parts.dataset import Splits
+from ftkit.parts.label_sets import Labels, count_classes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ftkit.metrics.outputs import Outputs
 
-Label = int | tuple[int, ...]
-"""The label of an image: an index into the classes, or the indices of all classes that it belongs to."""
 
-
-def class_counts(labels: Sequence[Label], classes: int) -> list[int]:
+def class_counts(labels: Labels, classes: int) -> list[int]:
     """The number of images of each class; an image with several labels counts for each of them."""
-    counts = Counter(each for label in labels for each in label_set(label))
+    counts = count_classes(labels)
     return [counts[label] for label in range(classes)]
-
-
-def holds_label_sets(split: Split) -> bool:
-    """Whether the images of a split may have several labels each, by the first of them."""
-    first: object = split.labels[0] if len(split.labels) else None
-    return isinstance(first, tuple)
-
-
-def label_set(label: Label) -> tuple[int, ...]:
-    """The classes of an image."""
-    return label if isinstance(label, tuple) else (label,)
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def targets(self, labels: Sequence[Label], classes: int) -> Tensor:
+    def targets(self, labels: Labels, classes: int) -> Tensor:
         """The labels of `n` images as a tensor, with `n` as its first dimension."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from ftkit.config.choices import AUTO
 from ftkit.config.load import Resolved, build, with_choice
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
-from ftkit.parts.task import Task, holds_label_sets
+from ftkit.parts.task import Task
 
 
 def choose_task(resolved: Resolved, splits: Splits) -> Resolved:
@@ -18,7 +18,7 @@ def choose_task(resolved: Resolved, splits: Splits) -> Resolved:
         RequestError: The labels, or the loss, aren't for the task that was asked for.
     """
     if resolved.config.task.name == AUTO:
-        name = "multilabel" if any(holds_label_sets(split) for _, split in splits.present()) else "multiclass"
+        name = "multilabel" if any(split.multilabel for _, split in splits.present()) else "multiclass"
         resolved = with_choice(resolved, "task", name, {}, {})
     task: Task = build(resolved, "task")
     task.check(splits)

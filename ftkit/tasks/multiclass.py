@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
-from ftkit.parts.task import HeadFit, Label, Task, holds_label_sets
+from ftkit.parts.label_sets import Labels
+from ftkit.parts.task import HeadFit, Task
 from ftkit.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ class Multiclass(Task):
 
     def check(self, splits: Splits) -> None:
         for split_name, split in splits.present():
-            if holds_label_sets(split):
+            if split.multilabel:
                 raise RequestError(
                     f"the {split_name} images may have several labels each, and task multiclass takes one",
                     "give --task multilabel",
                 )
 
-    def targets(self, labels: Sequence[Label], classes: int) -> Tensor:
+    def targets(self, labels: Labels, classes: int) -> Tensor:
         """Class indices, int64 `(n,)`."""
         import torch
 

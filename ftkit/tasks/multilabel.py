@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
-from ftkit.parts.task import HeadFit, Label, Task, label_set
+from ftkit.parts.label_sets import Labels, count_classes, label_set
+from ftkit.parts.task import HeadFit, Task
 from ftkit.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -44,23 +45,22 @@ class Multilabel(Task):
         for name, split in splits.present():
             if not len(split.labels) or name == "test":
                 continue
-            found = set[int]().union(*(label_set(label) for label in split.labels))
-            if not found:
+            if not count_classes(split.labels):
                 raise RequestError(f"no {name} image has a label", "check the column or columns of labels")
 
-    def targets(self, labels: Sequence[Label], classes: int) -> Tensor:
-        """Whether each image has each class, bool `(n, classes)`."""
+    def targets(self, labels: Labels, classes: int) -> Tensor:
+        """1 for each class of an image and 0 for the others, float32 `(n, classes)`."""
         import torch
 
-        sets = [label_set(label) for label in labels]
-        found = torch.zeros(len(sets), classes, dtype=torch.bool)
+        sets: list[tuple[int, ...]] = [label_set(label) for label in labels]
         rows = torch.tensor([row for row, own in enumerate(sets) for _ in own], dtype=torch.int64)
         columns = torch.tensor([label for own in sets for label in own], dtype=torch.int64)
-        found[rows, columns] = True
+        found = torch.zeros(len(sets), classes)
+        found[rows, columns] = 1.0
         return found
 
     def soft_targets(self, targets: Tensor, classes: int) -> Tensor:
-        return targets.float()
+        return targets
 
     def scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

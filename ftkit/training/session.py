@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ftkit.activation_cache.feed import Feed
+from ftkit.data.balance import sampling_weights
 from ftkit.data.loading import loader
 from ftkit.data.loading.decoded_images import DecodedCache, open_decoded_caches
 from ftkit.data.loading.order import TrainingOrder
@@ -189,7 +190,7 @@ def _workers(plan: Plan, compute: Compute, listener: Listener) -> int:
 
 def _order(plan: Plan, rank: int) -> TrainingOrder:
     train = _split(plan, "train")
-    weights = [plan.class_weights[label] for label in train.labels] if plan.config.balance == "sampler" else None
+    weights = sampling_weights(train.labels, plan.num_classes) if plan.config.balance == "sampler" else None
     return TrainingOrder(plan.batches, plan.config.seed, rank, weights, train.blocks)
 
 

@@ -225,7 +225,7 @@ def test_the_sampler_draws_classes_equally_and_an_epoch_keeps_its_length(data: P
         session.order.start(epoch)
         indices = [index for batch in session.order for _, index, _ in batch]
         assert len(indices) == 15
-        seen.update(train.labels[i] for i in indices)
+        seen.update(int(train.labels[i]) for i in indices)  # type: ignore[arg-type]
     # 900 draws: half of them, give or take three standard deviations.
     assert 405 < seen[1] < 495
 

@@ -22,7 +22,7 @@ def load(name: str, root: Path, **options: object) -> Splits:
 
 
 def summary(splits: Splits) -> dict[str, list[int]]:
-    return {name: list(split.labels) for name, split in splits.present()}
+    return {name: list(split.labels) for name, split in splits.present()}  # type: ignore[arg-type]
 
 
 def idx(path: Path, values: np.ndarray[Any, Any], kind: int = 8) -> None:

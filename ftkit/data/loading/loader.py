@@ -21,6 +21,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import PREFETCH, START, exit_reason, init_worker, process_exiting
 from ftkit.errors import FtkitError, one_line
 from ftkit.parts.dataset import Split
+from ftkit.parts.label_sets import Label, LabelSets, label_set
 from ftkit.plugin_errors import is_unreadable_image, with_traceback
 from ftkit.transforms.device_transforms import DeviceTransforms, RandomParams
 from ftkit.transforms.pipeline import Transform
@@ -49,12 +50,13 @@ class Batch:
     """A batch of samples.
 
     Attributes:
-        images: float32 `(b, channels, size, size)`, channels last in memory; uint8 with `device_transform`.
-        labels: int64 `(b,)`.
+        device: float32 `(b, channels, size, size)`, channels last in memory; uint8 the `device_transforms`.
+        labels: Class indices, int64 `(b,)`; in a multi-label dataset 1 for each class of an image and 0 for the others,
+            float32 `(b, classes)`.
         indices: Positions in the split, int64 `(b,)`.
-        failures: Images that couldn't be read and are missing from the batch.
-        device_transform: The part of the transform to run on the device, for whole batches.
-        draws: Random numbers of `device_transform`, each `(b, ...)`.
+        failures: Images that couldn't run read and are missing from the batch.
+        device_transforms: The part of the transform to run on the device, for whole batches.
+        params: Random parameters of `device_transforms`, each `(b, ...)`.
     """
 
     images: Tensor
@@ -92,7 +94,7 @@ class Batch:
 @dataclass(frozen=True)
 class _Sample:
     image: Tensor
-    label: int
+    label: Label
     index: int
     params: RandomParams = field(default_factory=dict)
 
@@ -110,7 +112,7 @@ class Samples(Dataset["_Sample | ReadFailure"]):
 
     Args:
         pixels: Returns the pixels of a position with a number of channels; by default the image is read each time.
-        device_transforms: Only crop and resize here; the rest of the transform runs on the device (`Batch.to`).
+        on_device: Only crop and resize here; the rest of the transform runs on the device (`Batch.to`).
     """
 
     def __init__(
@@ -122,13 +124,18 @@ class Samples(Dataset["_Sample | ReadFailure"]):
         self.seed = seed
         self.pixels = pixels or partial(sample_pixels, split, value_range=transform.value_range)
 
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of a multi-label split; None with one label per image."""
+        return self.split.labels.num_classes if isinstance(self.split.labels, LabelSets) else None
+
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, key: Key) -> _Sample | ReadFailure:
         return self._made(key, nullcontext())
 
-    def read(self, key: Key) -> tuple[Tensor | None, tuple[int, int] | ReadFailure]:
+    def read(self, key: Key) -> tuple[Tensor | None, tuple[Label, int] | ReadFailure]:
         """A sample's image with its label and index; safe with threads, which share torch's generator under a lock."""
         made = self._made(key, _ONE_DRAWS)
         return (None, made) if isinstance(made, ReadFailure) else (made.image, (made.label, made.index))
@@ -190,7 +197,12 @@ def _loader(
         samples,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=partial(_collate, tuple(shape), samples.transform.device_transforms if samples.on_device else None),
+        collate_fn=partial(
+            _collate,
+            tuple(shape),
+            samples.transform.device_transforms if samples.on_device else None,
+            samples.num_classes,
+        ),
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=partial(init_worker, process_exiting(os.getpid()), exit_reason(os.getpid()))
@@ -238,8 +250,25 @@ def raise_failures(found: Iterable[object]) -> None:
             )
 
 
+def label_tensor(labels: Sequence[Label], num_classes: int | None = None) -> Tensor:
+    """The labels of a batch, as `Batch.labels`.
+
+    Args:
+        num_classes: Number of classes of a multi-label dataset; None with one label per image.
+    """
+    if num_classes is None:
+        return torch.tensor(labels, dtype=torch.int64)
+    pairs = [(row, each) for row, label in enumerate(labels) for each in label_set(label)]
+    found = torch.zeros(len(labels), num_classes)
+    found[[row for row, _ in pairs], [each for _, each in pairs]] = 1.0
+    return found
+
+
 def _collate(
-    shape: tuple[int, ...], device_transforms: DeviceTransforms | None, samples: Sequence[_Sample | ReadFailure]
+    shape: tuple[int, ...],
+    device_transforms: DeviceTransforms | None,
+    num_classes: int | None,
+    samples: Sequence[_Sample | ReadFailure],
 ) -> Batch:
     whole = [s for s in samples if isinstance(s, _Sample)]
     images, params = torch.empty(0, *shape), dict[str, Tensor]()
@@ -251,7 +280,7 @@ def _collate(
         params = {name: torch.stack([s.params[name] for s in whole]) for name in first.params}
     return Batch(
         images,
-        torch.tensor([s.label for s in whole], dtype=torch.int64),
+        label_tensor([s.label for s in whole], num_classes),
         torch.tensor([s.index for s in whole], dtype=torch.int64),
         tuple(s for s in samples if isinstance(s, ReadFailure)),
         device_transforms,

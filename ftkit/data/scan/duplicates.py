@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ftkit.data.images import extremes, with_channels
 from ftkit.data.scan.scan_cache import ScanResult
 from ftkit.parts.dataset import SplitName, Splits
+from ftkit.parts.label_sets import Label, label_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +31,7 @@ JPEG of quality 50 or scaled to a quarter. Of 24.5 million pairs of different 32
 BANDS = 8
 """One more than the bits that may differ, so that the hashes of duplicates are equal in at least one band."""
 
-Sample = tuple[str, int]
+Sample = tuple[str, Label]
 """A file and its label."""
 
 Pair = tuple[Sample, Sample, int | None]
@@ -91,14 +92,15 @@ def find_duplicates(
         files: File of each sample; None for a sample that is not a file.
         results: By file.
     """
-    samples = {
-        name: [(file, label) for file, label in zip(files[name], split.labels, strict=True) if file is not None]
-        for name, split in splits.present()
-    }
+    samples: dict[SplitName, list[Sample]] = {}
+    for name, split in splits.present():
+        labels: Sequence[Label] = split.labels
+        samples[name] = [(file, label) for file, label in zip(files[name], labels, strict=True) if file is not None]
 
     def listed(later: SplitName, earlier: SplitName, pairs: Iterable[Pair]) -> Iterator[Duplicate]:
         for (file, label), (other, other_label), distance in pairs:
-            yield Duplicate(later, file, splits.classes[label], earlier, other, splits.classes[other_label], distance)
+            label_names = (label_text(each, splits.classes) for each in (label, other_label))
+            yield Duplicate(later, file, next(label_names), earlier, other, next(label_names), distance)
 
     return tuple(
         chain(
@@ -208,7 +210,8 @@ def _near_of_other_labels(samples: Sequence[Sample], results: Mapping[str, ScanR
         return {}
     joined = b"".join(results[samples[place][0]].perceptual_hash or b"" for place in places)
     halves = np.frombuffer(joined, dtype=np.uint64).reshape(len(places), -1)
-    labels = np.array([samples[place][1] for place in places])
+    numbers: dict[Label, int] = {}
+    labels = np.array([numbers.setdefault(samples[place][1], len(numbers)) for place in places])
     found: dict[int, tuple[int, int]] = {}
     for band in halves.view(np.uint16).T:
         order = np.lexsort((*halves.T, band))

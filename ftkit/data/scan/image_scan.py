@@ -26,6 +26,7 @@ from ftkit.data.scan.value_ranges import choose_value_range
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.files.file_identity import content_digest
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
+from ftkit.parts.label_sets import count_classes
 from ftkit.plugin_errors import is_unreadable_image
 
 FEW = 64
@@ -132,14 +133,15 @@ def skip_files(splits: Splits, unwanted: Collection[str]) -> Splits:
     left: dict[SplitName, Split] = {}
     for name, split in splits.present():
         kept = [index for index, file in enumerate(_names(split)) if file not in unwanted]
-        lost = set(split.labels) - {split.labels[index] for index in kept}
+        rest = split.subset(kept) if len(kept) < len(split) else split
+        lost = set(count_classes(split.labels)) - set(count_classes(rest.labels))
         if lost:
             few = ", ".join(repr(splits.classes[label]) for label in sorted(lost)[:NAMED])
             raise RequestError(
                 f"{name} split: no image of class {few} can be read",
                 "repair the files, add others, or select the classes to use with the config key classes",
             )
-        left[name] = split.subset(kept) if len(kept) < len(split) else split
+        left[name] = rest
     train, val, test = (left.get(name) for name in SPLIT_NAMES)
     return replace(splits, train=train, val=val, test=test)
 

@@ -41,7 +41,7 @@ class UnreadableImages:
         for fault in batch.failures:
             if fault.file not in self._reported:
                 self._reported.add(fault.file)
-                self._note(one_line(f"{fault.file}: {fault.reason}; it is left out from now on"))
+                self._note(one_line(f"{fault.file}: {fault.reason}; it is skipped from now on"))
                 self._run.append_list(
                     self._run.bad_images, [BadImage(split, fault.file, fault.reason, during_run=True)]
                 )

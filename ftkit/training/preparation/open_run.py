@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -14,6 +14,7 @@ from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import dump_json, escape_undecodable
 from ftkit.parts.dataset import Splits
+from ftkit.parts.label_sets import Label, label_text
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder, create_run
 
@@ -58,12 +59,13 @@ def write_config(folder: RunFolder, config: Config) -> None:
 
 
 def write_splits(file: TextIO, splits: Splits) -> None:
-    """A line for each image: split, name and class, in the order in which the run has them."""
+    """A line for each image: split, name and class, or classes joined by `|`, in the order of the run."""
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow(("split", "name", "label"))
     for name, split in splits.present():
-        samples = zip(split.names, split.labels, strict=True)
-        writer.writerows((name, escape_undecodable(sample), splits.classes[label]) for sample, label in samples)
+        labels: Sequence[Label] = split.labels
+        for sample, label in zip(split.names, labels, strict=True):
+            writer.writerow((name, escape_undecodable(sample), label_text(label, splits.classes)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -101,7 +101,7 @@ FLAGS: tuple[Flag, ...] = (
         DATA,
         BAD_IMAGE_WAYS,
     ),
-    Flag(("--task",), "task.name", "auto|multiclass|multilabel", "What the labels are.", DATA, "tasks"),
+    Flag(("--task",), "task.name", "auto|multiclass|multilabel", "One or several classes per image.", DATA, "tasks"),
     Flag(("--backbone",), "backbone", "NAME", "Network to fine-tune; see `ftkit backbones list`.", MODEL, "backbones"),
     Flag(("--weights",), "weights", "default|none|NAME|FILE", "Initial weights.", MODEL, ("default", "none")),
     Flag(

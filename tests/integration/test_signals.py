@@ -18,9 +18,28 @@ from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image
 
+IMAGES = 1000
 PATIENCE = 120.0
 """Seconds for a process to start or to end, on a busy machine."""
+LONG = pytest.mark.long
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+COMMAND = """
+import time
+from pathlib import Path
+
+from ftkit.api import hookimpl
+
+
+def wait() -> None:
+    Path("ready").touch()
+    time.sleep(600)
+
+
+@hookimpl
+def ftkit_commands():
+    return {"wait": wait}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +63,7 @@ def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
         command, cwd=work, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
     assert process.stdin is not None
-    process.stdin.write("a.png\n" * 200)
+    process.stdin.write("a.png\n" * IMAGES)
     process.stdin.flush()
     return process
 
@@ -65,6 +84,21 @@ def group_is_gone(group: int) -> bool:
 
 
 @pytest.mark.parametrize("signum", CODES)
+def test_a_command_is_interrupted(signum: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(COMMAND)
+    (tmp_path / "ftkit.yaml").write_text("plugins: [mine.py]\n")
+    command = [sys.executable, "-m", "ftkit", "mine", "wait"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+    wait_until((tmp_path / "ready").exists)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (CODES[signum], "", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, *(pytest.param(s, marks=LONG) for s in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_predict_is_interrupted_and_resumed(signum: signal.Signals, work: Path, tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     process = start(work, "--to", str(file))
@@ -79,12 +113,12 @@ def test_predict_is_interrupted_and_resumed(signum: signal.Signals, work: Path, 
     again = start(work, "--to", str(file), "--resume")
     _, err = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, err
-    assert len(file.read_text().splitlines()) == 200
+    assert len(file.read_text().splitlines()) == IMAGES
 
 
-@pytest.mark.parametrize("to_group", [False, True], ids=["the process", "the group"])
+@pytest.mark.parametrize("to_group", [False, pytest.param(True, marks=LONG)], ids=["the process", "the group"])
 def test_several_processes_all_end(to_group: bool, work: Path, tmp_path: Path) -> None:
-    file = tmp_path / "predictions.csv"
+    file = tmp_path / "predictions.jsonl"
     process = start(work, "--to", str(file), "--num-processes", "2")
     wait_until(lambda: file.exists() and b"a.png" in file.read_bytes())
     os.killpg(process.pid, signal.SIGTERM) if to_group else process.send_signal(signal.SIGTERM)
@@ -94,8 +128,9 @@ def test_several_processes_all_end(to_group: bool, work: Path, tmp_path: Path) -
     wait_until(lambda: group_is_gone(process.pid))
 
 
+@pytest.mark.long
 def test_processes_end_with_a_killed_main_process(work: Path, tmp_path: Path) -> None:
-    file = tmp_path / "predictions.csv"
+    file = tmp_path / "predictions.jsonl"
     process = start(work, "--to", str(file), "--num-processes", "2")
     wait_until(lambda: file.exists() and b"a.png" in file.read_bytes())
     process.kill()
@@ -115,6 +150,7 @@ def test_an_interrupted_parquet_file_leaves_nothing(work: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_an_ignored_signal_stays_ignored(work: Path, tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -126,4 +162,4 @@ def test_an_ignored_signal_stays_ignored(work: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert len(file.read_text().splitlines()) == 200
+    assert len(file.read_text().splitlines()) == IMAGES

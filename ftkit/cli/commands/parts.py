@@ -96,6 +96,7 @@ def show_strategy(
 backbones = _part_app("backbones")
 datasets = _part_app("datasets")
 strategies = _part_app("strategies")
+tasks = _part_app("tasks")
 metrics = _part_app("metrics")
 losses = _part_app("losses")
 optimizers = _part_app("optimizers")

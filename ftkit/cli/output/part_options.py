@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 SECTIONS = {
     "datasets": "dataset",
     "strategies": "strategy",
+    "tasks": "task",
     "losses": "loss",
     "optimizers": "optimizer",
     "curves": "lr_curve",
 }
-"""The config section of the kinds of part that have one of their own."""
+"""The config section of the kinds of part of which a run uses one."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,21 @@ def class_lines(part: PartClass, kind: str) -> Iterator[str]:
     if not part.options:
         yield "\nno options"
         return
-    section = SECTIONS.get(kind)
-    yield f"\noptions: `--set {section}.KEY=VALUE`, or beside `name` in ftkit.yaml" if section else "\noptions:"
+    yield f"\noptions: {_where_set(kind)}"
     for option in part.options:
         default = "required" if option.required else f"default {value_text(option.default)}"
         yield f"  {option.name}: {option.type}, {default}"
         if option.doc:
             yield f"      {option.doc}"
+
+
+def _where_set(kind: str) -> str:
+    """Where the options of a kind of part are set."""
+    if kind in SECTIONS:
+        return f"`--set {SECTIONS[kind]}.KEY=VALUE`, or beside `name` in ftkit.yaml"
+    if kind == "exporters":
+        return "`ftkit export --set KEY=VALUE`"
+    return f"beside `name` in the list `{kind}` of ftkit.yaml"
 
 
 def available(

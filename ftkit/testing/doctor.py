@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from ftkit.config.load import DEFAULT_FILE, build, resolve
-from ftkit.config.plugin_options import is_required, option_fields
+from ftkit.config.plugin_options import is_required, make, option_fields
 from ftkit.config.problems import ConfigError
 from ftkit.config.sources import from_flags, merge
 from ftkit.config.yaml_file import read_file
@@ -16,12 +16,46 @@ from ftkit.errors import FtkitError, unknown
 from ftkit.plugin_errors import plugin_location
 from ftkit.plugins import Plugin, Registry
 from ftkit.plugins.loading import reason
-from ftkit.testing.checks.backbone_checks import check_backbone
-from ftkit.testing.checks.dataset_checks import check_dataset
-from ftkit.testing.checks.strategy_checks import check_strategy
+from ftkit.testing import (
+    check_backbone,
+    check_batch_transform,
+    check_curve,
+    check_dataset,
+    check_exporter,
+    check_image_transform,
+    check_loss,
+    check_metric,
+    check_optimizer,
+    check_strategy,
+)
 
 MOST = 8
 """Most parts of a kind that are checked, spread evenly; some plugins have a thousand backbones."""
+SECTIONS: Mapping[str, str] = {
+    "strategies": "strategy",
+    "datasets": "dataset",
+    "metrics": "metrics",
+    "losses": "loss",
+    "optimizers": "optimizer",
+    "curves": "lr_curve",
+    "image_transforms": "image_transforms",
+    "batch_transforms": "batch_transforms",
+    "exporters": "exporter",
+}
+"""By kind, the first word of the keys of its options in `--set`."""
+CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "strategies": check_strategy,
+    "datasets": check_dataset,
+    "metrics": check_metric,
+    "losses": check_loss,
+    "optimizers": check_optimizer,
+    "curves": check_curve,
+    "image_transforms": check_image_transform,
+    "batch_transforms": check_batch_transform,
+    "exporters": check_exporter,
+    "backbones": check_backbone,
+}
+"""By kind, the check of a part."""
 
 
 @dataclass(frozen=True)
@@ -68,60 +102,69 @@ def run_checks(registry: Registry, name: str, processes: int = 1, sets: Sequence
     _require_known(registry, name, sets)
     yield CheckResult(f"it loads, and has the hooks {', '.join([*found.offers, *found.event_hooks])}")
     yield from (CheckResult(fault.partition(":")[0], fault) for fault in registry.check_offers(found))
-    check = partial(check_strategy, processes=processes)
-    yield from _each(registry.strategies, name, lambda part: check(_instance(registry, "strategy", part, sets)))
-    yield from _each(registry.datasets, name, lambda part: check_dataset(_instance(registry, "dataset", part, sets)))
-    yield from _each(registry.backbones, name, lambda part: check_backbone(registry.backbones.get(part)))
+    checks: dict[str, Callable[[Any], object]] = {**CHECKS, "strategies": partial(check_strategy, processes=processes)}
+    for plural, check in checks.items():
+        yield from _each(registry, plural, name, check, sets)
 
 
-def _each(catalog: Any, plugin: str, check: Callable[[str], object]) -> Iterator[CheckResult]:
+def _each(
+    registry: Registry, plural: str, plugin: str, check: Callable[[Any], object], sets: Sequence[str]
+) -> Iterator[CheckResult]:
+    catalog = registry.catalogs[plural]
     names = [name for name in catalog.of(plugin) if catalog.fault(name) is None]
     sample = names[:: max(1, -(-len(names) // MOST))]
     if len(sample) < len(names):
         yield CheckResult(f"{len(sample)} of {len(names)} of kind {catalog.kind} are checked")
     for name in sample:
-        finding = CheckResult(f"{catalog.kind} {name}")
+        result = CheckResult(f"{catalog.kind} {name}")
         try:
-            check(name)
+            check(_part(registry, plural, name, sets))
         except ConfigError:
             raise
         except SkippedError as error:
-            yield replace(finding, skipped=str(error))
+            yield replace(result, skipped=str(error))
         except FtkitError as error:
-            yield replace(finding, fault=str(error))
+            yield replace(result, fault=str(error))
         except (Exception, SystemExit) as error:
             place = plugin_location(error)
-            yield replace(finding, fault=reason(error) + (f" ({place[1]})" if place is not None else ""))
+            yield replace(result, fault=reason(error) + (f" ({place[1]})" if place is not None else ""))
         else:
-            yield finding
+            yield result
 
 
-def _instance(registry: Registry, section: Literal["dataset", "strategy"], name: str, sets: Sequence[str]) -> Any:
-    """A dataset or strategy with its options from `sets` or `ftkit.yaml`.
+def _part(registry: Registry, plural: str, name: str, sets: Sequence[str]) -> Any:
+    """A part of a plugin; where the plugin brings a class, an instance with its options.
 
     Raises:
         SkippedError: A required option is missing.
         ConfigError: A value is wrong.
     """
-    cls = (registry.datasets if section == "dataset" else registry.strategies).get(name)
-    fields = option_fields(cls)
+    value = registry.catalogs[plural].get(name)
+    if not isinstance(value, type):
+        return value
+    section, fields = SECTIONS[plural], option_fields(value)
     mine = [item for item in sets if _key(item) in {f"{section}.{field}" for field in fields}]
     needed = [field for field, details in fields.items() if is_required(details)]
     if not needed and not mine:
-        return cls()
+        return value()
     given = _given(section, name, mine)
     missing = [field for field in needed if field not in given]
     if missing:
         raise SkippedError(f"give {' '.join(f'--set {section}.{field}=VALUE' for field in missing)}")
-    resolved = resolve(None, {f"{section}.name": ("NAME", name)}, mine, {})
-    return build(resolved, section)
+    if section in ("dataset", "strategy"):
+        return build(resolve(None, {f"{section}.name": ("NAME", name)}, mine, {}), section)
+    sources = {f"{section}.{field}": f"--set {section}.{field}" for field in given}
+    return make(value, given, section, sources, registry)
 
 
-def _given(section: str, name: str, sets: Sequence[str]) -> set[str]:
-    """The names of a part's options in `ftkit.yaml`, if it uses that part, and in `sets`."""
+def _given(section: str, name: str, sets: Sequence[str]) -> dict[str, Any]:
+    """A part's options in `ftkit.yaml`, if it uses that dataset or strategy, and in `sets`."""
+    if section not in ("dataset", "strategy"):
+        return {setting.key[1]: setting.value for setting in from_flags({}, sets)}
     there = read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else []
     tree, _ = merge([there, from_flags({f"{section}.name": ("NAME", name)}, sets)])
-    return set(tree[section])
+    options: dict[str, Any] = tree[section]
+    return options
 
 
 def _require_known(registry: Registry, plugin: str, sets: Sequence[str]) -> None:
@@ -132,10 +175,10 @@ def _require_known(registry: Registry, plugin: str, sets: Sequence[str]) -> None
     """
     known = {
         f"{section}.{field}"
-        for section, catalog in (("dataset", registry.datasets), ("strategy", registry.strategies))
-        for name in catalog.of(plugin)
-        if catalog.fault(name) is None
-        for field in option_fields(catalog.get(name))
+        for plural, section in SECTIONS.items()
+        for name in (registry.catalogs[plural].of(plugin) if sets else ())
+        if registry.catalogs[plural].fault(name) is None
+        for field in option_fields(registry.catalogs[plural].get(name))
     }
     for item in sets:
         if _key(item) not in known:

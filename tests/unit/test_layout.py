@@ -147,39 +147,62 @@ def test_the_wheel_has_the_whole_package_and_nothing_beside_it(wheel: list[str])
     assert "ftkit-0.1.0.dist-info/licenses/LICENSE" in wheel
 
 
+GUIDE_CHECKS = """
+import sys
+from pathlib import Path
+from ftkit import testing
+from ftkit.plugins import Registry
+from ftkit.testing import check_backbone
+
+registry = Registry([Path(name).absolute() for name in sys.argv[1:]])
+registry.load_all()
+assert registry.faults == [], registry.faults
+checks = {
+    "metrics": testing.check_metric,
+    "losses": testing.check_loss,
+    "optimizers": testing.check_optimizer,
+    "curves": testing.check_curve,
+    "image_transforms": testing.check_image_transform,
+    "batch_transforms": testing.check_batch_transform,
+    "exporters": testing.check_exporter,
+}
+found = {}
+for plural, catalog in registry.catalogs.items():
+    names = [name for source in registry.sources() for name in catalog.of(source.owner.name)]
+    assert len(names) == 1, (plural, names)
+    found[plural] = catalog.get(names[0])
+    if plural in checks:
+        checks[plural](found[plural]())
+check_backbone(found["backbones"], 32)
+assert found["models"] == Path("shelf/ants").absolute()
+events = [e for source in registry.sources() for e in registry.plugin(source.owner.name).event_hooks]
+assert events == ["ftkit_run_start", "ftkit_epoch_end", "ftkit_run_end"]
+strategy = found["strategies"](all_at=1)
+print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
+print(found["datasets"](root="scans").load().classes)
+"""
+
+
 def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
     modules = [m for m in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "@hookimpl" in m]
-    assert len(modules) == 5
     (tmp_path / "shelf" / "ants").mkdir(parents=True)
-    for number, source in enumerate(modules):
+    names = [f"guide_{number}.py" for number in range(len(modules))]
+    for name, source in zip(names, modules, strict=True):
         here = source.replace("/srv/models", str(tmp_path / "shelf"))
-        (tmp_path / f"guide_{number}.py").write_text(here, encoding="utf-8")
-    code = """
-from pathlib import Path
-from ftkit.plugins import Registry
-from ftkit.testing import check_backbone
-registry = Registry([Path(f"guide_{number}.py").absolute() for number in range(5)])
-registry.load_all()
-assert registry.faults == [], registry.faults
-assert registry.plugin("guide-3").event_hooks == ("ftkit_run_start", "ftkit_epoch_end", "ftkit_run_end")
-check_backbone(registry.backbones.get("guide-2/tiny"), 32)
-strategy = registry.strategies.get("guide-0/top-down")(all_at=1)
-assert registry.models.get("guide-4/ants") == Path("shelf/ants").absolute()
-print([dict(strategy.lr_scales(epoch, 2, ("stem", "head"))) for epoch in range(2)])
-print(registry.datasets.get("guide-1/leaves")(root="scans").load().classes)
-"""
+        (tmp_path / name).write_text(here, encoding="utf-8")
     (tmp_path / "scans").mkdir()
     for name in ("oak-1.jpg", "elm-1.jpg", "oak-2.jpg"):
         (tmp_path / "scans" / name).touch()
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", GUIDE_CHECKS, *names]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["[{'head': 1.0}, {'head': 1.0, 'stem': 0.3}]", "('elm', 'oak')"], done.stderr
 
 
 def test_the_plugin_guide_has_every_hook_with_its_signature() -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8").replace("\\|", "|")
     found = {name: f for name, f in vars(hookspecs).items() if name.startswith("ftkit_")}
-    assert len(found) == 9
+    assert len(found) == 17
     for name, function in found.items():
         parameters = [f"{p.name}: {p.annotation}" for p in inspect.signature(function).parameters.values()]
         assert f"| `{name}({', '.join(parameters)})` | 0.1 |" in guide

@@ -95,7 +95,7 @@ def read_cached(
 
     Args:
         samples: Of the split, with the transform of evaluation.
-        threads: As in `inference.streaming.computed`.
+        threads: As in `inference.streaming.stream_outputs`.
 
     Raises:
         FtkitError: An image can't be read; the message names it.

@@ -11,7 +11,7 @@ from ftkit.activation_cache.cut import CutFinder
 from ftkit.data.loading.loader import Batch, ReadFailure, Samples
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CHUNK
-from ftkit.inference.streaming import computed
+from ftkit.inference.streaming import stream_outputs
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import cast
 from ftkit.transforms.preprocessing import Preprocessing
@@ -40,11 +40,11 @@ def compute_rows(
     Args:
         prefix: As `fast_prefix` makes it; returns a tuple with the activations at each cut.
         size: Side of the images, in pixels.
-        threads: As in `computed`.
+        threads: As in `stream_outputs`.
     """
     few = min(CHUNK, 2 * compute.few(size))
     pieces = (keys[start : start + few] for keys in lists for start in range(0, len(keys), few))
-    results = computed(compute, prefix, pieces, samples.read, threads)
+    results = stream_outputs(compute, prefix, pieces, samples.read, threads)
     for keys in lists:
         parts = [next(results) for _ in range(0, len(keys), few)]
         read = [one for rest, _ in parts for one in rest if not isinstance(one, ReadFailure)]

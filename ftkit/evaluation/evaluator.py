@@ -11,7 +11,7 @@ from ftkit.activation_cache.cache_reader import Note, find_cached_prefix, ignore
 from ftkit.data.loading.loader import Samples, raise_failures
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CacheStore
-from ftkit.inference.streaming import computed, grouped
+from ftkit.inference.streaming import grouped, stream_outputs
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.finite_outputs import finite_rows, require_finite
 from ftkit.metrics.report import Evaluation, evaluate_outputs
@@ -72,7 +72,7 @@ def compute_logits(
         shape = preprocessing.channels, preprocessing.size
         network = cast(loaded.model, compute, *shape) if kept is None else kept.cut.eval_suffix
         read = samples.read if kept is None else kept.read
-        for rest, outputs in computed(compute, network, groups, read, threads):
+        for rest, outputs in stream_outputs(compute, network, groups, read, threads):
             raise_failures(rest)
             parts.append(outputs[0].float().cpu())
     logits = torch.cat(parts)

@@ -1,4 +1,4 @@
-"""From a request to a plan; strategy `auto` is replaced by the recommendation for the data."""
+"""Plans runs; strategy `auto` is replaced by the recommended one for the data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ftkit.strategies.recommendation_rules import AUTO
 
 
 def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
-    """The plan of a request; for strategy `auto`, the data is measured first, which may take a minute.
+    """Plan a run; for strategy `auto`, the data is measured first, which may take a minute.
 
     Args:
-        tell: Called with a line before that, and where looking at the images takes long.
+        tell: Called with a line before the measurement, and before a long scan of the images.
         run: As in `make_plan`.
 
     Raises:
-        RequestError: A name, value or the data can't be used.
-        FtkitError: The measurement failed: weights or an image couldn't be had.
+        RequestError: A name, a value or the data can't be used.
+        FtkitError: The measurement failed: weights are missing, or an image can't be read.
     """
     chosen, notes = resolve_auto(resolved, tell)
     decided = make_plan(chosen, tell, run)
@@ -29,9 +29,9 @@ def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run:
 
 
 def resolve_auto(resolved: Resolved, tell: Callable[[str], None] | None = None) -> tuple[Resolved, tuple[str, ...]]:
-    """A request with the advised strategy and rates in place of `auto`, and notes for its plan on why.
+    """A request with the recommended strategy and rates in place of `auto`, and notes for its plan with the reasons.
 
-    Args and errors as in `decide`.
+    Args and errors as in `plan_run`.
     """
     if resolved.config.strategy.name != AUTO:
         return resolved, ()

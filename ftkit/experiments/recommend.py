@@ -1,4 +1,4 @@
-"""What to fine-tune with, from a measurement: how much the features of the frozen backbone tell of the data."""
+"""Recommends how to fine-tune, from how well the features of the frozen backbone separate the classes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from ftkit.tasks.head_fit import cross_validated
 from ftkit.training.preparation.probe import NoProbeError, head_inputs, head_layer
 from ftkit.transforms import pipeline
 
-MOST = 2000
-"""Training images that are looked at; more would take longer and say the same."""
+MOST_IMAGES = 2000
+"""Most training images that are measured; more take longer and change little."""
 
-TRAINS = (
+TRAINING_KEYS = (
     "augment",
     "clip_grad",
     "decay_all",
@@ -50,16 +50,16 @@ TRAINS = (
     "patience_from",
     "train_bn",
 )
-"""Sections of the config that have no effect unless epochs are trained."""
+"""Sections of the config that have no effect without epochs."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What was found, what is advised, and the request with the advice in it.
+    """Facts on the data, advice, and the request with the advice applied.
 
     Attributes:
-        weights: Those that were measured, for people.
-        kept: Settings of the user's that the advice gives way to, for people.
+        weights: Description of the weights that were measured.
+        kept: Notes on settings of the user that differ from the advice and are kept.
     """
 
     facts: Facts
@@ -70,37 +70,39 @@ class Recommendation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """For the plan: what was chosen, why, and what was left as it was."""
+        """Notes for the plan: the strategy, the reasons, and the settings that were kept."""
         chosen = f"strategy {AUTO} chose {self.advice.strategy}: {'; '.join(self.advice.why)}"
         return (chosen, *self.kept)
 
 
 def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = None) -> Recommendation:
-    """Measure the data of a request and advise on the rest of it.
+    """Measure the data of a request, and advise on the settings that weren't given.
 
     Args:
-        given: Who set what, by dotted key; the advice gives way to these settings.
-        tell: Called with a line before something that takes long.
+        given: Where settings were given, by dotted key; they are kept.
+        tell: Called with a line before a step that takes long.
 
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
-        FtkitError: The weights can't be had, or an image can't be read.
+        FtkitError: The weights are missing, or an image can't be read.
     """
     if "epochs" in given and not resolved.config.epochs:
         raise RequestError(
             f"{resolved.where('epochs')} is 0, and strategy {AUTO} chooses how to train", "raise it, or leave it out"
         )
-    # Whatever else is wrong with the request should be said before minutes are spent on it.
+    # Other errors in the request should be found before the measurement, which takes minutes.
     draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell)
     facts = find_facts(draft, tell)
-    limits = Limits(trains=any(key.partition(".")[0] in TRAINS for key in given), solvable=draft.probe is not None)
+    limits = Limits(
+        trains=any(key.partition(".")[0] in TRAINING_KEYS for key in given), solvable=draft.probe is not None
+    )
     advice = advise(facts, limits)
-    advised, kept = _follow(resolved, advice, given)
+    advised, kept = _apply(resolved, advice, given)
     return Recommendation(facts, draft.weights.describe(), advice, advised, kept)
 
 
 def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
-    """What there is to know of a plan's data and weights; measured where there are weights."""
+    """Facts on a plan's data and weights; with pretrained weights, their features are measured."""
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
     counts = Counter(plan.splits.train.labels)
     facts = Facts(
@@ -114,9 +116,9 @@ def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
     images = _sample(plan)
     found = Counter(images.labels)
     if len(found) < plan.num_classes or min(found.values()) < 2:
-        return replace(facts, unmeasured="a class has a single image or none, so nothing can be held out")
+        return replace(facts, unmeasured="a class has only one image or none, so there is nothing to hold out")
     if tell is not None:
-        tell(f"measuring what the features of {plan.backbone.name} tell of {len(images):,} training images")
+        tell(f"measuring the features of {plan.backbone.name} on {len(images):,} training images")
     try:
         probe, nearest = measure(plan, images, tell or ignore_note)
     except NoProbeError as error:
@@ -125,10 +127,10 @@ def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
 
 
 def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float, float]:
-    """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest mean.
+    """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest class mean.
 
-    Every process computes the features of its share; the main one compares, and all take its metrics, so
-    that all come to the same advice.
+    Every process computes the features of its shard. The main one computes the accuracies, and all processes use them,
+    so that all get the same recommendation.
 
     Raises:
         NoProbeError: The network's head isn't a linear layer on features.
@@ -142,7 +144,7 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
     check_outputs(network, plan, compute, training=False)
     layer = head_layer(network, plan.backbone.head[0])
     samples = loader.Samples(images, pipeline.evaluation(preprocessing))
-    # One process alone, since others have a share each and need not see the same folder.
+    # With one process only: several have a shard each, and may not share the cache folder.
     store = store_of(config.cache) if accelerator.num_processes == 1 else None
     frozen = (
         prefix_before_head(network, plan.schedule.groups, compute, preprocessing, plan.backbone.name) if store else None
@@ -155,17 +157,17 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
             config.batch_size * preprocessing.channels * preprocessing.size**2 * BYTES_PER_VALUE,
             tell,
         )
-        share = (
+        shard = (
             evaluation_shard(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
         )
         evaluated = network if kept is None else kept.cut.eval_suffix
         with explain_worker_errors():
-            features, labels = head_inputs(evaluated, layer, share, accelerator, compute)
+            features, labels = head_inputs(evaluated, layer, shard, accelerator, compute)
     require_features(features, images.names)
-    return _shared_accuracies(accelerator, features, labels, config.seed)
+    return _broadcast_accuracies(accelerator, features, labels, config.seed)
 
 
-def _shared_accuracies(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
+def _broadcast_accuracies(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
     found = torch.zeros(2)
     if accelerator.is_main_process:
         found = torch.tensor(cross_validated(features, labels, derive(seed, "advise") % 2**32))
@@ -174,22 +176,22 @@ def _shared_accuracies(accelerator: Accelerator, features: Tensor, labels: Tenso
 
 
 def _sample(plan: Plan) -> Split:
-    """The training images to look at, each class in proportion."""
+    """The training images to measure, with the same proportions of classes."""
     train = plan.splits.train
     assert train is not None, "make_plan refuses data without a training split"
-    count = max(MOST, plan.num_classes)
+    count = max(MOST_IMAGES, plan.num_classes)
     if len(train) <= count:
         return train
     return train.subset(stratified_sample(train.labels, count, plan.config.seed))
 
 
-def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tuple[Resolved, tuple[str, ...]]:
-    """The request with the advice in it, but for what was given; and what that is."""
+def _apply(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tuple[Resolved, tuple[str, ...]]:
+    """The request with the advice applied, except for given settings, and notes on these."""
     who = f"strategy {AUTO}"
     followed = with_choice(resolved, "strategy", advice.strategy, advice.options, {"strategy.name": who})
     config, sources, kept = followed.config, dict(followed.sources), []
     if advice.epochs and "epochs" in given:
-        kept.append(f"epochs stay {config.epochs}, from {given['epochs']}; advised are {advice.epochs}")
+        kept.append(f"epochs: {config.epochs} is kept, from {given['epochs']}; recommended: {advice.epochs}")
     else:
         config, sources["epochs"] = config.model_copy(update={"epochs": advice.epochs}), who
     if advice.lr is not None:
@@ -203,10 +205,10 @@ def _follow(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tup
 
 
 def _with_rate(config: Config, adam_like: bool, rate: float, given: Mapping[str, str]) -> tuple[Config, str]:
-    """The config with the advised learning rate, or a note on why it isn't in it."""
+    """The config with the recommended learning rate, or a note on why another one is kept."""
     optimizer = config.optimizer
     if "optimizer.lr" in given:
-        return config, f"the learning rate stays {optimizer.lr:g}, from {given['optimizer.lr']}; advised is {rate:g}"
+        return config, f"learning rate: {optimizer.lr:g} is kept, from {given['optimizer.lr']}; recommended: {rate:g}"
     if not adam_like:
-        return config, f"the learning rate stays {optimizer.lr:g}: what is advised was measured with adamw"
+        return config, f"learning rate: {optimizer.lr:g} is kept; recommended rates are for optimizers like adamw"
     return config.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": rate})}), ""

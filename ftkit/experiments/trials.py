@@ -1,4 +1,4 @@
-"""Strategies over seeds: a run for each pair, trained where it isn't there, gone on with where it stopped."""
+"""Trials: a run for each strategy and seed. Stopped runs are resumed, and finished ones are reused."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ftkit.training.events import Listener
     from ftkit.training.train import Outcome
 
-WHO = "--strategies"
+FLAG = "--strategies"
 
-FREE = ("checkpoint", "device", "metrics", "name", "output", "tracker", "workers")
-"""Settings in which a run that is there already may differ from what is asked for: its result is the same."""
+WITHOUT_EFFECT = ("checkpoint", "device", "metrics", "name", "output", "tracker", "workers")
+"""Settings in which an existing run may differ from the request: they don't change its result."""
 
 Tell = Callable[[str], None]
 TrialState = Literal["new", "stopped", "finished"]
@@ -41,10 +41,10 @@ class Trial:
     """One run of a comparison.
 
     Attributes:
-        strategy: As it was asked for; `auto` is another one in `resolved`.
-        resolved: All that was asked for, under the run's own name.
+        strategy: The requested name; `auto` is replaced in `resolved`.
+        resolved: The request, with the name of the run.
         has_test: Whether the data has a test split.
-        notes: For the plan.
+        notes: Notes for the plan.
     """
 
     strategy: str
@@ -57,19 +57,20 @@ class Trial:
 
 
 def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell: Tell | None = None) -> list[Trial]:
-    """Plan every run before the first one is trained, so that what can't be done is said at once.
+    """Plan every run before the first one is trained, so that errors are found at once.
 
     Args:
-        seeds: How many of them, from the config's own upwards.
-        tell: Called with a line before something that takes long.
+        seeds: Number of seeds, from the config's own upwards.
+        tell: Called with a line before a step that takes long.
 
     Raises:
-        RequestError: A strategy is unknown or doesn't fit, or a run's folder is taken by another run.
+        RequestError: A strategy is unknown or can't be used, or a folder is taken by another run.
     """
-    twice = next((name for i, name in enumerate(strategies) if name in strategies[:i]), None)
-    if twice is not None or not all(strategies):
+    repeated = next((name for i, name in enumerate(strategies) if name in strategies[:i]), None)
+    if repeated is not None or not all(strategies):
         raise RequestError(
-            f"{WHO}: {twice} is there twice" if twice else f"{WHO}: a name is empty", "write it like freeze,gradual"
+            f"{FLAG}: {repeated} is given twice" if repeated else f"{FLAG}: a name is empty",
+            "write it like freeze,gradual",
         )
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed
@@ -81,8 +82,8 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
 
     Raises:
         RequestError: The machine can't do what was asked, or the data has changed.
-        FtkitError: The run failed; what it had written is kept.
-        RunInterrupted: A signal came; a checkpoint of the moment is on disk.
+        FtkitError: The run failed; its folder is kept.
+        RunInterrupted: A signal stopped the run, after a checkpoint.
     """
     from ftkit.training.train import train
 
@@ -94,14 +95,14 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
 
 
 def _with_strategy(resolved: Resolved, name: str, tell: Tell | None) -> Resolved:
-    """The request with one of the strategies; options that the config file gives for that one stay."""
+    """The request with one of the strategies; its options in the config file are kept."""
     config = resolved.config
     options = config.strategy.options if config.strategy.name == name else {}
-    chosen = with_choice(resolved, "strategy", name, options, {"strategy.name": WHO})
+    chosen = with_choice(resolved, "strategy", name, options, {"strategy.name": FLAG})
     cls = resolved.registry.strategies.get(name)
     if cls.default_weights == "none" and config.weights not in (None, "none"):
         if tell is not None:
-            tell(f"{name} starts from no weights, whatever the others start from")
+            tell(f"{name} starts from random weights, without the given ones")
         chosen = replace(chosen, config=chosen.config.model_copy(update={"weights": "none"}))
     if cls.probe == "only":
         # The number of epochs is meant for the strategies that train any.
@@ -116,13 +117,13 @@ def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Tr
     settled, notes = resolve_auto(replace(resolved, config=config), tell)
     plan = make_plan(settled, tell)
     has_test = plan.splits.test is not None and len(plan.splits.test) > 0
-    folder, state = _folder(Path(config.output), name, plan, tell or _unheard)
+    folder, state = _folder(Path(config.output), name, plan, tell or _ignore)
     own = replace(plan.resolved, config=plan.config.model_copy(update={"name": folder.name}))
     return Trial(strategy, seed, own, folder, state, has_test, notes)
 
 
 def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder, TrialState]:
-    """The folder of a trial, and what there is of it; a run that was made of other things keeps its own."""
+    """The folder and state of a trial; a run with other inputs keeps its folder, and the trial gets another one."""
     from ftkit.training.preparation.run_inputs import changed_inputs
 
     names = (name, *(f"{name}-{number}" for number in range(2, 100)))
@@ -133,23 +134,23 @@ def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder,
         if changed is None:
             return folder, state
         tell(f"{folder.path} isn't used: {changed}")
-    raise RequestError(f"{output}: {names[0]} to {names[-1]} are all there", "give another --output, or remove some")
+    raise RequestError(f"{output}: {names[0]} to {names[-1]} exist already", "give another --output, or remove some")
 
 
-def _unheard(line: str) -> None:
-    """For those who don't listen."""
+def _ignore(line: str) -> None:
+    """Ignore a line."""
 
 
 def _state(folder: RunFolder, plan: Plan) -> TrialState:
-    """What there is of a run.
+    """The state of a run.
 
     Raises:
-        RequestError: The folder is another run's, or a process trains it right now.
+        RequestError: The folder has another run, or another process trains the run.
     """
     if not folder.path.exists():
         return "new"
     if not (folder.config.is_file() and folder.plan.is_file()):
-        raise RequestError(f"{folder.path} is there and is no run", "remove it, or give another --output")
+        raise RequestError(f"{folder.path} exists and isn't a run", "remove it, or give another --output")
     _require_same(folder, plan)
     if folder.last.is_dir():
         return "finished"
@@ -159,22 +160,22 @@ def _state(folder: RunFolder, plan: Plan) -> TrialState:
 
 
 def _require_same(folder: RunFolder, plan: Plan) -> None:
-    there, wanted = _plain(resolve(folder.config, {}, [], {}).config), _plain(plan.config)
+    there, wanted = _settings(resolve(folder.config, {}, [], {}).config), _settings(plan.config)
     differs = next((key for key in sorted(there.keys() | wanted) if there.get(key) != wanted.get(key)), None)
     reason = ""
     if differs is not None:
-        reason = f"its {differs} is {_shown(there.get(differs))}, and {_shown(wanted.get(differs))} was asked for"
+        reason = f"its {differs} is {_shown(there.get(differs))}, the requested one is {_shown(wanted.get(differs))}"
     elif json.loads(folder.plan.read_text(encoding="utf-8")).get("fingerprint") != plan.fingerprint:
         reason = "its data has changed"
     if reason:
         raise RequestError(f"{folder.path} is another run: {reason}", "give another --output, or remove it")
 
 
-def _plain(config: Config) -> dict[str, Any]:
-    """What decides a run's result, by dotted key."""
+def _settings(config: Config) -> dict[str, Any]:
+    """Settings that a run's result depends on, by dotted key."""
     found: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():
-        if key not in FREE:
+        if key not in WITHOUT_EFFECT:
             found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return found
 

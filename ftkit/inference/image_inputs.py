@@ -1,4 +1,4 @@
-"""Images to predict as callers have them: paths, bytes, file objects, PIL images, arrays and tensors."""
+"""Images that callers pass for prediction: paths, bytes, file objects, PIL images, arrays and tensors."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from ftkit.errors import one_line
 
 Array = NDArray[np.uint8]
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | Array | Tensor
-"""An image: the path of a file; what a file holds, as bytes or a binary file object; a PIL image; a uint8 array
+"""An image: the path of a file; a file's content, as bytes or a binary file object; a PIL image; a uint8 array
 `(height, width)`, `(height, width, 3)` or `(height, width, 4)`; or a uint8 tensor `(3, height, width)`."""
 
-TAKEN = (
+ACCEPTED = (
     "give a path, the bytes of an image file, a file object opened in binary mode, a PIL image, a numpy array of uint8 "
     "with shape (h, w), (h, w, 3) or (h, w, 4), or a tensor of uint8 with shape (3, h, w)"
 )
 
 
 @dataclass(frozen=True)
-class Item:
-    """An image that nobody else changes any more, under its name; or why it can't be one.
+class ImageInput:
+    """An image under its name, copied where it was in memory.
 
     Attributes:
-        content: A file's path, what a file holds, or an image; None where there is an `error`.
+        content: A file's path, a file's content, or an image; None where there is an `error`.
+        error: Why it can't be used, or None.
     """
 
     name: str
@@ -44,28 +45,28 @@ class Item:
     error: str | None = None
 
 
-def items(images: object) -> Iterator[Item]:
-    """One image, or each of several, in order. What is in memory is copied: the caller may reuse it at once."""
-    for position, source in enumerate(_several(images)):
-        yield _item(source, str(position))
+def image_inputs(images: object) -> Iterator[ImageInput]:
+    """One image, or each of several, in order. Images in memory are copied, so the caller may change them at once."""
+    for position, source in enumerate(_as_iterable(images)):
+        yield _image_input(source, str(position))
 
 
-def _several(images: object) -> Iterable[object]:
+def _as_iterable(images: object) -> Iterable[object]:
     if isinstance(images, np.ndarray | Tensor):
         return images if images.ndim == 4 else [images]
     one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image) or hasattr(images, "read")
     return images if not one and isinstance(images, Iterable) else [images]
 
 
-def _item(source: object, position: str) -> Item:
+def _image_input(source: object, position: str) -> ImageInput:
     name = _name(source, position)
     try:
-        return Item(name, _content(source))
+        return ImageInput(name, _content(source))
     except UnreadableImage as error:
-        return Item(name, None, error.message)
+        return ImageInput(name, None, error.message)
     except Exception as error:
-        # A file object or an image may raise whatever its maker thought of; the other images are to come all the same.
-        return Item(name, None, one_line(f"can't be read: {error or type(error).__name__}"))
+        # File objects and images may raise any error; the other images must still be predicted.
+        return ImageInput(name, None, one_line(f"can't be read: {error or type(error).__name__}"))
 
 
 def _name(source: object, position: str) -> str:
@@ -77,30 +78,30 @@ def _name(source: object, position: str) -> str:
 
 
 def _content(source: object) -> Path | bytes | Image:
-    """Raises UnreadableImage: It is nothing that an image can be given as."""
+    """Raises UnreadableImage: The value has none of the types of `Source`."""
     if isinstance(source, str | os.PathLike):
         return Path(os.fsdecode(source))
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, Image):
-        # PIL reads late, and two threads with the same image would read it at once.
+        # PIL reads lazily, and two threads with the same image would read it at the same time.
         return load_upright(source).copy()
     if isinstance(source, np.ndarray | Tensor):
         return PIL.Image.fromarray(_array(source))
     if hasattr(source, "read"):
         return _read(source)
-    raise UnreadableImage(f"it is {_kind(source)}, which is no image; {TAKEN}")
+    raise UnreadableImage(f"it is {_describe(source)}, not an image; {ACCEPTED}")
 
 
 def _read(file: Any) -> bytes:
     if isinstance(file, io.TextIOBase):
-        raise UnreadableImage("it is a file object that gives text; open it in binary mode ('rb')")
-    # Objects that only read, as those of network libraries and older temporary files, begin where they are.
+        raise UnreadableImage("it is a file object in text mode; open it in binary mode ('rb')")
+    # Files that can't seek, such as those of network libraries, are read from their current position.
     if hasattr(file, "seekable") and file.seekable():
         file.seek(0)
     content = file.read()
     if not isinstance(content, bytes | bytearray | memoryview):
-        raise UnreadableImage(f"it is a file object that gives {type(content).__name__}; open it in binary mode ('rb')")
+        raise UnreadableImage(f"it is a file object that reads {type(content).__name__}; open it in binary mode ('rb')")
     return bytes(content)
 
 
@@ -112,15 +113,15 @@ def _array(source: Array | Tensor) -> Array:
     else:
         fits = source.dtype == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in bands))
     if not fits:
-        raise UnreadableImage(f"it is {_kind(source)}, which is no image; {TAKEN}")
+        raise UnreadableImage(f"it is {_describe(source)}, not an image; {ACCEPTED}")
     if 0 in shape:
-        raise UnreadableImage(f"it is {_kind(source)}, which has no pixels")
+        raise UnreadableImage(f"it is {_describe(source)}, which has no pixels")
     if isinstance(source, Tensor):
         source = source.detach().cpu().permute(1, 2, 0).numpy()
     return np.array(source, order="C", copy=True, subok=False)
 
 
-def _kind(source: object) -> str:
+def _describe(source: object) -> str:
     if isinstance(source, np.ndarray | Tensor):
         what = "a tensor" if isinstance(source, Tensor) else "a numpy array"
         dtype = str(source.dtype).removeprefix("torch.")
@@ -128,19 +129,19 @@ def _kind(source: object) -> str:
     return "None" if source is None else f"of type {type(source).__name__}"
 
 
-def item_pixels(item: Item, channels: int, value_range: Range | None) -> Tensor:
-    """An item's pixels, uint8 `(channels, height, width)`.
+def read_pixels(image: ImageInput, channels: int, value_range: Range | None) -> Tensor:
+    """The pixels of an image, uint8 `(channels, height, width)`.
 
     Raises:
-        UnreadableImage: It has none; the message is the reason alone.
+        UnreadableImage: It can't be read; the message is the reason, without the name.
     """
     try:
-        if isinstance(item.content, Path):
-            return file_pixels(item.content, channels, value_range)
-        if isinstance(item.content, bytes):
-            return content_pixels(item.content, item.name, channels, value_range)
-        if item.content is not None and 0 not in item.content.size:
-            return pixels_of(item.content, channels, value_range)
+        if isinstance(image.content, Path):
+            return file_pixels(image.content, channels, value_range)
+        if isinstance(image.content, bytes):
+            return content_pixels(image.content, image.name, channels, value_range)
+        if image.content is not None and 0 not in image.content.size:
+            return pixels_of(image.content, channels, value_range)
     except UnreadableImage as error:
-        raise UnreadableImage(error.message.removeprefix(one_line(f"{item.name}: "))) from None
-    raise UnreadableImage(item.error or "it has no pixels")
+        raise UnreadableImage(error.message.removeprefix(one_line(f"{image.name}: "))) from None
+    raise UnreadableImage(image.error or "it has no pixels")

@@ -1,4 +1,4 @@
-"""Files put to a model by one process or by several, each with a device of its own: a GPU, where there are any."""
+"""Prediction of files by one process, or by several with a GPU each."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typing import Any
 import torch
 
 from ftkit.errors import FtkitError
-from ftkit.inference.predictor import Prediction, Predictor, require_bounds
+from ftkit.inference.predictor import Prediction, Predictor, check_bounds
 from ftkit.inference.streaming import grouped
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.runs.model_card import ModelCard, read_card
 
 BATCHES = 16
-"""Batches that a process is given at once; between two lots its device waits for the first images."""
+"""Batches in a chunk, which is one task of a process; at its start the device waits for images."""
 AHEAD = 2
-"""Lots that are out for each process."""
+"""Chunks that are submitted ahead for each process."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to be done with files.
+class PredictionJob:
+    """How to predict files.
 
     Attributes:
         device, precision: As `load_bundle` takes them.
@@ -45,45 +45,45 @@ class Task:
 
 
 def predict_files(
-    task: Task, paths: Iterable[Path], tell: Callable[[str], None], processes: int = 1
+    job: PredictionJob, paths: Iterable[Path], tell: Callable[[str], None], processes: int = 1
 ) -> tuple[ModelCard, Iterator[Prediction]]:
-    """The model's card, and what it says of files, in their order, as it comes.
+    """The model's card, and its predictions of files, in order, as they are computed.
 
     Args:
-        tell: Called with a line on the model, for people.
+        tell: Called with lines to report on the model.
 
     Raises:
-        FtkitError: The model can't be loaded or used, or later, a process was killed.
+        FtkitError: The model can't be loaded or used; later also where a process was killed.
     """
     if processes == 1:
-        predictor = Predictor(_loaded(task, tell))
-        return predictor.card, predictor.iter_predict(paths, task.top_k, task.batch_size)
-    card = read_card(task.bundle)
-    require_bounds(card.classes, task.top_k, task.batch_size)
+        predictor = Predictor(_loaded(job, tell))
+        return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size)
+    card = read_card(job.bundle)
+    check_bounds(card.classes, job.top_k, job.batch_size)
     if card.backbone.code:
-        _loaded(replace(task, device="cpu", precision="fp32"), tell)
-    return card, _by_several(task, paths, processes)
+        _loaded(replace(job, device="cpu", precision="fp32"), tell)
+    return card, _predict_in_processes(job, paths, processes)
 
 
-def _loaded(task: Task, tell: Callable[[str], None]) -> Loaded:
-    loaded = load_bundle(task.bundle, task.device, task.precision)
+def _loaded(job: PredictionJob, tell: Callable[[str], None]) -> Loaded:
+    loaded = load_bundle(job.bundle, job.device, job.precision)
     for line in loaded.notes:
         tell(line)
     return loaded
 
 
-def _by_several(task: Task, paths: Iterable[Path], processes: int) -> Iterator[Prediction]:
-    # Not by fork: CUDA, and threads that torch may have started, don't live through it.
+def _predict_in_processes(job: PredictionJob, paths: Iterable[Path], processes: int) -> Iterator[Prediction]:
+    # Not by fork, which breaks CUDA and threads that torch may have started.
     context = multiprocessing.get_context("spawn")
     numbers, stopped = context.SimpleQueue(), context.Event()
     for number in range(processes):
         numbers.put(number)
     out: deque[Future[list[Prediction]]] = deque()
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, context, _open, (task, threads, numbers, stopped)) as pool:
+    with ProcessPoolExecutor(processes, context, _start_worker, (job, threads, numbers, stopped)) as pool:
         try:
-            for lot in grouped(paths, BATCHES * task.batch_size):
-                out.append(pool.submit(_answers, lot))
+            for chunk in grouped(paths, BATCHES * job.batch_size):
+                out.append(pool.submit(_predict_chunk, chunk))
                 if len(out) > AHEAD * processes:
                     yield from out.popleft().result()
             while out:
@@ -98,25 +98,25 @@ def _by_several(task: Task, paths: Iterable[Path], processes: int) -> Iterator[P
                 future.cancel()
 
 
-_MINE: dict[str, Any] = {}
-"""Of a process that predicts: its predictor, or why it has none, and what tells it to stop."""
+_WORKER: dict[str, Any] = {}
+"""State of a worker process: its predictor or the error of loading it, the job, and the event that stops it."""
 
 
-def _open(task: Task, threads: int, numbers: Any, stopped: Any) -> None:
+def _start_worker(job: PredictionJob, threads: int, numbers: Any, stopped: Any) -> None:
     # Signals to the process group reach all processes; the main one stops the others.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # As the main process does.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # As in the main process.
     torch.set_num_threads(threads)
     number = numbers.get()
     try:
-        if torch.cuda.is_available() and task.device in ("auto", "cuda"):
+        if torch.cuda.is_available() and job.device in ("auto", "cuda"):
             torch.cuda.set_device(number % torch.cuda.device_count())
-        _MINE["predictor"] = Predictor(load_bundle(task.bundle, task.device, task.precision))
+        _WORKER["predictor"] = Predictor(load_bundle(job.bundle, job.device, job.precision))
     except FtkitError as error:
-        _MINE["error"] = error
-    _MINE.update(task=task, stopped=stopped)
+        _WORKER["error"] = error
+    _WORKER.update(job=job, stopped=stopped)
 
 
 def _exit_with_parent() -> None:
@@ -126,12 +126,12 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _answers(paths: Sequence[Path]) -> list[Prediction]:
-    if "error" in _MINE:
-        raise _MINE["error"]
-    task, found = _MINE["task"], []
-    for prediction in _MINE["predictor"].iter_predict(paths, task.top_k, task.batch_size):
+def _predict_chunk(paths: Sequence[Path]) -> list[Prediction]:
+    if "error" in _WORKER:
+        raise _WORKER["error"]
+    job, found = _WORKER["job"], []
+    for prediction in _WORKER["predictor"].iter_predict(paths, job.top_k, job.batch_size):
         found.append(prediction)
-        if _MINE["stopped"].is_set():
+        if _WORKER["stopped"].is_set():
             break
     return found

@@ -1,4 +1,4 @@
-"""Classify images with a model bundle: in constant memory, reading files while the network computes."""
+"""Classifies images with a model bundle, in constant memory, reading files while the network computes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ftkit.data.images import UnreadableImage, pixel_limit
 from ftkit.errors import FtkitError, RequestError, one_line, plural
-from ftkit.inference.image_inputs import Item, Source, item_pixels, items
-from ftkit.inference.streaming import Read, computed, grouped
+from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, read_pixels
+from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.models.compute.memory_format import cast
@@ -27,12 +27,12 @@ from ftkit.transforms.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """A model's prediction for one image.
 
     Attributes:
-        name: The file as it was asked for; of an image in memory, its file's name or its position, from 0.
+        name: The path as it was given; for an image in memory, its file's name or its position, from 0.
         label: The likeliest class; None where there is an `error`.
-        probability: Of that class, from 0 to 1.
+        probability: Probability of that class, from 0 to 1.
         top: The likeliest classes with their probabilities, best first.
         error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
@@ -53,7 +53,7 @@ class Predictor:
         self._compute = loaded.compute
         self._model = loaded.model
         preprocessing = loaded.card.preprocessing
-        self._quick = cast(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
+        self._network = cast(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
         self._transform = evaluation(preprocessing)
 
     @property
@@ -85,8 +85,8 @@ class Predictor:
         `(h, w, 3)` or `(h, w, 4)`, or a uint8 tensor `(3, h, w)`. An array or tensor of four dimensions is several.
 
         Raises:
-            UnreadableImage: One can't be read, or is something else; `iter_predict` goes on instead.
-            FtkitError: The model's outputs for an image are not finite; `iter_predict` goes on instead.
+            UnreadableImage: An image can't be read, or has another type; `iter_predict` continues instead.
+            FtkitError: The model's outputs for an image are not finite; `iter_predict` continues instead.
             RequestError: `top_k` or `batch_size` is out of bounds.
         """
         predictions = []
@@ -102,45 +102,44 @@ class Predictor:
     def iter_predict(
         self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32
     ) -> Iterator[Prediction]:
-        """Classify images, as `predict` takes them, one after another, in order, a few batches of them in memory.
+        """Classify images, as in `predict`, in order, with a few batches in memory.
 
-        An image that can't be read, or for which the outputs are not finite, gives a prediction with its `error`, and
-        the others follow.
+        An image that can't be read, or for which the outputs are not finite, gives a prediction with an `error`.
 
         Raises:
-            RequestError: `top_k` or `batch_size` is out of bounds; at once, not at the first image.
+            RequestError: `top_k` or `batch_size` is out of bounds. It is raised by the call, not by the iteration.
         """
-        require_bounds(self.classes, top_k, batch_size)
+        check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
         return self._stream(images, top_k, batch_size)
 
     def _stream(self, images: Source | Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
         size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
-        groups = grouped(items(images), size)
-        for group, outputs in computed(self._compute, self._quick, groups, self._read):
-            answers = iter(self._likeliest(outputs[0], top_k) if outputs else ())
+        groups = grouped(image_inputs(images), size)
+        for group, outputs in stream_outputs(self._compute, self._network, groups, self._read):
+            tops = iter(self._top_classes(outputs[0], top_k) if outputs else ())
             for name, error in group:
-                top = next(answers) if error is None else ()
+                top = next(tops) if error is None else ()
                 if top:
                     yield Prediction(name, *top[0], top)
                 else:
                     yield Prediction(name, None, None, error=error or NOT_FINITE)
 
-    def _read(self, item: Item) -> Read[tuple[str, str | None]]:
-        """An image with its name, or the name with the reason why there is no image."""
+    def _read(self, image: ImageInput) -> Read[tuple[str, str | None]]:
+        """An image with its name, or the name with the reason why it can't be read."""
         transform = self._transform
         try:
-            return transform(item_pixels(item, transform.channels, transform.value_range)), (item.name, None)
+            return transform(read_pixels(image, transform.channels, transform.value_range)), (image.name, None)
         except UnreadableImage as error:
-            return None, (item.name, error.message)
+            return None, (image.name, error.message)
         except RequestError:
             raise
         except Exception as error:
-            # Whatever is odd about one image, the others are to be classified all the same.
-            return None, (item.name, one_line(f"can't be read: {error or type(error).__name__}"))
+            # Whatever is wrong with one image, the others must still be classified.
+            return None, (image.name, one_line(f"can't be read: {error or type(error).__name__}"))
 
-    def _likeliest(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
-        """The likeliest classes of each image, best first; none where the outputs are not finite."""
+    def _top_classes(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+        """The likeliest classes of each image, best first; empty where the outputs are not finite."""
         values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
         return [
             tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True)) if usable else ()
@@ -150,11 +149,11 @@ class Predictor:
         ]
 
 
-def require_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
-    """Refuse a `top_k` or `batch_size` that can't be.
+def check_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:
+    """Check `top_k` and `batch_size`.
 
     Raises:
-        RequestError: Names it, and its bounds.
+        RequestError: One is out of bounds; the message has the bounds.
     """
     if not 1 <= top_k <= len(classes):
         raise RequestError(
@@ -169,17 +168,16 @@ def load(
 ) -> Predictor:
     """Load a trained model: a bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
 
-    Warns where the code of a project's own backbone has changed since the model was trained.
-
-    `load(outcome.run)` loads the best model of a run that `train` has just ended.
+    Warns where the code of a project's own backbone has changed since the model was trained. `load(outcome.run)` loads
+    the best model of a run that `train` has returned.
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
-        registry: Where backbones are looked up; by default what is built in or installed.
+        registry: The plugins that backbones are looked up in; by default the built-in and installed ones.
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 where the hardware multiplies in it.
 
     Raises:
-        RequestError: It isn't there, is damaged, or can't be used here; the message says which.
+        RequestError: The model is missing, damaged, or can't be used on this machine.
     """
     if not isinstance(path, str | os.PathLike):
         raise RequestError(f"load takes the path or name of a model, not {type(path).__name__}", "give outcome.run")

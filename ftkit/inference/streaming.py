@@ -1,8 +1,8 @@
-"""Many items read and put through a network in eval mode, in order, a few groups of them in memory.
+"""Reads many images and computes a network's outputs for them, in order, with a few groups in memory.
 
-A GPU computes while threads read for it. On a CPU each thread reads and computes groups of its own, on one core:
-threads that read beside a network that uses all cores hold up every one of its layers (ResNet-18 in bf16 on two cores:
-1.7 times as long).
+For a GPU, threads read while it computes. On a CPU, each thread reads and computes groups on one core: threads that
+read beside a network that uses all cores delay each of its layers (ResNet-18 in bf16 on two cores takes 1.7 times as
+long).
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 READERS = 8
-"""Most threads that read for a GPU."""
+"""Most reading threads for a GPU."""
 AHEAD = 2
-"""Groups that wait for each thread."""
+"""Groups that are submitted ahead for each thread."""
 
 Read = tuple[Tensor | None, R]
-"""What an item becomes: its image, where it can be read, and what else there is to know of it."""
+"""What is read of an item: its image, None where it can't be read, and further information."""
 
 
-def computed(
+def stream_outputs(
     compute: Compute,
     network: Callable[[Tensor], Any],
     groups: Iterable[Sequence[T]],
     read: Callable[[T], Read[R]],
     threads: int | None = None,
 ) -> Iterator[tuple[list[R], tuple[Tensor, ...]]]:
-    """For each group what was read, and the network's outputs for the images of it; none where it has no image.
+    """The further information that was read for each group, and the network's outputs for its images.
+
+    The outputs are empty where a group has no image.
 
     Args:
-        network: Gives a tensor or several, with a row an image.
+        network: Returns a tensor or several, with a row per image.
         read: Called in threads.
-        threads: How many; by default as many as torch computes with on a CPU, `READERS` at most for a GPU.
+        threads: Number of threads; by default as many as torch computes with, for a GPU at most `READERS`.
     """
 
     def work(group: Sequence[T]) -> tuple[list[R], tuple[Tensor, ...]]:
@@ -61,14 +63,14 @@ def computed(
     try:
         yield from _in_threads(work, groups, threads or cores, lambda: torch.set_num_threads(1))
     finally:
-        # This thread has kept its number, but those that torch starts from now on would have one too.
+        # This thread has kept its setting, but threads that torch starts from now on would inherit 1.
         torch.set_num_threads(cores)
 
 
 def _outputs(compute: Compute, network: Callable[[Tensor], Any], images: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if not images:
         return ()
-    # Not in inference mode, whose tensors no gradient may pass later.
+    # Not in inference mode: its tensors can't be used in training later.
     with torch.no_grad(), compute.autocast():
         parts = [network(part) for part in compute.parts(torch.stack(list(images)))]
     if isinstance(parts[0], Tensor):
@@ -79,7 +81,7 @@ def _outputs(compute: Compute, network: Callable[[Tensor], Any], images: Sequenc
 def _in_threads(
     work: Callable[[T], R], items: Iterable[T], threads: int, ready: Callable[[], None] | None = None
 ) -> Iterator[R]:
-    """`work` of each item, in their order, by threads that are a little ahead of whoever takes the results."""
+    """`work(item)` of each item, in order, by threads that run a few items ahead."""
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="ftkit-stream", initializer=ready) as pool:
         try:
@@ -95,7 +97,7 @@ def _in_threads(
 
 
 def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of so many, the last one shorter."""
+    """The items in lists of `size`; the last one may be shorter."""
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group

@@ -140,7 +140,7 @@ def test_advice_covers_the_config_file_and_gives_way_to_flags(capsys: pytest.Cap
     )
     found = advised(capsys, "-c", "long.yaml", "--set", "optimizer.weight_decay=0.2", "--epochs", "4")
     assert found["advice"]["strategy"] == "full"
-    assert found["notes"] == ["epochs stay 4, from --epochs; advised are 10"]
+    assert found["notes"] == ["epochs: 4 is kept, from --epochs; recommended: 10"]
     config = config_of(found["command"], capsys)
     assert config["epochs"] == 4
     assert [config["optimizer"][k] for k in ("name", "lr", "weight_decay")] == ["adamw", 0.001, 0.2]
@@ -161,7 +161,7 @@ def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[s
 def test_rates_are_advised_for_the_optimizers_that_they_were_measured_with(capsys: pytest.CaptureFixture[str]) -> None:
     found = advised(capsys, *FEW, "--optimizer", "sgd")
     assert found["advice"]["strategy"] == "full"
-    assert found["notes"] == ["the learning rate stays 0.003: what is advised was measured with adamw"]
+    assert found["notes"] == ["learning rate: 0.003 is kept; recommended rates are for optimizers like adamw"]
     assert config_of(found["command"], capsys)["optimizer"]["lr"] == 0.003
 
 
@@ -214,12 +214,12 @@ def test_auto_trains_as_advised_and_saves_what_it_chose(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["train", "--strategy", "auto", "--epochs", "1", "--name", "mine", *FEW, "--json"]) == 0
-    assert "measuring what the features of lenet tell of 60 training images" in capsys.readouterr().err
+    assert "measuring the features of lenet on 60 training images" in capsys.readouterr().err
     saved = resolve(Path("runs/mine/config.yaml")).config
     assert (saved.strategy.name, saved.optimizer.lr, saved.epochs) == ("full", 0.001, 1)
     notes = json.loads(Path("runs/mine/plan.json").read_text())["notes"]
-    assert notes[0].startswith("strategy auto chose full: the backbone knows such images")
-    assert "epochs stay 1, from --epochs; advised are 10" in notes
+    assert notes[0].startswith("strategy auto chose full: the pretrained features fit the data")
+    assert "epochs: 1 is kept, from --epochs; recommended: 10" in notes
 
     monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("measured again"))
     assert main(["train", "--config", "runs/mine/config.yaml", "--name", "again", "--json"]) == 0
@@ -230,7 +230,7 @@ def test_auto_trains_as_advised_and_saves_what_it_chose(
 @pytest.mark.long
 def test_plan_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--strategy", "auto", *FEW]) == 0
-    assert "strategy auto chose probe: the backbone knows such images" in capsys.readouterr().out
+    assert "strategy auto chose probe: the pretrained features fit the data" in capsys.readouterr().out
     plan = ftkit.plan(strategy="auto", train_samples=60, workers=0, device="cpu", optimizer={"lr": 0.02})
     assert plan.config.strategy.name == "full", "a rate is for training"
     assert plan.config.optimizer.lr == 0.02
@@ -243,8 +243,8 @@ def test_quiet_measures_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "measuring" not in capsys.readouterr().err
 
 
-def test_at_most_two_thousand_images_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "MOST", 50)
+def test_at_most_two_thousand_images_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_IMAGES", 50)
     seen: list[int] = []
 
     def counted(plan: Any, images: Any, tell: Any) -> tuple[float, float]:
@@ -272,4 +272,4 @@ def test_a_class_with_a_single_image_cant_be_measured(image_folder: MakeFolder, 
     image_folder(tmp_path / "d", {"train": {"a": 4, "b": 1}, "val": {"a": 1, "b": 1}})
     resolved = resolve(flags={"dataset": ("--data", {"name": "folder", "root": str(tmp_path / "d")})})
     recommendation = engine.recommend(resolved, {})
-    assert "a class has a single image" in recommendation.facts.unmeasured
+    assert "a class has only one image" in recommendation.facts.unmeasured

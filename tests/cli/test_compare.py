@@ -133,7 +133,7 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
         (["--strategies", "full", "--unpaired"], "--unpaired has no effect"),
         (["--strategies", "full", "--strategy", "freeze"], "--strategy has no effect with --strategies"),
         (["--strategies", "full", "--name", "mine"], "--name has no effect with --strategies"),
-        (["--strategies", "full,full"], "--strategies: full is there twice"),
+        (["--strategies", "full,full"], "--strategies: full is given twice"),
         (["--strategies", "full,"], "--strategies: a name is empty"),
     ],
 )
@@ -229,9 +229,9 @@ def test_everything_is_planned_before_anything_is_trained(tmp_path: Path, capsys
 def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compared(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path))
     says = refused(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path, "--lr", "0.5"))
-    assert "full-seed0 is another run: its optimizer.lr is 0.003, and 0.5 was asked for" in says
+    assert "full-seed0 is another run: its optimizer.lr is 0.003, the requested one is 0.5" in says
     (tmp_path / "freeze-seed0").mkdir()
-    assert "is there and is no run" in refused(capsys, "--strategies", "freeze", *flags(tmp_path))
+    assert "exists and isn't a run" in refused(capsys, "--strategies", "freeze", *flags(tmp_path))
 
 
 @pytest.mark.long

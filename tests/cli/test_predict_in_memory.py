@@ -102,8 +102,8 @@ def test_grey_arrays_and_several_in_one(model: Predictor) -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "an int": (5, "it is of type int, which is no image; give a path"),
-    "None": (None, "it is None, which is no image; give a path"),
+    "an int": (5, "it is of type int, not an image; give a path"),
+    "None": (None, "it is None, not an image; give a path"),
     "a list": ([1, 2], "of type list"),
     "floats": (ARRAY / 255, "a numpy array of float64 with shape (32, 48, 3)"),
     "float tensor": (TENSOR / 255, "a tensor of float32 with shape (3, 32, 48)"),

@@ -53,7 +53,7 @@ def test_similarity_is_the_part_of_the_way_from_chance_to_no_error() -> None:
     assert facts(10, 0.1).similarity == pytest.approx(0.0)
     assert facts(10, 0.6, classes=2).similarity == pytest.approx(0.2)
     assert facts(10, None).similarity is None
-    assert facts(10, 0.5).known_from == pytest.approx(0.73)
+    assert facts(10, 0.5).similar_from == pytest.approx(0.73)
 
 
 def test_a_probe_that_wont_do_has_a_trained_stand_in() -> None:
@@ -66,7 +66,7 @@ def test_a_probe_that_wont_do_has_a_trained_stand_in() -> None:
 def test_without_weights_there_is_scratch_only() -> None:
     advice = advise(facts(10, None, pretrained=False))
     assert row(advice) == ("scratch", 3e-3, 30, "light", {})
-    assert "10 images a class are few to train from scratch" in advice.why[-1]
+    assert "10 images per class are few for training from scratch" in advice.why[-1]
     assert len(advise(facts(5000, None, pretrained=False)).why) == 1
 
 
@@ -79,10 +79,10 @@ def test_what_couldnt_be_measured_is_said_and_treated_with_care() -> None:
 def test_the_reasons_name_the_metrics() -> None:
     why = "; ".join(advise(facts(122, 0.661, classes=2)).why)
     assert "66.1 %" in why
-    assert "from 85.0 % on" in why
-    assert "122 images a class" in why
+    assert "the limit is 85.0 %" in why
+    assert "122 images per class" in why
 
 
 def test_scratch_is_worth_a_comparison_with_very_many_unlike_images() -> None:
     assert not any("scratch" in reason for reason in advise(facts(999, 0.3)).why)
-    assert "compare the two" in advise(facts(1000, 0.3)).why[-1]
+    assert "compare both" in advise(facts(1000, 0.3)).why[-1]

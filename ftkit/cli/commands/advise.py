@@ -130,7 +130,7 @@ def _relative(path: str) -> str:
 
 def _to_json(recommendation: Recommendation, command: str) -> dict[str, Any]:
     facts, config = recommendation.facts, recommendation.resolved.config
-    derived = {"per_class": facts.per_class, "similarity": facts.similarity, "known_from": facts.known_from}
+    derived = {"per_class": facts.per_class, "similarity": facts.similarity, "similar_from": facts.similar_from}
     named = {"dataset": config.dataset.name, "backbone": config.backbone, "weights": recommendation.weights}
     return {
         "facts": {**named, **asdict(facts), **derived},
@@ -164,7 +164,10 @@ def _fact_rows(recommendation: Recommendation) -> Iterator[tuple[str, str]]:
         return
     measured = f"in cross-validation on {facts.measured_on:,} training images"
     yield "probe", f"{100 * facts.probe:.1f} %: logistic regression on frozen features, {measured}"
-    yield "nearest mean", f"{100 * facts.nearest_mean:.1f} %: predicting the class with the nearest mean feature"
+    yield (
+        "nearest mean",
+        f"{100 * facts.nearest_mean:.1f} %: predicting the class with the nearest mean feature",
+    )
 
 
 def _advice_text(recommendation: Recommendation) -> str:

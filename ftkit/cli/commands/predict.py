@@ -30,7 +30,7 @@ from ftkit.errors import one_line, plural
 from ftkit.metrics.finite_outputs import NOT_FINITE
 
 if TYPE_CHECKING:
-    from ftkit.inference.multi_device import Task
+    from ftkit.inference.multi_device import PredictionJob
 
 app = typer.Typer()
 
@@ -84,10 +84,10 @@ def predict(
     skipped = SkippedFiles()
     images = find_images(paths, sys.stdin, skipped)
     existing = skip_predicted(target, images, top_k)
-    from ftkit.inference.multi_device import Task
+    from ftkit.inference.multi_device import PredictionJob
 
-    task = Task(bundle, device, precision, top_k, batch_size)
-    counts = _predict(task, images, target, existing, num_processes)
+    job = PredictionJob(bundle, device, precision, top_k, batch_size)
+    counts = _predict(job, images, target, existing, num_processes)
     _report(counts, target, skipped)
     if counts.unreadable or counts.not_finite or skipped.suspicious:
         raise typer.Exit(1)
@@ -102,19 +102,19 @@ class _Counts:
     not_finite: int
 
 
-def _predict(task: Task, images: Iterator[Path], target: Target, existing: Existing, processes: int) -> _Counts:
+def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existing: Existing, processes: int) -> _Counts:
     """Predict the images and write the predictions to the target."""
     from ftkit.inference.multi_device import predict_files
 
     first = (image for image, _, _ in existing.least_certain)
-    card, predictions = predict_files(task, chain(first, images), console.warn, processes)
+    card, predictions = predict_files(job, chain(first, images), console.warn, processes)
     check_same_model(target, existing, islice(predictions, len(existing.least_certain)))
-    console.note(f"model: {task.bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')})")
+    console.note(f"model: {job.bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')})")
     if existing.count:
         console.note(f"{target.path}: has {plural(existing.count, 'prediction')}, resuming after {existing.last}")
     counts = _Counts(existing.count, existing.unreadable, existing.not_finite)
     try:
-        with closing(target.write(predictions, card.classes, task.top_k)) as written:
+        with closing(target.write(predictions, card.classes, job.top_k)) as written:
             for prediction in written:
                 counts.total += 1
                 counts.not_finite += prediction.error == NOT_FINITE

@@ -62,6 +62,10 @@ class Resolved:
         """How a message calls a key: `ftkit.yaml:12: epochs`, `--epochs`, or only `epochs` where nobody set it."""
         return place(self.sources, key)
 
+    def is_explicit(self, key: str) -> bool:
+        """Whether a flag or variable sets a key; a file may only repeat defaults, as the one saved with a run does."""
+        return self.sources.get(key, "").startswith(("--", "FTKIT_"))
+
 
 def resolve(
     file: Path | None = None,

@@ -51,6 +51,7 @@ MODULES = (
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
     "ftkit.builtin.losses.multiclass",
+    "ftkit.builtin.losses.multilabel",
     "ftkit.builtin.optimizers.torch_optimizers",
     "ftkit.builtin.image_transforms.torchvision_transforms",
     "ftkit.builtin.batch_transforms.mixing",

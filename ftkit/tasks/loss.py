@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ftkit.errors import RequestError
 from ftkit.parts.loss import Loss
+from ftkit.parts.task import class_counts
 from ftkit.plugin_errors import plugin_boundary
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def make_loss(plan: Plan, device: torch.device) -> BatchLoss:
     """The loss of a plan."""
     config = plan.config
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
-    counts = Counter(plan.splits.train.labels)
+    labels = plan.splits.train.labels
     weights = torch.tensor(plan.class_weights, device=device) if config.balance == "weights" else None
     with plugin_boundary(f"fitted of loss {config.loss.name!r}", plan.loss):
-        loss = plan.loss.fitted([counts[label] for label in range(plan.num_classes)], counts.total())
+        loss = plan.loss.fitted(class_counts(labels, plan.num_classes), len(labels))
     return BatchLoss(loss, config.loss.name, config.label_smoothing, weights, plan.backbone.aux_weight)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ftkit.api import Loss, RequestError, hookimpl
+from ftkit.api import Loss, check_number, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +45,7 @@ class Focal(Loss):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        check_not_negative("gamma", self.gamma)
+        check_number("gamma", self.gamma, 0)
 
     def per_image(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch
@@ -59,8 +58,3 @@ class Focal(Loss):
         # At a probability of 1 an exponent below 1 has an infinite slope.
         missing = (1 - logs.exp()).clamp(min=torch.finfo(logs.dtype).eps)
         return -(wanted * missing**self.gamma * logs).sum(1)
-
-
-def check_not_negative(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise RequestError(f"loss.{key} is {value}", "give a number of 0 or more")

@@ -149,7 +149,7 @@ def _go_back(session: Session) -> None:
         loss = session.loss(logits, labels, auxiliary)
         if loss.requires_grad:
             torch.autograd.backward(loss)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, FtkitError):
         raise
     except Exception as error:  # the network's own code may raise anything
         raise FtkitError(

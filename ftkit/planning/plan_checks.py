@@ -1,0 +1,138 @@
+"""Checks of a plan: combinations that can't work are refused, and settings with surprising effects get a note."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ftkit.data.balance import balance_notes
+from ftkit.errors import RequestError, plural
+from ftkit.metrics.selection import check_defined
+from ftkit.optim.rates import check_group_rates
+from ftkit.parts.dataset import Split
+from ftkit.parts.task import class_counts
+from ftkit.planning.run_plan import Plan
+from ftkit.planning.weight_source import WeightSource
+from ftkit.plugins.optional_packages import is_installed
+from ftkit.strategies.schedule import Schedule
+from ftkit.transforms.augmentation import check_channels
+
+NOT_YET = ("callbacks",)
+"""Sections of the config that aren't supported yet."""
+
+
+def check_plan(plan: Plan) -> Plan:
+    """The plan with notes on its settings.
+
+    Raises:
+        RequestError: A setting would have no effect, or something that it needs is missing.
+    """
+    config, where = plan.config, plan.resolved.where
+    assert plan.splits.train is not None, "make_plan refuses data without a training split"
+    assert plan.splits.val is not None, "make_plan refuses data without a validation split"
+    _check_metrics(plan, plan.splits.val)
+    _require_trackers(config.tracker)
+    _require_support(plan)
+    check_channels(plan.augmentation, plan.preprocessing.channels)
+    _check_cached_augmentations(plan)
+    notes = _random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
+    notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
+    notes += _check_patience(plan) + _rate_notes(plan)
+    return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _check_metrics(plan: Plan, val: Split) -> None:
+    """Check that the monitored metric, and those that the config lists, have a value on the validation images."""
+    listed = [choice.name for choice in plan.config.metrics]
+    support = class_counts(val.labels, plan.num_classes)
+    for key, names in (("monitor", [plan.config.monitor]), ("metrics", listed)):
+        asked = {name: plan.metrics[name] for name in names}
+        check_defined(asked, support, len(val), plan.splits.classes, plan.resolved.where(key), "validation images")
+
+
+def _check_patience(plan: Plan) -> tuple[str, ...]:
+    """A note if patience can't stop the run before its last epoch.
+
+    Raises:
+        RequestError: `patience_from` is set without patience.
+    """
+    config, where = plan.config, plan.resolved.where
+    if config.patience is None:
+        if plan.resolved.is_explicit("patience_from"):
+            raise RequestError(f"{where('patience_from')} has no effect without patience", "give --patience N too")
+        return ()
+    left = config.epochs - plan.patience_start
+    if config.patience < left - 1 or not config.epochs:
+        return ()
+    if plan.patience_start:
+        reason = f"the last phase has {plural(left, 'epoch')} (--set patience_from=start counts in all)"
+    else:
+        reason = f"it has {plural(left, 'epoch')}"
+    return (f"patience {config.patience} can't stop the run before its end: {reason}",)
+
+
+def _rate_notes(plan: Plan) -> tuple[str, ...]:
+    """A note if the optimizer's learning rates differ from the planned ones.
+
+    Raises:
+        RequestError: A learning-rate curve is set, and the optimizer doesn't use it.
+    """
+    name, resolved = plan.config.optimizer.name, plan.resolved
+    if not plan.config.epochs:
+        return ()
+    if not plan.optimizer.uses_curve:
+        why = f"optimizer {name} uses the learning rate in the first step only"
+        for key in resolved.sources:
+            if key.partition(".")[0] == "lr_curve" and resolved.is_explicit(key):
+                raise RequestError(
+                    f"{resolved.where(key)} has no effect: {why}", "drop it, or choose another optimizer"
+                )
+        return (f"{why}: no curve has an effect, and later rates aren't those of the plan",)
+    highest = max(rate for row in range(plan.config.epochs) for rate in plan.peak_rates(row).values())
+    note = plan.optimizer.lr_note(highest, plan.steps)
+    return (note,) if note else ()
+
+
+def _check_cached_augmentations(plan: Plan) -> None:
+    """Refuse `cache.augmentations` where it has no effect."""
+    reason = plan.cache_policy.reason_without_effect()
+    if reason and plan.resolved.is_explicit("cache.augmentations"):
+        raise RequestError(f"{plan.resolved.where('cache.augmentations')} has no effect: {reason}", "drop it")
+
+
+def _require_trackers(names: Iterable[str]) -> None:
+    """Refuse trackers that aren't installed; package and extra have the tracker's name."""
+    for name in names:
+        if not is_installed(name):
+            raise RequestError(f"tracker {name!r} isn't installed", f"pip install 'ftkit[{name}]', or drop --tracker")
+
+
+def _require_support(plan: Plan) -> None:
+    """Refuse settings that aren't supported."""
+    config, where = plan.config, plan.resolved.where
+    if plan.task.name != "multiclass" and config.balance != "none":
+        raise RequestError(
+            f"{where('balance')}: classes can be balanced for one class per image only",
+            "set loss.pos_weight=balanced instead",
+        )
+    for section in NOT_YET:
+        if getattr(config, section):
+            raise RequestError(f"{where(section)}: not supported yet", "drop it")
+
+
+def _random_notes(weights: WeightSource, partial: bool, schedule: Schedule, strategy: str) -> tuple[str, ...]:
+    """A note if layers that are initialized at random stay frozen."""
+    frozen = schedule.initially_frozen()
+    if not frozen or (weights.kind != "none" and not partial):
+        return ()
+    names, epochs = list(frozen), max(frozen.values())
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    until = "to the end" if epochs == len(schedule.rows) else f"for {epochs} epoch{'s' * (epochs > 1)}"
+    if weights.kind != "none":
+        return (
+            f"what {weights.name} lacks is drawn at random, and strategy {strategy!r} keeps {shown} frozen {until}",
+        )
+    return (
+        f"weights are none, and strategy {strategy!r} keeps {shown} frozen {until}: layers drawn at random; give "
+        "pretrained weights, or --strategy scratch, which trains all of them",
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.ops import StochasticDepth
 
 import ftkit
 from ftkit.errors import RequestError, RunInterrupted
@@ -96,7 +97,7 @@ def test_rates_grow_linearly_over_the_blocks(name: str) -> None:
     backbone = Registry().backbones.get(name)
     network = backbone.build(2)
     set_regularisation(network, backbone, drop_path=0.3)
-    rates = [module.p for module in network.modules() if type(module).__name__ == "StochasticDepth"]
+    rates = [module.p for module in network.modules() if isinstance(module, StochasticDepth)]
     assert rates == sorted(rates)
     assert (rates[0], rates[-1]) == (0.0, pytest.approx(0.3))
 

@@ -59,7 +59,7 @@ def weights(name: str) -> bytes:
 
 def mixed(name: str, seed: int, alpha: float = 1.0, size: int = 20) -> tuple[torch.Tensor, ...]:
     """Images of one value each, their classes, and both after a transform."""
-    transform: BatchTransform = Registry().batch_transforms.get(name)(alpha=alpha)
+    transform: BatchTransform = Registry().catalogs["batch_transforms"].get(name)(alpha=alpha)
     images = torch.arange(6.0)[:, None, None, None].expand(6, 3, size, size).contiguous()
     targets = one_hot(torch.arange(6), 6).float()
     return images, targets, *transform.apply(images, targets, torch.Generator().manual_seed(seed))
@@ -214,4 +214,4 @@ def test_soft_targets_are_those_of_cross_entropy() -> None:
         loss.per_image(logits, soft, 0.1).sum(), cross_entropy(logits, soft, reduction="sum", label_smoothing=0.1)
     )
     with pytest.raises(RequestError):
-        Registry().batch_transforms.get("cutmix")(alpha=-1)
+        Registry().catalogs["batch_transforms"].get("cutmix")(alpha=-1)

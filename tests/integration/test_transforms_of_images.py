@@ -76,10 +76,14 @@ def test_each_gives_an_image_of_the_same_shape_that_its_seed_decides(
 def test_probabilities_hold() -> None:
     image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
     for name in ("random-erasing", "gaussian-blur", "grayscale"):
-        transform = Registry().image_transforms.get(name)(probability=0.3)
+        transform: ImageTransform = part("image_transforms", name, probability=0.3)
         torch.manual_seed(1)
         changed = sum(not torch.equal(transform.apply(image), image) for _ in range(400))
         assert changed / 400 == pytest.approx(0.3, abs=0.08), name
+
+
+def part(kind: str, name: str, **options: Any) -> Any:
+    return Registry().catalogs[kind].get(name)(**options)
 
 
 SEVERAL = ["gaussian-blur", {"name": "randaugment", "num_ops": 1}, "random-erasing"]

@@ -1,1 +1,1 @@
-"""Backbones: descriptions, building, layer groups, and changes to the head."""
+"""Networks: building, pretrained weights, layer groups, the head, and bundles."""

@@ -1,4 +1,4 @@
-"""The network of a plan: built, given its weights, and cut into the schedule's layer groups."""
+"""Builds the network of a plan, loads its weights, and assigns its parameters to layer groups."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A network ready to train.
+    """A network that is ready to train.
 
     Attributes:
         members: Parameter names by layer group, from the input to the head.
-        report: What was loaded of the pretrained weights; None where there were none.
-        added: Names of the parameters that the strategy has put into the network.
+        report: What was loaded of the pretrained weights; None without pretrained weights.
+        added: Names of the parameters that the strategy has added.
     """
 
     network: nn.Module
@@ -42,10 +42,10 @@ class BuiltModel:
 
 
 def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
-    """An accelerator of a plan's device and precision; `auto` looks at its network too.
+    """An accelerator for a plan's device and precision; precision `auto` depends on the network too.
 
     Args:
-        precision: In place of the plan's.
+        precision: Overrides the plan's.
 
     Raises:
         RequestError: As `make_accelerator`.
@@ -58,10 +58,10 @@ def build_model(plan: Plan, load: bool = True) -> BuiltModel:
     """Build the network with fresh weights drawn from the plan's seed, then load the pretrained ones.
 
     Args:
-        load: Whether the pretrained ones are needed; a checkpoint that is loaded afterwards has them all.
+        load: Whether to load the pretrained weights; not needed before a checkpoint is loaded.
 
     Raises:
-        FtkitError: The weights can't be had, read or matched.
+        FtkitError: The weights can't be downloaded or read, or don't fit.
     """
     torch.manual_seed(derive(plan.config.seed, "init"))
     network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
@@ -78,13 +78,13 @@ def build_model(plan: Plan, load: bool = True) -> BuiltModel:
 
 
 def build_bare(plan: Plan) -> nn.Module:
-    """The network of a plan, as the strategy adapts it, with whatever weights."""
+    """The network of a plan, adapted by the strategy, with arbitrary weights."""
     network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
     return _adapted(plan, network)
 
 
 def counted(plan: Plan) -> Plan:
-    """The plan with the parameters of each group counted, on the meta device where it takes the model."""
+    """The plan with the number of parameters in each group, counted on the meta device where they aren't known."""
     if plan.group_parameters is not None:
         return plan
     network = _adapted(plan, _on_meta(plan))
@@ -94,10 +94,10 @@ def counted(plan: Plan) -> Plan:
 
 
 def _adapted(plan: Plan, network: nn.Module) -> nn.Module:
-    """The network as the strategy changes it.
+    """The network after the strategy's `adapt`.
 
     Raises:
-        PluginError: It fails in that, or returns no network.
+        PluginError: The strategy fails, or returns no network.
     """
     where = f"adapt of strategy {plan.config.strategy.name!r}"
     with plugin_boundary(where, plan.strategy):

@@ -1,6 +1,6 @@
-"""Model bundles: `model.safetensors` and `model.json`, all that is needed to use a model. No pickle.
+"""Model bundles: `model.safetensors` and `model.json`, all that is needed to use a model, without pickle.
 
-Every byte of both files is under a SHA-256 sum, and a bundle is written whole or not at all.
+A SHA-256 checksum covers every byte of both files, and a bundle is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from ftkit.tasks.saved_task import saved_task
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to use: in eval mode, on its device.
+    """A model that is ready to use: in eval mode, on its device.
 
     Attributes:
-        notes: What its user should know, for people.
+        notes: Warnings for the user.
     """
 
     model: nn.Module
@@ -52,7 +52,7 @@ class Loaded:
 
 
 def backbone_id(registry: Registry, name: str) -> BackboneId:
-    """How a card names a backbone and the package that brings it."""
+    """The backbone and its package, as a card names them."""
     owner = registry.backbones.owner(name)
     return BackboneId(name, owner.name, owner.package, owner.version)
 
@@ -60,15 +60,15 @@ def backbone_id(registry: Registry, name: str) -> BackboneId:
 def save_bundle(
     folder: Path, model: nn.Module, card: ModelCard, beside: Callable[[Path], None] = lambda folder: None
 ) -> None:
-    """Write a bundle, in place of the one that is there, if any.
+    """Write a bundle, replacing an existing one.
 
-    The versions and the time, where the card has none, are filled in.
+    Versions and time that the card lacks are filled in.
 
     Args:
-        beside: Writes what else belongs into the folder.
+        beside: Writes further files into the folder.
 
     Raises:
-        FtkitError: The folder can't be written; what was there is untouched.
+        FtkitError: The folder can't be written; an existing bundle stays.
     """
     card = replace(
         card,
@@ -88,16 +88,16 @@ def save_bundle(
 def load_bundle(
     folder: Path, device: str = "auto", precision: str = "auto", registry: Registry | None = None
 ) -> Loaded:
-    """Check both files of a bundle, build its backbone and give it the weights.
+    """Check both files of a bundle, build its backbone and load the weights.
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        registry: Where backbones are looked up; by default what is built in, installed, or in the plugin
-            files of the working folder's own `ftkit.yaml`. A model's folder never says what code to run.
+        registry: Where backbones are looked up; by default the built-in and installed ones, and those in the plugin
+            files of `./ftkit.yaml`. A model's folder never decides which code runs.
 
     Raises:
-        RequestError: A file is missing, damaged or of a newer ftkit, or the backbone's plugin isn't here.
+        RequestError: A file is missing, damaged or of a newer ftkit, or the backbone's plugin isn't installed.
     """
     folder = current_folder(folder)
     card, expected = read_card_and_digest(folder)
@@ -140,7 +140,7 @@ def _backbone(card: ModelCard, registry: Registry, folder: Path) -> Backbone:
 def _build(backbone: Backbone, card: ModelCard, folder: Path) -> nn.Module:
     preprocessing = card.preprocessing
     try:
-        # Building draws first weights, which a caller's own random numbers must not depend on.
+        # Building draws initial weights, which must not change a caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             return build_network(
                 backbone.for_size(preprocessing.size), len(card.classes), card.head, preprocessing.channels
@@ -148,18 +148,18 @@ def _build(backbone: Backbone, card: ModelCard, folder: Path) -> nn.Module:
     except (RuntimeError, ValueError, OverflowError, MemoryError, RequestError) as error:
         cause = error.message if isinstance(error, RequestError) else str(error)
         raise RequestError(
-            f"{folder / CARD}: {card.backbone.name} can't be built so: {one_line(cause)}", "copy the bundle again"
+            f"{folder / CARD}: {card.backbone.name} can't be built: {one_line(cause)}", "copy the bundle again"
         ) from None
 
 
 def _code_notes(card: ModelCard, network: nn.Module) -> tuple[str, ...]:
-    """That a project's own network isn't the one that was trained; other versions of torch tell nothing of that."""
+    """A warning where the code of a project's network has changed; with other versions of torch that is unknown."""
     known = card.backbone.code
     if not known or card.versions != _versions() or known == network_identity(network):
         return ()
     return (
         f"the code or settings of {card.backbone.name} have changed since the model was trained: "
-        "its weights are used in another network than theirs",
+        "its weights may not fit the network",
     )
 
 

@@ -1,4 +1,4 @@
-"""Layer groups for a network whose names are known one by one, rather than by a rule."""
+"""Layer groups from lists of parameter and layer names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ftkit.parts.backbone import LayerGroup
 
 
 def layer_groups(members: Mapping[str, Iterable[str]]) -> tuple[LayerGroup, ...]:
-    """Layer groups whose patterns match what is in each, and nothing that is in another.
+    """Layer groups whose patterns match their own members, and no member of another group.
 
     Args:
-        members: By group, from the input to the head: names of parameters, and of layers with a dot behind each,
-            so that layers without parameters are in a group too. No name may be in two groups.
+        members: By group, from the input to the head: names of parameters, and names of layers with a dot at the end,
+            so that layers without parameters belong to a group too. No name may be in two groups.
     """
     owned = {group: list(names) for group, names in members.items()}
     around = {group: {outer for name in names for outer in _around(name)} for group, names in owned.items()}
@@ -24,19 +24,19 @@ def layer_groups(members: Mapping[str, Iterable[str]]) -> tuple[LayerGroup, ...]
 
 
 def _pattern(names: Iterable[str], whole: set[str]) -> str:
-    """Matches `names`, by the outermost modules that are wholly the group's."""
+    """A pattern for `names`, by the outermost modules that belong to the group alone."""
     kept = {next((outer for outer in _around(name) if outer in whole), f"{name}$") for name in names}
     return "|".join(_joined(sorted(kept))) or "(?!)"  # a group without members matches nothing
 
 
 def _around(name: str) -> list[str]:
-    """The modules that hold a parameter or a layer, the layer itself among them, outermost first."""
+    """The modules that contain a parameter or a layer, the layer itself included, outermost first."""
     parts = name.split(".")
     return [".".join(parts[:end]) + "." for end in range(1, len(parts))]
 
 
 def _joined(prefixes: list[str]) -> Iterator[str]:
-    """Prefixes as expressions, those that differ in a number alone as one."""
+    """Prefixes as expressions; those that differ only in a number become one."""
     numbered: dict[str, list[str]] = {}
     for prefix in prefixes:
         parent, _, child = prefix.removesuffix(".").rpartition(".")

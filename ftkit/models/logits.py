@@ -1,4 +1,4 @@
-"""What a network puts out: logits, and in training those of auxiliary classifiers too."""
+"""The outputs of a network: logits, and in training those of auxiliary classifiers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WANTED = (
 
 
 def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The classifier's logits, and those of auxiliary classifiers where the network has any, float32.
+    """The classifier's logits and those of auxiliary classifiers, float32.
 
     Raises:
-        TypeError: They are of another kind.
+        TypeError: The outputs are of another type.
     """
     if isinstance(outputs, Tensor):
         return outputs.float(), ()
@@ -37,13 +37,13 @@ def split_outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[T
 
 
 def check_outputs(network: nn.Module, plan: Plan, compute: Compute, training: bool) -> None:
-    """Try the network of a plan on two images; nothing of it changes, but that it is left in the last mode tried.
+    """Run the network of a plan on two images. Nothing changes but its mode.
 
     Args:
-        training: Try it as in training too, not in evaluation alone.
+        training: Run it in training mode too.
 
     Raises:
-        FtkitError: It fails on them, or doesn't put out one value a class for each image.
+        FtkitError: It fails, or doesn't return one value a class for each image.
     """
     name, preprocessing = plan.backbone.name, plan.preprocessing
     shape = (preprocessing.channels, preprocessing.size, preprocessing.size)
@@ -60,7 +60,7 @@ def check_outputs(network: nn.Module, plan: Plan, compute: Compute, training: bo
             raise FtkitError(
                 f"backbone {name} fails in {mode} on images of {'x'.join(map(str, shape))}: "
                 f"{type(error).__name__}{': ' if reason else ''}{reason}{plugin_suffix(error)}",
-                "choose another backbone or preprocessing.size; if the backbone is yours, mend its forward",
+                "choose another backbone or preprocessing.size; if the backbone is yours, fix its forward",
             ) from error
         wrong = _wrong(outputs, mode == "training", len(images), plan.num_classes)
         if wrong:
@@ -68,7 +68,7 @@ def check_outputs(network: nn.Module, plan: Plan, compute: Compute, training: bo
 
 
 def _wrong(outputs: Any, training: bool, images: int, classes: int) -> str:
-    """What is wrong with a network's outputs; empty where nothing is."""
+    """The fault of a network's outputs; empty where they are valid."""
     if not isinstance(outputs, Tensor) and not (training and isinstance(outputs, tuple | list) and outputs):
         return _kind(outputs)
     every = [outputs] if isinstance(outputs, Tensor) else [one for one in outputs if one is not None]
@@ -79,7 +79,7 @@ def _wrong(outputs: Any, training: bool, images: int, classes: int) -> str:
 
 
 def _kind(outputs: Any) -> str:
-    """What outputs are, in a few words."""
+    """A short description of outputs."""
     if isinstance(outputs, Tensor):
         return f"a tensor {tuple(outputs.shape)} of {str(outputs.dtype).removeprefix('torch.')}"
     if isinstance(outputs, Mapping):

@@ -1,4 +1,4 @@
-"""What a backbone weighs, found by building it without memory for its weights."""
+"""Parameters and activations of a backbone, measured on the meta device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 2
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Sends only `torch.empty` to the meta device: builders may compute with small tensors, as RegNet's do."""
+    """Sends only `torch.empty` to the meta device: some builders, such as RegNet's, compute with small tensors."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -36,23 +36,23 @@ class _EmptyOnMeta(TorchFunctionMode):
 def build_on_meta(
     backbone: Backbone, num_classes: int, head: Head | None = None, channels: int | None = None
 ) -> nn.Module:
-    """The network with shapes but no values, so that the largest costs no memory and no time."""
+    """The network with shapes but without values, which takes neither memory nor time."""
     wanted = (backbone, num_classes, head or Head(), channels or backbone.preprocessing.channels)
     try:
         with _EmptyOnMeta():
             return build_network(*wanted).to("meta")
     except (RuntimeError, NotImplementedError, RequestError):
-        # Some networks run a part of themselves while they are built, which takes values.
+        # Some networks run a part of themselves while they are built, which needs values.
         with torch.random.fork_rng(devices=[]):
             return build_network(*wanted).to("meta")
 
 
 def measure(backbone: Backbone, image_size: int | None = None) -> Summary:
-    """Parameters and activations by layer group, by a forward pass without values.
+    """Parameters and activations by layer group, from a forward pass on the meta device.
 
     Args:
-        backbone: Its `summary` is not looked at.
-        image_size: Side of the image, in pixels; the default is that of the backbone's preprocessing.
+        backbone: Its `summary` isn't used.
+        image_size: Side of the images, in pixels; by default that of the backbone's preprocessing.
 
     Raises:
         RequestError: A parameter is in no layer group, or a head layer doesn't exist.
@@ -99,13 +99,13 @@ def _parameters(model: nn.Module, backbone: Backbone) -> dict[str, dict[Role, in
 
 
 def _activations(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> tuple[Counter[str], Counter[str]]:
-    """Elements kept for the backward pass, by the group whose module was running, and entering it; one image's share.
+    """Elements that a group keeps for the backward pass of one image, and elements of its input.
 
-    A storage counts once, for the group that kept it first; parameters don't count.
+    A storage counts once, for the first group that keeps it; parameters don't count.
     """
     counts: Counter[str] = Counter()
     entering: Counter[str] = Counter()
-    running = [groups[0].name]  # what a network does between its modules counts for the last one that ran
+    running = [groups[0].name]  # operations between modules count for the module that ran last
     seen = {p.untyped_storage()._cdata for p in model.parameters()}
     alive: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Where a trained model comes from: this machine, or a plugin."""
+"""Finds a trained model: on this machine, or through a plugin."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ftkit.runs.run_lookup import find_model
 
 
 def locate_model(spec: str | None, runs_dir: Path, registry: Registry | None = None) -> Path:
-    """The bundle that a person means; what is on this machine comes first.
+    """The bundle of a model; those on this machine come first.
 
     Args:
-        spec: As `find_model` takes it, or `PLUGIN/ADDRESS` of a plugin that brings models.
-        registry: The plugins; by default those that are installed.
+        spec: As `find_model` takes it, or `PLUGIN/ADDRESS` for a plugin with models.
+        registry: By default the installed plugins.
 
     Raises:
-        RequestError: Nothing there, or a run that has no model yet.
-        FtkitError: The plugin can't fetch it.
+        RequestError: There is no such model, or the run has none yet.
+        FtkitError: The plugin can't provide it.
     """
     plugin, slash, _ = (spec or "").partition("/")
     if spec and slash and not Path(spec).exists() and not (runs_dir / spec).exists():

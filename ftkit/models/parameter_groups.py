@@ -1,4 +1,4 @@
-"""From layer groups to a network's parameters: who owns what, what trains, and what stays in eval mode."""
+"""Layer groups applied to a network: which parameters they own, which train, and which modules stay in eval mode."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def assign(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, list[str
         if group is None:
             raise RequestError(
                 f"parameter {name!r} is in none of the layer groups {', '.join(owned)}",
-                "this is a fault of the backbone or the strategy that made the groups: "
-                "together they must own every parameter",
+                "a bug of the backbone or strategy that defines the groups: together they must own every parameter",
             )
         owned[group.name].append(name)
     return owned
@@ -34,7 +33,7 @@ def assign(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, list[str
 
 @dataclass(frozen=True)
 class Modes:
-    """Which modules are in train mode in a phase; made once and applied again after each evaluation."""
+    """Which modules are in train mode in a phase; applied again after each evaluation."""
 
     training: tuple[nn.Module, ...]
     evaluating: tuple[nn.Module, ...]
@@ -42,8 +41,8 @@ class Modes:
     def apply(self) -> None:
         """Put each module into its mode.
 
-        Modules with a `train` of their own are told by it: some keep in eval mode what they made of their weights,
-        and would evaluate with that of an earlier epoch. Whatever they do to the mode of others is undone.
+        The `train` method is called where a module overrides it: some cache tensors computed from their weights in
+        eval mode, and would evaluate with those of an earlier epoch. Its effect on other modules' modes is undone.
         """
         for mode, modules in ((True, self.training), (False, self.evaluating)):
             for module in modules:
@@ -56,21 +55,21 @@ class Modes:
 
 
 def modes_of(network: nn.Module) -> Modes:
-    """The modes that a network's modules are in."""
+    """The current modes of a network's modules."""
     modules = list(network.modules())
     return Modes(tuple(m for m in modules if m.training), tuple(m for m in modules if not m.training))
 
 
 def set_trainable(model: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str], train_bn: bool = False) -> Modes:
-    """Let the groups in `trainable` train and freeze all others, gradients and modes alike.
+    """Make the groups in `trainable` train and freeze all others, gradients and modes alike.
 
-    A frozen parameter loses its gradient too, so that no optimizer can move it any more.
+    Gradients of frozen parameters are removed, so no optimizer changes them any more.
 
     Args:
         model: The network itself, not a distributed wrapper around it.
-        groups: Layer groups that own every parameter.
+        groups: Layer groups that together own every parameter.
         trainable: Names of groups.
-        train_bn: Leave the BatchNorm modules of frozen groups in train mode.
+        train_bn: Keep the BatchNorm modules of frozen groups in train mode.
 
     Returns:
         The modes, applied already.
@@ -100,9 +99,9 @@ def _modes(model: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str], 
 def _trains(name: str, module: nn.Module, groups: Sequence[LayerGroup], trainable: Set[str]) -> bool:
     """Whether a module belongs in train mode, given which parameters require a gradient.
 
-    The network as a whole does if anything in it trains: some put out auxiliary logits then. A module
-    with parameters of its own does if all of them train, a container if anything in it does, and a leaf
-    without parameters (dropout) as its group does.
+    The whole network does if anything in it trains: some return auxiliary logits only then. A module with parameters of
+    its own does if all of them train, a container if anything in it does, and a module without parameters, such as
+    dropout, if its group trains.
     """
     own = [p.requires_grad for p in module.parameters(recurse=False)]
     if own and name:
@@ -115,7 +114,7 @@ def _trains(name: str, module: nn.Module, groups: Sequence[LayerGroup], trainabl
 
 
 def frozen_names(network: nn.Module) -> frozenset[str]:
-    """Parameters that don't train, and buffers of modules that have no other ones."""
+    """Names of frozen parameters, and of buffers of modules without trainable parameters."""
     found: set[str] = set()
     for path, module in network.named_modules():
         own = dict(module.named_parameters(path, recurse=False))

@@ -1,7 +1,6 @@
-"""What a task changes of a backbone's network: its head, and the channels of the images that it takes.
+"""Changes of a backbone's network for a task: the head, and the number of input channels.
 
-Names of parameters stay below those of the layers that they take the place of, so layer groups and files
-of weights find them.
+New layers keep the names of those that they replace, so layer groups and weights files still match.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ def build_network(backbone: Backbone, num_classes: int, head: Head, channels: in
     """A backbone's network with fresh weights, for a task.
 
     Args:
-        channels: Of the images: 1 lets a network for RGB images take grey ones.
+        channels: Of the images; 1 changes a network for RGB images to greyscale ones.
 
     Raises:
-        RequestError: The network has no convolution that takes RGB, or its head isn't a layer that a hidden
-            one can be put before.
+        RequestError: The network has no convolution with RGB input, or no hidden layer can be put before its head.
     """
     with plugin_boundary(f"building backbone {backbone.name!r}", backbone.build):
         network = backbone.build(num_classes)
@@ -47,7 +45,7 @@ def build_network(backbone: Backbone, num_classes: int, head: Head, channels: in
 
 
 def first_convolution(network: nn.Module, channels: int) -> tuple[str, nn.Conv2d] | None:
-    """The first convolution, in the order of the modules, that takes so many channels, and its name."""
+    """Name and module of the first convolution with that number of input channels."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == channels and module.groups == 1:
             return name, module
@@ -57,18 +55,17 @@ def first_convolution(network: nn.Module, channels: int) -> tuple[str, nn.Conv2d
 def refit(
     backbone: Backbone, network: nn.Module, channels: int, source: str, state: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """A state dict in the shapes of a network that was built for a task, as far as they follow from its own.
+    """A state dict in the shapes of a network that was built for a task.
 
-    Position embeddings are resampled as the backbone says, and where the network takes grey images the first
-    convolution's weights are summed over the colours: on an RGB image whose channels are equal, that is
-    what they did.
+    Position embeddings are resampled by the backbone. For greyscale images the first convolution's weights are summed
+    over the colours: on RGB images with equal channels they compute the same.
 
     Args:
-        channels: That the network was built for.
-        source: What messages call the weights.
+        channels: Input channels of the network.
+        source: Name of the weights in messages.
 
     Raises:
-        RequestError: The tensors are those of a network for grey images, and this one is for RGB.
+        RequestError: The weights are for greyscale images and the network for RGB.
     """
     state = backbone.refit(state) if backbone.refit is not None else state
     first = first_convolution(network, channels)
@@ -83,7 +80,7 @@ def refit(
 
 
 class _DroppingLinear(nn.Linear):
-    """A linear layer with dropout before it, whose parameters are called as those of a plain one."""
+    """A linear layer with dropout before it; its parameters have the names of a plain one's."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, dropout: float) -> None:
         super().__init__(inputs, outputs, bias)
@@ -94,7 +91,7 @@ class _DroppingLinear(nn.Linear):
 
 
 class _DroppingConv2d(nn.Conv2d):
-    """A 1x1 convolution with dropout before it, whose parameters are called as those of a plain one."""
+    """A 1x1 convolution with dropout before it; its parameters have the names of a plain one's."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, dropout: float) -> None:
         super().__init__(inputs, outputs, kernel_size=1, bias=bias)
@@ -105,7 +102,7 @@ class _DroppingConv2d(nn.Conv2d):
 
 
 def _replace_head(network: nn.Module, backbone: Backbone, head: Head) -> None:
-    """Put the classifier's new layers in its place; auxiliary classifiers stay linear."""
+    """Replace the classifier; auxiliary classifiers stay linear."""
     name = backbone.head[0]
     old = network.get_submodule(name)
     if not isinstance(old, nn.Linear) and not (isinstance(old, nn.Conv2d) and old.kernel_size == (1, 1)):
@@ -118,7 +115,7 @@ def _replace_head(network: nn.Module, backbone: Backbone, head: Head) -> None:
 
 
 def _with_dropout(old: nn.Linear | nn.Conv2d, head: Head) -> nn.Module:
-    """The layer with dropout, as it was drawn."""
+    """The layer with dropout and the same weights."""
     is_linear, bias = isinstance(old, nn.Linear), old.bias is not None
     inputs, outputs = _ends(old)
     new = (_DroppingLinear if is_linear else _DroppingConv2d)(inputs, outputs, bias, head.dropout)
@@ -148,7 +145,7 @@ def _take_grey(network: nn.Module, backbone: Backbone) -> None:
     first = first_convolution(network, backbone.preprocessing.channels)
     if first is None:
         raise RequestError(
-            f"{backbone.name} has no convolution that takes RGB images, which grey ones could go through instead",
+            f"{backbone.name} has no convolution with RGB input that could be changed to greyscale",
             "drop --channels 1, or choose another backbone",
         )
     convolution = first[1]

@@ -1,4 +1,4 @@
-"""What trains, compiled by torch for as long as a phase lasts."""
+"""Compiles the training network with torch, anew for each phase."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ftkit.errors import FtkitError, one_line
 
 
 def compiled(module: nn.Module) -> nn.Module:
-    """The module, compiled at its first call; what was compiled before is forgotten.
+    """The module, compiled at its first call; earlier compilations are dropped.
 
-    Another phase lets gradients pass elsewhere, which is another program. Dynamo gives up, and computes as without it,
-    after a few programs for the same code; with those of earlier phases gone, it doesn't come to that.
+    Each phase has other trainable parameters, so another program. After a few programs for the same code Dynamo falls
+    back to eager mode, which dropping those of earlier phases avoids.
     """
     torch.compiler.reset()
     return torch.compile(module)  # type: ignore[return-value]
@@ -23,15 +23,15 @@ def compiled(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def compiler_faults(asked: bool) -> Iterator[None]:
-    """Says in one line that a network can't be compiled, where that was asked for.
+    """Reports in one line that a network can't be compiled, where `--compile` is set.
 
     Raises:
-        FtkitError: The compiler failed; other errors pass.
+        FtkitError: The compiler failed. Other errors are raised unchanged.
     """
     try:
         yield
     except Exception as error:
-        # Its own classes are in modules that take seconds to import, which a run without it needn't.
+        # Their classes are in modules that take seconds to import.
         if not asked or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

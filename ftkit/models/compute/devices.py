@@ -1,4 +1,4 @@
-"""Where and in which arithmetic a network computes: what was asked for, or a refusal; never another one in silence."""
+"""Device and precision of a network: those that were requested, or an error, never others."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ftkit.errors import RequestError, unknown
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEW, AREA = 8, 224 * 224
-"""Images of so many pixels that a CPU computes at a time: of more, what lies between two layers leaves its caches.
-(ResNet-18 in bf16: 64 at a time take a third longer.)"""
+"""Images of that area per batch for inference on a CPU: activations of more images don't fit into its caches.
+(ResNet-18 in bf16: batches of 64 take a third longer.)"""
 MANY = 1 << 20
-"""For a GPU no batch is too large but for its memory."""
+"""For a GPU only the memory limits the batch."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What a network computes on and in.
+    """Device, precision and memory layout of a network.
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
-        layout: Of images in memory; `engine.network.layout` chooses it.
+        layout: Of images; `models.compute.memory_format` chooses it.
     """
 
     device: torch.device
@@ -41,7 +41,7 @@ class Compute:
 
     @property
     def fuses(self) -> bool:
-        """Whether torch has optimizers for it that update in one pass, and nothing scales the gradients."""
+        """Whether fused optimizers are available: torch has them for the device, and no gradients are scaled."""
         return self.device.type in ("cpu", "cuda") and self.precision != "fp16"
 
     def autocast(self) -> torch.autocast:
@@ -49,29 +49,29 @@ class Compute:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def take(self, values: Tensor) -> Tensor:
-        """Images, or what stands for them, on the device; what isn't `(b, channels, height, width)` has no layout."""
+        """Images or activations on the device, in the memory layout if they are `(b, channels, height, width)`."""
         if values.ndim != 4:
             return values.to(self.device, non_blocking=True)
         return values.to(self.device, non_blocking=True, memory_format=self.layout)
 
     def parts(self, values: Tensor) -> Sequence[Tensor]:
-        """The same as `take`, as many at a time as a network in eval mode computes most quickly."""
+        """The same in batches of the size that is fastest for inference."""
         taken = self.take(values)
         return torch.split(taken, self.few(taken.shape[-1])) if taken.ndim == 4 else (taken,)
 
     def few(self, size: int) -> int:
-        """How many images of `size` pixels a side are computed most quickly together."""
+        """The batch size that is fastest for inference, for images of `size` x `size` pixels."""
         return max(FEW, FEW * AREA // size**2) if self.device.type == "cpu" else MANY
 
 
 def compute_of(accelerator: Accelerator) -> Compute:
-    """What an accelerator is set up for."""
+    """Device and precision of an accelerator."""
     precision = next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
     return Compute(accelerator.device, precision)
 
 
 def choose_compute(device: str, precision: str, network: nn.Module) -> Compute:
-    """What a network computes on and in.
+    """Choose device and precision for a network.
 
     Raises:
         RequestError: As `choose_device` and `choose_precision`.
@@ -81,25 +81,25 @@ def choose_compute(device: str, precision: str, network: nn.Module) -> Compute:
 
 
 def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) -> Accelerator:
-    """An accelerator of the config's device and precision.
+    """An accelerator for the config's device and precision.
 
     Args:
         light: As in `choose_precision`.
 
     Raises:
-        RequestError: This machine hasn't got the device, or the device can't do the precision.
+        RequestError: The machine doesn't have the device, or the device doesn't support the precision.
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device, light)
     if config.zero_stage:
-        # accelerate imports DeepSpeed where it is there, which else guesses, and says that it does.
+        # accelerate imports DeepSpeed if it is installed, which would otherwise guess the device and print that.
         os.environ.setdefault("DS_ACCELERATOR", device)
-    # accelerate keeps one state a process, which would refuse a second run in another precision.
+    # accelerate keeps one state per process, which refuses a second run in another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=MIXED[precision])
     if accelerator.device.type != device or accelerator.mixed_precision != MIXED[precision]:
         raise RequestError(
-            f"asked for {device} in {precision}, got {accelerator.device.type} in {accelerator.mixed_precision}",
+            f"requested {device} in {precision}, got {accelerator.device.type} in {accelerator.mixed_precision}",
             "unset the ACCELERATE_ variables of the environment",
         )
     check_backend(device, accelerator.num_processes)
@@ -107,32 +107,32 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
 
 
 def join(config: Config) -> None:
-    """Meet the other processes, on the device that the config asks for.
+    """Initialise communication with the other processes, on the config's device.
 
     Raises:
-        RequestError: The device, the precision, the number of processes or the backend isn't what was asked for.
+        RequestError: The device, precision, number of processes or backend isn't the requested one.
     """
     if launch_env.world() > 1:
         make_accelerator(config)
 
 
 def choose_device(wanted: str) -> str:
-    """`cuda`, `mps` or `cpu`: the one asked for, or with `auto` the first of these that is there."""
+    """`cuda`, `mps` or `cpu`: the requested one, or with `auto` the first that is available."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return next(name for name, there in present.items() if there)
     if wanted not in present:
         raise unknown("device", wanted, ["auto", *present])
     if not present[wanted]:
-        raise RequestError(f"device {wanted!r} isn't there on this machine", "give --device cpu or --device auto")
+        raise RequestError(f"device {wanted!r} isn't available on this machine", "give --device cpu or --device auto")
     return wanted
 
 
 def choose_precision(wanted: str, device: str, light: Callable[[], bool]) -> str:
-    """`auto` is bf16 where the hardware multiplies in it, else fp32. fp16 on CPU is refused.
+    """`auto` is bf16 where the hardware supports it, else fp32. fp16 on the CPU is refused.
 
     Args:
-        light: Whether the network is one of those that `is_light` tells; asked only where it matters.
+        light: Whether `is_light` holds for the network; called only where it matters.
     """
     if wanted == "auto":
         return "bf16" if _multiplies_in_bf16(device) and not (device == "cpu" and light()) else "fp32"
@@ -148,9 +148,9 @@ def _multiplies_in_bf16(device: str) -> bool:
 
 
 def is_light(network: nn.Module) -> bool:
-    """Whether a network has depthwise convolutions and batch norms, as MobileNet and EfficientNet do.
+    """Whether a network has depthwise convolutions and BatchNorm, as MobileNet and EfficientNet do.
 
-    A CPU takes longer over the gradients of these in bf16 than in fp32 (MobileNetV3 small, AMX: 1.7 times as long).
+    A CPU computes their gradients more slowly in bf16 than in fp32 (MobileNetV3 small, AMX: 1.7 times as long).
     """
     modules = list(network.modules())
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in modules)

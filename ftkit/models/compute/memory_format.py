@@ -1,6 +1,4 @@
-"""How weights and images lie in memory: channels last, and for computing forward in 16 bits, where the network can take
-it and that is quicker.
-"""
+"""Memory layout and type of weights and images: channels last, and 16 bits for inference, where that is faster."""
 
 from __future__ import annotations
 
@@ -17,20 +15,20 @@ from torch.nn.modules.conv import _ConvNd
 from ftkit.models.compute.devices import DTYPES, Compute
 
 FEWEST = 4
-"""Channels from which on torch computes a strided convolution of one pixel on channels last without fault."""
+"""Input channels from which torch computes strided 1x1 convolutions correctly on channels-last memory."""
 
 
 def choose_memory_format(network: nn.Module, compute: Compute, channels: int, size: int) -> Compute:
-    """Move a network to its device, in the layout that is quickest there; no value changes.
+    """Move a network to its device, in the fastest memory layout; no value changes.
 
-    Convolutions are quicker on channels last on CPUs, and on GPUs in 16 bits. A network whose own code takes the
-    other layout for granted, as `x.view(len(x), -1)` does, fails on two images that it is tried on, and keeps that one.
+    Channels last is faster for convolutions on CPUs, and on GPUs in 16 bits. A network whose code requires the other
+    layout, such as `x.view(len(x), -1)`, fails on two trial images and keeps that layout.
 
     Args:
         size: Side of the images, in pixels.
 
     Returns:
-        The same device and precision, with the layout that images must have.
+        The same device and precision, with the layout for images.
     """
     device = compute.device
     quicker = device.type == "cpu" or (device.type == "cuda" and compute.precision != "fp32")
@@ -44,16 +42,16 @@ def choose_memory_format(network: nn.Module, compute: Compute, channels: int, si
         with restored(network), torch.no_grad(), last.autocast():
             network(images)
     except Exception:
-        # Whatever else it may mean is said when the network is used.
+        # Any other fault is reported when the network is used.
         _arrange(network, compute)
         return compute
     return last
 
 
 def _crashes_on_channels_last(network: nn.Module) -> bool:
-    """Whether torch's backward pass on the CPU would write past its memory there (2.15), which ends the process.
+    """Whether torch's backward pass on the CPU (2.15) would write out of bounds, which kills the process.
 
-    It does for a convolution of one pixel with a stride on fewer than four channels, as RepVGG's and FastViT's first.
+    It does for strided 1x1 convolutions with fewer than four input channels, such as the first of RepVGG and FastViT.
     """
     return any(
         isinstance(module, nn.Conv2d)
@@ -65,13 +63,13 @@ def _crashes_on_channels_last(network: nn.Module) -> bool:
 
 
 def cast(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.Module:
-    """A network to compute forward with, whose weights are what autocast would make of the others at each call.
+    """A copy of a network for inference whose weights are cast once, instead of by autocast at each call.
 
-    These are the weights of convolutions and linear layers; all else is shared with the network. A network that doesn't
-    give the same so, to the bit, on two images that it is tried on, is returned as it is; in fp32 it always is.
+    Weights of convolutions and linear layers are cast; all else is shared. A network whose outputs on two trial images
+    differ in any bit is returned unchanged, as any network is in fp32.
 
     Args:
-        network: In eval mode, on its device; gives a tensor or several.
+        network: In eval mode, on its device; returns one or several tensors.
         size: Side of the images, in pixels.
     """
     if compute.precision == "fp32":
@@ -84,7 +82,7 @@ def cast(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.M
                 tuple(out) if isinstance(out, tuple) else (out,) for out in (network(images), quick(images))
             )
     except Exception:
-        # Whatever a network's own code does with its weights, or with being copied.
+        # The network's own code may fail on cast weights, or on being copied.
         return network
     return quick if all(map(torch.equal, ones, others)) else network
 
@@ -104,7 +102,7 @@ def _arrange(network: nn.Module, compute: Compute) -> None:
 
 @contextmanager
 def restored(network: nn.Module) -> Iterator[None]:
-    """Puts buffers and random numbers back to what they were, whatever the network does meanwhile."""
+    """Restores a network's buffers and the state of torch's CPU generator."""
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     random = torch.get_rng_state()
     try:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ftkit.errors import FtkitError
-from ftkit.metrics.finite_outputs import usable_rows
-from ftkit.metrics.names import NOT_FINITE
+from ftkit.errors import FtkitError, plural
+from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.parts.exporter import TrainedModel
 from ftkit.transforms.preprocessing import Preprocessing
 
@@ -75,10 +74,10 @@ def reference_batches(model: TrainedModel, images: Sequence[Tensor]) -> tuple[Ba
     """
     with torch.no_grad():
         batches = tuple(Batch(part, model.network(part).float()) for several in images for part in _in_batches(several))
-    wrong = sum(int((~usable_rows(batch.logits)).sum()) for batch in batches)
-    if wrong:
+    finite = finite_rows(torch.cat([batch.logits for batch in batches]))
+    if not finite.all():
         raise FtkitError(
-            f"{NOT_FINITE} for {wrong} of {sum(len(batch.images) for batch in batches)} images",
+            f"{NOT_FINITE} for {int((~finite).sum())} of {plural(len(finite), 'image')}",
             "the weights are damaged or the training diverged: train again",
         )
     return batches
@@ -125,5 +124,5 @@ def _check_logits(found: object, expected: Tensor) -> None:
             f"the exported model returns logits of shape {tuple(found.shape)} for {len(expected)} images, "
             f"not {tuple(expected.shape)}"
         )
-    if not usable_rows(found).all():
+    if not finite_rows(found).all():
         raise InvalidExport("the exported model returns logits that are not finite")

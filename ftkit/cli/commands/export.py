@@ -29,10 +29,11 @@ def export(
         str | None,
         typer.Argument(metavar="[RUN|MODEL]", help="A run, a model, or PLUGIN/ADDRESS; else the latest run."),
     ] = None,
+    *,
     format_name: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="torch-export, onnx, or PLUGIN/NAME of a plugin's.")
-    ] = ...,  # type: ignore[assignment]
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="New folder to write.")] = ...,  # type: ignore[assignment]
+        str, typer.Option("--format", metavar="NAME", help="An exporter by name; see `ftkit exporters list`.")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="New folder to write.")],
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format: --set opset=18.")
     ] = None,
@@ -42,7 +43,7 @@ def export(
         Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
     ] = None,
 ) -> None:
-    """Write a model in another format, and check that it computes the same."""
+    """Export a model to another format, and compare it with the model."""
     from ftkit.config.sources import from_flags
 
     bundle = model_folder(model, output)

@@ -25,6 +25,7 @@ from ftkit.api import (
     Optimizer,
     Outputs,
     RequestError,
+    TrainedModel,
 )
 from ftkit.plugins import Registry
 from ftkit.testing import (
@@ -386,23 +387,26 @@ class InMemory(Exporter):
 
     fault: str = ""
 
-    def export(self, model: nn.Module, images: Tensor, folder: Path) -> tuple[Path, ...]:
+    def export(self, model: TrainedModel, images: Tensor, folder: Path) -> tuple[Path, ...]:
         file = (folder.parent if self.fault == "outside" else folder) / "model.pt"
         file.write_text("a model")
-        MODELS[folder] = deepcopy(model)
+        MODELS[folder] = deepcopy(model.network)
         if self.fault == "weights":
             with torch.no_grad():
-                next(model.parameters()).add_(1)
+                next(model.network.parameters()).add_(1)
         if self.fault == "mode":
-            model.train()
+            model.network.train()
         return () if self.fault == "none" else (file, folder / "labels.txt") if self.fault == "absent" else (file,)
 
-    def logits(self, folder: Path, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = MODELS[folder](images)
-        if self.fault == "batch" and len(images) != 2:
-            return logits[:0]
-        return {"values": logits + 0.01, "type": logits.double()}.get(self.fault, logits)
+    def load(self, folder: Path) -> Callable[[Tensor], Tensor]:
+        def compute(images: Tensor) -> Tensor:
+            with torch.inference_mode():
+                logits: Tensor = MODELS[folder](images)
+            if self.fault == "batch" and len(images) != 2:
+                return logits[:0]
+            return {"values": logits + 0.01, "type": logits.double()}.get(self.fault, logits)
+
+        return compute
 
 
 @pytest.mark.parametrize(

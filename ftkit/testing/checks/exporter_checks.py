@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftkit.api import Exporter
+from ftkit.api import Exporter, Preprocessing, TrainedModel
 from ftkit.testing.contract import require, require_frozen_dataclass
 from ftkit.testing.randomness import seeded
 
@@ -30,7 +31,10 @@ def check_exporter(exporter: Exporter) -> None:
     """
     import torch
 
+    from ftkit.exporting.model_export import require_packages
+
     require_frozen_dataclass(exporter)
+    require_packages(exporter, type(exporter).__name__)
     with seeded(0), tempfile.TemporaryDirectory() as scratch:
         model, folder = _network(), Path(scratch, "export")
         folder.mkdir()
@@ -38,21 +42,23 @@ def check_exporter(exporter: Exporter) -> None:
         with torch.inference_mode():
             expected = [model(images) for images in batches]
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        _check_files(exporter.export(model, batches[0], folder), folder)
+        trained = TrainedModel(model, tuple(map(str, range(CLASSES))), Preprocessing(size=SIDE))
+        _check_files(exporter.export(trained, batches[0], folder), folder)
         require(not model.training, "it leaves the model in training mode", "restore the mode")
         changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])]
         require(not changed, f"it changes the model's {', '.join(changed)}", "export a copy")
+        exported = exporter.load(folder)
         for images, logits in zip(batches, expected, strict=True):
-            _compare(exporter, exporter.logits(folder, images), logits)
+            _compare(exporter, exported(images), logits)
 
 
-def _check_files(files: tuple[Path, ...], folder: Path) -> None:
+def _check_files(files: Sequence[Path], folder: Path) -> None:
     require(bool(files), "it returns no files", "return the paths of the files that were written")
     for file in files:
         inside = Path(file).resolve().is_relative_to(folder.resolve())
         require(inside, f"it writes {file}, which is not in the given folder")
         require(
-            Path(file).is_file() and Path(file).stat().st_size > 0, f"it returns {file}, which is not there or empty"
+            Path(file).exists() and Path(file).stat().st_size > 0, f"it returns {file}, which is not there or empty"
         )
 
 
@@ -60,11 +66,11 @@ def _compare(exporter: Exporter, found: Tensor, expected: Tensor) -> None:
     import torch
 
     where = f"for {len(expected)} images"
-    require(isinstance(found, torch.Tensor), f"{where} logits() returned {type(found).__name__}, not a tensor")
+    require(isinstance(found, torch.Tensor), f"{where} the exported model returns {type(found).__name__}, not a tensor")
     shape = tuple(found.shape)
     require(shape == tuple(expected.shape), f"{where} its logits have shape {shape}, not {tuple(expected.shape)}")
     require(found.dtype == torch.float32, f"{where} its logits are {found.dtype}, not float32")
-    difference = float((found - expected).abs().max())
+    difference = float((found - expected).detach().abs().max())
     close = difference <= exporter.tolerance
     require(close, f"{where} its logits differ by {difference:.3g}, more than the tolerance of {exporter.tolerance:g}")
 

@@ -109,13 +109,25 @@ def make_exporter(name: str, settings: Sequence[Setting], registry: Registry) ->
     options = as_typed(given, written(marks, (SECTION,), given), cls)
     sources = {".".join(key): setting.where for key, setting in marks.items()}
     exporter = make(cls, options, SECTION, sources, registry)
+    require_packages(exporter, f"--format {name}")
+    return exporter
+
+
+def require_packages(exporter: Exporter, what: str) -> None:
+    """Check that the packages of an exporter are installed.
+
+    Args:
+        what: The exporter in the message.
+
+    Raises:
+        RequestError: Names those that are missing, and what `pip install` takes.
+    """
     missing = [package for package in exporter.packages if not is_installed(package)]
     if missing:
         raise RequestError(
-            f"--format {name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
             f"pip install '{exporter.install}'" if exporter.install else None,
         )
-    return exporter
 
 
 def _run_config(bundle: Path) -> tuple[Resolved | None, tuple[str, ...]]:

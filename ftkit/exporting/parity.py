@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ftkit.errors import FtkitError
+from ftkit.errors import FtkitError, plural
 from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.parts.exporter import TrainedModel
 from ftkit.transforms.preprocessing import Preprocessing
@@ -74,10 +74,10 @@ def reference_batches(model: TrainedModel, images: Sequence[Tensor]) -> tuple[Ba
     """
     with torch.no_grad():
         batches = tuple(Batch(part, model.network(part).float()) for several in images for part in _in_batches(several))
-    wrong = sum(int((~finite_rows(batch.logits)).sum()) for batch in batches)
-    if wrong:
+    finite = finite_rows(torch.cat([batch.logits for batch in batches]))
+    if not finite.all():
         raise FtkitError(
-            f"{NOT_FINITE} for {wrong} of {sum(len(batch.images) for batch in batches)} images",
+            f"{NOT_FINITE} for {int((~finite).sum())} of {plural(len(finite), 'image')}",
             "the weights are damaged or the training diverged: train again",
         )
     return batches

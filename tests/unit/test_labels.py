@@ -48,7 +48,7 @@ def refused(data: Path, **settings: Any) -> str:
 
 def kinds(splits: Splits, split: str) -> list[tuple[str, str]]:
     """The folder of each sample, and the class that it counts as."""
-    there = dict(splits.present())[split]  # type: ignore[call-overload]
+    there = dict(splits.present())[split]  # type: ignore[index]
     return [(name.split("/")[1], splits.classes[label]) for name, label in zip(there.names, there.labels, strict=True)]  # type: ignore[call-overload]
 
 

@@ -103,11 +103,14 @@ def _request(arguments: dict[str, Any]) -> Request:
             "--data and --dataset: give one of them",
             "options of a named dataset are given like --set dataset.root=FOLDER (for csv, --set dataset.path=FILE)",
         )
-    flags = {
-        flag.key: (flag.names[0], flag.parse(value) if isinstance(value, str) else value)
-        for flag in FLAGS
-        if (value := arguments[flag.parameter]) not in (None, [])
-    }
+    flags: dict[str, tuple[str, Any]] = {}
+    for flag in FLAGS:
+        value = arguments[flag.parameter]
+        if value in (None, []):
+            continue
+        value = flag.parse(value) if isinstance(value, str) else value
+        name, earlier = flags.get(flag.key, (flag.names[0], []))
+        flags[flag.key] = name, ([*earlier, *value] if isinstance(value, list) else value)
     return Request(arguments["config_file"], flags, arguments["config_sets"] or [])
 
 

@@ -25,6 +25,7 @@ from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
 from ftkit.planning.weight_source import WeightSource, choose_weights, require_head, weights_of_run
+from ftkit.plugin_errors import plugin_boundary
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
@@ -32,7 +33,7 @@ from ftkit.transforms.augmentation import check_channels
 
 TASK = "multiclass"
 """The kind of targets that a run has."""
-NOT_YET = ("image_transforms", "batch_transforms", "callbacks")
+NOT_YET = ("image_transforms", "batch_transforms")
 """Sections of the config that nothing in a run takes yet."""
 
 
@@ -129,7 +130,7 @@ def _means_checked(plan: Plan) -> Plan:
     _check_cached_augmentations(plan)
     notes = random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
-    notes += _check_patience(plan) + _rate_notes(plan)
+    notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
 
 
@@ -223,6 +224,26 @@ def _require_support(plan: Plan) -> None:
     for section in NOT_YET:
         if getattr(config, section):
             raise RequestError(f"{where(section)}: not supported yet", "drop it")
+
+
+def _check_callbacks(plan: Plan) -> tuple[str, ...]:
+    """Let each callback refuse the run, or describe what it does.
+
+    Raises:
+        RequestError: A callback can't work in it.
+    """
+    config, described, notes = plan.config, plan.to_json() if plan.callbacks else {}, list[str]()
+    for choice, callback in zip(config.callbacks, plan.callbacks, strict=True):
+        if callback.needs_whole_weights and (config.fsdp or config.zero_stage):
+            flag = "--fsdp" if config.fsdp else "--zero-stage"
+            raise RequestError(
+                f"callback {choice.name!r} needs whole weights in each process, and {flag} shards them",
+                "drop one of the two",
+            )
+        with plugin_boundary(f"check of callback {choice.name!r}", callback):
+            callback.check(described)
+            notes.append(callback.describe())
+    return tuple(note for note in notes if note)
 
 
 def _without_epochs(resolved: Resolved) -> Resolved:

@@ -48,6 +48,8 @@ MODULES = (
     "ftkit.builtin.strategies.unfreezing",
     "ftkit.builtin.curves.curves",
     "ftkit.builtin.losses.multiclass",
+    "ftkit.builtin.callbacks.ema",
+    "ftkit.builtin.callbacks.l2_sp",
 )
 
 

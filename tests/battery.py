@@ -57,8 +57,23 @@ WITH_PROBE: dict[str, dict[str, Any]] = {"gradual": {}, "probe-then-finetune": {
 """On LeNet, the network whose weights come with ftkit."""
 
 SAMPLE = ("gradual", "then")
-STOPS = (("gradual", 5), ("gradual", 2), ("full", 4), ("gradual", 1), ("discriminative", 7), ("norms", 6))
-"""Strategies, and steps after which a process gets a signal; an epoch has three."""
+CALLBACKS: dict[str, Any] = {
+    "backbone": "lenet",
+    "weights": "default",
+    "plugins": [str(Path(__file__).with_name("noise_plugin.py"))],
+    "callbacks": [{"name": "ema", "decay": 0.8}, {"name": "l2-sp", "strength": 1.0}, "noise-plugin/noise"],
+}
+STOPS: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("gradual", 5, {}),
+    ("gradual", 2, {}),
+    ("gradual", 4, CALLBACKS),
+    ("full", 4, {}),
+    ("gradual", 1, {}),
+    ("discriminative", 7, {}),
+    ("norms", 6, {}),
+    ("full", 5, CALLBACKS),
+)
+"""Strategies, steps after which a process gets a signal, and further settings; an epoch has three steps."""
 
 SIZES = [1, 2, 3, 6, 7, 8, 13, 14, 15, 97]
 
@@ -134,7 +149,8 @@ def schedules(folder: Path, sample: bool) -> dict[str, Any]:
         watch = Watch()
         setattr(Checkpointing, "write", partialmethod(watch))  # noqa: B010 - a method is replaced
         name = f"{'lenet-' if lenet else ''}{strategy}"
-        plan = ftkit.plan(**settings(folder / "data", folder / "runs", name, strategy, options, lenet))
+        more = CALLBACKS if lenet and strategy == "gradual" else {}
+        plan = ftkit.plan(**settings(folder / "data", folder / "runs", name, strategy, options, lenet) | more)
         ftkit.train(plan)
         alone = [plan.learning_rates(epoch * plan.batches.steps) for epoch in range(plan.config.epochs)]
         found[name] = {"spread": watch.spread, "thawed": watch.thawed, "rates": watch.rates, "rates of one": alone}
@@ -152,13 +168,14 @@ class StopOne(StopAt):
 def stops(folder: Path, sample: bool) -> dict[str, Any]:
     """A run that a signal to one process stopped, in all kinds of places, and one that went through."""
     found: dict[str, Any] = {}
-    for number, (strategy, step) in enumerate(STOPS[:2] if sample else STOPS):
-        plain = settings(folder / "data", folder / "whole", strategy, strategy, {}, lenet=False)
-        if not (folder / "whole" / strategy).exists():
+    for number, (strategy, step, more) in enumerate(STOPS[:3] if sample else STOPS):
+        whole = f"{strategy}-callbacks" if more else strategy
+        plain = settings(folder / "data", folder / "whole", whole, strategy, {}, lenet=False) | more
+        if not (folder / "whole" / whole).exists():
             # The main process makes it a little later than the others look, so all must have looked first.
             torch.distributed.barrier()
             ftkit.train(ftkit.plan(**plain))
-        name = f"{strategy}-{step}"
+        name = f"{whole}-{step}"
         cut = plain | {"output": str(folder / "cut"), "name": name, "checkpoint": {"every_steps": 1}}
         try:
             ftkit.train(ftkit.plan(**cut), StopOne(number % 2, step))
@@ -166,7 +183,7 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
         except RunInterrupted as error:
             code = error.exit_code
         resume(folder / "cut" / name)
-        weights = [root / "last" / "model.safetensors" for root in (folder / "whole" / strategy, folder / "cut" / name)]
+        weights = [root / "last" / "model.safetensors" for root in (folder / "whole" / whole, folder / "cut" / name)]
         records = [
             [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines.splitlines()]
             for lines in ((root.parents[1] / "metrics.jsonl").read_text() for root in weights)

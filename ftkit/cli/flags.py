@@ -78,8 +78,8 @@ def _comma_separated(text: str) -> list[str]:
     return text.split(",")
 
 
-def _with_alpha(name: str) -> Callable[[str], list[dict[str, str]]]:
-    return lambda text: [{"name": name, "alpha": text}]
+def _with_option(name: str, option: str) -> Callable[[str], list[dict[str, str]]]:
+    return lambda text: [{"name": name, option: text}]
 
 
 FLAGS: tuple[Flag, ...] = (
@@ -170,7 +170,7 @@ FLAGS: tuple[Flag, ...] = (
         "ALPHA",
         "Mixup: mix images by weights from Beta(ALPHA, ALPHA).",
         TRAINING,
-        parse=_with_alpha("mixup"),
+        parse=_with_option("mixup", "alpha"),
     ),
     Flag(
         ("--cutmix",),
@@ -178,7 +178,7 @@ FLAGS: tuple[Flag, ...] = (
         "ALPHA",
         "CutMix: exchange rectangles; areas from Beta(ALPHA, ALPHA).",
         TRAINING,
-        parse=_with_alpha("cutmix"),
+        parse=_with_option("cutmix", "alpha"),
     ),
     Flag(("--random-erasing",), "augment.erase", "P", "Probability of erasing a random rectangle.", TRAINING),
     Flag(("--loss",), "loss.name", "NAME", "Training loss.", TRAINING, "losses"),
@@ -196,6 +196,22 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--probe",), "probe", None, "Initialise the head by logistic regression on frozen features.", TRAINING),
     Flag(("--monitor",), "monitor", "NAME", "Metric that selects the best epoch.", TRAINING, "metrics"),
     Flag(("--metric",), "metrics", "NAME", "Further metric; may be repeated.", TRAINING, "metrics", repeats=True),
+    Flag(
+        ("--ema",),
+        "callbacks",
+        "DECAY",
+        "Exponential moving average of the weights, such as 0.999.",
+        TRAINING,
+        parse=_with_option("ema", "decay"),
+    ),
+    Flag(
+        ("--l2-sp",),
+        "callbacks",
+        "STRENGTH",
+        "Decay toward the pretrained weights, such as 0.1.",
+        TRAINING,
+        parse=_with_option("l2-sp", "strength"),
+    ),
     Flag(("--patience",), "patience", "N", "Early stopping: epochs of the last phase without improvement.", TRAINING),
     Flag(("--seed",), "seed", "N", "Random seed.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Numeric precision.", MACHINE, PRECISIONS),

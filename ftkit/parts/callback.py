@@ -39,6 +39,10 @@ class Callback:
             RequestError: Names the option and the remedy.
         """
 
+    def describe(self) -> str:
+        """One line for the plan on what the callback does with these options; empty for none."""
+        return ""
+
     def on_run_start(self, run: RunContext) -> None:
         """Before the first step of a new or resumed run, after `load_state_dict`; `run.epoch` tells them apart."""
 

@@ -76,8 +76,16 @@ class Task(ABC):
         """The probability of each class, `(b, classes)`, of logits of the same shape."""
 
     @abstractmethod
+    def plain_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The sum over a batch of what the metric `loss` averages; a scalar, for the training loss of an epoch.
+
+        Args:
+            targets: As `targets` gives them, or as `soft_targets` and batch transforms do.
+        """
+
+    @abstractmethod
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether each prediction is right, bool `(b,)`, for the training accuracy of an epoch."""
+        """Whether each prediction is right, bool `(b,)`, for the training accuracy of an epoch; args as above."""
 
     @abstractmethod
     def fit_head(self, features: Tensor, targets: Tensor, classes: int, **options: Any) -> HeadFit:

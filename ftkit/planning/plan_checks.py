@@ -13,12 +13,10 @@ from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
 from ftkit.planning.run_plan import Plan
 from ftkit.planning.weight_source import WeightSource
+from ftkit.plugin_errors import plugin_boundary
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Schedule
 from ftkit.transforms.augmentation import check_channels
-
-NOT_YET = ("callbacks",)
-"""Sections of the config that aren't supported yet."""
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -32,12 +30,12 @@ def check_plan(plan: Plan) -> Plan:
     assert plan.splits.val is not None, "make_plan refuses data without a validation split"
     _check_metrics(plan, plan.splits.val)
     _require_trackers(config.tracker)
-    _require_support(plan)
+    _check_balance(plan)
     check_channels(plan.augmentation, plan.preprocessing.channels)
     _check_cached_augmentations(plan)
     notes = _random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
-    notes += _check_patience(plan) + _rate_notes(plan)
+    notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
 
 
@@ -107,17 +105,33 @@ def _require_trackers(names: Iterable[str]) -> None:
             raise RequestError(f"tracker {name!r} isn't installed", f"pip install 'ftkit[{name}]', or drop --tracker")
 
 
-def _require_support(plan: Plan) -> None:
-    """Refuse settings that aren't supported."""
-    config, where = plan.config, plan.resolved.where
-    if plan.task.name != "multiclass" and config.balance != "none":
+def _check_balance(plan: Plan) -> None:
+    """Refuse class balance where an image may have several classes."""
+    if plan.task.name != "multiclass" and plan.config.balance != "none":
         raise RequestError(
-            f"{where('balance')}: classes can be balanced for one class per image only",
+            f"{plan.resolved.where('balance')}: classes can be balanced for one class per image only",
             "set loss.pos_weight=balanced instead",
         )
-    for section in NOT_YET:
-        if getattr(config, section):
-            raise RequestError(f"{where(section)}: not supported yet", "drop it")
+
+
+def _check_callbacks(plan: Plan) -> tuple[str, ...]:
+    """Let each callback refuse the run, or describe what it does.
+
+    Raises:
+        RequestError: A callback can't work in it.
+    """
+    config, described, notes = plan.config, plan.to_json() if plan.callbacks else {}, list[str]()
+    for choice, callback in zip(config.callbacks, plan.callbacks, strict=True):
+        if callback.needs_whole_weights and (config.fsdp or config.zero_stage):
+            flag = "--fsdp" if config.fsdp else "--zero-stage"
+            raise RequestError(
+                f"callback {choice.name!r} needs whole weights in each process, and {flag} shards them",
+                "drop one of the two",
+            )
+        with plugin_boundary(f"check of callback {choice.name!r}", callback):
+            callback.check(described)
+            notes.append(callback.describe())
+    return tuple(note for note in notes if note)
 
 
 def _random_notes(weights: WeightSource, partial: bool, schedule: Schedule, strategy: str) -> tuple[str, ...]:

@@ -57,6 +57,8 @@ MODULES = (
     "ftkit.builtin.batch_transforms.mixing",
     "ftkit.builtin.exporters.torch_export",
     "ftkit.builtin.exporters.onnx",
+    "ftkit.builtin.callbacks.ema",
+    "ftkit.builtin.callbacks.l2_sp",
 )
 
 

@@ -72,12 +72,12 @@ class RunSummary:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The record of the best epoch, the earliest of equals; None before the first."""
+        """The record of the best epoch, the earliest of equals, as in `model_record`; None before the first."""
         lower, best = bool(self.plan["metrics"][self.monitor]["lower_is_better"]), None
         for record in self.records:
             value = self.value(record)
             if is_better(math.nan if value is None else value, self.value(best), lower):
-                best = record
+                best = model_record(record)
         return best
 
     @property
@@ -86,8 +86,18 @@ class RunSummary:
         return self.records[-1].get("weight_drift", {}) if self.records else {}
 
     def value(self, record: Mapping[str, Any] | None) -> float | None:
-        """The monitored metric of an epoch."""
-        return None if record is None else record.get(f"val_{self.monitor}")
+        """The monitored metric of an epoch's model."""
+        return None if record is None else model_record(record).get(f"val_{self.monitor}")
+
+
+def model_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record with the metrics of the weights that are its model: the trained ones, or those of a callback.
+
+    An epoch with weights of callbacks has the better ones' name as `selected_weights`, and their metrics as
+    `val_NAME_accuracy` and so on.
+    """
+    prefix = f"val_{record.get('selected_weights')}_"
+    return {**record, **{f"val_{k.removeprefix(prefix)}": v for k, v in record.items() if k.startswith(prefix)}}
 
 
 def summarize(folder: Path) -> RunSummary:

@@ -54,8 +54,14 @@ class Multiclass(Task):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
 
+    def plain_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, targets, reduction="sum")
+
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return logits.argmax(1) == targets
+        """Whether the likeliest class is the true one; of mixed images, the one with the largest share."""
+        return logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))
 
     def fit_head(self, features: Tensor, targets: Tensor, classes: int, **options: Any) -> HeadFit:
         from ftkit.tasks.head_fit import fit_multinomial

@@ -65,9 +65,14 @@ class Multilabel(Task):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
+    def plain_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum") / logits.shape[1]
+
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Whether the predicted set of classes is the true one, at a threshold of 0.5."""
-        return ((logits > 0) == targets.bool()).all(dim=1)
+        return ((logits > 0) == (targets > 0.5)).all(dim=1)
 
     def fit_head(self, features: Tensor, targets: Tensor, classes: int, **options: Any) -> HeadFit:
         from ftkit.tasks.head_fit import fit_one_vs_rest

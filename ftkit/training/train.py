@@ -16,6 +16,7 @@ from ftkit.errors import FtkitError
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_summary import model_record
 from ftkit.training.callbacks.checkpointing import make_card, save_model
 from ftkit.training.events import Listener
 from ftkit.training.preparation.disk_space import require_room
@@ -31,7 +32,12 @@ from ftkit.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its folder, the records of its epochs, the best of them, and whether it stopped early."""
+    """How a run ended.
+
+    Attributes:
+        records: One an epoch.
+        best: That of the best epoch, with the metrics of its model.
+    """
 
     run: RunFolder
     records: list[dict[str, Any]]
@@ -124,7 +130,7 @@ def _finish(trainer: Trainer) -> Outcome:
         save_model(session, trainer.network_to_save, session.run.last, card)
     session.accelerator.wait_for_everyone()
     best = next(record for record in records if record["epoch"] == trainer.best.best.epoch)
-    return Outcome(session.run, records, best, progress.stopped)
+    return Outcome(session.run, records, model_record(best), progress.stopped)
 
 
 def _position(session: Session) -> str:

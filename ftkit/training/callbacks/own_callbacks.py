@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from ftkit.parts.callback import Callback
@@ -42,5 +43,6 @@ def _chosen(plan: Plan) -> dict[str, Callback]:
     found: dict[str, Callback] = {}
     for choice, callback in zip(plan.config.callbacks, plan.callbacks, strict=True):
         count = sum(name.partition(" ")[0] == choice.name for name in found)
-        found[f"{choice.name} {count + 1}" if count else choice.name] = callback
+        # A plan may be trained more than once, and each run has callbacks of its own.
+        found[f"{choice.name} {count + 1}" if count else choice.name] = deepcopy(callback)
     return found

@@ -141,7 +141,8 @@ def _go_back(session: Session) -> None:
     images = compute.take(
         torch.randn(2, preprocessing.channels, preprocessing.size, preprocessing.size, generator=generator)
     )
-    labels = torch.arange(2, device=session.device) % session.plan.num_classes
+    classes = session.plan.num_classes
+    labels = session.plan.task.targets([0, 1 % classes], classes).to(session.device)
     try:
         with compute.autocast():
             outputs = session.network(images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ftkit.data.loading.loader import Batch
 from ftkit.data.loading.seeds import derive
@@ -16,9 +15,9 @@ from ftkit.training.steps.epoch_totals import EpochTotals
 def batch_loss(session: Session, model: nn.Module, batch: Batch, totals: EpochTotals) -> Tensor:
     """Sum of the images' losses, auxiliary classifiers included; adds the batch to the totals.
 
-    The totals have the plain cross entropy, so that the record can be compared with the validation loss however
-    targets are smoothed or weighted. For images that a batch transform has mixed it is the cross entropy with the
-    mixed targets, and a prediction is correct where it is the class with the largest share.
+    The totals have the plain loss of the task, so that the record can be compared with the validation loss however
+    targets are smoothed or weighted. For images that a batch transform has mixed it is the loss with the mixed
+    targets.
     """
     if not len(batch):
         return _idle_loss(session, model, batch)
@@ -26,9 +25,9 @@ def batch_loss(session: Session, model: nn.Module, batch: Batch, totals: EpochTo
         outputs = model(batch.images)
     logits, auxiliary = split_outputs(outputs)
     with torch.no_grad():
-        plain = cross_entropy(logits, batch.labels, reduction="sum")
-        classes = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
-        totals.add(plain, (logits.argmax(1) == classes).sum(), len(batch))
+        task = session.plan.task
+        plain, correct = task.plain_loss(logits, batch.labels), task.correct(logits, batch.labels)
+        totals.add(plain, correct.sum(), len(batch))
     return session.loss(logits, batch.labels, auxiliary)
 
 

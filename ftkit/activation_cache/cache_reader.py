@@ -20,7 +20,7 @@ from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, TableSpec, cached_prefixes, open_checked_table, table_key
 from ftkit.config.schema import Cache
-from ftkit.data.loading.loader import Batch, Samples, raise_failures
+from ftkit.data.loading.loader import Batch, Samples, raise_failures, split_targets
 from ftkit.data.loading.order import Key
 from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.errors import plural
@@ -79,7 +79,7 @@ class CachedSplit:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All activations in the order of the split, in batches of `size`."""
-        labels = torch.tensor(self.split.labels, dtype=torch.int64)
+        labels = split_targets(self.split)
         for indices in torch.split(torch.arange(len(self.split)), size):
             yield Batch(self.table.take(indices), labels[indices], indices)
 

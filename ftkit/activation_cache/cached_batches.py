@@ -10,7 +10,7 @@ import torch
 from ftkit.activation_cache.cached_augmentations import UNAUGMENTED
 from ftkit.activation_cache.cut import Cut
 from ftkit.activation_cache.table import Table
-from ftkit.data.loading.loader import Batch, ReadFailure
+from ftkit.data.loading.loader import Batch, ReadFailure, split_targets
 from ftkit.data.loading.order import Key
 from ftkit.parts.dataset import SplitName
 
@@ -32,7 +32,7 @@ class CachedBatches:
         self._cache, self._cut, self._split = cache, cut, split
         self.batch_sampler = sampler
         self._variants = variants
-        self._labels = torch.tensor(cache.session.split(split).labels, dtype=torch.int64)
+        self._labels = split_targets(cache.session.split(split))
 
     def __iter__(self) -> Iterator[Batch]:
         every = list(self.batch_sampler)

@@ -101,8 +101,10 @@ def infer(
 
 def _gathered(accelerator: Accelerator, logits: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
     """The rows of all processes. Each is padded to the longest shard with rows of index -1, which are dropped again."""
-    shapes = accelerator.gather(torch.tensor([logits.shape], device=accelerator.device))
-    rows, columns = shapes.amax(dim=0).tolist()
+    shapes = accelerator.gather(torch.tensor([(*logits.shape, labels.ndim)], device=accelerator.device))
+    rows, columns, label_dims = shapes.amax(dim=0).tolist()
+    if not len(labels) and label_dims == 2:
+        labels = torch.empty(0, columns)
     padded = (
         _padded(logits if len(labels) else logits.new_empty(0, columns), rows, 0.0),
         _padded(labels, rows, 0),

@@ -10,6 +10,7 @@ from ftkit.data.class_selection import apply_training_classes
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NAMED
 from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
+from ftkit.parts.label_sets import count_classes
 from ftkit.planning.run_splits import load_checked, splits_of_run
 from ftkit.runs.model_card import ModelCard
 
@@ -65,7 +66,7 @@ def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: Spli
 
 def _absent_note(split: Split, classes: Sequence[str]) -> tuple[str, ...]:
     """A note on the model's classes without an image, where there are any."""
-    there = set(split.labels)
+    there = set(count_classes(split.labels))
     absent = [name for label, name in enumerate(classes) if label not in there]
     if not absent:
         return ()

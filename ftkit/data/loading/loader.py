@@ -250,6 +250,12 @@ def raise_failures(found: Iterable[object]) -> None:
             )
 
 
+def split_targets(split: Split) -> Tensor:
+    """The labels of a split, as `Batch.labels`."""
+    labels = split.labels
+    return label_tensor(labels, labels.num_classes if isinstance(labels, LabelSets) else None)
+
+
 def label_tensor(labels: Sequence[Label], num_classes: int | None = None) -> Tensor:
     """The labels of a batch, as `Batch.labels`.
 

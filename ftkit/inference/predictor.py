@@ -24,6 +24,9 @@ from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.pipeline import evaluation
 from ftkit.transforms.preprocessing import Preprocessing
 
+Ranked = tuple[tuple[str, float], ...]
+"""Classes with their probabilities, best first."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -34,14 +37,17 @@ class Prediction:
         label: The likeliest class; None where there is an `error`.
         probability: Probability of that class, from 0 to 1.
         top: The likeliest classes with their probabilities, best first.
+        labels: Where an image may have several classes, those above their thresholds with their probabilities, best
+            first; None where each image has one class.
         error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
 
     name: str
     label: str | None
     probability: float | None
-    top: tuple[tuple[str, float], ...] = ()
+    top: Ranked = ()
     error: str | None = None
+    labels: Ranked | None = None
 
 
 class Predictor:
@@ -52,6 +58,7 @@ class Predictor:
         self.folder: Path = loaded.folder
         self._compute = loaded.compute
         self._model = loaded.model
+        self._task = loaded.task
         preprocessing = loaded.card.preprocessing
         self._network = cast(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
         self._transform = evaluation(preprocessing)
@@ -117,11 +124,11 @@ class Predictor:
         size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
         groups = grouped(image_inputs(images), size)
         for group, outputs in stream_outputs(self._compute, self._network, groups, self._read):
-            tops = iter(self._top_classes(outputs[0], top_k) if outputs else ())
+            found = iter(self._decoded(outputs[0], top_k) if outputs else ())
             for name, error in group:
-                top = next(tops) if error is None else ()
+                top, labels = next(found) if error is None else ((), None)
                 if top:
-                    yield Prediction(name, *top[0], top)
+                    yield Prediction(name, *top[0], top, labels=labels)
                 else:
                     yield Prediction(name, None, None, error=error or NOT_FINITE)
 
@@ -138,15 +145,23 @@ class Predictor:
             # Whatever is wrong with one image, the others must still be classified.
             return None, (image.name, one_line(f"can't be read: {error or type(error).__name__}"))
 
-    def _top_classes(self, logits: Tensor, top_k: int) -> list[tuple[tuple[str, float], ...]]:
-        """The likeliest classes of each image, best first; empty where the outputs are not finite."""
-        values, indices = logits.float().softmax(dim=1).topk(top_k, dim=1)
-        return [
-            tuple((self.classes[i], p) for i, p in zip(row, probabilities, strict=True)) if usable else ()
-            for usable, row, probabilities in zip(
-                finite_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True
-            )
-        ]
+    def _decoded(self, logits: Tensor, top_k: int) -> list[tuple[Ranked, Ranked | None]]:
+        """The likeliest classes of each image, best first, and its predicted ones where it may have several.
+
+        Empty where the outputs are not finite.
+        """
+        scores = self._task.scores(logits.float())
+        values, indices = scores.topk(top_k, dim=1)
+        rows = zip(finite_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True)
+        tops = [self._named(order, probabilities) if usable else () for usable, order, probabilities in rows]
+        if self._task.exclusive:
+            return [(top, None) for top in tops]
+        chosen = [(row, self._task.predicted(row, self.card.decision)) for row in scores.tolist()]
+        labels = [self._named(order, [row[i] for i in order]) for row, order in chosen]
+        return [(top, own if top else None) for top, own in zip(tops, labels, strict=True)]
+
+    def _named(self, indices: Sequence[int], probabilities: Sequence[float]) -> Ranked:
+        return tuple((self.classes[index], p) for index, p in zip(indices, probabilities, strict=True))
 
 
 def check_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:

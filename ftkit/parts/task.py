@@ -47,6 +47,7 @@ class Task(ABC):
         loss: The loss by default, by its registered name.
         metrics: The metrics of each evaluation, by their registered names.
         monitor: The metric that selects the best epoch by default.
+        exclusive: Whether an image has exactly one class.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -54,6 +55,7 @@ class Task(ABC):
     loss: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     monitor: ClassVar[str]
+    exclusive: ClassVar[bool] = True
 
     @abstractmethod
     def check(self, splits: Splits) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,14 @@ class Evaluated:
         name: `TRAINED`, or that of the callback that brings the weights.
         weights: Of a callback, by name in the network's state dict; empty for those that train.
         value: The monitored metric; NaN where it isn't defined.
+        decision: What turns scores into predictions, fitted on the validation images.
     """
 
     name: str
     evaluation: Evaluation
     weights: Mapping[str, Tensor]
     value: float
+    decision: Mapping[str, Any]
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -121,7 +123,8 @@ def _evaluated(
     evaluation = evaluate_outputs(plan.task.outputs(logits, labels, plan.splits.classes), plan.metrics)
     # make_plan refuses to monitor a metric that the data doesn't have; None is one of outputs that aren't finite.
     value = evaluation.values[plan.config.monitor]
-    return Evaluated(name, evaluation, weights, math.nan if value is None else value)
+    decision = plan.task.fit_decision(logits, labels) if finite_rows(logits).all() else {}
+    return Evaluated(name, evaluation, weights, math.nan if value is None else value, decision)
 
 
 def _note_not_finite(session: Session, logits: Tensor, which: str) -> None:

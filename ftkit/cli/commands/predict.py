@@ -31,6 +31,7 @@ from ftkit.metrics.finite_outputs import NOT_FINITE
 
 if TYPE_CHECKING:
     from ftkit.inference.multi_device import PredictionJob
+    from ftkit.runs.model_card import ModelCard
 
 app = typer.Typer()
 
@@ -114,7 +115,7 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
         console.note(f"{target.path}: has {plural(existing.count, 'prediction')}, resuming after {existing.last}")
     counts = _Counts(existing.count, existing.unreadable, existing.not_finite)
     try:
-        with closing(target.write(predictions, card.classes, job.top_k)) as written:
+        with closing(target.write(predictions, card.classes, job.top_k, _is_exclusive(card))) as written:
             for prediction in written:
                 counts.total += 1
                 counts.not_finite += prediction.error == NOT_FINITE
@@ -124,6 +125,15 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
             console.note(f"{target.path} has the predictions so far: add --resume to the same command to resume")
         raise
     return counts
+
+
+def _is_exclusive(card: ModelCard) -> bool:
+    """Whether the model predicts one class for each image."""
+    from ftkit.config.load import project_plugins
+    from ftkit.plugins import Registry
+    from ftkit.tasks.saved_task import saved_task
+
+    return saved_task(card.task, Registry(project_plugins())).exclusive
 
 
 def _report(counts: _Counts, target: Target, skipped: SkippedFiles) -> None:

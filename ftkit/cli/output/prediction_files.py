@@ -69,9 +69,12 @@ class Target:
         return self.path is not None and self.form != "parquet"
 
     def write(
-        self, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int
+        self, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int, exclusive: bool = True
     ) -> Generator[Prediction, None, None]:
         """Write predictions one by one; yields each after it is written.
+
+        Args:
+            exclusive: As in `lines_of`.
 
         Raises:
             FtkitError: The file can't be written.
@@ -80,19 +83,21 @@ class Target:
             if self.form == "csv":
                 console.expect_data()
             ascii_only = not console.is_utf8(streams.RESULTS)
-            for line, prediction in lines_of(predictions, self.form, classes, top_k, ascii_only=ascii_only):
+            for line, prediction in lines_of(
+                predictions, self.form, classes, top_k, ascii_only=ascii_only, exclusive=exclusive
+            ):
                 console.print_text(line)
                 if prediction is not None:
                     yield prediction
         elif self.form == "parquet":
-            yield from write_parquet(self.path, predictions)
+            yield from write_parquet(self.path, predictions, exclusive)
         else:
-            yield from self._append(self.path, predictions, classes, top_k)
+            yield from self._append(self.path, predictions, classes, top_k, exclusive)
 
     def _append(
-        self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int
+        self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int, exclusive: bool
     ) -> Iterator[Prediction]:
-        lines = lines_of(predictions, self.form, classes, top_k, heading=not self.end)
+        lines = lines_of(predictions, self.form, classes, top_k, heading=not self.end, exclusive=exclusive)
         with file_errors(path), path.open("xb" if self.end is None else "r+b") as file:
             file.truncate(self.end or 0)
             file.seek(0, io.SEEK_END)
@@ -196,13 +201,14 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str,
     try:
         if target.form == "csv":
             rows = csv.reader(lines())
-            width = len(next(rows, []))
+            heading = next(rows, [])
+            width, labels = len(heading), heading.count("labels")
             for row in rows:
                 if not whole or len(row) != width:
                     return
                 predicted = not row[-1]
-                label, probability = (row[1], float(row[2])) if predicted else (row[-1], 0.0)
-                yield row[0], (width - 2) // 2 if predicted else 0, end, label, probability
+                label, probability = (row[1 + labels], float(row[2 + labels])) if predicted else (row[-1], 0.0)
+                yield row[0], (width - 2 - labels) // 2 if predicted else 0, end, label, probability
         else:
             for line in lines():
                 if not whole:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.files.json_text import dump_json, escape_undecodable
 from ftkit.metrics.finite_outputs import NOT_FINITE
+from ftkit.parts.label_sets import SEPARATOR
 
 if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction
@@ -49,7 +50,7 @@ def require_pyarrow() -> Any:
     return pyarrow
 
 
-def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+def write_parquet(path: Path, predictions: Iterable[Prediction], exclusive: bool = True) -> Iterator[Prediction]:
     """Write a temporary file and rename it to `path` once it is complete."""
     pa = require_pyarrow()
     label_and_probability = pa.struct([("label", pa.string()), ("probability", pa.float32())])
@@ -60,6 +61,7 @@ def write_parquet(path: Path, predictions: Iterable[Prediction]) -> Iterator[Pre
             ("probability", pa.float32()),
             ("top", pa.list_(label_and_probability)),
             ("error", pa.string()),
+            *([] if exclusive else [("labels", pa.list_(label_and_probability))]),
         ]
     )
     part = path.with_name(f".{path.name}.part")
@@ -86,19 +88,25 @@ def lines_of(
     top_k: int,
     heading: bool = True,
     ascii_only: bool = False,
+    exclusive: bool = True,
 ) -> Iterator[tuple[str, Prediction | None]]:
     """Lines to print, each with its prediction; None for a heading.
 
     Args:
         ascii_only: Escape non-ASCII characters in JSON lines, for a stream that isn't UTF-8.
+        exclusive: Whether each image has one class; otherwise predictions have `labels`.
     """
     if form == "jsonl":
         write: Callable[[Prediction], str] = partial(_json_line, ascii_only)
     elif form == "csv":
         columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
         if heading:
-            yield _csv_line(["file", "label", "probability", *columns, "error"]), None
-        write = _csv_writer(top_k)
+            labels = [] if exclusive else ["labels"]
+            yield _csv_line(["file", *labels, "label", "probability", *columns, "error"]), None
+        write = _csv_writer(top_k, exclusive)
+    elif not exclusive:
+        yield "file  labels" + ("" if top_k == 1 else "  likeliest classes"), None
+        write = partial(_labels_row, top_k)
     else:
         width = max(map(len, (UNREADABLE, UNUSABLE, *map(one_line, classes))))
         yield "  ".join([*[f"{'class':<{width}}  probability"] * top_k, "file"]), None
@@ -117,16 +125,32 @@ def _facts(prediction: Prediction) -> dict[str, Any]:
         "file": prediction.name,
         "label": prediction.label,
         "probability": _rounded(prediction.probability),
-        "top": [{"label": label, "probability": _rounded(p)} for label, p in prediction.top],
+        "top": _pairs(prediction.top),
         "error": prediction.error,
+        **({} if prediction.labels is None else {"labels": _pairs(prediction.labels)}),
     }
 
 
-def _csv_writer(top_k: int) -> Callable[[Prediction], str]:
+def _pairs(ranked: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": label, "probability": _rounded(p)} for label, p in ranked]
+
+
+def _labels_row(top_k: int, prediction: Prediction) -> str:
+    """An image with its predicted classes, and with the likeliest ones where several are asked for."""
+    name = one_line(prediction.name)
+    if prediction.error:
+        mark = UNUSABLE if prediction.error == NOT_FINITE else UNREADABLE
+        return f"{name}  {mark}  ({one_line(prediction.error)})"
+    lists = [prediction.labels or (), *([] if top_k == 1 else [prediction.top])]
+    return "  ".join([name, *(", ".join(f"{one_line(c)} {p:.4f}" for c, p in each) or "(none)" for each in lists)])
+
+
+def _csv_writer(top_k: int, exclusive: bool) -> Callable[[Prediction], str]:
     def write(prediction: Prediction) -> str:
         cells = [cell for label, p in prediction.top for cell in (label, f"{p:.6f}")]
         cells = cells or [""] * (2 * top_k)
-        return _csv_line([prediction.name, *cells, prediction.error or ""])
+        labels = [] if exclusive else [SEPARATOR.join(label for label, _ in prediction.labels or ())]
+        return _csv_line([prediction.name, *labels, *cells, prediction.error or ""])
 
     return write
 

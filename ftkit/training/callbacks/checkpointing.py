@@ -60,7 +60,7 @@ class Checkpointing(TrainerCallback):
         trainer, session, selected = self.trainer, self.trainer.session, self.trainer.validation.selected
         network, card = trainer.network_to_save, None
         if trainer.best.is_best and session.is_main:
-            card = make_card(session.plan, selected.metrics, session.progress.epoch)
+            card = make_card(session.plan, selected.metrics, session.progress.epoch, selected.decision)
         if not self._epoch_is_due():
             self._unsaved = True
             if card is not None:
@@ -141,8 +141,8 @@ def save_model(session: Session, network: nn.Module, folder: Path, card: ModelCa
         save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_extra, network))
 
 
-def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> ModelCard:
-    """The card of a model with the weights after `epoch` whole epochs."""
+def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int, decision: Mapping[str, Any]) -> ModelCard:
+    """The card of a model with the weights after `epoch` whole epochs; `decision` as `Task.fit_decision` gives it."""
     return ModelCard(
         classes=plan.splits.classes,
         preprocessing=plan.preprocessing,
@@ -154,6 +154,8 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int) -> Mo
         fingerprint=plan.fingerprint,
         head=plan.head,
         origin=plan.splits.class_mapping,
+        task={"name": plan.config.task.name, **plan.config.task.options},
+        decision=decision,
     )
 
 

@@ -30,6 +30,7 @@ class BestEpoch(TrainerCallback):
 
     Attributes:
         is_best: Whether the last epoch that ended is the best.
+        last_decision: What turns the scores of the last epoch's weights into predictions.
     """
 
     name = "best_epoch"
@@ -39,19 +40,23 @@ class BestEpoch(TrainerCallback):
         super().__init__(trainer)
         self.best = Best()
         self.is_best = False
+        self.last_decision: Mapping[str, Any] = {}
 
     def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, Any]:
         plan, selected = self.trainer.session.plan, self.trainer.validation.selected
+        self.last_decision = self.trainer.validation.trained.decision
         self.is_best = is_better(selected.value, self.best.value, plan.metrics[plan.config.monitor].lower_is_better)
         if self.is_best:
             self.best = Best(selected.value, run.epoch)
         return {}
 
     def state_dict(self) -> Mapping[str, Any]:
-        return asdict(self.best)
+        return {**asdict(self.best), "last_decision": self.last_decision}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best = TypeAdapter(Best).validate_python(state)
+        best = {name: value for name, value in state.items() if name != "last_decision"}
+        self.best = TypeAdapter(Best).validate_python(best)
+        self.last_decision = state.get("last_decision", {})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ which creates a small folder of images, and `ftkit_project`, which writes files 
 
 from ftkit.testing.checks.backbone_checks import check_backbone
 from ftkit.testing.checks.batch_transform_checks import check_batch_transform
+from ftkit.testing.checks.callback_checks import check_callback
 from ftkit.testing.checks.curve_checks import check_curve
 from ftkit.testing.checks.dataset_checks import check_dataset
 from ftkit.testing.checks.exporter_checks import check_exporter
@@ -26,6 +27,7 @@ __all__ = [
     "ContractError",
     "check_backbone",
     "check_batch_transform",
+    "check_callback",
     "check_curve",
     "check_dataset",
     "check_exporter",

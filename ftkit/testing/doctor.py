@@ -19,6 +19,7 @@ from ftkit.plugins.loading import reason
 from ftkit.testing import (
     check_backbone,
     check_batch_transform,
+    check_callback,
     check_curve,
     check_dataset,
     check_exporter,
@@ -40,6 +41,7 @@ SECTIONS: Mapping[str, str] = {
     "curves": "lr_curve",
     "image_transforms": "image_transforms",
     "batch_transforms": "batch_transforms",
+    "callbacks": "callbacks",
     "exporters": "exporter",
 }
 """By kind, the first word of the keys of its options in `--set`."""
@@ -52,6 +54,7 @@ CHECKS: Mapping[str, Callable[[Any], object]] = {
     "curves": check_curve,
     "image_transforms": check_image_transform,
     "batch_transforms": check_batch_transform,
+    "callbacks": check_callback,
     "exporters": check_exporter,
     "backbones": check_backbone,
 }

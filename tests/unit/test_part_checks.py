@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ftkit.api import (
     Array,
     BatchTransform,
+    Callback,
     Curve,
     Exporter,
     ImageTransform,
@@ -31,6 +32,7 @@ from ftkit.plugins import Registry
 from ftkit.testing import (
     ContractError,
     check_batch_transform,
+    check_callback,
     check_curve,
     check_exporter,
     check_image_transform,
@@ -38,6 +40,7 @@ from ftkit.testing import (
     check_metric,
     check_optimizer,
 )
+from ftkit.training.run_context import RunContext
 
 REGISTRY = Registry()
 CALLS = iter(range(10**9))
@@ -391,7 +394,7 @@ class InMemory(Exporter):
         network = model.network
         file = (folder.parent if self.fault == "outside" else folder) / "model.pt"
         file.write_text("a model")
-        MODELS[folder] = deepcopy(network)
+        MODELS[file] = deepcopy(network)
         if self.fault == "weights":
             with torch.no_grad():
                 next(network.parameters()).add_(1)
@@ -402,10 +405,10 @@ class InMemory(Exporter):
     def load(self, folder: Path) -> Callable[[Tensor], Tensor]:
         def compute(images: Tensor) -> Tensor:
             with torch.inference_mode():
-                logits: Tensor = MODELS[folder](images)
+                logits: Tensor = MODELS[folder / "model.pt"](images)
             if self.fault == "batch" and len(images) != 2:
                 return logits[:0]
-            return {"values": logits + 0.01, "type": logits.double()}.get(self.fault, logits)
+            return logits + 0.01 if self.fault == "values" else logits
 
         return compute
 
@@ -413,19 +416,80 @@ class InMemory(Exporter):
 @pytest.mark.parametrize(
     ("planted", "says"),
     [
-        ("none", "it returns no files"),
-        ("outside", "not in the given folder"),
-        ("absent", "labels.txt, which is not there or empty"),
+        ("none", "it returned no file"),
+        ("outside", "outside of the folder that it was given"),
+        ("absent", "it returned labels.txt, which it didn't write"),
         ("weights", "it changes the model's 0.weight"),
         ("mode", "leaves the model in training mode"),
-        ("values", "differ by 0.01, more than the tolerance of 0.0001"),
-        ("type", "are torch.float64, not float32"),
-        ("batch", "for 1 images its logits have shape (0, 5)"),
+        ("values", "differs by 0.01 from the model's, more than the tolerance of 0.0001"),
+        ("batch", "returns logits of shape (0, 5) for 1 images"),
     ],
 )
 def test_a_faulty_exporter_is_found(planted: str, says: str) -> None:
     check_exporter(InMemory())
     assert says in fault(lambda: check_exporter(InMemory(planted)))
+
+
+# Callbacks
+
+
+@dataclass
+class Counter(Callback):
+    """Counts steps and averages weights, with a fault as planted."""
+
+    fault: str = ""
+    work: Any = field(default=None, repr=False)
+    steps: int = field(default=0, init=False)
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()), init=False)
+
+    def on_step_end(self, run: RunContext) -> None:
+        self.steps += 1
+        weight = next(run.network.parameters())
+        self.mean = self.mean * 0.5 + weight.detach().mean() * 0.5
+        if self.fault == "weights":
+            with torch.no_grad():
+                weight.mul_(1 + 0.01 * self.steps)
+
+    def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, float]:
+        return {"steps_so_far": self.steps, "mean_weight": self.mean.item()}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        state = {"steps": self.steps, "mean": self.mean, "more": [1, {"a": None}]}
+        planted: dict[str, Any] = {
+            "type": {"steps": {1, 2}},
+            "key": {1: 2},
+            "list": [1],
+            "steps": {"mean": self.mean},
+            "weights": {"mean": self.mean},
+        }
+        return planted.get(self.fault, state)  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.mean, self.steps = state["mean"], state.get("steps", 0)
+
+
+class Bare(Callback):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("planted", "says"),
+    [
+        ("type", "the state of callback 'callback' has {1, 2}, which can't be saved"),
+        ("key", "the state of callback 'callback' has {1: 2}, which can't be saved"),
+        ("list", "state_dict() returned list, not a mapping"),
+        ("steps", "after a stop at step 2 and a resume the records of the epochs differ"),
+        ("weights", "after a stop at step 2 and a resume"),
+    ],
+)
+def test_a_faulty_callback_is_found(planted: str, says: str) -> None:
+    assert says in fault(lambda: check_callback(Counter(planted)))
+
+
+def test_a_callback_that_saves_its_state_keeps_the_contract() -> None:
+    check_callback(Counter())
+    assert "Bare is not a dataclass" in fault(lambda: check_callback(Bare()))
+    assert "can't be pickled" in fault(lambda: check_callback(Counter(work=lambda: None)))
 
 
 class Undecorated(Falling):

@@ -49,6 +49,8 @@ from ftkit.parts.task import HeadFit, Task, class_counts
 from ftkit.plugins.hookspecs import hookimpl
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Phase, Schedule, make_schedule
+from ftkit.tasks.multiclass import Multiclass
+from ftkit.tasks.multilabel import Multilabel
 from ftkit.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 __all__ = [
@@ -79,7 +81,9 @@ __all__ = [
     "Loss",
     "MeanMetric",
     "Metric",
+    "Multiclass",
     "MulticlassOutputs",
+    "Multilabel",
     "MultilabelOutputs",
     "Optimizer",
     "Outputs",

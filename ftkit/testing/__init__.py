@@ -20,6 +20,7 @@ from ftkit.testing.checks.loss_checks import check_loss
 from ftkit.testing.checks.metric_checks import check_metric
 from ftkit.testing.checks.optimizer_checks import check_optimizer
 from ftkit.testing.checks.strategy_checks import check_strategy
+from ftkit.testing.checks.task_checks import check_task
 from ftkit.testing.contract import ContractError
 from ftkit.testing.sample_images import draw_image, make_image_folder
 
@@ -36,6 +37,7 @@ __all__ = [
     "check_metric",
     "check_optimizer",
     "check_strategy",
+    "check_task",
     "draw_image",
     "make_image_folder",
 ]

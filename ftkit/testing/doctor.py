@@ -28,6 +28,7 @@ from ftkit.testing import (
     check_metric,
     check_optimizer,
     check_strategy,
+    check_task,
 )
 
 MOST = 8
@@ -35,6 +36,7 @@ MOST = 8
 SECTIONS: Mapping[str, str] = {
     "strategies": "strategy",
     "datasets": "dataset",
+    "tasks": "task",
     "metrics": "metrics",
     "losses": "loss",
     "optimizers": "optimizer",
@@ -48,6 +50,7 @@ SECTIONS: Mapping[str, str] = {
 CHECKS: Mapping[str, Callable[[Any], object]] = {
     "strategies": check_strategy,
     "datasets": check_dataset,
+    "tasks": check_task,
     "metrics": check_metric,
     "losses": check_loss,
     "optimizers": check_optimizer,

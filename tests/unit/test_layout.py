@@ -158,12 +158,14 @@ registry = Registry([Path(name).absolute() for name in sys.argv[1:]])
 registry.load_all()
 assert registry.faults == [], registry.faults
 checks = {
+    "tasks": testing.check_task,
     "metrics": testing.check_metric,
     "losses": testing.check_loss,
     "optimizers": testing.check_optimizer,
     "curves": testing.check_curve,
     "image_transforms": testing.check_image_transform,
     "batch_transforms": testing.check_batch_transform,
+    "callbacks": testing.check_callback,
     "exporters": testing.check_exporter,
 }
 found = {}
@@ -202,7 +204,7 @@ def test_each_module_of_the_plugin_guide_works(tmp_path: Path) -> None:
 def test_the_plugin_guide_has_every_hook_with_its_signature() -> None:
     guide = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8").replace("\\|", "|")
     found = {name: f for name, f in vars(hookspecs).items() if name.startswith("ftkit_")}
-    assert len(found) == 17
+    assert len(found) == 18
     for name, function in found.items():
         parameters = [f"{p.name}: {p.annotation}" for p in inspect.signature(function).parameters.values()]
         assert f"| `{name}({', '.join(parameters)})` | 0.1 |" in guide

@@ -23,9 +23,11 @@ from ftkit.api import (
     ImageTransform,
     Loss,
     MeanMetric,
+    Multilabel,
     Optimizer,
     Outputs,
     RequestError,
+    Splits,
     TrainedModel,
 )
 from ftkit.plugins import Registry
@@ -39,6 +41,7 @@ from ftkit.testing import (
     check_loss,
     check_metric,
     check_optimizer,
+    check_task,
 )
 from ftkit.training.run_context import RunContext
 
@@ -50,6 +53,11 @@ def fault(check: Callable[[], object]) -> str:
     with pytest.raises(ContractError) as caught:
         check()
     return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY.tasks))
+def test_each_built_in_task_keeps_the_contract(name: str) -> None:
+    check_task(REGISTRY.tasks.get(name)())
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY.metrics))
@@ -150,6 +158,51 @@ def test_a_faulty_metric_is_found(planted: str, says: str) -> None:
     faulty = type("Faulty", (Right,), {"fault": planted, **attributes})
     check_metric(Right())
     assert says in fault(lambda: check_metric(faulty()))
+
+
+# Tasks
+
+
+@dataclass(frozen=True)
+class Cautious(Multilabel):
+    """Several labels per image, with a fault as planted."""
+
+    fault: str = ""
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits if self.fault == "scores" else super().scores(logits)
+
+    def fit_decision(self, logits: Tensor, targets: Tensor) -> Mapping[str, Any]:
+        return {"thresholds": torch.zeros(4)} if self.fault == "json" else {"thresholds": [0.3] * logits.shape[1]}
+
+    def predicted(self, scores: Sequence[float], decision: Mapping[str, Any]) -> tuple[int, ...]:
+        return super().predicted(scores, {} if self.fault == "decision" else decision)
+
+    def reordered(self, targets: Tensor, places: Sequence[int]) -> Tensor:
+        return targets if self.fault == "order" else super().reordered(targets, places)
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return super().correct(logits, targets).float() if self.fault == "correct" else super().correct(logits, targets)
+
+    def check(self, splits: Splits) -> None:
+        if self.fault == "refuse":
+            raise RequestError("no such labels")
+
+
+@pytest.mark.parametrize(
+    ("planted", "says"),
+    [
+        ("scores", "its scores are not from 0 to 1"),
+        ("json", "which isn't JSON"),
+        ("decision", "and its outputs predict"),
+        ("order", "doesn't move class places[i] to i"),
+        ("correct", "gives torch.float32 (24,), not bool"),
+        ("refuse", "it refuses class indices and sets of them: no such labels"),
+    ],
+)
+def test_a_faulty_task_is_found(planted: str, says: str) -> None:
+    check_task(Cautious())
+    assert says in fault(lambda: check_task(Cautious(fault=planted)))
 
 
 # Losses

@@ -108,7 +108,7 @@ def test_what_is_offered_with_the_wrong_type_is_listed(tmp_path: Path, monkeypat
     assert doctor.returncode == 1
     assert doctor.stdout.count("FAIL ") == 5
     command = typed("foreign", "go", cwd=folder)
-    assert (command.returncode, "3, no function" in command.stderr) == (2, True)
+    assert (command.returncode, "3, not a function" in command.stderr) == (2, True)
 
 
 REQUIRED = PLUGIN.replace("    per_class: int = 12\n", "    per_class: int\n")

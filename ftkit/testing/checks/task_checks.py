@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ftkit.api import HeadFit, Outputs, RequestError, Split, Splits, Task
+from ftkit.api import HeadFit, LabelSets, Outputs, RequestError, Split, Splits, Task
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass, require_picklable
 from ftkit.testing.randomness import seeded
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
-    from ftkit.parts.task import Label
+    from ftkit.parts.label_sets import Labels
 
 CLASSES, FEATURES = 4, 6
 NAMES = tuple(f"class {number}" for number in range(CLASSES))
-SINGLE: tuple[Label, ...] = tuple(number % CLASSES for number in range(24))
-SETS: tuple[Label, ...] = tuple((n % CLASSES, (n + 1) % CLASSES) if n % 3 else (n % CLASSES,) for n in range(24))
+IMAGES = 24
+SINGLE = [number % CLASSES for number in range(IMAGES)]
+SETS = [{n % CLASSES, (n + 1) % CLASSES} if n % 3 else {n % CLASSES} for n in range(IMAGES)]
 PLACES = (2, 0, 3, 1)
 TOLERANCE = 1e-5
 
@@ -49,10 +50,11 @@ def check_task(task: Task) -> None:
         _check_head(task, targets)
 
 
-def _accepted(task: Task) -> Sequence[Label]:
+def _accepted(task: Task) -> Labels:
     errors = list[RequestError]()
-    for labels in (SINGLE, SETS):
-        split = Split([str(number) for number in range(len(labels))], labels, str)  # type: ignore[arg-type]
+    kinds: tuple[Labels, ...] = (SINGLE, LabelSets(SETS, CLASSES))
+    for labels in kinds:
+        split = Split([str(number) for number in range(IMAGES)], labels, _unopened)
         try:
             task.check(Splits(NAMES, split, split))
         except RequestError as error:
@@ -60,6 +62,10 @@ def _accepted(task: Task) -> Sequence[Label]:
         else:
             return labels
     raise ContractError(f"it refuses class indices and sets of them: {errors[0].message}; {errors[1].message}")
+
+
+def _unopened(index: int) -> Image:
+    raise NotImplementedError("a task has no need of images")
 
 
 def _check_scores(task: Task, logits: Tensor, targets: Tensor) -> None:
@@ -92,6 +98,10 @@ def _check_predictions(task: Task, logits: Tensor, targets: Tensor) -> None:
         scores = task.scores(logits.double()).numpy()
         close = outputs.scores.shape == scores.shape and np.allclose(outputs.scores, scores, atol=TOLERANCE)
         require(close, "the scores of its outputs differ from scores()")
+        total = float(outputs.losses.sum())
+        for values in (targets, task.soft_targets(targets, CLASSES)):
+            loss = float(task.plain_loss(logits, values))
+            require(abs(loss - total) <= TOLERANCE * abs(total) + TOLERANCE, f"plain_loss() is {loss:g}, not {total:g}")
         for number, row in enumerate(scores.tolist()):
             single = outputs.predicted[number]
             expected = set(np.flatnonzero(single).tolist()) if np.ndim(single) else {int(single)}

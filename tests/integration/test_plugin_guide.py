@@ -134,3 +134,65 @@ def test_doctor_asks_for_options_that_must_be_given(tmp_path: Path) -> None:
     settings = "plugins: [./foreign.py]\ndataset: {name: foreign/drawn, per_class: 3}\n"
     (folder / "ftkit.yaml").write_text(settings)
     assert "ok     dataset foreign/drawn" in typed("plugins", "doctor", "foreign", cwd=folder).stdout
+
+
+EVERY_KIND = '''
+from dataclasses import dataclass
+from ftkit.api import BatchTransform, Curve, ImageTransform, Loss, hookimpl
+
+@dataclass(frozen=True)
+class Doubling(Curve):
+    def shape(self, progress, epoch):
+        return 2.0
+
+@dataclass(frozen=True)
+class Scaled(Loss):
+    factor: float
+
+    def per_image(self, logits, targets, smoothing=0.0):
+        from torch.nn.functional import cross_entropy
+        return self.factor * cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+
+@dataclass(frozen=True)
+class Same(BatchTransform):
+    def apply(self, images, targets, generator):
+        return images, targets
+
+@dataclass(frozen=True)
+class Cropped(ImageTransform):
+    pixels: int = 1
+
+    def apply(self, image):
+        return image[..., self.pixels :]
+
+@hookimpl
+def ftkit_curves():
+    return {"doubling": Doubling}
+
+@hookimpl
+def ftkit_losses():
+    return {"scaled": Scaled}
+
+@hookimpl
+def ftkit_batch_transforms():
+    return {"same": Same}
+
+@hookimpl
+def ftkit_image_transforms():
+    return {"cropped": Cropped}
+'''
+
+
+def test_doctor_checks_every_kind_of_part(tmp_path: Path) -> None:
+    folder = foreign_project(tmp_path / "p", EVERY_KIND, "plugins: [./foreign.py]\n")
+    results = {r["check"]: r for r in json.loads(typed("plugins", "doctor", "foreign", "--json", cwd=folder).stdout)}
+    assert results["curve foreign/doubling"]["fault"].startswith("its factor at step 0 of 1 is 2.0, not from 0 to 1")
+    assert "not uint8 of the same shape" in results["image transform foreign/cropped"]["fault"]
+    assert results["batch transform foreign/same"]["ok"]
+    assert results["loss foreign/scaled"]["skipped"] == "give --set loss.factor=VALUE"
+    options = ("--set", "loss.factor=2", "--set", "image_transforms.pixels=0")
+    given = typed("plugins", "doctor", "foreign", *options, cwd=folder)
+    assert "ok     loss foreign/scaled" in given.stdout
+    assert "ok     image transform foreign/cropped" in given.stdout
+    wrong = typed("plugins", "doctor", "foreign", "--set", "loss.factor=much", cwd=folder)
+    assert (wrong.returncode, "loss.factor" in wrong.stderr) == (2, True)

@@ -145,7 +145,7 @@ def test_compare_pairs_the_resamples(capsys: Capture) -> None:
     )
     first, second = found["runs"]
     assert set(first["metrics"]) == {"my/kappa", "my/doubt"}
-    difference = second["against_first"]["differences"]["my/doubt"]
+    difference = second["against_baseline"]["differences"]["my/doubt"]
     assert difference["value"] == pytest.approx(
         second["metrics"]["my/doubt"]["value"] - first["metrics"]["my/doubt"]["value"]
     )

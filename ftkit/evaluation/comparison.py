@@ -71,7 +71,7 @@ def compare(
         outputs = [outputs[0], *(_aligned(outputs[0], other) for other in outputs[1:])]
     for one in outputs:
         support = one.outputs.support.tolist()
-        check_defined(metrics, support, len(one.names), one.classes, "--metric", f"{one.split} images")
+        check_defined(metrics, one.task.name, support, len(one.names), one.classes, "--metric", f"{one.split} images")
     results, draws = [], []
     for one in outputs:
         found = one.outputs

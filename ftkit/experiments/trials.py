@@ -237,7 +237,7 @@ def _evaluated(
 
     predicted = predict_split(trained, split, options)
     support, images = predicted.outputs.support.tolist(), len(predicted.names)
-    check_defined(metrics, support, images, predicted.classes, "--metric", f"{split} images")
+    check_defined(metrics, predicted.task.name, support, images, predicted.classes, "--metric", f"{split} images")
     return dict(evaluate_outputs(predicted.outputs, metrics).values)
 
 

@@ -136,7 +136,7 @@ def metric_value(metric: Metric, outputs: Outputs) -> tuple[float | None, str]:
     unusable = int((~outputs.finite).sum())
     if unusable and metric.needs == "scores":
         return None, f"{NOT_FINITE} for {unusable:,} of {plural(len(outputs), 'image')}"
-    reason = undefined(metric, outputs.support.tolist(), len(outputs), outputs.classes)
+    reason = undefined(metric, outputs.task, outputs.support.tolist(), len(outputs), outputs.classes)
     if reason:
         return None, reason
     try:

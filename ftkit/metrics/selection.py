@@ -29,13 +29,8 @@ def run_metrics(resolved: Resolved, task: Task, classes: int) -> dict[str, Metri
     listed = dict(zip((choice.name for choice in config.metrics), build(resolved, "metrics"), strict=True))
     monitor = task.monitor if config.monitor == AUTO else config.monitor
     monitored = named_metrics(resolved.registry, [monitor], resolved.where("monitor"))
-    for name, metric in {**monitored, **listed}.items():
-        if task.name not in metric.tasks:
-            key = "monitor" if name in monitored else "metrics"
-            raise RequestError(
-                f"{resolved.where(key)}: metric {name!r} isn't defined for task {task.name}",
-                f"choose one of {', '.join(task.metrics)}",
-            )
+    check_task(monitored, task, resolved.where("monitor"))
+    check_task(listed, task, resolved.where("metrics"))
     return {**default_metrics(resolved.registry, task, classes), **monitored, **listed}
 
 
@@ -58,19 +53,45 @@ def named_metrics(registry: Registry, names: Iterable[str], where: str = "") -> 
     return found
 
 
-def undefined(metric: Metric, support: Sequence[int], images: int, classes: Sequence[str]) -> str:
+def check_task(metrics: Mapping[str, Metric], task: Task, where: str) -> None:
+    """Check that metrics are defined for a task.
+
+    Args:
+        where: How messages call the setting that gives the names.
+
+    Raises:
+        RequestError: One isn't.
+    """
+    for name, metric in metrics.items():
+        if task.name not in metric.tasks:
+            raise RequestError(
+                f"{where}: metric {name!r} isn't defined for task {task.name}",
+                f"choose one of {', '.join(task.metrics)}",
+            )
+
+
+def undefined(metric: Metric, task: str, support: Sequence[int], images: int, classes: Sequence[str]) -> str:
     """Why a metric has no value for such targets, in one clause; args as in `Metric.undefined`."""
+    if task not in metric.tasks:
+        return f"it isn't defined for task {task}"
     if len(classes) < metric.min_classes:
         return f"it needs {metric.min_classes} classes or more, and there are {len(classes)}"
     return metric.undefined(support, images, classes)
 
 
 def check_defined(
-    metrics: Mapping[str, Metric], support: Sequence[int], images: int, classes: Sequence[str], where: str, what: str
+    metrics: Mapping[str, Metric],
+    task: str,
+    support: Sequence[int],
+    images: int,
+    classes: Sequence[str],
+    where: str,
+    what: str,
 ) -> None:
     """Check that metrics that were asked for have a value on the images.
 
     Args:
+        task: Name of the task.
         support: Number of images of each class.
         images: Number of images.
         where: How messages call the setting.
@@ -80,7 +101,7 @@ def check_defined(
         RequestError: One has none; the message gives the reason.
     """
     for name, metric in metrics.items():
-        reason = undefined(metric, support, images, classes)
+        reason = undefined(metric, task, support, images, classes)
         if reason:
             raise RequestError(
                 f"{where}: {name} is undefined for the {what}: {one_line(reason)}", "choose another metric"

@@ -21,7 +21,7 @@ class UndefinedMetricError(Exception):
 
 
 class Metric(ABC):
-    """Evaluates the outputs for a split. It is made without arguments.
+    """Evaluates the outputs for a split. Subclasses may be frozen dataclasses, whose fields are options with defaults.
 
     The value must follow from the outputs alone: each process of a run computes it for itself, and all must agree.
 

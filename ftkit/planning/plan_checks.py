@@ -45,7 +45,9 @@ def _check_metrics(plan: Plan, val: Split) -> None:
     support = class_counts(val.labels, plan.num_classes)
     for key, names in (("monitor", [plan.config.monitor]), ("metrics", listed)):
         asked = {name: plan.metrics[name] for name in names}
-        check_defined(asked, support, len(val), plan.splits.classes, plan.resolved.where(key), "validation images")
+        check_defined(
+            asked, plan.task.name, support, len(val), plan.splits.classes, plan.resolved.where(key), "validation images"
+        )
 
 
 def _check_patience(plan: Plan) -> tuple[str, ...]:

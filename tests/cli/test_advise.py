@@ -63,7 +63,7 @@ def heaps(images: int, classes: int, heaps_each: int, seed: int = 0) -> tuple[to
     return points + 0.05 * torch.randn(images, 2, generator=generator), heap % classes
 
 
-def test_tight_heaps_are_told_by_both_and_mixed_ones_by_neither() -> None:
+def test_tight_clusters_are_separated_by_both_and_mixed_ones_by_neither() -> None:
     assert cross_validated(*heaps(60, 3, 1)) == (1.0, 1.0)
     probe, nearest = cross_validated(*heaps(60, 2, 2))
     assert probe < 0.75
@@ -200,7 +200,7 @@ def test_a_hidden_layer_in_the_head_is_no_hindrance_to_measuring(capsys: pytest.
         ),
     ],
 )
-def test_wrong_requests_are_told_before_anything_is_measured(
+def test_wrong_requests_are_refused_before_anything_is_measured(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("measured"))

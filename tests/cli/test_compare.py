@@ -137,7 +137,7 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
         (["--strategies", "full,"], "--strategies: a name is empty"),
     ],
 )
-def test_wrong_requests_are_told_in_a_line(
+def test_wrong_requests_are_refused_in_one_line(
     arguments: list[str], says: str, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not (work / "bare").exists():
@@ -169,7 +169,7 @@ def flags(output: Path, *more: str) -> list[str]:
     return [*TRAIN.split(), "--epochs", "1", "--output", str(output), *more]
 
 
-def test_strategies_are_trained_once_and_told_with_their_spread(
+def test_strategies_are_trained_once_and_reported_with_their_spread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = ["--strategies", "freeze,full", "--seeds", "2", *flags(tmp_path, "--seed", "5")]
@@ -191,7 +191,7 @@ def test_strategies_are_trained_once_and_told_with_their_spread(
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model/model.json")} == before
 
 
-def test_what_was_stopped_is_gone_on_with_to_the_same_end(
+def test_stopped_runs_resume_to_the_same_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = ["--strategies", "full", "--seeds", "2", "--epochs", "2", *TRAIN.split()]

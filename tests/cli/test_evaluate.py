@@ -155,7 +155,7 @@ def test_damage_and_bad_requests_exit_2(run: Path, capsys: pytest.CaptureFixture
     assert "model.safetensors: the file is damaged" in capsys.readouterr().err
 
 
-def test_a_missing_auroc_is_null_and_says_why(
+def test_an_undefined_auroc_is_null_with_the_reason(
     run: Path, image_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = image_folder(tmp_path / "other", {"crimson": 2, "gold": 3})

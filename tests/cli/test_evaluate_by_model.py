@@ -98,7 +98,7 @@ def test_a_class_that_the_model_lacks_is_refused_where_it_is_evaluated_alone(
     assert "class 'violet' is not among the training classes" in capsys.readouterr().err
 
 
-def test_classes_that_the_data_lacks_are_told(run: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_that_the_data_lacks_are_reported(run: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(other / "test" / "crimson")
     found, err = measured(capsys, str(run), "--data", str(other / "test"))
     assert [one["support"] for one in found["classes"]] == [1, 0, 3]

@@ -189,7 +189,7 @@ def test_the_library_takes_paths_and_images(inside: Path) -> None:
     assert {p.label for p in many} == {many[0].label}
 
 
-def test_batch_size_doesnt_change_the_answers(inside: Path) -> None:
+def test_batch_size_doesnt_change_the_predictions(inside: Path) -> None:
     model = ftkit.load("mine")
     pictures = [draw_image(n, (33, 40), str(n)) for n in range(9)]
     one = [p.top for p in model.predict(pictures, top_k=3, batch_size=1)]
@@ -207,7 +207,7 @@ def test_a_sideways_photograph_is_turned_upright(inside: Path, tmp_path: Path) -
     assert by_file[0].top == by_file[1].top == by_file[2].top
 
 
-def test_the_library_raises_where_the_stream_goes_on(inside: Path) -> None:
+def test_predict_raises_where_iter_predict_continues(inside: Path) -> None:
     model, files = ftkit.load("mine"), ["photos/a.png", "photos/empty.png", "photos/b.jpg"]
     with pytest.raises(UnreadableImage, match=r"photos/empty\.png: the file is empty"):
         model.predict(files)
@@ -235,7 +235,7 @@ FORMS = ("jsonl", "csv")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_answers_go_to_a_file_and_a_stopped_run_goes_on(form: str, inside: Path) -> None:
+def test_predictions_go_to_a_file_and_resume_after_a_stop(form: str, inside: Path) -> None:
     whole = ("predict", "photos", "--top-k", "2", "--to", f"whole.{form}")
     assert typed(*whole).returncode == 1
     expected = (inside / f"whole.{form}").read_bytes()
@@ -249,7 +249,7 @@ def test_answers_go_to_a_file_and_a_stopped_run_goes_on(form: str, inside: Path)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_answers_of_another_model_are_not_gone_on_with(form: str, inside: Path) -> None:
+def test_predictions_of_another_model_are_not_resumed(form: str, inside: Path) -> None:
     registry = Registry()
     backbone = registry.backbones.get("cifar_resnet20")
     torch.manual_seed(7)
@@ -341,7 +341,7 @@ def test_a_model_of_a_plugin(work: Path, tmp_path: Path) -> None:
     assert "self/mine" in refused[3].err
 
 
-def test_several_processes_give_the_same_answers(inside: Path, tmp_path: Path) -> None:
+def test_several_processes_give_the_same_predictions(inside: Path, tmp_path: Path) -> None:
     line = ("predict", "photos", "--batch-size", "1", "--top-k", "2", "--json")
     one, two = (typed(*line, "--model", "mine", "--num-processes", count) for count in ("1", "2"))
     assert (one.returncode, two.returncode) == (1, 1), "two images can't be read"

@@ -79,7 +79,7 @@ def settings(place: Path, data: Path, name: str) -> dict[str, Any]:
     }
 
 
-def test_predict_gives_the_image_an_error_and_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_gives_the_image_an_error_and_continues(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = run.parents[1] / "data" / "test" / "b"
     config = run / "config.yaml"
     where = ["--model", str(run), str(data)]
@@ -104,7 +104,7 @@ def test_predict_gives_the_image_an_error_and_goes_on(run: Path, capsys: pytest.
         assert "(not finite)" in capsys.readouterr().out
 
 
-def test_a_file_of_answers_goes_on_and_counts_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_file_of_predictions_counts_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, target = run.parents[1] / "data" / "test" / "b", run.parents[1] / "answers.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run.parents[1])

@@ -145,7 +145,7 @@ def test_compare_pairs_the_resamples(capsys: Capture) -> None:
     )
     first, second = found["runs"]
     assert set(first["metrics"]) == {"my/kappa", "my/doubt"}
-    difference = second["against_first"]["differences"]["my/doubt"]
+    difference = second["against_baseline"]["differences"]["my/doubt"]
     assert difference["value"] == pytest.approx(
         second["metrics"]["my/doubt"]["value"] - first["metrics"]["my/doubt"]["value"]
     )
@@ -171,5 +171,10 @@ def test_names_and_undefined_metrics_are_refused_before_the_run(capsys: Capture)
     assert "--monitor: unknown metric 'my/kapa'" in refused(capsys, "plan", "--monitor", "my/kapa")
     assert "did you mean 'my/kappa'?" in refused(capsys, "plan", "--metric", "my/kapa")
     assert "unknown metric 'acuracy'" in refused(capsys, "evaluate", "one", "--metric", "acuracy")
+    assert "metric 'map' isn't defined for task multiclass" in refused(capsys, "evaluate", "one", "--metric", "map")
+    assert "metric 'map' isn't defined for task multiclass" in refused(capsys, "plan", "--metric", "map")
+    assert "map is undefined for the test images: it isn't" in refused(
+        capsys, "compare", "one", "two", "--metric", "map"
+    )
     text = refused(capsys, "plan", "--monitor", "my/never")
     assert "my/never is undefined for the validation images: it is defined for no images" in " ".join(text.split())

@@ -70,7 +70,7 @@ def test_without_weights_there_is_scratch_only() -> None:
     assert len(advise(facts(5000, None, pretrained=False)).why) == 1
 
 
-def test_what_couldnt_be_measured_is_said_and_treated_with_care() -> None:
+def test_without_a_measurement_the_reason_is_given_and_rates_are_low() -> None:
     advice = advise(facts(500, None))
     assert row(advice)[:2] == ("full", 1e-3)
     assert "couldn't be measured: the head is odd" in advice.why[0]

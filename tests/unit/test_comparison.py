@@ -120,7 +120,7 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
     assert (second.against.only_first, second.against.only_this, second.against.p) == (0, 0, 1.0)
 
 
-def test_a_better_run_is_told_apart_from_chance() -> None:
+def test_a_better_run_differs_by_more_than_chance() -> None:
     first, second = compare([split_outputs("weak", 0, 1.0), split_outputs("strong", 1, 3.0)], metrics_named("accuracy"))
     assert second.against is not None
     difference, where = second.against.differences["accuracy"]
@@ -160,7 +160,7 @@ def test_what_cant_be_paired_is_named(change: dict[str, object], says: str) -> N
     assert [r.against for r in results] == [None, None]
 
 
-def test_a_metric_that_the_images_havent_got_is_refused() -> None:
+def test_a_metric_that_is_undefined_for_the_images_is_refused() -> None:
     few = replace(split_outputs("few"), classes=("a", "b"), logits=torch.randn(140, 2), targets=torch.zeros(140).long())
     with pytest.raises(RequestError, match="top5 is undefined for the test images: it needs 6 classes"):
         compare([few], metrics_named("top5"))

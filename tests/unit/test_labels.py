@@ -172,7 +172,7 @@ def test_a_value_of_the_wrong_kind_is_one_line(text: str, digits: Path, tmp_path
         from_yaml(text, digits, tmp_path)
 
 
-# Other data, judged by the model of a run
+# Other data, with the model of a run
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +190,9 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ftkit.train(plan).run.path
 
 
-def supports(judged: EvaluationData, run: Path) -> dict[str, int]:
+def supports(found: EvaluationData, run: Path) -> dict[str, int]:
     classes = read_card(run / "model").classes
-    return {name: judged.split.labels.count(label) for label, name in enumerate(classes)}
+    return {name: found.split.labels.count(label) for label, name in enumerate(classes)}
 
 
 def others(run: Path, data: Path) -> EvaluationData:
@@ -206,24 +206,24 @@ def test_the_card_says_what_became_of_each_class(run: Path) -> None:
 
 
 def test_the_data_of_the_run_is_judged_as_it_was_learnt(run: Path) -> None:
-    judged = split_of_run(resolve(run / "config.yaml"), read_card(run / "model"), None)
-    assert (judged.name, judged.changed, supports(judged, run)) == ("test", False, {"odd": 2, "even": 2})
+    found = split_of_run(resolve(run / "config.yaml"), read_card(run / "model"), None)
+    assert (found.name, found.changed, supports(found, run)) == ("test", False, {"odd": 2, "even": 2})
 
 
 def test_other_data_with_the_names_of_the_classes_is_mapped(
     run: Path, image_folder: MakeFolder, tmp_path: Path
 ) -> None:
-    judged = others(run, image_folder(tmp_path, {"0": 1, "2": 2, "3": 4}, (12, 12)))
-    assert supports(judged, run) == {"odd": 4, "even": 2}
-    assert judged.notes == ("classes not used in training are skipped: 0, 6 of 7 images",)
+    found = others(run, image_folder(tmp_path, {"0": 1, "2": 2, "3": 4}, (12, 12)))
+    assert supports(found, run) == {"odd": 4, "even": 2}
+    assert found.notes == ("classes not used in training are skipped: 0, 6 of 7 images",)
 
 
 def test_other_data_with_the_names_of_the_targets_is_taken_as_it_is(
     run: Path, image_folder: MakeFolder, tmp_path: Path
 ) -> None:
-    judged = others(run, image_folder(tmp_path, {"even": 1, "odd": 3}, (12, 12)))
-    assert supports(judged, run) == {"odd": 3, "even": 1}
-    assert judged.notes == ()
+    found = others(run, image_folder(tmp_path, {"even": 1, "odd": 3}, (12, 12)))
+    assert supports(found, run) == {"odd": 3, "even": 1}
+    assert found.notes == ()
 
 
 def test_other_data_of_other_classes_is_refused(run: Path, image_folder: MakeFolder, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def decided(predictions: list[int], classes: int, margin: float = 10.0) -> Tenso
 
 
 def sure(rows: list[list[float]], labels: list[int]) -> Evaluation:
-    """The metrics for answers of these probabilities."""
+    """The evaluation of outputs with these probabilities."""
     return evaluate(
         torch.tensor(rows, dtype=torch.float64).log(), torch.tensor(labels), tuple("abcdefgh"[: len(rows[0])])
     )
@@ -136,7 +136,7 @@ def test_auroc_by_hand() -> None:
     assert evaluation.values["auroc"] == pytest.approx(3.5 / 4)
 
 
-def test_auroc_tells_sure_answers_apart_that_single_precision_doesnt() -> None:
+def test_auroc_ranks_probabilities_that_tie_in_single_precision() -> None:
     logits = torch.tensor([[0.0, 30.0], [0.0, 31.0], [0.0, 32.0], [0.0, 33.0]])
     assert evaluate(logits, torch.tensor([0, 0, 1, 1]), ("a", "b")).values["auroc"] == pytest.approx(1.0)
 
@@ -156,7 +156,7 @@ def test_auroc_never_exceeds_one() -> None:
         ([2, 2, 2], "all images are of class 'owl'"),
     ],
 )
-def test_auroc_without_positives_or_negatives_is_missing_and_says_why(labels: list[int], reason: str) -> None:
+def test_auroc_without_positives_or_negatives_is_undefined_with_the_reason(labels: list[int], reason: str) -> None:
     evaluation = evaluate(decided(labels, 3), torch.tensor(labels), ("cat", "dog", "owl"))
     assert evaluation.values["auroc"] is None
     assert evaluation.to_json()["auroc"] is None
@@ -164,13 +164,13 @@ def test_auroc_without_positives_or_negatives_is_missing_and_says_why(labels: li
 
 
 def test_calibration_error_by_hand() -> None:
-    """Four answers in two bins: 0.9 sure and half right, 0.7 sure and all right."""
+    """Four predictions in two bins: confidence 0.9 and half right, confidence 0.7 and all right."""
     evaluation = sure([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]], [0, 1, 1, 1])
     assert evaluation.values["calibration_error"] == pytest.approx(0.5 * 0.4 + 0.5 * 0.3)
 
 
 def test_complete_certainty_shares_the_uppermost_bin() -> None:
-    """Right at 0.95 and wrong at 1: one bin, half right, 0.975 sure. Two bins would make it 0.525."""
+    """Right at 0.95 and wrong at 1: one bin, half right, confidence 0.975. Two bins would make it 0.525."""
     logits = torch.tensor([[math.log(0.95), math.log(0.05)], [1000.0, 0.0]])
     evaluation = evaluate(logits, torch.tensor([0, 1]), ("a", "b"))
     assert evaluation.values["calibration_error"] == pytest.approx(0.475)
@@ -220,7 +220,7 @@ def test_two_thousand_images_take_milliseconds() -> None:
     assert min(seconds) < 0.1
 
 
-def test_a_loss_without_bound_is_undefined_and_says_why() -> None:
+def test_an_infinite_loss_is_undefined_with_the_reason() -> None:
     evaluation = evaluate(torch.tensor([[-math.inf, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), ("a", "b"))
     assert evaluation.values["loss"] is None
     assert evaluation.missing == {"loss": "the true class of 1 image has the probability 0"}
@@ -259,6 +259,10 @@ def test_the_better_value_is_the_lower_or_the_higher_one(lower: bool) -> None:
 def test_a_metric_that_the_data_lacks_cant_select_epochs(metric: str, labels: list[int], message: str) -> None:
     classes, support = ("cat", "dog", "owl"), [labels.count(label) for label in range(3)]
     with pytest.raises(RequestError) as caught:
-        check_defined(metrics_named(metric), support, len(labels), classes, "--monitor", "validation images")
+        check_defined(
+            metrics_named(metric), "multiclass", support, len(labels), classes, "--monitor", "validation images"
+        )
     assert caught.value.message == f"--monitor: {metric} is undefined for the validation images: {message}"
-    check_defined(metrics_named("macro_f1"), support, len(labels), classes, "--monitor", "validation images")
+    check_defined(
+        metrics_named("macro_f1"), "multiclass", support, len(labels), classes, "--monitor", "validation images"
+    )

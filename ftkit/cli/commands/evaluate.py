@@ -105,13 +105,15 @@ def evaluate(
 
 def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:
     """The metrics that the model's run records, and further ones, by name."""
-    from ftkit.metrics.selection import default_metrics, named_metrics, run_metrics
+    from ftkit.metrics.selection import check_task, default_metrics, named_metrics, run_metrics
     from ftkit.plugins import Registry
 
     registry = resolved.registry if resolved else Registry()
     task, classes = loaded.task, len(loaded.card.classes)
     found = run_metrics(resolved, task, classes) if resolved else default_metrics(registry, task, classes)
-    return found | named_metrics(registry, names, "--metric")
+    named = named_metrics(registry, names, "--metric")
+    check_task(named, task, "--metric")
+    return found | named
 
 
 def _evaluation_data(bundle: Path, data: str | None, split: SplitName | None, run: Resolved | None) -> EvaluationData:

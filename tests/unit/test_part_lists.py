@@ -115,7 +115,10 @@ def test_flags_environment_and_python_values_give_lists_too(folder: Path) -> Non
             "batch_transforms=[my/mix]",
             "batch_transforms.0.alpha: missing, give it with --set batch_transforms.0.alpha=",
         ),
-        ("batch_transforms=[my/mx]", "--set batch_transforms: unknown batch transform 'my/mx' (did you mean 'my/mix'?)"),
+        (
+            "batch_transforms=[my/mx]",
+            "--set batch_transforms: unknown batch transform 'my/mx' (did you mean 'my/mix'?)",
+        ),
         ("batch_transforms=[{size: 3}]", "--set batch_transforms: the item has no name"),
         ("batch_transforms.5.size=1", "--set batch_transforms.5.size: the list has no such item"),
         ("batch_transforms.my/mx.alpha=1", "--set batch_transforms.my/mx.alpha: batch_transforms has no items of that"),

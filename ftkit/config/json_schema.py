@@ -1,4 +1,4 @@
-"""JSON schema of `ftkit.yaml`, for editors: keys from the config, names and options from the plugins."""
+"""The JSON schema of `ftkit.yaml`, for editors: keys of the config, names and options of parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STRATEGY_IN_STRATEGY: Schema = {"$ref": "#/properties/strategy"}
 
 
 def json_schema(registry: Registry) -> Schema:
-    """Draft 2020-12. What a plugin brings is in it, so it is of this project and this environment."""
+    """The schema, draft 2020-12. It includes the parts of installed plugins and of the project's own."""
     schema = Config.model_json_schema()
     definitions: Schema = schema["$defs"]
     properties: Schema = schema["properties"]
@@ -44,7 +44,7 @@ def json_schema(registry: Registry) -> Schema:
 
 
 def _choice(section: str, names: Iterable[str], registry: Registry, definitions: Schema) -> Schema:
-    """A name alone, where no option must be given, or a mapping of name and that class's options."""
+    """A name if no option is required, or a mapping of name and options, for each known part."""
     chosen = None if section in LISTS else Config.model_fields[section].get_default()
     default = None if chosen is None else chosen.name
     shared = definitions[type(chosen).__name__]["properties"] if chosen is not None else {}
@@ -62,7 +62,7 @@ def _choice(section: str, names: Iterable[str], registry: Registry, definitions:
 
 
 def _described(section: str, name: str, registry: Registry, definitions: Schema) -> Schema | None:
-    """The options of a name; None for one whose plugin is at fault, which is noted."""
+    """The options of a part; None if its plugin fails, which is added to the registry's faults."""
     try:
         return _options(class_of(section, name, registry), definitions)
     except Exception as error:

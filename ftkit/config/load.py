@@ -37,7 +37,7 @@ CATALOGS: Mapping[str, str] = {
     "lr_curve": "curves",
     **{section: section for section in LISTS},
 }
-"""The kind of part that a section names or lists, by plural."""
+"""The kind of part, by its plural, that each section names or lists."""
 
 AUTO_SECTIONS = ("task", "loss")
 """Sections that may be `auto`; planning replaces it."""
@@ -45,13 +45,13 @@ AUTO_SECTIONS = ("task", "loss")
 
 @dataclass(frozen=True)
 class Resolved:
-    """What was asked for, whole.
+    """A validated config, with the plugins that it uses and the source of each value.
 
     Attributes:
-        config: Validated, with every path absolute and every option of the chosen classes filled in.
-        registry: The plugins that the names in it are looked up in.
-        sources: Who set a dotted key: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
-            Keys that nobody set aren't in it.
+        config: With absolute paths, and every option of the named parts filled in.
+        registry: The plugins.
+        sources: By dotted key, where its value is set: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
+            Keys with their default are absent.
     """
 
     config: Config
@@ -59,11 +59,11 @@ class Resolved:
     sources: Mapping[str, str]
 
     def where(self, key: str) -> str:
-        """How a message calls a key: `ftkit.yaml:12: epochs`, `--epochs`, or only `epochs` where nobody set it."""
+        """A key in messages: `ftkit.yaml:12: epochs`, `--epochs`, or just `epochs` if it has its default."""
         return place(self.sources, key)
 
     def is_explicit(self, key: str) -> bool:
-        """Whether a flag or variable sets a key; a file may only repeat defaults, as the one saved with a run does."""
+        """Whether a flag or variable sets a key. A file may only repeat defaults, as a run's config.yaml does."""
         return self.sources.get(key, "").startswith(("--", "FTKIT_"))
 
 
@@ -73,19 +73,18 @@ def resolve(
     sets: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Resolved:
-    """Lay defaults, file, environment and flags over each other and check the whole.
+    """Merge defaults, file, environment and flags, in rising precedence, and validate the result.
 
-    Relative paths start from the file's folder where the file gives them, and from the working folder
-    otherwise, the default `output` included.
+    Relative paths in the file are relative to its folder, all others (the default `output` too) to the working folder.
 
     Args:
-        file: The config file; unset, `ftkit.yaml` in the working folder where there is one.
-        flags: By dotted config key: how the flag was spelt, and its value.
-        sets: `KEY=VALUE`, later ones over earlier ones and over flags.
-        env: The environment; only names that start with `FTKIT_` are read.
+        file: The config file; by default `ftkit.yaml` in the working folder, if it exists.
+        flags: By dotted config key, the spelling of the flag and its value.
+        sets: `KEY=VALUE`, which override flags and earlier ones.
+        env: The environment, of which names that start with `FTKIT_` are read.
 
     Raises:
-        RequestError: Something in it is wrong, a line for each fault, with place, key and remedy.
+        RequestError: One line per error, with the place, the key and the remedy.
     """
     layers = [_file_settings(file), from_env(env or {}), from_flags(flags or {}, sets)]
     tree, marks = merge(layers)
@@ -112,7 +111,7 @@ def build(resolved: Resolved, section: str) -> Any:
     """The part that a section names, built with its options; for a section that lists parts, a tuple of them.
 
     Raises:
-        RequestError: An option is unknown, missing or wrong, a line for each; or the class's own.
+        RequestError: An option is unknown, missing or invalid, one line for each; or raised by the class.
     """
     chosen = getattr(resolved.config, section)
     if section in LISTS:
@@ -131,11 +130,11 @@ def with_choice(
     """The same request with another part in a section that names one.
 
     Args:
-        options: Its options; the rest are filled in with their defaults.
-        sources: Who set what in that section, by dotted key, for messages.
+        options: Its options; others get their defaults.
+        sources: Where the values of that section are set, by dotted key, for messages.
 
     Raises:
-        RequestError: There is no such name, or an option is wrong.
+        RequestError: The name is unknown, or an option is invalid.
     """
     others = {key: where for key, where in resolved.sources.items() if key.partition(".")[0] != section}
     known = {**others, **sources}
@@ -147,7 +146,7 @@ def with_choice(
 
 
 def project_plugins(file: Path | None = None) -> tuple[Path, ...]:
-    """The plugin files that a config file names, whatever else is in it."""
+    """The plugin files that a config file lists. The rest of the file isn't validated."""
     tree, marks = merge([_file_settings(file)])
     _anchor_top(tree, marks)
     sources = {".".join(key): setting.where for key, setting in marks.items()}
@@ -155,12 +154,12 @@ def project_plugins(file: Path | None = None) -> tuple[Path, ...]:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole config; loading it anywhere on this machine starts the same run again."""
+    """The config as YAML, with absolute paths, so that it can be loaded from any folder."""
     return dump(config.model_dump(mode="json"))
 
 
 def is_path(weights: str) -> bool:
-    """Whether `weights` means a file, and not the name of a set of weights."""
+    """Whether `weights` is a path, and not the name of pretrained weights."""
     return "/" in weights or os.sep in weights or weights.lower().endswith(WEIGHT_SUFFIXES)
 
 
@@ -188,7 +187,7 @@ def _file_settings(file: Path | None) -> list[Setting]:
 
 
 def _shown(file: Path) -> str:
-    """A path as it is, or in quotes where one couldn't see it."""
+    """A path, in quotes if it has invisible characters."""
     text = str(file)
     return text if text.isprintable() and text == text.strip() else repr(text)
 
@@ -246,7 +245,7 @@ def _filled(
 
 
 def _general(choice: Choice) -> dict[str, Any]:
-    """The name, and what is set beside the options of the class that it names."""
+    """The name, and the options that every part of the section has."""
     return {field: getattr(choice, field) for field in type(choice).model_fields}
 
 
@@ -261,7 +260,7 @@ def _anchor_top(tree: dict[str, Any], marks: Mapping[Key, Setting]) -> None:
 
 
 def _anchored(value: Any, setting: Setting | None) -> Any:
-    """Paths made absolute; addresses stay, and whatever is no text is left for the validation to name."""
+    """Text and lists of text as absolute paths, except for URLs; other values are left for validation."""
     base = setting.base if setting else Path.cwd()
     if isinstance(value, str) and "://" in value:
         return value

@@ -1,4 +1,4 @@
-"""Options of the parts that a config names: checked against the class's fields, then handed to it."""
+"""Options of the parts that a config names, validated against the fields of their classes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 
 def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mapping[str, str], registry: Registry) -> T:
-    """An instance of a plugin's class.
+    """An instance of a part's class.
 
     Args:
         cls: A frozen dataclass whose fields are the options.
-        options: What the config gives, by field name.
+        options: Values from the config, by field name.
         section: Dotted key of the part in the config: `dataset`, `strategy.first`, `batch_transforms.0`.
-        sources: Who set what, for messages.
-        registry: Where strategies inside a strategy are looked up.
+        sources: Where values are set, by dotted key, for messages.
+        registry: For strategies inside a strategy.
 
     Raises:
-        RequestError: An option is unknown, missing or wrong, a line for each; or the class's own.
+        RequestError: An option is unknown, missing or invalid, one line for each; or raised by the class.
     """
     values, faults = _checked(cls, options, section, sources, registry)
     if faults:
@@ -57,10 +57,7 @@ def _placed(error: RequestError, cls: type, section: str, sources: Mapping[str, 
 
 
 def all_options(instance: object, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of a built instance with its value, as YAML has it, so that defaults are on record.
-
-    Strategies inside a strategy stay as they were given.
-    """
+    """Every option of an instance as a YAML value, defaults included. Strategies inside a strategy stay as given."""
     hints = option_types(type(instance))
     found: dict[str, Any] = {}
     for name in option_fields(type(instance)):
@@ -75,7 +72,7 @@ def all_options(instance: object, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def option_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a class that are options, in their order."""
+    """The fields of a class that are options, in order."""
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     return {f.name: f for f in fields if f.init}
 
@@ -88,7 +85,7 @@ def option_types(cls: type) -> dict[str, Any]:
     """The annotation of each option.
 
     Raises:
-        RequestError: One of them names something that doesn't exist when the program runs.
+        RequestError: An annotation names something that is imported for type checking only.
     """
     try:
         return typing.get_type_hints(cls, include_extras=True)
@@ -100,7 +97,7 @@ def option_types(cls: type) -> dict[str, Any]:
 
 
 def members(annotation: Any) -> set[Any]:
-    """The classes that an annotation is made of, those inside lists and unions too."""
+    """The classes in an annotation, including those in lists and unions."""
     inner = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
         return {type(value) for value in inner}
@@ -108,7 +105,7 @@ def members(annotation: Any) -> set[Any]:
 
 
 def strategy_in(annotation: Any, options: Any, registry: Registry) -> type | None:
-    """The class of a strategy inside a strategy; None where it is something else or not known."""
+    """The class of a strategy inside a strategy; None for other options and unknown names."""
     name = options.get("name") if _is_strategy(annotation) and isinstance(options, Mapping) else None
     return registry.strategies.get(name) if isinstance(name, str) and name in registry.strategies else None
 

@@ -1,4 +1,4 @@
-"""What is wrong with a config, a line for each fault: the place, the key, the reason, the remedy."""
+"""Errors of a config, one line each: the place, the key, the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _KEYS: dict[tuple[str, ...], Sequence[str]] = {
 
 
 class ConfigError(RequestError):
-    """Everything that is wrong with a config at once.
+    """All errors of a config.
 
     Attributes:
-        message: The first fault, complete in itself.
-        others: The rest, a line each.
+        message: The first error.
+        others: The other errors, one line each.
     """
 
     def __init__(self, found: Sequence[str]) -> None:
@@ -61,12 +61,12 @@ class ConfigError(RequestError):
 
 
 def source_of(sources: Mapping[str, str], key: str) -> str:
-    """Where a key, or something in it, was set; empty where nobody set it."""
+    """Where a key, or a key in its section, is set; empty for defaults."""
     return sources.get(key) or next((where for k, where in sources.items() if k.startswith(f"{key}.")), "")
 
 
 def place(sources: Mapping[str, str], key: str) -> str:
-    """How a message calls a value: `ftkit.yaml:12: epochs`, `--epochs`, or only `epochs`."""
+    """A key in messages: `ftkit.yaml:12: epochs`, `--epochs`, or just `epochs`."""
     where = source_of(sources, key)
     if not where:
         section, _, _ = key.rpartition(".")
@@ -75,15 +75,15 @@ def place(sources: Mapping[str, str], key: str) -> str:
             section, _, _ = section.rpartition(".")
             above = sources.get(section, "")
         return f"{above}: {key}" if above else key
-    # The library's keyword arguments are called as the keys are.
+    # Keyword arguments of the library have the names of keys.
     return where if where == key or where.startswith(("--", "FTKIT_")) else f"{where}: {key}"
 
 
 def unknown_key(sources: Mapping[str, str], key: str, known: Sequence[str], peers: Mapping[str, str]) -> str:
-    """The line for a key that nothing takes, with the nearest one that something does.
+    """The error for an unknown key, with the most similar known one.
 
     Args:
-        peers: What other tools call keys, and what we call them.
+        peers: Names of other tools for keys, and the keys.
     """
     close = nearest(key.rpartition(".")[2], [*known, *peers])
     if close:
@@ -94,7 +94,7 @@ def unknown_key(sources: Mapping[str, str], key: str, known: Sequence[str], peer
 
 
 def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str, str]) -> list[str]:
-    """pydantic's findings, one line a key; those of the branches of a union are joined."""
+    """The errors of pydantic, one line per key; those of the members of a union are joined."""
     expected: dict[str, list[str]] = {}
     values: dict[str, Any] = {}
     found: list[str] = []
@@ -106,7 +106,7 @@ def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str,
             found.append(unknown_key(sources, key, _KEYS.get(section, ()), {} if section else KEY_PEERS))
             continue
         if item["type"] == "missing" and isinstance(item["loc"][-1], int):
-            # Each value that a list lacks is a fault, and the last one says how many are needed; given is the list.
+            # pydantic reports each missing value of a list; the last one gives the number of values needed.
             key, needed = key.rpartition(".")[0], item["loc"][-1] + 1
             expected[key], values[key] = [f"{needed} values or more"], item["input"]
             continue
@@ -119,7 +119,7 @@ def lines(error: ValidationError, given: Any, prefix: str, sources: Mapping[str,
 
 
 def _path_in(given: Any, loc: Sequence[str | int]) -> list[str | int]:
-    """The part of pydantic's location that is in the input; the rest names branches of its schema."""
+    """The part of pydantic's location that is in the input; the rest names members of unions."""
     path: list[str | int] = []
     for part in loc:
         try:

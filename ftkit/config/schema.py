@@ -146,7 +146,7 @@ class Config(Section):
     image_transforms: NamedList = ()
     """Random transforms of single training images, applied in order: names, or mappings of name and options."""
     batch_transforms: NamedList = ()
-    """Random transforms of training batches, applied in order: names, or mappings of name and options."""
+    """Random transforms of training batches, one of them per batch: names, or mappings of name and options."""
 
     strategy: Named = Choice(name="gradual")
     """Fine-tuning strategy: which layer groups train in which epoch and at what learning rate. A name, or a mapping of

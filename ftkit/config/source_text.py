@@ -1,7 +1,7 @@
-"""Text keeps its source text: where an option is text, the scalar `01` stays `01`, and `no` and `1e3` what they say.
+"""Values of text options as written: `01` stays `01`, and `1e3` stays `1e3`.
 
-YAML decides by a scalar's look what it is. Here the option's type decides: each value comes with the text that it was
-written as, in the same shape, and where the type is text, the text is taken.
+YAML decides the type of a scalar by its form. Here the type of the option decides: each value comes with its source
+text, in the same shape, and options of type `str` take the text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from ftkit.config.yaml_file import Setting
 
 Fields = Callable[[Any, Any], Mapping[str, Any]]
-"""Given a type and the value for it, the types of its fields by name; empty where it has none."""
+"""From a type and a value to the types of its fields by name; empty if it has none."""
 
 
 def fields_of(annotation: Any, value: Any) -> Mapping[str, Any]:
@@ -34,7 +34,7 @@ def fields_of(annotation: Any, value: Any) -> Mapping[str, Any]:
 
 
 def written(settings: Mapping[tuple[str, ...], Setting], key: tuple[str, ...], value: Any) -> Any:
-    """The source text of the value at `key`, in the value's shape; None where there is no text."""
+    """The source text of the value at `key`, in the shape of the value; None if there is none."""
     setting = settings.get(key)
     if setting is not None:
         return setting.text
@@ -44,11 +44,11 @@ def written(settings: Mapping[tuple[str, ...], Setting], key: tuple[str, ...], v
 
 
 def as_typed(value: Any, text: Any, annotation: Any, fields: Fields = fields_of) -> Any:
-    """The value, with the source text in each place where the type wants text.
+    """The value, with the source text wherever the type is text.
 
     Args:
-        text: What `written` says of the value.
-        annotation: Its type; of a union the first member that fits decides.
+        text: As returned by `written`.
+        annotation: The type; the first member of a union that fits decides.
     """
     annotation = _bare(annotation)
     if isinstance(value, dict):
@@ -68,7 +68,7 @@ def _mapping(value: dict[str, Any], text: dict[str, Any], annotation: Any, field
         known = known or fields(member, value)
     of_all = next((m for m in _members(annotation) if _is_kind(m, Mapping) and len(typing.get_args(m)) == 2), None)
     rest = typing.get_args(of_all)[1] if of_all is not None else Any
-    # A name with dots comes as a mapping in a mapping, whose values are of the same type.
+    # Names with dots arrive as nested mappings whose values have the same type.
     dotted = Mapping[str, rest] if of_all is not None else Any  # type: ignore[valid-type]
     return {
         name: as_typed(
@@ -84,7 +84,7 @@ def _takes_dict(annotation: Any) -> bool:
 
 
 def _items(annotation: Any, count: int) -> list[Any]:
-    """The type of each of so many items."""
+    """The type of each of `count` items."""
     for member in _members(annotation):
         inner = typing.get_args(member)
         if not inner or not _is_kind(member, Collection) or _is_kind(member, Mapping):
@@ -96,10 +96,10 @@ def _items(annotation: Any, count: int) -> list[Any]:
 
 
 def _wants_text(annotation: Any, value: Any, text: str) -> bool:
-    """Whether text is what a scalar is for: a number or switch keeps its value where it may be one too."""
+    """Whether the type of a scalar is text. Unions with a number or bool keep the value."""
     members = _members(annotation)
     if value is None:
-        # Where null is an option's value, it means that; and a place left empty is not a name.
+        # null stays null where the type allows it, and an empty value isn't text.
         return text != "" and type(None) not in members and any(_is_text(member) for member in members)
     choices = {str(choice) for member in members for choice in _choices(member) if isinstance(choice, str)}
     exact = [choice for member in members for choice in _choices(member)]
@@ -122,7 +122,7 @@ def _choices(member: Any) -> list[Any]:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The alternatives of a union; else the type alone."""
+    """The members of a union, otherwise the type itself."""
     annotation = _bare(annotation)
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return [member for inner in typing.get_args(annotation) for member in _members(inner)]
@@ -130,7 +130,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _bare(annotation: Any) -> Any:
-    """Without what stands around the type: metadata, a name for it, whether a key must be there."""
+    """The type without `Annotated`, `Required`, aliases and the like."""
     while True:
         if typing.get_origin(annotation) in (typing.Annotated, typing.Required, typing.NotRequired, typing.Final):
             annotation = typing.get_args(annotation)[0]

@@ -1,4 +1,4 @@
-"""Defaults, file, environment and flags, laid one over the other; the later one wins."""
+"""Settings from file, environment and flags, merged; later layers override earlier ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RESERVED = (
     "FTKIT_PLUGIN_TIMEOUT",
     "FTKIT_STRICT_PLUGINS",
 )
-"""Variables that are no keys of the config."""
+"""Variables that aren't keys of the config."""
 TEST_PREFIX = "FTKIT_TEST_"
 
 BY_DATA = ("label_map",)
-"""Sections whose keys are names of the data, whatever dots and capitals are in them."""
+"""Sections whose keys are class names, which may have dots and capitals."""
 
 _SECTIONS = (*CHOICES, *LISTS, "preprocessing", "group_lr", "checkpoint", "plugins")
 
@@ -37,7 +37,7 @@ def from_env(env: Mapping[str, str]) -> list[Setting]:
     """`FTKIT_EPOCHS=3`, and `FTKIT_OPTIMIZER__LR=0.1` for a key in a section.
 
     Raises:
-        RequestError: A variable that starts with `FTKIT_` is no key of the config.
+        RequestError: A variable that starts with `FTKIT_` isn't a key of the config.
     """
     found: list[Setting] = []
     for name in sorted(env):
@@ -51,7 +51,7 @@ def from_env(env: Mapping[str, str]) -> list[Setting]:
 
 
 def from_flags(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> list[Setting]:
-    """Flags by config key, then `--set KEY=VALUE` in the order given."""
+    """Flags by config key, then `--set KEY=VALUE` in order."""
     found: list[Setting] = []
     for dotted, (flag, value) in flags.items():
         found += _spread(tuple(dotted.split(".")), value, flag)
@@ -67,10 +67,9 @@ def from_flags(flags: Mapping[str, tuple[str, Any]], sets: Sequence[str]) -> lis
 
 
 def merge(layers: Iterable[Sequence[Setting]]) -> tuple[dict[str, Any], dict[Key, Setting]]:
-    """One tree of plain values, and the setting that each of its leaves came from.
+    """The merged config as plain values, and the setting of each leaf.
 
-    A section that names something starts with the default's name. A later layer that changes the name
-    drops the earlier options, since they are another part's; those of `shared_options` stay.
+    A layer that names another part in a section drops the options of earlier layers, except for `shared_options`.
     """
     tree: dict[str, Any] = {name: {"name": Config.model_fields[name].get_default().name} for name in CHOICES}
     marks: dict[Key, Setting] = {}
@@ -148,7 +147,7 @@ def _items(section: str, items: Mapping[str, Any], marks: Mapping[Key, Setting])
 
 
 def _key_of(variable: str) -> Key:
-    """The keys of the config are in lower case; names of the data are as they are."""
+    """The key of a variable, in lower case except for class names."""
     first, *rest = variable.removeprefix(PREFIX).split("__")
     first = first.lower()
     return (first, "__".join(rest)) if rest and first in BY_DATA else (first, *map(str.lower, rest))
@@ -176,7 +175,7 @@ def _full_key(setting: Setting) -> Key:
 
 
 def _is_empty_section(setting: Setting) -> bool:
-    """`preprocessing:` with every line under it commented out."""
+    """Whether a section is empty, such as `preprocessing:` with every line under it commented out."""
     return setting.value is None and len(setting.key) == 1 and setting.key[0] in _SECTIONS
 
 

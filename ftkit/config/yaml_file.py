@@ -1,7 +1,7 @@
-"""YAML in and out, by the safe loader alone, with the line of every key.
+"""Reading YAML with the line of each key and the source text of each value, and writing it.
 
-Scalars mean what YAML 1.2 says: `1e-3` is a number, `no` and `off` are text, `1:30` is no number of
-base 60 and `2024-01-01` no date. Each keeps its text, so that a run can be called `007`.
+Scalars are read as in YAML 1.2: `1e-3` is a number, and `no`, `off`, `1:30` and `2024-01-01` are text. Only the safe
+loader is used.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ _PLAIN_TYPES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One value that somebody gave.
+    """One value from a file, variable or flag.
 
     Attributes:
         key: Path to it from the top of the config. Items of a list of parts have their index in it.
-        where: Who gave it: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
-        base: Folder that a relative path in the value starts from.
-        text: The value as it was written, where it was written as text. Of a list or a mapping in a list it
-            is one of the same shape, of texts.
+        where: Its source: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
+        base: Folder that relative paths in the value are relative to.
+        text: The source text; for a list, or a mapping in a list, texts in the same shape. None if there is none.
     """
 
     key: tuple[str, ...]
@@ -71,7 +70,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either version of YAML would take for something other than text."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type."""
 
     def represent_list(self, data: Any) -> yaml.SequenceNode:
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
@@ -80,7 +79,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-# Text that readers of YAML 1.1 (`y`) or 1.2 (`0o7`) take for something else.
+# Text that YAML 1.1 (`y`) or 1.2 (`0o7`) reads as another type.
 _Dumper.add_implicit_resolver("tag:ftkit,2026:other", re.compile(r"(?:[yYnN]|[-+]?0o[0-7]+)\Z"), list("yYnN-+0"))
 for _name, _pattern, _first in _PLAIN_TYPES:
     for _class in (_Loader, _Dumper):
@@ -90,10 +89,10 @@ _Dumper.add_representer(list, _Dumper.represent_list)
 
 
 def read_file(path: Path) -> list[Setting]:
-    """Everything that a config file sets, in its order; one setting a value, nested keys as a path.
+    """The settings of a config file, one per value, in order.
 
     Raises:
-        RequestError: The file can't be read, isn't YAML, isn't a mapping, or has a key twice.
+        RequestError: The file can't be read, isn't a YAML mapping, or has a duplicate key.
     """
     name, text = f"{path}:", _text_of(path)
     _require_yaml(path, text)
@@ -106,13 +105,13 @@ def read_file(path: Path) -> list[Setting]:
 
 
 def read_text(text: str, key: tuple[str, ...], where: str, base: Path) -> list[Setting]:
-    """What one flag or variable sets: a YAML value on a line, `0.1`, `[0.9, 0.99]`, `{name: csv, path: a.csv}`."""
+    """The settings of a flag or variable, whose text is YAML: `0.1`, `[0.9, 0.99]`, `{name: csv, path: a.csv}`."""
     try:
         node = _compose(text, where)
     except RequestError:
         if text[:1] in "[{\"'":
             raise
-        # Text that only happens to be bad YAML, such as a name with a colon, means itself.
+        # Other invalid YAML, such as a name with a colon, is plain text.
         return [Setting(key, text, where, base, text)]
     if isinstance(node, yaml.MappingNode) and node.flow_style:
         return [Setting(s.key, s.value, where, base, s.text) for s in _settings(node, key, where, base)]
@@ -120,12 +119,12 @@ def read_text(text: str, key: tuple[str, ...], where: str, base: Path) -> list[S
         return [Setting(key, None if node is None else text, where, base, text)]
     value, texts = _value(node, where)
     if isinstance(value, str) and isinstance(node, yaml.ScalarNode) and node.style is None:
-        value = text  # whole, with what would be a comment in a file
+        value = text  # including what would be a comment in a file
     return [Setting(key, value, where, base, texts if isinstance(value, list) else text)]
 
 
 def dump(data: dict[str, Any]) -> str:
-    """Block mappings, lists on a line, keys in their order."""
+    """YAML with block mappings and flow lists, keys in order."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
@@ -145,7 +144,7 @@ def _text_of(path: Path) -> str:
 
 
 def _require_yaml(path: Path, text: str) -> None:
-    """Refuse what is of another kind by its look, before YAML makes something of it."""
+    """Refuse files of other formats with a better message than the YAML parser's."""
     kind = kind_of_bytes(text[:HEAD].encode("utf-8", "surrogatepass"))
     if kind in ("an HTML page", "an XML file", "a git-lfs pointer"):
         raise RequestError(f"{path}: it is {kind}, not YAML", "give a config file as `ftkit init` writes it")
@@ -182,7 +181,7 @@ def _settings_of(node: yaml.Node, key: tuple[str, ...], name: str, where: str, b
 
 
 def _pairs(node: yaml.MappingNode, prefix: tuple[str, ...], name: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
-    """The keys of a mapping as text, with their nodes and those of the values."""
+    """The keys of a mapping as text, with the nodes of keys and values."""
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         where = _at(name, key_node.start_mark)
@@ -197,7 +196,7 @@ def _pairs(node: yaml.MappingNode, prefix: tuple[str, ...], name: str) -> Iterat
 
 
 def _value(node: yaml.Node, where: str) -> tuple[Any, Any]:
-    """What a node means, and the text of its scalars in the same shape."""
+    """The value of a node, and the source text of its scalars in the same shape."""
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         items = [_value(item, where) for item in node.value]
         return [value for value, _ in items], [text for _, text in items]
@@ -217,5 +216,5 @@ def _is_null(node: yaml.Node) -> bool:
 
 
 def _at(name: str, mark: yaml.Mark | None) -> str:
-    """Files come as `name:` and get their line; flags and variables have none."""
+    """The source in messages: files are called `name:` and get the line number, flags and variables don't."""
     return f"{name}{mark.line + 1}" if name.endswith(":") and mark else name.rstrip(":")

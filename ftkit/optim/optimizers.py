@@ -1,4 +1,4 @@
-"""The optimizer, built once with every layer group in it, and the learning rates of each step."""
+"""Building the optimizer with all layer groups, and setting learning rates."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def build_optimizer(
     decay_all: bool = False,
     fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """Parameter groups for all layer groups, in order, trainable or not; phases never rebuild it.
+    """An optimizer with parameter groups for all layer groups, in order, frozen or not; phases never rebuild it.
 
-    A layer group is one of them, or with weight decay two of the same name: the second has its biases and
-    normalisation parameters, which don't decay. Pulling those to 0 doesn't simplify a network, and pulls
-    pretrained ones away from where they belong.
+    With weight decay, a layer group has two parameter groups of the same name: the second one has its biases and
+    normalization parameters, without weight decay. Decay towards 0 doesn't regularize those, and pretrained values may
+    be far from 0.
 
     Args:
         members: Parameter names by layer group, from the input to the head.
-        decay_all: Let weight decay act on all parameters alike.
+        decay_all: Apply weight decay to all parameters.
         fused: Use the fused implementation where it is faster and the options don't say otherwise.
 
     Raises:
@@ -69,6 +69,6 @@ def _spared(model: nn.Module) -> frozenset[str]:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:
-    """Set each group's rate; a frozen one's is 0 (and its gradients are None, so nothing moves it)."""
+    """Set the rate of each group; 0 for frozen ones, whose gradients are None."""
     for group in optimizer.param_groups:
         group["lr"] = rates.get(group["name"], 0.0)

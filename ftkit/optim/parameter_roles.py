@@ -1,4 +1,4 @@
-"""The role of each parameter: weight, bias, or weight or bias of a normalisation layer."""
+"""Roles of parameters: weight, bias, and weight or bias of a normalization layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ftkit.parts.backbone import Role
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_NORM_NAME = re.compile(r"(Batch|Layer|Group|Instance|RMS|Rms)Norm")  # classes that networks bring along
+_NORM_NAME = re.compile(r"(Batch|Layer|Group|Instance|RMS|Rms)Norm")  # classes defined by networks
 
 
 def roles(model: nn.Module) -> dict[str, Role]:

@@ -1,4 +1,4 @@
-"""Learning rates by layer group: the strategy's scales of a base rate, or rates given by name."""
+"""Learning rates by layer group: the base rate times the strategy's scale, or rates of `group_lr`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ftkit.strategies.schedule import Schedule
 
 
 def peak_rates(row: Mapping[str, float], base: float, own: Mapping[str, float]) -> dict[str, float]:
-    """The rate of each group that trains, before the curve: its own, or else its scale of the base rate.
+    """The learning rate of each trainable group, before the curve.
 
     Args:
         row: LR scales of one epoch.
-        own: Rates by group that take the place of the scaled base rate.
+        own: Rates by group that replace the scaled base rate.
     """
     return {group: own.get(group, base * scale) for group, scale in row.items()}
 
@@ -21,17 +21,17 @@ def peak_rates(row: Mapping[str, float], base: float, own: Mapping[str, float]) 
 def check_group_rates(
     own: Mapping[str, float], schedule: Schedule, strategy: str, where: Callable[[str], str]
 ) -> tuple[str, ...]:
-    """Refuse rates that no epoch would use.
+    """Refuse rates for groups that are unknown or never train.
 
     Args:
         strategy: Its name, for messages.
-        where: How a message calls a dotted config key.
+        where: From a dotted config key to its name in messages.
 
     Returns:
-        What is worth saying: that the base rate has no effect, where every group that trains has its own.
+        A note if the base rate has no effect, since every trainable group has a rate of its own.
 
     Raises:
-        RequestError: There is no such layer group, or it never trains.
+        RequestError: A layer group is unknown, or never trains.
     """
     names = [group.name for group in schedule.groups]
     training = {group for row in schedule.rows for group in row}

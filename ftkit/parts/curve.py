@@ -1,4 +1,4 @@
-"""A learning-rate curve: a pure function of how far the run is, with a peak of 1."""
+"""A learning-rate curve: a pure function of the progress of the run, with a peak of 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Curve(ABC):
     """The factor on the base learning rate over a run, from 0 to 1. Fields are options of `lr_curve`.
 
     Attributes:
-        warmup_epochs: Epochs, or a part of one, in which the factor rises linearly to the curve's start.
+        warmup_epochs: Epochs of linear warm-up to the start of the curve; may be a fraction.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -30,7 +30,7 @@ class Curve(ABC):
         """The factor for optimizer step `step`, counted from 0 over the whole run.
 
         Raises:
-            RequestError: The warm-up is longer than the run, so the rate would never be reached.
+            RequestError: The warm-up is longer than the run.
         """
         if self.warmup_epochs > epochs:
             raise RequestError(
@@ -45,4 +45,9 @@ class Curve(ABC):
 
     @abstractmethod
     def shape(self, progress: float, epoch: float) -> float:
-        """The factor after warm-up: `progress` from 0 to 1, `epoch` in epochs since warm-up ended."""
+        """The factor after warm-up.
+
+        Args:
+            progress: Fraction of the steps after warm-up that are done, from 0 to 1.
+            epoch: Epochs since the end of warm-up.
+        """

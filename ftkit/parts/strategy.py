@@ -1,4 +1,4 @@
-"""A strategy says which layer groups train in which epoch, and how fast. Numbers only."""
+"""A strategy: which layer groups train in which epoch, and at what learning rate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 class Strategy(ABC):
     """Maps an epoch to `{layer group: LR scale}`. Subclasses are frozen dataclasses; fields are options.
 
-    It must be pure: the same epoch gives the same numbers, whatever was asked before. That is what lets
-    a schedule be printed, tested and resumed.
+    It must be pure: the same arguments give the same numbers. So schedules can be printed, tested and resumed.
 
     Attributes:
-        default_weights: What `weights` means when the user doesn't set it: `default` or `none`.
-        probe: Whether the head must be solved on frozen features before training (`first`), is all that is
-            done (`only`), or is solved as in any run with pretrained weights (`usual`).
+        default_weights: Default of the config's `weights`: `default` or `none`.
+        probe: Whether a probe initializes the head. usual: with pretrained weights; first: always, otherwise the run
+            fails; only: the probe is all that is done.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -32,15 +31,15 @@ class Strategy(ABC):
     probe: ClassVar[Literal["usual", "first", "only"]] = "usual"
 
     def groups(self, backbone: Backbone) -> tuple[LayerGroup, ...]:
-        """Layer groups from the input to the head; by default the backbone's own.
+        """Layer groups from the input to the head; by default the backbone's.
 
-        Where two groups match a parameter, the later one owns it.
+        A parameter belongs to the last group that matches it.
         """
         return tuple(backbone.groups)
 
     @abstractmethod
     def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
-        """The factor on the base learning rate for each group that trains in `epoch`.
+        """The factor on the base learning rate for each trainable group in `epoch`.
 
         Args:
             epoch: From 0 to `epochs - 1`.
@@ -48,26 +47,26 @@ class Strategy(ABC):
             groups: Group names from the input to the head.
 
         Returns:
-            Scales of 0 or more. A group that is absent, or at 0, is frozen.
+            Scales of 0 or more. Groups that are missing or 0 are frozen.
         """
 
     def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
-        """Change the network before training, for adapters such as LoRA; by default not at all.
+        """Change the network before training, for adapters such as LoRA; by default unchanged.
 
-        Names of what stays must begin as before, so that layer groups own it. It is called again on a new network
-        when a run is resumed, and on one without values when parameters are counted.
+        Parameters must keep the prefixes of their names, so that layer groups match them. It is called again on a new
+        network when a run is resumed, and on the meta device when parameters are counted.
         """
         return model
 
     def merged(self, model: nn.Module) -> nn.Module:
-        """The network that a backbone builds, equal in what it puts out to one that `adapt` changed.
+        """The network as the backbone builds it, with the same outputs as the adapted `model`.
 
-        It is what is kept in a model's folder. `model` itself trains on and must stay as it is: copy it.
+        It is saved in the model folder. `model` continues to train: copy it instead of changing it.
         """
         return model
 
     def save_extra(self, model: nn.Module, folder: Path) -> None:  # noqa: B027 - nothing is the right default
-        """Write what else is worth keeping of an adapted network into its model's folder; by default nothing."""
+        """Write further files of an adapted network, such as adapters, into its model folder; by default none."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,9 @@ class Then(Strategy):
     """One strategy after another.
 
     Attributes:
-        first: Has the first `at` epochs, as a run of its own.
-        second: Has the rest, as a run of its own.
-        at: After how many epochs `second` takes over.
+        first: Strategy of the first `at` epochs, as if they were a run of their own.
+        second: Strategy of the other epochs, as if they were a run of their own.
+        at: Number of epochs of `first`.
     """
 
     first: Strategy
@@ -87,7 +86,7 @@ class Then(Strategy):
     def __post_init__(self) -> None:
         if self.at < 1:
             raise RequestError(f"strategy.at is {self.at}", "give the first strategy 1 epoch or more")
-        # The run's first weights are the first strategy's business: `default_weights` is read off the instance.
+        # The first strategy determines the initial weights; `default_weights` is read from the instance.
         object.__setattr__(self, "default_weights", self.first.default_weights)
         object.__setattr__(self, "probe", self.first.probe)
 
@@ -111,7 +110,7 @@ class Then(Strategy):
         return _part("second", self.second, epoch - self.at, epochs - self.at, groups)
 
     def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
-        """What both strategies make of the network, the first one's change first."""
+        """The network adapted by the first strategy, then by the second one."""
         return self.second.adapt(self.first.adapt(model, backbone), backbone)
 
     def merged(self, model: nn.Module) -> nn.Module:
@@ -123,7 +122,7 @@ class Then(Strategy):
 
 
 def _part(key: str, strategy: Strategy, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
-    """A part's own row; where it refuses its length, the message says which part that is."""
+    """A row of one of the strategies; errors get its key."""
     try:
         return strategy.lr_scales(epoch, epochs, groups)
     except RequestError as error:

@@ -1,1 +1,1 @@
-"""Config to `Plan`: everything that a run will do, decided before it starts."""
+"""From a config to a `Plan`, which determines everything that a run does."""

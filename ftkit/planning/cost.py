@@ -1,4 +1,4 @@
-"""Parameters and activations of a plan, from a backbone's summary alone."""
+"""Parameters and activations of a plan, computed from the backbone's summary."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from ftkit.strategies.schedule import Phase
 def count_parameters(
     backbone: Backbone, groups: tuple[LayerGroup, ...], num_classes: int, head: Head, channels: int
 ) -> dict[str, int] | None:
-    """Parameters by layer group from the backbone's summary; None where that can't tell.
+    """Parameters by layer group from the backbone's summary; None if they can't be computed from it.
 
-    The summary counts by the backbone's groups and roles, so groups that cut through those, as name
-    prefixes may, can only be counted on the model itself.
+    The summary has counts by group and role of the backbone. Groups that divide those otherwise, such as name prefixes,
+    can be counted on the model only.
 
     Args:
-        channels: Of the images: where they are fewer than the backbone's own, its first convolution has
-            fewer weights.
+        channels: Channels of the images; with fewer than the backbone's, the first convolution has fewer weights.
     """
     summary = backbone.summary
     whole = {g.pattern for g in backbone.groups} | {".*"}
@@ -41,7 +40,7 @@ def count_parameters(
 
 
 def _of_head(backbone: Backbone, num_classes: int, head: Head) -> Mapping[Role, int]:
-    """The classifier's parameters, and those of auxiliary classifiers, which stay linear."""
+    """Parameters of the classifier and of auxiliary classifiers, which are always linear."""
     assert backbone.summary is not None
     inputs = list(backbone.summary.head_inputs)
     hidden = {"weight": 0, "bias": 0}
@@ -55,9 +54,9 @@ def _of_head(backbone: Backbone, num_classes: int, head: Head) -> Mapping[Role, 
 
 
 def kept_activations(backbone: Backbone, groups: tuple[LayerGroup, ...], phase: Phase) -> int:
-    """Elements that one image leaves for the backward pass of a phase, at the backbone's own size.
+    """Activations, in elements, that a phase keeps for the backward pass of one image of the backbone's default size.
 
-    The layers below the first trainable group keep none, since nothing flows back to them.
+    Layers below the first trainable group keep none, since no gradient reaches them.
     """
     assert backbone.summary is not None
     sizes = backbone.summary.groups

@@ -1,4 +1,4 @@
-"""What the network sees of an image: the preprocessing of its weights, with what the config overrides."""
+"""The preprocessing of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ftkit.transforms.preprocessing import Preprocessing
 
 
 def choose_preprocessing(overrides: PreprocessingOverrides, base: Preprocessing, backbone: Backbone) -> Preprocessing:
-    """The preprocessing of the weights, or else the backbone's, with what the config overrides.
+    """The preprocessing of the weights or the backbone, with the overrides of the config.
 
     Raises:
-        RequestError: The backbone, or its weights, can't take images of so many channels.
+        RequestError: The backbone or the weights don't take images with that number of channels.
     """
     changes = overrides.model_dump(exclude_none=True)
     channels = changes.pop("channels", base.channels)

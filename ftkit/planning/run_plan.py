@@ -1,4 +1,4 @@
-"""A `Plan`: pure data that says all that a run will do, and what follows from it."""
+"""The plan of a run: its parts, data and schedule, and what follows from them."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ ProbeUse = Literal["usual", "required"] | None
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, decided.
+    """Everything that determines a run.
 
     Attributes:
-        group_parameters: Number of parameters by layer group of the schedule; None where only building
-            the model tells (`ftkit.models.build.counted` does that).
+        group_parameters: Number of parameters by layer group of the schedule; None if they can be counted only by
+            building the model (`ftkit.models.build.counted`).
         metrics: The metrics that are recorded for the validation split, by name.
         probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
             fails, None for not at all.
@@ -83,7 +83,7 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the splits, which takes a pass over all names; checkpoints and cards ask for it again and again."""
+        """The fingerprint of the splits, cached since it takes a pass over all names."""
         return self.splits.fingerprint()
 
     @cached_property
@@ -93,7 +93,7 @@ class Plan:
 
     @cached_property
     def cache_policy(self) -> CachePolicy:
-        """What decides which phases train on cached activations."""
+        """Which phases may train on cached activations."""
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         assert self.splits.val is not None, "make_plan refuses data without a validation split"
         return CachePolicy(
@@ -114,7 +114,7 @@ class Plan:
 
     @cached_property
     def cache_by_phase(self) -> tuple[Use, ...] | None:
-        """What each phase is expected to read from the cache; None where only the network itself tells."""
+        """What each phase is expected to read from the cache; None if that needs the built network."""
         scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
         width = 2 if self.config.precision in ("bf16", "fp16") else BYTES_PER_VALUE
         return self.cache_policy.expect(self.backbone, self.schedule.groups, scale, width)
@@ -125,20 +125,20 @@ class Plan:
         return self.batches.steps * self.config.epochs
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """Rate of each group that trains at optimizer step `step`, counted from 0 over the run."""
+        """Learning rate of each trainable group at optimizer step `step`, counted from 0 over the run."""
         factor = self.curve.factor(step, self.batches.steps, self.config.epochs)
         return {group: factor * rate for group, rate in self.peak_rates(step // self.batches.steps).items()}
 
     def peak_rates(self, epoch: int) -> dict[str, float]:
-        """Rate of each group that trains in `epoch`, counted from 0, before the curve."""
+        """Learning rate of each trainable group in `epoch`, counted from 0, before the curve."""
         return peak_rates(self.schedule.rows[epoch], self.config.optimizer.lr, self.config.group_lr)
 
     @cached_property
     def patience_start(self) -> int:
-        """Whole epochs done when patience begins to count.
+        """Number of epochs before patience counts.
 
-        By default that is when the last phase begins: the groups that train in it, at a rate above 0, train to the end.
-        A plateau of an earlier phase says nothing of what the next thaw will bring.
+        By default these are all epochs before the last phase, whose groups train to the end: a plateau in an earlier
+        phase may end when more groups are unfrozen.
         """
         if self.config.patience_from == "start" or not self.config.epochs:
             return 0
@@ -147,19 +147,19 @@ class Plan:
 
     @cached_property
     def class_weights(self) -> tuple[float, ...]:
-        """What an image of each class counts so that classes count the same; used where `balance` says so."""
+        """Weight of an image of each class, so that classes have equal weight in total, for `balance`."""
         assert self.splits.train is not None, "make_plan refuses data without a training split"
         return class_weights(self.splits.train.labels, self.num_classes)
 
     def trainable_parameters(self, phase: Phase) -> int | None:
-        """Number of parameters that train in a phase."""
+        """Number of trainable parameters of a phase."""
         counts = self.group_parameters
         return None if counts is None else sum(counts[g] for g in phase.trainable)
 
     def memory_bytes(self, phase: Phase) -> int | None:
-        """Estimated peak bytes of a phase in fp32: weights, gradients, optimizer and kept activations.
+        """Estimated peak memory of a phase in fp32, in bytes: weights, gradients, optimizer state and activations.
 
-        The layers below the first trainable group keep no activations, since nothing flows back to them.
+        Layers below the first trainable group keep no activations, since no gradient reaches them.
         """
         trainable = self.trainable_parameters(phase)
         if trainable is None or self.backbone.summary is None or self.group_parameters is None:
@@ -167,7 +167,7 @@ class Plan:
         kept = kept_activations(self.backbone, self.schedule.groups, phase)
         scale = (self.preprocessing.size / self.backbone.preprocessing.size) ** 2
         slots = self.optimizer.state_values
-        # ZeRO works on a copy of the weights that a process steps, beside its share of what the optimizer keeps.
+        # ZeRO keeps a copy of the weights of its shard beside the optimizer state.
         kept_of_each = (1 + slots) / self.world_size if self.config.zero_stage else slots
         values: float = sum(self.group_parameters.values()) + trainable * (1 + kept_of_each)
         if self.config.fsdp:
@@ -234,7 +234,7 @@ class Plan:
         }
 
     def parameters(self, group: str) -> int | None:
-        """Number of parameters of a layer group; None where only building the network tells."""
+        """Number of parameters of a layer group; None if they can be counted only by building the model."""
         return None if self.group_parameters is None else self.group_parameters[group]
 
 
@@ -245,10 +245,10 @@ def _use(use: Use) -> dict[str, Any] | None:
 
 
 def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
-    """Where a plan trains otherwise than one that was saved, for people; None where it doesn't.
+    """How the training of a plan differs from a saved plan, as text; None if it doesn't.
 
     Args:
-        saved: As `Plan.to_json` gave it. A plan of more epochs may go on longer.
+        saved: From `Plan.to_json`, with no more epochs than the plan.
     """
     strategy, began = plan.config.strategy.name, [dict(epoch["lr_scale"]) for epoch in saved["epochs"]]
     if len(began) > len(plan.schedule.rows):
@@ -263,7 +263,7 @@ def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
             )
     plain = json.loads(json.dumps(plan.to_json()))
     for what in ("preprocessing", "augment", "head"):
-        # A later version may know more settings.
+        # A later version may have more settings.
         before = saved.get(what, {})
         now = {key: plain[what].get(key) for key in before}
         if before != now:

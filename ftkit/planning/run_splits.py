@@ -1,4 +1,4 @@
-"""The images that a run sees: as the config cuts and draws them, without those that can't be read."""
+"""The splits of a run: classes selected, validation images held out, training images sampled."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from ftkit.plugin_errors import GuardedOpener, plugin_boundary, plugin_of
 
 
 def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, tuple[str, ...]]:
-    """The data's splits as the run sees them, and what is worth saying of them.
+    """The splits of a run, and notes on them.
 
-    Classes are chosen and mapped first, so that everything else goes by what is learnt. A missing validation
-    split is taken from the training images, stratified and seeded; then `train_samples` draws from what is
-    left, so that the validation images don't depend on it.
+    First classes are selected and mapped. Then a missing validation split is taken from the training images, stratified
+    and seeded. Last, `train_samples` are drawn from the rest, so that the validation images don't depend on it.
 
     Args:
         for_training: Refuse classes that only val or test have, and selected classes that the data lacks. Otherwise
@@ -43,7 +42,7 @@ def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, 
         splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
         notes += (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
     if splits.train is not None and config.train_samples is not None:
-        # Of data that has become less than the run drew from, a model is evaluated all the same.
+        # A trained model can be evaluated on data that has shrunk since.
         count = config.train_samples if for_training else min(config.train_samples, len(splits.train))
         drawn = stratified_sample(splits.train.labels, count, config.seed)
         splits = replace(splits, train=splits.train.subset(drawn))
@@ -51,14 +50,14 @@ def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, 
 
 
 def load_checked(dataset: Dataset, source: str, for_training: bool = True) -> Splits:
-    """What a dataset loads to, checked.
+    """The splits that a dataset loads, checked.
 
     Args:
-        source: How messages call it.
+        source: Its name in messages.
         for_training: Take the classes from the training split; otherwise each split may have classes of its own.
 
     Raises:
-        RequestError: The data isn't there, or what `load` returned can't be used.
+        RequestError: The data is missing, or `load` returned something invalid.
         PluginError: A plugin's `load` raised something else.
     """
     with plugin_boundary(f"load of {source}", dataset), error_prefix(source):
@@ -68,7 +67,7 @@ def load_checked(dataset: Dataset, source: str, for_training: bool = True) -> Sp
 
 
 def _guarded(split: Split | None, source: str) -> Split | None:
-    """The split with its images opened by each thread and process for itself, and a plugin's errors put into words."""
+    """The split with an opener for each thread and process, and with error messages for a plugin's opener."""
     if split is None or not len(split) or sample_file(split, 0) is not None:
         return split
     if plugin_of(split.source(0)[0]) is None:
@@ -77,12 +76,12 @@ def _guarded(split: Split | None, source: str) -> Split | None:
 
 
 def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
-    """The splits as `load_splits` has them for a trained model, less the images that a run of this config leaves out.
+    """The splits for a trained model, without the unreadable images if `on_bad_image` is skip.
 
-    Where it leaves none out, nothing is opened: a file that has broken since is named when it is read.
+    With `on_bad_image: error` no image is opened; an unreadable one fails when it is read.
 
     Raises:
-        RequestError: The data isn't there any more, or can't be used.
+        RequestError: The data is missing or invalid.
     """
     splits, notes = load_splits(resolved, for_training=False)
     if resolved.config.on_bad_image != "skip":
@@ -92,10 +91,10 @@ def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
 
 
 def require_classes(splits: Splits) -> None:
-    """Refuse data that nothing can be learnt from.
+    """Refuse data without training images, a second class or validation images.
 
     Raises:
-        RequestError: A split or a second class is missing.
+        RequestError: One of them is missing.
     """
     if splits.train is None or not len(splits.train):
         raise RequestError("the dataset has no training split", "give one with a train folder, or another dataset")

@@ -1,4 +1,4 @@
-"""The task of a run, and the loss and metric that it takes where the config leaves them to it."""
+"""The task of a run, and the default loss and metric of the task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ftkit.parts.task import Task
 
 
 def choose_task(resolved: Resolved, splits: Splits) -> Resolved:
-    """The same request with a task, a loss and a metric in place of `auto`.
+    """The request with `auto` replaced by a task, a loss and a monitored metric.
 
     Raises:
-        RequestError: The labels, or the loss, aren't for the task that was asked for.
+        RequestError: The labels or the loss don't fit the task.
     """
     if resolved.config.task.name == AUTO:
         name = "multilabel" if any(split.multilabel for _, split in splits.present()) else "multiclass"

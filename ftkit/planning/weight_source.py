@@ -1,4 +1,4 @@
-"""Where a run's first weights come from."""
+"""The initial weights of a run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ftkit.transforms.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where a run's first weights come from.
+    """The source of a run's initial weights.
 
     Attributes:
-        kind: Drawn at random, one of the backbone's pretrained sets, or a file.
-        name: As the user may write it: `none`, `IMAGENET1K_V1`, the path.
-        preprocessing: What the weights were trained with, where that is known.
-        head: What their head is made of, where that is known.
-        classes: What the outputs of their head stand for, in that order, where that is known.
-        sha256: The sum that the file must have, where that is known.
+        kind: Random initialization, pretrained weights of the backbone, or a file.
+        name: As in the config: `none`, `IMAGENET1K_V1`, a path.
+        preprocessing: The preprocessing that the weights were trained with, if known.
+        head: The structure of their head, if known.
+        classes: The classes of their head in output order, if known.
+        sha256: The expected checksum of the file, if known.
     """
 
     kind: Literal["none", "pretrained", "file"]
@@ -41,7 +41,7 @@ class WeightSource:
     sha256: str | None = None
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line of text."""
         if self.kind == "none":
             return "none: drawn at random"
         if self.pretrained is None:
@@ -52,10 +52,10 @@ class WeightSource:
 
 
 def choose_weights(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> WeightSource:
-    """Where the weights come from: what the config says, or else what suits the strategy.
+    """The weights of the config, or otherwise the strategy's default.
 
     Raises:
-        RequestError: They aren't there, or are a part of a network.
+        RequestError: They are missing, or are only a part of a network.
     """
     found = _chosen(resolved, backbone, strategy)
     if found.kind != "file" and resolved.config.weights_key is not None:
@@ -90,13 +90,13 @@ def _chosen(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> Weigh
 
 
 def weights_of_run(resolved: Resolved, backbone: Backbone, strategy: Strategy, run: Path) -> WeightSource:
-    """Where the weights of a run that goes on came from.
+    """The initial weights of a run that is resumed.
 
-    A whole checkpoint has all of the network, what is frozen too, so their file may be gone since; what else it told
-    stands in the run's plan.
+    Their file may be missing if there is a checkpoint, which has all weights of the network; preprocessing and head are
+    then read from the run's plan.
 
     Raises:
-        RequestError: It is gone, and the run has no checkpoint.
+        RequestError: The file is missing, and the run has no checkpoint.
     """
     try:
         return choose_weights(resolved, backbone, strategy)
@@ -126,10 +126,10 @@ def _as_planned(path: Path, plan: Path) -> WeightSource:
 
 
 def require_head(weights: WeightSource, head: Head, classes: Sequence[str]) -> tuple[str, ...]:
-    """Refuse to keep a head that isn't there, isn't made as the new one is, or is for other classes.
+    """Refuse `keep_head` for weights without a head, with a head of another structure, or for other classes.
 
     Returns:
-        Notes for the plan: where the classes of the head aren't known, what they are taken for.
+        A note for the plan if the classes of the head are unknown.
     """
     if weights.kind == "none":
         raise RequestError("keep_head is set, but weights are none", "there is no head to keep: drop --keep-head")
@@ -151,7 +151,7 @@ def require_head(weights: WeightSource, head: Head, classes: Sequence[str]) -> t
 
 
 def _weights_file(path: Path, runs: Path) -> WeightSource:
-    """A file of weights, or the model of a run, whose card tells preprocessing and classes too."""
+    """A weights file, or the model of a run, whose card has the preprocessing and the classes."""
     _refuse_parts(path)
     in_bundle = path.name in (WEIGHTS, CARD) and (path.parent / CARD).is_file()
     if path.is_file() and not in_bundle:
@@ -174,11 +174,10 @@ def _weights_file(path: Path, runs: Path) -> WeightSource:
 
 
 def _refuse_parts(path: Path) -> None:
-    """Refuse what holds a part of a network, with what to give in its place.
+    """Refuse files that hold only a part of a network.
 
     Raises:
-        RequestError: It is a checkpoint of a run, the weights that a run is measured from, adapters, or one of several
-            shards.
+        RequestError: It is part of a run folder, adapter weights, or a shard; names what to give instead.
     """
     refuse_run_part(path)
     folder = path if path.is_dir() else path.parent

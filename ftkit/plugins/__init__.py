@@ -1,9 +1,9 @@
-"""Third-party and built-in plugins: found without importing them, loaded one by one when something asks.
+"""Built-in and third-party plugins, discovered without importing them and loaded on demand.
 
-`discovery` knows which there are, `loading` imports one and checks it, `catalog` and `registry` offer what they
-bring. A plugin that can't be loaded is a `Fault`, told once and again when something of it is asked for.
+`discovery` lists them, `loading` imports and checks one, `catalog` and `registry` look up their parts. A plugin that
+can't be loaded is a `Fault`, reported once, and again when one of its parts is requested.
 
-Names are imported when they are first used, since `ftkit --help` imports `discovery` alone.
+Names are imported when they are first used, since `ftkit --help` imports only `discovery`.
 """
 
 from __future__ import annotations

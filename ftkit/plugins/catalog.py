@@ -1,4 +1,4 @@
-"""What plugins offer of one kind, by name."""
+"""The parts of one kind, by name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ftkit.plugins.loading import Offer, reason
 
 T = TypeVar("T")
 FEW = 12
-"""Names that a message lists."""
+"""Maximum number of names in a message."""
 
 
 class Loader(Protocol):
-    """Loads plugins on demand; each adds to the catalogs what it offers."""
+    """Loads plugins on demand; each adds its parts to the catalogs."""
 
     faults: list[Fault]
 
@@ -27,24 +27,23 @@ class Loader(Protocol):
     def load_all(self) -> None: ...
 
     def has_plugin(self, plugin: str) -> bool:
-        """Whether there is a plugin of that name, be it broken or disabled."""
+        """Whether there is a plugin of that name, even if it is broken or disabled."""
         ...
 
     def why_missing(self, plugin: str) -> str | None:
-        """Why nothing of a plugin is there, or None where that isn't known."""
+        """Why a plugin has no parts; None if it works or is unknown."""
         ...
 
-    def call_plugin(self, plugin: str, question: Callable[[], T]) -> T | None:
-        """What a plugin's own code answers; None where it fails, which is a fault of the plugin from then on."""
+    def call_plugin(self, plugin: str, call: Callable[[], T]) -> T | None:
+        """The result of a plugin's code; None if it fails, which is added to the faults."""
         ...
 
 
 @dataclass
 class Catalog(Generic[T]):
-    """Everything of one kind. A name with a slash loads its plugin; a listing loads all.
+    """The parts of one kind. Looking up a name with a slash loads its plugin, iterating loads all plugins.
 
-    Values, and the names of those that aren't built in, are taken from a plugin's mapping when they are asked for,
-    so that it may be lazy.
+    A plugin's mapping may be lazy: names and values are read when they are needed.
 
     Attributes:
         is_valid: Whether a value is of the kind.
@@ -64,7 +63,7 @@ class Catalog(Generic[T]):
             self._offers[owner.name] = (owner, offer)
 
     def drop(self, plugin: str) -> None:
-        """Leave out what a plugin offers, which has turned out to be broken."""
+        """Remove the parts of a plugin that has failed."""
         self._offers.pop(plugin, None)
 
     def __iter__(self) -> Iterator[str]:
@@ -75,14 +74,14 @@ class Catalog(Generic[T]):
         return isinstance(name, str) and self._find(name) is not None
 
     def owner(self, name: str) -> Owner:
-        """The plugin that offers a name that is there."""
+        """The plugin of an existing name."""
         found = self._find(name)
         if found is None:
             raise KeyError(name)
         return found[0]
 
     def of(self, plugin: str) -> tuple[str, ...]:
-        """The names that a plugin lists, if it is loaded."""
+        """The names that a plugin lists; none if it isn't loaded."""
         if plugin == BUILT_IN:
             return tuple(self._built_in)
         if plugin in self._offers and plugin not in self._listed:
@@ -91,10 +90,13 @@ class Catalog(Generic[T]):
         return self._listed.get(plugin, ())
 
     def get(self, name: str, where: str = "") -> T:
-        """The value called `name`; `where` says in messages where the name was given.
+        """The part called `name`.
+
+        Args:
+            where: Where the name is set, for messages.
 
         Raises:
-            RequestError: No such name, with the nearest one, or with its plugin's own error.
+            RequestError: The name is unknown, or its plugin fails.
         """
         found = self._find(name)
         if found is None:
@@ -105,7 +107,7 @@ class Catalog(Generic[T]):
         try:
             value = items[key]
         except FtkitError:
-            raise  # said for users: a file that can't be had
+            raise  # a message for users already, such as a missing file
         except (Exception, SystemExit) as error:
             place = plugin_location(error)
             why = reason(error) if place is None else f"{reason(error)} ({place[1]})"
@@ -115,7 +117,7 @@ class Catalog(Generic[T]):
         return value
 
     def fault(self, name: str) -> str | None:
-        """Why a value that is listed can't be had; None where it can."""
+        """The error of getting a listed part; None if it can be had."""
         try:
             self.get(name)
         except FtkitError as error:
@@ -134,7 +136,7 @@ class Catalog(Generic[T]):
 
     def _missing(self, name: str, where: str) -> RequestError:
         plugin, slash, _ = name.partition("/")
-        # What can't be listed is a reason too, and comes to light only then.
+        # Listing the names may reveal why the plugin fails.
         self.of(plugin)
         absence = self.loader.why_missing(plugin) if slash else None
         if absence is not None:
@@ -144,7 +146,7 @@ class Catalog(Generic[T]):
         if len(similar) > 1:
             few = ", ".join(similar[:FEW]) + (", ..." if len(similar) > FEW else "")
             error.hint = f"known: {few}"
-        # What another plugin has under a name like it is no help, unless the plugin's own name was meant.
+        # Similar names of other plugins don't help unless the plugin's name is misspelt.
         elif slash and not self.loader.has_plugin(plugin) and nearest(plugin, self._plugins()) is None:
             error.hint = f"no plugin {plugin!r} is installed; a package that brings it is called ftkit-{plugin}"
         elif slash and self.loader.has_plugin(plugin) and not similar and nearest(name, self.of(plugin)) is None:
@@ -153,10 +155,7 @@ class Catalog(Generic[T]):
         return error
 
     def _similar(self, name: str) -> list[str]:
-        """Names that plugins hold and don't list, of which one was meant: without its prefix, or misspelt.
-
-        A plugin's mapping tells them where it has a method `similar`.
-        """
+        """Similar names that plugins hold without listing them, from the method `similar` of a plugin's mapping."""
         plugin, slash, key = name.partition("/")
         if not slash:
             self.loader.load_all()
@@ -166,8 +165,8 @@ class Catalog(Generic[T]):
             key = name
         found: list[str] = []
         for other in (plugin,) if slash else tuple(self._offers):
-            tells = getattr(self._offers[other][1].items, "similar", None) if other in self._offers else None
-            names = (self.loader.call_plugin(other, partial(_names, tells, key)) or ()) if tells is not None else ()
+            similar = getattr(self._offers[other][1].items, "similar", None) if other in self._offers else None
+            names = (self.loader.call_plugin(other, partial(_names, similar, key)) or ()) if similar is not None else ()
             found += [f"{other}/{each}" for each in names]
         return found
 
@@ -181,5 +180,5 @@ class Catalog(Generic[T]):
         return RequestError(f"{self.kind} {name!r}: plugin {owner.name!r} failed: {why}")
 
 
-def _names(tells: Callable[[str], Iterable[str]], name: str) -> tuple[str, ...]:
-    return tuple(tells(name))
+def _names(similar: Callable[[str], Iterable[str]], name: str) -> tuple[str, ...]:
+    return tuple(similar(name))

@@ -1,4 +1,4 @@
-"""Which plugins there are, read off the metadata of installed packages and the config; nothing is imported."""
+"""Discovery of plugins from the metadata of installed packages and the config, without importing them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 
 BUILT_IN = "ftkit"
-"""The name that built-in plugins share, and the group of the entry points of the others."""
+"""The name of the built-in plugins, and the entry point group of the others."""
 DISABLE = "FTKIT_DISABLE_PLUGINS"
 STRICT = "FTKIT_STRICT_PLUGINS"
 ALL = "*"
-"""In `FTKIT_DISABLE_PLUGINS`, every plugin that isn't built in."""
+"""In `FTKIT_DISABLE_PLUGINS`, stands for every plugin that isn't built in."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The plugin that something comes from; built-ins have the name `ftkit`.
+    """The plugin that a part belongs to; built-in plugins are called `ftkit`.
 
     Attributes:
-        package: What `pip install` takes, or the path of a project's own plugin file.
-        summary: What its package says of itself, one line.
+        package: Name of the package, or path of a project's plugin file.
+        summary: Summary of its package, one line.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a plugin, or a part of it, isn't there."""
+    """Why a plugin, or a part of it, isn't available."""
 
     plugin: str
     reason: str
@@ -41,7 +41,7 @@ class Fault:
     def __str__(self) -> str:
         return (
             f"plugin {self.plugin!r} is left out: {self.reason} "
-            f"(mend or uninstall it, or leave it out with -p no:{self.plugin})"
+            f"(fix or uninstall it, or leave it out with -p no:{self.plugin})"
         )
 
 
@@ -51,8 +51,8 @@ class Source:
 
     Attributes:
         entry: The entry point of an installed package, or None.
-        file: The Python file of a project's own plugin, or None.
-        requires: The version of ftkit that its package asks for, as `>=0.1`; empty where it asks for none.
+        file: The Python file of a project's plugin, or None.
+        requires: The versions of ftkit that its package requires, such as `>=0.1`; empty for any.
     """
 
     owner: Owner
@@ -62,23 +62,23 @@ class Source:
 
 
 def installed() -> list[Source]:
-    """The plugins of installed packages, by name; two packages may claim the same one."""
+    """The plugins of installed packages, sorted by name; two packages may have the same one."""
     return sorted((_installed(entry) for entry in entry_points(group=BUILT_IN)), key=lambda source: source.owner.name)
 
 
 def of_project(paths: Sequence[Path]) -> list[Source]:
-    """The plugins that a config names, each a Python file or a package's folder."""
+    """The plugins that a config lists, each a Python file or a package folder."""
     return [Source(Owner(path.stem.replace("_", "-"), str(path), ""), file=path) for path in paths]
 
 
 def is_disabled(name: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether `-p no:NAME`, `--no-plugins` or FTKIT_DISABLE_PLUGINS leaves a plugin out."""
+    """Whether `-p no:NAME`, `--no-plugins` or FTKIT_DISABLE_PLUGINS disables a plugin."""
     named = {part.strip() for part in environment.get(DISABLE, "").split(",")}
     return name in named or ALL in named
 
 
 def is_strict(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a plugin's fault ends the command, by `--strict-plugins` or FTKIT_STRICT_PLUGINS."""
+    """Whether faults of plugins are errors, by `--strict-plugins` or FTKIT_STRICT_PLUGINS."""
     return environment.get(STRICT, "") not in ("", "0")
 
 
@@ -93,7 +93,7 @@ def _installed(entry: EntryPoint) -> Source:
 
 
 def _required_of_us(package: Distribution) -> str:
-    """The versions of ftkit that a package works with, as its metadata has them."""
+    """The versions of ftkit that a package requires, from its metadata."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in package.requires or ():

@@ -6,9 +6,9 @@
     def ftkit_strategies():
         return {"first-layers": FirstLayers}
 
-Built-in names are short; a plugin's are prefixed with its own: `my-plugin/first-layers`. A hook may leave out
-arguments that it has no use for. Events are reported by the main process of a run alone, in a thread of the plugin's;
-an error in a listener is noted once and stops nothing, and one that hangs isn't waited for.
+Names of a plugin's parts are prefixed with its name: `my-plugin/first-layers`. A hook may omit arguments. Hooks of run
+events are called in the main process only, in a thread for each plugin; their errors are reported once and don't stop
+the run, and one that hangs is abandoned.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def ftkit_backbones() -> Mapping[str, Backbone]:  # type: ignore[empty-body]
-    """Backbones by name. The mapping may be lazy: a value is taken only when it is needed."""
+    """Backbones by name. The mapping may be lazy: values are read only when they are needed."""
 
 
 @hookspec
@@ -100,7 +100,7 @@ def ftkit_exporters() -> Mapping[str, type[Exporter]]:  # type: ignore[empty-bod
 
 @hookspec
 def ftkit_commands() -> Mapping[str, Callable[..., object]]:  # type: ignore[empty-body]
-    """Functions by name, each a command `ftkit PLUGIN NAME`; parameters are declared as typer has them."""
+    """Functions by name, each a command `ftkit PLUGIN NAME`; parameters are declared as in typer."""
 
 
 @hookspec
@@ -112,24 +112,24 @@ def ftkit_templates() -> Mapping[str, Path]:  # type: ignore[empty-body]
 def ftkit_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
     """Folders of trained models by address, for `--model PLUGIN/ADDRESS`.
 
-    The mapping may be lazy: what it lists is at hand, and it may fetch others when they are asked for.
+    The mapping may be lazy, and may download models that it doesn't list.
     """
 
 
 @hookspec
 def ftkit_run_start(run: Path, plan: Mapping[str, Any], resumed: bool) -> None:
-    """A run begins to train, or goes on.
+    """A run starts or resumes training.
 
     Args:
         run: The run folder.
-        plan: What `ftkit plan --json` prints.
-        resumed: Whether this hook was called for the run before, by the process that began it.
+        plan: The JSON of `ftkit plan --json`.
+        resumed: Whether the run is resumed.
     """
 
 
 @hookspec
 def ftkit_epoch_end(run: Path, record: Mapping[str, Any]) -> None:
-    """An epoch is trained and validated; epoch 0 is the judgement of the first weights.
+    """An epoch was trained and validated; epoch 0 is the validation of the initial weights.
 
     Args:
         record: The epoch's line in `metrics.jsonl`.
@@ -142,6 +142,6 @@ def ftkit_run_end(run: Path, status: str, record: Mapping[str, Any] | None, erro
 
     Args:
         status: `done`, `interrupted` or `failed`.
-        record: The best epoch's, where the run is done.
-        error: In one line, where it isn't.
+        record: The record of the best epoch, if the run is done.
+        error: The error in one line, if it failed.
     """

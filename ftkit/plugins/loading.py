@@ -1,4 +1,4 @@
-"""One plugin imported and checked, so that whatever is wrong with it stays its own affair."""
+"""Importing and checking one plugin, so that its errors affect nothing else."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ from ftkit.plugins.kinds import KINDS
 T = TypeVar("T")
 
 TIME_LIMIT = 30.0
-"""Seconds that a plugin may take to be imported, and each of its listeners; FTKIT_PLUGIN_TIMEOUT sets others."""
+"""Default time limit in seconds for the import of a plugin and for each call of its event hooks."""
 TIMEOUT = "FTKIT_PLUGIN_TIMEOUT"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("ftkit_"))
 CATALOGS = (*(kind.hook for kind in KINDS.values()), "ftkit_commands", "ftkit_templates")
-"""The hooks that return what a plugin offers by name; the others are called with what happens."""
+"""The hooks that return parts by name; the others are called at run events."""
 
 
 class InvalidPlugin(Exception):
-    """A plugin that imports, but isn't one; the text says why."""
+    """A module that isn't a valid plugin."""
 
 
 class _TimeUp(BaseException):
-    """Not an `Exception`, so that a plugin's own `except Exception` doesn't swallow it."""
+    """The time limit; no `Exception`, so that a plugin's `except Exception` doesn't catch it."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a hook returned.
+    """The mapping that a hook returned.
 
-    Its names are asked for only where everything is listed: there may be thousands, of a library that takes
-    seconds to import, and a mapping may hold more than it lists.
+    Its names are read only for lists: there may be thousands, of a library that takes seconds to import. A mapping may
+    hold more than it lists.
     """
 
     hook: str
     items: Mapping[str, Any]
 
     def names(self) -> tuple[str, ...]:
-        """The names, from the plugin's own code, which may raise anything.
+        """The listed names. The plugin's code may raise any error.
 
         Raises:
-            InvalidPlugin: One of them is no text.
+            InvalidPlugin: A name isn't text.
         """
         names = tuple(self.items)
         for name in names:
@@ -74,9 +74,9 @@ class Plugin:
     """A plugin that works.
 
     Attributes:
-        hooks: pluggy's caller of the hooks that it has.
-        offers: What it offers by name, by hook.
-        event_hooks: The hooks of run events that it has.
+        hooks: pluggy's callers of its hooks.
+        offers: Its parts, by hook.
+        event_hooks: Its hooks of run events.
     """
 
     owner: Owner
@@ -86,10 +86,10 @@ class Plugin:
 
 
 def load(source: Source, version: str) -> Plugin | Fault:
-    """Import a plugin and take what it offers; nothing that it does wrong gets out, nor what it prints to stdout.
+    """Import a plugin and collect its parts. Errors become a `Fault`, and its output goes to stderr.
 
     Args:
-        version: That of ftkit, for plugins that ask for another.
+        version: The version of ftkit, for plugins that require another one.
     """
 
     def loaded() -> Plugin:
@@ -106,7 +106,7 @@ def load(source: Source, version: str) -> Plugin | Fault:
 
 
 def run_isolated(plugin: str, call: Callable[[], T]) -> T | Fault:
-    """What a plugin's own code returns, or what is wrong with it; nothing of it gets out but onto stderr."""
+    """The result of a plugin's code, or the `Fault` if it fails. Its output goes to stderr."""
     try:
         with redirect_stdout(sys.stderr):
             return call()
@@ -116,11 +116,11 @@ def run_isolated(plugin: str, call: Callable[[], T]) -> T | Fault:
 
 
 def register(owner: Owner, module: ModuleType) -> Plugin:
-    """Check a plugin's hooks and take what it offers.
+    """Check a plugin's hooks and collect its parts.
 
     Raises:
-        InvalidPlugin: It has no hook, one that nothing calls, or one that returns no mapping.
-        Exception: Whatever its hooks raise.
+        InvalidPlugin: It has no hook, an unknown one, or one that doesn't return a mapping.
+        Exception: Any error of its hooks.
     """
     if owner.name != BUILT_IN:
         register_plugin_path(owner.name, module)
@@ -133,14 +133,14 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line; one that says itself what is unsuitable has no kind before it."""
+    """An error in one line, with its class unless it is `InvalidPlugin`."""
     found = plugin_errors.describe_exception(error)
     return found.partition(": ")[2] if isinstance(error, InvalidPlugin) else found
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise in the midst of what takes longer; only in the main thread, where Python can interrupt itself."""
+    """Raise in the block after a time limit; in the main thread only, where Python can interrupt itself."""
     if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield
         return
@@ -149,7 +149,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise _TimeUp
 
     before = signal.signal(signal.SIGALRM, stop)
-    # Again and again, lest an `except:` of the plugin's swallows the one.
+    # Repeated, in case an `except:` of the plugin catches the first one.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
@@ -159,7 +159,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def plugin_timeout() -> float:
-    """Seconds that a plugin may take to be imported, or for one call of a listener."""
+    """Time limit in seconds for the import of a plugin or one call of an event hook."""
     try:
         seconds = float(os.environ.get(TIMEOUT, ""))
     except ValueError:
@@ -188,7 +188,7 @@ def _import(source: Source) -> ModuleType:
 def import_file(name: str, path: Path) -> ModuleType:
     """Import one file under its own name, so that its classes can be pickled for worker processes.
 
-    One that was edited since this process imported it is imported again.
+    A file that was edited since its import is imported again.
     """
     source = _source_digest(path)
     loaded = sys.modules.get(name)
@@ -210,7 +210,7 @@ def import_file(name: str, path: Path) -> ModuleType:
 
 
 class _FromSource(SourceFileLoader):
-    """Compiles the source each time: Python takes compiled code for current by the source's size and second."""
+    """Always compiles the source: Python compares compiled code with it only by size and whole second."""
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
@@ -219,22 +219,19 @@ class _FromSource(SourceFileLoader):
 
 
 _SOURCES: dict[str, str] = {}
-"""What the files that were imported held, by the module's name."""
+"""Digests of imported files, by module name."""
 
 
 def _source_digest(path: Path) -> str:
-    """Of a module's file, or of all Python files of a package."""
+    """Digest of a module's file, or of all Python files of a package."""
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    with suppress(OSError):  # whoever imports it says what is wrong
+    with suppress(OSError):  # the import reports the error
         return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
     return ""
 
 
 def _own_hooks(module: ModuleType) -> list[str]:
-    """The hooks that a module implements.
-
-    pluggy passes over a function that isn't marked, and would so leave a plugin without effect.
-    """
+    """The hooks that a module implements. Unmarked functions, which pluggy would ignore, are errors."""
     functions = {name: f for name, f in vars(module).items() if callable(f)}
     marked = [name for name, f in functions.items() if getattr(f, f"{hookspecs.PROJECT}_impl", None) is not None]
     for name in marked:
@@ -255,9 +252,9 @@ def _calls(manager: pluggy.PluginManager, mine: list[str], names: tuple[str, ...
             yield name, getattr(manager.hook, name)
 
 
-def _offered(hook: str, answers: list[Any]) -> Offer:
-    """What a hook's one implementation returned; pluggy drops None."""
-    items = answers[0] if answers else None
+def _offered(hook: str, results: list[Any]) -> Offer:
+    """The mapping that a hook's implementation returned; pluggy drops None."""
+    items = results[0] if results else None
     if not isinstance(items, Mapping):
         raise InvalidPlugin(f"{hook} returned {type(items).__name__}, not a mapping of names")
     return Offer(hook, items)

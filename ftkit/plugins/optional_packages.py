@@ -1,4 +1,4 @@
-"""Which optional packages are there, without importing them."""
+"""Detection of optional packages, without importing them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib.util import find_spec
 def is_installed(package: str) -> bool:
     """Whether a package can be imported.
 
-    A folder of its name on the path, which Python would import as an empty package, is none: the working folder often
-    has one, such as the `wandb` and `mlflow` that these keep their runs in.
+    A folder of that name without Python files doesn't count, although Python would import it: the trackers `wandb` and
+    `mlflow` make one in the working folder.
     """
     try:
         spec = find_spec(package)
-    except (ImportError, ValueError):  # a parent that isn't there, or something that was put in its place
+    except (ImportError, ValueError):  # a missing parent package, or a replaced module
         return False
     return spec is not None and spec.origin is not None

@@ -1,7 +1,4 @@
-"""All plugins of a request, loaded as they are needed; a typed face over pluggy.
-
-Built-in plugins are registered through the same hooks as everybody else's.
-"""
+"""All plugins of a request, loaded on demand. Built-in plugins use the same hooks as all others."""
 
 from __future__ import annotations
 
@@ -66,16 +63,16 @@ class Registry:
     """The parts of every kind: built in, installed, and of the project's own files.
 
     Args:
-        project_plugins: Paths of plugin files, absolute, as `plugins:` in the config names them. They take
-            precedence over installed packages of the same name.
+        project_plugins: Absolute paths of the plugin files in the config's `plugins`. They take precedence over
+            installed packages of the same name.
 
     Attributes:
-        catalogs: The parts of each kind by name, by the kind's plural; also as attributes, such as `backbones`.
-        faults: What came of the plugins that were loaded and can't be used.
+        catalogs: The parts of each kind, by the kind's plural; also as attributes, such as `backbones`.
+        faults: Errors of plugins that were loaded.
 
     Raises:
-        RequestError: A plugin file isn't there.
-        FtkitError: Faults are errors here, by `--strict-plugins`, and a plugin has one.
+        RequestError: A plugin file is missing.
+        FtkitError: A plugin has a fault, with `--strict-plugins`.
     """
 
     def __init__(self, project_plugins: Sequence[Path] = ()) -> None:
@@ -87,15 +84,15 @@ class Registry:
         self.built_in = Owner(BUILT_IN, BUILT_IN, _version())
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
-        self._second: list[Source] = []
+        self._duplicates: list[Source] = []
         self._reported = 0
         for name in MODULES:
             self._offer(register(self.built_in, importlib.import_module(name)))
         for path in project_plugins:
             _require_file(path)
         for source in (*of_project(project_plugins), *installed()):
-            self._note(source)
-        # What a config names is asked for, whatever of it is used.
+            self._add_source(source)
+        # Plugins of the config are always loaded.
         for source in of_project(project_plugins):
             self.load(source.owner.name)
         if is_strict():
@@ -154,11 +151,11 @@ class Registry:
         return self.catalogs["models"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process the plugins are found, and loaded as they are needed, once more."""
+        """Pickled as its arguments: another process discovers and loads the plugins again."""
         return Registry, (self._project_plugins,)
 
     def load(self, plugin: str) -> None:
-        """Load one plugin, if it is there, may be used, and isn't loaded."""
+        """Load a plugin, unless it is unknown, disabled or loaded already."""
         if plugin not in self._sources or plugin in self._loaded or is_disabled(plugin):
             return
         found = self._loaded[plugin] = load(self._sources[plugin], self.built_in.version)
@@ -168,34 +165,34 @@ class Registry:
             self._offer(found)
 
     def load_all(self) -> None:
-        """Load every plugin that may be used."""
-        for source in self._second:
+        """Load every plugin that isn't disabled."""
+        for source in self._duplicates:
             self._report(Fault(source.owner.name, f"{source.owner.package} offers another plugin of that name"))
-        self._second.clear()
+        self._duplicates.clear()
         for name in self._sources:
             self.load(name)
 
-    def call_plugin(self, plugin: str, question: Callable[[], T]) -> T | None:
-        """What a plugin's own code answers; None where it fails, which is a fault of the plugin from then on."""
-        answer = run_isolated(plugin, question)
-        if not isinstance(answer, Fault):
-            return answer
-        self._loaded[plugin] = answer
+    def call_plugin(self, plugin: str, call: Callable[[], T]) -> T | None:
+        """The result of a plugin's code; None if it fails, which makes the plugin unusable."""
+        result = run_isolated(plugin, call)
+        if not isinstance(result, Fault):
+            return result
+        self._loaded[plugin] = result
         for catalog in self.catalogs.values():
             catalog.drop(plugin)
-        self._report(answer)
+        self._report(result)
         return None
 
     def count_offers(self, plugin: Plugin) -> dict[str, int] | None:
-        """How many names of each hook a plugin lists; None where it can't."""
+        """The number of names that a plugin lists, by hook; None if listing fails."""
         return self.call_plugin(
             plugin.owner.name, lambda: {hook: len(offer.names()) for hook, offer in plugin.offers.items()}
         )
 
     def check_offers(self, plugin: Plugin) -> list[str]:
-        """What is wrong with the values that a plugin lists, a line for each.
+        """Errors of the parts that a plugin lists, one line each.
 
-        Backbones and models may take long to make or to fetch: they are looked at where they are made already.
+        Backbones and models in a lazy mapping are skipped, since they may take long to build or download.
         """
         found, catalogs = list[str](), self._by_hook()
         for hook, offer in plugin.offers.items():
@@ -206,12 +203,12 @@ class Registry:
             else:
                 wanted = callable if hook == "ftkit_commands" else _is_folder
                 what = "command" if hook == "ftkit_commands" else "template"
-                faults = list(self.call_plugin(plugin.owner.name, partial(_strange, what, offer, wanted)) or ())
+                faults = list(self.call_plugin(plugin.owner.name, partial(_invalid_values, what, offer, wanted)) or ())
             found += [fault for fault in faults if fault is not None]
         return found
 
     def templates(self) -> dict[str, Path]:
-        """The folders of the templates that plugins bring, by `plugin/name`."""
+        """The template folders of plugins, by `plugin/name`."""
         found = dict[str, Path]()
         for plugin in tuple(self.plugins()):
             offer = plugin.offers.get("ftkit_templates")
@@ -221,43 +218,42 @@ class Registry:
         return found
 
     def new_faults(self) -> list[Fault]:
-        """The faults that have come up since the last call, to be told once."""
+        """The faults since the last call."""
         fresh, self._reported = self.faults[self._reported :], len(self.faults)
         return fresh
 
     def has_plugin(self, plugin: str) -> bool:
-        """Whether there is a plugin of that name, be it broken or disabled."""
+        """Whether there is a plugin of that name, even if it is broken or disabled."""
         return plugin in self._sources or plugin == BUILT_IN
 
     def why_missing(self, plugin: str) -> str | None:
-        """Why nothing of a plugin is there: its fault, or that it is disabled; None where it works or is unknown."""
+        """Why a plugin has no parts: its fault, or that it is disabled; None if it works or is unknown."""
         if plugin in self._sources and is_disabled(plugin):
             return f"plugin {plugin!r} is disabled, by -p no:{plugin}, --no-plugins or FTKIT_DISABLE_PLUGINS"
         found = self._loaded.get(plugin)
         return str(found) if isinstance(found, Fault) else None
 
     def sources(self) -> list[Source]:
-        """The plugins that there are besides the built-in ones, loaded or not."""
+        """All plugins except the built-in ones, loaded or not."""
         return list(self._sources.values())
 
     def plugin(self, name: str) -> Plugin | Fault | None:
-        """A plugin, loaded now if it wasn't; None where it is disabled or not there."""
+        """A plugin, loaded if it wasn't; None if it is disabled or unknown."""
         self.load(name)
         return self._loaded.get(name)
 
     def plugins(self) -> Iterator[Plugin]:
-        """Every plugin that works, besides the built-in ones."""
+        """Every plugin that works, except the built-in ones."""
         self.load_all()
         for found in self._loaded.values():
             if isinstance(found, Plugin):
                 yield found
 
-    def _note(self, source: Source) -> None:
+    def _add_source(self, source: Source) -> None:
         known = self._sources.setdefault(source.owner.name, source)
-        # A package that is found twice, as an editable install may be, is one plugin all the same, and a
-        # project's own file is meant to stand before an installed package.
+        # An editable install may be found twice, and a project's file overrides an installed package.
         if known is not source and known.file is None and known.owner.package != source.owner.package:
-            self._second.append(source)
+            self._duplicates.append(source)
 
     def _report(self, fault: Fault) -> None:
         if is_strict():
@@ -273,7 +269,7 @@ class Registry:
         return {KINDS[plural].hook: catalog for plural, catalog in self.catalogs.items()}
 
 
-def _strange(what: str, offer: Offer, wanted: Callable[[Any], bool]) -> list[str]:
+def _invalid_values(what: str, offer: Offer, wanted: Callable[[Any], bool]) -> list[str]:
     kind = "function" if what == "command" else "folder"
     names = [name for name in offer.names() if not wanted(offer.items[name])]
     return [f"{what} {name!r}: {offer.items[name]!r} is no {kind}" for name in names]

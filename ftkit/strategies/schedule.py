@@ -1,4 +1,4 @@
-"""The table that a run follows: which groups train in which epoch, at what fraction of the rate."""
+"""The schedule of a run: which layer groups train in which epoch, at what fraction of the learning rate."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ftkit.plugin_errors import plugin_boundary
 
 
 class ImpureStrategyError(RequestError):
-    """A strategy that answers the same question in two ways, so that no plan holds."""
+    """A strategy that returns different results for the same arguments."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A run of epochs, `start` to `stop - 1`, in which the same groups train."""
+    """Epochs `start` to `stop - 1`, in which the same groups train."""
 
     start: int
     stop: int
@@ -30,20 +30,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Layer groups from the input to the head, and one row of LR scales an epoch, all above 0; absent is frozen."""
+    """Layer groups from the input to the head, and for each epoch the LR scales above 0 by group; others are frozen."""
 
     groups: tuple[LayerGroup, ...]
     rows: tuple[Mapping[str, float], ...]
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """The epochs cut where the set of trainable groups changes."""
+        """Consecutive epochs with the same trainable groups."""
         runs = groupby(enumerate(self.rows), key=lambda item: frozenset(item[1]))
         spans = [(trainable, [epoch for epoch, _ in members]) for trainable, members in runs]
         return tuple(Phase(epochs[0], epochs[-1] + 1, trainable) for trainable, epochs in spans)
 
     def phase_at(self, epoch: int) -> Phase:
-        """The phase that `epoch`, counted from 0, lies in.
+        """The phase of `epoch`, counted from 0.
 
         Raises:
             IndexError: The run has no such epoch.
@@ -54,34 +54,34 @@ class Schedule:
         raise IndexError(f"epoch {epoch} of a schedule of {len(self.rows)}")
 
     def initially_frozen(self) -> dict[str, int]:
-        """For how many epochs each layer group that is frozen at the start stays so; the run's length if to its end."""
+        """The number of frozen epochs at the start, for each layer group with any."""
         first = {
             g.name: next((n for n, row in enumerate(self.rows) if g.name in row), len(self.rows)) for g in self.groups
         }
         return {group: epochs for group, epochs in first.items() if epochs}
 
     def extended(self, epochs: int) -> Schedule:
-        """The schedule for so many epochs more, in which what trained last goes on to train.
+        """The schedule with more epochs that repeat the last row.
 
-        A strategy that spreads its phases over the run would, asked anew, freeze again what it has thawed.
+        A new schedule of a strategy that spreads its phases over the run might freeze groups again.
         """
         return Schedule(self.groups, self.rows + self.rows[-1:] * epochs)
 
 
 def make_schedule(strategy: Strategy, backbone: Backbone, epochs: int, name: str = "strategy") -> Schedule:
-    """Ask a strategy for all of its rows, and check them.
+    """The schedule of a strategy, checked.
 
     Args:
-        name: How messages call the strategy.
+        name: Name of the strategy in messages.
 
     Raises:
-        RequestError: A row names a group that isn't there, has a scale that isn't a number of 0 or more,
-            or trains nothing; or the strategy isn't pure: asked again, it gives other groups or rows.
+        RequestError: A row has an unknown group, a scale that isn't a number of 0 or more, or no scale above 0; or the
+            strategy isn't pure: a second call returns other groups or rows.
     """
     groups = _groups(strategy, backbone, name)
     names = tuple(g.name for g in groups)
     rows = [_row(strategy, epoch, epochs, names, name) for epoch in range(epochs)]
-    # Once more, backwards: what depends on the order or number of calls, on time or on chance, differs.
+    # A second call, in reverse order, reveals dependence on previous calls, time or chance.
     for epoch in reversed(range(epochs)):
         again = _row(strategy, epoch, epochs, names, name)
         if again != rows[epoch]:
@@ -114,12 +114,12 @@ def _row(strategy: Strategy, epoch: int, epochs: int, groups: tuple[str, ...], n
     with plugin_boundary(f"lr_scales({epoch}, {epochs}, ...) of strategy {name!r}", strategy):
         row = strategy.lr_scales(epoch, epochs, groups)
         _check_row(row, groups, f"strategy {name!r}, epoch {epoch}")
-        # A group at scale 0 is frozen like an absent one: its statistics don't move either, and it may be cached.
+        # A group at scale 0 is frozen like a missing one, with its statistics, and may be cached.
         return {group: float(row[group]) for group in groups if row.get(group)}
 
 
 def _check_row(row: object, names: tuple[str, ...], where: str) -> None:
-    """Refuse what a strategy must not return; it may be anybody's code, so nothing is taken for granted."""
+    """Refuse invalid results of a strategy, which may be a plugin's."""
     if not isinstance(row, Mapping):
         raise RequestError(f"{where}: lr_scales returned {row!r}", "return a mapping of layer group to LR scale")
     for group, scale in row.items():

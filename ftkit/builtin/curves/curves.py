@@ -16,7 +16,7 @@ def ftkit_curves() -> Mapping[str, type[Curve]]:
 
 @dataclass(frozen=True)
 class Constant(Curve):
-    """The rate stays as it is."""
+    """A constant learning rate."""
 
     def shape(self, progress: float, epoch: float) -> float:
         return 1.0
@@ -27,7 +27,7 @@ class Cosine(Curve):
     """Half a cosine from 1 down to `final`.
 
     Attributes:
-        final: The factor that the end of the run comes down to.
+        final: The factor at the end of the run.
     """
 
     final: float = 0.0
@@ -45,7 +45,7 @@ class Linear(Curve):
     """A straight line from 1 down to `final`.
 
     Attributes:
-        final: The factor that the end of the run comes down to.
+        final: The factor at the end of the run.
     """
 
     final: float = 0.0
@@ -60,11 +60,11 @@ class Linear(Curve):
 
 @dataclass(frozen=True)
 class Step(Curve):
-    """Times `gamma` after every `every` epochs, as the PyTorch tutorials do.
+    """Multiplied by `gamma` every `every` epochs, as in the PyTorch tutorials.
 
     Attributes:
-        every: Epochs between one drop and the next, counted from the end of the warm-up.
-        gamma: What is left of the factor at each drop.
+        every: Epochs between drops, counted from the end of warm-up.
+        gamma: Factor of each drop.
     """
 
     every: int = 7
@@ -85,9 +85,9 @@ class OneCycle(Curve):
     """Cosine up from `start` to 1 in the first `rise` of the run, then cosine down to `final` (Smith, 2018).
 
     Attributes:
-        rise: Part of the run, between 0 and 1, in which the factor goes up.
+        rise: Fraction of the run in which the factor rises, between 0 and 1.
         start: The factor at the first step.
-        final: The factor that the end of the run comes down to.
+        final: The factor at the end of the run.
     """
 
     rise: float = 0.3
@@ -97,7 +97,7 @@ class OneCycle(Curve):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.rise < 1:
-            raise RequestError(f"lr_curve.rise is {self.rise}", "give a part of the run between 0 and 1")
+            raise RequestError(f"lr_curve.rise is {self.rise}", "give a fraction of the run between 0 and 1")
         _check_part("start", self.start)
         _check_part("final", self.final)
 

@@ -1,4 +1,4 @@
-"""What the options of several built-in strategies have in common: their bounds, and how messages put it."""
+"""Checks of options that several built-in strategies have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_count(key: str, value: int, unit: str) -> None:
 
 
 def check_within(key: str, epoch: int, epochs: int, hint: str = "lower it or raise epochs", shown: str = "") -> None:
-    """Refuse an epoch that the run never reaches, where the option would silently do nothing."""
+    """Refuse an epoch that the run never reaches."""
     if epoch >= epochs:
         run = f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
         raise RequestError(f"strategy.{key} is {shown or epoch}, but the run has {run}", hint)

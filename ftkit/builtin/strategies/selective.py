@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Freezer(Strategy):
-    """Parameters chosen by name stay frozen for some epochs; everything else trains from the start.
+    """Parameters selected by name are frozen for some epochs; all others train from the start.
 
-    Each prefix becomes a layer group of that name, beside `rest` and the head. All train at scale 1.
+    Each prefix becomes a layer group of that name, in addition to `rest` and the head. The LR scale of all is 1.
 
     Attributes:
-        name_starts_with: Beginnings of the names of the parameters to freeze: `layer1.`, `conv1`. Where two
-            fit a name, the parameter goes to the group of the later one.
-        except_: Beginnings of names to leave out of that.
-        until_epoch: For how many epochs they stay frozen; null means to the end.
+        name_starts_with: Prefixes of the parameters to freeze: `layer1.`, `conv1`. A parameter that matches two belongs
+            to the group of the later one.
+        except_: Prefixes of parameters to exclude.
+        until_epoch: Number of frozen epochs; null for all.
     """
 
     name_starts_with: tuple[str, ...]
@@ -58,10 +58,7 @@ class Freezer(Strategy):
         return {group: 1.0 for group in groups if group not in self.name_starts_with}
 
     def adapt(self, model: nn.Module, backbone: Backbone) -> nn.Module:
-        """The model as it is, once each prefix is known to be the beginning of a parameter's name.
-
-        Only the built model can tell a prefix from a misspelt one, which would freeze or spare nothing.
-        """
+        """The unchanged model, after a check that each prefix matches a parameter."""
         names = [name for name, _ in model.named_parameters()]
         for key, prefixes in (("name_starts_with", self.name_starts_with), ("except_", self.except_)):
             for prefix in prefixes:
@@ -71,7 +68,7 @@ class Freezer(Strategy):
 
 
 class _Selected(Strategy):
-    """The head and, of everything below it, only the parameters with certain roles, all at scale 1."""
+    """The head trains, and of the other layers only parameters with certain roles. The LR scale of all is 1."""
 
     label: ClassVar[str]
     roles: ClassVar[tuple[Role, ...]]
@@ -94,7 +91,7 @@ class _Selected(Strategy):
 
 @dataclass(frozen=True)
 class Norms(_Selected):
-    """The head and the scales and shifts of the normalisation layers train; everything else is frozen."""
+    """The head and the parameters of normalization layers train; everything else is frozen."""
 
     label: ClassVar[str] = "norms"
     roles: ClassVar[tuple[Role, ...]] = ("norm-weight", "norm-bias")
@@ -103,7 +100,7 @@ class Norms(_Selected):
 
 @dataclass(frozen=True)
 class Bias(_Selected):
-    """The head and all biases, those of normalisation layers too, train; everything else is frozen.
+    """The head and all biases train, including those of normalization layers; everything else is frozen.
 
     Known as BitFit (Ben Zaken et al., 2022).
     """
@@ -114,7 +111,7 @@ class Bias(_Selected):
 
 
 def _negative(prefixes: Sequence[str]) -> str:
-    """A pattern that refuses names with one of these beginnings, and takes up none of the name itself."""
+    """A negative lookahead for names with one of these prefixes."""
     return f"(?!{'|'.join(map(re.escape, prefixes))})" if prefixes else ""
 
 

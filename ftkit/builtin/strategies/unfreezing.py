@@ -1,7 +1,6 @@
-"""The built-in strategies: which layer groups train when, and at what fraction of the rate.
+"""Built-in strategies. In all of them the head trains from the first epoch at scale 1, at the base learning rate.
 
-Groups run from the input to the head, which is the last. In all of these the head trains from the first
-epoch at scale 1, so the base learning rate is the head's.
+Groups are ordered from the input to the head.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from ftkit.builtin.strategies.selective import Bias, Freezer, Norms
 
 @dataclass(frozen=True)
 class Full(Strategy):
-    """Every group trains from the start; the head faster than the rest.
+    """Every group trains from the start, with a lower learning rate for all but the head.
 
     Attributes:
-        backbone_lr_scale: LR scale of every group but the head, whose scale is 1.
+        backbone_lr_scale: LR scale of every group except the head, whose scale is 1.
     """
 
     backbone_lr_scale: float = 0.1
@@ -34,7 +33,7 @@ class Full(Strategy):
 
 @dataclass(frozen=True)
 class Freeze(Strategy):
-    """Only the head trains, on features that stay as they are: a linear probe."""
+    """Only the head trains, on frozen features: a linear probe trained by gradient descent."""
 
     def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
         return {groups[-1]: 1.0}
@@ -42,11 +41,11 @@ class Freeze(Strategy):
 
 @dataclass(frozen=True)
 class FreezeUnfreeze(Strategy):
-    """Only the head at first, then everything.
+    """First only the head trains, then everything.
 
     Attributes:
-        unfreeze_epoch: For how many epochs the head trains alone.
-        backbone_lr_scale: LR scale of every group but the head, whose scale is 1.
+        unfreeze_epoch: Number of epochs in which only the head trains.
+        backbone_lr_scale: LR scale of every group except the head, whose scale is 1.
     """
 
     unfreeze_epoch: int = 5
@@ -67,12 +66,12 @@ class FreezeUnfreeze(Strategy):
 
 @dataclass(frozen=True)
 class Milestones(Strategy):
-    """The head, then the groups next to it, then the rest.
+    """First the head trains, then also the groups next to it, then everything.
 
     Attributes:
-        milestones: After how many epochs the last `num_layers` groups thaw, and after how many all do.
-        num_layers: How many groups thaw at the first milestone; the head is not counted.
-        backbone_lr_scale: LR scale of every group but the head, whose scale is 1.
+        milestones: Epochs after which `num_layers` groups are unfrozen, and after which all are.
+        num_layers: Number of groups that are unfrozen at the first milestone, without the head.
+        backbone_lr_scale: LR scale of every group except the head, whose scale is 1.
     """
 
     milestones: tuple[int, int] = (3, 8)
@@ -107,15 +106,14 @@ class Milestones(Strategy):
 
 @dataclass(frozen=True)
 class Gradual(Strategy):
-    """Groups thaw one after another from the head down, each more slowly trained than the one above it.
+    """Groups are unfrozen one after another, from the head to the input, with decreasing learning rates.
 
-    It is the gradual unfreezing of Howard and Ruder, 2018 (ULMFiT).
+    This is the gradual unfreezing of Howard and Ruder, 2018 (ULMFiT).
 
     Attributes:
-        every: Epochs between one thaw and the next. Unset, the run's epochs over the number of groups,
-            rounded down, so that all groups train before it ends; in a run with fewer epochs than groups,
-            several thaw at once.
-        decay: LR scale of a group as a part of that of the group above it.
+        every: Epochs between unfreezing one group and the next. By default the number of epochs divided by the number
+            of groups, rounded down; in a run with fewer epochs than groups, several are unfrozen at once.
+        decay: LR scale of a group divided by that of the next group towards the head.
     """
 
     every: int | None = None
@@ -132,7 +130,7 @@ class Gradual(Strategy):
         return _decaying(groups[-self._trainable(epoch, epochs, len(groups)) :], self.decay)
 
     def _trainable(self, epoch: int, epochs: int, count: int) -> int:
-        """How many of `count` groups, from the head down, train in `epoch`."""
+        """The number of the `count` groups, from the head on, that train in `epoch`."""
         if self.every is None and epochs < count:
             return count * (epoch + 1) // epochs
         every = self.every or epochs // count
@@ -141,12 +139,11 @@ class Gradual(Strategy):
 
 @dataclass(frozen=True)
 class Discriminative(Strategy):
-    """Every group trains from the start, more slowly the closer it is to the input.
+    """Every group trains from the start, with learning rates that decrease towards the input.
 
     Attributes:
-        decay: LR scale of a group as a part of that of the group above it. The default is the 1/2.6 that
-            Howard and Ruder, 2018 (ULMFiT) found to work well; over five groups it leaves the first one
-            about a fiftieth of the head's rate.
+        decay: LR scale of a group divided by that of the next group towards the head. The default is the 1/2.6 of
+            Howard and Ruder, 2018 (ULMFiT); with five groups, the first one's rate is about a fiftieth of the head's.
     """
 
     decay: float = 0.385
@@ -160,7 +157,7 @@ class Discriminative(Strategy):
 
 @dataclass(frozen=True)
 class Scratch(Strategy):
-    """Every group trains at the full rate, from random weights unless `weights` says otherwise."""
+    """Every group trains at the full rate, from random weights unless `weights` is set."""
 
     default_weights: ClassVar[str] = "none"
 
@@ -170,7 +167,7 @@ class Scratch(Strategy):
 
 @dataclass(frozen=True)
 class Probe(Strategy):
-    """The head is solved to its optimum on frozen features, by logistic regression, and that is all."""
+    """Only a probe: the head is fitted by logistic regression on frozen features."""
 
     probe: ClassVar[Literal["usual", "first", "only"]] = "only"
 
@@ -180,9 +177,9 @@ class Probe(Strategy):
 
 @dataclass(frozen=True)
 class ProbeThenFinetune(Full):
-    """The head is solved on frozen features first, then every group trains as in `full`.
+    """A probe initializes the head, then every group trains as in `full`.
 
-    Any strategy starts so where it can; this one fails where it can't.
+    Other strategies skip the probe where it isn't possible; this one fails.
     """
 
     probe: ClassVar[Literal["usual", "first", "only"]] = "first"
@@ -190,14 +187,14 @@ class ProbeThenFinetune(Full):
 
 @dataclass(frozen=True)
 class Auto(Strategy):
-    """Another of these strategies and its rates, chosen by how much the backbone's features tell of the data.
+    """A strategy and learning rates chosen by how well a probe on frozen features classifies the training images.
 
-    Before anything is planned, a probe on frozen features is measured; `ftkit advise` says what comes of it.
+    `ftkit advise` shows the choice and its reasons.
     """
 
     def lr_scales(self, epoch: int, epochs: int, groups: Sequence[str]) -> Mapping[str, float]:
         raise RequestError(
-            "strategy auto has no schedule of its own: training takes the one that it advises", "see ftkit advise"
+            "strategy auto has no schedule of its own: training uses the one that it recommends", "see ftkit advise"
         )
 
 
@@ -230,12 +227,12 @@ ALIASES: Mapping[str, str] = {
     "unfreeze-milestones": "milestones",
     "unfreeze_milestones": "milestones",
 }
-"""Other spellings of the names above, as papers and other tools have them."""
+"""Names of the same strategies in papers and other tools."""
 
 
 @hookimpl
 def ftkit_strategies() -> Mapping[str, type[Strategy]]:
-    """Names first, so that in a list each class goes by its own and the rest count as aliases."""
+    """Names first, so that lists show them, and other names of a class as aliases."""
     return {**STRATEGIES, **{alias: STRATEGIES[name] for alias, name in ALIASES.items()}}
 
 

@@ -126,7 +126,7 @@ class Trainer:
             batch = transform_batch(session, batch, step * plan.batches.accumulate + part)
             seed_step(session, step * plan.batches.accumulate + part)
             last = part == plan.batches.accumulate - 1
-            with active.stepper.adding(last), compiler_faults(plan.config.compile):
+            with active.stepper.accumulating(last), compiler_faults(plan.config.compile):
                 loss = batch_loss(session, active.model, batch, self.totals)
                 total += loss.detach()
                 # Wrappers average gradients over processes; the mean wanted is over images.

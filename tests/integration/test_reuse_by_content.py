@@ -109,7 +109,7 @@ def test_a_run_goes_on_while_nothing_has_changed() -> None:
     edit("class Thaw(Strategy):", "class Thaw(Strategy):\n    'Another docstring.'\n")
     notes = Notes()
     resume(run, notes)
-    assert not [line for line in notes.lines if "began" in line]
+    assert not [line for line in notes.lines if "started" in line]
     whole = ftkit.train(ftkit.plan(**SETTINGS, name="whole")).run.path
     ends = [(path / "last" / "model.safetensors").read_bytes() for path in (run, whole)]
     assert ends[0] == ends[1]

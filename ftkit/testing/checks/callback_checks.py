@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftkit.api import Callback
-from ftkit.testing.contract import ContractError, require, require_picklable
+from ftkit.testing.contract import require, require_picklable, run_plan_check
 from ftkit.testing.short_run import ShortRun
-
-if TYPE_CHECKING:
-    from ftkit.planning.run_plan import Plan
 
 NAME = "callback"
 EPOCHS = 3
@@ -35,7 +31,6 @@ def check_callback(callback: Callback) -> None:
     require_picklable(callback)
     with tempfile.TemporaryDirectory() as scratch:
         whole, state = _run(Path(scratch, "whole"), callback)
-        _check_values("", state)
         for stop in STOPS:
             where = f"after a stop at step {stop} and a resume"
             resumed, other = _run(Path(scratch, f"stop-{stop}"), callback, stop)
@@ -48,39 +43,15 @@ STATE = "save all that changes during a run in state_dict(), and restore it in l
 
 
 def _run(output: Path, callback: Callback, stop_after: int | None = None) -> tuple[ShortRun, Mapping[str, Any]]:
-    """A run with a copy of the callback, or two where it is resumed, and the final state."""
-    run = ShortRun(output, EPOCHS, {"callbacks": ()})
-    run.plan, last = _with_copy(run.plan, callback)
-    resume_with = None
-    if stop_after is not None:
-        resume_with, last = _with_copy(run.plan, callback)
-    run.train(stop_after, resume_with)
-    state = last.state_dict()
-    require(isinstance(state, Mapping), f"state_dict() returned {type(state).__name__}, not a mapping")
-    return run, deepcopy(state)
-
-
-def _with_copy(plan: Plan, callback: Callback) -> tuple[Plan, Callback]:
+    """A run with the callback, resumed after a step if asked for, and the state in its last checkpoint."""
     from ftkit.config.field_types import Choice
+    from ftkit.runs.checkpoint import load_checkpoint
 
-    config = plan.config.model_copy(update={"callbacks": (Choice(name=NAME),)})
-    copy = deepcopy(callback)
-    return replace(plan, resolved=replace(plan.resolved, config=config), callbacks=(copy,)), copy
-
-
-def _check_values(where: str, value: object) -> None:
-    """JSON values, tensors, and lists and dicts of them."""
-    import torch
-
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            require(isinstance(key, str), f"its state has the key {key!r}, not a text")
-            _check_values(f"{where}[{key!r}]", item)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_values(f"{where}[{index}]", item)
-    elif not isinstance(value, torch.Tensor | str | bool | int | float) and value is not None:
-        raise ContractError(f"its state{where} is {type(value).__name__}, not a JSON value or a tensor")
+    run = ShortRun(output, EPOCHS, {"callbacks": (callback,)})
+    config = run.plan.config.model_copy(update={"callbacks": (Choice(name=NAME),)})
+    run.plan = replace(run.plan, resolved=replace(run.plan.resolved, config=config))
+    run_plan_check(run.train, stop_after)
+    return run, load_checkpoint(run.folder.checkpoints)[0].callbacks.get(NAME, {})
 
 
 def _is_same(one: object, other: object) -> bool:

@@ -197,7 +197,7 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
 
 
 def shares(folder: Path) -> dict[str, Any]:
-    """Runs whose network is shared out by FSDP2; what a process has of it."""
+    """Runs whose network is sharded by FSDP2; the shard of a process."""
 
     def part(trainer: Trainer) -> tuple[int, int]:
         parameters = list(trainer.session.network.parameters())
@@ -214,7 +214,7 @@ def zero(folder: Path) -> dict[str, Any]:
         stepper = trainer.active.stepper if trainer.active else None
         if not isinstance(stepper, ZeroStepper):
             return None
-        return stepper.own_share, sum(p.numel() for p in trainer.session.network.parameters() if p.requires_grad)
+        return stepper.own_shard_size, sum(p.numel() for p in trainer.session.network.parameters() if p.requires_grad)
 
     given = {
         "accumulate": 2,
@@ -237,10 +237,10 @@ def apart(
     """Runs in shares: how much a process has, where they end, and where they end when stopped.
 
     Args:
-        given: What a run with SGD is like, shared out or not.
+        given: What a run with SGD is like, sharded or not.
         shared: What shares it out.
         adamw: What else is different in another one, with AdamW.
-        part: How many values this process has, and how many there are, if any are shared out.
+        part: How many values this process has, and how many there are, if any are sharded.
         stops: Process, step and optimizer.
     """
     plain = (

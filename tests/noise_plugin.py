@@ -42,7 +42,7 @@ class Noise(Callback):
                 if parameter.requires_grad:
                     noise = torch.randn(parameter.shape, generator=generator)
                     parameter.add_(self.scale * (noise + self._drift.mean()))
-        self._drift = 0.9 * self._drift + torch.randn(3, generator=generator)
+        self._drift = self._drift.mul(0.9).add(torch.randn(3, generator=generator))
 
     def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, float]:
         if run.epoch == self.stop_after:

@@ -1,4 +1,4 @@
-"""What processes ask each other, at the same point of their ways."""
+"""Collectives of the processes of a run; all must call them at the same point."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 
 def max_over_processes(accelerator: Accelerator, value: int) -> int:
-    """The largest of the values that the processes have; each must ask at the same point of its way."""
+    """The largest of the processes' values."""
     if accelerator.num_processes == 1:
         return value
     values = accelerator.gather(torch.tensor([value], device=accelerator.device))

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, by the environment that a launcher sets. Loads nothing."""
+"""Rank and number of processes, from the environment that a launcher sets. Imports nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, MutableMapping
 from ftkit.errors import RequestError, shell_word
 
 LAUNCH = "LAUNCH_FOLDER_OF_FTKIT"
-"""Set by our own agent: a folder where the processes of a launch leave word for each other."""
+"""Set by ftkit's own launcher: a folder in which the processes of a launch write their errors."""
 FIRST_PORT, PORTS = 20000, 20000
 _ON = {"1", "true", "yes", "on"}
 _REFUSED = {
@@ -20,17 +20,17 @@ _REFUSED = {
 
 
 def rank() -> int:
-    """The number of this process among all, from 0."""
+    """Index of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
 
 
 def resume_command(run: str, processes: int) -> str:
-    """What goes on with a run in as many processes."""
+    """The command that resumes a run with so many processes."""
     return f"ftkit train --resume {shell_word(run)}" + (f" --num-processes {processes}" if processes > 1 else "")
 
 
@@ -40,16 +40,16 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def prepare(asked: int | None, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Take SLURM's numbers over, and refuse what a run could only ignore.
+    """Set the launcher's variables from SLURM's, and refuse variables that a run would ignore.
 
     Args:
-        asked: What `--num-processes` asks for.
+        asked: The value of `--num-processes`.
 
     Raises:
-        RequestError: The environment asks for something else than the command line, or for what can't be done.
+        RequestError: The environment contradicts the command line, or asks for something unsupported.
     """
     refuse_unsupported(environment)
-    _take_sharing(environment)
+    _adopt_sharding(environment)
     if not launched(environment):
         _from_slurm(asked, environment)
     if not launched(environment):
@@ -66,10 +66,10 @@ def prepare(asked: int | None, environment: MutableMapping[str, str] = os.enviro
 
 
 def refuse_unsupported(environment: Mapping[str, str]) -> None:
-    """Refuse what `accelerate launch` may ask for by the environment and no part of a run would do.
+    """Refuse variables of `accelerate launch` that ftkit doesn't support.
 
     Raises:
-        RequestError: Names the variable, and says why.
+        RequestError: Names the variable and the reason.
     """
     for key, why in _REFUSED.items():
         if environment.get(key, "").lower() in _ON:
@@ -104,7 +104,7 @@ def _refuse_in_deepspeed(environment: Mapping[str, str]) -> None:
         )
     stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if stage not in ("1", "2"):
-        why = "shares the weights out too" if stage == "3" else "shares nothing out"
+        why = "shards the weights too" if stage == "3" else "shards nothing"
         remedy = "set zero_stage to 1 or 2, or give --fsdp in place of DeepSpeed"
         raise RequestError(f"ACCELERATE_DEEPSPEED_ZERO_STAGE={stage} {why}, which isn't supported", remedy)
     for key in ("OFFLOAD_OPTIMIZER_DEVICE", "OFFLOAD_PARAM_DEVICE"):
@@ -115,8 +115,8 @@ def _refuse_in_deepspeed(environment: Mapping[str, str]) -> None:
         raise RequestError("ACCELERATE_GRADIENT_CLIPPING isn't used", "give --clip-grad instead")
 
 
-def _take_sharing(environment: MutableMapping[str, str]) -> None:
-    """Ask for `--fsdp` or `--zero-stage` in accelerate's place, which would wrap the network in its own way."""
+def _adopt_sharding(environment: MutableMapping[str, str]) -> None:
+    """Turn accelerate's settings into `--fsdp` or `--zero-stage`, since it would wrap the network itself."""
     if environment.pop("ACCELERATE_USE_DEEPSPEED", "").lower() in _ON:
         environment.setdefault("FTKIT_ZERO_STAGE", environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     if environment.pop("ACCELERATE_USE_FSDP", "").lower() in _ON:
@@ -144,7 +144,7 @@ def _from_slurm(asked: int | None, environment: MutableMapping[str, str]) -> Non
 
 
 def _first_host(nodes: str) -> str:
-    """The first name of SLURM's list: `gpu[07-09,12],login` is `gpu07`."""
+    """The first name in SLURM's list: `gpu07` of `gpu[07-09,12],login`."""
     found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
     return "".join(part or "" for part in found.groups()) if found else nodes
 

@@ -1,4 +1,4 @@
-"""Several processes that train together: one does what must be done once, and all hear how it went."""
+"""Work of several processes: done once by the main process, with its result or error sent to all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ReportedByMain(FtkitError):
-    """The main process's error, in the others: they end with its exit code, and it alone is told."""
+    """The main process's error, in the others: they end with its exit code, and only it is printed."""
 
     def __init__(self, message: str, hint: str | None, exit_code: int) -> None:
         super().__init__(message, hint)
@@ -24,12 +24,12 @@ class ReportedByMain(FtkitError):
 
 
 def run_on_main(work: Callable[[], Any]) -> Any:
-    """What the main process's `work` returns, JSON values, in every process; the others wait for it.
+    """The JSON values that `work` returns in the main process, in every process; the others wait for it.
 
-    All processes must have joined, and ask at the same point of their way.
+    All processes must have joined, and call this at the same point.
 
     Raises:
-        ReportedByMain: In the others, where it failed in the main process.
+        ReportedByMain: In the others, if it failed in the main process.
     """
     if launch_env.world() == 1:
         return work()
@@ -41,14 +41,14 @@ def run_on_main(work: Callable[[], Any]) -> Any:
             raise
         _send({"value": value})
         return value
-    told = _send(None)
-    if "error" in told:
-        raise ReportedByMain(*told["error"])
-    return told["value"]
+    sent = _send(None)
+    if "error" in sent:
+        raise ReportedByMain(*sent["error"])
+    return sent["value"]
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """Every process's own `work`, the main one's first, so that what it downloads is there for the others.
+    """Do `work` in every process, in the main one first, so that its downloads are there for the others.
 
     Raises:
         ReportedByMain: As `run_on_main`.
@@ -65,7 +65,7 @@ def main_first(work: Callable[[], T]) -> T:
 
 
 def check_backend(device: str, processes: int) -> None:
-    """Compare what the processes became with what the launcher asked for.
+    """Check that the processes have joined as the launcher asked.
 
     Raises:
         RequestError: Another number of processes, or another backend.
@@ -78,7 +78,7 @@ def check_backend(device: str, processes: int) -> None:
     backend = str(torch.distributed.get_backend())
     if backend != {"cuda": "nccl", "cpu": "gloo"}.get(device):
         raise RequestError(
-            f"{wanted} processes on {device} would talk by {backend}", "use --device cpu, or one process"
+            f"{wanted} processes on {device} would communicate through {backend}", "use --device cpu, or one process"
         )
 
 
@@ -92,9 +92,9 @@ def broadcast_tensor(tensor: Tensor) -> Tensor:
 
 
 def broadcast_buffers(network: nn.Module) -> None:
-    """Give all processes the main one's buffers.
+    """Set all processes' buffers to the main one's.
 
-    Each process's BatchNorm has seen other images in the last step, and only the next one would even that out.
+    Each process's BatchNorm had other images in the last step, which only the next step would even out.
     """
     if launch_env.world() == 1:
         return

@@ -25,13 +25,13 @@ _OWN_SUM = re.compile(rb'"sha256": "([0-9a-f]{64})"')
 
 @dataclass(frozen=True)
 class BackboneId:
-    """Which backbone a model has, and which package must be installed to build it.
+    """The backbone of a model, and the package that is needed to build it.
 
     Attributes:
         plugin: The plugin's name; `ftkit` for built-in ones.
-        package: What `pip install` takes, or the path of a project's own plugin file.
+        package: Name for `pip install`, or the path of a project's own plugin file.
         version: The plugin's version when the model was saved.
-        code: Digits for the code and settings of the network, where it is a project's own; otherwise empty.
+        code: Digest of the network's code and settings, if it is a project's own; otherwise empty.
     """
 
     name: str
@@ -48,11 +48,11 @@ class BackboneId:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to use a model, and where it came from.
+    """What is needed to use a model, and its origin.
 
     Attributes:
         classes: Class names in the order of the model's outputs.
-        weights: Where training started from, for people.
+        weights: Description of the first weights.
         strategy: Its name and options.
         metrics: Metrics on the validation split; None for one that isn't a number.
         epoch: Whole epochs that the weights were trained for.
@@ -60,7 +60,7 @@ class ModelCard:
         versions: Of python, torch and torchvision.
         created: Date and time, ISO 8601, UTC.
         ftkit: The version that wrote the bundle.
-        head: What the classifier is made of.
+        head: Layers of the classifier.
         origin: Where classes were chosen or mapped: by class of the training data, which of `classes` it
             counts as, None where its images weren't used.
         task: Its name and options.
@@ -86,9 +86,9 @@ class ModelCard:
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
-        """The card as `model.json`, with the sum of the weights' file and its own.
+        """The card as `model.json`, with the digest of the weights' file and its own.
 
-        Its own sum is taken with the sum's digits as zeros, so that it covers every byte of both files.
+        Its own digest is computed with zeros in its place, so that the two cover every byte of both files.
         """
         content = {"format": self.format, "sha256": "0" * 64, "weights_sha256": weights_sha256, **asdict(self)}
         blank = dump_json(content, indent=2).encode() + b"\n"
@@ -96,7 +96,7 @@ class ModelCard:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of a bundle, checked against its own sum.
+    """The card of a model, checked against its own digest.
 
     Raises:
         RequestError: It is missing, damaged, or of a newer ftkit.
@@ -105,7 +105,7 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def read_card_and_digest(folder: Path) -> tuple[ModelCard, str]:
-    """The card of a bundle, and the sum that the weights' file must have; errors as in `read_card`."""
+    """The card of a model, and the digest of its weights' file; errors as in `read_card`."""
     path = current_folder(folder) / CARD
     raw = _read(path)
     try:
@@ -128,7 +128,7 @@ def read_card_and_digest(folder: Path) -> tuple[ModelCard, str]:
 
 
 def damaged(path: Path) -> RequestError:
-    """The error for a file of a bundle whose bytes aren't those that were written."""
+    """The error for a file of a model whose bytes have changed since it was written."""
     return RequestError(
         f"{path}: the file is damaged: it isn't what ftkit wrote", "copy the bundle again, or train anew"
     )
@@ -152,14 +152,14 @@ def _is_whole(raw: bytes) -> bool:
 
 
 def _decode(content: Mapping[str, Any]) -> ModelCard:
-    """The card of its JSON, each value of its type: a sum is right for whatever somebody wrote under it."""
+    """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 
 def first_validation_error(error: Exception) -> str:
-    """What is wrong, in a line, with a value that has another shape than it should."""
+    """One line on the first invalid value."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):

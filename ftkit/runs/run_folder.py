@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind, and the records in it."""
+"""A run folder: its paths, lock, records and lists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunFolder:
     path: Path
 
     def __fspath__(self) -> str:
-        """It is taken where a path is."""
+        """The path, so that the folder can be passed as a path."""
         return str(self.path)
 
     @property
@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config; it starts the same run again."""
+        """The resolved config, which starts the same run again."""
         return self.path / "config.yaml"
 
     @property
@@ -42,27 +42,27 @@ class RunFolder:
 
     @property
     def inputs(self) -> Path:
-        """What the run was made of, by content: weights, network, images, versions."""
+        """Digests of the run's inputs: weights, network, images; and versions."""
         return self.path / "inputs.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON record an epoch."""
+        """One JSON record per epoch."""
         return self.path / "metrics.jsonl"
 
     @property
     def bad_images(self) -> Path:
-        """The image files that can't be read or are named wrongly, with reasons; there where there are any."""
+        """Image files that are unreadable or wrongly named, with reasons; only written if there are any."""
         return self.path / "bad-images.jsonl"
 
     @property
     def duplicates(self) -> Path:
-        """Pictures that are in two splits; there where there are any."""
+        """Images that are in two splits; only written if there are any."""
         return self.path / "duplicates.jsonl"
 
     @property
     def splits(self) -> Path:
-        """Which image is in which split, with its class: what was trained on, and what was held out."""
+        """Split and class of each image."""
         return self.path / "splits.csv"
 
     @property
@@ -75,35 +75,35 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The bundle of the best epoch."""
+        """The model of the best epoch."""
         return self.path / "model"
 
     @property
     def last(self) -> Path:
-        """The bundle of the last epoch, written when the run ends."""
+        """The model of the last epoch, written when the run ends."""
         return self.path / "last"
 
     @property
     def first(self) -> Path:
-        """The weights that the run started from, to measure from."""
+        """The parameters that the run started from; weight drift is measured from them."""
         return self.path / "first"
 
     @property
     def weight_drift(self) -> Path:
-        """How far each layer is from them at the end."""
+        """Weight drift of each layer at the end."""
         return self.path / "weight_drift.json"
 
     @property
     def trackers(self) -> Path:
-        """What was sent to trackers, and to which run of theirs."""
+        """The epochs sent to trackers, and the run's id in each."""
         return self.path / "trackers.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let no other process train this run meanwhile; the claim ends with the process, however that ends.
+        """Let no other process train this run meanwhile; the lock ends with the process.
 
         Raises:
-            RequestError: Another process has claimed it.
+            RequestError: Another process holds the lock.
         """
         with self._lock.open("a") as file:
             try:
@@ -116,7 +116,7 @@ class RunFolder:
         """Whether a process other than this one trains the run."""
         if not self._lock.exists():
             return False
-        # Opening it for appending, as an exclusive lock wants it, would fail in a folder that is only to be read.
+        # Opening it for appending, as an exclusive lock needs, would fail in a read-only folder.
         with self._lock.open() as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -129,61 +129,61 @@ class RunFolder:
         return self.path / ".lock"
 
     def discard(self) -> None:
-        """Remove the folder of a run that couldn't start: it holds nothing but what was asked for."""
+        """Remove the folder of a run that couldn't start; it holds only the config and the plan."""
         shutil.rmtree(self.path)
 
     def records(self) -> list[dict[str, Any]]:
-        """The epochs' records, oldest first; a line cut short by a crash is left out."""
+        """The epochs' records, oldest first; a line truncated by a crash is left out."""
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
     def append_record(self, record: Mapping[str, Any]) -> None:
-        """Add one epoch's record, on disk when this returns."""
+        """Append one epoch's record; it is on disk when this returns."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(dump_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def rewind_records(self, epoch: int) -> None:
-        """Drop the records after `epoch`, which a resumed run will write again."""
+        """Remove the records after `epoch`, which a resumed run writes again."""
         kept = [r for r in self.records() if r["epoch"] <= epoch]
         temporary = self.metrics.with_name(".metrics.tmp")
         temporary.write_text("".join(dump_json(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(self.metrics)
 
     def append_list(self, file: Path, items: Iterable[Any]) -> None:
-        """Write dataclasses as one JSON object a line; where there are none, there is no file."""
+        """Append dataclasses as one JSON object per line; without any, no file is written."""
         lines = [dump_json(asdict(item)) + "\n" for item in items]
         if lines:
             with file.open("a", encoding="utf-8") as opened:
                 opened.write("".join(lines))
 
     def left_out(self) -> frozenset[str]:
-        """The image files that the run has left out from its start."""
+        """Image files that the run has left out from its start."""
         if not self.bad_images.exists():
             return frozenset()
         listed = [json.loads(line) for line in self.bad_images.read_text(encoding="utf-8").splitlines()]
         return frozenset(bad["file"] for bad in listed if not (bad["used"] or bad["during_run"]))
 
     def write_log(self, lines: Iterable[str]) -> None:
-        """Add lines, each with the time, to the run's log."""
+        """Append lines, each with the time, to the run's log."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        # A path in it may be no text.
+        # A path in it may not be valid text.
         with self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(f"{now} {line}\n" for line in lines)
 
 
 def create_run(output: Path, name: str | None, backbone: str, strategy: str) -> RunFolder:
-    """Make a new run folder; one that exists is never written into.
+    """Create a new run folder; an existing one is never written into.
 
     Args:
-        name: The folder's name, or None for one made of date, backbone and strategy.
+        name: The folder's name; None for one of date, backbone and strategy.
 
     Raises:
-        RequestError: The name is taken or is no name.
-        FtkitError: The folder can't be made.
+        RequestError: The name is taken or invalid.
+        FtkitError: The folder can't be created.
     """
     if name is not None and (not name.strip() or name != Path(name).name):
         raise RequestError(
@@ -206,10 +206,10 @@ def create_run(output: Path, name: str | None, backbone: str, strategy: str) -> 
         except NotADirectoryError:
             raise RequestError(f"--output {output} is not a folder", "give another one") from None
         except OSError as error:
-            raise FtkitError(f"can't make {output / candidate}: {error.strerror}", "give another --output") from None
+            raise FtkitError(f"can't create {output / candidate}: {error.strerror}", "give another --output") from None
         return RunFolder(output / candidate)
     raise RequestError(
-        f"{output / stem} exists", f"give another --name, or go on with it: --resume {shell_word(output / stem)}"
+        f"{output / stem} exists", f"give another --name, or resume it: --resume {shell_word(output / stem)}"
     )
 
 

@@ -9,23 +9,23 @@ from ftkit.files.folder_swap import current_folder
 from ftkit.runs.model_card import CARD, WEIGHTS
 
 MODEL = "model"
-"""The bundle's folder inside a run folder."""
+"""The folder of the model inside a run folder."""
 CHECKPOINTS = "checkpoints"
 _RUN_MARKS = ("config.yaml", "plan.json", CHECKPOINTS)
 
 
 def find_model(spec: str | None, runs_dir: Path) -> Path:
-    """The bundle that a person means.
+    """The model folder that a command names.
 
     Args:
-        spec: A bundle, a file in it, a run folder, or a run's name; None is the latest run with a model.
-        runs_dir: The folder that run folders are made in.
+        spec: A model folder, a file in it, a run folder, or a run's name; None is the latest run with a model.
+        runs_dir: The parent of run folders.
 
     Returns:
-        A folder that exists; whether its content is whole, loading it tells.
+        An existing folder; loading it checks its content.
 
     Raises:
-        RequestError: Nothing there, or a run that has no model yet.
+        RequestError: There is nothing, or a run without a model yet.
     """
     if spec is None:
         return _latest(runs_dir)
@@ -50,7 +50,7 @@ def find_model(spec: str | None, runs_dir: Path) -> Path:
 
 
 def refuse_run_part(path: Path) -> None:
-    """Refuse what of a run's folder holds weights and is no model: a checkpoint, and the weights it is measured from.
+    """Refuse weights in a run folder that aren't a model: checkpoints, and the first weights.
 
     Args:
         path: A folder, or a file in it.
@@ -74,7 +74,7 @@ def refuse_run_part(path: Path) -> None:
 
 
 def find_run(spec: str, runs_dir: Path) -> Path:
-    """The run folder that a person means by its path or its name.
+    """The run folder of a path or a name.
 
     Raises:
         RequestError: There is no such run.
@@ -91,7 +91,7 @@ def find_run(spec: str, runs_dir: Path) -> Path:
 
 
 def run_of(bundle: Path) -> Path | None:
-    """The run folder that a bundle lies in, or None for a bundle on its own."""
+    """The run folder that contains a model folder; None for a model outside a run."""
     return bundle.parent if _is_run(bundle.parent) else None
 
 
@@ -116,5 +116,5 @@ def _is_run(folder: Path) -> bool:
 
 
 def _is_bundle(folder: Path) -> bool:
-    # One of the two files is enough: which one is missing is worth saying, and loading says it.
+    # One of the two files is enough: loading reports the missing one.
     return (folder / CARD).is_file() or (folder / WEIGHTS).is_file()

@@ -1,4 +1,4 @@
-"""What a run folder says of its run: what it was to do, how far it came, and how good it is."""
+"""The summary of a run, read from its folder: config, plan, state and records."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ RunState = Literal["finished", "running", "stopped"]
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run, read from its folder; it may be under way.
+    """A run, read from its folder; it may be under way.
 
     Attributes:
-        started: When the folder was made, in local time.
-        state: `stopped` is a run that isn't done and that no process trains; it can be resumed.
-        config: As it was saved, unchecked: the plugins that it names need not be here.
+        started: When the folder was created, in local time.
+        state: `stopped` is an unfinished run that no process trains; it can be resumed.
+        config: As it was saved, unchecked: its plugins need not be installed.
         plan: As it was saved.
-        records: One an epoch.
-        layer_drift: How far each layer moved, once the run is finished.
+        records: One per epoch.
+        layer_drift: Weight drift by layer, once the run is finished.
     """
 
     run: RunFolder
@@ -42,7 +42,7 @@ class RunSummary:
 
     @property
     def data(self) -> str:
-        """The dataset's name, and the folder or file that it reads."""
+        """The dataset's name and its folder or file."""
         section = self.config["dataset"]
         place = section.get("root") or section.get("path")
         return f"{section['name']} {place}" if isinstance(place, str) else str(section["name"])
@@ -82,7 +82,7 @@ class RunSummary:
 
     @property
     def weight_drift(self) -> Mapping[str, float | None]:
-        """Relative distance of each layer group from the first weights at the last record."""
+        """Weight drift of each layer group at the last record."""
         return self.records[-1].get("weight_drift", {}) if self.records else {}
 
     def value(self, record: Mapping[str, Any] | None) -> float | None:
@@ -118,7 +118,7 @@ def summarize(folder: Path) -> RunSummary:
 
 
 def _started(run: RunFolder) -> datetime:
-    # Written when the folder was made, and never again.
+    # Written when the folder was created, and never again.
     return datetime.fromtimestamp(run.config.stat().st_mtime).astimezone()
 
 
@@ -133,7 +133,7 @@ def _layer_drift(run: RunFolder) -> Mapping[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A mapping in YAML, or in JSON where the name says so."""
+    """A mapping in YAML, or in JSON by the file's name."""
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError):
         raise _strange(path, "it can't be read") from None
     if not isinstance(content, dict):
-        raise _strange(path, "it is no mapping")
+        raise _strange(path, "it isn't a mapping")
     return content
 
 

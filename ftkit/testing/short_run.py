@@ -58,12 +58,8 @@ class ShortRun:
         self.plan: Plan = replace(plan, **changes)
         self.folder = RunFolder(output / "run") if exists else open_run(self.plan)
 
-    def train(self, stop_after: int | None = None, resume_with: Plan | None = None) -> None:
-        """Train to the end; with `stop_after`, stop the run by a signal after that many steps, and resume it.
-
-        Args:
-            resume_with: The plan to resume with; by default the same.
-        """
+    def train(self, stop_after: int | None = None) -> None:
+        """Train to the end; with `stop_after`, stop the run by a signal after that many steps, and resume it."""
         from ftkit.errors import RunInterrupted
         from ftkit.training.train import train
 
@@ -73,7 +69,7 @@ class ShortRun:
         try:
             train(self.plan, self.folder, _stop_after_steps(stop_after))
         except RunInterrupted:
-            train(resume_with or self.plan, self.folder, resume=True)
+            train(self.plan, self.folder, resume=True)
 
     def weights(self) -> bytes:
         """The file of the last epoch's weights."""

@@ -155,7 +155,7 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) 
         if saved.get(key) != value:
             change = f"{key} was {saved.get(key)}, now it is {value}"
             raise RequestError(
-                "the run can't go on: " + ("its data has changed" if key in ("fingerprint", "classes") else change),
+                "the run can't resume: " + ("its data has changed" if key in ("fingerprint", "classes") else change),
                 "put it back as it was, or start a new run",
             )
 

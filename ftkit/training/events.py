@@ -1,4 +1,4 @@
-"""What a run tells those who watch it. The engine never prints."""
+"""Events of a run, for its listener; the training itself never prints."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ftkit.strategies.schedule import Phase
 
 @dataclass(frozen=True)
 class Start:
-    """A run is about to train.
+    """A run starts or resumes.
 
     Attributes:
-        loaded: What came of the pretrained weights, one line; empty where there were none.
+        loaded: One line on the pretrained weights that were loaded; empty without them.
         resumed: Whole epochs done before, None for a new run.
     """
 
@@ -31,7 +31,7 @@ class Start:
 
 @dataclass(frozen=True)
 class StepDone:
-    """An optimizer step is done; `loss` is the mean over the epoch so far, `step` counts from 1."""
+    """An optimizer step has ended; `loss` is the mean over the epoch so far, `step` counts from 1."""
 
     epoch: int
     step: int
@@ -43,29 +43,29 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is trained and validated; `record` is the line in `metrics.jsonl`."""
+    """An epoch has ended; `record` is its line in `metrics.jsonl`."""
 
     record: Mapping[str, Any]
     is_best: bool
 
 
 class Listener:
-    """Is called with a run's events, in the process that trains; a method does nothing until a subclass overrides it.
+    """Called with the events of a run, in each process that trains; by default its methods do nothing.
 
-    What it raises ends the run. Give it to `ftkit.train` or `ftkit.resume`.
+    An exception ends the run. Pass it to `ftkit.train` or `ftkit.resume`.
     """
 
     def started(self, event: Start) -> None:
-        """The model is built and the data found."""
+        """The model is built, and the run is about to train."""
 
     def phase_started(self, phase: Phase, trainable: int) -> None:
-        """Other groups train from now on; `trainable` is the number of their parameters."""
+        """Other layer groups train from now on, with `trainable` parameters."""
 
     def step_done(self, event: StepDone) -> None:
-        """Called once a step."""
+        """An optimizer step has ended; on a GPU not each is reported."""
 
     def epoch_done(self, event: EpochDone) -> None:
-        """Called once an epoch, and once before training where the first weights are judged."""
+        """An epoch has ended, or the evaluation of the first weights, which is epoch 0."""
 
     def note(self, text: str) -> None:
-        """Something that a person should know."""
+        """One line for the user."""

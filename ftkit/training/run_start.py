@@ -59,7 +59,7 @@ def resume_run(trainer: Trainer, other_world: bool = False) -> bool:
     for name, now in versions(session.plan).items():
         before = state.versions.get(name, now)
         if before != now:
-            session.listener.note(f"the run was begun with {name} {before}, this is {now}: last digits may differ")
+            session.listener.note(f"the run was started with {name} {before}, this is {now}: last digits may differ")
     try:
         load_state(trainer, state, other_world)
         _require_position(trainer)

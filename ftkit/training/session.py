@@ -120,20 +120,9 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     facts = network_facts(built.network)
     set_regularisation(built.network, plan.backbone, plan.config.drop_path, plan.config.backbone_dropout)
     compute = _place_network(built.network, plan, compute_of(accelerator), accelerator.num_processes)
-    config = plan.config
-    made = build_optimizer(
-        plan.optimizer, config.optimizer.lr, built.network, built.members, config.decay_all, compute.fuses
-    )
+    optimizer = _optimizer(plan, built, compute, accelerator)
     workers = _workers(plan, compute, listener)
-    decoded = open_decoded_caches(
-        {"train": _split(plan, "train"), "val": _split(plan, "val")},
-        plan.preprocessing.channels,
-        plan.config.cache,
-        plan.config.dataset.name,
-        workers,
-        listener.note,
-        plan.preprocessing.value_range,
-    )
+    decoded = _decoded(plan, workers, listener)
     order = _order(plan, accelerator.process_index)
     return Session(
         plan=plan,
@@ -143,7 +132,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         accelerator=accelerator,
         compute=compute,
         built=built,
-        optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(made)),
+        optimizer=optimizer,
         loss=make_loss(plan, accelerator.device),
         order=order,
         uncached=_image_feed(plan, built.network, compute, accelerator, order, workers, decoded),
@@ -173,6 +162,27 @@ def _place_network(network: nn.Module, plan: Plan, compute: Compute, processes: 
     compute = choose_memory_format(network, compute, size.channels, size.size)
     check_outputs(network, plan, compute, training=config.epochs > 0)
     return compute
+
+
+def _optimizer(plan: Plan, built: BuiltModel, compute: Compute, accelerator: Accelerator) -> torch.optim.Optimizer:
+    config = plan.config
+    made = build_optimizer(
+        plan.optimizer, config.optimizer.lr, built.network, built.members, config.decay_all, compute.fuses
+    )
+    return cast(torch.optim.Optimizer, accelerator.prepare_optimizer(made))
+
+
+def _decoded(plan: Plan, workers: int, listener: Listener) -> Mapping[SplitName, DecodedCache]:
+    """The caches of decoded images, where the config asks for them."""
+    return open_decoded_caches(
+        {"train": _split(plan, "train"), "val": _split(plan, "val")},
+        plan.preprocessing.channels,
+        plan.config.cache,
+        plan.config.dataset.name,
+        workers,
+        listener.note,
+        plan.preprocessing.value_range,
+    )
 
 
 def _augments_on_device(plan: Plan, compute: Compute) -> bool:

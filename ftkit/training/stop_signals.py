@@ -1,8 +1,8 @@
-"""Signals as a flag that the loop looks at between steps, so that a run stops whole; and what ends a run that hangs.
+"""Signals as a flag that the loop checks between steps, so that a run stops whole; and the end of a run that hangs.
 
-Python runs its handlers between two operations of the main thread alone. Where that waits, for an image that doesn't
-come or for another process, a flag would never be looked at. So a thread hears of the signal too, by way of
-`signal.set_wakeup_fd`, and interrupts the main one if the run hasn't come to its end in time.
+Python runs signal handlers between two operations of the main thread only. While that waits for an image or for another
+process, nothing would check the flag. So a thread receives the signal too, through `signal.set_wakeup_fd`, and
+interrupts the main thread if the run hasn't ended in time.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from ftkit.distributed import launch_env
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE = 10.0
-"""Seconds in which a run that was asked to stop should come to the end of its step, at least."""
+"""Seconds, at least, that a run has to end its step once a signal has come."""
 STEPS, RECENT = 3.0, 100
-"""So many times the longest time between two of so many recent looks at the flag may it take, where that is more."""
+"""It has `STEPS` times the longest of the last `RECENT` intervals between checks of the flag, where that is more."""
 TICK = 0.1
-"""Seconds between looks at whether it did."""
+"""Seconds between checks of whether it has ended."""
 END = 0
-"""Tells the thread that the run is over; no signal has this number."""
+"""Sent to the thread when the run is over; no signal has this number."""
 LAST = 10.0
-"""Seconds from the interrupt to the end of the process, where not even that helps."""
+"""Seconds from the interrupt to the end of the process, where the interrupt has no effect."""
 
 
 class StopFlag:
-    """The first signal that came, or None. A second Ctrl-C stops at once, as a person expects.
+    """The first signal that came, or None. A second Ctrl-C stops at once.
 
     Attributes:
-        saving: Whether weights are being written, which takes as long as it takes.
-        overdue: Seconds that the run had to come to the end of its step, once it didn't.
+        saving: Whether weights are being written; that time doesn't count.
+        overdue: The limit that the run has exceeded, in seconds; None while it hasn't.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.overdue: float | None = None
         self.saving = False
-        self._heard = threading.Event()
-        self._looked: float | None = None
+        self._stopping = threading.Event()
+        self._checked: float | None = None
         self._times: deque[float] = deque(maxlen=RECENT)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
@@ -56,50 +56,50 @@ class StopFlag:
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
-        """Give the run the time that it takes to write something meanwhile."""
+        """Don't count the time that is spent meanwhile."""
         self.saving = True
         try:
             yield
         finally:
             self.saving = False
 
-    def look(self) -> int:
+    def check(self) -> int:
         """The signal that came, or 0."""
         now = time.monotonic()
-        if self._looked is not None:
-            self._times.append(now - self._looked)
-        self._looked = now
+        if self._checked is not None:
+            self._times.append(now - self._checked)
+        self._checked = now
         return self.signum or 0
 
-    def heard(self) -> None:
-        """The run stops by itself, and takes the time that its checkpoint takes."""
-        self._heard.set()
+    def acknowledge(self) -> None:
+        """The run stops by itself: don't interrupt it any more."""
+        self._stopping.set()
 
     @property
     def limit(self) -> float:
-        """Seconds that it may take until the flag is looked at."""
+        """Seconds that it may take until the flag is checked."""
         return max(GRACE, STEPS * max(self._times, default=0.0))
 
     def watch(self, wakeup: socket.socket) -> None:
-        """Wait for a signal, and then for the run to end; interrupt it where it doesn't. For a thread."""
+        """Wait for a signal, and interrupt the run if it doesn't end in time. Runs in a thread."""
         while (number := wakeup.recv(1)[0]) not in (*SIGNALS, END):
             continue
         limit = left = self.limit
         while left > 0:
-            if number == END or self._heard.wait(TICK):
+            if number == END or self._stopping.wait(TICK):
                 return
             left = limit if self.saving else left - TICK
         self.overdue = limit
         main = threading.main_thread().ident
-        assert main is not None, "it runs"
+        assert main is not None, "the main thread runs"
         signal.pthread_kill(main, number)
-        if not self._heard.wait(LAST):
+        if not self._stopping.wait(LAST):
             _leave(number)
 
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
-    """Catch the signals that ask a run to stop; handlers are put back afterwards.
+    """Catch the signals that stop a run; earlier handlers are restored afterwards.
 
     A signal that this process was started to ignore, as `nohup` does with SIGHUP, stays ignored. Outside the main
     thread, where Python allows no handlers, the flag is never set.
@@ -118,11 +118,11 @@ def stop_flag() -> Iterator[StopFlag]:
     try:
         yield flag
     finally:
-        flag.heard()
+        flag.acknowledge()
         signal.set_wakeup_fd(outer)
         for number, handler in before.items():
             signal.signal(number, handler)
-        # Its end alone would tell nothing: workers that were forked have it open too.
+        # Closing it would not end the wait: forked workers have it open too.
         wakeup.setblocking(True)
         wakeup.send(bytes([END]))
         watcher.join()
@@ -131,10 +131,10 @@ def stop_flag() -> Iterator[StopFlag]:
 
 
 def _leave(signum: int) -> None:
-    """End a process whose main thread doesn't come back: it waits in C for another process, or for a broken disk."""
+    """End a process whose main thread can't be interrupted: it waits in C for another process or for a broken disk."""
     if launch_env.rank() == 0:
         name = signal.Signals(signum).name
-        said = f"interrupted: stopped at once by {name}, since nothing else ended the run: checkpoints are whole"
-        sys.stderr.write(f"{said}\n")
+        text = f"interrupted: stopped at once by {name}, since nothing else ended the run: checkpoints are whole"
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
     os._exit(128 + signum)

@@ -1,4 +1,4 @@
-"""Stopping whole when a signal asks for it."""
+"""The end of a run on a signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftkit.training.stop_signals import StopFlag
 
 @contextmanager
 def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
-    """Turn what stops a run wherever it is, a second Ctrl-C or the end of patience, into how to go on.
+    """Turn an interrupt, by a second Ctrl-C or after the time limit, into the command that resumes the run.
 
     Raises:
         PluginError: No signal came: a plugin has raised `KeyboardInterrupt` itself.
@@ -29,22 +29,22 @@ def stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
         failure = plugin_error_for(error, "the run") if flag.signum is None else None
         if failure is not None:
             raise failure from error
-        flag.heard()
+        flag.acknowledge()
         saved = "the newest checkpoint is whole" if has_checkpoint(run.checkpoints) else "no checkpoint was written yet"
         command = launch_env.resume_command(str(run.path), launch_env.world())
         signum = flag.signum or signal.SIGINT
-        late = ""
+        delay = ""
         if flag.overdue is not None:
-            late = f", since {flag.overdue:.0f} s after {signal.Signals(signum).name} the step hadn't ended"
-        text = f"stopped at once{late}; {saved}"
+            delay = f", since {flag.overdue:.0f} s after {signal.Signals(signum).name} the step hadn't ended"
+        text = f"stopped at once{delay}; {saved}"
         raise RunInterrupted(text, command, signum) from None
 
 
 def signal_that_came(session: Session) -> int:
     """The signal that has come to any process, or 0; all must call this."""
-    signum = max_over_processes(session.accelerator, session.flag.look())
+    signum = max_over_processes(session.accelerator, session.flag.check())
     if signum:
-        session.flag.heard()
+        session.flag.acknowledge()
     return signum
 
 
@@ -53,7 +53,7 @@ def interruption(session: Session, signum: int) -> RunInterrupted:
     progress, saved = session.progress, has_checkpoint(session.run.checkpoints)
     return RunInterrupted(
         f"stopped after epoch {progress.epoch}, step {progress.step} of {session.plan.batches.steps}; "
-        + ("a checkpoint is on disk" if saved else "nothing is lost, for nothing was trained yet"),
+        + ("a checkpoint is on disk" if saved else "nothing was trained yet"),
         launch_env.resume_command(str(session.run.path), session.world),
         signum,
     )

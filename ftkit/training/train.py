@@ -19,7 +19,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import model_record
 from ftkit.training.callbacks.checkpointing import make_card, save_model
 from ftkit.training.events import Listener
-from ftkit.training.preparation.disk_space import require_room
+from ftkit.training.preparation.disk_space import require_disk_space
 from ftkit.training.preparation.gradient_check import require_gradients
 from ftkit.training.preparation.run_inputs import require_same_inputs, write_inputs
 from ftkit.training.run_start import require_unfinished, start_run
@@ -65,7 +65,7 @@ def train(
         try:
             with plugin_boundary("preparing the run"):
                 session = open_session(plan, run, listener or Listener(), flag, resume)
-                require_room(session)
+                require_disk_space(session)
                 trainer = Trainer(session, require_gradients(session), resume)
                 if resume:
                     require_same_inputs(session)

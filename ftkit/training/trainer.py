@@ -30,9 +30,9 @@ from ftkit.training.run_context import RunContext
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import Shards, network_to_save
 from ftkit.training.steps.active_phase import ActivePhase, enter_phase, freeze
+from ftkit.training.steps.apply_batch_transforms import transform_batch
 from ftkit.training.steps.batch_loss import batch_loss, seed_step
 from ftkit.training.steps.epoch_totals import EpochTotals
-from ftkit.training.steps.mixing import transform_batch
 from ftkit.training.stopping import interruption, signal_that_came
 from ftkit.training.validation import Validation, validate
 
@@ -126,7 +126,7 @@ class Trainer:
             batch = transform_batch(session, batch, step * plan.batches.accumulate + part)
             seed_step(session, step * plan.batches.accumulate + part)
             last = part == plan.batches.accumulate - 1
-            with active.stepper.adding(last), compiler_faults(plan.config.compile):
+            with active.stepper.accumulating(last), compiler_faults(plan.config.compile):
                 loss = batch_loss(session, active.model, batch, self.totals)
                 total += loss.detach()
                 # Wrappers average gradients over processes; the mean wanted is over images.

@@ -123,7 +123,7 @@ def test_the_average_is_that_of_the_steps(data: Path, tmp_path: Path) -> None:
         for step, values in enumerate(steps, start=1):
             average = average.lerp(values[name], 1 - min(0.5, (1 + step) / (10 + step)))
         assert torch.allclose(tensors[place["__tensor__"]], average, rtol=1e-5, atol=1e-7)
-    assert all(name.startswith("fc3") for name in state["average"]), list(state["average"])
+    assert all(name.startswith("head") for name in state["average"]), list(state["average"])
 
 
 def by_step(checkpoint: Path) -> tuple[str, int]:
@@ -153,7 +153,7 @@ def test_a_step_of_l2_sp_is_the_decay_after_the_optimizers(data: Path, tmp_path:
     first = load_file(plain.run.first / "model.safetensors")
     assert 0 < 20 * rate < 1
     for name, value in first.items():
-        expected = before[name] if name.startswith("fc3") else before[name].lerp(value, 20 * rate)
+        expected = before[name] if name.startswith("head") else before[name].lerp(value, 20 * rate)
         assert torch.allclose(after[name], expected, atol=1e-6), name
 
 

@@ -193,7 +193,7 @@ def test_a_run_without_a_checkpoint_cannot_be_extended(half: Path, capsys: pytes
     shutil.rmtree(half / "checkpoints")
     config = (half / "config.yaml").read_bytes()
     assert main(["train", "--resume", "run", "--extend", "1"]) == 2
-    assert "no checkpoint to go on from" in capsys.readouterr().err
+    assert "no checkpoint to resume from" in capsys.readouterr().err
     assert (half / "config.yaml").read_bytes() == config
 
 
@@ -254,8 +254,8 @@ def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.Monkey
     assert vars(run_start)["versions"] is checkpoint_state.versions, "what was written is compared with what is true"
     notes = Notes()
     resume(run, notes)
-    assert [note for note in notes.said if "begun with torch 0.4" in note]
-    assert not [note for note in notes.said if "begun with ftkit" in note]
+    assert [note for note in notes.said if "started with torch 0.4" in note]
+    assert not [note for note in notes.said if "started with ftkit" in note]
 
 
 class Notes(Listener):

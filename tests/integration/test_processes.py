@@ -385,7 +385,7 @@ def test_a_run_by_deepspeed_ends_as_one_without_it_and_goes_on_exactly(tmp_path:
     found = battery(tmp_path, 2, "zero")
     for parts in zip(*(each["parts"] for each in found), strict=True):
         whole = parts[0][1]
-        assert whole <= sum(mine for mine, _ in parts) < whole + 64, "shares, filled up to one length"
+        assert whole <= sum(mine for mine, _ in parts) < whole + 64, "shards, padded to one length"
         assert max(mine for mine, _ in parts) < 0.6 * whole
     assert len(found[0]["parts"]) > 4
     assert [each["codes"] for each in found] == [[143, 143]] * 2
@@ -434,8 +434,8 @@ def test_a_config_of_accelerate_for_fsdp_is_taken_over() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("DEEPSPEED_ZERO_STAGE", "3", "shares the weights out too"),
-        ("DEEPSPEED_ZERO_STAGE", "0", "shares nothing out"),
+        ("DEEPSPEED_ZERO_STAGE", "3", "shards the weights too"),
+        ("DEEPSPEED_ZERO_STAGE", "0", "shards nothing"),
         ("DEEPSPEED_CONFIG_FILE", "ds.json", "isn't read"),
         ("DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu", "isn't supported"),
         ("DEEPSPEED_OFFLOAD_PARAM_DEVICE", "nvme", "isn't supported"),
@@ -456,7 +456,7 @@ def test_a_config_of_accelerate_for_deepspeed_is_taken_over() -> None:
 def test_zero_wants_several_processes(data: Path, tmp_path: Path) -> None:
     done = typed(*command(data, tmp_path, "--zero-stage", "1"))
     assert done.returncode == 2, done.stderr
-    assert "--zero-stage 1 shares out over processes, and there is one" in done.stderr
+    assert "--zero-stage 1 shards optimizer state over processes, and there is one" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -473,7 +473,7 @@ def test_zero_wants_several_processes(data: Path, tmp_path: Path) -> None:
 def test_what_zero_cant_do_is_refused(more: dict[str, Any], says: str) -> None:
     config = Config.model_validate({"backbone": "lenet", "zero_stage": 1, **more})
     chosen = Registry().optimizers.get(config.optimizer.name)
-    with pytest.raises(RequestError, match=f"--zero-stage 1 doesn't go with {says}"):
+    with pytest.raises(RequestError, match=f"--zero-stage 1 can't be combined with {says}"):
         require_zero(config, chosen(), 2, str(config.precision))
 
 

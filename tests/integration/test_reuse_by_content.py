@@ -109,7 +109,7 @@ def test_a_run_goes_on_while_nothing_has_changed() -> None:
     edit("class Thaw(Strategy):", "class Thaw(Strategy):\n    'Another docstring.'\n")
     notes = Notes()
     resume(run, notes)
-    assert not [line for line in notes.lines if "began" in line]
+    assert not [line for line in notes.lines if "started" in line]
     whole = ftkit.train(ftkit.plan(**SETTINGS, name="whole")).run.path
     ends = [(path / "last" / "model.safetensors").read_bytes() for path in (run, whole)]
     assert ends[0] == ends[1]
@@ -120,7 +120,7 @@ def test_a_run_goes_on_while_nothing_has_changed() -> None:
     [
         ("epoch < 2", "epoch < 3", r"in epoch 3, group 'stem' was trained at 0\.1 times the rate .*, now it is frozen"),
         ("rest[-1]: 0.1", "rest[-1]: 1e-4", r"in epoch 3, group 'stem' was trained at 0\.1 .* now it is .* 0\.0001 "),
-        ("nn.ReLU()", "nn.ELU()", "the code or settings of own/tiny have changed since it began"),
+        ("nn.ReLU()", "nn.ELU()", "the code or settings of own/tiny have changed since it started"),
         (
             "stride=4), nn",
             "stride=4, padding=0, dilation=1, padding_mode='reflect'), nn",
@@ -169,7 +169,7 @@ def test_a_network_is_known_by_the_modules_that_its_own_modules_import(file: str
         Path("own", name).write_text(text)
     run = stopped()
     Path("own", file).write_text(PARTS[file].replace(before, after))
-    with pytest.raises(RequestError, match="the code or settings of own/tiny have changed since it began"):
+    with pytest.raises(RequestError, match="the code or settings of own/tiny have changed since it started"):
         resume(run)
     Path("own", file).write_text(PARTS[file])
     resume(run)
@@ -216,8 +216,8 @@ def test_other_first_weights_and_images_are_reported(image_folder: MakeFolder, t
     notes = Notes()
     resume(run, notes)
     log = "\n".join(notes.lines)
-    assert "tiny.pth holds other weights than when the run began; it goes on from its checkpoint" in log
-    assert "train images have changed since the run began" in log
+    assert "tiny.pth holds other weights than when the run started; it resumes from its checkpoint" in log
+    assert "train images have changed since the run started" in log
     assert "val images have changed" not in log
 
 
@@ -268,7 +268,7 @@ def swap_images() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda: new_weights(1), "its first weights were others than "),
+        (lambda: new_weights(1), "holds other weights than those that it started from"),
         (lambda: edit("nn.ReLU()", "nn.ELU()"), "the code or settings of own/tiny have changed"),
         (
             lambda: edit("epoch < 2", "epoch < 1"),

@@ -142,8 +142,8 @@ def test_what_a_kill_left_unnoted_is_replaced(data: Path, tmp_path: Path, monkey
             raise SystemExit
         note(session, sent)
 
-    note = trackers._remember
-    monkeypatch.setattr(trackers, "_remember", killed)
+    note = trackers._record_sent
+    monkeypatch.setattr(trackers, "_record_sent", killed)
     with pytest.raises(SystemExit):
         ftkit.train(plan(data, tmp_path))
     monkeypatch.undo()
@@ -202,8 +202,8 @@ def test_a_tracker_that_fails_later_costs_no_training(
     outcome = ftkit.train(plan(data, tmp_path, epochs=2), Notes())
     assert len(outcome.records) == 2
     assert notes == [
-        "tracker tensorboard failed at epoch 1: OSError: gone; the training and other trackers go on, and its missing "
-        "epochs are listed at the end",
+        "tracker tensorboard failed at epoch 1: OSError: gone; the training and other trackers continue, and its "
+        "missing epochs are listed at the end",
         "tracker tensorboard lacks epoch 1, 2",
     ]
 

@@ -263,7 +263,7 @@ def test_checkpoints_that_somebody_wrote(place: Path, data: st.DataObject) -> No
     (target / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
     assert not load_is_damaged(run / "checkpoints")
     well_said(
-        typed("train", "--resume", str(run), "--quiet", cwd=place), "forged", "the run can't go on", "the run had"
+        typed("train", "--resume", str(run), "--quiet", cwd=place), "forged", "the run can't resume", "the run had"
     )
 
 

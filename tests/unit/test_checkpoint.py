@@ -210,3 +210,22 @@ def test_a_checkpoint_from_before_versions_were_noted_is_read(tmp_path: Path) ->
     text = json.dumps(content)
     rewrite_state(newest, text)
     assert load_checkpoint(tmp_path)[0].versions == {}
+
+
+def test_a_checkpoint_of_format_2_gives_the_callbacks_their_state(tmp_path: Path) -> None:
+    """Until then the best epoch and early stopping were part of the progress."""
+    place = save_checkpoint(tmp_path, replace(state(3), callbacks={}, identity={"seed": 3, "epochs": 9}), keep=2)
+    content = json.loads((place / "state.json").read_text())
+    del content["callbacks"]
+    old = {"best": 0.5, "best_epoch": 2, "waited": 1, "patience_best": 0.4, "skipped": 0}
+    rewrite_state(place, json.dumps({**content, "format": 2, "progress": {**content["progress"], **old}}))
+    loaded, _ = load_checkpoint(tmp_path)
+    assert loaded.progress == state(3).progress
+    assert loaded.callbacks["best_epoch"] == {"value": 0.5, "epoch": 2}
+    assert loaded.callbacks["early_stopping"] == {"waited": 1, "best": 0.4, "epochs": 9}
+
+
+@pytest.mark.parametrize("value", [float("nan"), {3: "three"}, object()])
+def test_a_state_that_cannot_be_saved_is_refused_with_the_callbacks_name(value: object, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="the state of callback 'lab/mine' has"):
+        save_checkpoint(tmp_path, replace(state(1), callbacks={"lab/mine": {"value": value}}), keep=1)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ftkit.api import Callback, RequestError
-from ftkit.testing.contract import ContractError, require, require_picklable
+from ftkit.api import Callback
+from ftkit.testing.contract import require, require_picklable, run_plan_check
 from ftkit.testing.short_run import ShortRun
-
-if TYPE_CHECKING:
-    from ftkit.planning.run_plan import Plan
 
 NAME = "callback"
 EPOCHS = 3
@@ -27,8 +23,8 @@ def check_callback(callback: Callback) -> None:
     """Train some epochs with a callback, uninterrupted and resumed, which takes a few seconds.
 
     Raises:
-        ContractError: The class isn't a dataclass, or its instance can't be pickled; its state can't be saved;
-            or a resumed run ends with another state, other records or other weights.
+        ContractError: The class isn't a dataclass, or its instance can't be pickled; its state has other values than
+            JSON values and tensors; or a resumed run ends with another state, other records or other weights.
     """
     parameters = vars(type(callback)).get("__dataclass_params__")
     require(parameters is not None, f"{type(callback).__name__} is not a dataclass", "write @dataclass above the class")
@@ -47,27 +43,15 @@ STATE = "save all that changes during a run in state_dict(), and restore it in l
 
 
 def _run(output: Path, callback: Callback, stop_after: int | None = None) -> tuple[ShortRun, Mapping[str, Any]]:
-    """A run with a copy of the callback, or two where it is resumed, and the final state."""
-    run = ShortRun(output, EPOCHS, {"callbacks": ()})
-    run.plan, last = _with_copy(run.plan, callback)
-    resume_with = None
-    if stop_after is not None:
-        resume_with, last = _with_copy(run.plan, callback)
-    try:
-        run.train(stop_after, resume_with)
-    except RequestError as error:  # such as a state that can't be saved
-        raise ContractError(error.message, error.hint) from error
-    state = last.state_dict()
-    require(isinstance(state, Mapping), f"state_dict() returned {type(state).__name__}, not a mapping")
-    return run, deepcopy(state)
-
-
-def _with_copy(plan: Plan, callback: Callback) -> tuple[Plan, Callback]:
+    """A run with the callback, resumed after a step if asked for, and the state in its last checkpoint."""
     from ftkit.config.field_types import Choice
+    from ftkit.runs.checkpoint import load_checkpoint
 
-    config = plan.config.model_copy(update={"callbacks": (Choice(name=NAME),)})
-    copy = deepcopy(callback)
-    return replace(plan, resolved=replace(plan.resolved, config=config), callbacks=(copy,)), copy
+    run = ShortRun(output, EPOCHS, {"callbacks": (callback,)})
+    config = run.plan.config.model_copy(update={"callbacks": (Choice(name=NAME),)})
+    run.plan = replace(run.plan, resolved=replace(run.plan.resolved, config=config))
+    run_plan_check(run.train, stop_after)
+    return run, load_checkpoint(run.folder.checkpoints)[0].callbacks.get(NAME, {})
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -77,7 +61,7 @@ def _is_same(one: object, other: object) -> bool:
         return one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+    if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_is_same, one, other))
     return type(one) is type(other) and one == other
 

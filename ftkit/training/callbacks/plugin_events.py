@@ -1,4 +1,4 @@
-"""Run events reported to plugins, whose errors are noted once and stop nothing, and whose hangs hold nothing up."""
+"""Run events for the hooks of plugins; errors are reported once and stop nothing, hooks that hang are abandoned."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ftkit.training.trainer import Trainer
 
 AT_THE_END = 10
-"""So many times as long as other listeners may `ftkit_run_end` take, which may send a model somewhere."""
+"""Factor of the time limit of `ftkit_run_end`, which may upload a model."""
 AFTER_A_SIGNAL = 10.0
-"""Seconds that it has at most in a run that was asked to stop."""
+"""Most seconds that a hook has once a signal has come."""
 
 
 class PluginEvents(TrainerCallback):
-    """Calls the listener hooks of plugins; in the main process alone."""
+    """Calls the event hooks of plugins; in the main process only."""
 
     order = 500
 
@@ -43,34 +43,36 @@ class PluginEvents(TrainerCallback):
             self._note(str(fault))
 
     def on_open(self) -> None:
-        self._tell("ftkit_run_start", plan=self.trainer.session.plan.to_json(), resumed=self.trainer.resume)
+        self._call_hooks("ftkit_run_start", plan=self.trainer.session.plan.to_json(), resumed=self.trainer.resume)
 
     def on_epoch_recorded(self, record: Mapping[str, Any]) -> None:
-        self._tell("ftkit_epoch_end", record=dict(record))
+        self._call_hooks("ftkit_epoch_end", record=dict(record))
 
     def on_exit(self, error: BaseException | None) -> None:
         """Call `ftkit_run_end`, and end the plugins' threads."""
         if error is None:
             best = next((r for r in self._run.records() if r["epoch"] == self.trainer.best.best.epoch), None)
-            self._tell("ftkit_run_end", status="done", record=best, error=None)
+            self._call_hooks("ftkit_run_end", status="done", record=best, error=None)
         else:
             interrupted = isinstance(error, RunInterrupted | KeyboardInterrupt)
             text = error.message if isinstance(error, FtkitError) else describe_exception(error)
-            self._tell("ftkit_run_end", status="interrupted" if interrupted else "failed", record=None, error=text)
+            self._call_hooks(
+                "ftkit_run_end", status="interrupted" if interrupted else "failed", record=None, error=text
+            )
         for thread in self._threads.values():
             thread.close()
 
-    def _tell(self, hook: str, **facts: Any) -> None:
+    def _call_hooks(self, hook: str, **facts: Any) -> None:
         seconds, urgent = self._allowed(hook), _new_signal(self._flag)
         for plugin in self._plugins:
             thread = self._threads[plugin.owner.name]
             if hook in plugin.event_hooks and not thread.hangs:
-                # Each gets facts of its own: what one does to them is no other's affair.
+                # Each gets a copy, which it may change.
                 function = partial(getattr(plugin.hooks, hook), run=self._run.path, **deepcopy(facts))
                 self._report_failure(plugin.owner.name, hook, thread.call(function, seconds, urgent))
 
     def _allowed(self, hook: str) -> float:
-        """Seconds that a listener has."""
+        """Time limit in seconds."""
         seconds = plugin_timeout() * (AT_THE_END if hook == "ftkit_run_end" else 1)
         return seconds if self._flag.signum is None else min(seconds, AFTER_A_SIGNAL)
 
@@ -86,6 +88,6 @@ class PluginEvents(TrainerCallback):
 
 
 def _new_signal(flag: StopFlag) -> Callable[[], str | None]:
-    """Gives the name of the signal that asks the run to stop, where none had come before."""
+    """A function that returns the name of a signal that has come since, or None."""
     before = flag.signum
     return lambda: signal.Signals(flag.signum).name if flag.signum is not None and before is None else None

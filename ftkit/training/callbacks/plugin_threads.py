@@ -1,4 +1,4 @@
-"""A plugin's listeners called in a thread of their own, so that one that hangs holds up neither run nor signals."""
+"""Event hooks of plugins, called in a thread, so that one that hangs delays neither the run nor signals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 TICK = 0.05
-"""Seconds between looks at whether a signal has come."""
+"""Seconds between checks for a signal."""
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Call:
 
     Attributes:
         over: Set once it has returned or raised.
-        error: What it raised.
+        error: The exception that it raised.
         gave_up: Why it isn't waited for any more; None where it is over.
     """
 
@@ -29,10 +29,10 @@ class Call:
 
 
 class PluginThread:
-    """Runs the calls of one plugin one after the other, all in the same thread: a connection may be of one thread.
+    """Runs the calls of one plugin one after another in the same thread, since a connection may belong to a thread.
 
     Attributes:
-        hangs: Whether a call didn't come back in time; then no other one is made.
+        hangs: Whether a call didn't return in time; then no other is made.
     """
 
     def __init__(self, name: str) -> None:
@@ -42,13 +42,14 @@ class PluginThread:
         self._thread: threading.Thread | None = None
 
     def call(self, function: Callable[[], object], seconds: float, urgent: Callable[[], str | None]) -> Call:
-        """Run something, and wait for it so long, or until there is something more urgent.
+        """Run a function, and wait for it until `urgent` returns a reason not to.
 
         Args:
-            urgent: Gives what that is, or None.
+            seconds: Time limit.
+            urgent: Returns why not to wait any longer, or None.
         """
         if self._thread is None:
-            # Nothing waits for a daemon thread when the program ends.
+            # A daemon thread doesn't delay the end of the program.
             self._thread = threading.Thread(target=self._work, name=f"plugin {self._name}", daemon=True)
             self._thread.start()
         made, started = Call(function), time.monotonic()
@@ -72,6 +73,6 @@ class PluginThread:
         while (made := self._calls.get()) is not None:
             try:
                 made.function()
-            except BaseException as error:  # told by whoever waits
+            except BaseException as error:  # reported by the caller
                 made.error = error
             made.over.set()

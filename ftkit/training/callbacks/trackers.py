@@ -1,7 +1,7 @@
 """Records sent to TensorBoard, Weights & Biases and MLflow as well, through accelerate's trackers.
 
 A run is one run there too, however often it is stopped: what was sent, and to which run, is in the run
-folder. An epoch that is trained again after a resume is the same to the bit, so it isn't sent again.
+folder. An epoch that is trained again after a resume is the same bit for bit, so it isn't sent again.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 PROJECT = "ftkit"
 """The project in Weights & Biases, the experiment in MLflow."""
 LARGEST_PICTURE = 1000
-"""Classes up to which trackers get the whole confusion matrix; beyond, the pairs in it that aren't zero."""
+"""Most classes for which trackers get the whole confusion matrix; beyond, its pairs that aren't zero."""
 LARGEST_TABLE = 20
-"""Classes up to which TensorBoard gets the confusion matrix in numbers beside the picture."""
+"""Most classes for which TensorBoard gets the confusion matrix in numbers beside the picture."""
 PICTURE = 320
-"""Pixels that the picture's side should have."""
+"""Side of the picture in pixels, about."""
 
 FAILURES = (Exception, SystemExit)
 """What a tracker's own package, file system or server may raise."""
@@ -78,7 +78,7 @@ class Trackers(TrainerCallback):
             except FAILURES as error:
                 self.on_exit(None)
                 raise FtkitError(f"--tracker {name}: {_reason(error)}", "mend it, or drop it") from error
-        _remember(session, sent)
+        _record_sent(session, sent)
 
     def on_epoch_recorded(self, record: Mapping[str, Any]) -> None:
         """Send one epoch's record to each tracker, unless it was sent before the run was stopped.
@@ -100,11 +100,11 @@ class Trackers(TrainerCallback):
                 if not missed:
                     session.listener.note(
                         f"tracker {tracker.name} failed at epoch {epoch}: {_reason(error)}; the training and other "
-                        "trackers go on, and its missing epochs are listed at the end"
+                        "trackers continue, and its missing epochs are listed at the end"
                     )
                 missed.append(epoch)
         sent.epoch = epoch
-        _remember(session, sent)
+        _record_sent(session, sent)
 
     def on_exit(self, error: BaseException | None) -> None:
         """Finish sending, and report what wasn't sent; the run in the trackers can be resumed."""
@@ -162,7 +162,7 @@ def flattened(config: Config) -> dict[str, bool | int | float | str]:
 
 
 def picture(confusion: tuple[tuple[int, ...], ...]) -> Tensor:
-    """The confusion matrix as uint8 `(3, side, side)`: a row a true class, the bluer the larger its part."""
+    """The confusion matrix as uint8 `(3, side, side)`: a row per true class, bluer for a larger part."""
     counts = torch.tensor(confusion, dtype=torch.float64)
     light = (255 * (1 - counts / counts.sum(dim=1, keepdim=True).clamp(min=1))).to(torch.uint8)
     cell = max(1, PICTURE // len(confusion))
@@ -171,7 +171,7 @@ def picture(confusion: tuple[tuple[int, ...], ...]) -> Tensor:
 
 
 def _tensorboard(session: Session, sent: Sent) -> GeneralTracker:
-    # Of a later step nothing is known to the run: a kill came between sending it and remembering that.
+    # A later step was sent before a kill and not recorded.
     purge = {"purge_step": sent.epoch + 1} if session.run.trackers.exists() else {}
     return TensorBoardTracker("tensorboard", str(session.run.path), **purge)
 
@@ -189,7 +189,7 @@ def _send_config(tracker: GeneralTracker, config: Config) -> None:
     if not isinstance(tracker, TensorBoardTracker):
         tracker.store_init_configuration(flattened(config))
         return
-    # accelerate's own way makes a second run of it in TensorBoard's list, named by the time.
+    # accelerate's own way creates a second run in TensorBoard's list, named by the time.
     from torch.utils.tensorboard.summary import hparams
 
     for summary in hparams(flattened(config), {}):  # type: ignore[no-untyped-call]
@@ -238,7 +238,7 @@ def _sent(session: Session) -> Sent:
     return Sent(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Sent()
 
 
-def _remember(session: Session, sent: Sent) -> None:
+def _record_sent(session: Session, sent: Sent) -> None:
     replace_file(session.run.trackers, dump_json(asdict(sent)).encode())
 
 

@@ -123,6 +123,11 @@ class Callbacks:
     def state_dict(self) -> dict[str, Mapping[str, Any]]:
         """The states by name, of callbacks that have one."""
         states = {name: self._method(name, callback, "state_dict")() for name, callback in self._ordered}
+        wrong = next((name for name, state in states.items() if not isinstance(state, Mapping)), None)
+        if wrong is not None:
+            raise RequestError(
+                f"state_dict of callback {wrong!r} returned {type(states[wrong]).__name__}", "return a mapping"
+            )
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:

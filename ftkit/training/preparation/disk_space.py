@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a run will write, asked before it trains."""
+"""Whether the disk has space for the files of a run, checked before it trains."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ftkit.parts.callback import Callback
 from ftkit.training.session import Session
 
 MODELS = 4
-"""Copies of the weights beside the checkpoints: the first, the best, the last, and one that is being replaced."""
+"""Copies of the weights beside the checkpoints: first, best, last, and one that is being replaced."""
 STATES = 2
-"""Values that optimizers keep for a weight, at most: Adam's two moments."""
+"""Most optimizer state values for a weight: Adam's two moments."""
 
 
-def require_room(session: Session) -> None:
+def require_disk_space(session: Session) -> None:
     """Refuse a run that would fill its disk.
 
     Raises:
-        FtkitError: Says how much is needed, how much is free, and where.
+        FtkitError: Names the folder, the bytes needed and the bytes free.
     """
     if not session.is_main:
         return
@@ -29,12 +29,12 @@ def require_room(session: Session) -> None:
     if needed > free:
         raise FtkitError(
             f"{folder}: the run will write {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free there",
-            "make room, lower checkpoint.keep, or write elsewhere with --output",
+            "free disk space, lower checkpoint.keep, or write elsewhere with --output",
         )
 
 
 def bytes_to_write(session: Session) -> int:
-    """What a run's folder weighs at its largest: models, the checkpoints that are kept, and one that is written."""
+    """Largest size of a run folder: models, the checkpoints that are kept, and one that is being written."""
     plan = session.plan
     thawed = {group for row in plan.schedule.rows for group in row}
     parameters = dict(session.network.named_parameters())
@@ -46,5 +46,5 @@ def bytes_to_write(session: Session) -> int:
 
 
 def _size(folder: Path) -> int:
-    """What is there already, of a run that goes on."""
+    """Bytes that are there already, of a run that resumes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

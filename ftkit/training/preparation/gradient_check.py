@@ -1,7 +1,7 @@
-"""Whether all that is said to train gets a gradient, found before the run on two images.
+"""Checks before the run, on two images, that all parameters that are to train get a gradient.
 
-A strategy may name layers whose weights the network reads without calling them, or a network may have branches that
-nothing comes out of: announced as trained, they would stay as they are.
+A strategy may name layers that the network doesn't call, and a network may have branches that don't reach its output:
+planned to train, they would stay as they are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ftkit.plugin_errors import plugin_suffix
 from ftkit.training.session import Session
 
 DRAWS, DRAWS_OF_SEVERAL = 3, 8
-"""Passes in training mode, in case a network leaves branches out at random; one more is in evaluation mode. Several
-processes must know whether it does: each waits for the gradients of all."""
+"""Passes in train mode, in case a network leaves branches out at random; one more is in eval mode. With several
+processes, each waits for the gradients of all, so there are more passes."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class GradientReach:
 
 
 def require_gradients(session: Session) -> GradientReach:
-    """Try one backward pass with all that the schedule ever trains, and say what gets no gradient.
+    """Try a backward pass with all that the schedule ever trains, and report parameters without a gradient.
 
-    Nothing changes by it: neither weights, nor buffers, nor random numbers.
+    It changes neither weights, nor buffers, nor random numbers.
 
     Raises:
-        RequestError: All of a layer group, or anything that the strategy has put into the network, gets none.
+        RequestError: A whole layer group, or a parameter that the strategy has added to the network, gets none.
         FtkitError: The network fails when gradients are computed.
     """
     plan, built = session.plan, session.built
@@ -57,10 +57,10 @@ def require_gradients(session: Session) -> GradientReach:
         without, varies = _without_gradient(session, thawed)
     except torch.OutOfMemoryError:
         known = False
-    # Python's own random numbers may take other branches in each process; all must wait for the same gradients.
+    # Python's random numbers may choose other branches in each process; all must wait for the same gradients.
     varies = bool(max_over_processes(session.accelerator, int(varies)))
     if not known:
-        session.listener.note("whether all that trains gets a gradient isn't known: memory ran out while it was tried")
+        session.listener.note("gradients weren't checked: memory ran out")
         return GradientReach(varies=varies)
     groups = {group: [name for name in names if name in without] for group, names in built.members.items()}
     _require_reached(groups, built.members, built.added, plan.config.strategy.name)
@@ -88,12 +88,12 @@ def _require_reached(
             raise RequestError(
                 f"strategy {strategy!r} trains layer group {group!r}, but none of its {len(names)} parameters gets a "
                 f"gradient: {few(names, 3)}",
-                "choose a strategy that freezes it, or another backbone; if the backbone is yours, mend its forward",
+                "choose a strategy that freezes it, or another backbone; or fix the forward method of your backbone",
             )
 
 
 def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], bool]:
-    """Names of the parameters that train and that no gradient reaches; whether some are reached in some passes only."""
+    """Names of parameters that train and get no gradient; whether some get one in some passes only."""
     network, plan = session.network, session.plan
     before = [(module, module.training) for module in network.modules()]
     modes = set_trainable(network, plan.schedule.groups, thawed, plan.config.train_bn)
@@ -110,7 +110,7 @@ def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], boo
                 if draw == draws:
                     network.eval()
                 torch.manual_seed(draw)
-                _go_back(session)
+                _backward(session)
                 once, always = once | reached, always & reached
                 if session.world == 1 and once == trained.keys():
                     break
@@ -124,7 +124,7 @@ def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], boo
 
 
 def _when_reached(reached: set[str], name: str, parameter: nn.Parameter) -> torch.utils.hooks.RemovableHandle:
-    """Note a parameter that a gradient reaches, and let the gradient go at once, to save its memory."""
+    """Record a parameter that gets a gradient, and drop the gradient at once, to save memory."""
 
     def note(tensor: Tensor) -> None:
         reached.add(name)
@@ -134,8 +134,8 @@ def _when_reached(reached: set[str], name: str, parameter: nn.Parameter) -> torc
     return handle
 
 
-def _go_back(session: Session) -> None:
-    """Forward and backward on two images, as a step does it."""
+def _backward(session: Session) -> None:
+    """Forward and backward pass on two images, as in a step."""
     preprocessing, compute = session.plan.preprocessing, session.compute
     generator = torch.Generator().manual_seed(0)
     images = compute.take(
@@ -152,9 +152,9 @@ def _go_back(session: Session) -> None:
             torch.autograd.backward(loss)
     except (torch.OutOfMemoryError, FtkitError):
         raise
-    except Exception as error:  # the network's own code may raise anything
+    except Exception as error:  # a network may raise any exception
         raise FtkitError(
             f"backbone {session.plan.backbone.name} fails when gradients are computed: {type(error).__name__}: "
             f"{one_line(str(error))[:300]}{plugin_suffix(error)}",
-            "choose another backbone or strategy; if the backbone is yours, mend its forward",
+            "choose another backbone or strategy; or fix the forward method of your backbone",
         ) from error

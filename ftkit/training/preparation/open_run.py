@@ -20,7 +20,7 @@ from ftkit.runs.run_folder import RunFolder, create_run
 
 
 def open_run(plan: Plan) -> RunFolder:
-    """A new run folder that holds the plan and the config that starts it again; one for all processes."""
+    """Create a run folder with the plan and the config; one for all processes."""
     if launch_env.world() == 1:
         return _create(plan)
     from ftkit.distributed.processes import run_on_main
@@ -41,7 +41,7 @@ def _create(plan: Plan) -> RunFolder:
 
 
 def write_request(folder: RunFolder, plan: Plan) -> None:
-    """Write a run's config and plan into its folder, with the parameters counted, on the network where need be.
+    """Write a run's config and plan into its folder, with the parameters counted.
 
     Raises:
         FtkitError: They can't be written.
@@ -54,7 +54,7 @@ def write_request(folder: RunFolder, plan: Plan) -> None:
 
 def write_config(folder: RunFolder, config: Config) -> None:
     """Write a run's config into its folder; errors as in `write_request`."""
-    # A run that is started again from its config is another run: it gets a name of its own.
+    # A run that is started from this config is another run with another name.
     _write(folder.config, to_yaml(config.model_copy(update={"name": None})))
 
 
@@ -84,4 +84,4 @@ def _put(path: Path, write: Callable[[TextIO], object]) -> None:
             write(file)
         temporary.replace(path)
     except OSError as error:
-        raise FtkitError(f"{path} can't be written: {error.strerror or error}", "make room there") from error
+        raise FtkitError(f"{path} can't be written: {error.strerror or error}", "free disk space there") from error

@@ -1,4 +1,4 @@
-"""Which run to go on with, and by which config: its own, but for what can't change the result."""
+"""The run that `--resume` names, and its config, with changes that don't affect the result."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ftkit.runs.run_lookup import find_run, run_folders
 from ftkit.training.preparation.open_run import write_config, write_request
 
 FREE = ("workers", "device", "checkpoint.", "cache.dir", "cache.decoded")
-"""Settings that a resumed run may change; a full stop at the end stands for a whole section."""
+"""Settings that may change on resume; a dot at the end stands for a whole section."""
 PLACES = ("path", "root", "source", "train", "val", "test")
-"""Options of datasets that say where the data lies, beside those that are paths by their type."""
+"""Options of datasets that are locations of data, beside those whose type is a path."""
 
 
 def latest_unfinished(runs_dir: Path) -> Path:
@@ -40,15 +40,15 @@ def latest_unfinished(runs_dir: Path) -> Path:
 
 
 def own_request(spec: str, runs_dir: Callable[[], Path], given: Callable[[Path], Resolved]) -> tuple[Path, Resolved]:
-    """The run that `--resume` means and its own config, with what may be changed of it.
+    """The run that `--resume` names, and its config with the changes that are allowed.
 
     Args:
         spec: A run folder, or a run's name.
-        runs_dir: Where runs are looked up by name; asked only where the spec is no folder.
-        given: What is asked for now, laid over a config file.
+        runs_dir: Returns the folder in which runs are looked up by name; called only where the spec is no folder.
+        given: Overrides a config file by the flags given now.
 
     Raises:
-        RequestError: No such run, or something else is asked for than the run's own.
+        RequestError: There is no such run, or a setting differs from the run's own.
     """
     folder = Path(spec) if (Path(spec) / "config.yaml").is_file() else find_run(spec, runs_dir())
     config = folder / "config.yaml"
@@ -65,7 +65,7 @@ def own_request(spec: str, runs_dir: Callable[[], Path], given: Callable[[Path],
 
 
 def _is_place(resolved: Resolved, key: str) -> bool:
-    """Whether a setting says where the data lies, which may have moved; `keep_place` looks whether it is the same."""
+    """Whether a setting is the location of the data, which may change; `keep_place` checks that it is the same data."""
     section, _, option = key.partition(".")
     if section != "dataset":
         return False
@@ -74,10 +74,10 @@ def _is_place(resolved: Resolved, key: str) -> bool:
 
 
 def keep_place(run: RunFolder, plan: Plan) -> None:
-    """Where the data has moved, write its new place into the run's config, for what comes later.
+    """If the data has another location now, write that into the run's config.
 
     Raises:
-        RequestError: It isn't the data that the run was made for.
+        RequestError: It isn't the data of the run.
     """
     own = resolve(run.config, {}, [], {}).config.dataset
     if own == plan.config.dataset:
@@ -85,16 +85,16 @@ def keep_place(run: RunFolder, plan: Plan) -> None:
     if json.loads(run.plan.read_text(encoding="utf-8")).get("fingerprint") != plan.fingerprint:
         raise RequestError(
             f"{_place(plan.resolved, 'dataset')}: its images, labels or classes are not those of {run.path}",
-            "give the place that the run's data has moved to, or start a new run",
+            "give the new location of the run's data, or start a new run",
         )
     if launch_env.rank() == 0:
         write_config(run, plan.config)
 
 
 def extended(resolved: Resolved, epochs: int) -> Resolved:
-    """The request of a run for more epochs than it was planned with.
+    """The config of a run with more epochs than it was planned with.
 
-    What trained in the last epoch goes on to train, and the rates are those of a run of the new length.
+    The layer groups of the last epoch train in them, and the rates are those of a run of the new length.
 
     Raises:
         RequestError: There would be too many of them.
@@ -107,23 +107,23 @@ def extended(resolved: Resolved, epochs: int) -> Resolved:
 
 
 def extend(run: RunFolder, plan: Plan) -> None:
-    """Write the extended plan into the run's folder, in place of the one that it had.
+    """Replace the plan in the run folder by the extended one.
 
     Raises:
-        RequestError: The run has no checkpoint to go on from.
+        RequestError: The run has no checkpoint to resume from.
     """
     if not any(run.checkpoints.glob("e*")):
-        raise RequestError(f"--extend: {run.path} has no checkpoint to go on from", "start a new run with --epochs")
+        raise RequestError(f"--extend: {run.path} has no checkpoint to resume from", "start a new run with --epochs")
     changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)
     if changed is not None:
-        raise RequestError(f"--extend: {run.path} can't go on: {changed}", "put it back as it was, or start a new run")
-    # A finished run isn't one any more. Its last model goes first: without it, the run counts as stopped.
+        raise RequestError(f"--extend: {run.path} can't resume: {changed}", "put it back as it was, or start a new run")
+    # The last model is removed first: without it the run counts as stopped, not as finished.
     shutil.rmtree(run.last, ignore_errors=True)
     write_request(run, plan)
 
 
 def _place(resolved: Resolved, key: str) -> str:
-    """The flag or variable that asks for another value of a key, or of the section that it is in."""
+    """The flag or variable that sets another value of a key, or of its section."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         where = resolved.sources.get(".".join(parts[:length]), "")

@@ -1,7 +1,7 @@
-"""What a run was made of, by content: written when it begins, looked at before its result or its state is used again.
+"""Digests of a run's inputs, written at its start and checked before its result or its state is used again.
 
-Names, paths and settings are in its config and plan. This is what can change behind them: the weights file, the code of
-a plugin's network, the pixels of the images.
+Names, paths and settings are in its config and plan. These are the contents that they refer to: the weights file, the
+code of a plugin's network, the pixels of the images.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ftkit.training.checkpoint_state import versions
 from ftkit.training.session import Session
 
 MOST_OPENED = 10_000
-"""Images that are in no files and have no stamp must be opened to be known; of more, so many are, evenly spread."""
+"""Most images without a file and a stamp that are opened for their digest; of more, evenly spaced ones are."""
 
 
 def write_inputs(session: Session) -> None:
-    """Leave `inputs.json` in the folder of a run that begins."""
+    """Write `inputs.json` into the folder of a new run."""
     if session.is_main:
         found = run_inputs(session.plan, session.network_facts, _of_session(session))
         replace_file(session.run.inputs, json.dumps(found, indent=1).encode() + b"\n")
@@ -45,11 +45,11 @@ def write_inputs(session: Session) -> None:
 def run_inputs(
     plan: Plan, network: Mapping[str, Any] | None = None, images: Mapping[str, str | None] | None = None
 ) -> dict[str, Any]:
-    """What a run of a plan is made of, as JSON values.
+    """Digests of the inputs of a plan's run, as JSON values.
 
     Args:
-        network: As `network_facts` gives it; by default of a network that is built for this.
-        images: As `images_digest` gives it for training and validation images.
+        network: As `network_facts` returns it; by default a network is built for this.
+        images: As `images_digest` returns it for training and validation images.
     """
     return {
         "weights": weights_digest(plan),
@@ -60,13 +60,13 @@ def run_inputs(
 
 
 def bare_facts(plan: Plan) -> dict[str, Any]:
-    """The same for the network of a plan."""
+    """`network_facts` for the network of a plan."""
     torch.manual_seed(derive(plan.config.seed, "init"))
     return network_facts(build_bare(plan))
 
 
 def weights_digest(plan: Plan) -> str | None:
-    """Digits for the content of a run's first weights; None where they are drawn, or their file is gone."""
+    """Digest of a run's first weights; None for random ones, or where their file is gone."""
     if plan.weights.path is not None:
         try:
             return _file_sha256(plan.weights.path, file_stamp(plan.weights.path))
@@ -82,7 +82,7 @@ def weights_digest(plan: Plan) -> str | None:
 
 
 def images_digest(split: Split) -> str | None:
-    """Digits for the images of a split and their order; None for data far away that tells nothing of itself."""
+    """Digest of the images of a split and their order; None for remote data without a stamp."""
     if split.stamp is None and split.blocks is not None:
         return None
     if _is_opened(split) and len(split) > MOST_OPENED:
@@ -95,7 +95,7 @@ def _is_opened(split: Split) -> bool:
 
 
 def _of_session(session: Session) -> dict[str, str | None]:
-    """The same of a run's images; what the cache needs to know of files too is kept for it."""
+    """Digests of a run's images; those that the cache needs too are kept in the session."""
     names: tuple[SplitName, ...] = ("train", "val")
     return {
         name: images_digest(session.split(name))
@@ -106,16 +106,16 @@ def _of_session(session: Session) -> dict[str, str | None]:
 
 
 def changed_inputs(run: RunFolder, plan: Plan) -> str | None:
-    """What a run that is there was made of and a plan isn't, for people; None where its result is the plan's."""
+    """The difference between an existing run's inputs and a plan's, in words; None where the results are the same."""
     changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)
     if changed is not None:
         return changed
     before = read_inputs(run)
     if before is None:
-        return "what it was made of isn't known, since an earlier ftkit made it"
+        return "its inputs aren't known, since an earlier ftkit wrote it"
     now = run_inputs(plan)
     if before.get("weights") != now["weights"]:
-        return f"its first weights were others than {plan.weights.path or plan.weights.name} holds now"
+        return f"{plan.weights.path or plan.weights.name} holds other weights than those that it started from"
     if before.get("network") != now["network"]:
         return f"the code or settings of {plan.backbone.name} have changed"
     others = [name for name, digest in now["images"].items() if before.get("images", {}).get(name) != digest]
@@ -125,10 +125,10 @@ def changed_inputs(run: RunFolder, plan: Plan) -> str | None:
 
 
 def require_same_inputs(session: Session) -> None:
-    """Refuse to go on with a run whose schedule or network is another one now; say what else has changed.
+    """Refuse to resume a run whose schedule or network has changed, and report other changes.
 
     Raises:
-        RequestError: Names what has changed.
+        RequestError: Names the change.
     """
     for line in run_on_main(lambda: _changes(session)):
         session.listener.note(line)
@@ -139,7 +139,7 @@ def _changes(session: Session) -> list[str]:
     hint = "put it back as it was, or start a new run"
     changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)
     if changed is not None:
-        raise RequestError(f"{run.path} can't go on: {changed}", hint)
+        raise RequestError(f"{run.path} can't resume: {changed}", hint)
     before = read_inputs(run)
     if before is None:
         return []
@@ -147,24 +147,24 @@ def _changes(session: Session) -> list[str]:
     if network.get("identity") != session.network_facts["identity"]:
         if (network.get("packages"), before.get("versions")) == (session.network_facts["packages"], versions(plan)):
             raise RequestError(
-                f"{run.path} can't go on: the code or settings of {plan.backbone.name} have changed since it began",
+                f"{run.path} can't resume: the code or settings of {plan.backbone.name} have changed since it started",
                 hint,
             )
-        return [f"{plan.backbone.name} is built by other versions of packages than when the run began"]
+        return [f"{plan.backbone.name} is built by other versions of packages than when the run started"]
     weights, lines = _weights_now(session), []
     if weights is not None and weights != before.get("weights"):
-        line = f"{plan.weights.path or plan.weights.name} holds other weights than when the run began"
+        line = f"{plan.weights.path or plan.weights.name} holds other weights than when the run started"
         if not has_checkpoint(run.checkpoints):
-            raise RequestError(f"{run.path} has no checkpoint to go on from, and {line}", hint)
-        lines.append(f"{line}; it goes on from its checkpoint")
+            raise RequestError(f"{run.path} has no checkpoint to resume from, and {line}", hint)
+        lines.append(f"{line}; it resumes from its checkpoint")
     for name, digest in _of_session(session).items():
         if digest != before.get("images", {}).get(name):
-            lines.append(f"{name} images have changed since the run began; it goes on with what they are now")
+            lines.append(f"{name} images have changed since the run started; it resumes with the new ones")
     return lines
 
 
 def _weights_now(session: Session) -> str | None:
-    """As `weights_digest`; None too where they can't be had and a checkpoint makes up for them."""
+    """As `weights_digest`; None too where they aren't available and there is a checkpoint."""
     try:
         return weights_digest(session.plan)
     except FtkitError:
@@ -174,7 +174,7 @@ def _weights_now(session: Session) -> str | None:
 
 
 def read_inputs(run: RunFolder) -> dict[str, Any] | None:
-    """What was written when a run began; None where an earlier version wrote nothing.
+    """The digests written at a run's start; None for a run of an earlier ftkit, which wrote none.
 
     Raises:
         FtkitError: The file is damaged.
@@ -184,7 +184,7 @@ def read_inputs(run: RunFolder) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise FtkitError(f"{run.inputs}: can't be read: {error}", "remove it to go on unchecked") from None
+        raise FtkitError(f"{run.inputs}: can't be read: {error}", "remove it to resume unchecked") from None
     return found if isinstance(found, dict) else None
 
 

@@ -1,7 +1,7 @@
-"""Weights, gradients and the optimizer's state in shares, one a process (FSDP2), and put together where need be.
+"""Weights, gradients and optimizer state sharded over the processes (FSDP2), and gathered for models and checkpoints.
 
 For networks that are too large for one device. A run is the same as with whole copies but for the order in which
-gradients are added up; what lies on disk is whole, so that models and checkpoints don't tell how they were computed.
+gradients are added; models and checkpoints on disk are whole, as those of any other run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ftkit.models.compute.memory_format import restored
 from ftkit.planning.run_plan import Plan
 
 LEAST, MOST = 0.005, 0.1
-"""Parts of a network's parameters: what has fewer is gathered with the rest, what has more is cut if it can be."""
+"""Parts of a network's parameters: smaller modules are gathered with the rest, larger ones are divided if possible."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The modules whose parameters are gathered together, when they compute.
+    """The modules whose parameters are gathered together for their forward pass.
 
     Attributes:
-        root: The network, with all that no unit has.
+        root: The network, with the parameters of no unit.
     """
 
     root: FSDPModule
@@ -40,9 +40,9 @@ class Shards:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Keeps all parameters gathered meanwhile, so that processes may compute differently often, without gradients.
+        """Keep all parameters gathered meanwhile, for evaluation with another number of batches in each process.
 
-        All processes must begin and end it together.
+        All processes must enter and leave it together.
         """
         modules = (self.root, *self.units)
         for unit in self.units:
@@ -59,11 +59,11 @@ class Shards:
 
 
 def check_can_shard(flag: str, does: str, processes: int, precision: str, compiles: bool) -> None:
-    """Refuse what shares of any kind can't do.
+    """Refuse settings that sharding can't be combined with.
 
     Args:
-        flag: That asks for them, for people.
-        does: What it does, as in "shares a network out".
+        flag: Named in messages.
+        does: What the flag does, such as "shards the network".
 
     Raises:
         RequestError: There is one process, gradients would be scaled, or the network would be compiled.
@@ -73,19 +73,21 @@ def check_can_shard(flag: str, does: str, processes: int, precision: str, compil
             f"{flag} {does} over processes, and there is one", f"give --num-processes N, or drop {flag.split()[0]}"
         )
     if compiles:
-        raise RequestError(f"{flag} doesn't go with --compile", "drop one of them")
+        raise RequestError(f"{flag} can't be combined with --compile", "drop one of them")
     if precision == "fp16":
-        raise RequestError(f"{flag} doesn't go with fp16, whose gradients are scaled", "give --precision bf16 or fp32")
+        raise RequestError(
+            f"{flag} can't be combined with fp16, whose gradients are scaled", "give --precision bf16 or fp32"
+        )
 
 
 def shard_network(
     network: nn.Module, optimizer: torch.optim.Optimizer, members: Mapping[str, Sequence[str]], device: torch.device
 ) -> Shards:
-    """Leave this process its share of each parameter, and of what the optimizer keeps of it.
+    """Keep only this process's shard of each parameter and of its optimizer state.
 
     Args:
         network: Whole, and the same in all processes.
-        members: Parameter names by layer group. What is gathered together is of one group, so frozen or not as a whole.
+        members: Parameter names by layer group. Parameters that are gathered together are of one group.
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -93,45 +95,45 @@ def shard_network(
     found = list(_units(network, owners, sum(parameter.numel() for parameter in network.parameters())))
     for module in (*found, network):
         fully_shard(module, mesh=mesh)
-    shares = {name: cast(DTensor, parameter) for name, parameter in network.named_parameters()}
+    shards = {name: cast(DTensor, parameter) for name, parameter in network.named_parameters()}
     inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
     state: dict[Tensor, dict[str, Any]] = {}
     for group in inner.param_groups:
         whole: list[Tensor] = group["params"]
-        group["params"] = [shares[names[id(parameter)]] for parameter in whole]
-        for parameter, share in zip(whole, group["params"], strict=True):
+        group["params"] = [shards[names[id(parameter)]] for parameter in whole]
+        for parameter, shard in zip(whole, group["params"], strict=True):
             if parameter in inner.state:
-                state[share] = {key: _share(value, share) for key, value in inner.state[parameter].items()}
+                state[shard] = {key: _shard(value, shard) for key, value in inner.state[parameter].items()}
     inner.state.clear()
     inner.state.update(state)
     return Shards(cast(FSDPModule, network), tuple(cast(FSDPModule, module) for module in found))
 
 
 def require_computing(shards: Shards, images: Tensor, compute: Compute) -> None:
-    """Try a network that is shared out, on two images.
+    """Try a forward pass of a sharded network on two images.
 
     Raises:
-        FtkitError: It computes with weights of modules that it doesn't call, so that they aren't gathered for it.
+        FtkitError: It computes with weights of modules that it doesn't call, so they aren't gathered.
     """
     network = cast(nn.Module, shards.root)
     try:
         with restored(network), torch.no_grad(), compute.autocast():
             network(images)
     except RuntimeError as error:
-        raise FtkitError(f"this network can't be shared out: {one_line(str(error))}", "drop --fsdp") from error
+        raise FtkitError(f"this network can't be sharded: {one_line(str(error))}", "drop --fsdp") from error
     finally:
         shards.root.reshard()
 
 
 def gathered(tensors: Mapping[str, Any], keep: bool) -> dict[str, Any]:
-    """The same with each tensor whole, on the CPU where it was in shares; all processes must ask.
+    """The tensors, each sharded one gathered on the CPU; all processes must call this.
 
     Args:
-        keep: Whether this process wants them; else it gets nothing.
+        keep: Whether this process needs them; else it gets nothing.
     """
     found: dict[str, Any] = {}
     for name, value in tensors.items():
-        # One after the other, since a device may not have room for all.
+        # One after another, since a device may not have memory for all.
         whole = value.full_tensor().detach().cpu() if isinstance(value, DTensor) else value
         if keep:
             found[name] = whole
@@ -151,26 +153,26 @@ def network_to_save(network: nn.Module, shards: Shards | None, plan: Plan, is_ma
 
 
 def own(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor."""
+    """This process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _share(value: Any, share: DTensor) -> Any:
-    if not isinstance(value, Tensor) or value.shape != share.shape:
+def _shard(value: Any, shard: DTensor) -> Any:
+    if not isinstance(value, Tensor) or value.shape != shard.shape:
         return value
-    # All processes have the same, so that nothing need be sent.
-    return distribute_tensor(value.contiguous(), share.device_mesh, share.placements, src_data_rank=None)
+    # All processes have the same values, so nothing is sent.
+    return distribute_tensor(value.contiguous(), shard.device_mesh, shard.placements, src_data_rank=None)
 
 
 def _units(
     module: nn.Module, owners: Mapping[str, str], whole: int, path: str = "", called: bool = True
 ) -> Iterator[nn.Module]:
-    """Modules that are large, neither too large, and whose parameters are of one layer group.
+    """Modules of a suitable size whose parameters are of one layer group.
 
     Args:
         whole: Number of parameters of the network.
-        called: Whether the module surely calls its children, as containers do. Others may take a child's weights and
-            compute with them themselves.
+        called: Whether the module certainly calls its children, as containers do. Others may compute with a child's
+            weights themselves.
     """
     for name, child in module.named_children():
         sizes = {each: parameter.numel() for each, parameter in child.named_parameters(f"{path}{name}")}

@@ -1,4 +1,4 @@
-"""From losses to weights: what adds gradients up over batches and processes, and moves the weights by them."""
+"""Optimizer steps: gradients accumulated over batches and processes, then applied to the weights."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor, nn
 
 
 class Stepper(Protocol):
-    """The optimizer steps of one phase. A step's gradients are added up batch by batch, then applied or dropped."""
+    """The optimizer steps of one phase. Gradients are accumulated batch by batch, then applied or dropped."""
 
-    def adding(self, last: bool) -> AbstractContextManager[None]:
-        """The context of the forward and backward pass of a batch, the last of its step or not."""
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Context of the forward and backward pass of a batch; `last` for the last one of a step."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss; over processes they are averaged."""
+        """Accumulate the gradients of a loss; they are averaged over the processes."""
 
     def apply(self) -> bool:
-        """Take the step, and forget the gradients; False where it was left out, since they aren't finite."""
+        """Update the weights and drop the gradients; False where gradients aren't finite and the update was skipped."""
 
     def drop(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
 
     def close(self) -> None:
-        """Leave the optimizer as it is between phases; all processes must."""
+        """Return the optimizer's state to the whole optimizer; all processes must call this."""
 
 
 class PlainStepper:
-    """Those of the optimizer itself, whole in each process."""
+    """Steps of the optimizer itself, whole in each process."""
 
     def __init__(
         self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None
@@ -40,8 +40,8 @@ class PlainStepper:
         self._optimizer = optimizer
         self._clip = clip
 
-    def adding(self, last: bool) -> AbstractContextManager[None]:
-        """As in `Stepper`: processes exchange gradients with the last batch alone."""
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """As in `Stepper`: processes exchange gradients with the last batch only."""
         return nullcontext() if last else cast(AbstractContextManager[None], self._accelerator.no_sync(self._model))
 
     def backward(self, loss: Tensor) -> None:
@@ -49,9 +49,9 @@ class PlainStepper:
         self._accelerator.backward(loss)
 
     def apply(self) -> bool:
-        """As in `Stepper`: whatever the gradients are, the weights take them, or fp16's scaler sees to it."""
+        """As in `Stepper`: gradients that aren't finite are applied too, except by fp16's loss scaler."""
         if self._clip is not None:
-            # It takes the loss scale of fp16 off first, and here the gradient is whole: all batches, all processes.
+            # It removes the loss scale of fp16 first. Here the gradient is complete: of all batches and processes.
             self._accelerator.clip_grad_norm_(self._model.parameters(), self._clip)
         self._optimizer.step()
         self.drop()

@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO, stages 1 and 2: what the optimizer keeps, and gradients, in shares, one a process.
+"""DeepSpeed's ZeRO, stages 1 and 2: optimizer state, and gradients, sharded over the processes.
 
-The weights are whole in each process, so that all but the steps themselves is as in any other run: the cache of
-activations, evaluation, models. Between phases the optimizer's state lies with the ordinary optimizer, and a
-checkpoint has it as ever. (Stage 3 shares the weights out too, which is what `training.shards` does by torch itself.)
+The weights are whole in each process, so that all but the steps is as in any other run: activation cache, evaluation,
+models. Between phases the state is in the plain optimizer, and checkpoints are the same. (Stage 3 shards the weights
+too, as `steppers.fsdp` does with torch alone.)
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from ftkit.training.steppers.fsdp import check_can_shard
 
 
 def require_zero(config: Config, optimizer: Optimizer, processes: int, precision: str) -> None:
-    """Refuse what ZeRO can't do.
+    """Refuse settings that ZeRO can't be combined with.
 
     Raises:
         RequestError: Names the flags that don't go together, or DeepSpeed isn't installed; and as `check_can_shard`.
     """
     asked = f"--zero-stage {config.zero_stage}"
-    check_can_shard(asked, "shares out", processes, precision, config.compile)
+    check_can_shard(asked, "shards optimizer state", processes, precision, config.compile)
     reasons = {
-        f"{asked} doesn't go with --fsdp, which shares out all of it": config.fsdp,
-        f"{asked} doesn't go with --on-nan skip: gradients are shared out before they can be looked at": config.on_nan
+        f"{asked} can't be combined with --fsdp, which shards all of it": config.fsdp,
+        f"{asked} can't be combined with --on-nan skip: gradients are sharded before they can be checked": config.on_nan
         == "skip",
-        f"{asked} doesn't go with optimizer {config.optimizer.name}, which looks at more than one weight at a "
+        f"{asked} can't be combined with optimizer {config.optimizer.name}, which needs more than one weight at a "
         "time": not optimizer.elementwise,
     }
     for reason, holds in reasons.items():
         if holds:
             raise RequestError(reason, "drop one of them")
     if not is_installed("deepspeed"):
-        raise RequestError(f"{asked} wants DeepSpeed, which isn't installed", "pip install 'ftkit[deepspeed]'")
+        raise RequestError(f"{asked} needs DeepSpeed, which isn't installed", "pip install 'ftkit[deepspeed]'")
 
 
 @dataclass(frozen=True)
 class _Flat:
-    """Parameters of one group of the optimizer, one after the other, and this process's part of all their values."""
+    """Parameters of one group of the optimizer, concatenated, and this process's shard of their values."""
 
     part: Tensor
     parameters: tuple[Tensor, ...]
 
     def split(self, whole: Tensor) -> dict[Tensor, Tensor]:
-        """What of a flat tensor belongs to each parameter, in its shape; what is left over fills up the last part."""
+        """The values of each parameter in a flat tensor, in its shape; padding at the end is dropped."""
         sizes = [parameter.numel() for parameter in self.parameters]
         pieces = torch.split(whole[: sum(sizes)], sizes)
         return {p: piece.view(p.shape) for p, piece in zip(self.parameters, pieces, strict=True)}
 
     def gathered(self, part: Tensor) -> Tensor:
-        """All parts, one after the other; all processes must ask."""
+        """All shards, concatenated; all processes must call this."""
         parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
     def own(self, values: Mapping[Tensor, Tensor]) -> Tensor:
-        """This process's part of the parameters' values."""
+        """This process's shard of the parameters' values."""
         length = self.part.numel()
         whole = self.part.new_zeros(length * dist.get_world_size())
         for parameter, place in self.split(whole).items():
@@ -78,20 +78,20 @@ class ZeroStepper:
     """The steps of one phase, by DeepSpeed."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> None:
-        """All processes must begin together, with the same weights and the same state of the optimizer.
+        """All processes must call this, with the same weights and optimizer state.
 
         Args:
-            optimizer: The ordinary one, of all groups, whose state of what trains is taken away until `close`.
+            optimizer: The plain one, of all groups. Its state of what trains is moved out of it until `close`.
         """
         self._whole: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
         trained = [[p for p in group["params"] if p.requires_grad] for group in self._whole.param_groups]
         self._groups = [group for group, some in zip(self._whole.param_groups, trained, strict=True) if some]
         trained = [some for some in trained if some]
-        # It broadcasts the bytes of all parameters that it is given, and knows one layout of them.
+        # It broadcasts the bytes of all its parameters, and supports one memory format only.
         module = nn.ParameterList([parameter for some in trained for parameter in some])
         for parameter in module:
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-        made: Any = type(self._whole)  # Each class has defaults of its own; the groups hold what was asked for.
+        made: Any = type(self._whole)  # Each class has other defaults; the groups hold the options.
         self._optimizer: torch.optim.Optimizer = made(
             [{**group, "params": some} for group, some in zip(self._groups, trained, strict=True)]
         )
@@ -104,7 +104,7 @@ class ZeroStepper:
         for flat in self._flats:
             self._take(flat)
 
-    def adding(self, last: bool) -> AbstractContextManager[None]:
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """As in `Stepper`."""
         return nullcontext()
 
@@ -113,7 +113,7 @@ class ZeroStepper:
         self._engine.backward(loss)
 
     def apply(self) -> bool:
-        """As in `Stepper`: DeepSpeed leaves out a step whose gradients aren't finite, in all processes."""
+        """As in `Stepper`: DeepSpeed skips a step whose gradients aren't finite, in all processes."""
         for mine, group in zip(self._optimizer.param_groups, self._groups, strict=True):
             mine["lr"] = group["lr"]
         self._engine.step()
@@ -124,10 +124,10 @@ class ZeroStepper:
         self._engine.zero_grad()
 
     def states(self, keep: bool) -> dict[Tensor, dict[str, Any]]:
-        """What the optimizer keeps of what trains, put together; all processes must ask.
+        """The optimizer state of what trains, gathered; all processes must call this.
 
         Args:
-            keep: Whether this process wants it; else it gets nothing.
+            keep: Whether this process needs it; else it gets nothing.
         """
         found: dict[Tensor, dict[str, Any]] = {}
         for flat in self._flats:
@@ -140,8 +140,8 @@ class ZeroStepper:
         return found
 
     @property
-    def own_share(self) -> int:
-        """Number of weights that this process keeps the optimizer's state of."""
+    def own_shard_size(self) -> int:
+        """Number of weights whose optimizer state this process holds."""
         return sum(flat.part.numel() for flat in self._flats)
 
     def close(self) -> None:
@@ -150,13 +150,13 @@ class ZeroStepper:
         self._engine.destroy()
 
     def _take(self, flat: _Flat) -> None:
-        """Keep this process's part of what the ordinary optimizer has of some parameters.
+        """Take this process's shard of the plain optimizer's state of some parameters.
 
         Raises:
-            FtkitError: They have made different numbers of steps, of which a flat share has one.
+            FtkitError: They have made different numbers of steps, and a flat shard has one number.
         """
         kept = [self._whole.state.pop(parameter, {}) for parameter in flat.parameters]
-        # By one that isn't a single number, values of its shape can be told from counts of steps.
+        # A parameter of most dimensions distinguishes values of its shape from counts of steps.
         place = max(range(len(kept)), key=lambda each: flat.parameters[each].dim())
         first, counts = kept[place], _counts(kept[place])
         for state in kept:
@@ -171,36 +171,36 @@ class ZeroStepper:
             self._optimizer.state[flat.part][key] = counts[key] if key in counts else flat.own(values)
 
     def _require_layout(self) -> None:
-        """Look whether DeepSpeed has laid the weights out as this module takes them to be.
+        """Check that DeepSpeed has laid the weights out as this module assumes.
 
         Raises:
-            FtkitError: It hasn't: state that is put together so would be of other weights.
+            FtkitError: It hasn't: gathered state would be of other weights.
         """
         for flat in self._flats:
             whole = flat.split(flat.gathered(flat.part.detach()))
             if not all(torch.equal(values, parameter) for parameter, values in whole.items()):
-                raise FtkitError("this version of DeepSpeed shares weights out otherwise", "give --fsdp instead")
+                raise FtkitError("this version of DeepSpeed shards weights in another way", "give --fsdp instead")
 
 
 def _counts(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimizer keeps of a parameter besides tensors of its shape."""
+    """Optimizer state of a parameter besides tensors of its shape."""
     return {key: value for key, value in state.items() if not isinstance(value, Tensor) or value.dim() == 0}
 
 
 def _started(module: nn.Module, optimizer: torch.optim.Optimizer, stage: int, clip: float | None) -> Any:
-    """DeepSpeed's engine around parameters, which needn't know what is computed with them."""
-    import deepspeed  # Seconds, and only this module's runs want it.
+    """DeepSpeed's engine around the parameters; the forward pass isn't part of it."""
+    import deepspeed  # It takes seconds to import.
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    # On CPUs it would compile a sum over processes of its own, for which a machine needn't have a compiler.
+    # On CPUs it would compile its own sum over processes, which needs a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist.get_backend(), verbose=False)
     sizes = [parameter.numel() for parameter in module.parameters()]
     bucket = max(*sizes, min(sum(sizes), 1 << 27))
     asked = {
-        "train_micro_batch_size_per_gpu": 1,  # It counts images by it, and does nothing else with it.
-        "managed_gradient_accumulation": False,  # A step ends when we say so.
+        "train_micro_batch_size_per_gpu": 1,  # Used for nothing but counting images.
+        "managed_gradient_accumulation": False,  # The trainer ends a step.
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": clip or 0.0,
         "zero_optimization": {

@@ -228,7 +228,7 @@ class TestGreyImages:
         plan = ftkit.plan(**{**keys, "weights": str(tmp_path / "w.safetensors"), "preprocessing": {"channels": 1}})
         built = build_model(plan)
         assert built.report is not None
-        assert "; adapted: conv1.weight 16x3x3x3 to 16x1x3x3; head not taken" in built.report.summary()
+        assert "; adapted: conv1.weight 16x3x3x3 to 16x1x3x3; head not loaded" in built.report.summary()
         assert torch.equal(built.network.get_parameter("conv1.weight"), state["conv1.weight"].sum(1, True))
 
     def test_means_are_means_unless_they_are_given(self, keys: dict[str, Any]) -> None:

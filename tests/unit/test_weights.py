@@ -314,7 +314,7 @@ def test_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
     assert "not under 'teacher' (--set weights_key=teacher)" in report.summary()
     for key in ("teacher", "module.teacher", "state_dict.teacher"):
         assert torch.equal(read_weights(inner, key).state["conv1.bias"], averaged["conv1.bias"])
-    with pytest.raises(RequestError, match="extra is no mapping of tensors, but list"):
+    with pytest.raises(RequestError, match="extra is a list, not a mapping of tensors"):
         read_weights(inner, "extra")
 
 

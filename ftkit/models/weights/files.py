@@ -195,8 +195,10 @@ def _tensors(content: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
 
 
 def _entry(content: Any, key: str, path: Path) -> Contents:
-    """The state dict under a key: an entry, a nested entry, or the tensors whose names start with the key, in the file or
-    in the state dict that is read without a key."""
+    """The state dict under a key: an entry, a nested entry, or the tensors whose names start with the key.
+
+    Names are looked up in the file, and in the state dict that is read without a key.
+    """
     place, rest = content, key
     while rest and isinstance(place, Mapping):
         inner = next((k for k in sorted(place, key=lambda k: -len(str(k))) if f"{rest}.".startswith(f"{k}.")), None)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ftkit.models.source_digest import LIBRARIES, codes, file_digest, imports, is_installed, own_sources
+from ftkit.models.source_digest import LIBRARIES, file_digest, imports, is_installed, nested_codes, own_sources
 
 DEEPEST = 12
 """Levels of nested attributes that are described."""
@@ -44,7 +44,7 @@ def network_identity(network: nn.Module) -> str:
     return _digest([description.module(name, module) for name, module in network.named_modules()])
 
 
-def network_facts(network: nn.Module) -> dict[str, Any]:
+def describe_network(network: nn.Module) -> dict[str, Any]:
     """Digest of a network's code and settings, and versions of its packages; to be computed before it is used."""
     roots = sorted({type(module).__module__.partition(".")[0] for module in network.modules()})
     packages = {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in roots}
@@ -168,7 +168,7 @@ class _Description:
         installed = _installed_file(function)
         if installed is not None:
             return [_name(function), installed]
-        parts = codes(function.__code__)
+        parts = nested_codes(function.__code__)
         names = {name for code in parts for name in code.co_names}
         package = str(function.__globals__.get("__package__") or "")
         # co_names includes attributes, which are described with their objects.

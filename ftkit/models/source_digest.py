@@ -55,10 +55,10 @@ def imports(code: types.CodeType, package: str) -> Iterator[str]:
         before = [before[1], step.argval]
 
 
-def codes(code: types.CodeType) -> list[types.CodeType]:
+def nested_codes(code: types.CodeType) -> list[types.CodeType]:
     """A code object, and those nested in it."""
     inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
-    return [code, *(found for each in inner for found in codes(each))]
+    return [code, *(found for each in inner for found in nested_codes(each))]
 
 
 def is_installed(file: str) -> bool:
@@ -109,7 +109,7 @@ def _read(file: str, stamp: Stamp, package: str) -> tuple[str, tuple[str, ...]]:
     """A digest of a source file, and the modules that its code imports."""
     content = Path(file).read_bytes()
     compiled = compile(content, file, "exec", dont_inherit=True)
-    imported = dict.fromkeys(name for code in codes(compiled) for name in imports(code, package))
+    imported = dict.fromkeys(name for code in nested_codes(compiled) for name in imports(code, package))
     return hashlib.sha256(content).hexdigest(), tuple(imported)
 
 

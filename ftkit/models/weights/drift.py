@@ -14,7 +14,7 @@ from torch import nn
 
 
 @dataclass
-class Known:
+class DriftCache:
     """Measurements that stay valid.
 
     Attributes:
@@ -43,8 +43,8 @@ class Layer:
     first: float
 
 
-def layers(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known | None = None
+def layer_drift(
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: DriftCache | None = None
 ) -> list[Layer]:
     """The distance of each layer of a network from the parameters in a safetensors file.
 
@@ -55,7 +55,7 @@ def layers(
         known: Earlier measurements, which this call uses and extends.
     """
     found: defaultdict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
-    for group, name, size, distance, norm in _parameters(network, members, first, known or Known()):
+    for group, name, size, distance, norm in _parameters(network, members, first, known or DriftCache()):
         found[name.rpartition(".")[0] or name, group].append((size, distance, norm))
     return [
         Layer(layer, group, sum(s for s, _, _ in parts), _norm(d for _, d, _ in parts), _norm(n for _, _, n in parts))
@@ -63,18 +63,18 @@ def layers(
     ]
 
 
-def by_group(found: Sequence[Layer]) -> dict[str, float | None]:
+def group_drift(found: Sequence[Layer]) -> dict[str, float | None]:
     """Relative distance of each group."""
     groups: defaultdict[str, list[Layer]] = defaultdict(list)
     for layer in found:
         groups[layer.group].append(layer)
     return {
-        group: relative(_norm(x.distance for x in parts), _norm(x.first for x in parts))
+        group: relative_drift(_norm(x.distance for x in parts), _norm(x.first for x in parts))
         for group, parts in groups.items()
     }
 
 
-def relative(distance: float, first: float) -> float | None:
+def relative_drift(distance: float, first: float) -> float | None:
     """Distance divided by the norm; None where the norm is 0, as for biases initialised with 0."""
     if distance == 0:
         return 0.0
@@ -82,7 +82,7 @@ def relative(distance: float, first: float) -> float | None:
 
 
 def _parameters(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: DriftCache
 ) -> Iterator[tuple[str, str, int, float, float]]:
     """Group, name, size, distance and initial norm of each parameter."""
     parameters = dict(network.named_parameters())

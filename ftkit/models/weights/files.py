@@ -132,7 +132,7 @@ def _read_index(path: Path) -> dict[str, Tensor]:
         found |= dict(_content(shard))
     lacking = [name for name in files if name not in found]
     if lacking:
-        raise RequestError(f"{path} lists tensors that its files lack: {few(lacking)}", "get its files again")
+        raise RequestError(f"{path} lists tensors that its files lack: {first_names(lacking)}", "get its files again")
     return found
 
 
@@ -234,7 +234,7 @@ def _require_whole_tensors(state: Mapping[str, Tensor], path: Path) -> None:
     adapters = [name for name in state if _ADAPTER.search(name)]
     if adapters:
         raise RequestError(
-            f"weights file {path} has adapters, not a network's own weights: {few(adapters, 2)}",
+            f"weights file {path} has adapters, not a network's own weights: {first_names(adapters, 2)}",
             "merge them into their network (PEFT: merge_and_unload) and give that; a run stores it in model/",
         )
     for name, value in state.items():
@@ -248,11 +248,11 @@ def _require_whole_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _describe(content: Any) -> str:
     if isinstance(content, Mapping):
-        return f"its keys are {few(map(str, content))}" if content else "it is an empty mapping"
+        return f"its keys are {first_names(map(str, content))}" if content else "it is an empty mapping"
     return f"it is a {type(content).__name__}"
 
 
-def few(names: Iterable[str], count: int = 4) -> str:
+def first_names(names: Iterable[str], count: int = 4) -> str:
     """The first names, and the number of the others."""
     names = list(names)
     more = len(names) - count

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError
-from ftkit.models.weights.files import few
+from ftkit.models.weights.files import first_names
 from ftkit.parts.backbone import LayerGroup
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -50,10 +50,15 @@ class Fit:
         """
         faults = []
         if self.lacking:
-            lack = [f"{group} lacks {self._count(group)} ({few(names, 2)})" for group, names in self.lacking.items()]
+            lack = [
+                f"{group} lacks {self._count(group)} ({first_names(names, 2)})" for group, names in self.lacking.items()
+            ]
             faults.append(_shown(lack))
         if self.surplus:
-            more = [f"{group} has {len(names)} more tensors ({few(names, 2)})" for group, names in self.surplus.items()]
+            more = [
+                f"{group} has {len(names)} more tensors ({first_names(names, 2)})"
+                for group, names in self.surplus.items()
+            ]
             faults.append(f"they have more than the network: {_shown(more)}")
         if faults:
             kept = "load what fits" if self.lacking else "leave these out"
@@ -63,7 +68,9 @@ class Fit:
 
     def fresh(self) -> str:
         """The tensors that stay random; empty where all are loaded."""
-        return ", ".join(f"{self._count(group)} of {group} ({few(self.lacking[group], 2)})" for group in self.lacking)
+        return ", ".join(
+            f"{self._count(group)} of {group} ({first_names(self.lacking[group], 2)})" for group in self.lacking
+        )
 
     def _count(self, group: str) -> str:
         count, size = len(self.lacking[group]), self.sizes[group]

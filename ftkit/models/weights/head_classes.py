@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ftkit.planning.weight_source import WeightSource
 
 
-def class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int, ...] | None:
+def head_class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int, ...] | None:
     """For each class, its index among the outputs of the pretrained head; None where its classes aren't known.
 
     Raises:

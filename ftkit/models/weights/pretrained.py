@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError
-from ftkit.models.weights.files import Contents, few
+from ftkit.models.weights.files import Contents, first_names
 from ftkit.models.weights.fit import OTHER_NETWORK, Fit, compare, require_values
 from ftkit.models.weights.key_names import Naming, match_names
 from ftkit.parts.backbone import LayerGroup
@@ -82,7 +82,7 @@ class LoadReport:
             ("unused", self.unexpected),
         ):
             if names:
-                parts.append(f"{label}: {few(names)}")
+                parts.append(f"{label}: {first_names(names)}")
         return "; ".join(parts)
 
 
@@ -116,8 +116,8 @@ def load_into(
     body = {name for name in own if target.keep_head or not name.startswith(target.in_head)}
     if not body & matched.keys():
         raise RequestError(
-            f"nothing in {where} matches: its names are like {few(contents.state, 2)}, "
-            f"the network's like {few(own, 2)}",
+            f"nothing in {where} matches: its names are like {first_names(contents.state, 2)}, "
+            f"the network's like {first_names(own, 2)}",
             OTHER_NETWORK,
         )
     dropped = {} if target.keep_head else {n: value for n, value in matched.items() if n.startswith(target.in_head)}

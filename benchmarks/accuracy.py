@@ -35,7 +35,7 @@ from ftkit.data.loading.loader import Samples
 from ftkit.evaluation.evaluator import evaluate_bundle
 from ftkit.models.build import BuiltModel, build_model
 from ftkit.models.bundle import load_bundle
-from ftkit.models.parameter_groups import assign
+from ftkit.models.parameter_groups import assign_parameters
 from ftkit.transforms.pipeline import evaluation, training
 
 EPOCHS, BATCH = 10, 32
@@ -163,7 +163,7 @@ def plain_loop(
     def run(settings: Settings) -> float:
         plan = tutorial_plan(settings if pretrained else {**settings, "weights": "none"})
         built = tutorial_model(plan)
-        network, members = built.network, assign(built.network, plan.backbone.groups)
+        network, members = built.network, assign_parameters(built.network, plan.backbone.groups)
         parameters = dict(network.named_parameters())
         groups = [{"params": [parameters[n] for n in names], "name": g} for g, names in members.items()]
         optimizer = torch.optim.AdamW(groups)

@@ -163,7 +163,7 @@ def open_cut_finder(network: nn.Module, compute: Compute, preprocessing: Preproc
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, preprocessing.channels, preprocessing.size, preprocessing.size, generator=generator)
-    return CutFinder(network, compute.take(images), compute.autocast)
+    return CutFinder(network, compute.to_device(images), compute.autocast)
 
 
 def _opened(

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from ftkit.activation_cache.trace import Trace
 from ftkit.errors import one_line
-from ftkit.models.compute.memory_format import restored
+from ftkit.models.compute.memory_format import preserve_state
 from ftkit.models.identity import graph_identity
 from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import Modes, modes_of
@@ -139,10 +139,10 @@ class CutFinder:
             NoCutError: It can't be cut there.
         """
         node = self._places.get(name)
-        if node is None or not self._eval.alone(node):
+        if node is None or not self._eval.is_only_link(node):
             raise NoCutError(f"it can't be cut after {name or 'nothing'}")
         with _faults(f"the parts at {name} can't be computed"):
-            with restored(self._network), torch.no_grad(), self._autocast():
+            with preserve_state(self._network), torch.no_grad(), self._autocast():
                 value, eval_suffix = self._suffix(node, name)
             return Cut(name, self._eval.order[node], eval_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
 
@@ -210,11 +210,11 @@ class CutFinder:
         """
         name = train.paths[node]
         in_eval = self._places[name]
-        if not self._eval.alone(in_eval):
+        if not self._eval.is_only_link(in_eval):
             raise NoCutError(f"in evaluation, later layers use more than the output of {name}")
         train_suffix = train.suffix(node)
         modes.apply()
-        with restored(self._network), torch.no_grad(), self._autocast():
+        with preserve_state(self._network), torch.no_grad(), self._autocast():
             whole = _seeded(self._network, self._sample)
             value = self._value(name)
             modes.apply()

@@ -13,7 +13,7 @@ from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CHUNK
 from ftkit.inference.streaming import stream_outputs
 from ftkit.models.compute.devices import Compute
-from ftkit.models.compute.memory_format import cast
+from ftkit.models.compute.memory_format import cast_for_inference
 from ftkit.transforms.preprocessing import Preprocessing
 
 
@@ -21,7 +21,7 @@ def fast_prefix(
     cut_finder: CutFinder, cuts: Sequence[str], compute: Compute, preprocessing: Preprocessing
 ) -> nn.Module:
     """The part of a network that computes the activations at some cuts, with weights in the run's precision."""
-    return cast(cut_finder.prefix(cuts), compute, preprocessing.channels, preprocessing.size)
+    return cast_for_inference(cut_finder.prefix(cuts), compute, preprocessing.channels, preprocessing.size)
 
 
 def compute_rows(
@@ -42,7 +42,7 @@ def compute_rows(
         size: Side of the images, in pixels.
         threads: As in `stream_outputs`.
     """
-    few = min(CHUNK, 2 * compute.few(size))
+    few = min(CHUNK, 2 * compute.inference_batch_size(size))
     pieces = (keys[start : start + few] for keys in lists for start in range(0, len(keys), few))
     results = stream_outputs(compute, prefix, pieces, samples.read, threads)
     for keys in lists:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ftkit.models.compute.memory_format import restored
+from ftkit.models.compute.memory_format import preserve_state
 
 _CONSTANT = "_tensor_constant"
 """Start of the names that torch.fx gives to tensors which no module owns."""
@@ -31,7 +31,7 @@ class Trace:
         from torchvision.models.feature_extraction import NodePathTracer, _get_leaf_modules_for_ops
 
         tracer = NodePathTracer(leaf_modules=_get_leaf_modules_for_ops())
-        with restored(network), _attributes_restored(network):
+        with preserve_state(network), _attributes_restored(network):
             graph = tracer.trace(network)
             self._constants = {name: value for name, value in vars(network).items() if name.startswith(_CONSTANT)}
         self.network = network
@@ -59,11 +59,15 @@ class Trace:
             if not (all(source in sure for source in node.all_input_nodes) and fixed(node)):
                 break
             sure.add(node)
-            if node.op in ("call_module", "call_function", "call_method") and node in self.paths and self.alone(node):
+            if (
+                node.op in ("call_module", "call_function", "call_method")
+                and node in self.paths
+                and self.is_only_link(node)
+            ):
                 found.append(node)
         return found
 
-    def alone(self, node: fx.Node) -> bool:
+    def is_only_link(self, node: fx.Node) -> bool:
         """Whether later nodes use no earlier output but this node's; parameters and buffers don't count."""
         place = self.order[node]
         before = (other for other in self.nodes[:place] if other.op != "get_attr")

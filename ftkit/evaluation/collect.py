@@ -91,7 +91,7 @@ def infer(
             labels, indices = found.labels, found.indices
             if not len(found):
                 continue
-            logits = torch.cat([model(part) for part in compute.parts(found.images_on(compute))])
+            logits = torch.cat([model(part) for part in compute.inference_batches(found.images_on(compute))])
             parts.append((logits.float().cpu(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))

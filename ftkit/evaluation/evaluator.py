@@ -16,7 +16,7 @@ from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.finite_outputs import finite_rows, require_finite
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.models.bundle import Loaded
-from ftkit.models.compute.memory_format import cast
+from ftkit.models.compute.memory_format import cast_for_inference
 from ftkit.parts.dataset import Split
 from ftkit.parts.metric import Metric
 from ftkit.transforms.pipeline import evaluation
@@ -66,11 +66,11 @@ def compute_logits(
     """
     preprocessing, compute = loaded.card.preprocessing, loaded.compute
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
-    groups = grouped(keys, min(batch_size, 2 * compute.few(preprocessing.size)))
+    groups = grouped(keys, min(batch_size, 2 * compute.inference_batch_size(preprocessing.size)))
     samples, parts = Samples(split, evaluation(preprocessing)), []
     with read_cached(find_cached_prefix(loaded, store), samples, store, tell, threads) as kept:
         shape = preprocessing.channels, preprocessing.size
-        network = cast(loaded.model, compute, *shape) if kept is None else kept.cut.eval_suffix
+        network = cast_for_inference(loaded.model, compute, *shape) if kept is None else kept.cut.eval_suffix
         read = samples.read if kept is None else kept.read
         for rest, outputs in stream_outputs(compute, network, groups, read, threads):
             raise_failures(rest)

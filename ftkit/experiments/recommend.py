@@ -21,7 +21,7 @@ from ftkit.data.sampling import stratified_sample
 from ftkit.errors import RequestError
 from ftkit.evaluation.collect import evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
-from ftkit.models.build import accelerator_for, build_model
+from ftkit.models.build import build_model, plan_accelerator
 from ftkit.models.compute.devices import compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.logits import check_outputs
@@ -137,7 +137,7 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
     """
     config = plan.config.model_copy(update={"keep_head": False})
     plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
-    accelerator = accelerator_for(plan)
+    accelerator = plan_accelerator(plan)
     network = build_model(plan).network
     preprocessing = plan.preprocessing
     compute = choose_memory_format(network, compute_of(accelerator), preprocessing.channels, preprocessing.size)

@@ -17,7 +17,7 @@ from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, read_
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.models.bundle import Loaded, load_bundle
-from ftkit.models.compute.memory_format import cast
+from ftkit.models.compute.memory_format import cast_for_inference
 from ftkit.models.model_source import locate_model
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
@@ -60,7 +60,7 @@ class Predictor:
         self._model = loaded.model
         self._task = loaded.task
         preprocessing = loaded.card.preprocessing
-        self._network = cast(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
+        self._network = cast_for_inference(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
         self._transform = evaluation(preprocessing)
 
     @property
@@ -121,7 +121,7 @@ class Predictor:
         return self._stream(images, top_k, batch_size)
 
     def _stream(self, images: Source | Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
-        size = min(batch_size, 2 * self._compute.few(self.preprocessing.size))
+        size = min(batch_size, 2 * self._compute.inference_batch_size(self.preprocessing.size))
         groups = grouped(image_inputs(images), size)
         for group, outputs in stream_outputs(self._compute, self._network, groups, self._read):
             found = iter(self._decoded(outputs[0], top_k) if outputs else ())

@@ -72,7 +72,7 @@ def _outputs(compute: Compute, network: Callable[[Tensor], Any], images: Sequenc
         return ()
     # Not in inference mode: its tensors can't be used in training later.
     with torch.no_grad(), compute.autocast():
-        parts = [network(part) for part in compute.parts(torch.stack(list(images)))]
+        parts = [network(part) for part in compute.inference_batches(torch.stack(list(images)))]
     if isinstance(parts[0], Tensor):
         return (torch.cat(parts),)
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))

@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from ftkit.data.loading.seeds import derive
-from ftkit.models.compute.devices import is_light, make_accelerator
+from ftkit.models.compute.devices import is_depthwise, make_accelerator
 from ftkit.models.model_size import build_on_meta
-from ftkit.models.parameter_groups import assign
+from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.surgery import build_network, refit
 from ftkit.models.weights.files import Contents, read_weights
-from ftkit.models.weights.head_classes import class_order
+from ftkit.models.weights.head_classes import head_class_order
 from ftkit.models.weights.pretrained import LoadReport, Target, load_into
 from ftkit.plugin_errors import PluginError, plugin_boundary
 
@@ -41,7 +41,7 @@ class BuiltModel:
     added: frozenset[str] = frozenset()
 
 
-def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
+def plan_accelerator(plan: Plan, precision: str | None = None) -> Accelerator:
     """An accelerator for a plan's device and precision; precision `auto` depends on the network too.
 
     Args:
@@ -51,7 +51,7 @@ def accelerator_for(plan: Plan, precision: str | None = None) -> Accelerator:
         RequestError: As `make_accelerator`.
     """
     config = plan.config if precision is None else plan.config.model_copy(update={"precision": precision})
-    return make_accelerator(config, lambda: is_light(_on_meta(plan)))
+    return make_accelerator(config, lambda: is_depthwise(_on_meta(plan)))
 
 
 def build_model(plan: Plan, load: bool = True) -> BuiltModel:
@@ -74,22 +74,22 @@ def build_model(plan: Plan, load: bool = True) -> BuiltModel:
     own = {id(parameter) for parameter in network.parameters()}
     network = _adapted(plan, network)
     added = frozenset(name for name, parameter in network.named_parameters() if id(parameter) not in own)
-    return BuiltModel(network, assign(network, plan.schedule.groups), report, added)
+    return BuiltModel(network, assign_parameters(network, plan.schedule.groups), report, added)
 
 
-def build_bare(plan: Plan) -> nn.Module:
+def build_architecture(plan: Plan) -> nn.Module:
     """The network of a plan, adapted by the strategy, with arbitrary weights."""
     network = build_network(plan.backbone, plan.num_classes, plan.head, plan.preprocessing.channels)
     return _adapted(plan, network)
 
 
-def counted(plan: Plan) -> Plan:
+def with_parameter_counts(plan: Plan) -> Plan:
     """The plan with the number of parameters in each group, counted on the meta device where they aren't known."""
     if plan.group_parameters is not None:
         return plan
     network = _adapted(plan, _on_meta(plan))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    members = assign(network, plan.schedule.groups)
+    members = assign_parameters(network, plan.schedule.groups)
     return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
 
 
@@ -121,5 +121,5 @@ def _contents(plan: Plan) -> Contents | None:
 
 def _target(plan: Plan) -> Target:
     config = plan.config
-    order = class_order(plan.weights, plan.splits.classes) if config.keep_head else None
+    order = head_class_order(plan.weights, plan.splits.classes) if config.keep_head else None
     return Target(plan.backbone.head, plan.backbone.groups, config.keep_head, config.allow_partial, order)

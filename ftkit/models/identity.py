@@ -1,10 +1,9 @@
-"""What a network computes, as text that is the same in every process and changes when the network does.
+"""Digests of what a network computes, apart from its weights; equal in every process.
 
-Weights are looked at apart. Here it is all else: the classes of its modules with their code, their plain attributes
-(`num_heads`, `norm_first`), tensors that no state dict holds, and forward hooks. Code is known by its bytecode, with
-what it refers to in its own module, so that comments don't count; modules that it refers to or imports while it runs by
-their source and that of all that they import; that of installed packages by the file that it is in.
-Nothing that depends on addresses or on the order of sets goes in.
+A digest covers the classes of the modules with their code, their plain attributes (`num_heads`, `norm_first`), tensors
+outside the state dict, and forward hooks. Code counts by its bytecode and what it refers to in its own module, so
+comments don't matter; modules that it refers to or imports while it runs count by their source and all that they
+import; code of installed packages by its file. Nothing depends on addresses or on the order of sets.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ftkit.models.source_digest import LIBRARIES, codes, file_digest, imports, is_installed, own_sources
+from ftkit.models.source_digest import LIBRARIES, file_digest, imports, is_installed, nested_codes, own_sources
 
 DEEPEST = 12
-"""Levels of attributes that are looked into."""
+"""Levels of nested attributes that are described."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _OWN = frozenset(vars(nn.Module())) - set(_HOOKS)
-"""What torch keeps in a module itself, training mode included."""
+"""Attributes of every module, including the training mode."""
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _SKIPPED = frozenset(
     ("__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__", "__static_attributes__")
@@ -39,53 +38,53 @@ _SKIPPED = frozenset(
 
 
 def network_identity(network: nn.Module) -> str:
-    """Digits for all of a network but the parameters and buffers that its state dict holds."""
+    """Digest of a network without the parameters and buffers of its state dict."""
     saved = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
     description = _Description(lambda tensor: None if id(tensor) in saved else tensor)
-    return _digits([description.module(name, module) for name, module in network.named_modules()])
+    return _digest([description.module(name, module) for name, module in network.named_modules()])
 
 
-def network_facts(network: nn.Module) -> dict[str, Any]:
-    """What a network is by its code and settings, and the packages that it comes from; ask before it is used."""
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """Digest of a network's code and settings, and versions of its packages; to be computed before it is used."""
     roots = sorted({type(module).__module__.partition(".")[0] for module in network.modules()})
     packages = {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in roots}
     return {"identity": network_identity(network), "packages": packages}
 
 
 def graph_identity(traced: fx.GraphModule) -> str:
-    """The same for a traced network: its program, and the modules and functions that it calls.
+    """Digest of a traced network: its program, and the modules and functions that it calls.
 
-    Its parameters and buffers, those that no state dict holds among them, are looked at apart.
+    Parameters and buffers aren't included, whether a state dict holds them or not.
     """
     named = {id(tensor) for tensor in (*traced.parameters(), *traced.buffers())}
     description = _Description(lambda tensor: None if id(tensor) in named else tensor)
     modules = [description.module(name, module) for name, module in traced.named_modules() if module is not traced]
     called = dict.fromkeys(node.target for node in traced.graph.nodes if node.op == "call_function")
-    return _digits([traced.code, modules, [description.of(function) for function in called]])
+    return _digest([traced.code, modules, [description.of(function) for function in called]])
 
 
 def code_identity(value: object) -> str:
     """Digest of a value's code and attributes, such as a plugin's transform."""
-    return _digits(_Description(lambda tensor: tensor).of(value))
+    return _digest(_Description(lambda tensor: tensor).of(value))
 
 
 class _Description:
-    """Describes values as JSON has them.
+    """Describes values as JSON.
 
     Args:
-        looked_at: Gives a module's own parameter or buffer where its content counts, else None.
+        included: Returns a module's parameter or buffer if its content counts, else None.
     """
 
-    def __init__(self, looked_at: Callable[[Tensor], Tensor | None]) -> None:
-        self._looked_at = looked_at
+    def __init__(self, included: Callable[[Tensor], Tensor | None]) -> None:
+        self._included = included
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def module(self, name: str, module: nn.Module) -> Any:
-        """A module by itself, without those in it."""
+        """A module without its submodules."""
         self._remember(module)
         tensors = {**module._parameters, **module._buffers}
         own = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-        kept = {key: self._looked_at(tensor) for key, tensor in own.items()}
+        kept = {key: self._included(tensor) for key, tensor in own.items()}
         attributes = {key: value for key, value in vars(module).items() if key not in _OWN and key not in _HOOKS}
         hooks = {key: list(getattr(module, key).values()) for key in _HOOKS if getattr(module, key)}
         return [
@@ -98,14 +97,14 @@ class _Description:
         ]
 
     def of(self, value: Any, depth: int = 0) -> Any:
-        """Any value; what nothing can be told of counts by its type."""
+        """Any value; those that can't be described count by their type."""
         if isinstance(value, _PLAIN) and not isinstance(value, enum.Enum):
             return [type(value).__name__, _hashed(value) if isinstance(value, bytes) else str(value)]
         if isinstance(value, Tensor | np.ndarray | np.generic):
             return _array(value)
         if depth > DEEPEST:
             return _name(type(value))
-        if not isinstance(value, tuple | frozenset):  # Whether equal ones are the same object is chance.
+        if not isinstance(value, tuple | frozenset):  # Whether equal ones are the same object varies.
             if id(value) in self._seen:
                 return ["again", self._seen[id(value)][0]]
             self._remember(value)
@@ -115,7 +114,7 @@ class _Description:
         if isinstance(value, list | tuple):
             return [type(value).__name__, [self.of(each, depth) for each in value]]
         if isinstance(value, set | frozenset):
-            return ["set", sorted((_Description(self._looked_at).of(each, depth) for each in value), key=_text)]
+            return ["set", sorted((_Description(self._included).of(each, depth) for each in value), key=_text)]
         if isinstance(value, Mapping):
             pairs = sorted(value.items(), key=lambda pair: str(pair[0]) if isinstance(pair[0], _PLAIN) else "")
             return ["mapping", [[self.of(key, depth), self.of(each, depth)] for key, each in pairs]]
@@ -132,7 +131,7 @@ class _Description:
         return self._object(value, depth)
 
     def _code(self, value: Any, depth: int) -> Any:
-        """A class, a function, or what can be called like one."""
+        """A class, a function, or another callable."""
         if isinstance(value, functools.partial):
             return ["partial", self.of(value.func, depth), self.of(value.args, depth), self.of(value.keywords, depth)]
         if isinstance(value, types.MethodType):
@@ -169,10 +168,10 @@ class _Description:
         installed = _installed_file(function)
         if installed is not None:
             return [_name(function), installed]
-        parts = codes(function.__code__)
+        parts = nested_codes(function.__code__)
         names = {name for code in parts for name in code.co_names}
         package = str(function.__globals__.get("__package__") or "")
-        # Attributes' names are among them; what they are is told by the objects that have them.
+        # co_names includes attributes, which are described with their objects.
         used = {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
         return [
             function.__qualname__,
@@ -186,7 +185,7 @@ class _Description:
     def _object(self, value: Any, depth: int) -> Any:
         if isinstance(value, types.ModuleType):
             return [value.__name__, own_sources([value.__name__]) or _installed_file(value)]
-        # Loggers, locks and generators of random numbers say nothing of what is computed.
+        # Loggers, locks and random generators don't decide what is computed.
         if _is_library(type(value)) and not isinstance(value, types.SimpleNamespace | Namespace):
             return _name(type(value))
         slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ()) if isinstance(name, str)]
@@ -196,12 +195,12 @@ class _Description:
         return [self.of(type(value), depth), self.of(attributes, depth)]
 
     def _remember(self, value: Any) -> None:
-        # The value is held, so that no other one gets its address meanwhile.
+        # A reference is kept, so that no other value gets the same id.
         self._seen.setdefault(id(value), (len(self._seen), value))
 
 
 def _bytecode(code: types.CodeType) -> Any:
-    """What a piece of code does, without where it stands."""
+    """The content of a code object without its location."""
     constants = [_constant(each) for each in code.co_consts if not isinstance(each, types.CodeType)]
     names = [code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
     numbers = [code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount, code.co_flags]
@@ -229,9 +228,9 @@ def _is_library(value: Any) -> bool:
 
 
 def _installed_file(value: Any) -> str | None:
-    """A digest of the file that the code of an installed package is in; None for code that is somebody's own.
+    """A digest of the file with an installed package's code; None for other code.
 
-    ftkit's own code is known by its bytecode wherever it lies: a run may go on in a checkout of what is installed.
+    ftkit's own code counts by its bytecode wherever it is: a run may resume in a checkout of the installed version.
     """
     module = str(value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", ""))
     if module.partition(".")[0] == "ftkit":
@@ -265,5 +264,5 @@ def _hashed(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digits(value: Any) -> str:
+def _digest(value: Any) -> str:
     return _hashed(_text(value).encode("utf-8", "surrogatepass"))[:32]

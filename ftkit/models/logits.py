@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftkit.errors import FtkitError
 from ftkit.models.compute.devices import Compute
-from ftkit.models.compute.memory_format import restored
+from ftkit.models.compute.memory_format import preserve_state
 from ftkit.plugin_errors import plugin_suffix
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def check_outputs(network: nn.Module, plan: Plan, compute: Compute, training: bo
     """
     name, preprocessing = plan.backbone.name, plan.preprocessing
     shape = (preprocessing.channels, preprocessing.size, preprocessing.size)
-    images = compute.take(torch.zeros(2, *shape))
+    images = compute.to_device(torch.zeros(2, *shape))
     for mode in ("evaluation", "training") if training else ("evaluation",):
         network.train(mode == "training")
         try:
-            with restored(network), torch.no_grad(), compute.autocast():
+            with preserve_state(network), torch.no_grad(), compute.autocast():
                 outputs = network(images)
         except torch.OutOfMemoryError:
             raise

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from ftkit.errors import RequestError
-from ftkit.models.parameter_groups import assign
+from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.surgery import build_network, first_convolution
 from ftkit.optim.parameter_roles import roles
 from ftkit.parts.backbone import ROLES, Backbone, GroupSize, Head, LayerGroup, Role, Summary, group_of
@@ -90,7 +90,7 @@ def _parameters(model: nn.Module, backbone: Backbone) -> dict[str, dict[Role, in
     role_of, sizes = roles(model), {name: p.numel() for name, p in model.named_parameters()}
     in_head = tuple(f"{name}." for name in backbone.head)
     counts: dict[str, dict[Role, int]] = {}
-    for group, names in assign(model, backbone.groups).items():
+    for group, names in assign_parameters(model, backbone.groups).items():
         counts[group] = dict.fromkeys(ROLES, 0)
         for name in names:
             if not name.startswith(in_head):

@@ -13,7 +13,7 @@ from ftkit.optim.parameter_roles import roles
 from ftkit.parts.backbone import LayerGroup, group_of
 
 
-def assign(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, list[str]]:
+def assign_parameters(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, list[str]]:
     """Names of parameters by layer group, in the order of `groups`; a group may own none.
 
     Raises:
@@ -77,7 +77,7 @@ def set_trainable(model: nn.Module, groups: Sequence[LayerGroup], trainable: Set
     for name in trainable - {group.name for group in groups}:
         raise unknown("layer group", name, [group.name for group in groups])
     parameters = dict(model.named_parameters())
-    for group, names in assign(model, groups).items():
+    for group, names in assign_parameters(model, groups).items():
         for name in names:
             parameters[name].requires_grad_(group in trainable)
             if group not in trainable:

@@ -1,7 +1,7 @@
-"""The source of modules that are somebody's own, with that of the modules which they import in turn.
+"""Digests of the source of modules that aren't installed packages, and of all modules that they import.
 
-What a function takes from a module, or imports while it runs, may come from any module that this one imports. Code of
-installed packages is left out: it changes with the package.
+A function may use anything from a module that its own module imports. Installed packages are left out: their code
+changes with their version.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from ftkit.files.file_identity import Stamp, file_stamp
 
 LIBRARIES = frozenset({"torch", "torchvision", "numpy", "PIL", *sys.stdlib_module_names})
-"""Top-level modules whose versions are looked at apart, or don't decide what a network computes."""
+"""Top-level modules whose versions are recorded separately, or don't decide what a network computes."""
 
 
 def own_sources(names: Iterable[str]) -> list[list[str]]:
-    """Name and digest of each of these modules, and of all that they import, at once or later; libraries left out."""
+    """Name and digest of these modules and of all that they import, at load or later; without libraries."""
     found: dict[str, str] = {}
     waiting = list(names)
     while waiting:
@@ -36,16 +36,16 @@ def own_sources(names: Iterable[str]) -> list[list[str]]:
         try:
             found[name], imported = _read(file, file_stamp(file), _package(name))
         except (OSError, SyntaxError, ValueError):
-            continue  # It can't be imported either, and whoever needs it says so.
+            continue  # Importing it fails too, and its user reports that.
         waiting += imported
     return sorted([name, digest] for name, digest in found.items())
 
 
 def imports(code: types.CodeType, package: str) -> Iterator[str]:
-    """The modules that a piece of code imports while it runs.
+    """The modules that a code object imports while it runs.
 
     Args:
-        package: Of the module that it is in, for relative imports.
+        package: Of its module, for relative imports.
     """
     before: list[Any] = [None, None]
     for step in dis.get_instructions(code):
@@ -55,19 +55,19 @@ def imports(code: types.CodeType, package: str) -> Iterator[str]:
         before = [before[1], step.argval]
 
 
-def codes(code: types.CodeType) -> list[types.CodeType]:
-    """A piece of code, and those that are in it."""
+def nested_codes(code: types.CodeType) -> list[types.CodeType]:
+    """A code object, and those nested in it."""
     inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
-    return [code, *(found for each in inner for found in codes(each))]
+    return [code, *(found for each in inner for found in nested_codes(each))]
 
 
 def is_installed(file: str) -> bool:
-    """Whether a file is one of an installed package."""
+    """Whether a file belongs to an installed package."""
     return any(Path(file).is_relative_to(place) for place in _installed_places())
 
 
 def file_digest(file: str) -> str:
-    """Digits for the content of a file as it is now; its name where it can't be read."""
+    """Digest of a file's current content; its name where it can't be read."""
     try:
         return _file_digest(file, file_stamp(file))
     except OSError:
@@ -91,7 +91,7 @@ def _package(name: str) -> str:
 
 
 def _own_file(name: str) -> str | None:
-    """The source of a module, whether it was imported yet or not; None for libraries and for what is no module."""
+    """The source file of a module, imported or not; None for libraries, and where there is no such module."""
     if name.partition(".")[0] in (*LIBRARIES, "ftkit"):
         return None
     if name in sys.modules:
@@ -109,7 +109,7 @@ def _read(file: str, stamp: Stamp, package: str) -> tuple[str, tuple[str, ...]]:
     """A digest of a source file, and the modules that its code imports."""
     content = Path(file).read_bytes()
     compiled = compile(content, file, "exec", dont_inherit=True)
-    imported = dict.fromkeys(name for code in codes(compiled) for name in imports(code, package))
+    imported = dict.fromkeys(name for code in nested_codes(compiled) for name in imports(code, package))
     return hashlib.sha256(content).hexdigest(), tuple(imported)
 
 

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Role = Literal["weight", "bias", "norm-weight", "norm-bias"]
-"""What a parameter is: weight or bias of a normalisation layer, any other bias, any other weight."""
+"""The role of a parameter: weight or bias of a normalisation layer, any other bias, or any other weight."""
 
 ROLES: tuple[Role, ...] = ("weight", "bias", "norm-weight", "norm-bias")
 
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Parameters that are frozen, thawed and given a learning rate together.
+    """Parameters that are frozen, trained and given a learning rate together.
 
     Attributes:
-        name: How configs, plans and records call it: `stem`, `layer4`, `head`.
+        name: In configs, plans and records: `stem`, `layer4`, `head`.
         pattern: Regular expression, matched from the start of a parameter's name.
         roles: Only parameters with one of these roles belong to the group.
     """
@@ -39,7 +39,7 @@ class LayerGroup:
         return re.compile(self.pattern)
 
     def owns(self, parameter: str, role: Role | None = None) -> bool:
-        """Whether a parameter (or, with `role=None`, a module without parameters) is in the group."""
+        """Whether the group owns a parameter or, with `role=None`, a module without parameters."""
         if role is None and self.roles != ROLES:
             return False
         return (role is None or role in self.roles) and self._regex.match(parameter) is not None
@@ -48,18 +48,18 @@ class LayerGroup:
 def group_of(groups: Sequence[LayerGroup], name: str, role: Role | None = None) -> LayerGroup | None:
     """The group that owns a parameter; where several match, the one closest to the head.
 
-    So a strategy may put a narrow group after a wide one, and the narrow one takes its share.
+    So a strategy may add a narrow group after a wide one.
     """
     return next((g for g in reversed(groups) if g.owns(name, role)), None)
 
 
 @dataclass(frozen=True)
 class Head:
-    """What the classifier on top of a backbone is made of; by default one linear layer.
+    """The classifier on top of a backbone; by default one linear layer.
 
     Attributes:
-        hidden: Width of a hidden layer with ReLU before the last layer, or None for none.
-        dropout: Probability of dropout before the last layer, beside any that the backbone has itself.
+        hidden: Width of a hidden layer with ReLU before the last layer; None for no hidden layer.
+        dropout: Dropout rate before the last layer, in addition to the backbone's own dropout.
     """
 
     hidden: int | None = None
@@ -83,12 +83,12 @@ class Pretrained:
 
     Attributes:
         name: `IMAGENET1K_V2`, `MNIST`: what `--weights` takes.
-        load: Returns the state dict, in names and shapes that `Backbone.refit` understands; downloads where
-            it must, and raises `FtkitError` that names the file and where to put it when it can't.
-        preprocessing: What these weights were trained with.
-        file: The file's name in the cache, for plans and messages.
-        size_mb: Size of that file in megabytes.
-        note: What the weights were trained on and how well they do, one line.
+        load: Returns the state dict, in names and shapes that `Backbone.refit` accepts, downloading it if necessary;
+            raises an `FtkitError` that names the file and where to put it if that fails.
+        preprocessing: That the weights were trained with.
+        file: Name of the file in the cache, for plans and messages.
+        size_mb: Size of the file in megabytes.
+        note: Training data and accuracy of the weights, in one line.
     """
 
     name: str
@@ -101,12 +101,12 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class GroupSize:
-    """What one layer group weighs, without the task's own head layers.
+    """Sizes of one layer group, without the head layers of a task.
 
     Attributes:
         parameters: Number of parameters by role.
-        activations: Elements that training it keeps for the backward pass of one image at the default size.
-        entering: Elements of what enters it for one image at that size; 0 where unknown.
+        activations: Elements kept for the backward pass of one image at the default size.
+        entering: Elements of its input for one image at that size; 0 where unknown.
     """
 
     parameters: Mapping[Role, int]
@@ -116,13 +116,13 @@ class GroupSize:
 
 @dataclass(frozen=True)
 class Summary:
-    """Sizes known without building the model, so that lists and plans need no torch.
+    """Sizes that are known without building the model, for lists and plans without torch.
 
     Attributes:
-        groups: By the backbone's own group names; the layers named in `Backbone.head` are left out.
+        groups: By the backbone's group names, without the layers in `Backbone.head`.
         head_inputs: Input features of each layer named in `Backbone.head`, in that order.
         head_bias: Whether those layers have a bias.
-        input_weights: Weights that the first convolution has for each channel of the image; 0 where unknown.
+        input_weights: Weights of the first convolution per input channel; 0 where unknown.
     """
 
     groups: Mapping[str, GroupSize]
@@ -142,25 +142,25 @@ class Backbone:
 
     Attributes:
         name: What `--backbone` takes.
-        groups: Layer groups from the input to the head; the last one is the head. Together they own
-            every parameter exactly once. A `LazySequence` where only building the network tells them.
-        head: Dotted names of the layers that put out one value a class: the classifier first, then
-            those of auxiliary classifiers. They are built anew for each task.
-        build: `build(num_classes)` returns the network with fresh weights, drawn from torch's global
-            generator. It takes `(batch, channels, size, size)` and returns `(batch, num_classes)`
-            logits, or while training a tuple of them, the auxiliary ones last.
-        preprocessing: For training without pretrained weights; otherwise those of the weights hold.
-        weights: The pretrained weights that exist; the first is the default.
-        summary: Sizes, or None where only building the model tells.
+        groups: Layer groups from the input to the head, which is the last. Together they own every parameter exactly
+            once. A `LazySequence` where the network must be built to know them.
+        head: Dotted names of the layers with one output a class: the classifier first, then auxiliary classifiers. They
+            are new for each task.
+        build: `build(num_classes)` returns the network with fresh weights, drawn from torch's global generator. It
+            takes `(batch, channels, size, size)` and returns logits `(batch, num_classes)`, or in training a tuple of
+            them, the auxiliary ones last.
+        preprocessing: For training without pretrained weights; pretrained weights have their own.
+        weights: The pretrained weights; the first is the default.
+        summary: Sizes; None where the network must be built to know them.
         family: For lists: `resnet`, `vit`.
-        min_size: The smallest image side that the network can take, in pixels.
-        fixed_size: Whether the network takes only images of `preprocessing.size`.
+        min_size: Smallest side of the images, in pixels.
+        fixed_size: Whether all images must have `preprocessing.size`.
         aux_weight: Weight of the auxiliary classifiers' losses.
-        resized: `resized(size)` returns the backbone whose network is made for images of that size, where
-            the size is fixed but can be chosen.
-        size_step: The sizes that can be chosen are the multiples of this, in pixels.
-        refit: Brings the tensors of weights made for another size, or by an older version, into the names
-            and shapes of what `build` returns. It leaves what it doesn't know as it is.
+        resized: `resized(size)` returns the backbone for images of another size, where the size is fixed when the
+            network is built.
+        size_step: Sizes must be multiples of this, in pixels.
+        refit: Converts tensors of weights for another size, or of an older version, to the names and shapes of the
+            network; leaves unknown ones unchanged.
     """
 
     name: str
@@ -184,17 +184,17 @@ class Backbone:
 
     @property
     def sizes(self) -> str:
-        """The sizes of images that it takes, for people."""
+        """The supported image sizes, for people."""
         if self.fixed_size and self.resized is None:
             return f"{self.preprocessing.size} x {self.preprocessing.size} pixels only"
         step = f", in multiples of {self.size_step}" if self.size_step > 1 else ""
         return f"at least {self.min_size} x {self.min_size} pixels{step}"
 
     def for_size(self, size: int) -> Backbone:
-        """The backbone for images of `size` pixels: itself, or one made for them.
+        """The backbone for images of `size` pixels.
 
         Raises:
-            RequestError: It can't take such images; names the nearest sizes that it can.
+            RequestError: The size isn't supported; names the nearest sizes that are.
         """
         if self.fixed_size and size == self.preprocessing.size:
             return self

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ftkit.config.load import Resolved, is_path
 from ftkit.errors import RequestError, unknown
-from ftkit.models.weights.head_classes import class_order
+from ftkit.models.weights.head_classes import head_class_order
 from ftkit.parts.backbone import Backbone, Head, Pretrained
 from ftkit.parts.strategy import Strategy
 from ftkit.runs.model_card import CARD, WEIGHTS, read_card_and_digest
@@ -146,7 +146,7 @@ def require_head(weights: WeightSource, head: Head, classes: Sequence[str]) -> t
             f"{weights.name} doesn't tell the classes of its head: they are taken to be those of the data in the "
             f"data's order: {', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''}",
         )
-    class_order(weights, classes)
+    head_class_order(weights, classes)
     return ()
 
 

@@ -51,7 +51,7 @@ MODULES = (
     "ftkit.builtin.losses.multilabel",
     "ftkit.builtin.optimizers.torch_optimizers",
     "ftkit.builtin.image_transforms.torchvision_transforms",
-    "ftkit.builtin.batch_transforms.mixing",
+    "ftkit.builtin.batch_transforms.mixup_and_cutmix",
     "ftkit.builtin.exporters.torch_export",
     "ftkit.builtin.exporters.onnx",
     "ftkit.builtin.callbacks.ema",

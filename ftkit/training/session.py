@@ -18,10 +18,10 @@ from ftkit.data.loading.order import TrainingOrder
 from ftkit.data.loading.workers import choose_workers
 from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.distributed.processes import main_first
-from ftkit.models.build import BuiltModel, accelerator_for, build_model, counted
+from ftkit.models.build import BuiltModel, build_model, plan_accelerator, with_parameter_counts
 from ftkit.models.compute.devices import Compute, compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
-from ftkit.models.identity import network_facts
+from ftkit.models.identity import describe_network
 from ftkit.models.logits import check_outputs
 from ftkit.models.regularisation import set_regularisation
 from ftkit.optim.optimizers import build_optimizer
@@ -113,11 +113,11 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     Args:
         resume: Compute in the precision of the run's checkpoint, whatever `auto` would be on this machine.
     """
-    accelerator = accelerator_for(plan, precision_of(run.checkpoints) if resume else None)
-    plan = replace(counted(plan), world_size=accelerator.num_processes)
+    accelerator = plan_accelerator(plan, precision_of(run.checkpoints) if resume else None)
+    plan = replace(with_parameter_counts(plan), world_size=accelerator.num_processes)
     # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
     built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
-    facts = network_facts(built.network)
+    facts = describe_network(built.network)
     set_regularisation(built.network, plan.backbone, plan.config.drop_path, plan.config.backbone_dropout)
     compute = _place_network(built.network, plan, compute_of(accelerator), accelerator.num_processes)
     optimizer = _optimizer(plan, built, compute, accelerator)

@@ -113,7 +113,7 @@ def _shard(trainer: Trainer) -> None:
     """
     session, size = trainer.session, trainer.session.plan.preprocessing
     trainer.shards = shard_network(session.network, session.optimizer, session.built.members, session.device)
-    images = session.compute.take(torch.zeros(2, size.channels, size.size, size.size))
+    images = session.compute.to_device(torch.zeros(2, size.channels, size.size, size.size))
     require_computing(trainer.shards, images, session.compute)
 
 

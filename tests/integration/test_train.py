@@ -173,7 +173,7 @@ def test_a_run_is_the_weights_of_the_next_and_its_head_is_dropped(data: Path, tm
             told.append(event.loaded)
 
     ftkit.train(plan(data, tmp_path, epochs=1, weights=str(first.run.path), strategy="freeze"), Heard())
-    assert "head not taken" in told[0]
+    assert "head not loaded" in told[0]
 
 
 def test_a_keep_head_of_another_size_is_refused(data: Path, tmp_path: Path) -> None:

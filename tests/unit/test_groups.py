@@ -12,7 +12,7 @@ from torchvision import models
 from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
 from ftkit.builtin.backbones.torchvision_models import ftkit_backbones
 from ftkit.errors import RequestError
-from ftkit.models.parameter_groups import assign, set_trainable
+from ftkit.models.parameter_groups import assign_parameters, set_trainable
 from ftkit.optim.parameter_roles import roles
 from ftkit.parts.backbone import LayerGroup
 
@@ -50,7 +50,7 @@ def test_assign_keeps_the_order_and_the_narrow_group_takes_its_share() -> None:
         LayerGroup("norms", r"(?!linear)", roles=("norm-weight", "norm-bias")),
         LayerGroup("head", r"linear\."),
     )
-    owned = assign(BACKBONE.build(3), groups)
+    owned = assign_parameters(BACKBONE.build(3), groups)
     assert list(owned) == ["body", "norms", "head"]
     assert owned["head"] == ["linear.weight", "linear.bias"]
     assert len(owned["norms"]) == 2 * 19
@@ -59,7 +59,9 @@ def test_assign_keeps_the_order_and_the_narrow_group_takes_its_share() -> None:
 
 def test_a_parameter_without_a_group_is_an_error() -> None:
     with pytest.raises(RequestError, match=r"'layer2\.0\.conv1\.weight' is in none of the layer groups stem, head"):
-        assign(BACKBONE.build(3), (LayerGroup("stem", r"(conv1|bn1|layer1)\."), LayerGroup("head", r"linear\.")))
+        assign_parameters(
+            BACKBONE.build(3), (LayerGroup("stem", r"(conv1|bn1|layer1)\."), LayerGroup("head", r"linear\."))
+        )
 
 
 def test_an_unknown_group_is_an_error() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.models.compute.devices import Compute
-from ftkit.models.compute.memory_format import cast, choose_memory_format
+from ftkit.models.compute.memory_format import cast_for_inference, choose_memory_format
 
 CPU = Compute(torch.device("cpu"), "fp32")
 
@@ -42,7 +42,7 @@ def test_a_network_gets_the_layout_that_it_can_take(network: type[Viewed], layou
     weight = next(made.parameters())
     assert compute.layout == layout
     assert weight.is_contiguous(memory_format=layout)
-    images = compute.take(torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last))
+    images = compute.to_device(torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last))
     assert images.is_contiguous(memory_format=layout)
     made(images).sum().backward()
 
@@ -59,7 +59,7 @@ def test_to_try_a_network_changes_nothing() -> None:
 
 def test_what_has_no_height_and_width_has_no_layout() -> None:
     features = torch.randn(4, 7)
-    assert Compute(torch.device("cpu"), "fp32", torch.channels_last).take(features) is features
+    assert Compute(torch.device("cpu"), "fp32", torch.channels_last).to_device(features) is features
 
 
 class Stretched(Flattened):
@@ -76,7 +76,7 @@ BF16 = Compute(torch.device("cpu"), "bf16")
 def test_forward_weights_are_those_that_autocast_makes(precision: str) -> None:
     made = Flattened().eval()
     compute = Compute(torch.device("cpu"), precision)
-    quick = cast(made, compute, 3, 8)
+    quick = cast_for_inference(made, compute, 3, 8)
     images = torch.randn(5, 3, 8, 8)
     with torch.no_grad(), compute.autocast():
         assert torch.equal(quick(images), made(images))
@@ -89,7 +89,7 @@ def test_forward_weights_are_those_that_autocast_makes(precision: str) -> None:
 
 def test_a_network_that_would_give_something_else_is_left_alone() -> None:
     made = Stretched().eval()
-    assert cast(made, BF16, 3, 8) is made
+    assert cast_for_inference(made, BF16, 3, 8) is made
 
 
 def test_a_network_that_would_end_the_process_in_that_layout_keeps_the_other() -> None:
@@ -99,7 +99,7 @@ def test_a_network_that_would_end_the_process_in_that_layout_keeps_the_other() -
         "from ftkit.models.compute.memory_format import choose_memory_format; torch.set_num_threads(1);"
         "network = nn.Sequential(nn.Conv2d(3, 48, 1, 2, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten());"
         "compute = choose_memory_format(network, Compute(torch.device('cpu'), 'fp32'), 3, 64);"
-        "[network(compute.take(torch.randn(3, 3, 64, 64))).square().sum().backward() for _ in range(20)];"
+        "[network(compute.to_device(torch.randn(3, 3, 64, 64))).square().sum().backward() for _ in range(20)];"
         "print(compute.layout)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ import torch
 import ftkit
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.library import resume
-from ftkit.models.compute.devices import choose_precision, is_light
+from ftkit.models.compute.devices import choose_precision, is_depthwise
 from ftkit.plugins import Registry
 from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder
@@ -49,7 +49,7 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_networks_of_depthwise_convolutions_and_batchnorm_are_light(name: str, light: bool) -> None:
     from ftkit.models.model_size import build_on_meta
 
-    assert is_light(build_on_meta(Registry().backbones.get(name), 2)) == light
+    assert is_depthwise(build_on_meta(Registry().backbones.get(name), 2)) == light
 
 
 class Noted(Listener):

@@ -17,9 +17,9 @@ from torchvision import models
 
 import ftkit
 from ftkit.errors import RequestError
-from ftkit.models.build import build_model, counted
+from ftkit.models.build import build_model, with_parameter_counts
 from ftkit.models.model_size import build_on_meta, measure
-from ftkit.models.parameter_groups import assign
+from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.surgery import build_network, first_convolution, refit
 from ftkit.parts.backbone import Backbone, Head
 from ftkit.planning.cost import count_parameters
@@ -78,7 +78,7 @@ class TestHead:
         assert dropout.p == 0.25
         for auxiliary in described.head[1:]:
             assert model.get_parameter(f"{auxiliary}.weight").shape[0] == 3
-        in_head = assign(model, described.groups)["head"]
+        in_head = assign_parameters(model, described.groups)["head"]
         assert {f"{described.head[0]}.0.weight", f"{described.head[0]}.3.weight"} <= set(in_head)
 
     def test_the_sum_is_done_by_hand(self) -> None:
@@ -228,7 +228,7 @@ class TestGreyImages:
         plan = ftkit.plan(**{**keys, "weights": str(tmp_path / "w.safetensors"), "preprocessing": {"channels": 1}})
         built = build_model(plan)
         assert built.report is not None
-        assert "; adapted: conv1.weight 16x3x3x3 to 16x1x3x3; head not taken" in built.report.summary()
+        assert "; adapted: conv1.weight 16x3x3x3 to 16x1x3x3; head not loaded" in built.report.summary()
         assert torch.equal(built.network.get_parameter("conv1.weight"), state["conv1.weight"].sum(1, True))
 
     def test_means_are_means_unless_they_are_given(self, keys: dict[str, Any]) -> None:
@@ -327,7 +327,8 @@ class TestCounts:
         model = build_on_meta(described, 3, head, channels)
         parameters = dict(model.named_parameters())
         built = {
-            group: sum(parameters[n].numel() for n in names) for group, names in assign(model, described.groups).items()
+            group: sum(parameters[n].numel() for n in names)
+            for group, names in assign_parameters(model, described.groups).items()
         }
         assert count_parameters(described, tuple(described.groups), 3, head, channels) == built
 
@@ -336,7 +337,7 @@ class TestCounts:
         changes = {"head": {"hidden": 10}, "preprocessing": {"channels": 1}}
         plan = ftkit.plan(**{**keys, "strategy": named, **changes})
         assert plan.group_parameters is None
-        assert counted(plan).group_parameters == {
+        assert with_parameter_counts(plan).group_parameters == {
             "conv1": 16 * 3 * 3,
             "rest": 269_722 - 16 * 3 * 3 * 3 - (64 * 10 + 10),
             "head": (64 * 10 + 10) + (10 * 3 + 3),

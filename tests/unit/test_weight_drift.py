@@ -15,7 +15,7 @@ import ftkit
 from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
-from ftkit.models.weights.drift import by_group, layers
+from ftkit.models.weights.drift import group_drift, layer_drift
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -46,8 +46,8 @@ def test_distance_is_a_part_of_the_first_norm(network: nn.Module, tmp_path: Path
     moving = network.get_parameter("0.weight")
     moving.data += torch.tensor([[0.3, 0.4]])
     members = {"body": ["0.weight", "0.bias"], "head": ["1.weight", "1.bias"]}
-    found = layers(network, members, tmp_path / "first.safetensors")
-    assert by_group(found) == {"body": pytest.approx(0.1), "head": 0.0}
+    found = layer_drift(network, members, tmp_path / "first.safetensors")
+    assert group_drift(found) == {"body": pytest.approx(0.1), "head": 0.0}
     assert [(x.name, x.group, x.parameters, x.first) for x in found] == [("0", "body", 3, 5.0), ("1", "head", 2, 2.0)]
     assert found[0].distance == pytest.approx(0.5)
 
@@ -55,9 +55,12 @@ def test_distance_is_a_part_of_the_first_norm(network: nn.Module, tmp_path: Path
 def test_what_began_at_zero_has_no_relative_distance(network: nn.Module, tmp_path: Path) -> None:
     save_file({k: v.clone() for k, v in network.named_parameters()}, tmp_path / "first.safetensors")
     members = {"weights": ["0.weight", "1.weight"], "biases": ["0.bias", "1.bias"]}
-    assert by_group(layers(network, members, tmp_path / "first.safetensors")) == {"weights": 0.0, "biases": 0.0}
+    assert group_drift(layer_drift(network, members, tmp_path / "first.safetensors")) == {"weights": 0.0, "biases": 0.0}
     network.get_parameter("1.bias").data += 1
-    assert by_group(layers(network, members, tmp_path / "first.safetensors")) == {"weights": 0.0, "biases": None}
+    assert group_drift(layer_drift(network, members, tmp_path / "first.safetensors")) == {
+        "weights": 0.0,
+        "biases": None,
+    }
 
 
 def test_a_step_of_known_length_is_told(data: Path, tmp_path: Path) -> None:

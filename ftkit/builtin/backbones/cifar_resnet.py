@@ -1,4 +1,4 @@
-"""The ResNets that He et al. 2015 made for CIFAR-10: 20, 32, 44 and 56 layers, shortcuts of option A."""
+"""The ResNets for CIFAR-10 of He et al. (2015): 20, 32, 44 and 56 layers, with option A shortcuts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ftkit_backbones() -> Mapping[str, Backbone]:
 
 
 def cifar_resnet(depth: int) -> Backbone:
-    """The network of `depth` = 6n + 2 layers, n blocks in each of three stages, for colour images."""
+    """The network with `depth` = 6n + 2 layers: three stages of n blocks, for colour images."""
     return Backbone(
         name=f"cifar_resnet{depth}",
         groups=(
@@ -46,7 +46,7 @@ def _build(blocks: int, num_classes: int) -> nn.Module:
 
 
 def _summary(blocks: int) -> Summary:
-    """Sizes in closed form; a block keeps four maps of its stage's width, and two numbers a channel for each norm."""
+    """Sizes in closed form: a block keeps four feature maps, and two numbers per channel for each norm."""
     pixels = _SIZE**2
     groups = {"stem": _group(3 * 16 * 9, 16, 3 * pixels + 2 * 16 * (pixels + 1), 3 * pixels)}
     inputs = 16

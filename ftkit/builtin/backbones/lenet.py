@@ -1,4 +1,4 @@
-"""LeNet-5, small enough that its pretrained weights come with ftkit."""
+"""LeNet-5, with pretrained weights that are part of ftkit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).with_name("lenet_mnist.safetensors")
 
-NOTE = "MNIST, top-1 99.0 %; comes with ftkit"
+NOTE = "MNIST, top-1 99.0 %; included in ftkit"
 
 _PREPROCESSING = Preprocessing(size=28, crop_pct=1.0, mean=(0.1307,), std=(0.3081,), fit="stretch")
 
@@ -37,9 +37,7 @@ def lenet() -> Backbone:
         head=("head",),
         build=_build,
         preprocessing=_PREPROCESSING,
-        weights=(
-            Pretrained("MNIST", _load, _PREPROCESSING, WEIGHTS.name, 0.25, "MNIST, top-1 99.0 %; comes with ftkit"),
-        ),
+        weights=(Pretrained("MNIST", _load, _PREPROCESSING, WEIGHTS.name, 0.25, NOTE),),
         summary=_summary(),
         family="lenet",
         min_size=28,
@@ -61,7 +59,7 @@ def _load() -> Mapping[str, Tensor]:
         return load_file(WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise FtkitError(
-            f"lenet's weights {WEIGHTS} can't be read: {error}", "install ftkit anew, or use --weights none"
+            f"lenet's weights {WEIGHTS} can't be read: {error}", "reinstall ftkit, or use --weights none"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Layer groups of torchvision's classification networks, from stem to head, one function a family.
 
-The head group is the classifier alone, with the dropout right before it and the auxiliary classifiers:
-what the transfer-learning tutorials replace. Hidden layers of a classifier (VGG, AlexNet, MobileNetV3,
-MaxVit) are a group of their own before it; a final norm belongs to the last stage.
+The head group has the last layer of the classifier, the dropout before it and the auxiliary classifiers: the part that
+transfer learning replaces. Hidden layers of a classifier (VGG, AlexNet, MobileNetV3, MaxVit) are a group of their own;
+a final norm belongs to the last stage.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ class Family:
 
     Attributes:
         groups: Given a network's name, returns patterns by group name, from stem to head.
-        head: The layers that put out one value a class, the classifier first.
+        head: The layers with one output a class, the classifier first.
         options: Keyword arguments of torchvision's builder.
-        aux_weight: Weight of the auxiliary classifiers' losses, as their papers' reference code has it.
-        size_step: Where a network is made for one size, given its name: what the sizes are multiples of.
-        size_options: Keyword arguments that make it for a size.
-        inputs: Mean and std of the images that the networks themselves take, where that isn't what
-            torchvision's transforms put out. It builds a conversion into these networks, which would fix
-            the number of channels; ours are built without.
+        aux_weight: Weight of the auxiliary classifiers' losses, from the reference code of their papers.
+        size_step: For networks with a fixed size: given the name, returns the number that sizes are multiples of.
+        size_options: Keyword arguments for a size.
+        inputs: Mean and std of the networks' input, where it differs from the output of torchvision's transforms.
+            torchvision converts inside these networks, which would fix the number of channels; ftkit turns that off.
     """
 
     groups: Callable[[str], dict[str, str]]
@@ -196,7 +195,7 @@ def _swin(name: str) -> dict[str, str]:
 
 
 _MAXVIT_WINDOW = 7
-"""Side of an attention window, which must fill the map of the last block, a 32nd of the image, without a rest."""
+"""Side of an attention window; the feature map of the last block, a 32nd of the image, must be a multiple of it."""
 
 
 def _maxvit(name: str) -> dict[str, str]:
@@ -256,5 +255,5 @@ FAMILIES = {
 
 
 def family_of(name: str) -> str:
-    """The family that a network's name begins with: `wide_resnet50_2` -> `wide_resnet`."""
+    """The family of a network by the start of its name: `wide_resnet50_2` -> `wide_resnet`."""
     return max((family for family in FAMILIES if name.startswith(family)), key=len)

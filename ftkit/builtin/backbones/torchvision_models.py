@@ -1,7 +1,7 @@
 """torchvision's classification networks.
 
-The facts about them lie in a table beside this file, which `scripts/measure_torchvision.py` makes from
-torchvision itself, so that they can be listed and planned with in milliseconds.
+Their sizes and weights are in a table beside this file, which `scripts/measure_torchvision.py` generates from
+torchvision, so that lists and plans take milliseconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def ftkit_backbones() -> Mapping[str, Backbone]:
 
 
 class _Models(Mapping[str, Backbone]):
-    """Backbones by name; each is made when it is asked for."""
+    """Backbones by name, created on access."""
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -55,10 +55,10 @@ class _Models(Mapping[str, Backbone]):
 
 
 def make_backbone(name: str, facts: Mapping[str, Any], size: int | None = None) -> Backbone:
-    """The backbone that a row of the table describes; without sizes where the row has none yet.
+    """The backbone of a row of the table; without sizes where the row has none yet.
 
     Args:
-        size: What a network that is made for one size is made for, in pixels; by default as its default weights.
+        size: Side of the images in pixels, for networks with a fixed size; by default that of the default weights.
     """
     family = FAMILIES[facts["family"]]
     weights = tuple(_pretrained(name, entry, family) for entry in facts["weights"])
@@ -85,7 +85,7 @@ def make_backbone(name: str, facts: Mapping[str, Any], size: int | None = None) 
 
 
 def _summary(facts: Mapping[str, Any], size: int, step: int | None) -> Summary:
-    """Sizes of the network for images of `size` pixels, where those of the table are for the default weights'."""
+    """Sizes of the network for images of `size` pixels; the table has them for the default weights."""
     made_for = facts["weights"][0]["size"]
     scale = (size / made_for) ** 2
     groups = {
@@ -126,7 +126,7 @@ def _pretrained(name: str, entry: Mapping[str, Any], family: Family) -> Pretrain
 
 
 def _build(name: str, family: str, size: int, num_classes: int) -> nn.Module:
-    """A network with fresh weights; googlenet and inception_v3 get their auxiliary classifiers."""
+    """A network with fresh weights; googlenet and inception_v3 have their auxiliary classifiers."""
     from torchvision import models
 
     options: dict[str, Any] = dict(FAMILIES[family].options)
@@ -138,7 +138,7 @@ def _build(name: str, family: str, size: int, num_classes: int) -> nn.Module:
 
 
 def _refit(family: str, size: int, patch: int | None) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None:
-    """What weights of this family need, so that they fit the network for `size` pixels."""
+    """The conversion of this family's weights for the network for `size` pixels; None where none is needed."""
     if family == "densenet":
         return _renamed_densenet
     if family == "vit" and patch:
@@ -150,7 +150,7 @@ def _load(name: str, weights: str) -> Mapping[str, Tensor]:
     """The state dict of torchvision's weights.
 
     Raises:
-        FtkitError: The file can't be had or read; says where to put it.
+        FtkitError: The file can't be downloaded or read; the hint says where to put it.
     """
     from torchvision import models
 
@@ -161,7 +161,7 @@ def _load(name: str, weights: str) -> Mapping[str, Tensor]:
 
 
 def _fetch(weights: Any) -> dict[str, Tensor]:
-    """The state dict from torchvision's cache, downloaded into it and checked where it isn't there."""
+    """The state dict from torchvision's cache; it is downloaded and checked if it is missing."""
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -178,13 +178,13 @@ def _fetch(weights: Any) -> dict[str, Tensor]:
         if (folder / file).exists():
             remedy = "delete it to download it anew"
             raise FtkitError(f"weights file {folder / file} can't be read: {_line(error)}", remedy) from error
-        raise FtkitError(f"the download of weights file {file} went wrong: {_line(error)}", by_hand) from error
+        raise FtkitError(f"the download of weights file {file} failed: {_line(error)}", by_hand) from error
     return state
 
 
 @contextlib.contextmanager
 def _network_timeout() -> Iterator[None]:
-    """Give up on a server that says nothing, which torch's own download would wait for without end."""
+    """Set a timeout for servers that don't respond; torch's download has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
@@ -194,22 +194,22 @@ def _network_timeout() -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # before it torch advises on its own API
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # the text before is advice on torch's API
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def _renamed_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's files have `norm.1` and `conv.2` where its networks have `norm1` and `conv2`."""
+    """Rename `norm.1` and `conv.2` in torchvision's files to the networks' `norm1` and `conv2`."""
     return {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}
 
 
 def _resampled_positions(size: int, patch: int, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Position embeddings for images of `size` pixels, bicubically from those of the weights' own size."""
+    """Position embeddings resampled bicubically for images of `size` pixels."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     positions = state.get(_POSITIONS)
     if positions is None or positions.ndim != 3 or positions.shape[1] == (size // patch) ** 2 + 1:
         return state
     if len(positions) != 1 or math.isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
-        return state  # another network's, which loading refuses
+        return state  # of another network; loading refuses it
     return {**state, **interpolate_embeddings(size, patch, {_POSITIONS: positions.float()})}

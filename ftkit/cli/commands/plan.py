@@ -58,9 +58,9 @@ def complete(
     planned = plan_run(resolved, tell, run)
     if planned.group_parameters is not None:
         return planned
-    from ftkit.models.build import counted
+    from ftkit.models.build import with_parameter_counts
 
-    return counted(planned)
+    return with_parameter_counts(planned)
 
 
 def show(plan: Plan, to: Console) -> None:

@@ -145,12 +145,12 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     if launch_env.world() == 1:
         return complete(resolved, None if quiet else console.note, folder)
     from ftkit.distributed.processes import main_first
-    from ftkit.models.compute.devices import join
+    from ftkit.models.compute.devices import join_processes
     from ftkit.strategies.recommendation_rules import AUTO
 
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
-    join(resolved.config)
+    join_processes(resolved.config)
     return main_first(lambda: complete(resolved, None, folder))
 
 

@@ -81,11 +81,11 @@ class Batch:
 
     def images_on(self, compute: Compute) -> Tensor:
         """The images on the device, as input of the network."""
-        images = compute.take(self.images)
+        images = compute.to_device(self.images)
         if self.device_transforms is None or not len(self):
             return images
         params = {name: values.to(compute.device, non_blocking=True) for name, values in self.params.items()}
-        return compute.take(self.device_transforms(images, params))
+        return compute.to_device(self.device_transforms(images, params))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels, self.indices))

@@ -48,18 +48,18 @@ class Compute:
         """The context in which a network computes."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
-    def take(self, values: Tensor) -> Tensor:
+    def to_device(self, values: Tensor) -> Tensor:
         """Images or activations on the device, in the memory layout if they are `(b, channels, height, width)`."""
         if values.ndim != 4:
             return values.to(self.device, non_blocking=True)
         return values.to(self.device, non_blocking=True, memory_format=self.layout)
 
-    def parts(self, values: Tensor) -> Sequence[Tensor]:
+    def inference_batches(self, values: Tensor) -> Sequence[Tensor]:
         """The same in batches of the size that is fastest for inference."""
-        taken = self.take(values)
-        return torch.split(taken, self.few(taken.shape[-1])) if taken.ndim == 4 else (taken,)
+        taken = self.to_device(values)
+        return torch.split(taken, self.inference_batch_size(taken.shape[-1])) if taken.ndim == 4 else (taken,)
 
-    def few(self, size: int) -> int:
+    def inference_batch_size(self, size: int) -> int:
         """The batch size that is fastest for inference, for images of `size` x `size` pixels."""
         return max(FEW, FEW * AREA // size**2) if self.device.type == "cpu" else MANY
 
@@ -77,7 +77,7 @@ def choose_compute(device: str, precision: str, network: nn.Module) -> Compute:
         RequestError: As `choose_device` and `choose_precision`.
     """
     found = choose_device(device)
-    return Compute(torch.device(found), choose_precision(precision, found, lambda: is_light(network)))
+    return Compute(torch.device(found), choose_precision(precision, found, lambda: is_depthwise(network)))
 
 
 def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) -> Accelerator:
@@ -106,7 +106,7 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
     return accelerator
 
 
-def join(config: Config) -> None:
+def join_processes(config: Config) -> None:
     """Initialise communication with the other processes, on the config's device.
 
     Raises:
@@ -132,7 +132,7 @@ def choose_precision(wanted: str, device: str, light: Callable[[], bool]) -> str
     """`auto` is bf16 where the hardware supports it, else fp32. fp16 on the CPU is refused.
 
     Args:
-        light: Whether `is_light` holds for the network; called only where it matters.
+        light: Whether `is_depthwise` holds for the network; called only where it matters.
     """
     if wanted == "auto":
         return "bf16" if _multiplies_in_bf16(device) and not (device == "cpu" and light()) else "fp32"
@@ -147,7 +147,7 @@ def _multiplies_in_bf16(device: str) -> bool:
     return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def is_light(network: nn.Module) -> bool:
+def is_depthwise(network: nn.Module) -> bool:
     """Whether a network has depthwise convolutions and BatchNorm, as MobileNet and EfficientNet do.
 
     A CPU computes their gradients more slowly in bf16 than in fp32 (MobileNetV3 small, AMX: 1.7 times as long).

@@ -37,9 +37,9 @@ def choose_memory_format(network: nn.Module, compute: Compute, channels: int, si
         return compute
     last = replace(compute, layout=torch.channels_last)
     _arrange(network, last)
-    images = last.take(torch.zeros(2, channels, size, size))
+    images = last.to_device(torch.zeros(2, channels, size, size))
     try:
-        with restored(network), torch.no_grad(), last.autocast():
+        with preserve_state(network), torch.no_grad(), last.autocast():
             network(images)
     except Exception:
         # Any other fault is reported when the network is used.
@@ -62,7 +62,7 @@ def _crashes_on_channels_last(network: nn.Module) -> bool:
     )
 
 
-def cast(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.Module:
+def cast_for_inference(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.Module:
     """A copy of a network for inference whose weights are cast once, instead of by autocast at each call.
 
     Weights of convolutions and linear layers are cast; all else is shared. A network whose outputs on two trial images
@@ -74,10 +74,10 @@ def cast(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.M
     """
     if compute.precision == "fp32":
         return network
-    images = compute.take(torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)))
+    images = compute.to_device(torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)))
     try:
-        quick = _cast(network, DTYPES[compute.precision])
-        with restored(network), torch.no_grad(), compute.autocast():
+        quick = _cast_weights(network, DTYPES[compute.precision])
+        with preserve_state(network), torch.no_grad(), compute.autocast():
             ones, others = (
                 tuple(out) if isinstance(out, tuple) else (out,) for out in (network(images), quick(images))
             )
@@ -87,7 +87,7 @@ def cast(network: nn.Module, compute: Compute, channels: int, size: int) -> nn.M
     return quick if all(map(torch.equal, ones, others)) else network
 
 
-def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _cast_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     known: dict[int, Any] = {}
     for module in network.modules():
         multiplies = isinstance(module, nn.Linear | _ConvNd)
@@ -101,7 +101,7 @@ def _arrange(network: nn.Module, compute: Compute) -> None:
 
 
 @contextmanager
-def restored(network: nn.Module) -> Iterator[None]:
+def preserve_state(network: nn.Module) -> Iterator[None]:
     """Restores a network's buffers and the state of torch's CPU generator."""
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     random = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""How far a network's weights are from those in a file, by layer and by layer group."""
+"""Weight drift: the distance of a network's weights from those in a file, by layer and layer group."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from torch import nn
 
 
 @dataclass
-class Known:
-    """What was measured before and needn't be again.
+class DriftCache:
+    """Measurements that stay valid.
 
     Attributes:
-        norms: Of the first weights, by parameter.
-        still: Of parameters that were frozen: their place in memory, how often they had been changed, and how far they
-            were from the first ones.
+        norms: Norms of the initial weights, by parameter.
+        frozen: Of frozen parameters: address and version of the tensor, and its distance from the initial weights.
     """
 
     norms: dict[str, float] = field(default_factory=dict)
-    still: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
+    frozen: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The parameters that one module owns itself, as far as they are in one layer group.
+    """The parameters of one module in one layer group, without those of its submodules.
 
     Attributes:
-        name: The module's, or the parameter's own where the network as a whole owns it.
-        distance: Euclidean distance of its values from the first ones.
-        first: Euclidean norm of the first ones.
+        name: Of the module; of the parameter where the network itself owns it.
+        distance: Euclidean distance from the initial values.
+        first: Euclidean norm of the initial values.
     """
 
     name: str
@@ -44,19 +43,19 @@ class Layer:
     first: float
 
 
-def layers(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known | None = None
+def layer_drift(
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: DriftCache | None = None
 ) -> list[Layer]:
-    """How far each layer of a network is from the parameters in a safetensors file.
+    """The distance of each layer of a network from the parameters in a safetensors file.
 
     One tensor at a time is read; differences are summed in double precision on the CPU.
 
     Args:
         members: Parameter names by layer group.
-        known: What is there isn't computed again, and what is computed goes there.
+        known: Earlier measurements, which this call uses and extends.
     """
     found: defaultdict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
-    for group, name, size, distance, norm in _parameters(network, members, first, known or Known()):
+    for group, name, size, distance, norm in _parameters(network, members, first, known or DriftCache()):
         found[name.rpartition(".")[0] or name, group].append((size, distance, norm))
     return [
         Layer(layer, group, sum(s for s, _, _ in parts), _norm(d for _, d, _ in parts), _norm(n for _, _, n in parts))
@@ -64,44 +63,44 @@ def layers(
     ]
 
 
-def by_group(found: Sequence[Layer]) -> dict[str, float | None]:
-    """Relative distance of each group as a whole."""
+def group_drift(found: Sequence[Layer]) -> dict[str, float | None]:
+    """Relative distance of each group."""
     groups: defaultdict[str, list[Layer]] = defaultdict(list)
     for layer in found:
         groups[layer.group].append(layer)
     return {
-        group: relative(_norm(x.distance for x in parts), _norm(x.first for x in parts))
+        group: relative_drift(_norm(x.distance for x in parts), _norm(x.first for x in parts))
         for group, parts in groups.items()
     }
 
 
-def relative(distance: float, first: float) -> float | None:
-    """Distance as a part of the norm; None where there is no norm to compare with, as for biases that began at 0."""
+def relative_drift(distance: float, first: float) -> float | None:
+    """Distance divided by the norm; None where the norm is 0, as for biases initialised with 0."""
     if distance == 0:
         return 0.0
     return distance / first if first else None
 
 
 def _parameters(
-    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: Known
+    network: nn.Module, members: Mapping[str, Sequence[str]], first: Path, known: DriftCache
 ) -> Iterator[tuple[str, str, int, float, float]]:
-    """Group, name, size, distance and first norm of each parameter."""
+    """Group, name, size, distance and initial norm of each parameter."""
     parameters = dict(network.named_parameters())
     with torch.no_grad(), safe_open(first, "pt") as file:
         for group, names in members.items():
             for name in names:
                 parameter = parameters[name]
                 state = parameter.data_ptr(), parameter._version
-                if name in known.norms and not parameter.requires_grad and known.still.get(name, (None,))[0] == state:
-                    distance = known.still[name][1]
+                if name in known.norms and not parameter.requires_grad and known.frozen.get(name, (None,))[0] == state:
+                    distance = known.frozen[name][1]
                 else:
                     before, now = file.get_tensor(name), parameter.cpu()
                     known.norms.setdefault(name, _length(before))
-                    # Most never moved, and to compare is a fraction of the work.
+                    # Most parameters are unchanged, and comparing is much cheaper.
                     distance = 0.0 if torch.equal(now, before) else _length(now - before)
-                    known.still.pop(name, None)
+                    known.frozen.pop(name, None)
                     if not parameter.requires_grad:
-                        known.still[name] = state, distance
+                        known.frozen[name] = state, distance
                 yield group, name, parameter.numel(), distance, known.norms[name]
 
 

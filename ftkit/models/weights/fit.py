@@ -1,7 +1,7 @@
-"""Whether a state dict fits a network: what of each layer group it lacks, and what it has that the network hasn't.
+"""Whether a state dict fits a network: missing and surplus tensors by layer group.
 
-The one place that decides it. What is fresh in a network that should be pretrained, or was meant for a deeper one, is
-an error unless it was asked for; heads, counters and what networks compute anew are not.
+Missing tensors would stay random, and surplus ones belong to a deeper network: both are errors unless allowed. Heads,
+counters and buffers that networks compute themselves don't count.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError
-from ftkit.models.weights.files import few
+from ftkit.models.weights.files import first_names
 from ftkit.parts.backbone import LayerGroup
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OTHER_NETWORK = "choose the backbone that these weights were trained with"
 _COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask", "position_ids", "num_batches_tracked")
-"""Tensors that networks of some versions save, others compute for themselves."""
+"""Buffers that some versions of networks save and others compute."""
 _SHOWN = 3
-"""Layer groups that a message names."""
+"""Number of layer groups in a message."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a state dict and a network differ, beside a head that is drawn anew.
+    """Differences between a state dict and a network, apart from a new head.
 
     Attributes:
-        lacking: By layer group, names of tensors of the network that the file hasn't got in this shape.
-        sizes: How many tensors each of these groups has.
-        surplus: By layer group, names in the file that belong to layers which the network hasn't got.
+        lacking: By layer group, tensors of the network that the file doesn't have in this shape.
+        sizes: Number of tensors in each of these groups.
+        surplus: By layer group, tensors of the file for layers that the network doesn't have.
     """
 
     lacking: Mapping[str, Sequence[str]]
@@ -40,30 +40,37 @@ class Fit:
     surplus: Mapping[str, Sequence[str]]
 
     def require(self, where: str) -> None:
-        """Refuse what doesn't fit.
+        """Refuse differences.
 
         Args:
-            where: What messages call the weights.
+            where: Name of the weights in messages.
 
         Raises:
             RequestError: Names groups, counts and first tensors.
         """
         faults = []
         if self.lacking:
-            lack = [f"{group} lacks {self._count(group)} ({few(names, 2)})" for group, names in self.lacking.items()]
+            lack = [
+                f"{group} lacks {self._count(group)} ({first_names(names, 2)})" for group, names in self.lacking.items()
+            ]
             faults.append(_shown(lack))
         if self.surplus:
-            more = [f"{group} has {len(names)} more tensors ({few(names, 2)})" for group, names in self.surplus.items()]
-            faults.append(f"they hold more than the network: {_shown(more)}")
+            more = [
+                f"{group} has {len(names)} more tensors ({first_names(names, 2)})"
+                for group, names in self.surplus.items()
+            ]
+            faults.append(f"they have more than the network: {_shown(more)}")
         if faults:
-            kept = "start from what fits" if self.lacking else "leave these out"
+            kept = "load what fits" if self.lacking else "leave these out"
             raise RequestError(
                 f"{where} don't fit: {'; '.join(faults)}", f"{OTHER_NETWORK}, or {kept} with --allow-partial"
             )
 
     def fresh(self) -> str:
-        """What stays as it was drawn, exactly; empty where all is loaded."""
-        return ", ".join(f"{self._count(group)} of {group} ({few(self.lacking[group], 2)})" for group in self.lacking)
+        """The tensors that stay random; empty where all are loaded."""
+        return ", ".join(
+            f"{self._count(group)} of {group} ({first_names(self.lacking[group], 2)})" for group in self.lacking
+        )
 
     def _count(self, group: str) -> str:
         count, size = len(self.lacking[group]), self.sizes[group]
@@ -77,13 +84,13 @@ def compare(
     unexpected: Mapping[str, Tensor],
     free: tuple[str, ...],
 ) -> Fit:
-    """Say where what was loaded and a network differ.
+    """Compare loaded tensors and a network.
 
     Args:
-        groups: The backbone's; where there are none, the first module in a name stands for its group.
+        groups: The backbone's; without any, the first part of a name stands for its group.
         missing: Tensors of the network that weren't loaded.
-        unexpected: Tensors that were to be loaded and have no place.
-        free: Beginnings of names that may be missing: the layers of a head.
+        unexpected: Tensors of the file that the network doesn't have.
+        free: Prefixes of names that may be missing: the layers of the head.
     """
     own = network.state_dict()
 
@@ -93,7 +100,7 @@ def compare(
     present = {own[name].data_ptr() for name in own.keys() - set(missing)}
     lacking: dict[str, list[str]] = {}
     for name in missing:
-        # Of tensors that share their memory, files often keep one.
+        # Files often have only one of several tensors that share memory.
         if own[name].is_floating_point() and own[name].data_ptr() not in present and not in_head(name):
             lacking.setdefault(_group(groups, name), []).append(name)
     surplus: dict[str, list[str]] = {}
@@ -105,10 +112,10 @@ def compare(
 
 
 def _strange(network: nn.Module, unexpected: Mapping[str, Tensor], in_head: Callable[[str], bool]) -> list[str]:
-    """Tensors that make another network: of a layer or a block that this one hasn't got.
+    """Tensors of layers or blocks that this network doesn't have.
 
-    A file may well hold something beside the network, such as another head or a projector: what is under a name that
-    the network knows nothing like, or where the network has its head alone.
+    A file may have other modules beside the network, such as another head or a projector: those with a name unlike any
+    of the network's, or in a place where the network has only its head.
     """
     modules, buffers = dict(network.named_modules()), {name for name, _ in network.named_buffers()}
     numbered = {_numberless(name) for name, _ in network.named_children() if _numberless(name) != name}
@@ -131,7 +138,7 @@ def _numberless(name: str) -> str:
 
 
 def _group(groups: Sequence[LayerGroup], name: str) -> str:
-    """The layer group that a name is in by its pattern; a buffer is in its module's."""
+    """The layer group of a name by its pattern; a buffer belongs to its module's group."""
     for each in (name, f"{name.rpartition('.')[0]}."):
         found = next((g for g in reversed(groups) if g.owns(each, g.roles[0])), None)
         if found is not None:
@@ -140,10 +147,10 @@ def _group(groups: Sequence[LayerGroup], name: str) -> str:
 
 
 def require_values(name: str, value: Tensor, own: Tensor, where: str) -> None:
-    """Refuse a tensor whose values the network's own kind of number can't hold.
+    """Refuse a tensor whose values the network's dtype can't represent.
 
     Raises:
-        RequestError: Whole numbers or 8 bits in place of weights, or values that aren't finite.
+        RequestError: Integers or 8-bit values in place of weights, or non-finite values.
     """
     if not own.is_floating_point():
         if not torch.equal(value.double(), value.to(own.dtype).double()):
@@ -151,7 +158,7 @@ def require_values(name: str, value: Tensor, own: Tensor, where: str) -> None:
         return
     if value.dtype not in FLOATS:
         raise RequestError(
-            f"{name} in {where} is {_dtype(value)}, so quantised or cut short, where the network has {_dtype(own)}",
+            f"{name} in {where} is {_dtype(value)}, quantised or truncated, where the network has {_dtype(own)}",
             "save the network's weights as float32, float16 or bfloat16",
         )
     if not bool(value.to(own.dtype).isfinite().all()):

@@ -1,4 +1,4 @@
-"""The classes of a weights file's own head, matched to those of the run."""
+"""Matches the classes of a pretrained head to those of the run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ftkit.planning.weight_source import WeightSource
 
 
-def class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int, ...] | None:
-    """For each class, its place among the outputs of the weights' own head; None where those aren't known.
+def head_class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int, ...] | None:
+    """For each class, its index among the outputs of the pretrained head; None where its classes aren't known.
 
     Raises:
         RequestError: The head is for other classes.

@@ -1,4 +1,4 @@
-"""From the names in a weights file to those of a network: prefixes and wrappers taken off, or put before."""
+"""Maps names in a weights file to those of a network, by removing or adding prefixes and wrappers."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Modules that torch puts around others, at any depth, and that leave their names in a state dict."""
+"""Names of torch's wrapper modules, which occur at any depth in a state dict."""
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|teacher|momentum|averaged)([._]|$)")
 _RIVAL = 0.8
-"""A prefix with as many of the network's names as this part of the chosen one's stands for other weights of it."""
+"""Another prefix with at least this share of the chosen prefix's matches has other weights of the same network."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How names in a file become names of the network.
+    """How names in a file map to names of the network.
 
     Attributes:
-        targets: By name in the file, the name in the network; it may have no such tensor.
-        strangers: Names in the file without the prefix that the others have.
-        prefix: What was taken off the beginning of names, as the file has it.
-        inner: Wrappers that were taken out of the middle of names.
-        rivals: Other prefixes under which the file holds weights of the same network.
-        module: From the name of a module in the file to its name in the network.
+        targets: Name in the network by name in the file; the network may have no such tensor.
+        strangers: Names in the file without the common prefix.
+        prefix: Prefix that was removed, as written in the file.
+        inner: Wrappers that were removed inside names.
+        rivals: Other prefixes in the file with weights of the same network.
+        module: Maps the name of a module in the file to its name in the network.
     """
 
     targets: dict[str, str]
@@ -36,7 +36,7 @@ class Naming:
 
 
 def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
-    """Find what to take off a file's names so that most become names of the network.
+    """Find the prefix and wrappers whose removal makes the most names match the network.
 
     Args:
         names: In the file.
@@ -55,7 +55,7 @@ def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
     inside = {name: short.removeprefix(prefix) for name, short in bare.items() if short.startswith(prefix)}
     targets = {name: known.get(rest, f"{common}{rest}") for name, rest in inside.items()}
     taken = set(targets.values())
-    # What is beside the prefix under the network's own names, as a head often is.
+    # Names without the prefix that match as they are, as a head's often do.
     targets |= {n: known[short] for n, short in bare.items() if short in known and known[short] not in taken}
     wraps = any(bare[name] != name for name in bare)
 
@@ -71,18 +71,18 @@ def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
 
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Names without wrappers, by the names with them; as they are where two would become one."""
+    """Names without wrappers, by the original names; unchanged where two would become equal."""
     found = {name: without_wrappers(name) for name in names}
     return found if len(set(found.values())) == len(found) else {name: name for name in found}
 
 
 def without_wrappers(name: str) -> str:
-    """A tensor's or module's name without the modules that torch put around others."""
+    """A name without torch's wrapper modules."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _common(names: Iterable[str]) -> str:
-    """The modules that all of a network is in, such as `model.`; files may have been written without them."""
+    """The prefix of all names of a network, such as `model.`; files may lack it."""
     parts = {tuple(name.split(".")[:-1]) for name in names}
     shared: list[str] = []
     for level in zip(*parts, strict=False) if len(parts) > 1 else ():
@@ -93,7 +93,7 @@ def _common(names: Iterable[str]) -> str:
 
 
 def _taken_off(example: str, names: Iterable[str], targets: dict[str, str]) -> tuple[str, tuple[str, ...]]:
-    """The prefix of a name in the file that the network hasn't got, and the wrappers inside of any."""
+    """The prefix of an example name that the network lacks, and the wrappers inside any name."""
     target = targets.get(example, example)
     parts, kept = example.split("."), target.split(".")
     outer = ""

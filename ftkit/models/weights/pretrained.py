@@ -1,4 +1,4 @@
-"""Pretrained weights put into a network with nothing left unsaid."""
+"""Loads pretrained weights into a network, and reports what became of each tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError
-from ftkit.models.weights.files import Contents, few
+from ftkit.models.weights.files import Contents, first_names
 from ftkit.models.weights.fit import OTHER_NETWORK, Fit, compare, require_values
 from ftkit.models.weights.key_names import Naming, match_names
 from ftkit.parts.backbone import LayerGroup
@@ -20,14 +20,14 @@ _NEW_HEAD = "leave out --keep-head to train a new head"
 
 @dataclass(frozen=True)
 class Target:
-    """What of a network is to be loaded.
+    """Which tensors of a network to load.
 
     Attributes:
-        head: Dotted names of the layers that put out one value a class.
-        groups: The backbone's layer groups, by which messages say what is missing.
-        keep_head: Load the head too; otherwise it stays as drawn, whatever its size in the file.
-        partial: Load what fits of a file that lacks a part of the network, or has more than it.
-        order: Of a head that is kept: for each class of the network, its place in the file.
+        head: Dotted names of the layers with one output a class.
+        groups: The backbone's layer groups, for messages.
+        keep_head: Load the head too; otherwise it stays random, whatever its size in the file.
+        partial: Accept missing and surplus tensors.
+        order: With `keep_head`, the index in the file for each class of the network.
     """
 
     head: Sequence[str]
@@ -38,24 +38,24 @@ class Target:
 
     @property
     def in_head(self) -> tuple[str, ...]:
-        """Beginnings of the names of the head's tensors."""
+        """Prefixes of the names of the head's tensors."""
         return tuple(f"{layer}." for layer in self.head)
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a state dict.
+    """The result of loading a state dict.
 
     Attributes:
-        loaded: Tensors of the network that now have pretrained values.
-        total: Tensors that the network has.
-        dropped: Tensors of the file that were passed over since the head is drawn anew, with their shapes.
-        missing: Tensors of the network, beside the new head's, that weren't loaded.
-        unexpected: Tensors of the file that the network has no place for.
-        prefix: What the file's names began with, beyond the network's own.
-        adapted: Tensors that were brought into another shape for this network, with both shapes.
-        fresh: What of the layer groups stays as it was drawn, for people; empty where all is loaded.
-        notes: What else is worth saying.
+        loaded: Number of tensors with pretrained values.
+        total: Number of tensors of the network.
+        dropped: Tensors of the file's head, which were not loaded, with their shapes.
+        missing: Tensors of the network that weren't loaded, apart from a new head.
+        unexpected: Tensors of the file that the network doesn't have.
+        prefix: Prefix of the file's names that was removed.
+        adapted: Tensors whose shape was changed, with both shapes.
+        fresh: Tensors that stay random by layer group, for people; empty where all are loaded.
+        notes: Further lines for people.
     """
 
     loaded: int
@@ -74,15 +74,15 @@ class LoadReport:
         if self.prefix:
             parts.append(f"prefix {self.prefix!r} removed")
         if self.fresh:
-            parts.append(f"drawn at random: {self.fresh}")
+            parts.append(f"random: {self.fresh}")
         for label, names in (
             ("adapted", self.adapted),
-            ("head not taken", self.dropped),
+            ("head not loaded", self.dropped),
             ("missing", () if self.fresh else self.missing),
             ("unused", self.unexpected),
         ):
             if names:
-                parts.append(f"{label}: {few(names)}")
+                parts.append(f"{label}: {first_names(names)}")
         return "; ".join(parts)
 
 
@@ -95,18 +95,18 @@ def load_into(
 ) -> LoadReport:
     """Load a state dict into a network, in place.
 
-    Every layer group but the head must be there as a whole, BatchNorm statistics too, and no layer more: a network
-    part of which is random is never what was meant. What else the file holds is reported.
+    Every layer group except the head must be complete, including BatchNorm statistics, and no layer may be left over:
+    a partly random network is never intended. Other tensors of the file are reported.
 
     Args:
         model: The network with fresh weights.
-        contents: Tensors by name, with any prefix in front of the network's own names.
-        source: What messages call the weights: a file, or the name of a pretrained set.
-        refit: Brings tensors of the file, without the prefix, into the network's names and shapes.
+        contents: Tensors by name, with any prefix before the network's own names.
+        source: Name of the weights in messages: a file or a pretrained set.
+        refit: Converts tensors of the file, without the prefix, to the network's names and shapes.
 
     Raises:
-        RequestError: A part of the network is missing, or the file is another network's; a value isn't finite or
-            isn't of a kind that weights are kept in; or the head that is to be kept has another size or isn't there.
+        RequestError: A part of the network is missing, or the file belongs to another network; a value is non-finite or
+            its dtype isn't one for weights; or the head to keep is missing or has another size.
     """
     own = model.state_dict()
     where = f"{source} for {type(model).__name__}"
@@ -116,8 +116,8 @@ def load_into(
     body = {name for name in own if target.keep_head or not name.startswith(target.in_head)}
     if not body & matched.keys():
         raise RequestError(
-            f"nothing in {where} matches: its names are like {few(contents.state, 2)}, "
-            f"the network's like {few(own, 2)}",
+            f"nothing in {where} matches: its names are like {first_names(contents.state, 2)}, "
+            f"the network's like {first_names(own, 2)}",
             OTHER_NETWORK,
         )
     dropped = {} if target.keep_head else {n: value for n, value in matched.items() if n.startswith(target.in_head)}
@@ -147,11 +147,11 @@ def load_into(
 
 
 def _notes(contents: Contents, naming: Naming) -> list[str]:
-    """Which of several weights in a file were taken."""
+    """Which of several weights in a file were loaded."""
     notes = [contents.note()] if contents.others else []
     if naming.rivals:
         others = ", ".join(map(repr, naming.rivals))
-        notes.append(f"names under {naming.prefix!r} taken, not under {others} (--set weights_key={naming.rivals[0]})")
+        notes.append(f"names under {naming.prefix!r} used, not under {others} (--set weights_key={naming.rivals[0]})")
     if naming.inner:
         notes.append(f"{', '.join(map(repr, naming.inner))} removed from names")
     return notes
@@ -160,20 +160,20 @@ def _notes(contents: Contents, naming: Naming) -> list[str]:
 def _take_out_other_shapes(
     taken: OrderedDict[str, Tensor], own: Mapping[str, Tensor], target: Target, where: str
 ) -> list[str]:
-    """Stop where a tensor has another shape than the network's; where part of a file will do, leave it out."""
+    """Remove tensors of another shape than the network's, or refuse them unless `partial` is set."""
     others = [name for name, value in taken.items() if name in own and value.shape != own[name].shape]
     for name in others:
         sizes = f"{name} is {_shape(taken[name])} there and {_shape(own[name])} in the network"
         if name.startswith(target.in_head):
             raise RequestError(f"the head of {where} can't be kept: {sizes}", _NEW_HEAD)
         if not target.partial:
-            raise RequestError(f"{where} are another network's: {sizes}", OTHER_NETWORK)
+            raise RequestError(f"{where} belong to another network: {sizes}", OTHER_NETWORK)
     return [f"{name} {_shape(taken.pop(name))}" for name in others]
 
 
 def _reorder(model: nn.Module, taken: OrderedDict[str, Tensor], target: Target) -> None:
-    """Put the rows of the head's last layers into the order of the network's classes."""
-    assert target.order is not None, "load_into asks only where there is one"
+    """Reorder the rows of the head's last layers by the network's classes."""
+    assert target.order is not None, "load_into checks it"
     rows = list(target.order)
     for layer in target.head:
         module = model.get_submodule(layer)
@@ -184,7 +184,7 @@ def _reorder(model: nn.Module, taken: OrderedDict[str, Tensor], target: Target) 
 
 
 def _versions(model: nn.Module, state: Mapping[str, Tensor], naming: Naming) -> dict[str, Any]:
-    """The versions of the modules that wrote the file, where it tells; else the network's own version."""
+    """The versions of the modules that wrote the file, where it has them; else the network's own version."""
     written = getattr(state, "_metadata", None)
     if not written:
         return {"": {"version": getattr(model, "_version", 1)}}
@@ -194,7 +194,7 @@ def _versions(model: nn.Module, state: Mapping[str, Tensor], naming: Naming) -> 
 def _load(
     model: nn.Module, taken: OrderedDict[str, Tensor], versions: dict[str, Any], where: str
 ) -> tuple[list[str], list[str]]:
-    """Copy the tensors, by way of the modules' own understanding of older names; names missing and unexpected."""
+    """Copy the tensors, through the modules' conversion of older names; returns missing and unexpected names."""
     taken._metadata = versions  # type: ignore[attr-defined]
     try:
         result = model.load_state_dict(taken, strict=False)
@@ -208,12 +208,12 @@ def _load(
 def _require_fit(
     model: nn.Module, target: Target, missing: Sequence[str], unexpected: Mapping[str, Tensor], where: str
 ) -> Fit:
-    """Stop where the classifier that is to be kept isn't there, or, unless a part will do, something of the body."""
+    """Refuse a missing head that should be kept and, unless `partial` is set, missing layers."""
     absent = [name for name in missing if name.startswith(target.in_head[0])]
     if target.keep_head and absent:
         hidden = unexpected.get(f"{target.head[0]}.0.weight")
         fix = _NEW_HEAD if hidden is None else f"give --head-hidden {len(hidden)}, or {_NEW_HEAD}"
-        raise RequestError(f"the head of {where} can't be kept: {absent[0]} isn't there", fix)
+        raise RequestError(f"the head of {where} can't be kept: {absent[0]} is missing", fix)
     fit = compare(model, target.groups, missing, unexpected, target.in_head)
     if not target.partial:
         fit.require(where)
@@ -221,13 +221,12 @@ def _require_fit(
 
 
 def restore_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network all of its tensors, as one built alike had them.
+    """Load all tensors of a network that was built in the same way.
 
-    Files don't keep the versions of the modules, without which some refuse to load: the state is that of the
-    modules as they are now.
+    Files don't store module versions, without which some modules refuse to load; the network's own are used.
 
     Raises:
-        RuntimeError: A tensor is missing, has no place, or another shape.
+        RuntimeError: A tensor is missing, surplus, or has another shape.
     """
     taken = OrderedDict(state)
     taken._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]

@@ -90,10 +90,10 @@ def _check_pure(strategy: Strategy, backbone: Backbone, schedules: Mapping[int, 
 
 def _check_groups(strategy: Strategy, backbone: Backbone) -> None:
     from ftkit.models.model_size import build_on_meta
-    from ftkit.models.parameter_groups import assign
+    from ftkit.models.parameter_groups import assign_parameters
 
     network = strategy.adapt(build_on_meta(backbone, 3), backbone)
-    assign(network, strategy.groups(backbone))
+    assign_parameters(network, strategy.groups(backbone))
 
 
 def _check_run(strategy: Strategy, backbone: Backbone, schedule: Schedule, processes: int) -> None:
@@ -142,10 +142,10 @@ def _check_frozen(run: ShortRun) -> None:
 def _owners(plan: Plan) -> dict[str, set[str]]:
     """The layer groups of each parameter and buffer; a buffer belongs to the groups of its module's parameters."""
     from ftkit.models.model_size import build_on_meta
-    from ftkit.models.parameter_groups import assign
+    from ftkit.models.parameter_groups import assign_parameters
 
     network = plan.strategy.adapt(build_on_meta(plan.backbone, plan.num_classes), plan.backbone)
-    members = assign(network, plan.schedule.groups)
+    members = assign_parameters(network, plan.schedule.groups)
     owner = {name: {group} for group, names in members.items() for name in names}
     beside = {name.rpartition(".")[0]: set[str]() for name in owner}
     for name, groups in owner.items():

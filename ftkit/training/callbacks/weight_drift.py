@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.files.durable import replace_file, replace_folder, save_tensors
 from ftkit.files.json_text import dump_json
-from ftkit.models.weights.drift import Known, by_group, layers, relative
+from ftkit.models.weights.drift import DriftCache, group_drift, layer_drift, relative_drift
 from ftkit.runs.model_card import WEIGHTS
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.run_context import RunContext
@@ -39,7 +39,7 @@ class WeightDrift(TrainerCallback):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self._known = Known()
+        self._known = DriftCache()
 
     def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, Any]:
         session, network = self.trainer.session, self.trainer.network_to_save
@@ -47,23 +47,25 @@ class WeightDrift(TrainerCallback):
             return {}
         # A copy that was gathered for this has its weights elsewhere in memory each time.
         known = self._known if network is session.network else None
-        return {"weight_drift": by_group(layers(network, session.built.members, session.run.first / WEIGHTS, known))}
+        return {
+            "weight_drift": group_drift(layer_drift(network, session.built.members, session.run.first / WEIGHTS, known))
+        }
 
     def on_run_end(self, run: RunContext) -> None:
         """Write `weight_drift.json` into the run folder, for the last weights, each of them compared."""
         session = self.trainer.session
         if not run.is_main:
             return
-        found = layers(self.trainer.network_to_save, session.built.members, session.run.first / WEIGHTS)
+        found = layer_drift(self.trainer.network_to_save, session.built.members, session.run.first / WEIGHTS)
         content = {
             "epoch": run.epoch,
-            "groups": by_group(found),
+            "groups": group_drift(found),
             "layers": [
                 {
                     "layer": x.name,
                     "group": x.group,
                     "parameters": x.parameters,
-                    "weight_drift": relative(x.distance, x.first),
+                    "weight_drift": relative_drift(x.distance, x.first),
                 }
                 for x in found
             ],

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ftkit.distributed.collectives import max_over_processes
 from ftkit.errors import FtkitError, RequestError, one_line
-from ftkit.models.compute.memory_format import restored
+from ftkit.models.compute.memory_format import preserve_state
 from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import set_trainable
-from ftkit.models.weights.files import few
+from ftkit.models.weights.files import first_names
 from ftkit.plugin_errors import plugin_suffix
 from ftkit.training.session import Session
 
@@ -68,7 +68,7 @@ def require_gradients(session: Session) -> GradientReach:
         if names:
             session.listener.note(
                 f"{len(names)} of {len(built.members[group])} parameters of {group} get no gradient, so they stay as "
-                f"they are: {few(names)}"
+                f"they are: {first_names(names)}"
             )
     return GradientReach(frozenset(without), varies)
 
@@ -80,14 +80,14 @@ def _require_reached(
     if idle:
         raise RequestError(
             f"strategy {strategy!r} trains {len(idle)} parameters that get no gradient, since the network doesn't use "
-            f"the layers that they were put into: {few(idle, 3)}",
+            f"the layers that they were put into: {first_names(idle, 3)}",
             "choose other layers in the strategy's options",
         )
     for group, names in without.items():
         if names and len(names) == len(members[group]):
             raise RequestError(
                 f"strategy {strategy!r} trains layer group {group!r}, but none of its {len(names)} parameters gets a "
-                f"gradient: {few(names, 3)}",
+                f"gradient: {first_names(names, 3)}",
                 "choose a strategy that freezes it, or another backbone; or fix the forward method of your backbone",
             )
 
@@ -103,7 +103,7 @@ def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], boo
     once, always = set[str](), set(trained)
     draws = DRAWS if session.world == 1 else DRAWS_OF_SEVERAL
     try:
-        with restored(network):
+        with preserve_state(network):
             for draw in range(draws + 1):
                 reached.clear()
                 modes.apply()
@@ -138,7 +138,7 @@ def _backward(session: Session) -> None:
     """Forward and backward pass on two images, as in a step."""
     preprocessing, compute = session.plan.preprocessing, session.compute
     generator = torch.Generator().manual_seed(0)
-    images = compute.take(
+    images = compute.to_device(
         torch.randn(2, preprocessing.channels, preprocessing.size, preprocessing.size, generator=generator)
     )
     classes = session.plan.num_classes

@@ -24,9 +24,9 @@ def open_run(plan: Plan) -> RunFolder:
     if launch_env.world() == 1:
         return _create(plan)
     from ftkit.distributed.processes import run_on_main
-    from ftkit.models.compute.devices import join
+    from ftkit.models.compute.devices import join_processes
 
-    join(plan.config)
+    join_processes(plan.config)
     return RunFolder(Path(run_on_main(lambda: str(_create(replace(plan, world_size=launch_env.world())).path))))
 
 
@@ -46,10 +46,10 @@ def write_request(folder: RunFolder, plan: Plan) -> None:
     Raises:
         FtkitError: They can't be written.
     """
-    from ftkit.models.build import counted
+    from ftkit.models.build import with_parameter_counts
 
     write_config(folder, plan.config)
-    _write(folder.plan, dump_json(counted(plan).to_json(), indent=1))
+    _write(folder.plan, dump_json(with_parameter_counts(plan).to_json(), indent=1))
 
 
 def write_config(folder: RunFolder, config: Config) -> None:

@@ -22,8 +22,8 @@ from ftkit.distributed.processes import run_on_main
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.durable import replace_file
 from ftkit.files.file_identity import Stamp, file_stamp
-from ftkit.models.build import build_bare
-from ftkit.models.identity import network_facts
+from ftkit.models.build import build_architecture
+from ftkit.models.identity import describe_network
 from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import Plan, schedule_change
 from ftkit.runs.checkpoint import has_checkpoint
@@ -48,7 +48,7 @@ def run_inputs(
     """Digests of the inputs of a plan's run, as JSON values.
 
     Args:
-        network: As `network_facts` returns it; by default a network is built for this.
+        network: As `describe_network` returns it; by default a network is built for this.
         images: As `images_digest` returns it for training and validation images.
     """
     return {
@@ -62,7 +62,7 @@ def run_inputs(
 def bare_facts(plan: Plan) -> dict[str, Any]:
     """`network_facts` for the network of a plan."""
     torch.manual_seed(derive(plan.config.seed, "init"))
-    return network_facts(build_bare(plan))
+    return describe_network(build_architecture(plan))
 
 
 def weights_digest(plan: Plan) -> str | None:

@@ -18,9 +18,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ftkit.errors import FtkitError, RequestError, one_line
-from ftkit.models.build import build_bare
+from ftkit.models.build import build_architecture
 from ftkit.models.compute.devices import Compute
-from ftkit.models.compute.memory_format import restored
+from ftkit.models.compute.memory_format import preserve_state
 from ftkit.planning.run_plan import Plan
 
 LEAST, MOST = 0.005, 0.1
@@ -117,7 +117,7 @@ def require_computing(shards: Shards, images: Tensor, compute: Compute) -> None:
     """
     network = cast(nn.Module, shards.root)
     try:
-        with restored(network), torch.no_grad(), compute.autocast():
+        with preserve_state(network), torch.no_grad(), compute.autocast():
             network(images)
     except RuntimeError as error:
         raise FtkitError(f"this network can't be sharded: {one_line(str(error))}", "drop --fsdp") from error
@@ -147,7 +147,7 @@ def network_to_save(network: nn.Module, shards: Shards | None, plan: Plan, is_ma
     state = gathered(network.state_dict(), is_main)
     if not is_main:
         return network
-    copy = build_bare(plan)
+    copy = build_architecture(plan)
     copy.load_state_dict(state)
     return copy
 

@@ -38,7 +38,7 @@ def transform_batch(session: Session, batch: Batch, number: int) -> Batch:
         return replace(batch, labels=targets)
     name = f"batch transform {plan.config.batch_transforms[chosen].name!r}"
     images, targets = _apply(transform, name, (batch.images, targets), generator)
-    return replace(batch, images=session.compute.take(images), labels=targets)
+    return replace(batch, images=session.compute.to_device(images), labels=targets)
 
 
 def _apply(

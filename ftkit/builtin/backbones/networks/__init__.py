@@ -1,1 +1,1 @@
-"""Networks that come with ftkit. These modules import torch, so they are imported only to build one."""
+"""Networks of ftkit. These modules import torch, so they are imported only to build a network."""

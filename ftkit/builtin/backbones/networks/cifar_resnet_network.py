@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of He et al. 2015, section 4.2, with shortcuts of option A."""
+"""The CIFAR ResNets of He et al. 2015, section 4.2, with option A shortcuts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Block(nn.Module):
         return functional.relu(y + self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Option A: every second row and column, and channels of zeros on both sides of the old ones."""
+        """Option A: every second row and column, with channels of zeros on both sides."""
         if self.stride == 1:
             return x
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))

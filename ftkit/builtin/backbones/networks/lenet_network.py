@@ -1,4 +1,4 @@
-"""LeNet-5 as it is built today."""
+"""LeNet-5 with today's layers."""
 
 from __future__ import annotations
 

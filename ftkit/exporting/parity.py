@@ -121,7 +121,7 @@ def _check_logits(found: object, expected: Tensor) -> None:
         raise InvalidExport(f"the exported model returns {type(found).__name__}, not a tensor")
     if found.shape != expected.shape:
         raise InvalidExport(
-            f"the exported model returns logits of shape {tuple(found.shape)} for {len(expected)} images, "
+            f"the exported model returns logits of shape {tuple(found.shape)} for {plural(len(expected), 'image')}, "
             f"not {tuple(expected.shape)}"
         )
     if not finite_rows(found).all():

@@ -94,7 +94,7 @@ def label_set(label: Label) -> tuple[int, ...]:
 
 
 def count_classes(labels: Labels) -> Counter[int]:
-    """Number of images of each class that has images."""
+    """Number of images of each class, without classes that have none."""
     return Counter(labels.values if isinstance(labels, LabelSets) else labels)
 
 

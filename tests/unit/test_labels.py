@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -49,7 +49,8 @@ def refused(data: Path, **settings: Any) -> str:
 def kinds(splits: Splits, split: str) -> list[tuple[str, str]]:
     """The folder of each sample, and the class that it counts as."""
     there = dict(splits.present())[split]  # type: ignore[index]
-    return [(name.split("/")[1], splits.classes[label]) for name, label in zip(there.names, there.labels, strict=True)]  # type: ignore[call-overload]
+    labels = cast(list[int], there.labels)
+    return [(name.split("/")[1], splits.classes[label]) for name, label in zip(there.names, labels, strict=True)]
 
 
 def test_only_the_classes_named_are_used_and_in_that_order(digits: Path) -> None:

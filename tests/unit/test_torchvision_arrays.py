@@ -6,7 +6,7 @@ import bz2
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def load(name: str, root: Path, **options: object) -> Splits:
 
 
 def summary(splits: Splits) -> dict[str, list[int]]:
-    return {name: list(split.labels) for name, split in splits.present()}  # type: ignore[arg-type]
+    return {name: list(cast(list[int], split.labels)) for name, split in splits.present()}
 
 
 def idx(path: Path, values: np.ndarray[Any, Any], kind: int = 8) -> None:

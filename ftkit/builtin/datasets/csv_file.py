@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +13,18 @@ from ftkit.api import (
     SPLIT_SYNONYMS,
     Dataset,
     ImageFiles,
+    LabelSets,
     RequestError,
     Split,
     SplitName,
     Splits,
     class_order,
     hookimpl,
-    is_image,
     join_splits,
     kind_of_file,
-    nearest,
     one_line,
 )
+from ftkit.builtin.datasets.csv_columns import Columns, find_columns, labels_of, require_label_options
 from ftkit.builtin.datasets.missing_images import SLASHES, Search, explain, is_file
 
 DELIMITERS = ",;\t"
@@ -36,7 +35,7 @@ class CsvFile(Dataset):
     """Images listed in a CSV file with a header, separated by commas, semicolons or tabs.
 
     Spaces around values are ignored. Classes are those of the training rows, sorted by name, or numerically if all are
-    whole numbers (1, 2, 10).
+    whole numbers (1, 2, 10). With `separator` or `class_columns` an image may have any number of labels.
 
     Attributes:
         path: The file, in UTF-8.
@@ -46,6 +45,11 @@ class CsvFile(Dataset):
         image_suffix: Extension of the images, such as .jpg, for a column of names without extension.
         split_column: Column of train, val or test (or training, valid, validation, dev, testing). Without this
             column, all images are for training.
+        separator: Several labels per image: the text between the class names in the label column, such as |. An empty
+            cell means no label.
+        class_columns: Several labels per image: the names of columns, one per class, with 1 or true for images of the
+            class and 0 or false for others. Patterns such as is_* also select columns. Classes are in the order of
+            the columns.
     """
 
     path: Path
@@ -54,6 +58,8 @@ class CsvFile(Dataset):
     label_column: str = "label"
     split_column: str = "split"
     image_suffix: str = ""
+    separator: str | None = None
+    class_columns: tuple[str, ...] | str = ()
 
     def load(self) -> Splits:
         return self._joined(for_training=True)
@@ -62,24 +68,25 @@ class CsvFile(Dataset):
         return self._joined(for_training=False)
 
     def _joined(self, for_training: bool) -> Splits:
+        require_label_options(self)
         path = self.path.expanduser()
         root = path.parent if self.root is None else self.root.expanduser()
-        rows = self._rows(path)
+        lines = _read(path)
+        columns = find_columns(self, lines[0][1], path)
+        rows = self._rows(lines, columns, path)
         _require_images(rows, root, path)
         by_split: dict[SplitName, dict[str, _Row]] = {}
         for row in rows:
             _add(by_split.setdefault(row.split, {}), row, path)
-        return _to_splits(by_split, root, path, _notes(len(rows), by_split, path), for_training)
+        parts = {
+            split: _to_split(members, columns, root, self.separator is not None) for split, members in by_split.items()
+        }
+        where = {name: f"{path}, split {name}" for name in parts}
+        return join_splits(parts, where, _notes(len(rows), by_split, path), for_training)
 
-    def _rows(self, path: Path) -> list[_Row]:
+    def _rows(self, lines: Sequence[tuple[int, list[str]]], columns: Columns, path: Path) -> list[_Row]:
         """The rows of the file, each validated."""
-        lines = _read(path)
-        header = lines[0][1]
-        image, label = self._column(header, "image_column", path), self._column(header, "label_column", path)
-        split = None
-        if self.split_column in header or self.split_column != type(self).split_column:
-            split = self._column(header, "split_column", path)
-        rows = []
+        header, rows = lines[0][1], []
         for number, values in lines[1:]:
             where = f"{path} line {number}"
             if len(values) != len(header):
@@ -87,43 +94,25 @@ class CsvFile(Dataset):
                     f"{where} has {len(values)} values, but the header has {len(header)}",
                     "quote values that contain separators",
                 )
-            for key, column in (("image_column", image), ("label_column", label)):
-                if not values[column]:
-                    raise RequestError(f"{where}: no value in column {header[column]!r} ({key})", "fill it in")
-            name = unicodedata.normalize("NFC", values[label])
-            side: SplitName = "train" if split is None else _split_name(values[split], where)
-            suffix = "" if values[image].lower().endswith(self.image_suffix.lower()) else self.image_suffix
-            rows.append(_Row(number, Path(values[image] + suffix).as_posix(), name, side))
+            image = values[columns.image]
+            if not image:
+                raise RequestError(
+                    f"{where}: no value in column {header[columns.image]!r} (image_column)", "fill it in"
+                )
+            suffix = "" if image.lower().endswith(self.image_suffix.lower()) else self.image_suffix
+            labels = labels_of(values, header, columns, self.separator, where)
+            side: SplitName = "train" if columns.split is None else _split_name(values[columns.split], where)
+            rows.append(_Row(number, Path(image + suffix).as_posix(), labels, side))
         if not rows:
             raise RequestError(f"{path} has a header but no rows", "list one image per row")
         return rows
-
-    def _column(self, header: Sequence[str], key: str, path: Path) -> int:
-        name = getattr(self, key)
-        if header.count(name) > 1:
-            raise RequestError(
-                f"{path} has {header.count(name)} columns {name!r}",
-                "rename the others",
-            )
-        if name not in header:
-            if any(is_image(Path(value)) for value in header):
-                raise RequestError(
-                    f"{path} has no column {name!r}: its first line is not a header: {', '.join(header)}",
-                    "add a header, such as path,label",
-                )
-            close = nearest(name, header)
-            raise RequestError(
-                f"{path} has no column {name!r}, only {', '.join(header)}",
-                f"name the column with --set dataset.{key}={close or 'COLUMN'}",
-            )
-        return header.index(name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     line: int = field(compare=False)
     image: str
-    label: str
+    labels: tuple[str, ...]
     split: SplitName
 
 
@@ -191,12 +180,13 @@ def _require_images(rows: Iterable[_Row], root: Path, path: Path) -> None:
 
 
 def _add(members: dict[str, _Row], row: _Row, path: Path) -> None:
-    """Add a row to its split; an image may have only one label."""
+    """Add a row to its split; rows of the same image must have the same labels."""
     first = members.setdefault(row.image, row)
-    if first.label != row.label:
+    if first.labels != row.labels:
+        one, other = (" and ".join(map(repr, labels)) or "none" for labels in (row.labels, first.labels))
         raise RequestError(
-            f"{path} line {row.line}: {row.image} has label {row.label!r}, but {first.label!r} on line {first.line}",
-            "an image has one label: keep the right row",
+            f"{path} line {row.line}: {row.image} has label {one}, but {other} on line {first.line}",
+            "keep the right row; with dataset.separator a cell may have several labels",
         )
 
 
@@ -210,17 +200,16 @@ def _notes(rows: int, by_split: Mapping[SplitName, Mapping[str, _Row]], path: Pa
     return tuple(one_line(f"{path.name}: {n} {one if n == 1 else many}") for n, one, many in notes if n)
 
 
-def _to_splits(
-    by_split: Mapping[SplitName, Mapping[str, _Row]], root: Path, path: Path, notes: tuple[str, ...], for_training: bool
-) -> Splits:
-    parts: dict[SplitName, tuple[Split, Sequence[str]]] = {}
-    for split, members in by_split.items():
-        own = class_order(row.label for row in members.values())
-        labels = {name: label for label, name in enumerate(own)}
-        names = sorted(members)
-        samples = Split(names, [labels[members[name].label] for name in names], ImageFiles(root.absolute(), names))
-        parts[split] = samples, own
-    return join_splits(parts, {name: f"{path}, split {name}" for name in parts}, notes, for_training)
+def _to_split(
+    members: Mapping[str, _Row], columns: Columns, root: Path, separated: bool
+) -> tuple[Split, Sequence[str]]:
+    """A split and its classes in label order."""
+    names = sorted(members)
+    classes = tuple(columns.classes) or class_order(label for row in members.values() for label in row.labels)
+    number = {name: label for label, name in enumerate(classes)}
+    sets = [[number[label] for label in members[name].labels] for name in names]
+    labels = LabelSets(sets, len(classes)) if separated or columns.classes else [one for (one,) in sets]
+    return Split(names, labels, ImageFiles(root.absolute(), names)), classes
 
 
 @hookimpl

@@ -136,7 +136,7 @@ def test_doctor_asks_for_options_that_must_be_given(tmp_path: Path) -> None:
     assert "ok     dataset foreign/drawn" in typed("plugins", "doctor", "foreign", cwd=folder).stdout
 
 
-EVERY_KIND = '''
+EVERY_KIND = """
 from dataclasses import dataclass
 from ftkit.api import BatchTransform, Curve, ImageTransform, Loss, hookimpl
 
@@ -180,7 +180,7 @@ def ftkit_batch_transforms():
 @hookimpl
 def ftkit_image_transforms():
     return {"cropped": Cropped}
-'''
+"""
 
 
 def test_doctor_checks_every_kind_of_part(tmp_path: Path) -> None:

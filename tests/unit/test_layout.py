@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -209,3 +210,22 @@ def test_the_plugin_guide_has_every_hook_with_its_signature() -> None:
         parameters = [f"{p.name}: {p.annotation}" for p in inspect.signature(function).parameters.values()]
         assert f"| `{name}({', '.join(parameters)})` | 0.1 |" in guide
         assert function.__doc__
+
+
+def test_the_layout_is_described_in_the_order_of_the_imports() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text.split("\n## Layout\n")[1].split("\n## ")[0], re.MULTILINE)
+    listed = [name.removesuffix(".py").rstrip("/") for row in rows for name in re.findall(r"`(.*?)`", row)]
+    contract = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = [layer.replace("ftkit.", "").split(" : ") for layer in contract["contracts"][0]["layers"]]
+    assert sorted(listed) == sorted(name for layer in layers for name in layer)
+    level = {name: number for number, layer in enumerate(layers) for name in layer}
+    assert [level[name] for name in listed] == sorted(level[name] for name in listed)
+
+
+def test_the_files_to_touch_exist() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("\n## Where to add what\n")[1].split("\n## ")[0]
+    paths = re.findall(r"`((?:ftkit|tests|scripts|docs)/[\w./]+)`", section)
+    assert len(paths) > 20
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []

@@ -168,7 +168,7 @@ def test_a_reader_that_leaves_two_processes(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "says"),
     [
-        ('"$@" >&-', 1, "error: stdout is closed, and the result goes there"),
+        ('"$@" >&-', 1, "error: stdout is closed, so the result can't be written"),
         ('"$@" >/dev/full', 1, "error: stdout can't be written to: No space left on device"),
         ('"$@" | true; exit ${PIPESTATUS[0]}', 1, ""),
     ],

@@ -343,7 +343,7 @@ def test_a_plugins_exporter_by_name(export: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "inner" / "kept.txt").read_text().split() == list(CLASSES)
     first, second = done.stdout.splitlines()
     assert first == f"runs/mine/model as lab/kept in {tmp_path / 'out'}: inner/kept.txt, export.json"
-    assert second.startswith("largest difference of a logit: ")
+    assert second.startswith("largest difference in logits: ")
     assert second.endswith("24 images in batches of 1, 3, 8: random images and images of dataset folder, test split")
     assert "0 (tolerance" not in second
     options = json.loads((tmp_path / "out" / "export.json").read_text())["exporter"]["options"]

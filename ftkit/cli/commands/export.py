@@ -1,4 +1,4 @@
-"""`ftkit export`: a trained model in another format."""
+"""`ftkit export`: write a trained model in another format, and check its outputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli.commands.predict import model_folder
+from ftkit.cli.options import Json, RunsFolder, complete_names
 from ftkit.cli.output import console
 from ftkit.errors import one_line, plural
 
@@ -16,6 +17,24 @@ if TYPE_CHECKING:
     from ftkit.exporting.model_export import Export
 
 app = typer.Typer()
+
+FormatName = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Export format; see `ftkit exporters list`.",
+        autocompletion=complete_names("exporters"),
+    ),
+]
+To = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder to create.")]
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN|MODEL]", help="Run, model or PLUGIN/ADDRESS; by default the latest run."),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the format, as in opset=18.")
+]
 
 
 @app.command(
@@ -25,25 +44,15 @@ app = typer.Typer()
     "  ftkit export runs/ants --format onnx --to ants-onnx --set opset=18"
 )
 def export(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[RUN|MODEL]", help="A run, a model, or PLUGIN/ADDRESS; else the latest run."),
-    ] = None,
-    *,
-    format_name: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="An exporter by name; see `ftkit exporters list`.")
-    ],
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="New folder to write.")],
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format: --set opset=18.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in that folder.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="What was written and compared, as JSON on stdout.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FOLDER", help="Folder that run folders are made in.")
-    ] = None,
+    format_name: FormatName,
+    to: To,
+    model: Model = None,
+    sets: Settings = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing export in the folder.")] = False,
+    json: Json = False,
+    output: RunsFolder = None,
 ) -> None:
-    """Export a model to another format, and compare it with the model."""
+    """Export a model to another format, and check its outputs."""
     from ftkit.config.sources import from_flags
 
     bundle = model_folder(model, output)
@@ -67,7 +76,7 @@ def _show(done: Export) -> None:
     console.print_text(one_line(f"{done.model} as {done.format} in {done.folder}: {', '.join(done.files)}"))
     console.print_text(
         one_line(
-            f"largest difference of a logit: {parity.largest_difference:.2g} (tolerance {parity.tolerance:.2g}), "
+            f"largest difference in logits: {parity.largest_difference:.2g} (tolerance {parity.tolerance:.2g}), "
             f"over {plural(parity.images, 'image')} in batches of {sizes}: {data}"
         )
     )

@@ -105,7 +105,7 @@ def lines_of(
             yield _csv_line(["file", *labels, "label", "probability", *columns, "error"]), None
         write = _csv_writer(top_k, exclusive)
     elif not exclusive:
-        yield "file  labels" + ("" if top_k == 1 else "  likeliest classes"), None
+        yield "file  labels" + ("" if top_k == 1 else "  most probable classes"), None
         write = partial(_labels_row, top_k)
     else:
         width = max(map(len, (UNREADABLE, UNUSABLE, *map(one_line, classes))))
@@ -136,7 +136,7 @@ def _pairs(ranked: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 def _labels_row(top_k: int, prediction: Prediction) -> str:
-    """An image with its predicted classes, and with the likeliest ones where several are asked for."""
+    """A row with the predicted classes, and the most probable ones if `--top-k` is above 1."""
     name = one_line(prediction.name)
     if prediction.error:
         mark = UNUSABLE if prediction.error == NOT_FINITE else UNREADABLE

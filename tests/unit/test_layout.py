@@ -39,6 +39,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.optim.optimizers",
     "ftkit.optim.parameter_roles",
     "ftkit.runs.checkpoint",
+    "ftkit.runs.checkpoint_files",
     "ftkit.tasks",
     "ftkit.training",
     "ftkit.transforms.device_operations",

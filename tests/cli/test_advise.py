@@ -149,6 +149,13 @@ def test_advice_covers_the_config_file_and_gives_way_to_flags(capsys: pytest.Cap
     assert config["train_samples"] == 60
 
 
+def test_the_command_repeats_parts_that_were_given(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = ("--batch-transform", "mixup", "--metric", "macro_f1", "--metric", "loss")
+    found = advised(capsys, *FEW, *parts, "--set", "batch_transforms.mixup.alpha=0.3")
+    assert " ".join(parts) in found["command"]
+    assert "--set batch_transforms.mixup.alpha=0.3" in found["command"]
+
+
 def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", *FEW, "--weights", "none"]) == 0
     out = capsys.readouterr().out

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ftkit.cli.main import main
+from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder
 
 PLUGIN = '''
@@ -27,7 +28,7 @@ class Kappa(Metric):
     def value(self, outputs):
         from sklearn.metrics import cohen_kappa_score
 
-        return cohen_kappa_score(outputs.targets, outputs.predicted, weights=self.weights)
+        return cohen_kappa_score(outputs.targets, outputs.predicted, labels=range(len(outputs.classes)), weights=self.weights)
 
 
 class Doubt(MeanMetric):
@@ -76,7 +77,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     (work / "ftkit.yaml").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
-        for name, metrics in (("one", ["--metric", "my/kappa"]), ("two", [])):
+        for name, metrics in (("one", ["--metric", "my/kappa", "--tracker", "tensorboard"]), ("two", [])):
             assert main(["train", "--name", name, "--monitor", "my/doubt", *metrics, "--quiet"]) == 0
     return work
 
@@ -114,6 +115,15 @@ def test_it_selects_the_best_epoch_and_is_recorded(capsys: Capture) -> None:
         "label": "doubt",
         "lower_is_better": True,
     }
+
+
+def test_trackers_and_the_model_card_have_it() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator("runs/one/tensorboard").Reload()
+    assert {"val/my/kappa", "val/my/doubt"} <= set(read.Tags()["scalars"])
+    best = min(records("one"), key=lambda record: record["val_my/doubt"])
+    assert read_card(Path("runs/one/model")).metrics["val_my/kappa"] == best["val_my/kappa"]
 
 
 def test_runs_are_listed_without_the_plugin(tmp_path: Path, work: Path, capsys: Capture) -> None:

@@ -97,7 +97,10 @@ def _repeated(resolved: Resolved, given: Mapping[str, str]) -> Iterator[str]:
             yield from ("--data", _relative(next(tree["dataset"][k] for k in DATA_OPTIONS if k in tree["dataset"])))
         elif where in flags:
             value = _value_at(tree, flags[where].key)
-            if isinstance(value, bool):
+            if flags[where].repeats:
+                for part in value:
+                    yield from (where, part["name"])
+            elif isinstance(value, bool):
                 yield where if value else f"--no-{where.strip('-')}"
             else:
                 yield from (where, ",".join(value) if isinstance(value, list) else _relative(str(value)))
@@ -107,11 +110,13 @@ def _repeated(resolved: Resolved, given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _value_at(tree: Any, key: str) -> Any:
-    """The value of a dotted key; names may contain dots."""
+    """The value of a dotted key; names may contain dots, and parts in a list are given by name or index."""
+    if isinstance(tree, list):
+        tree = {str(index): part for index, part in enumerate(tree)} | {part["name"]: part for part in tree}
     if key in tree:
         return tree[key]
-    first, _, rest = key.partition(".")
-    return _value_at(tree[first], rest)
+    first = next((name for name in tree if key.startswith(f"{name}.")), key.partition(".")[0])
+    return _value_at(tree[first], key.removeprefix(f"{first}."))
 
 
 def _as_yaml(value: object) -> str:

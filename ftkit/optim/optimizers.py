@@ -45,6 +45,10 @@ def build_optimizer(
         groups.append({"params": [parameters[n] for n in names if n not in spared], "name": group})
         if without := [parameters[n] for n in names if n in spared]:
             groups.append({"params": without, "name": group, "weight_decay": 0.0})
+    return _built(optimizer, groups, lr, fused)
+
+
+def _built(optimizer: Optimizer, groups: list[dict[str, Any]], lr: float, fused: bool) -> torch.optim.Optimizer:
     name = type(optimizer).__name__
     with plugin_boundary(f"build of optimizer {name}", optimizer):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ftkit.config.load import Resolved, build
 from ftkit.config.schema import Config
@@ -19,7 +20,7 @@ from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
 from ftkit.planning.task_choice import choose_task
-from ftkit.planning.weight_source import WeightSource, choose_weights, require_head, weights_of_run
+from ftkit.planning.weight_source import WeightSource, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
 from ftkit.transforms.augmentation import Augmentation
@@ -39,17 +40,12 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     strategy: Strategy = build(resolved, "strategy")
     if strategy.probe == "only":
         resolved = _without_epochs(resolved)
-    config, backbone = resolved.config, resolved.registry.backbones.get(resolved.config.backbone)
-    with error_prefix(f"backbone {config.backbone!r}"):
-        check_description(backbone)
+    backbone = _backbone(resolved)
     splits, notes = load_splits(resolved)
     require_classes(splits)
     resolved = choose_task(resolved, splits)
     config = resolved.config
-    if run is None:
-        weights = choose_weights(resolved, backbone, strategy)
-    else:
-        weights = weights_of_run(resolved, backbone, strategy, run.path)
+    weights = weights_for(resolved, backbone, strategy, None if run is None else run.path)
     head = Head(config.head.hidden, config.head.dropout)
     if config.keep_head and run is None:
         notes = (*notes, *require_head(weights, head, splits.classes))
@@ -59,23 +55,15 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     )
     backbone = backbone.for_size(preprocessing.size)
     schedule = _schedule(config, strategy, backbone)
-    augmentation: Augmentation = build(resolved, "augment")
     plan = Plan(
         resolved=resolved,
         backbone=backbone,
         strategy=strategy,
-        curve=build(resolved, "lr_curve"),
-        task=build(resolved, "task"),
-        optimizer=build(resolved, "optimizer"),
-        loss=build(resolved, "loss"),
         schedule=schedule,
         splits=splits,
         preprocessing=preprocessing,
-        augmentation=augmentation,
-        image_transforms=(*_of_level(resolved, augmentation), *build(resolved, "image_transforms")),
-        batch_transforms=build(resolved, "batch_transforms"),
-        callbacks=build(resolved, "callbacks"),
         metrics=run_metrics(resolved, build(resolved, "task"), len(splits.classes)),
+        **_parts(resolved),
         weights=weights,
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
@@ -84,6 +72,29 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     )
     check_plan(plan)  # Errors of the request should come before the images are read.
     return check_plan(_without_unreadable(plan, tell, run))
+
+
+def _backbone(resolved: Resolved) -> Backbone:
+    name = resolved.config.backbone
+    backbone = resolved.registry.backbones.get(name)
+    with error_prefix(f"backbone {name!r}"):
+        check_description(backbone)
+    return backbone
+
+
+def _parts(resolved: Resolved) -> dict[str, Any]:
+    """The parts that follow from the config alone, by field of `Plan`."""
+    augmentation: Augmentation = build(resolved, "augment")
+    return {
+        "curve": build(resolved, "lr_curve"),
+        "task": build(resolved, "task"),
+        "optimizer": build(resolved, "optimizer"),
+        "loss": build(resolved, "loss"),
+        "augmentation": augmentation,
+        "image_transforms": (*_of_level(resolved, augmentation), *build(resolved, "image_transforms")),
+        "batch_transforms": build(resolved, "batch_transforms"),
+        "callbacks": build(resolved, "callbacks"),
+    }
 
 
 def _of_level(resolved: Resolved, augmentation: Augmentation) -> tuple[ImageTransform, ...]:

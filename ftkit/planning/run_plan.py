@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from ftkit.activation_cache.policy import CachePolicy, Use
-from ftkit.config.choices import LISTS
 from ftkit.config.load import Resolved
 from ftkit.config.schema import Config
 from ftkit.data.balance import class_weights
@@ -28,6 +26,7 @@ from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
 from ftkit.planning.cost import kept_activations
+from ftkit.planning.plan_json import plan_json
 from ftkit.planning.weight_source import WeightSource
 from ftkit.strategies.schedule import Phase, Schedule
 from ftkit.transforms.augmentation import Augmentation, Unchanged
@@ -176,103 +175,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
-        return {
-            "backbone": self.config.backbone,
-            "weights": self.weights.describe(),
-            "classes": list(self.splits.classes),
-            "data": {name: len(split) for name, split in self.splits.present()},
-            "fingerprint": self.fingerprint,
-            "bad_images": len(self.findings.bad),
-            "duplicates": sum(not one.contradicts for one in self.findings.duplicates),
-            "contradictions": sum(one.contradicts for one in self.findings.duplicates),
-            "head": asdict(self.head),
-            "drop_path": self.config.drop_path,
-            "backbone_dropout": self.config.backbone_dropout,
-            "preprocessing": asdict(self.preprocessing),
-            "augment": {"name": self.config.augment.name, **asdict(self.augmentation)},
-            "strategy": {"name": self.config.strategy.name, **asdict(self.strategy)},  # type: ignore[call-overload]
-            "groups": [{"name": g.name, "parameters": self.parameters(g.name)} for g in self.schedule.groups],
-            "epochs": [
-                {"lr_scale": dict(row), "lr": self.learning_rates(epoch * self.batches.steps)}
-                for epoch, row in enumerate(self.schedule.rows)
-            ],
-            "phases": [
-                {
-                    "epochs": [p.start, p.stop],
-                    "trainable": self.trainable_parameters(p),
-                    "steps": (p.stop - p.start) * self.batches.steps,
-                    "memory_bytes": self.memory_bytes(p),
-                }
-                for p in self.schedule.phases
-            ],
-            **{name: [part.model_dump(mode="json") for part in getattr(self.config, name)] for name in LISTS},
-            "metrics": {
-                name: {"label": metric.label, "lower_is_better": metric.lower_is_better}
-                for name, metric in self.metrics.items()
-            },
-            "loss": self.config.loss.model_dump(mode="json"),
-            "optimizer": self.config.optimizer.model_dump(mode="json"),
-            "decay_all": self.config.decay_all,
-            "clip_grad": self.config.clip_grad,
-            "label_smoothing": self.config.label_smoothing,
-            "balance": self.config.balance,
-            "class_weights": None if self.config.balance == "none" else list(self.class_weights),
-            "steps_per_epoch": self.batches.steps,
-            "patience": {"epochs": self.config.patience, "counted_from_epoch": self.patience_start + 1}
-            if self.config.patience
-            else None,
-            "world_size": self.world_size,
-            "per_process_batch": self.config.batch_size,
-            "effective_batch": self.batches.effective,
-            "probe": self.probe,
-            "cache": {
-                "augmentations": self.cache_policy.variants,
-                "disabled": self.cache_policy.disabled or None,
-                "phases": None if self.cache_by_phase is None else [_use(use) for use in self.cache_by_phase],
-            },
-            "notes": list(self.notes),
-        }
+        return plan_json(self)
 
     def parameters(self, group: str) -> int | None:
         """Number of parameters of a layer group; None if they can be counted only by building the model."""
         return None if self.group_parameters is None else self.group_parameters[group]
-
-
-def _use(use: Use) -> dict[str, Any] | None:
-    if use.cut is None:
-        return None
-    return {"before": use.cut.name, "augmentations": list(use.variants), "bytes": use.nbytes, "passes": use.passes}
-
-
-def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
-    """How the training of a plan differs from a saved plan, as text; None if it doesn't.
-
-    Args:
-        saved: From `Plan.to_json`, with no more epochs than the plan.
-    """
-    strategy, began = plan.config.strategy.name, [dict(epoch["lr_scale"]) for epoch in saved["epochs"]]
-    if len(began) > len(plan.schedule.rows):
-        return f"its plan has {len(began)} epochs, now there are {len(plan.schedule.rows)}"
-    for epoch, before in enumerate(began):
-        now = dict(plan.schedule.rows[epoch])
-        group = next((name for name in {**now, **before} if now.get(name) != before.get(name)), None)
-        if group is not None:
-            return (
-                f"strategy {strategy!r} has changed: in epoch {epoch + 1}, group {group!r} was "
-                f"{_scale(before.get(group))} by plan.json, now it is {_scale(now.get(group))}"
-            )
-    plain = json.loads(json.dumps(plan.to_json()))
-    for what in ("preprocessing", "augment", "head"):
-        # A later version may have more settings.
-        before = saved.get(what, {})
-        now = {key: plain[what].get(key) for key in before}
-        if before != now:
-            return f"{what} was {json.dumps(before)} by plan.json, now it is {json.dumps(now)}"
-    groups = [group["name"] for group in saved["groups"]]
-    if groups != [group.name for group in plan.schedule.groups]:
-        return f"its layer groups were {', '.join(groups)}"
-    return None
-
-
-def _scale(value: float | None) -> str:
-    return "frozen" if value is None else f"trained at {value:g} times the rate"

@@ -51,7 +51,7 @@ class WeightSource:
         return f"{self.name} ({self.pretrained.file or 'pretrained'}{size}){note}"
 
 
-def choose_weights(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> WeightSource:
+def _choose_weights(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> WeightSource:
     """The weights of the config, or otherwise the strategy's default.
 
     Raises:
@@ -89,20 +89,21 @@ def _chosen(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> Weigh
     return _weights_file(Path(wanted), Path(resolved.config.output))
 
 
-def weights_of_run(resolved: Resolved, backbone: Backbone, strategy: Strategy, run: Path) -> WeightSource:
-    """The initial weights of a run that is resumed.
+def weights_for(resolved: Resolved, backbone: Backbone, strategy: Strategy, run: Path | None = None) -> WeightSource:
+    """The initial weights of a run.
 
-    Their file may be missing if there is a checkpoint, which has all weights of the network; preprocessing and head are
-    then read from the run's plan.
+    Args:
+        run: Folder of a run that is resumed. The file of its weights may be missing if there is a checkpoint, which has
+            all weights of the network; preprocessing and head are then read from the run's plan.
 
     Raises:
-        RequestError: The file is missing, and the run has no checkpoint.
+        RequestError: They are missing, or are only a part of a network.
     """
     try:
-        return choose_weights(resolved, backbone, strategy)
+        return _choose_weights(resolved, backbone, strategy)
     except RequestError as error:
         wanted = resolved.config.weights
-        if not wanted or not is_path(wanted):
+        if run is None or not wanted or not is_path(wanted):
             raise
         if not any((run / "checkpoints").glob("e*")):
             raise RequestError(

@@ -13,7 +13,8 @@ from ftkit.config.load import Resolved, resolve
 from ftkit.config.schema import MOST_EPOCHS
 from ftkit.distributed import launch_env
 from ftkit.errors import RequestError
-from ftkit.planning.run_plan import Plan, schedule_change
+from ftkit.planning.plan_json import schedule_change
+from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_lookup import find_run, run_folders
 from ftkit.training.preparation.open_run import write_config, write_request

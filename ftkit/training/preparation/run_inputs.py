@@ -25,7 +25,8 @@ from ftkit.files.file_identity import Stamp, file_stamp
 from ftkit.models.build import build_architecture
 from ftkit.models.identity import describe_network
 from ftkit.parts.dataset import Split, SplitName
-from ftkit.planning.run_plan import Plan, schedule_change
+from ftkit.planning.plan_json import schedule_change
+from ftkit.planning.run_plan import Plan
 from ftkit.runs.checkpoint import has_checkpoint
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.checkpoint_state import versions

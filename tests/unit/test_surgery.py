@@ -151,7 +151,9 @@ class TestHead:
         plan = ftkit.plan(
             **{**keys, "weights": str(tmp_path / "w.safetensors"), "keep_head": True, "head": {"hidden": 8}}
         )
-        with pytest.raises(RequestError, match=r"the head of .*w.safetensors.* can't be kept: linear.0.weight isn't"):
+        with pytest.raises(
+            RequestError, match=r"the head of .*w.safetensors.* can't be kept: linear.0.weight is missing"
+        ):
             build_model(plan)
 
 

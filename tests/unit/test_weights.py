@@ -322,7 +322,7 @@ def test_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
     ("change", "says"),
     [
         (lambda v: (v * 10).to(torch.int8), "int8, quantised or truncated"),
-        (lambda v: v.to(torch.float8_e4m3fn), "float8_e4m3fn, so quantised"),
+        (lambda v: v.to(torch.float8_e4m3fn), "float8_e4m3fn, quantised"),
         (lambda v: torch.full_like(v.double(), 1e300), "not finite"),
         (lambda v: torch.full_like(v, torch.nan), "not finite"),
     ],

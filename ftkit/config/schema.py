@@ -138,7 +138,8 @@ class Config(Section):
     """Overrides of the preprocessing that the weights were trained with."""
     augment: Named = Choice(name="light")
     """Data augmentation: a name, or a mapping of name and options. none; light: random crops of 80 % or more of the
-    area; standard: smaller crops and horizontal flips; strong: also TrivialAugment and random erasing."""
+    area; standard: smaller crops and horizontal flips; strong: also TrivialAugment and random erasing;
+    trivialaugment, randaugment, autoaugment: standard and that policy."""
     augment_on: AugmentOn = "auto"
     """Where images are augmented after cropping. workers: in the data-loading processes; device: in batches on the
     device; auto: device with CUDA, otherwise workers."""

@@ -31,6 +31,8 @@ DEEPEST = 12
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _OWN = frozenset(vars(nn.Module())) - set(_HOOKS)
 """Attributes of every module, including the training mode."""
+_IDENTITIES = ("torch.nn.modules.dropout", "torchvision.ops.stochastic_depth")
+"""Modules whose classes do nothing in eval mode."""
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _SKIPPED = frozenset(
     ("__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__", "__static_attributes__")
@@ -52,13 +54,17 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
 
 
 def graph_identity(traced: fx.GraphModule) -> str:
-    """Digest of a traced network: its program, and the modules and functions that it calls.
+    """Digest of a traced network in eval mode: its program, and the modules and functions that it calls.
 
-    Parameters and buffers aren't included, whether a state dict holds them or not.
+    Parameters and buffers aren't included, whether a state dict holds them or not, nor are the rates of dropout.
     """
     named = {id(tensor) for tensor in (*traced.parameters(), *traced.buffers())}
     description = _Description(lambda tensor: None if id(tensor) in named else tensor)
-    modules = [description.module(name, module) for name, module in traced.named_modules() if module is not traced]
+    modules = [
+        description.module(name, module)
+        for name, module in traced.named_modules()
+        if module is not traced and type(module).__module__ not in _IDENTITIES
+    ]
     called = dict.fromkeys(node.target for node in traced.graph.nodes if node.op == "call_function")
     return _digest([traced.code, modules, [description.of(function) for function in called]])
 

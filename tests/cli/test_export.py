@@ -23,7 +23,6 @@ from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.pipeline import evaluation
 from tests.conftest import MakeFolder, RunFtkit
-from tests.looks import seen
 
 CLASSES = ("ants", "bees", "wasps")
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -39,6 +38,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ftkit.api import Backbone, Exporter, LayerGroup, Preprocessing, hookimpl
+from tests.transformed import transformed
 
 NETWORKS = {}
 
@@ -234,7 +234,7 @@ def test_a_trained_run_computes_the_same_in_another_format(
     assert about["preprocessing"]["mean"] == list(pre.mean)
     assert about["preprocessing"]["size"] == about["preprocessing"]["resize"] == about["input"]["shape"][2] == 16
     files = sorted((work / "data" / "test").rglob("*.*"))
-    images = torch.stack([seen(evaluation(pre), open_image(path)) for path in files])
+    images = torch.stack([transformed(evaluation(pre), open_image(path)) for path in files])
     ours = {line["file"]: line for line in map(json.loads, predicted(run_ftkit, work))}
     for batch in (images, images[:1], images[:5]):
         chances = computed(form, tmp_path / "new" / "out", batch).softmax(1)

@@ -27,8 +27,8 @@ from ftkit.testing import draw_image
 from ftkit.transforms.pipeline import evaluation
 from tests.broken_plugins import install
 from tests.conftest import typed
-from tests.looks import seen
 from tests.sessions import session
+from tests.transformed import transformed
 
 CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 
@@ -65,7 +65,7 @@ def expected(path: Path, folder: Path) -> list[float]:
     """Probabilities by a direct forward pass, without the code under test."""
     model = ftkit.load(folder / "runs" / "mine")
     with torch.no_grad():
-        images = seen(evaluation(model.preprocessing), open_image(path))[None]
+        images = transformed(evaluation(model.preprocessing), open_image(path))[None]
         found: list[float] = model._model(images).softmax(1)[0].tolist()
     return found
 

@@ -1,4 +1,4 @@
-"""Runs that compute what is frozen once: to the same end, never from what is stale, and in spite of the disk."""
+"""Cached runs end as uncached ones, never use stale activations, and survive disk errors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows are put into tables, by call."""
+    """The number of rows written to tables, by call."""
     counts: list[int] = []
     put = Table.put
 
@@ -130,7 +130,7 @@ def ftkit_strategies():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_is_frozen_again_after_it_was_trained_is_computed_anew(precision: str, data: Path, tmp_path: Path) -> None:
+def test_layers_frozen_again_after_training_are_computed_again(precision: str, data: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "twice.py"
     plugin.write_text(TWICE)
     settings: dict[str, Any] = {
@@ -166,7 +166,9 @@ def test_as_many_cached_augmentations_as_epochs_are_the_images_of_a_run_without_
     assert one[0]["train_loss"] != pytest.approx(other[0]["train_loss"], abs=1e-6)
 
 
-def test_one_pass_over_each_view_serves_all_phases_and_the_next_run_makes_none(data: Path, computed: list[int]) -> None:
+def test_one_pass_over_each_augmentation_fills_all_phases_and_the_next_run_needs_none(
+    data: Path, computed: list[int]
+) -> None:
     train(data, "first", cache={"augmentations": 2})
     assert sum(computed) == 2 * 70 * 3 + 8 * 3
     computed.clear()
@@ -181,7 +183,7 @@ def test_one_pass_over_each_view_serves_all_phases_and_the_next_run_makes_none(d
     "change",
     ["image", "weights", *(pytest.param(c, marks=pytest.mark.long) for c in ("preprocessing", "augmentation", "seed"))],
 )
-def test_what_changed_is_computed_anew(change: str, data: Path, tmp_path: Path, computed: list[int]) -> None:
+def test_changes_are_computed_again(change: str, data: Path, tmp_path: Path, computed: list[int]) -> None:
     own = shutil.copytree(data, tmp_path / "own")
     settings: dict[str, Any] = {"strategy": "freeze", "epochs": 4, "cache": {"augmentations": 2}}
     train(own, "first", **settings)
@@ -209,7 +211,7 @@ def test_what_changed_is_computed_anew(change: str, data: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("step", [14, *(pytest.param(step, marks=pytest.mark.long) for step in (3, 30, 50))])
-def test_a_stopped_run_goes_on_to_the_same_end_with_or_without_what_was_cached(
+def test_a_stopped_run_resumes_to_the_same_end_with_or_without_the_cached_tables(
     step: int, data: Path, tmp_path: Path
 ) -> None:
     whole = train(data, "whole")
@@ -254,7 +256,7 @@ def test_a_damaged_row_is_computed_again(data: Path, tmp_path: Path, computed: l
     assert set(computed) <= {64, 8}, "only the chunks that were damaged, the first of each table"
 
 
-def test_where_the_disk_fails_it_goes_on_without_the_cache_and_says_so_once(
+def test_if_the_disk_fails_the_run_continues_uncached_and_reports_it_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(data, "whole", augment="none")
@@ -274,14 +276,14 @@ def test_where_the_disk_fails_it_goes_on_without_the_cache_and_says_so_once(
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-5)
 
 
-def test_a_cache_folder_that_cant_be_made_is_told_of_and_trains(data: Path, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cant_be_made_is_reported_and_the_run_trains(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     told = Notes()
     train(data, "run", told, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "augmentations": 1})
     assert [line for line in told.notes if f"{tmp_path / 'file'}: Not a directory" in line]
 
 
-def test_a_network_that_cant_be_cut_is_told_of_and_trains(
+def test_a_network_that_cant_be_cut_is_reported_and_trains(
     data: Path, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
     monkeypatch.setattr(CutFinder, "_try_cut", lambda *_: "the parts don't give what the network gives")
@@ -292,7 +294,7 @@ def test_a_network_that_cant_be_cut_is_told_of_and_trains(
 
 
 class Breaks(Listener):
-    """An image that breaks while the first epoch is judged."""
+    """An image that breaks while the first epoch is evaluated."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -302,7 +304,9 @@ class Breaks(Listener):
             self.file.write_bytes(b"broken")
 
 
-def test_an_image_that_breaks_before_its_view_is_computed_is_left_out_and_listed(data: Path, tmp_path: Path) -> None:
+def test_an_image_that_breaks_before_its_augmentation_is_computed_is_skipped_and_listed(
+    data: Path, tmp_path: Path
+) -> None:
     own = shutil.copytree(data, tmp_path / "own")
     broken = sorted((own / "train" / "a").iterdir())[3]
     outcome = train(
@@ -313,7 +317,7 @@ def test_an_image_that_breaks_before_its_view_is_computed_is_left_out_and_listed
     assert len(outcome.records) == 4
 
 
-def test_the_sampler_that_draws_twice_sees_another_view_the_second_time(data: Path) -> None:
+def test_an_image_drawn_twice_has_another_augmentation_the_second_time(data: Path) -> None:
     settings: dict[str, Any] = {"balance": "sampler", "strategy": "freeze", "epochs": 4, "cache": {"augmentations": 2}}
     one = train(data, "one", **settings)
     two = train(data, "two", **settings)
@@ -321,7 +325,7 @@ def test_the_sampler_that_draws_twice_sees_another_view_the_second_time(data: Pa
     assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2 + 1
 
 
-def test_more_than_the_limit_isnt_kept(data: Path) -> None:
+def test_no_more_than_the_limit_is_cached(data: Path) -> None:
     told = Notes()
     train(data, "run", told, cache={"augmentations": 2, "limit": 100_000})
     sizes = [entry.nbytes for entry in CacheStore(Path("cache", "activations").absolute(), 0).entries()]
@@ -329,7 +333,7 @@ def test_more_than_the_limit_isnt_kept(data: Path) -> None:
     assert [line for line in told.notes if "would exceed the limit" in line]
 
 
-def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:
+def test_the_command_lists_and_clears_tables(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:
     environment = {"FTKIT_CACHE_DIR": str(tmp_path / "cache")}
     train(data, "run", strategy="freeze", epochs=2, cache={"augmentations": 1})
     found = json.loads(run_ftkit("cache", "list", "--json", env=environment).stdout)
@@ -349,7 +353,7 @@ def test_the_command_lists_and_clears(data: Path, run_ftkit: RunFtkit, tmp_path:
         (["--set", "train_bn=true"], "train_bn"),
     ],
 )
-def test_cached_augmentations_that_nothing_takes_are_refused(
+def test_cached_augmentations_without_effect_are_refused(
     flags: list[str], says: str, data: Path, run_ftkit: RunFtkit
 ) -> None:
     done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--cached-augmentations", "2", *flags)
@@ -358,7 +362,7 @@ def test_cached_augmentations_that_nothing_takes_are_refused(
     assert says in done.stderr
 
 
-def test_the_plan_says_what_is_kept_and_how_much_is_saved(data: Path, run_ftkit: RunFtkit) -> None:
+def test_the_plan_shows_what_is_cached_and_how_much_is_saved(data: Path, run_ftkit: RunFtkit) -> None:
     flags = [
         "--data",
         str(data),

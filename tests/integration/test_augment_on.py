@@ -1,4 +1,4 @@
-"""Training whose images are finished in batches on the device: as good as the other way, and as exact."""
+"""Augmentation in batches on the device: the same result as in the workers, and as exact."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def weights(name: str) -> bytes:
     return Path("runs", name, "last", "model.safetensors").read_bytes()
 
 
-def test_crops_and_mirror_images_end_the_same_to_the_bit(data: Path) -> None:
+def test_crops_and_flips_end_the_same_bit_for_bit(data: Path) -> None:
     for place in ("device", "workers"):
         ftkit.train(planned(data, place, augment={"name": "standard", "erase": 0.5}, augment_on=place))
     assert records("device") == records("workers")
@@ -82,7 +82,7 @@ def test_workers_stops_and_decoded_images_change_nothing(data: Path) -> None:
     assert records("whole") == records("alone") == records("cut")
 
 
-def test_padded_images_are_judged_the_same(data: Path) -> None:
+def test_padded_images_are_evaluated_the_same(data: Path) -> None:
     for place in ("device", "workers"):
         ftkit.train(planned(data, place, augment="none", preprocessing={"fit": "pad"}, augment_on=place))
     assert records("device") == records("workers")

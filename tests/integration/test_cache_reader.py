@@ -1,4 +1,4 @@
-"""Models judged by what runs have kept: the same metrics, never from what is stale, and in spite of the disk."""
+"""Evaluation with cached activations: the same metrics, no stale activations, and no failure on disk errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def evaluated(capsys: Capture, *arguments: str, precision: str = "fp32") -> tuple[dict[str, Any], str]:
-    """All metrics, and what is said beside them."""
+    """All metrics, and the messages."""
     capsys.readouterr()
     assert main(["evaluate", *arguments, "--precision", precision, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_metrics_are_those_of_the_whole_network(data: Path, capsys: Capture) -> 
     assert with_cache["confusion"] == without["confusion"]
 
 
-def test_what_one_model_was_judged_on_serves_the_next(data: Path, capsys: Capture) -> None:
+def test_activations_from_one_evaluation_are_used_by_the_next(data: Path, capsys: Capture) -> None:
     train(data, "one")
     train(data, "two", epochs=2)
     _, said = evaluated(capsys, "runs/one")
@@ -97,7 +97,7 @@ def test_a_run_that_trained_everything_finds_nothing(data: Path, capsys: Capture
     assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2
 
 
-def test_the_deepest_beginning_that_is_shared_is_taken(data: Path, capsys: Capture) -> None:
+def test_the_longest_cached_prefix_is_used(data: Path, capsys: Capture) -> None:
     train(data, "gradual", {"name": "gradual", "every": 2}, epochs=4)
     model = "runs/gradual/last"
     cached, said = evaluated(capsys, model, "--split", "val")
@@ -105,7 +105,7 @@ def test_the_deepest_beginning_that_is_shared_is_taken(data: Path, capsys: Captu
     assert agree(cached, evaluated(capsys, model, "--split", "val", "--no-cache")[0])
 
 
-def test_a_changed_image_is_computed_anew(data: Path, capsys: Capture) -> None:
+def test_a_changed_image_is_computed_again(data: Path, capsys: Capture) -> None:
     train(data, "run")
     evaluated(capsys, "runs/run")
     image = next((data / "test" / "a").iterdir())
@@ -116,7 +116,7 @@ def test_a_changed_image_is_computed_anew(data: Path, capsys: Capture) -> None:
     assert agree(cached, evaluated(capsys, "runs/run", "--no-cache")[0])
 
 
-def test_other_data_is_kept_too(data: Path, tmp_path: Path, image_folder: MakeFolder, capsys: Capture) -> None:
+def test_other_data_is_cached_too(data: Path, tmp_path: Path, image_folder: MakeFolder, capsys: Capture) -> None:
     train(data, "run")
     other = image_folder(tmp_path / "other", {"a": 4, "b": 4})
     first, said = evaluated(capsys, "runs/run", "--data", str(other))
@@ -126,20 +126,20 @@ def test_other_data_is_kept_too(data: Path, tmp_path: Path, image_folder: MakeFo
     assert first == second
 
 
-def test_another_precision_is_another_beginning(data: Path, capsys: Capture) -> None:
+def test_another_precision_has_another_prefix_key(data: Path, capsys: Capture) -> None:
     train(data, "run")
     _, said = evaluated(capsys, "runs/run", "--split", "val", precision="bf16")
     assert "the cache" not in said
 
 
-def test_a_run_without_the_cache_is_judged_without_it(data: Path, capsys: Capture) -> None:
+def test_a_run_without_the_cache_is_evaluated_without_it(data: Path, capsys: Capture) -> None:
     train(data, "cached")
     train(data, "plain", cache={"use": False})
     _, said = evaluated(capsys, "runs/plain", "--split", "val")
     assert "the cache" not in said
 
 
-def test_an_image_that_cant_be_read_is_named_and_costs_nothing(data: Path, capsys: Capture) -> None:
+def test_an_unreadable_image_is_named_and_stores_nothing(data: Path, capsys: Capture) -> None:
     train(data, "run")
     image = next((data / "test" / "a").iterdir())
     content = image.read_bytes()
@@ -161,7 +161,7 @@ def test_a_damaged_table_is_computed_again(data: Path, capsys: Capture) -> None:
     assert again == whole
 
 
-def test_a_folder_that_cant_be_written_is_told(data: Path, capsys: Capture) -> None:
+def test_a_folder_that_cant_be_written_is_reported(data: Path, capsys: Capture) -> None:
     train(data, "run")
     config = Path("runs", "run", "config.yaml")
     config.write_text(config.read_text().replace("limit: 20000000000", "limit: 10"))
@@ -171,7 +171,7 @@ def test_a_folder_that_cant_be_written_is_told(data: Path, capsys: Capture) -> N
     assert agree(metrics, evaluated(capsys, "runs/run", "--no-cache")[0])
 
 
-def test_values_larger_than_their_images_are_not_kept(
+def test_activations_larger_than_their_images_are_not_cached(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(data, "run")
@@ -183,7 +183,7 @@ def test_values_larger_than_their_images_are_not_kept(
     assert kept(11, 11) in said, "a run has"
 
 
-def test_runs_are_compared_by_it(data: Path, capsys: Capture) -> None:
+def test_compare_uses_the_cache(data: Path, capsys: Capture) -> None:
     train(data, "one", precision="auto")
     train(data, "two", precision="auto", epochs=2)
     assert main(["compare", "runs/one", "runs/two", "--json"]) == 0
@@ -196,7 +196,7 @@ def test_runs_are_compared_by_it(data: Path, capsys: Capture) -> None:
     assert first == second
 
 
-def test_what_the_advice_looked_at_is_there_for_the_run(data: Path, capsys: Capture) -> None:
+def test_activations_from_a_recommendation_are_used_by_the_run(data: Path, capsys: Capture) -> None:
     asked = ["advise", "--data", str(data), "--backbone", "lenet", "--json"]
     answers = []
     for _ in range(2):

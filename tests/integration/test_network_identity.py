@@ -1,4 +1,4 @@
-"""A network that was edited doesn't meet the values of the one that it was; one that wasn't, does."""
+"""An edited network never uses the activations of its earlier version; an unchanged one does."""
 
 from __future__ import annotations
 
@@ -104,21 +104,23 @@ def tables() -> set[Path]:
         ("32, dropout=0.0", "32, dropout=0.0, layer_norm_eps=0.5"),
     ],
 )
-def test_an_edited_network_is_computed_anew(before: str, after: str, run_ftkit: RunFtkit) -> None:
+def test_an_edited_network_is_computed_again(before: str, after: str, run_ftkit: RunFtkit) -> None:
     trained(run_ftkit, "before")
     assert before in PLUGIN
     Path("own.py").write_text(PLUGIN.replace(before, after))
     assert trained(run_ftkit, "after") == trained(run_ftkit, "anew", "--cache-dir", "empty")
 
 
-def test_what_is_edited_beside_the_network_costs_nothing(run_ftkit: RunFtkit) -> None:
+def test_edits_beside_the_network_change_no_key(run_ftkit: RunFtkit) -> None:
     before, kept = trained(run_ftkit, "before"), tables()
     Path("own.py").write_text(PLUGIN.replace("def build", "# A comment.\ndef other():\n    return 1\n\n\ndef build"))
     assert trained(run_ftkit, "after") == before
     assert tables() == kept
 
 
-def test_a_table_of_other_values_is_told_of_and_not_used(run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_with_other_values_is_reported_and_not_used(
+    run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the key of a table should miss."""
     monkeypatch.setattr(table_keys.TableKeys, "_identity", lambda keys, cut: "the same")
     before = trained(run_ftkit, "before")

@@ -131,6 +131,13 @@ def test_frozen_layers_are_cached_and_drop_nothing(data: Path) -> None:
         assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
 
 
+def test_tables_are_shared_with_runs_at_other_rates(data: Path, run_ftkit: RunFtkit) -> None:
+    for name, rate in (("none", None), ("half", 0.5)):
+        ftkit.train(planned(data, name, strategy="freeze", backbone_dropout=rate))
+    tables = json.loads(run_ftkit("cache", "list", "--json", cwd=Path.cwd()).stdout)
+    assert len(tables) == 2, "training and validation images"
+
+
 def test_an_evaluated_model_is_unaffected(data: Path, run_ftkit: RunFtkit) -> None:
     ftkit.train(planned(data, "run", drop_path=0.5, backbone_dropout=0.5))
     last = records("run")[-1]

@@ -1,4 +1,4 @@
-"""Runs that are gone on with or used again: what they were made of is known by content, not by name."""
+"""Runs that are resumed or reused: their inputs are identified by content, not by name."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def stopped(step: int = 3) -> Path:
     return Path("runs/run")
 
 
-def test_a_run_goes_on_while_nothing_has_changed() -> None:
+def test_a_run_resumes_while_nothing_has_changed() -> None:
     edit("def build", "# A comment.\ndef build")
     run = stopped()
     edit("class Thaw(Strategy):", "class Thaw(Strategy):\n    'Another docstring.'\n")
@@ -161,7 +161,7 @@ class Act(nn.Module):
 
 
 @pytest.mark.parametrize(("file", "before", "after"), [("constants.py", "1.5", "0.5"), ("deep.py", "0.25", "0.75")])
-def test_a_network_is_known_by_the_modules_that_its_own_modules_import(file: str, before: str, after: str) -> None:
+def test_the_identity_includes_the_modules_that_a_networks_modules_import(file: str, before: str, after: str) -> None:
     Path("own.py").unlink()
     Path("own").mkdir()
     Path("ftkit.yaml").write_text("plugins: [./own]\ndataset: {name: folder, root: data}\n")

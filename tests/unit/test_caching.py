@@ -62,7 +62,7 @@ def test_a_phase_that_saves_nothing_itself_is_cached_for_a_later_one() -> None:
     assert [(use.cut, use.passes) for use in uses] == [(HEAD, 2), (None, 0), (HEAD, 0)]
 
 
-def test_what_is_trained_in_between_is_computed_anew() -> None:
+def test_layers_trained_in_between_are_computed_again() -> None:
     for between in ("everything trains", LOW):
         uses = decided((4, 4, 4), [HEAD, between, HEAD])
         assert [use.cut for use in uses] == [HEAD, None if isinstance(between, str) else LOW, HEAD]
@@ -83,14 +83,14 @@ def test_the_limit_is_for_all_together_and_the_smaller_are_first() -> None:
     assert "limit" in uses[1].reason
 
 
-def test_a_reason_stays_one() -> None:
+def test_a_missing_cut_is_the_reason() -> None:
     assert decided((1, 4), ["everything trains", HEAD])[0] == Use(reason="everything trains")
 
 
 @pytest.mark.parametrize(
     ("augmentations", "resampled", "expected"), [(1, False, (0,)), (3, False, (0, 2)), (3, True, (0, 1, 2))]
 )
-def test_variants_go_round_by_epoch_but_where_images_are_drawn_twice(
+def test_variants_rotate_by_epoch_except_with_resampled_images(
     augmentations: int, resampled: bool, expected: tuple[int, ...]
 ) -> None:
     phase = Phase(2, 4, frozenset())

@@ -69,7 +69,7 @@ def test_both_parts_together_are_the_network_and_training_the_rest_trains_it() -
     assert network.stem[0].weight.grad is None
 
 
-def test_looking_for_a_cut_changes_nothing() -> None:
+def test_finding_a_cut_changes_nothing() -> None:
     network = Network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random = torch.get_rng_state()
@@ -81,7 +81,7 @@ def test_looking_for_a_cut_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_values_at_several_cuts_come_of_one_pass_though_later_layers_work_in_place() -> None:
+def test_activations_at_several_cuts_are_computed_in_one_pass_though_later_layers_work_in_place() -> None:
     network = Network()
     cut_finder = CutFinder(network, sample(), nullcontext)
     names = [cut_finder.cut(set_trainable(network, GROUPS, frozenset(t))).name for t in (("body", "head"), ("head",))]
@@ -92,7 +92,7 @@ def test_values_at_several_cuts_come_of_one_pass_though_later_layers_work_in_pla
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-def test_a_value_that_later_layers_see_too_moves_the_cut_before_it() -> None:
+def test_the_cut_is_before_an_output_that_several_later_layers_use() -> None:
     assert cut(Network(skip=True), "head").name == "mean"
     network = Network(skip=True)
     found = cut(network, "body", "head")
@@ -142,7 +142,7 @@ class Elsewhere(nn.Module):
         return value * self.calls
 
 
-def test_parts_that_dont_give_what_the_network_gives_are_not_used() -> None:
+def test_parts_that_dont_compute_what_the_network_computes_are_not_used() -> None:
     with pytest.raises(NoCutError, match="what the network does"):
         cut(Network(Elsewhere()), "head")
 

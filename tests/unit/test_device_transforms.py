@@ -1,4 +1,4 @@
-"""What is done with batches on the device is what workers do with single images, but for a few levels of 255."""
+"""Transforms of batches on the device equal those of single images in the workers, within a few levels of 255."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def photograph(number: int, channels: int = 3) -> Tensor:
 
 
 def both(transform: Transform, seeds: range) -> tuple[Tensor, Tensor, list[RandomParams]]:
-    """Images as a worker makes them, and as a batch is finished, in levels of 255; and what was drawn."""
+    """Images transformed by a worker and on the device, in levels of 255, and the random parameters."""
     preprocessing = transform.device_transforms.preprocessing
     alone, cropped, params = [], [], []
     for seed in seeds:
@@ -56,13 +56,13 @@ def apart(transform: Transform, seeds: range = range(SEEDS)) -> Tensor:
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_what_evaluation_sees_is_the_same_to_the_bit(fit: Any) -> None:
+def test_evaluation_is_the_same_bit_for_bit(fit: Any) -> None:
     alone, together, _ = both(evaluation(replace(PREPROCESSING, fit=fit)), range(3))
     assert torch.equal(alone, together)
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_crops_mirror_images_and_erased_parts_are_the_same_to_the_bit(fit: Any) -> None:
+def test_crops_flips_and_erased_parts_are_the_same_bit_for_bit(fit: Any) -> None:
     alone, together, params = both(training(replace(PREPROCESSING, fit=fit), Standard(erase=0.5)), range(SEEDS))
     assert torch.equal(alone, together)
     assert 0 < sum(bool(drawn["flip"]) for drawn in params) < SEEDS
@@ -115,7 +115,7 @@ def test_grey_images_are_too(changes: Changes) -> None:
     assert apart(training(preprocessing, changes)).max() < 2.5
 
 
-def test_an_image_is_the_same_whatever_stands_beside_it() -> None:
+def test_an_image_is_the_same_in_every_batch() -> None:
     transform = training(PREPROCESSING, Strong(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, rotate=20))
     _, many, _ = both(transform, range(6))
     _, few, _ = both(transform, range(2))

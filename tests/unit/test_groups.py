@@ -1,4 +1,4 @@
-"""Who owns a parameter, and what freezing does to a real network."""
+"""Layer groups of parameters, and freezing in a real network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {name for name, b in model.named_buffers() if name in before and not torch.equal(b, before[name])}
 
 
-def test_roles_tell_norms_and_biases_apart() -> None:
+def test_roles_distinguish_norms_and_biases() -> None:
     found = roles(models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=4))
     assert found["conv_proj.bias"] == "bias"
     assert found["class_token"] == "weight"
@@ -44,7 +44,7 @@ def test_roles_tell_norms_and_biases_apart() -> None:
     assert set(roles(norms).values()) == {"norm-weight", "norm-bias"}
 
 
-def test_assign_keeps_the_order_and_the_narrow_group_takes_its_share() -> None:
+def test_groups_keep_their_order_and_a_narrow_group_wins() -> None:
     groups = (
         LayerGroup("body", r"(?!linear)"),
         LayerGroup("norms", r"(?!linear)", roles=("norm-weight", "norm-bias")),
@@ -90,7 +90,7 @@ def test_train_bn_lets_frozen_statistics_move() -> None:
     assert model.get_parameter("bn1.weight").grad is None
 
 
-def test_modes_come_back_after_an_evaluation() -> None:
+def test_modes_are_restored_after_an_evaluation() -> None:
     model = BACKBONE.build(3)
     modes = set_trainable(model, GROUPS, {"layer3", "head"})
     wanted = [module.training for module in model.modules()]
@@ -102,7 +102,7 @@ def test_modes_come_back_after_an_evaluation() -> None:
     assert not model.get_submodule("layer2.0.bn1").training
 
 
-def test_freezing_again_takes_the_gradients_away() -> None:
+def test_freezing_again_removes_the_gradients() -> None:
     model = BACKBONE.build(3)
     set_trainable(model, GROUPS, {g.name for g in GROUPS})
     step(model)

@@ -1,4 +1,4 @@
-"""Weights and images lie channels last where a network can take it, and no network is refused for it."""
+"""Weights and images are channels last where a network supports it; no network is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Flattened(Viewed):
 
 
 @pytest.mark.parametrize(("network", "layout"), [(Viewed, torch.contiguous_format), (Flattened, torch.channels_last)])
-def test_a_network_gets_the_layout_that_it_can_take(network: type[Viewed], layout: torch.memory_format) -> None:
+def test_a_network_gets_the_layout_that_it_supports(network: type[Viewed], layout: torch.memory_format) -> None:
     made = network()
     compute = choose_memory_format(made, CPU, 3, 8)
     weight = next(made.parameters())
@@ -47,7 +47,7 @@ def test_a_network_gets_the_layout_that_it_can_take(network: type[Viewed], layou
     made(images).sum().backward()
 
 
-def test_to_try_a_network_changes_nothing() -> None:
+def test_trying_a_network_changes_nothing() -> None:
     made = Flattened()
     before = {name: value.clone() for name, value in made.state_dict().items()}
     random = torch.get_rng_state()
@@ -57,7 +57,7 @@ def test_to_try_a_network_changes_nothing() -> None:
     assert made.training
 
 
-def test_what_has_no_height_and_width_has_no_layout() -> None:
+def test_activations_without_height_and_width_have_no_layout() -> None:
     features = torch.randn(4, 7)
     assert Compute(torch.device("cpu"), "fp32", torch.channels_last).to_device(features) is features
 
@@ -73,7 +73,7 @@ BF16 = Compute(torch.device("cpu"), "bf16")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_forward_weights_are_those_that_autocast_makes(precision: str) -> None:
+def test_cast_weights_are_those_of_autocast(precision: str) -> None:
     made = Flattened().eval()
     compute = Compute(torch.device("cpu"), precision)
     quick = cast_for_inference(made, compute, 3, 8)
@@ -87,12 +87,12 @@ def test_forward_weights_are_those_that_autocast_makes(precision: str) -> None:
     assert quick.state_dict()["body.1.weight"].data_ptr() == made.state_dict()["body.1.weight"].data_ptr()
 
 
-def test_a_network_that_would_give_something_else_is_left_alone() -> None:
+def test_a_network_with_other_outputs_after_casting_isnt_cast() -> None:
     made = Stretched().eval()
     assert cast_for_inference(made, BF16, 3, 8) is made
 
 
-def test_a_network_that_would_end_the_process_in_that_layout_keeps_the_other() -> None:
+def test_a_network_that_would_crash_in_that_layout_keeps_the_other() -> None:
     """torch's backward pass of a strided convolution of one pixel on a few channels writes past its memory there."""
     program = (
         "import torch; from torch import nn; from ftkit.models.compute.devices import Compute;"

@@ -1,4 +1,4 @@
-"""What `auto` is on which hardware, and that a run keeps to what it began with."""
+"""Precision `auto` by hardware, and the precision of resumed runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_fp16_on_a_cpu_is_refused() -> None:
     ("name", "light"),
     [("mobilenet_v3_small", True), ("efficientnet_b0", True), ("resnet18", False), ("convnext_tiny", False)],
 )
-def test_networks_of_depthwise_convolutions_and_batchnorm_are_light(name: str, light: bool) -> None:
+def test_networks_with_depthwise_convolutions_and_batchnorm(name: str, light: bool) -> None:
     from ftkit.models.model_size import build_on_meta
 
     assert is_depthwise(build_on_meta(Registry().backbones.get(name), 2)) == light
@@ -59,7 +59,7 @@ class Noted(Listener):
         self.precision = event.precision
 
 
-def test_a_resumed_run_keeps_the_precision_that_it_began_with(
+def test_a_resumed_run_keeps_its_precision(
     tmp_path: Path, image_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = image_folder(tmp_path / "data", {"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}})

@@ -1,4 +1,4 @@
-"""What a task changes of a network: its head, the channels and the size of its images."""
+"""Changes of a network for a task: its head, and the channels and size of its images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ftkit.testing import draw_image
 from ftkit.transforms.pipeline import evaluation
 from tests.conftest import MakeFolder
 from tests.families import QUICK
-from tests.looks import seen
+from tests.transformed import transformed
 
 REGISTRY = Registry()
 SAMPLE = ("resnet18", "densenet121", "inception_v3", "squeezenet1_1", "vit_b_16", "maxvit_t", "cifar_resnet20")
@@ -85,11 +85,11 @@ class TestHead:
         model = build_network(backbone("cifar_resnet20"), 3, Head(hidden=5), 3).eval()
         head = model.get_submodule("linear")
         assert isinstance(head, nn.Sequential)
-        seen: list[Tensor] = []
-        head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        transformed: list[Tensor] = []
+        head.register_forward_pre_hook(lambda _, inputs: transformed.append(inputs[0]))
         logits = model(torch.randn(2, 3, 32, 32))
         state = head.state_dict()
-        hidden = (seen[0] @ state["0.weight"].T + state["0.bias"]).clamp(min=0)
+        hidden = (transformed[0] @ state["0.weight"].T + state["0.bias"]).clamp(min=0)
         assert torch.allclose(logits, hidden @ state["3.weight"].T + state["3.bias"], atol=1e-6)
 
     def test_dropout_alone_leaves_layer_and_names_as_they_were(self) -> None:
@@ -151,7 +151,9 @@ class TestHead:
         plan = ftkit.plan(
             **{**keys, "weights": str(tmp_path / "w.safetensors"), "keep_head": True, "head": {"hidden": 8}}
         )
-        with pytest.raises(RequestError, match=r"the head of .*w.safetensors.* can't be kept: linear.0.weight isn't"):
+        with pytest.raises(
+            RequestError, match=r"the head of .*w.safetensors.* can't be kept: linear.0.weight is missing"
+        ):
             build_model(plan)
 
 
@@ -175,8 +177,8 @@ class TestGreyImages:
         assert preprocessing.grey().mean == pytest.approx((0.4,))
         with torch.inference_mode():
             there, here = (
-                colour(seen(evaluation(preprocessing), picture)[None]),
-                grey(seen(evaluation(preprocessing.grey()), picture)[None]),
+                colour(transformed(evaluation(preprocessing), picture)[None]),
+                grey(transformed(evaluation(preprocessing.grey()), picture)[None]),
             )
         assert torch.allclose(there, here, atol=1e-5)
 
@@ -261,8 +263,8 @@ class TestGreyImages:
         published = replace(preprocessing, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         with torch.inference_mode():
             there, here = (
-                theirs(seen(evaluation(published), picture)[None]),
-                ours(seen(evaluation(preprocessing), picture)[None]),
+                theirs(transformed(evaluation(published), picture)[None]),
+                ours(transformed(evaluation(preprocessing), picture)[None]),
             )
         assert torch.allclose(there, here, rtol=0, atol=1e-4 * float(there.abs().max()))
 

@@ -40,7 +40,7 @@ def test_rows_come_back_bit_for_bit_in_any_order(dtype: torch.dtype, tmp_path: P
     assert torch.equal(again.take(order), rows[order])
 
 
-def test_what_is_taken_is_a_copy(tmp_path: Path) -> None:
+def test_rows_are_copies(tmp_path: Path) -> None:
     table, rows = opened(tmp_path), values()
     fill(table, rows)
     table.take(torch.tensor([0])).zero_()
@@ -65,7 +65,7 @@ def test_a_chunk_with_rows_left_out_counts_as_missing_though_they_can_be_read(tm
     assert torch.equal(table.take(torch.tensor([3])), rows[[3]])
 
 
-def test_those_go_that_were_not_used_for_longest_and_those_in_use_stay(tmp_path: Path) -> None:
+def test_the_least_recently_used_tables_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
     for number, key in enumerate(("aa", "bb", "cc")):
         opened(tmp_path, key).close()
         about = tmp_path / f"v4-{key}" / "table.json"
@@ -91,13 +91,13 @@ def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path: Path, monkeypatch: p
         opened(tmp_path)
 
 
-def test_what_a_killed_removal_left_is_cleared_away(tmp_path: Path) -> None:
+def test_the_rest_of_a_killed_removal_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".gone-1-v4-aa").mkdir(parents=True)
     opened(tmp_path).close()
     assert [path.name for path in tmp_path.iterdir()] == ["v4-aa"]
 
 
-def test_a_place_that_is_no_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         opened(tmp_path / "file")

@@ -18,7 +18,7 @@ from ftkit.data.images import open_image
 from ftkit.transforms.augmentation import LEVELS, Light
 from ftkit.transforms.pipeline import evaluation, training
 from ftkit.transforms.preprocessing import IMAGENET_STD, Preprocessing
-from tests.looks import seen
+from tests.transformed import transformed
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "hymenoptera" / "val" / "bees"
 GREY = Preprocessing(size=4, crop_pct=1.0, mean=(0.0,), std=(1.0,))
@@ -35,7 +35,7 @@ ONE_LEVEL = 1 / 255 / min(IMAGENET_STD) + 1e-6
 
 def agrees(pre: Preprocessing, preset: Callable[[Any], Tensor], image: Image.Image) -> bool:
     """Whether torchvision's preset gives the same of the PIL image, but for single levels here and there."""
-    apart = (seen(evaluation(pre), image) - preset(image.convert("RGB"))).abs()
+    apart = (transformed(evaluation(pre), image) - preset(image.convert("RGB"))).abs()
     return bool(apart.max() < ONE_LEVEL) and bool(apart.mean() < ONE_LEVEL / 4)
 
 
@@ -68,7 +68,7 @@ def test_every_mode_becomes_the_same_shape(mode: str, mean: tuple[float, ...], f
     pre = Preprocessing(size=24, mean=mean, std=mean, fit=fit)  # type: ignore[arg-type]
     image = noise(40, 30, "L").convert("I").convert("I;16") if mode == "I;16" else noise(40, 30, mode)
     for level in LEVELS.values():
-        tensor = seen(training(pre, level()), image)
+        tensor = transformed(training(pre, level()), image)
         assert tensor.shape == (len(mean), 24, 24)
         assert tensor.dtype == torch.float32
         assert tensor.isfinite().all()
@@ -76,7 +76,7 @@ def test_every_mode_becomes_the_same_shape(mode: str, mean: tuple[float, ...], f
 
 def test_normalises_by_mean_and_spread() -> None:
     pre = Preprocessing(size=2, crop_pct=1.0, mean=(0.5, 0.0, 1.0), std=(0.5, 1.0, 0.25))
-    tensor = seen(evaluation(pre), Image.new("RGB", (2, 2), (255, 51, 0)))
+    tensor = transformed(evaluation(pre), Image.new("RGB", (2, 2), (255, 51, 0)))
     assert tensor[:, 0, 0].tolist() == pytest.approx([1.0, 0.2, -4.0])
 
 
@@ -90,30 +90,30 @@ def halves(width: int, height: int) -> Image.Image:
 def test_crop_keeps_the_middle() -> None:
     image = Image.new("L", (12, 4), 0)
     image.paste(255, (4, 0, 8, 4))
-    assert seen(evaluation(GREY), image).tolist() == [[[1.0] * 4] * 4]
+    assert transformed(evaluation(GREY), image).tolist() == [[[1.0] * 4] * 4]
 
 
 def test_stretch_keeps_everything() -> None:
     stretched = evaluation(Preprocessing(size=4, mean=(0.0,), std=(1.0,), fit="stretch", interpolation="nearest"))
-    assert seen(stretched, halves(12, 4)).tolist() == [[[0.0, 0.0, 1.0, 1.0]] * 4]
+    assert transformed(stretched, halves(12, 4)).tolist() == [[[0.0, 0.0, 1.0, 1.0]] * 4]
 
 
 def test_pad_adds_bars_of_exactly_the_mean_colour() -> None:
     pre = Preprocessing(size=4, mean=(0.3,), std=(0.5,), fit="pad", interpolation="nearest")
-    tensor = seen(evaluation(pre), Image.new("L", (8, 4), 255))
+    tensor = transformed(evaluation(pre), Image.new("L", (8, 4), 255))
     bar, body = [0.0] * 4, pytest.approx([1.4] * 4)
     assert tensor[0].tolist() == [bar, body, body, bar]
 
 
 def test_pad_of_an_odd_difference_is_still_square() -> None:
     pre = Preprocessing(size=7, fit="pad")
-    assert seen(evaluation(pre), noise(70, 40)).shape == (3, 7, 7)
-    assert seen(evaluation(pre), noise(1, 400)).shape == (3, 7, 7)
+    assert transformed(evaluation(pre), noise(70, 40)).shape == (3, 7, 7)
+    assert transformed(evaluation(pre), noise(1, 400)).shape == (3, 7, 7)
 
 
 def test_a_hair_thin_image_doesnt_fill_the_memory() -> None:
     # Resized whole, its long side would be 256 million pixels.
-    tensor = seen(evaluation(Preprocessing()), Image.new("RGB", (1_000_000, 1), "white"))
+    tensor = transformed(evaluation(Preprocessing()), Image.new("RGB", (1_000_000, 1), "white"))
     assert tensor.shape == (3, 224, 224)
     assert torch.allclose(tensor, tensor[:, :1, :1].expand_as(tensor))
 
@@ -126,7 +126,7 @@ def test_training_is_a_function_of_torchs_seed(level: str, fit: str) -> None:
 
     def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return seen(transform, image)
+        return transformed(transform, image)
 
     assert torch.equal(drawn(3), drawn(3))
     assert len({drawn(seed).numpy().tobytes() for seed in range(8)}) == 8
@@ -142,7 +142,7 @@ def test_only_standard_flips(level: str, flips: bool) -> None:
     found = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        tensor = seen(transform, halves(40, 40))
+        tensor = transformed(transform, halves(40, 40))
         found.add(bool(tensor[0, 0, 0] > tensor[0, 0, -1]))
     assert found == ({False, True} if flips else {False})
 
@@ -154,7 +154,7 @@ def test_light_crops_of_a_photograph_vary_and_keep_most_of_the_square() -> None:
     widths = []
     for seed in range(60):
         torch.manual_seed(seed)
-        row = seen(transform, ramp)[0, 50] * 255
+        row = transformed(transform, ramp)[0, 50] * 255
         widths.append(float(row.max() - row.min()))
     assert 80 <= min(widths) < 90
     assert 97 < max(widths) <= 100
@@ -165,7 +165,7 @@ def test_stretched_crops_keep_the_images_proportions() -> None:
     ramp = Image.fromarray(np.tile(np.arange(240, dtype=np.uint8), (80, 1)))
     transform = training(Preprocessing(size=80, mean=(0.0,), std=(1.0,), fit="stretch"), Light())
     torch.manual_seed(0)
-    row = seen(transform, ramp)[0, 40] * 255
+    row = transformed(transform, ramp)[0, 40] * 255
     assert float(row.max() - row.min()) > 190
 
 
@@ -173,6 +173,6 @@ def test_stretched_crops_keep_the_images_proportions() -> None:
 def test_survives_pickling_for_workers(level: str) -> None:
     transform = training(Preprocessing(size=16), LEVELS[level]())
     torch.manual_seed(1)
-    here = seen(transform, noise(30, 20))
+    here = transformed(transform, noise(30, 20))
     torch.manual_seed(1)
-    assert torch.equal(seen(pickle.loads(pickle.dumps(transform)), noise(30, 20)), here)
+    assert torch.equal(transformed(pickle.loads(pickle.dumps(transform)), noise(30, 20)), here)

@@ -1,4 +1,4 @@
-"""Weights files: what is understood, what is refused, and what the report says."""
+"""Weights files: which are loaded, which are refused, and the report."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Evil:
         return (Path.touch, (self.marker,))  # type: ignore[return-value]
 
 
-def test_never_runs_what_a_pickle_brings(tmp_path: Path) -> None:
+def test_never_runs_code_in_a_pickle(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     torch.save({"model": Evil(marker)}, tmp_path / "evil.pt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil(marker)))
@@ -104,7 +104,7 @@ def test_never_runs_what_a_pickle_brings(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_says_which_file_is_damaged(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "whole.pt")
     save_file(net().state_dict(), tmp_path / "whole.safetensors")
     for suffix in (".pt", ".safetensors"):
@@ -118,7 +118,7 @@ def test_says_which_file_is_damaged(tmp_path: Path) -> None:
             assert "weights_only" not in str(error.value)
 
 
-def test_says_what_is_wrong_with_the_path(tmp_path: Path) -> None:
+def test_a_wrong_path_is_explained(tmp_path: Path) -> None:
     (tmp_path / "empty.pt").touch()
     torch.save({"epoch": 3}, tmp_path / "none.pt")
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
@@ -134,14 +134,14 @@ def test_says_what_is_wrong_with_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "net.", "_orig_mod.", "module.backbone.", "a.b.c."])
-def test_understands_prefixes(prefix: str) -> None:
+def test_prefixes_are_removed(prefix: str) -> None:
     source, target = net(), net()
     report = load(target, prefixed(source.state_dict(), prefix), ("head",), keep_head=True)
     assert (report.loaded, report.total, report.prefix) == (10, 10, prefix)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
-def test_a_new_head_stays_as_drawn_and_is_reported() -> None:
+def test_a_new_head_stays_random_and_is_reported() -> None:
     target = net(3)
     drawn = target.get_parameter("head.weight").clone()
     report = load(target, net(10).state_dict(), ("head",), keep_head=False)
@@ -203,7 +203,7 @@ INCOMPLETE: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 @pytest.mark.parametrize("kind", INCOMPLETE)
-def test_an_incomplete_group_is_refused_unless_it_is_meant(kind: str) -> None:
+def test_an_incomplete_group_is_refused_unless_it_is_allowed(kind: str) -> None:
     keeps, message = INCOMPLETE[kind]
     state = {name: value for name, value in resnet_state().items() if keeps(name)}
     with pytest.raises(RequestError, match=rf"w\.pt for CifarResNet don't fit: .*{message}.*--allow-partial") as error:
@@ -260,12 +260,12 @@ def test_what_is_harmless_is_accepted() -> None:
         lambda n: f"_fsdp_wrapped_module.{n}".replace("layer1.1.", "layer1.1._fsdp_wrapped_module."),
     ],
 )
-def test_wrappers_inside_of_names_are_understood(rename: Callable[[str], str]) -> None:
+def test_wrappers_inside_names_are_removed(rename: Callable[[str], str]) -> None:
     report = load_resnet({rename(name): value for name, value in resnet_state().items()})
     assert (report.loaded, report.missing, report.unexpected) == (114, (), ())
 
 
-def test_a_head_beside_a_prefixed_body_is_taken() -> None:
+def test_a_head_beside_a_prefixed_body_is_loaded() -> None:
     state = {
         name if name.startswith("head") else f"encoder.{name}": value for name, value in net().state_dict().items()
     }
@@ -288,7 +288,7 @@ def test_a_prefix_of_the_networks_own_may_be_absent() -> None:
     assert (report.loaded, report.prefix) == (10, "module.")
 
 
-def test_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
+def test_the_report_names_which_of_several_weights_were_loaded(tmp_path: Path) -> None:
     raw, averaged = net().state_dict(), {name: value + 1 for name, value in net().state_dict().items()}
     torch.save({"model": raw, "model_ema": averaged, "epoch": 3}, tmp_path / "both.pt")
     both = read_weights(tmp_path / "both.pt")
@@ -322,7 +322,7 @@ def test_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
     ("change", "says"),
     [
         (lambda v: (v * 10).to(torch.int8), "int8, quantised or truncated"),
-        (lambda v: v.to(torch.float8_e4m3fn), "float8_e4m3fn, so quantised"),
+        (lambda v: v.to(torch.float8_e4m3fn), "float8_e4m3fn, quantised"),
         (lambda v: torch.full_like(v.double(), 1e300), "not finite"),
         (lambda v: torch.full_like(v, torch.nan), "not finite"),
     ],
@@ -419,7 +419,7 @@ def test_lenets_weights_come_with_ftkit() -> None:
     assert report.loaded == report.total == 10
 
 
-def test_lenet_without_its_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lenet_without_its_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftkit.builtin.backbones.lenet.WEIGHTS", tmp_path / "lenet_mnist.safetensors")
     with pytest.raises(FtkitError, match=r"lenet_mnist.safetensors can't be read"):
         lenet().weights[0].load()
@@ -484,7 +484,9 @@ def test_a_download_with_another_hash_is_refused(server: Path, tmp_path: Path, m
     assert list((tmp_path / "cache" / "hub" / "checkpoints").iterdir()) == []
 
 
-def test_offline_says_which_file_goes_where(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_the_error_names_the_file_and_its_folder(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = serve(server, monkeypatch, "squeezenet1_1", {"a": torch.zeros(2)})
     (server / name).unlink()
     for url in (None, f"http://127.0.0.1:9/{name}"):

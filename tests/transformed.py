@@ -1,4 +1,4 @@
-"""What a transform makes of an image."""
+"""Applies a transform to a PIL image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from ftkit.data.loading.pixels import pixels_of
 from ftkit.transforms.pipeline import Transform
 
 
-def seen(transform: Transform, image: Image) -> Tensor:
-    """A PIL image as a network sees it after the transform, float32 `(channels, size, size)`."""
+def transformed(transform: Transform, image: Image) -> Tensor:
+    """The network's input for a PIL image, float32 `(channels, size, size)`."""
     return transform(pixels_of(image, transform.channels))

@@ -21,13 +21,13 @@ app = typer.Typer()
 @app.command(
     epilog="Examples:\n"
     "  ftkit export --format torch-export --to ants-pt2           the latest run's model, for torch.export.load\n"
-    "  ftkit export runs/ants --format onnx --to ants-onnx        needs pip install 'ftkit[onnx]'\n"
+    "  ftkit export runs/ants --format onnx --to ants-onnx        needs pip install 'ftkit\\[onnx]'\n"
     "  ftkit export runs/ants --format onnx --to ants-onnx --set opset=18"
 )
 def export(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|MODEL]", help="A run, a model, or PLUGIN/ADDRESS; else the latest run."),
+        typer.Argument(metavar="RUN|MODEL", help="A run, a model, or PLUGIN/ADDRESS; else the latest run."),
     ] = None,
     *,
     format_name: Annotated[

@@ -282,20 +282,8 @@ def test_built_in_networks(tmp_path: Path, run_ftkit: RunFtkit, name: str, size:
 def test_real_weights_on_real_images(tmp_path: Path, shared: Path, run_ftkit: RunFtkit, form: str) -> None:
     data, weights = shared / "data" / "cifar10-subset.tar", shared / "weights" / "resnet20-12fca82f.th"
     arguments = ["--data", str(data), "--backbone", "cifar_resnet20", "--weights", str(weights)]
-    quick = [
-        "--strategy",
-        "head",
-        "--epochs",
-        "1",
-        "--workers",
-        "0",
-        "--name",
-        "real",
-        "--quiet",
-        "--train-samples",
-        "100",
-    ]
-    trained = run_ftkit("train", *arguments, *quick, cwd=tmp_path)
+    quick = ["--strategy", "freeze", "--epochs", "1", "--train-samples", "100", "--workers", "0", "--quiet"]
+    trained = run_ftkit("train", *arguments, *quick, "--name", "real", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     done = run_ftkit("export", "real", "--format", form, "--to", "out", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

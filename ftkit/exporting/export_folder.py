@@ -80,6 +80,8 @@ def describe_export(name: str, exporter: Exporter, options: Mapping[str, Any], c
         "input": {"shape": ["batch", preprocessing.channels, size, size], "dtype": "float32"},
         "output": {"shape": ["batch", len(card.classes)], "dtype": "float32", "values": "logits"},
         "classes": card.classes,
+        "task": card.task,
+        "decision": card.decision,
         "preprocessing": {
             **asdict(preprocessing),
             "channels": preprocessing.channels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -231,6 +232,7 @@ def test_a_trained_run_computes_the_same_in_another_format(
     model = ftkit.load(work / "runs" / "mine", registry=Registry([work / "lab.py"]), device="cpu", precision="fp32")
     pre = model.preprocessing
     assert about["classes"] == list(CLASSES)
+    assert about["task"]["name"] == "multiclass"
     assert about["preprocessing"]["mean"] == list(pre.mean)
     assert about["preprocessing"]["size"] == about["preprocessing"]["resize"] == about["input"]["shape"][2] == 16
     files = sorted((work / "data" / "test").rglob("*.*"))
@@ -280,20 +282,8 @@ def test_built_in_networks(tmp_path: Path, run_ftkit: RunFtkit, name: str, size:
 def test_real_weights_on_real_images(tmp_path: Path, shared: Path, run_ftkit: RunFtkit, form: str) -> None:
     data, weights = shared / "data" / "cifar10-subset.tar", shared / "weights" / "resnet20-12fca82f.th"
     arguments = ["--data", str(data), "--backbone", "cifar_resnet20", "--weights", str(weights)]
-    quick = [
-        "--strategy",
-        "head",
-        "--epochs",
-        "1",
-        "--workers",
-        "0",
-        "--name",
-        "real",
-        "--quiet",
-        "--train-samples",
-        "100",
-    ]
-    trained = run_ftkit("train", *arguments, *quick, cwd=tmp_path)
+    quick = ["--strategy", "freeze", "--epochs", "1", "--train-samples", "100", "--workers", "0", "--quiet"]
+    trained = run_ftkit("train", *arguments, *quick, "--name", "real", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     done = run_ftkit("export", "real", "--format", form, "--to", "out", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -473,6 +463,27 @@ def test_a_network_that_computes_otherwise_for_large_batches_is_refused(
     assert "exporter 'torch-export'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@each_format
+def test_the_program_in_the_docs_predicts_as_ftkit_does(
+    export: Run, run_ftkit: RunFtkit, work: Path, tmp_path: Path, form: str
+) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    reading, onnx, pytorch = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert export("mine", "--format", form, "--to", str(tmp_path / "ants-onnx")).returncode == 0
+    ending = "\nshifted = np.exp(logits[0] - logits[0].max())\nprint(*(shifted / shifted.sum()))\n"
+    program = "import sys\nsys.modules['ftkit'] = None\n" + reading + (onnx if form == "onnx" else pytorch) + ending
+    for line in map(json.loads, predicted(run_ftkit, work)[::4]):
+        shutil.copy(work / line["file"], tmp_path / "ant.jpg")
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        label, chances = done.stdout.splitlines()
+        assert label in CLASSES
+        found = dict(zip(CLASSES, map(float, chances.split()), strict=True))
+        assert found == pytest.approx({t["label"]: t["probability"] for t in line["top"]}, abs=0.01)
 
 
 def test_nothing_of_ftkit_is_needed_to_use_an_export(export: Run, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ Settings = Annotated[
 @app.command(
     epilog="Examples:\n"
     "  ftkit export --format torch-export --to ants-pt2           the latest run's model, for torch.export.load\n"
-    "  ftkit export runs/ants --format onnx --to ants-onnx        needs pip install 'ftkit[onnx]'\n"
+    "  ftkit export runs/ants --format onnx --to ants-onnx        needs pip install 'ftkit\\[onnx]'\n"
     "  ftkit export runs/ants --format onnx --to ants-onnx --set opset=18"
 )
 def export(

@@ -104,7 +104,7 @@ class Lion(Optimizer):
 
         class Signed(torch.optim.Optimizer):
             @torch.no_grad()
-            def step(self, closure: Any = None) -> None:
+            def step(self, closure: Any = None) -> None:  # type: ignore[override]
                 for group in self.param_groups:
                     for parameter in group["params"]:
                         if parameter.grad is None:

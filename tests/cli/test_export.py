@@ -24,6 +24,7 @@ from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.pipeline import evaluation
 from tests.conftest import MakeFolder, RunFtkit
+from tests.transformed import transformed
 
 CLASSES = ("ants", "bees", "wasps")
 ONNX = ("onnx", "onnxscript", "onnxruntime")

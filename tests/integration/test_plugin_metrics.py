@@ -28,7 +28,8 @@ class Kappa(Metric):
     def value(self, outputs):
         from sklearn.metrics import cohen_kappa_score
 
-        return cohen_kappa_score(outputs.targets, outputs.predicted, labels=range(len(outputs.classes)), weights=self.weights)
+        labels = range(len(outputs.classes))
+        return cohen_kappa_score(outputs.targets, outputs.predicted, labels=labels, weights=self.weights)
 
 
 class Doubt(MeanMetric):

@@ -98,6 +98,7 @@ def test_completion_offers_commands_and_names() -> None:
     assert complete("ftkit tr", 1) == ["train"]
     assert complete("ftkit config show --backbone resnet1", 4) == ["resnet101", "resnet152", "resnet18"]
     assert complete("ftkit config show --precision b", 4) == ["bf16"]
+    assert complete("ftkit curves show one", 3) == ["one-cycle"]
 
 
 # Mistakes

@@ -167,31 +167,22 @@ class Wander(CallbackPart):
 
 
 @dataclass(frozen=True)
-class StateDict(Exporter):
-    """The weights as a safetensors file, with the class names beside it."""
+class Program(Exporter):
+    """The network as a program of torch.export, with the class names beside it."""
 
     def export(self, model: TrainedModel, images: Any, folder: Path) -> Sequence[Path]:
-        from safetensors.torch import save_file
+        import torch
 
-        weights, names = folder / "weights.safetensors", folder / "names.json"
-        save_file({key: value.contiguous() for key, value in model.network.state_dict().items()}, weights)
+        program, names = folder / "model.pt2", folder / "names.json"
+        batch = torch.export.Dim("batch")
+        torch.export.save(torch.export.export(model.network, (images,), dynamic_shapes=({0: batch},)), program)
         names.write_text(json.dumps(list(model.classes)))
-        return weights, names
+        return program, names
 
     def load(self, folder: Path) -> Callable[[Any], Any]:
         import torch
-        from safetensors.torch import load_file
 
-        from ftkit.builtin.backbones.networks.lenet_network import LeNet
-
-        network = LeNet(len(json.loads((folder / "names.json").read_text()))).eval()
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
-
-        def logits(images: Any) -> Any:
-            with torch.inference_mode():
-                return network(images)
-
-        return logits
+        return torch.export.load(folder / "model.pt2").module()
 
 
 @hookimpl
@@ -231,4 +222,4 @@ def ftkit_callbacks() -> Mapping[str, type[CallbackPart]]:
 
 @hookimpl
 def ftkit_exporters() -> Mapping[str, type[Exporter]]:
-    return {"state-dict": StateDict}
+    return {"program": Program}

@@ -181,7 +181,7 @@ FLAGS: tuple[Flag, ...] = (
         parse=_with_option("cutmix", "alpha"),
     ),
     Flag(("--random-erasing",), "augment.erase", "P", "Probability of erasing a random rectangle.", TRAINING),
-    Flag(("--loss",), "loss.name", "NAME", "Training loss.", TRAINING, "losses"),
+    Flag(("--loss",), "loss.name", "NAME", "Training loss; see `ftkit losses list`.", TRAINING, "losses"),
     Flag(("--label-smoothing",), "label_smoothing", "FACTOR", "Label-smoothing factor, 0 to 1.", TRAINING),
     Flag(("--clip-grad",), "clip_grad", "NORM", "Clip the gradient norm to this.", TRAINING),
     Flag(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -15,7 +16,7 @@ from ftkit.cli.command_table import COMMANDS, INTERACTIVE, Entry
 from ftkit.cli.output import console, streams
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
 from ftkit.distributed import launch_env
-from ftkit.errors import RequestError, RunInterrupted
+from ftkit.errors import FtkitError, RequestError, RunInterrupted
 
 
 class LazyGroup(TyperGroup):
@@ -135,6 +136,8 @@ def _main(arguments: list[str]) -> int:
 def _exit_with_error(error: BaseException) -> int:
     from ftkit.cli import multiprocess_errors
 
+    with suppress(FtkitError):  # Results that were printed before the error.
+        streams.finish()
     if isinstance(error, RunInterrupted):
         multiprocess_errors.kill_workers()
     if not launch_env.launched():

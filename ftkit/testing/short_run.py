@@ -41,7 +41,11 @@ class ShortRun:
         data = output.with_name("data")
         if not data.exists():
             make_image_folder(data, LAYOUT, (32, 32))
+        # Without a file of its own, the run would take settings of the working folder's ftkit.yaml.
+        settings = output.with_name("settings.yaml")
+        settings.touch()
         plan = ftkit.plan(
+            settings,
             dataset={"name": "folder", "root": str(data)},
             backbone="cifar_resnet20",
             strategy="full",

@@ -1,4 +1,4 @@
-"""`ftkit advise` and strategy `auto`: a measurement, advice that follows from it, and a run that does as advised."""
+"""`ftkit advise` and strategy `auto`: measurement, recommendation, and runs that follow it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ftkit.tasks.head_fit import cross_validated
 from tests.conftest import MakeFolder
 
 FEW = ["--train-samples", "60", "--workers", "0", "--device", "cpu"]
-"""Digits for the network that knows them, six a class."""
+"""Six digits per class, for a network pretrained on digits."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def config_of(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The config that a command as it is printed would train by."""
+    """The config of a printed command."""
     words = shlex.split(command)
     assert words[:2] == ["ftkit", "train"]
     capsys.readouterr()
@@ -54,34 +54,34 @@ def config_of(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any
 # The measurement
 
 
-def heaps(images: int, classes: int, heaps_each: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features in tight heaps, each class with so many heaps, drawn on a circle and given to classes by turns."""
+def clusters(images: int, classes: int, clusters_each: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features in tight clusters on a circle, which are assigned to the classes in turn."""
     generator = torch.Generator().manual_seed(seed)
-    heap = torch.arange(images) % (classes * heaps_each)
-    angle = heap * 2 * torch.pi / (classes * heaps_each)
+    cluster = torch.arange(images) % (classes * clusters_each)
+    angle = cluster * 2 * torch.pi / (classes * clusters_each)
     points = torch.stack([angle.cos(), angle.sin()], dim=1)
-    return points + 0.05 * torch.randn(images, 2, generator=generator), heap % classes
+    return points + 0.05 * torch.randn(images, 2, generator=generator), cluster % classes
 
 
 def test_tight_clusters_are_separated_by_both_and_mixed_ones_by_neither() -> None:
-    assert cross_validated(*heaps(60, 3, 1)) == (1.0, 1.0)
-    probe, nearest = cross_validated(*heaps(60, 2, 2))
+    assert cross_validated(*clusters(60, 3, 1)) == (1.0, 1.0)
+    probe, nearest = cross_validated(*clusters(60, 2, 2))
     assert probe < 0.75
     assert nearest < 0.75
 
 
-def test_a_class_of_one_heap_inside_another_is_seen_by_the_probe_alone() -> None:
+def test_only_the_probe_separates_a_class_inside_another() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
-    # One axis tells the classes apart; the other, much wider, says nothing, and one class is spread along it.
+    # One axis separates the classes; one class is spread along the other, which is much wider.
     points = torch.stack([labels * 1.0, torch.randn(200, generator=generator) * 20 * labels], dim=1)
     probe, nearest = cross_validated(points, labels)
     assert probe == 1.0
     assert nearest < 0.9
 
 
-def test_labels_without_sense_are_at_chance() -> None:
-    features, _ = heaps(400, 4, 1)
+def test_random_labels_are_at_chance() -> None:
+    features, _ = clusters(400, 4, 1)
     labels = torch.randint(0, 2, (400,), generator=torch.Generator().manual_seed(1))
     probe, nearest = cross_validated(features, labels)
     assert probe == pytest.approx(0.5, abs=0.1)
@@ -91,7 +91,7 @@ def test_labels_without_sense_are_at_chance() -> None:
 # Advice
 
 
-def test_few_images_that_the_network_knows_want_the_probe_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_images_like_the_pretraining_data_get_the_probe(capsys: pytest.CaptureFixture[str]) -> None:
     found = advised(capsys, *FEW)
     facts = found["facts"]
     assert (facts["images"], facts["classes"], facts["per_class"], facts["measured_on"]) == (60, 10, 6.0, 60)
@@ -103,7 +103,7 @@ def test_few_images_that_the_network_knows_want_the_probe_alone(capsys: pytest.C
     assert found["command"] == "ftkit train --train-samples 60 --device cpu --workers 0 --strategy probe"
 
 
-def test_the_text_says_facts_advice_reasons_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_has_facts_advice_reasons_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", *FEW]) == 0
     out = capsys.readouterr().out.splitlines()
     heads = [line.split("  ")[0] for line in (text.strip() for text in out) if line]
@@ -115,10 +115,10 @@ def test_the_text_says_facts_advice_reasons_and_command(capsys: pytest.CaptureFi
     assert out[-2] == ""
 
 
-def test_images_that_the_network_doesnt_know_want_one_rate(
+def test_images_unlike_the_pretraining_data_get_one_rate(
     tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # All images are drawn alike, and classes given by turns: there is nothing to be known.
+    # All images are alike and classes are assigned in turn, so nothing can be learned.
     image_folder(tmp_path / "made", {"a": 80}, (12, 12))
     for number, path in enumerate(sorted((tmp_path / "made/a").iterdir())):
         place = tmp_path / "photos" / ("bees", "wasps")[number % 4 // 2]
@@ -133,7 +133,7 @@ def test_images_that_the_network_doesnt_know_want_one_rate(
     assert "--data photos " in found["command"]
 
 
-def test_advice_covers_the_config_file_and_gives_way_to_flags(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advice_overrides_the_config_file_but_not_flags(capsys: pytest.CaptureFixture[str]) -> None:
     Path("long.yaml").write_text(
         "epochs: 77\ntrain_samples: 60\nstrategy: {name: full, backbone_lr_scale: 0.5}\noptimizer: {lr: 0.5}\n"
         "augment: {name: light, scale: [0.1, 1.0]}\nworkers: 0\n"
@@ -156,16 +156,16 @@ def test_the_command_repeats_parts_that_were_given(capsys: pytest.CaptureFixture
     assert "--set batch_transforms.mixup.alpha=0.3" in found["command"]
 
 
-def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_weights_a_note_shows_how_to_get_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", *FEW, "--weights", "none"]) == 0
     out = capsys.readouterr().out
     assert "strategy scratch, learning rate 0.003, 30 epochs" in out
     assert "lenet has pretrained weights: --weights default" in out
-    says = refused(capsys, "advise", "--backbone", "cifar_resnet20", *FEW)
-    assert "has no pretrained weights of its own" in says
+    message = refused(capsys, "advise", "--backbone", "cifar_resnet20", *FEW)
+    assert "has no pretrained weights of its own" in message
 
 
-def test_rates_are_advised_for_the_optimizers_that_they_were_measured_with(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rates_are_recommended_for_measured_optimizers_only(capsys: pytest.CaptureFixture[str]) -> None:
     found = advised(capsys, *FEW, "--optimizer", "sgd")
     assert found["advice"]["strategy"] == "full"
     assert found["notes"] == ["learning rate: 0.003 is kept; recommended rates are for optimizers like adamw"]
@@ -187,14 +187,14 @@ def test_a_head_that_isnt_linear_leaves_similarity_unmeasured(
 
 
 @pytest.mark.long
-def test_a_hidden_layer_in_the_head_is_no_hindrance_to_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hidden_layer_in_the_head_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     plain, hidden = advised(capsys, *FEW), advised(capsys, *FEW, "--head-hidden", "8")
     assert hidden["facts"]["probe"] == plain["facts"]["probe"]
     assert hidden["advice"]["strategy"] == "freeze", "the probe can't be solved with a hidden layer"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["advise", "--strategy", "full"], "--strategy: ftkit advise chooses the strategy"),
         (["advise", "--epochs", "0"], "--epochs is 0"),
@@ -208,16 +208,16 @@ def test_a_hidden_layer_in_the_head_is_no_hindrance_to_measuring(capsys: pytest.
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_measured(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("measured"))
-    assert says in refused(capsys, *arguments)
+    assert message in refused(capsys, *arguments)
 
 
 # Strategy auto
 
 
-def test_auto_trains_as_advised_and_saves_what_it_chose(
+def test_auto_trains_as_recommended_and_saves_its_choice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["train", "--strategy", "auto", "--epochs", "1", "--name", "mine", *FEW, "--json"]) == 0
@@ -245,7 +245,7 @@ def test_plan_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
-def test_quiet_measures_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing_while_measuring(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--strategy", "auto", *FEW, "--quiet"]) == 0
     assert "measuring" not in capsys.readouterr().err
 
@@ -263,7 +263,7 @@ def test_at_most_two_thousand_images_are_measured(monkeypatch: pytest.MonkeyPatc
     assert seen == [50]
 
 
-def test_features_that_are_no_numbers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_features_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(plan: Any) -> Any:
         model = build_model(plan)
         for parameter in model.network.parameters():

@@ -1,4 +1,4 @@
-"""`ftkit compare`: runs on the same images, and strategies over seeds, trained, reused and gone on with."""
+"""`ftkit compare`: runs on the same images, and strategies over seeds: trained, reused and resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMON: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "work
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
-    """Images in three splits, two runs on them, and one on images of which one has another class."""
+    """Images in three splits, two runs on them, and one run on images with another class."""
     work = tmp_path_factory.mktemp("compare")
     each = {"ants": 8, "bees": 8}
     image_folder(work / "data", {"train": each, "val": {"ants": 4, "bees": 4}, "test": {"ants": 6, "bees": 5}})
@@ -53,7 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # Runs
 
 
-def test_the_metrics_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_equal_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     found, _ = compared(capsys, "one", "runs/two", "--metric", "accuracy", "--metric", "auroc")
     assert found["split"] == "test"
     for run in found["runs"]:
@@ -85,7 +85,7 @@ def test_epochs_time_and_size_come_from_the_run(capsys: pytest.CaptureFixture[st
     assert full["seconds"] == pytest.approx(sum(r["seconds"] for r in records), abs=1e-3)
 
 
-def test_the_table_shows_every_run_and_the_test(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_every_run_and_the_test(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "one", "two", "--metric", "accuracy"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("test: 11 images; in brackets")
@@ -97,17 +97,17 @@ def test_the_table_shows_every_run_and_the_test(capsys: pytest.CaptureFixture[st
     assert "McNemar" in out
 
 
-def test_other_classes_are_named_and_may_stand_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    says = refused(capsys, "one", "else")
-    assert "can't be paired: their classes differ: bees is only in the first" in says
-    assert "give --unpaired" in says
+def test_runs_with_other_classes_are_compared_unpaired_only(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "one", "else")
+    assert "can't be paired: their classes differ: bees is only in the first" in message
+    assert "give --unpaired" in message
     found, _ = compared(capsys, "one", "else", "--unpaired")
     assert found["split"] == "val", "the other data has no test split"
     assert [run["images"] for run in found["runs"]] == [8, 4]
     assert [run["against_baseline"] for run in found["runs"]] == [None, None]
 
 
-def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_data_gives_a_warning(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extra = work / "data/train/ants/extra.png"
     shutil.copy(work / "data/train/ants/0001.png", extra)
     try:
@@ -118,7 +118,7 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["one"], "nothing to compare one with: give two or more runs"),
         ([], "nothing to compare: give two or more runs, or --strategies"),
@@ -138,12 +138,12 @@ def test_data_that_changed_is_warned_of(work: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_wrong_requests_are_refused_in_one_line(
-    arguments: list[str], says: str, work: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not (work / "bare").exists():
         shutil.copytree(work / "runs/one/model", work / "bare")
     err = refused(capsys, *arguments)
-    assert says in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -218,26 +218,24 @@ def test_stopped_runs_resume_to_the_same_result(
     assert models[0] == models[1]
 
 
-def test_everything_is_planned_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    says = refused(capsys, "--strategies", "full,freez", *flags(tmp_path / "runs"))
-    assert "--strategies: unknown strategy 'freez'" in says
-    says = refused(capsys, "--strategies", "full,freeze-unfreeze", *flags(tmp_path / "runs"))
-    assert "strategy.unfreeze_epoch is 5" in says
+def test_all_runs_are_planned_before_the_first_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "--strategies", "full,freez", *flags(tmp_path / "runs"))
+    assert "--strategies: unknown strategy 'freez'" in message
+    message = refused(capsys, "--strategies", "full,freeze-unfreeze", *flags(tmp_path / "runs"))
+    assert "strategy.unfreeze_epoch is 5" in message
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_another_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compared(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path))
-    says = refused(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path, "--lr", "0.5"))
-    assert "full-seed0 is another run: its optimizer.lr is 0.003, the requested one is 0.5" in says
+    message = refused(capsys, "--strategies", "full", "--seeds", "1", *flags(tmp_path, "--lr", "0.5"))
+    assert "full-seed0 is another run: its optimizer.lr is 0.003, the requested one is 0.5" in message
     (tmp_path / "freeze-seed0").mkdir()
     assert "exists and isn't a run" in refused(capsys, "--strategies", "freeze", *flags(tmp_path))
 
 
 @pytest.mark.long
-def test_strategies_that_take_no_weights_or_no_epochs_join_in(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_strategies_without_weights_or_epochs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--train-samples", "60", "--workers", "0", "--device", "cpu", "--output", str(tmp_path)]
     found, err = compared(
         capsys, "--strategies", "probe,scratch,auto", "--seeds", "1", *common, "--epochs", "1", "--weights", "default"
@@ -250,7 +248,7 @@ def test_strategies_that_take_no_weights_or_no_epochs_join_in(
     assert auto["mean"] >= probe["mean"]
 
 
-def test_the_table_has_a_line_a_strategy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_row_per_strategy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ["--strategies", "freeze,full", "--seeds", "2", "--metric", "accuracy", "--split", "test"]
     assert main(["compare", *wanted, *flags(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""`ftkit config` as a program: what it prints, and how it says no."""
+"""`ftkit config`: output and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_show_prints_a_config_that_starts_the_same_run_again(folder: Path) -> No
     assert ftkit("config", "show").stdout == first.stdout
 
 
-def test_show_says_where_each_value_came_from(folder: Path) -> None:
+def test_show_prints_the_source_of_each_value(folder: Path) -> None:
     (folder / "ftkit.yaml").write_text("# mine\nepochs: 3\noptimizer:\n  lr: 0.5\n")
     done = ftkit("config", "show", "--sources", "--seed", "4", "--set", "patience=2", FTKIT_BATCH_SIZE="8")
     lines = done.stdout.splitlines()
@@ -47,7 +47,7 @@ def test_show_says_where_each_value_came_from(folder: Path) -> None:
     assert yaml.safe_load(done.stdout)["epochs"] == 3
 
 
-def test_show_json_is_json_alone() -> None:
+def test_show_json_prints_only_json() -> None:
     shown = json.loads(ftkit("config", "show", "--json", "--lr", "1e-2").stdout)
     assert (shown["config"]["optimizer"]["name"], shown["config"]["optimizer"]["lr"]) == ("adamw", 0.01)
     assert shown["sources"] == {"optimizer.lr": "--lr"}
@@ -69,7 +69,7 @@ def test_schema_goes_to_stdout_or_to_a_file(folder: Path) -> None:
     assert json.loads((folder / "s.json").read_text()) == schema
 
 
-def test_validate_says_ok_or_names_every_fault(folder: Path) -> None:
+def test_validate_prints_ok_or_every_error(folder: Path) -> None:
     (folder / "ftkit.yaml").write_text("epochs: 3\noptimizer: {name: sgd, momentum: 0.9}\n")
     good = ftkit("config", "validate")
     assert (good.returncode, good.stdout, good.stderr) == (0, "ftkit.yaml: ok\n", "")
@@ -90,7 +90,7 @@ def test_validate_checks_the_options_of_the_optimizer(folder: Path) -> None:
     assert "'momentum'" in done.stderr
 
 
-def test_a_broken_plugin_is_warned_of_and_the_rest_works(folder: Path) -> None:
+def test_a_broken_plugin_gives_a_warning(folder: Path) -> None:
     (folder / "mine.py").write_text("import no_such_module\n")
     (folder / "ftkit.yaml").write_text("plugins: [mine.py]\nepochs: 3\n")
     done = ftkit("config", "show")

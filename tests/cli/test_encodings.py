@@ -1,4 +1,4 @@
-"""What programs read on stdout is the same in every locale, and names that are no text have one defined form."""
+"""Output for programs is the same in every locale, and undecodable file names have one defined form."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plain(**more: str) -> dict[str, str]:
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: str) -> tuple[int, bytes]:
-    """What a command writes to stdout of an encoding."""
+    """The output of a command on a stdout with an encoding."""
     raw = io.BytesIO()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
@@ -82,7 +82,7 @@ def test_json_is_json(command: list[str], encoding: str, inside: Path, monkeypat
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_predictions_give_the_names_back(encoding: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_preserve_file_names(encoding: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(inside)
     files = {str(path) for path in Path("données/test").rglob("*") if path.is_file()}
     arguments = ["predict", "données/test", "--model", "runs/ä"]
@@ -101,8 +101,8 @@ def test_predictions_give_the_names_back(encoding: str, inside: Path, monkeypatc
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_files_of_answers_are_utf8_and_are_gone_on_with(ending: str, inside: Path, tmp_path: Path) -> None:
-    target = tmp_path / f"answers.{ending}"
+def test_prediction_files_are_utf8_and_can_be_resumed(ending: str, inside: Path, tmp_path: Path) -> None:
+    target = tmp_path / f"predictions.{ending}"
     arguments = ["predict", "données/test", "--model", "runs/ä", "--to", str(target)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(inside)
@@ -115,7 +115,7 @@ def test_files_of_answers_are_utf8_and_are_gone_on_with(ending: str, inside: Pat
             return
         whole = target.read_bytes()
         assert r"ü\udcff.png" in whole.decode("utf-8")
-        # All but the last answers, whatever they are about; and the form that earlier versions wrote.
+        # Cut within the last predictions, and in the form that earlier versions wrote.
         lines = whole.splitlines(keepends=True)
         for cut in (len(lines) - 1, len(lines) - 4):
             target.write_bytes(b"".join(lines[:cut]))

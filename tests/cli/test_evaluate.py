@@ -29,7 +29,7 @@ CLASSES = ("[b]lue", "crimson", "gold")
 
 
 def make_run(folder: Path, data: Path, classes: tuple[str, ...]) -> Path:
-    """A run folder whose model puts everything into the first class, and prefers earlier ones."""
+    """A run folder whose model predicts the first class for every image, and ranks classes in order."""
     registry = Registry()
     backbone = registry.backbones.get("cifar_resnet20")
     model = backbone.build(len(classes))
@@ -83,7 +83,7 @@ def test_another_split_and_another_batch_size(run: Path, capsys: pytest.CaptureF
     assert (found["split"], found["images"], found["accuracy"]) == ("val", 6, pytest.approx(1 / 3))
 
 
-def test_val_stands_in_where_there_is_no_test_split(
+def test_val_is_the_default_without_a_test_split(
     tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unsplit = image_folder(tmp_path / "unsplit", dict.fromkeys(CLASSES, 5))
@@ -106,7 +106,7 @@ def test_other_data_is_matched_by_class_name(
     assert str(other) in err
 
 
-def test_a_model_on_its_own_takes_a_csv(
+def test_a_model_without_a_run_is_evaluated_on_a_csv(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "model").rename(tmp_path / "bare")
@@ -118,7 +118,7 @@ def test_a_model_on_its_own_takes_a_csv(
     assert "give images with --data" in capsys.readouterr().err
 
 
-def test_a_class_that_the_model_lacks_is_named(
+def test_a_class_unknown_to_the_model_is_an_error(
     run: Path, tmp_path: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = image_folder(tmp_path / "other", {"gold": 1, "violet": 1})
@@ -126,14 +126,14 @@ def test_a_class_that_the_model_lacks_is_named(
     assert "'violet'" in capsys.readouterr().err
 
 
-def test_data_that_has_changed_is_warned_of(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_warns_of_changed_data(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "train" / "gold" / "0000.jpg").unlink()
     found, err = measured(capsys, str(run))
     assert found["data_changed"] is True
     assert "has changed since the model was trained" in err
 
 
-def test_an_unreadable_image_is_named(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_an_error(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "test" / "gold" / "0000.jpg").write_bytes(b"no image")
     assert main(["evaluate", str(run)]) == 1
     out, err = capsys.readouterr()
@@ -141,7 +141,7 @@ def test_an_unreadable_image_is_named(run: Path, data: Path, capsys: pytest.Capt
     assert "gold/0000.jpg: not an image" in err
 
 
-def test_damage_and_bad_requests_exit_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_and_invalid_requests_exit_with_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([str(run), "--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["mien", "--output", str(run.parent)], "unknown run 'mien'"),

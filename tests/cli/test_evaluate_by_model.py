@@ -1,4 +1,4 @@
-"""Data of other classes than the model's: labels go by the model's class names, whatever the data's train split has."""
+"""Evaluation on data with other classes than the model's: labels are matched by class name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(tmp_path: Path, data: Path) -> Path:
 
 @pytest.fixture
 def other(tmp_path: Path, image_folder: MakeFolder) -> Path:
-    """Its train split lacks gold, which its test split has."""
+    """Data with class gold in the test split but not in the train split."""
     return image_folder(
         tmp_path / "other", {"train": {"[b]lue": 2, "crimson": 2}, "test": {"[b]lue": 1, "crimson": 2, "gold": 3}}
     )
@@ -79,17 +79,17 @@ def as_archive(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [lambda root: root, as_csv, as_archive])
-def test_a_class_that_only_test_has_is_the_models(
+def test_a_class_in_the_test_split_only_is_matched_by_name(
     form: Any, run: Path, other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, _ = measured(capsys, str(run), "--data", str(form(other)))
     assert (found["split"], found["confusion"]) == ("test", [[1, 0, 0], [2, 0, 0], [3, 0, 0]])
-    # To train on such data is refused as ever.
+    # Training on such data is refused.
     assert main(["plan", "--data", str(other), "--backbone", "cifar_resnet20", "--weights", "none"]) == 2
     assert "class 'gold' is not among the training classes" in capsys.readouterr().err
 
 
-def test_a_class_that_the_model_lacks_is_refused_where_it_is_evaluated_alone(
+def test_a_class_unknown_to_the_model_is_refused_only_in_the_evaluated_split(
     run: Path, other: Path, image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_folder(other, {"val": {"violet": 1, "gold": 1}})

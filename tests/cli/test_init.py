@@ -1,4 +1,4 @@
-"""`ftkit init`: projects that work at once, settings that suit the data, and never half a project."""
+"""`ftkit init`: working projects, settings chosen by the data, and no partial projects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def config_of(project: Path) -> Any:
 
 
 def save_images(folder: Path, mode: str, size: tuple[int, int], count: int) -> Path:
-    """`count` empty pictures in each of two class folders."""
+    """`count` blank images in each of two class folders."""
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -67,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, run_ftkit: RunFtkit) -> Pa
     return folder / "my-project"
 
 
-def test_a_project_has_its_files_and_says_what_comes_next(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_a_project_has_its_files_and_next_commands(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     done = run_ftkit("init", "my-project", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert files_in(tmp_path / "my-project") == FILES
@@ -94,7 +94,7 @@ def test_editors_can_check_the_config_by_its_schema(project: Path) -> None:
             jsonschema.validate(config_of(project) | wrong, schema)
 
 
-def test_the_config_is_valid_and_names_what_the_plugin_brings(project: Path, run_ftkit: RunFtkit) -> None:
+def test_the_config_is_valid_and_uses_the_plugins_parts(project: Path, run_ftkit: RunFtkit) -> None:
     assert run_ftkit("config", "validate", cwd=project).returncode == 0
     plan = run_ftkit("plan", "--json", cwd=project)
     assert plan.returncode == 0, plan.stderr
@@ -155,7 +155,7 @@ def test_the_settings_suit_the_images(
     assert run_ftkit("plan", cwd=tmp_path / "it").returncode == 0
 
 
-def test_classes_and_counts_are_told_and_kept_in_the_config(
+def test_classes_and_counts_are_printed_and_written_to_the_config(
     tmp_path: Path, run_ftkit: RunFtkit, image_folder: MakeFolder
 ) -> None:
     data = image_folder(tmp_path / "my data", {"train": {"ants": 4, "[b]ees": 3}, "test": {"ants": 2, "[b]ees": 2}})
@@ -172,7 +172,7 @@ def test_classes_and_counts_are_told_and_kept_in_the_config(
     assert "  # train: 8 images\n  # test: 4 images\n  #   [b]ees: 3\n  #   ants: 5\n" in text
 
 
-def test_a_csv_file_is_understood(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_a_csv_file_is_read(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     save_images(tmp_path / "images", "RGB", (64, 48), 2)
     rows = ["path,label", *(f"images/{name}/{number}.png,{name}" for name in "ab" for number in range(2))]
     (tmp_path / "table.csv").write_text("\n".join(rows), encoding="utf-8")
@@ -182,7 +182,7 @@ def test_a_csv_file_is_understood(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     assert run_ftkit("plan", cwd=tmp_path / "it").returncode == 0
 
 
-def test_data_inside_the_project_is_named_relative_to_it(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_data_inside_the_project_has_a_relative_path(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     save_images(tmp_path / "it" / 'da: #"ta', "L", (28, 28), 2)
     done = run_ftkit("init", ".", "--data", 'da: #"ta', "--force", cwd=tmp_path / "it")
     assert done.returncode == 0, done.stderr
@@ -191,7 +191,7 @@ def test_data_inside_the_project_is_named_relative_to_it(tmp_path: Path, run_ftk
     assert run_ftkit("plan", cwd=tmp_path / "moved").returncode == 0
 
 
-def test_the_project_can_not_lie_in_the_data(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_the_project_cannot_be_inside_the_data(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     save_images(tmp_path / "images", "RGB", (8, 8), 2)
     done = run_ftkit("init", "images/it", "--data", "images", cwd=tmp_path)
     assert done.returncode == 2
@@ -200,9 +200,7 @@ def test_the_project_can_not_lie_in_the_data(tmp_path: Path, run_ftkit: RunFtkit
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty", "notes.txt"])
-def test_data_that_can_not_be_used_is_one_line_and_makes_nothing(
-    path: str, tmp_path: Path, run_ftkit: RunFtkit
-) -> None:
+def test_unusable_data_is_one_error_and_creates_nothing(path: str, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
     done = run_ftkit("init", "it", "--data", path, cwd=tmp_path)
@@ -213,9 +211,7 @@ def test_data_that_can_not_be_used_is_one_line_and_makes_nothing(
 
 
 @pytest.mark.parametrize("name", ["torch", "test", "ftkit", "日本"])
-def test_a_name_that_can_not_be_used_is_refused_and_another_taken(
-    name: str, tmp_path: Path, run_ftkit: RunFtkit
-) -> None:
+def test_an_invalid_name_is_refused(name: str, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     done = run_ftkit("init", name, cwd=tmp_path)
     assert done.returncode == 2
     assert "--name" in done.stderr
@@ -224,7 +220,7 @@ def test_a_name_that_can_not_be_used_is_refused_and_another_taken(
     assert files_in(tmp_path / name) == FILES
 
 
-def test_here_works_in_an_empty_folder_and_keeps_it(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_the_working_folder_is_accepted_if_empty(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     here = tmp_path / "my-project"
     here.mkdir()
     before = here.stat().st_ino
@@ -235,7 +231,7 @@ def test_here_works_in_an_empty_folder_and_keeps_it(tmp_path: Path, run_ftkit: R
     assert "cd " not in done.stdout
 
 
-def test_a_folder_with_files_wants_force_which_keeps_them(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_a_folder_with_files_requires_force_which_keeps_them(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     there = tmp_path / "my-project"
     there.mkdir()
     (there / "mine.txt").write_text("mine")
@@ -274,7 +270,7 @@ def test_a_full_disk_leaves_nothing_behind(target: str, limit: int, tmp_path: Pa
     assert (tmp_path / "there" / "README.md").read_text() == "old"
 
 
-def test_a_read_only_place_is_one_line(run_ftkit: RunFtkit) -> None:
+def test_a_read_only_folder_is_one_error(run_ftkit: RunFtkit) -> None:
     done = run_ftkit("init", "/proc/my-project")
     assert done.returncode == 1
     assert done.stderr.startswith("error: can't write /proc/my-project: ")

@@ -1,4 +1,4 @@
-"""The program as a whole: its help, its imports, its exit codes, and one clear line for every mistake."""
+"""The program as a whole: help, imports, exit codes, and error messages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_help_shows_every_command(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_says_what_the_command_says_of_itself(name: str) -> None:
+def test_the_table_has_the_first_line_of_each_commands_help(name: str) -> None:
     module, _, attribute = COMMANDS[name].app.partition(":")
     assert hasattr(importlib.import_module(module), attribute)
     command = load_command(name)
@@ -98,6 +98,7 @@ def test_completion_offers_commands_and_names() -> None:
     assert complete("ftkit tr", 1) == ["train"]
     assert complete("ftkit config show --backbone resnet1", 4) == ["resnet101", "resnet152", "resnet18"]
     assert complete("ftkit config show --precision b", 4) == ["bf16"]
+    assert complete("ftkit curves show one", 3) == ["one-cycle"]
 
 
 # Mistakes
@@ -146,22 +147,22 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "says"), MISTAKES)
-def test_a_mistake_is_told_in_a_line_with_its_remedy(line: str, says: list[str], folder: Path) -> None:
+@pytest.mark.parametrize(("line", "message"), MISTAKES)
+def test_a_mistake_is_one_error_with_a_hint(line: str, message: list[str], folder: Path) -> None:
     (folder / "file.txt").write_text("x")
     (folder / "bad.yaml").write_text("epochs: 1\n'[/x]': 1\n")
     (folder / "broken.yaml").write_text("epochs: ]\n")
     done = ftkit(*shlex.split(line))
     assert done.returncode == (1 if "schema" in line else 2)
     assert done.stdout == ""
-    for part in says:
+    for part in message:
         assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert "\033" not in done.stderr
     assert [entry.split(":")[0] for entry in done.stderr.splitlines()] in (["error"], ["error", "hint"])
 
 
-def test_an_unknown_variable_is_told() -> None:
+def test_an_unknown_variable_is_an_error() -> None:
     done = ftkit("config", "show", FTKIT_EPOCS="3")
     assert done.returncode == 2
     assert done.stderr == "error: FTKIT_EPOCS: unknown variable\nhint: did you mean FTKIT_EPOCHS?\n"
@@ -170,20 +171,20 @@ def test_an_unknown_variable_is_told() -> None:
 @pytest.mark.parametrize(
     "arguments", [("--debug", "config", "show", "--epochs", "x"), ("config", "show", "--epochs", "x", "--debug")]
 )
-def test_debug_shows_the_traceback_wherever_it_stands(arguments: tuple[str, ...]) -> None:
+def test_debug_shows_the_traceback_in_any_position(arguments: tuple[str, ...]) -> None:
     done = ftkit(*arguments)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1] == "error: --epochs: must be a whole number, not 'x'"
 
 
-def test_debug_may_come_from_the_environment() -> None:
+def test_debug_is_read_from_the_environment() -> None:
     assert "Traceback" in ftkit("trian", FTKIT_DEBUG="1").stderr
     assert "Traceback" not in ftkit("trian", FTKIT_DEBUG="0").stderr
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "says"),
+    ("error", "code", "message"),
     [
         (FtkitError("it broke [/x]", "mend it"), 1, "error: it broke [/x]\nhint: mend it\n"),
         (OSError(28, "No space left on device", "/runs/a"), 1, "error: /runs/a: No space left on device\nhint: free"),
@@ -205,10 +206,10 @@ def test_debug_may_come_from_the_environment() -> None:
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_whatever_goes_wrong_has_its_line_and_code(
+def test_every_error_has_a_message_and_an_exit_code(
     error: BaseException,
     code: int,
-    says: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -217,10 +218,10 @@ def test_whatever_goes_wrong_has_its_line_and_code(
 
     monkeypatch.setattr(program, "load_command", fail)
     assert main(["train"]) == code
-    assert capsys.readouterr().err.startswith(says)
+    assert capsys.readouterr().err.startswith(message)
 
 
-def test_a_reader_that_has_had_enough_is_no_error() -> None:
+def test_a_closed_pipe_prints_no_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "ftkit", "config", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -235,7 +236,7 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
 # Tables
 
 
-def test_flags_set_keys_that_exist_and_every_alias_leads_to_a_flag() -> None:
+def test_flags_set_existing_keys_and_aliases_name_existing_flags() -> None:
     for flag in FLAGS:
         assert flag.key.split(".")[0] in Config.model_fields
     flags = {name for flag in FLAGS for name in flag.names} | {"--config", "--set"}
@@ -248,7 +249,7 @@ def test_flags_set_keys_that_exist_and_every_alias_leads_to_a_flag() -> None:
     assert not set(FLAG_ALIASES) & {flag for flag in flags if flag not in ("--model", "-o")}
 
 
-def test_the_flags_of_the_config_are_on_the_commands_that_resolve_one() -> None:
+def test_commands_that_resolve_a_config_have_its_flags() -> None:
     for name in ("train", "plan"):
         opts = {opt for param in load_command(name).params for opt in param.opts}
         assert {flag.names[0] for flag in FLAGS} | {"--config", "--set", "-c"} <= opts

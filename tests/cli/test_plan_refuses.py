@@ -1,4 +1,4 @@
-"""What a training couldn't use is refused by the plan already, in one line, without torch."""
+"""`ftkit plan` refuses what training could not use, in one line and without torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def planned(run_ftkit: RunFtkit, folder: Path, *options: str) -> subprocess.Comp
         (("sdg", "lr=1"), "did you mean 'sgd'?"),
     ],
 )
-def test_options_that_the_optimizer_wouldnt_take(
+def test_invalid_optimizer_options_are_refused(
     options: tuple[str, str], said: str, tmp_path: Path, run_ftkit: RunFtkit
 ) -> None:
     done = planned(run_ftkit, tmp_path, "--optimizer", options[0], "--set", f"optimizer.{options[1]}")
@@ -51,14 +51,14 @@ def test_options_that_the_optimizer_wouldnt_take(
     assert "Traceback" not in done.stderr
 
 
-def test_options_in_a_file_are_named_with_their_line(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_invalid_options_in_a_file_are_reported_with_their_line(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     (tmp_path / "ftkit.yaml").write_text("optimizer:\n  name: sgd\n  momentum: -0.9\n")
     done = planned(run_ftkit, tmp_path)
     assert done.returncode == 2
     assert "ftkit.yaml:3: optimizer.momentum is -0.9" in done.stderr
 
 
-def test_a_curve_that_the_optimizer_doesnt_follow(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_a_curve_without_effect_on_the_optimizer_is_refused(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     asked = planned(run_ftkit, tmp_path, "--optimizer", "rprop", "--set", "lr_curve=linear")
     assert asked.returncode == 2
     assert "--set lr_curve has no effect: optimizer rprop uses the learning rate in the first step only" in asked.stderr
@@ -68,8 +68,8 @@ def test_a_curve_that_the_optimizer_doesnt_follow(tmp_path: Path, run_ftkit: Run
         assert any(f"optimizer {name}" in note for note in notes) == noted, notes
 
 
-def test_a_folder_named_like_a_tracker_is_none(tmp_path: Path) -> None:
-    """Trackers make such folders themselves, and Python imports them as empty packages."""
+def test_a_folder_named_like_a_tracker_is_not_the_tracker(tmp_path: Path) -> None:
+    """Trackers create such folders, and Python imports them as empty packages."""
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "__init__.py").touch()
@@ -80,7 +80,7 @@ def test_a_folder_named_like_a_tracker_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow", "tensorboard"])
-def test_a_tracker_that_isnt_installed_is_refused_beside_a_folder_of_its_name(
+def test_a_missing_tracker_is_refused_beside_a_folder_of_its_name(
     tracker: str, tmp_path: Path, run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ftkit.plugins.optional_packages import is_installed

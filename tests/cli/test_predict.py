@@ -1,4 +1,4 @@
-"""`ftkit predict` and `ftkit.load(...).predict`: the model's own answers, for any files, in every format."""
+"""`ftkit predict` and `ftkit.load(...).predict`: predictions for any files, in every format."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_csv_reads_back_with_any_file_name(inside: Path, capsys: pytest.CaptureF
     assert len({len(row) for row in rows}) == 1
 
 
-def test_the_table_is_a_line_an_image(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_row_per_image(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "photos/line\nbreak.png", "photos/deep/with [b]rackets.png", "photos/empty.png"]) == 1
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split() == ["class", "probability", "file"]
@@ -130,7 +130,7 @@ def test_globs_and_stdin_and_success(
     assert main(["predict", "photos/deep", "--json", "--model", "runs/mine/model"]) == 0
 
 
-def test_a_name_that_is_no_text(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undecodable_file_name(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"photos/deep/\xff.png")
     draw_image(0, (20, 20), "x").save(name)
     try:
@@ -156,7 +156,7 @@ def test_a_name_that_is_no_text(inside: Path, capsys: pytest.CaptureFixture[str]
         (["photos", "--format", "xml"], "xml"),
     ],
 )
-def test_what_cant_be_done_is_one_line_and_exit_2(
+def test_an_impossible_prediction_is_one_error_and_exit_code_2(
     inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (inside / "void").mkdir(exist_ok=True)
@@ -216,7 +216,7 @@ def test_predict_raises_where_iter_predict_continues(inside: Path) -> None:
         model.iter_predict(files, top_k=9)
 
 
-def test_a_stream_is_read_as_it_is_needed(inside: Path) -> None:
+def test_a_stream_is_read_lazily(inside: Path) -> None:
     asked = 0
 
     def endless() -> Iterator[str]:
@@ -263,7 +263,7 @@ def test_predictions_of_another_model_are_not_resumed(form: str, inside: Path) -
     assert (inside / f"mine.{form}").read_bytes() == before
 
 
-def test_names_with_line_breaks_and_quotes_go_on_too(inside: Path) -> None:
+def test_names_with_line_breaks_and_quotes_are_resumed(inside: Path) -> None:
     source = inside / "photos" / "a.png"
     folder = inside / "odd"
     folder.mkdir(exist_ok=True)
@@ -279,7 +279,7 @@ def test_names_with_line_breaks_and_quotes_go_on_too(inside: Path) -> None:
             assert (inside / f"odd-cut.{form}").read_bytes() == expected
 
 
-def test_a_parquet_file_is_whole_or_not_there(inside: Path) -> None:
+def test_a_parquet_file_is_complete_or_absent(inside: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     assert typed("predict", "photos", "--top-k", "2", "--to", "a.parquet").returncode == 1
     rows = parquet.read_table(inside / "a.parquet").to_pylist()
@@ -292,7 +292,7 @@ def test_a_parquet_file_is_whole_or_not_there(inside: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (("--resume",), "name it with --to FILE"),
         (("--to", "a.txt"), "doesn't end in .jsonl, .csv, .parquet"),
@@ -304,7 +304,7 @@ def test_a_parquet_file_is_whole_or_not_there(inside: Path) -> None:
         (("--to", "wide.jsonl", "--resume"), "has 2 classes per image"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_and_kept(options: tuple[str, ...], says: str, inside: Path) -> None:
+def test_an_unsuitable_file_is_refused_and_kept(options: tuple[str, ...], message: str, inside: Path) -> None:
     contents = {
         "there.jsonl": "hello\n",
         "other.jsonl": '{"file": "else.png", "label": "ants", "probability": 0.9, "top": [1]}\n',
@@ -314,7 +314,7 @@ def test_a_file_that_does_not_fit_is_refused_and_kept(options: tuple[str, ...], 
         (inside / name).write_text(text)
     done = typed("predict", "photos", *options)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert message in done.stderr
     assert {name: (inside / name).read_text() for name in contents} == contents
 
 
@@ -351,7 +351,7 @@ def test_several_processes_give_the_same_predictions(inside: Path, tmp_path: Pat
 
 
 @pytest.mark.long
-def test_a_model_that_the_processes_can_not_load_is_one_line(inside: Path, tmp_path: Path) -> None:
+def test_a_model_that_processes_cannot_load_is_one_error(inside: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(inside / "runs" / "mine" / "model", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
     done = typed("predict", "photos", "--model", str(broken), "--num-processes", "2", "--json")

@@ -1,4 +1,4 @@
-"""`ftkit.load(...).predict` of images in memory: every kind that is taken, and one clear line for all that isn't."""
+"""`ftkit.load(...).predict` of images in memory: every accepted type, and errors for all others."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_all_else_is_one_clear_error_and_ends_no_stream(model: Predictor, kind: str) -> None:
+def test_anything_else_is_one_error_and_does_not_end_a_stream(model: Predictor, kind: str) -> None:
     item, reason = REFUSED[kind]
     found = list(model.iter_predict([PICTURE, item, PICTURE]))
     assert [p.error is None for p in found] == [True, False, True]
@@ -140,9 +140,9 @@ def test_all_else_is_one_clear_error_and_ends_no_stream(model: Predictor, kind: 
     assert reason in str(caught.value)
 
 
-def test_objects_that_only_read(model: Predictor, tmp_path: Path) -> None:
+def test_objects_with_only_a_read_method(model: Predictor, tmp_path: Path) -> None:
     class Body:
-        """As network libraries have it: it can't go back, and doesn't say so."""
+        """A stream of a network library: not seekable, without a `seekable` method."""
 
         def read(self) -> bytes:
             return content()
@@ -154,7 +154,7 @@ def test_objects_that_only_read(model: Predictor, tmp_path: Path) -> None:
         model.predict(text)
 
 
-def test_one_thing_that_is_no_image(model: Predictor) -> None:
+def test_a_single_object_that_is_not_an_image(model: Predictor) -> None:
     for item in (5, None, 2.5, ARRAY / 255):
         with pytest.raises(UnreadableImage, match=r"^image 0: it is"):
             model.predict(item)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def test_images_that_are_closed_cut_short_or_change(model: Predictor, tmp_path: 
     shades = [np.full((32, 48, 3), number * 20, dtype=np.uint8) for number in range(12)]
 
     def frames() -> Iterator[Any]:
-        """As a video is read: into the same memory again and again."""
+        """Frames of a video, read into the same memory."""
         buffer = np.zeros((32, 48, 3), dtype=np.uint8)
         for shade in shades:
             buffer[:] = shade
@@ -196,7 +196,7 @@ def signed_resolution() -> bytes:
     return b"Exif\0\0II" + struct.pack("<HI", 42, 8) + tags + bytes(4) + struct.pack("<ii", -1, 1)
 
 
-def test_a_pil_image_with_odd_metadata_is_as_its_file(model: Predictor, tmp_path: Path) -> None:
+def test_a_pil_image_with_unusual_metadata_is_predicted_like_its_file(model: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(headers.jpeg(PICTURE, [headers.app1(signed_resolution())]))
     with pytest.raises(Exception, match="argument"):
@@ -208,7 +208,7 @@ def test_a_pil_image_with_odd_metadata_is_as_its_file(model: Predictor, tmp_path
     assert by_path.top == model.predict(upright, top_k=3)[0].top
 
 
-def test_a_pil_image_in_other_colours_is_as_its_file(model: Predictor, tmp_path: Path) -> None:
+def test_a_pil_image_with_a_colour_profile_is_predicted_like_its_file(model: Predictor, tmp_path: Path) -> None:
     for name, profile in {"p3.jpg": headers.DISPLAY_P3, "adobe.png": headers.ADOBE_RGB}.items():
         PICTURE.save(tmp_path / name, icc_profile=profile)
         found = model.predict([tmp_path / name, Image.open(tmp_path / name), (tmp_path / name).read_bytes()], top_k=3)

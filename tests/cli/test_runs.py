@@ -1,4 +1,4 @@
-"""`ftkit runs`: folders read as they are, by the same words that training uses, and without torch."""
+"""`ftkit runs`: run folders are listed and shown without torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def record(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
 
 
 def make_run(folder: Path, records: list[dict[str, Any]], done: bool = True, age: int = 0, **changes: Any) -> Path:
-    """A run folder as training leaves it, less the weights."""
+    """A run folder as training writes it, without weights."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config(**changes)))
     plan = {"backbone": "resnet18", "weights": "none", "classes": ["ants", "bees"], "data": {"train": 1200, "val": 40}}
@@ -67,7 +67,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, out, err
 
 
-def test_list_has_a_line_a_run_the_newest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_has_a_row_per_run_the_newest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "old", RECORDS, age=100)
     make_run(tmp_path / "new", RECORDS[:2], done=False, dataset={"name": "digits"})
     (tmp_path / "not-a-run").mkdir()
@@ -98,13 +98,13 @@ def test_list_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert found["best"]["epoch"] == 2, "the earlier of equals"
 
 
-def test_list_of_nothing_says_what_makes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_list_shows_how_to_start_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "list", "--output", str(tmp_path / "none"))
     assert (code, out) == (0, f"no runs in {tmp_path / 'none'}: start one with ftkit train\n")
     assert json.loads(said(capsys, "list", "--output", str(tmp_path / "none"), "--json")[1]) == []
 
 
-def test_a_run_that_cant_be_read_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_run_is_skipped_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "good", RECORDS)
     (make_run(tmp_path / "bad", RECORDS) / "plan.json").write_text("{")
     (make_run(tmp_path / "odd", RECORDS) / "metrics.jsonl").write_text('{"epoch"\n')
@@ -119,7 +119,9 @@ def test_a_run_that_cant_be_read_is_named_and_left_out(tmp_path: Path, capsys: p
     ("monitor", "values", "best"),
     [("loss", [0.5, 0.25, 0.75], 2), ("auroc", [0.5, 0.25, 0.75], 3), ("calibration_error", [0.1, 0.2, 0.3], 1)],
 )
-def test_best_goes_by_the_monitored_metric(monitor: str, values: list[float], best: int, tmp_path: Path) -> None:
+def test_the_best_epoch_is_by_the_monitored_metric(
+    monitor: str, values: list[float], best: int, tmp_path: Path
+) -> None:
     records = [record(n, 0.5, **{f"val_{monitor}": value}) for n, value in enumerate(values, 1)]
     found = summarize(make_run(tmp_path / "run", records, monitor=monitor)).best
     assert found is not None
@@ -146,7 +148,7 @@ with RunFolder(Path({str(folder)!r})).locked():
     assert summarize(folder).state == "stopped"
 
 
-def test_show_says_what_the_run_was_and_what_became_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_settings_and_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "ants", RECORDS)
     code, out, _ = said(capsys, "show", "ants", "--output", str(tmp_path))
     lines = out.splitlines()
@@ -163,7 +165,7 @@ def test_show_says_what_the_run_was_and_what_became_of_it(tmp_path: Path, capsys
     assert not any("--resume" in line for line in lines)
 
 
-def test_a_stopped_run_shows_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run_shows_the_command_that_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "my run", [], done=False)
     _, out, _ = said(capsys, "show", str(folder))
     assert f"  ftkit train --resume '{folder}'" in out.splitlines()
@@ -204,7 +206,7 @@ assert not {{"torch", "numpy", "accelerate"}} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_real_run_is_shown_as_training_told_it(
+def test_show_repeats_the_output_of_training(
     run_ftkit: RunFtkit, image_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = image_folder(tmp_path / "data", {"train": {"a": 6, "b": 6}, "val": {"a": 3, "b": 3}})

@@ -1,4 +1,4 @@
-"""`ftkit init --template` and `--update`: plugins from one command, other templates, projects kept up to date."""
+"""`ftkit init --template` and `--update`: plugin packages, custom templates, updated projects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ git = pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installe
 
 @pytest.fixture
 def template(tmp_path: Path) -> Path:
-    """A template of somebody else's."""
+    """A custom template."""
     folder = tmp_path / "template"
     (folder / "src").mkdir(parents=True)
     (folder / "template.yaml").write_text("values:\n  author: nobody\n  year: 2026\n")
@@ -37,7 +37,7 @@ def template(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made(template: Path, tmp_path: Path, run_ftkit: RunFtkit) -> Path:
-    """A project made from it."""
+    """A project created from the template."""
     done = run_ftkit("init", "my-kiosk", "--template", str(template), "--value", "author=Ann", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return tmp_path / "my-kiosk"
@@ -54,7 +54,7 @@ def test_a_template_from_a_folder_is_filled_in(made: Path) -> None:
 
 
 @git
-def test_an_update_replaces_merges_marks_and_loses_nothing(template: Path, made: Path, run_ftkit: RunFtkit) -> None:
+def test_an_update_replaces_merges_and_marks_conflicts(template: Path, made: Path, run_ftkit: RunFtkit) -> None:
     (made / "notes.txt").write_text("mine\n")
     (made / "README.md").write_text((made / "README.md").read_text().replace("Last.", "Last, and mine."))
     (made / "edited.txt").write_text("gone, but mine\n")
@@ -166,7 +166,7 @@ def _object(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_link, _git, _record, _away, _placeholder, _setting, _object])
-def test_a_hostile_template_makes_nothing(spoil: object, template: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_a_hostile_template_creates_nothing(spoil: object, template: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     spoil(template)  # type: ignore[operator]
     before = contents(tmp_path)
     done = run_ftkit("init", "kiosk", "--template", str(template), cwd=tmp_path)
@@ -178,7 +178,7 @@ def test_a_hostile_template_makes_nothing(spoil: object, template: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("init x --template projekt", "did you mean 'project'?"),
         ("init x --template nobody/project", "unknown template"),
@@ -193,15 +193,15 @@ def test_a_hostile_template_makes_nothing(spoil: object, template: Path, tmp_pat
         ("init --update", ".ftkit/template.json"),
     ],
 )
-def test_what_does_not_fit_is_one_line(line: str, says: str, tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_an_invalid_request_is_one_error(line: str, message: str, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     done = run_ftkit(*line.split(), cwd=tmp_path)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert message in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 99, "ftkit": "9.0"}'])
-def test_a_damaged_record_is_one_line(damage: bytes, made: Path, run_ftkit: RunFtkit) -> None:
+def test_a_damaged_record_is_one_error(damage: bytes, made: Path, run_ftkit: RunFtkit) -> None:
     (made / ".ftkit" / "template.json").write_bytes(damage)
     done = run_ftkit("init", "--update", cwd=made)
     assert done.returncode == 2
@@ -210,7 +210,7 @@ def test_a_damaged_record_is_one_line(damage: bytes, made: Path, run_ftkit: RunF
 
 
 def installed(folder: Path, site: Path) -> Path:
-    """What `pip install` does with a package of one module, without a network."""
+    """Install a package of one module like `pip install`, without a network."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(site)]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
     (wheel,) = site.glob("*.whl")
@@ -219,7 +219,7 @@ def installed(folder: Path, site: Path) -> Path:
     return site
 
 
-def test_a_plugin_is_made_installed_used_broken_and_removed(tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_a_plugin_is_created_installed_used_broken_and_removed(tmp_path: Path, run_ftkit: RunFtkit) -> None:
     assert run_ftkit("init", "my-things", "--template", "plugin", cwd=tmp_path).returncode == 0
     site = installed(tmp_path / "my-things", tmp_path / "site")
     line = "train --strategy my-things/top-down --epochs 1 --train-samples 50 --no-probe --weights none -q"

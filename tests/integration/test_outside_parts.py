@@ -131,15 +131,15 @@ def test_the_metric_is_evaluated_and_compared(project: Path) -> None:
 
 
 def test_the_exporter_writes_a_model_that_computes_the_same(project: Path) -> None:
-    done = ftkit(project, "export", "whole", "--format", "outside/state-dict", "--to", "exported", "--json")
+    done = ftkit(project, "export", "whole", "--format", "outside/program", "--to", "exported", "--json")
     assert done.returncode == 0, done.stderr
-    assert (project / "exported" / "weights.safetensors").is_file()
+    assert (project / "exported" / "model.pt2").is_file()
 
 
 def test_the_doctor_checks_every_part(project: Path) -> None:
     done = ftkit(project, "plugins", "doctor", "outside")
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("kappa", "blend", "stain", "poly", "lion", "saw", "wander", "state-dict"):
+    for name in ("kappa", "blend", "stain", "poly", "lion", "saw", "wander", "program"):
         assert f"outside/{name}" in done.stdout, done.stdout
 
 

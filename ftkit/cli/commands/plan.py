@@ -93,6 +93,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
         names = [item.name for item in config.batch_transforms]
         each = "one of them by chance on" if len(names) > 1 else "on"
         yield "batches", f"{_parts(names, plan.batch_transforms)}; {each} each training batch"
+    if plan.callbacks:
+        yield "callbacks", _parts([item.name for item in config.callbacks], plan.callbacks)
     if plan.probe:
         yield "probe", "the head is initialised by logistic regression on frozen features"
     yield from _cache(plan)

@@ -1,4 +1,4 @@
-"""What commands say: numbers with their nouns, intervals, what is chance, and which images were held out."""
+"""Messages of commands: plurals, intervals, significance, and splits."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def test_one_backbone_is_one(run_ftkit: RunFtkit) -> None:
     assert "1 backbone; parameters" in run_ftkit("backbones", "list", "--filter", "alexnet").stdout
 
 
-def test_a_run_names_its_epochs_its_splits_and_no_folder_that_it_has(
-    tmp_path: Path, image_folder: MakeFolder, run_ftkit: RunFtkit
-) -> None:
+def test_a_run_reports_its_epochs_and_splits(tmp_path: Path, image_folder: MakeFolder, run_ftkit: RunFtkit) -> None:
     image_folder(tmp_path / "data", {"train": {"ants": 12, "bees": 8}, "test": {"ants": 3, "bees": 3}})
     arguments = ["train", "--data", "data", "--backbone", "lenet", "--weights", "none", "--strategy", "scratch"]
     told = run_ftkit(*arguments, "--epochs", "1", "--name", "mine", cwd=tmp_path)
@@ -68,26 +66,26 @@ def test_a_run_names_its_epochs_its_splits_and_no_folder_that_it_has(
 
 
 def by_hand(right: int, images: int) -> tuple[float, float]:
-    """Wilson's interval as it is written in textbooks."""
+    """Wilson's interval by the textbook formula."""
     z, rate = 1.959964, right / images
     middle, half = rate + z**2 / (2 * images), z * math.sqrt(rate * (1 - rate) / images + z**2 / (4 * images**2))
     return (middle - half) / (1 + z**2 / images), (middle + half) / (1 + z**2 / images)
 
 
-def test_what_is_right_always_is_not_certain() -> None:
+def test_the_interval_of_a_perfect_accuracy_has_a_width() -> None:
     found = wilson(39, 39)
     assert (round(found.low or 0, 3), found.high) == (0.910, 1.0)
     assert [digits_of(images) for images in (1, 39, 100, 101, 1000, 10**6)] == [2, 2, 2, 3, 3, 4]
 
 
 @pytest.mark.parametrize("images", [*range(40), 101, 1000])
-def test_the_difference_that_would_tell_is_the_smallest(images: int) -> None:
+def test_the_smallest_difference_is_significant(images: int) -> None:
     needed, differing = smallest_difference(images), max(images, 6)
     assert binomtest((differing + needed) // 2, differing).pvalue < 0.05
     assert needed <= 2 or binomtest((differing + needed) // 2 - 1, differing).pvalue >= 0.05
 
 
-def test_a_comparison_says_what_its_images_can_tell() -> None:
+def test_a_comparison_reports_significance_and_power() -> None:
     against = PairedComparison({}, only_first=1, only_this=3, p=0.625)
     assert _verdict("full", "frozen", against, 39) == (
         "full: not significantly different from frozen on 39 images: +2 correct; "
@@ -98,7 +96,7 @@ def test_a_comparison_says_what_its_images_can_tell() -> None:
     assert "worse than" in _verdict("full", "frozen", replace(sure, only_first=14, only_this=1), 39)
 
 
-def test_a_run_that_was_stopped_is_no_error(
+def test_an_interrupted_run_is_not_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(_: object) -> int:

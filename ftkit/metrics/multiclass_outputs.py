@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from ftkit.metrics.outputs import BLOCK, Outputs
+from ftkit.metrics.outputs import BLOCK, Outputs, PairsOf
 from ftkit.parts.metric import Array
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class MulticlassOutputs(Outputs):
         right: Array = self.predicted == self.targets
         return right
 
-    def pairs(self, of: str) -> tuple[Array, Array]:
+    def pairs(self, of: PairsOf) -> tuple[Array, Array]:
         import numpy as np
 
         if of == "targets":

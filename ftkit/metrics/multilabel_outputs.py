@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from ftkit.metrics.outputs import BLOCK, Outputs
+from ftkit.metrics.outputs import BLOCK, Outputs, PairsOf
 from ftkit.parts.metric import Array
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class MultilabelOutputs(Outputs):
         right: Array = (self.predicted == self.targets).all(axis=1) & self.finite
         return right
 
-    def pairs(self, of: str) -> tuple[Array, Array]:
+    def pairs(self, of: PairsOf) -> tuple[Array, Array]:
         chosen = self.targets if of == "targets" else self.predicted
         images, labels = (chosen & self.targets if of == "right" else chosen).nonzero()
         return images, labels
@@ -101,6 +101,5 @@ class MultilabelOutputs(Outputs):
     def take(self, indices: Array) -> Self:
         losses, predicted = self._statistics
         taken = super().take(indices)
-        taken.__dict__.pop("average_precision", None)
         taken._statistics = losses[indices], predicted[indices]
         return taken

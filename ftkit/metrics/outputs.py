@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ftkit.parts.metric import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PairsOf = Literal["targets", "predicted", "right"]
 BLOCK = 2**18
 """Logits of a block; 2 MB in double precision, which stay in the processor's cache."""
 
@@ -72,7 +73,7 @@ class Outputs(ABC):
         """Whether the outputs of each image give finite probabilities, bool `(n,)`."""
 
     @abstractmethod
-    def pairs(self, of: str) -> tuple[Array, Array]:
+    def pairs(self, of: PairsOf) -> tuple[Array, Array]:
         """Positions of images and their class indices, int64 `(m,)` each, by image.
 
         Args:
@@ -86,9 +87,9 @@ class Outputs(ABC):
     def take(self, indices: Array) -> Self:
         """The outputs of some images, int64 `(m,)`, which may be repeated."""
         taken = copy(self)
-        for name, attribute in vars(Outputs).items():
-            if isinstance(attribute, cached_property):
-                taken.__dict__.pop(name, None)
+        for name in list(vars(taken)):
+            if isinstance(getattr(type(self), name, None), cached_property):
+                del taken.__dict__[name]
         taken.targets = self.targets[indices]
         taken._indices = indices if self._indices is None else self._indices[indices]
         return taken
@@ -123,7 +124,7 @@ class Outputs(ABC):
         order = np.argsort(labels, kind="stable")
         return np.split(images[order], np.searchsorted(labels[order], np.arange(1, len(self.classes))))
 
-    def _counts(self, of: str) -> Array:
+    def _counts(self, of: PairsOf) -> Array:
         import numpy as np
 
         return np.bincount(self.pairs(of)[1], minlength=len(self.classes))

@@ -34,7 +34,7 @@ class _MeanF1(Metric):
     def resampler(self, outputs: Outputs) -> Resampler:
         import numpy as np
 
-        pairs = [outputs.pairs(of) for of in ("targets", "predicted", "right")]
+        pairs = [outputs.pairs("targets"), outputs.pairs("predicted"), outputs.pairs("right")]
         # Classes without an image and without a prediction add nothing to any mean.
         seen = np.unique(np.concatenate([labels for _, labels in pairs]))
         shape = (len(outputs), len(seen))

@@ -75,6 +75,8 @@ def place(sources: Mapping[str, str], key: str) -> str:
             section, _, _ = section.rpartition(".")
             above = sources.get(section, "")
         return f"{above}: {key}" if above else key
+    if where.startswith("--set ") and key.startswith(f"{where[6:]}.") and not key.endswith(".name"):
+        return f"{where}: {key}"
     # Keyword arguments of the library have the names of keys.
     return where if where == key or where.startswith(("--", "FTKIT_")) else f"{where}: {key}"
 

@@ -119,11 +119,11 @@ def test_flags_environment_and_python_values_give_lists_too(folder: Path) -> Non
             "batch_transforms=[my/mx]",
             "--set batch_transforms: unknown batch transform 'my/mx' (did you mean 'my/mix'?)",
         ),
-        ("batch_transforms=[{size: 3}]", "--set batch_transforms: the item has no name"),
+        ("batch_transforms=[{size: 3}]", "--set batch_transforms: batch_transforms.0: the item has no name"),
         ("batch_transforms.5.size=1", "--set batch_transforms.5.size: the list has no such item"),
         ("batch_transforms.my/mx.alpha=1", "--set batch_transforms.my/mx.alpha: batch_transforms has no items of that"),
         ("batch_transforms=5", "--set batch_transforms: must be a list, not 5"),
-        ("batch_transforms=[5]", "--set batch_transforms: must be a mapping, not 5"),
+        ("batch_transforms=[5]", "--set batch_transforms: batch_transforms.0: must be a mapping, not 5"),
         ("batch_transforms.0.size=0", "size is too small"),
     ],
 )

@@ -37,10 +37,11 @@ class DeviceTransforms:
     changes: Changes | None = None
 
     def __call__(self, pixels: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Images float32 `(b, channels, size, size)`, normalised, of uint8 pixels in the same memory layout.
+        """Normalised images, float32 `(b, channels, size, size)`, in the memory layout of the pixels.
 
         Args:
-            draws: `(b, ...)`, on the device of the pixels.
+            pixels: uint8 `(b, channels, size, size)`.
+            params: `(b, ...)`, on the device of the pixels.
         """
         fill = mean_colour(self.preprocessing)
         if "flip" in params:

@@ -73,7 +73,7 @@ def test_the_listing_is_torchvisions_and_ours() -> None:
 
 def test_listing_with_all_facts_imports_no_torch() -> None:
     code = (
-        "import sys, json; from ftkit.builtin import torchvision_models as t, cifar_resnet as c, lenet as l;"
+        "import sys, json; from ftkit.builtin.backbones import torchvision_models as t, cifar_resnet as c, lenet as l;"
         "found = [(b[k].summary.parameters(1000), b[k].weights)"
         "         for b in (t.ftkit_backbones(), c.ftkit_backbones(), l.ftkit_backbones()) for k in b];"
         "print(json.dumps([len(found), sorted({'torch', 'torchvision', 'numpy'} & sys.modules.keys())]))"

@@ -168,7 +168,7 @@ def test_a_missing_plugin_is_named_with_its_package(bundle: Path, tmp_path: Path
 PLUGIN = """
 from dataclasses import replace
 from ftkit.api import hookimpl
-from ftkit.builtin import lenet
+from ftkit.builtin.backbones import lenet
 
 @hookimpl
 def ftkit_backbones():

@@ -50,11 +50,11 @@ class Batch:
     """A batch of samples.
 
     Attributes:
-        device: float32 `(b, channels, size, size)`, channels last in memory; uint8 the `device_transforms`.
+        images: float32 `(b, channels, size, size)`, channels last in memory; uint8 before the `device_transforms`.
         labels: Class indices, int64 `(b,)`; in a multi-label dataset 1 for each class of an image and 0 for the others,
             float32 `(b, classes)`.
         indices: Positions in the split, int64 `(b,)`.
-        failures: Images that couldn't run read and are missing from the batch.
+        failures: Images that couldn't be read and are missing from the batch.
         device_transforms: The part of the transform to run on the device, for whole batches.
         params: Random parameters of `device_transforms`, each `(b, ...)`.
     """

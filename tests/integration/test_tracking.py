@@ -162,7 +162,7 @@ def test_a_run_without_trackers_leaves_nothing_of_them(data: Path, tmp_path: Pat
 def test_a_tracker_that_isnt_installed_is_refused_before_training(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.planning.resolve.is_installed", lambda package: package != name)
+    monkeypatch.setattr("ftkit.planning.plan_checks.is_installed", lambda package: package != name)
     with pytest.raises(RequestError, match=f"tracker '{name}' isn't installed") as caught:
         plan(data, tmp_path, tracker=[name])
     assert f"pip install 'ftkit[{name}]'" in (caught.value.hint or "")
@@ -245,7 +245,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Other]:
 
     def put(fails: str) -> Other:
         made = Other(fails)
-        monkeypatch.setattr("ftkit.planning.resolve.is_installed", lambda package: True)
+        monkeypatch.setattr("ftkit.planning.plan_checks.is_installed", lambda package: True)
         monkeypatch.setitem(trackers._MAKE, "mlflow", lambda session, sent: made)
         monkeypatch.setitem(trackers._CONFUSION, "mlflow", lambda *_: None)
         monkeypatch.setattr(trackers, "_send_config", lambda tracker, config: None)

@@ -138,7 +138,7 @@ def test_bars_are_as_long_as_what_moved() -> None:
         ["stem", "0", "%"],
         ["layer1", "0.01", "%", "▏"],
         ["head", "50", "%", "█" * 32],
-        ["scale", "began", "at", "0"],
+        ["scale", "from", "0"],
     ]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.activation_cache.cut import CutFinder
-from ftkit.data.loading.loader import Batch, ReadFailure, Samples
+from ftkit.data.loading.loader import Batch, ReadFailure, Samples, label_tensor
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CHUNK
 from ftkit.inference.streaming import stream_outputs
@@ -49,6 +49,7 @@ def compute_rows(
         parts = [next(results) for _ in range(0, len(keys), few)]
         read = [one for rest, _ in parts for one in rest if not isinstance(one, ReadFailure)]
         failures = [one for rest, _ in parts for one in rest if isinstance(one, ReadFailure)]
-        labels, indices = (torch.tensor([one[n] for one in read], dtype=torch.int64) for n in (0, 1))
+        labels = label_tensor([label for label, _ in read], samples.num_classes)
+        indices = torch.tensor([index for _, index in read], dtype=torch.int64)
         values = [torch.cat(rows) for rows in zip(*(rows for _, rows in parts if rows), strict=True)]
         yield values, Batch(torch.empty(0), labels, indices, tuple(failures))

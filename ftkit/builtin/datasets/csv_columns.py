@@ -106,7 +106,10 @@ def labels_of(
             )
         return tuple(sorted(set(names)))
     if not cell:
-        raise RequestError(f"{where}: no value in column {header[columns.label]!r} (label_column)", "fill it in")
+        raise RequestError(
+            f"{where}: no value in column {header[columns.label]!r} (label_column)",
+            "fill it in; for images without labels, set dataset.separator",
+        )
     return (cell,)
 
 

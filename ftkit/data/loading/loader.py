@@ -264,9 +264,9 @@ def label_tensor(labels: Sequence[Label], num_classes: int | None = None) -> Ten
     """
     if num_classes is None:
         return torch.tensor(labels, dtype=torch.int64)
-    pairs = [(row, each) for row, label in enumerate(labels) for each in label_set(label)]
+    pairs = torch.tensor([(row, each) for row, label in enumerate(labels) for each in label_set(label)]).reshape(-1, 2)
     found = torch.zeros(len(labels), num_classes)
-    found[[row for row, _ in pairs], [each for _, each in pairs]] = 1.0
+    found[tuple(pairs.long().T)] = 1.0
     return found
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BINS = 15
 """Bins of equal width in which confidence and accuracy are compared."""
 BELOW_ONE = 1 - 2**-24
-"""The greatest float32 below 1; a confidence of exactly 1 shares the uppermost bin."""
+"""The greatest float32 below 1; a confidence of exactly 1 counts in the uppermost bin."""
 
 
 @hookimpl

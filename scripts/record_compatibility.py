@@ -64,7 +64,8 @@ def record_files() -> None:
         shutil.copy(folder / "ftkit.yaml", target / "ftkit.yaml")
         subprocess.run([sys.executable, "-m", "ftkit", "init", "kiosk"], cwd=folder, check=True)
         shutil.copytree(folder / "kiosk", target / "project")
-    predicted = ftkit.load(target / "model").predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
+    model = ftkit.load(target / "model", precision="fp32")
+    predicted = model.predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
     tops = [prediction.top for prediction in predicted]
     (target / "predictions.json").write_text(json.dumps(tops, indent=1) + "\n", encoding="utf-8")
 

@@ -52,7 +52,8 @@ def imports(code: types.CodeType, package: str) -> Iterator[str]:
         if step.opname == "IMPORT_NAME":
             level, listed = before
             yield from _imported(str(step.argval), level or 0, listed or (), package)
-        before = [before[1], step.argval]
+        if step.opname != "EXTENDED_ARG":  # stands before instructions of code with over 255 names or constants
+            before = [before[1], step.argval]
 
 
 def nested_codes(code: types.CodeType) -> list[types.CodeType]:

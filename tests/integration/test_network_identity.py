@@ -14,6 +14,7 @@ import torch
 from ftkit.activation_cache import table_keys
 from ftkit.files.cache_folder import CacheStore
 from ftkit.models.identity import network_identity
+from ftkit.models.source_digest import imports
 from tests.conftest import MakeFolder, RunFtkit
 
 PLUGIN = """
@@ -199,3 +200,10 @@ def test_hooks_count_and_weights_that_are_saved_do_not() -> None:
     assert network_identity(plain) == network_identity(Odd())
     hooked.linear.register_forward_hook(lambda module, inputs, output: output + 1)
     assert network_identity(plain) != network_identity(hooked)
+
+
+def test_the_imports_of_long_code_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_part.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lines = [f"a{number} = {number}.5" for number in range(300)] + ["from own_part import x"]
+    assert "own_part" in list(imports(compile("\n".join(lines), "long.py", "exec"), ""))

@@ -98,7 +98,7 @@ def test_layers_that_the_network_does_not_call_are_refused() -> None:
     backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, size=32))
     with pytest.raises(RequestError) as error:
         Lora(layers=r".*attn\.(qkv|proj)").adapt(backbone.build(2), backbone)
-    assert "matches 24 layers of swin_t whose weights the network reads without calling them" in str(error.value)
+    assert "matches 24 layers of swin_t whose weights the network uses without calling them" in str(error.value)
     assert "match other layers, such as features.0.0, features.1.0.mlp.0" in str(error.value)
 
 

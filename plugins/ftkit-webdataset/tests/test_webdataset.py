@@ -197,7 +197,7 @@ def test_a_test_split_whose_labels_were_kept_back_is_left_out(
     assert splits.train is not None
     assert (list(splits.train.labels), splits.test) == ([0, 1], None)
     (note,) = splits.notes
-    assert "the test split is left out: none of its 1 labels is known" in note
+    assert "the test split is skipped: none of its 1 images has a label" in note
 
 
 def test_images_whose_label_is_empty_or_minus_one_are_left_out_and_counted(tmp_path: Path) -> None:

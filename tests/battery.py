@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
-from ftkit.data.loading.loader import evaluation_loader
+from ftkit.data.loading.loader import Samples, evaluation_loader
 from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.evaluation import collect
@@ -291,10 +291,10 @@ def metrics(sizes: list[int]) -> list[int]:
     wrong = []
     for size in sizes:
         split = Split([str(i) for i in range(size)], [i % 3 for i in range(size)], lambda i: Image.fromarray(pixels[i]))
-        transform = pipeline.evaluation(PREPROCESSING)
-        share = evaluation_loader(split, transform, 7, 0, accelerator.process_index, accelerator.num_processes)
+        samples = Samples(split, pipeline.evaluation(PREPROCESSING))
+        share = evaluation_loader(samples, 7, 0, accelerator.process_index, accelerator.num_processes)
         together = collect.collect_outputs(network, share, accelerator, compute_of(accelerator))
-        logits, labels, _ = collect.infer(network, evaluation_loader(split, transform, 7, 0), compute_of(accelerator))
+        logits, labels, _ = collect.infer(network, evaluation_loader(samples, 7, 0), compute_of(accelerator))
         # Of batches of other sizes, the last digit of a sum may be another.
         same = torch.equal(together[1], labels) and torch.allclose(together[0], logits, rtol=1e-5, atol=1e-4)
         summaries = [evaluate(*each, ("a", "b", "c")).values for each in (together, (logits, labels))]

@@ -60,8 +60,7 @@ def label_splits(
         for_training: As in `join_splits`.
 
     Raises:
-        RequestError: A value is not a class, the first split has no labels, or another split has a class that the
-            first doesn't have.
+        RequestError: A value is not a class, the first split has no labels, or lacks a class of another split.
     """
     present: list[SplitName] = [name for name in SPLIT_NAMES if name in tables]
     found = {name: _classes_of(tables[name], where[name]) for name in present}

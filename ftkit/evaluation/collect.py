@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ftkit.data.loading.loader import Batch, evaluation_loader, require_readable
+from ftkit.data.loading.loader import Batch, Samples, evaluation_loader, require_readable
 from ftkit.models.compute.devices import Compute
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
@@ -27,8 +27,7 @@ OnBatch = Callable[[int], None]
 def evaluation_shard(plan: Plan, images: Split, workers: int, accelerator: Accelerator) -> Iterable[Any]:
     """Batches of this process's shard of a split, with the transform of evaluation."""
     return evaluation_loader(
-        images,
-        evaluation(plan.preprocessing),
+        Samples(images, evaluation(plan.preprocessing)),
         plan.config.batch_size,
         workers,
         accelerator.process_index,

@@ -219,19 +219,10 @@ def _image_feed(
     pixels = {name: one.pixels for name, one in decoded.items()}
     change = pipeline.training(size, plan.augmentation, plan.image_transforms)
     samples = loader.Samples(_split(plan, "train"), change, plan.config.seed, pixels.get("train"), on_device)
+    val = loader.Samples(_split(plan, "val"), pipeline.evaluation(size), pixels=pixels.get("val"), on_device=on_device)
     return Feed(
         network,
         loader.training_loader(samples, order, workers, pin, (size.channels, size.size, size.size)),
         network,
-        loader.evaluation_loader(
-            _split(plan, "val"),
-            pipeline.evaluation(size),
-            plan.config.batch_size,
-            workers,
-            rank,
-            world,
-            pin,
-            pixels.get("val"),
-            on_device,
-        ),
+        loader.evaluation_loader(val, plan.config.batch_size, workers, rank, world, pin),
     )

@@ -81,7 +81,7 @@ def test_the_probe_of_a_run_is_scikit_learns_on_the_networks_features(tmp_path: 
     network, splits = load_bundle(outcome.run.model).model, plan.splits
     features = {}
     for name, split in splits.present():
-        batches = loader.evaluation_loader(split, pipeline.evaluation(plan.preprocessing), 64, 0)
+        batches = loader.evaluation_loader(loader.Samples(split, pipeline.evaluation(plan.preprocessing)), 64, 0)
         seen, labels, _ = infer(
             _Features(network, head_layer(network, "head")), batches, Compute(torch.device("cpu"), "fp32")
         )

@@ -151,7 +151,7 @@ def test_an_unreadable_image_is_named(tmp_path: Path, workers: int) -> None:
     split = drawn(tmp_path, 6)
     (tmp_path / "003.png").write_bytes(b"not an image")
     with pytest.raises(FtkitError, match=r"003\.png: not an image"):
-        [require_readable(b) for b in evaluation_loader(split, evaluation(PRE), 2, workers)]
+        [require_readable(b) for b in evaluation_loader(Samples(split, evaluation(PRE)), 2, workers)]
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
@@ -161,11 +161,12 @@ def test_a_process_that_ends_ends_its_workers(tmp_path: Path, workers: int) -> N
     code = f"""
 from pathlib import Path
 from tests.unit.test_data import PRE, Files
-from ftkit.data.loading.loader import evaluation_loader
+from ftkit.data.loading.loader import Samples, evaluation_loader
 from ftkit.transforms.pipeline import evaluation
 from ftkit.parts.dataset import Split
 paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
-loader = evaluation_loader(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE), 2, {workers})
+samples = Samples(Split([p.name for p in paths], [0] * 6, Files(paths)), evaluation(PRE))
+loader = evaluation_loader(samples, 2, {workers})
 print(len(list(loader)))
 """
     root = Path(__file__).parents[2]

@@ -286,7 +286,7 @@ def test_the_list_of_splits_joins_labels(images: Path) -> None:
 def test_batches_have_a_row_of_classes_for_each_image(images: Path, workers: int) -> None:
     split = load(images, TAGS, separator="|").train
     assert split is not None
-    batches = list(evaluation_loader(split, evaluation(Preprocessing(size=24)), 3, workers))
+    batches = list(evaluation_loader(Samples(split, evaluation(Preprocessing(size=24))), 3, workers))
     assert [batch.labels.tolist() for batch in batches] == [[[0, 1, 1], [0, 1, 0], [0, 0, 0]], [[1, 0, 1]]]
     assert batches[0].labels.dtype == torch.float32
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2], [3]]

@@ -87,17 +87,11 @@ def open_decoded_caches(
         raise RequestError("--decoded-cache has no effect: the samples are not image files", "remove it")
     if config.decoded == "ram":
         require_memory(total * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    about = {name: f"dataset {dataset}: {len(size.shapes):,} {name} images decoded" for name, size in sizes.items()}
     where = "memory" if config.decoded == "ram" else str(activation_folder(config.dir))
     notify(f"decoded images are cached: {total / 1e9:.2f} GB in {where}")
     return {
-        name: open_decoded_cache(
-            splits[name],
-            size,
-            config,
-            f"dataset {dataset}: {len(size.shapes):,} {name} images decoded",
-            value_range,
-        )
-        for name, size in sizes.items()
+        name: open_decoded_cache(splits[name], size, config, about[name], value_range) for name, size in sizes.items()
     }
 
 

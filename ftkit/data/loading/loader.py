@@ -175,19 +175,10 @@ def training_loader(
 
 
 def evaluation_loader(
-    split: Split,
-    transform: Transform,
-    batch_size: int,
-    workers: int,
-    rank: int = 0,
-    world: int = 1,
-    pin: bool = False,
-    pixels: Pixels | None = None,
-    on_device: bool = False,
+    samples: Samples, batch_size: int, workers: int, rank: int = 0, world: int = 1, pin: bool = False
 ) -> DataLoader[_Sample | ReadFailure]:
     """Batches of one process's shard of a split, each sample once."""
-    samples = Samples(split, transform, pixels=pixels, on_device=on_device)
-    return _loader(samples, Shard(len(split), batch_size, rank, world), workers, pin)
+    return _loader(samples, Shard(len(samples), batch_size, rank, world), workers, pin)
 
 
 def _loader(

@@ -24,6 +24,7 @@ from ftkit.planning.weight_source import WeightSource, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
 from ftkit.transforms.augmentation import Augmentation
+from ftkit.transforms.preprocessing import Preprocessing
 
 
 def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | None = None) -> Plan:
@@ -49,10 +50,7 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     head = Head(config.head.hidden, config.head.dropout)
     if config.keep_head and run is None:
         notes = (*notes, *require_head(weights, head, splits.classes))
-    preprocessing = replace(
-        choose_preprocessing(config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone),
-        value_range=config.dataset.given_range,  # A property of the data, not of the weights.
-    )
+    preprocessing = _preprocessing(config, weights, backbone)
     backbone = backbone.for_size(preprocessing.size)
     schedule = _schedule(config, strategy, backbone)
     plan = Plan(
@@ -80,6 +78,11 @@ def _backbone(resolved: Resolved) -> Backbone:
     with error_prefix(f"backbone {name!r}"):
         check_description(backbone)
     return backbone
+
+
+def _preprocessing(config: Config, weights: WeightSource, backbone: Backbone) -> Preprocessing:
+    chosen = choose_preprocessing(config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone)
+    return replace(chosen, value_range=config.dataset.given_range)  # A property of the data, not of the weights.
 
 
 def _parts(resolved: Resolved) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ftkit.metrics.selection import run_metrics
 from ftkit.parts.backbone import Backbone, Head
 from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.strategy import Strategy
+from ftkit.parts.task import Task
 from ftkit.planning.cost import count_parameters
 from ftkit.planning.plan_checks import check_plan
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
@@ -24,6 +25,7 @@ from ftkit.planning.weight_source import WeightSource, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
 from ftkit.transforms.augmentation import Augmentation
+from ftkit.transforms.preprocessing import Preprocessing
 
 
 def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | None = None) -> Plan:
@@ -38,9 +40,7 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
         RequestError: A name, an option, the data or their combination can't be used.
     """
     strategy: Strategy = build(resolved, "strategy")
-    if strategy.probe == "only":
-        resolved = _without_epochs(resolved)
-    backbone = _backbone(resolved)
+    resolved, backbone = _without_epochs(resolved, strategy), _backbone(resolved)
     splits, notes = load_splits(resolved)
     require_classes(splits)
     resolved = choose_task(resolved, splits)
@@ -49,10 +49,7 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     head = Head(config.head.hidden, config.head.dropout)
     if config.keep_head and run is None:
         notes = (*notes, *require_head(weights, head, splits.classes))
-    preprocessing = replace(
-        choose_preprocessing(config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone),
-        value_range=config.dataset.given_range,  # A property of the data, not of the weights.
-    )
+    preprocessing = _preprocessing(config, weights, backbone)
     backbone = backbone.for_size(preprocessing.size)
     schedule = _schedule(config, strategy, backbone)
     plan = Plan(
@@ -62,8 +59,7 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
         schedule=schedule,
         splits=splits,
         preprocessing=preprocessing,
-        metrics=run_metrics(resolved, build(resolved, "task"), len(splits.classes)),
-        **_parts(resolved),
+        **_parts(resolved, len(splits.classes)),
         weights=weights,
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
@@ -82,12 +78,19 @@ def _backbone(resolved: Resolved) -> Backbone:
     return backbone
 
 
-def _parts(resolved: Resolved) -> dict[str, Any]:
-    """The parts that follow from the config alone, by field of `Plan`."""
+def _preprocessing(config: Config, weights: WeightSource, backbone: Backbone) -> Preprocessing:
+    chosen = choose_preprocessing(config.preprocessing, weights.preprocessing or backbone.preprocessing, backbone)
+    return replace(chosen, value_range=config.dataset.given_range)  # A property of the data, not of the weights.
+
+
+def _parts(resolved: Resolved, num_classes: int) -> dict[str, Any]:
+    """The parts that follow from the config, by field of `Plan`."""
     augmentation: Augmentation = build(resolved, "augment")
+    task: Task = build(resolved, "task")
     return {
         "curve": build(resolved, "lr_curve"),
-        "task": build(resolved, "task"),
+        "task": task,
+        "metrics": run_metrics(resolved, task, num_classes),
         "optimizer": build(resolved, "optimizer"),
         "loss": build(resolved, "loss"),
         "augmentation": augmentation,
@@ -130,8 +133,10 @@ def _with_range(plan: Plan, value_range: tuple[float, float]) -> Plan:
     )
 
 
-def _without_epochs(resolved: Resolved) -> Resolved:
-    """The request with 0 epochs, for a strategy that trains none; an explicit number of epochs is refused."""
+def _without_epochs(resolved: Resolved, strategy: Strategy) -> Resolved:
+    """The request with 0 epochs if the strategy trains none; an explicit number of epochs is refused then."""
+    if strategy.probe != "only":
+        return resolved
     if resolved.config.epochs and resolved.is_explicit("epochs"):
         raise RequestError(
             f"{resolved.where('epochs')}: strategy {resolved.config.strategy.name!r} trains no epochs", "leave it out"

@@ -62,7 +62,7 @@ def load_state(trainer: Trainer, state: State, other_world: bool = False) -> Non
     session, progress = trainer.session, state.progress
     now = identity(session.plan)
     if session.plan.config.extended_from is not None and state.identity.get("epochs", 0) < now["epochs"]:
-        # More epochs were asked for than before, so whatever had ended the run doesn't any more.
+        # More epochs are planned than before, so a run that had stopped early continues.
         now["epochs"] = state.identity["epochs"]
         progress.stopped = False
     if other_world:

@@ -56,7 +56,7 @@ class NanGuard(TrainerCallback):
         if step >= 0:
             raise FtkitError(
                 f"the loss is not finite in {self._place(step)}, on {self._images(step)}",
-                f"lower --lr, look at these images, or leave such steps out with --on-nan skip; {KEPT}",
+                f"lower --lr, check these images, or leave such steps out with --on-nan skip; {KEPT}",
             )
 
     def on_checkpoint(self) -> None:
@@ -143,6 +143,6 @@ class SkipNonFinite(NanGuard):
         sound = torch.isfinite(loss.detach())
         if session.accelerator.scaler is None:
             gradients = [own(p.grad) for p in session.network.parameters() if p.grad is not None]
-            # Shards of one gradient may be finite in this process and not in another; all are asked below.
+            # Shards of one gradient may be finite in this process and not in another; all processes are compared below.
             sound = sound & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
         return not max_over_processes(session.accelerator, int(not sound))

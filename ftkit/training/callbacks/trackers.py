@@ -77,7 +77,7 @@ class Trackers(TrainerCallback):
                 _start(session, name, sent, known)
             except FAILURES as error:
                 self.on_exit(None)
-                raise FtkitError(f"--tracker {name}: {_reason(error)}", "mend it, or drop it") from error
+                raise FtkitError(f"--tracker {name}: {_reason(error)}", "fix it, or drop it") from error
         _record_sent(session, sent)
 
     def on_epoch_recorded(self, record: Mapping[str, Any]) -> None:

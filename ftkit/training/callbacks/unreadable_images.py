@@ -65,6 +65,6 @@ class UnreadableImages:
             file = batch.failures[0].file
             raise FtkitError(
                 f"a process has no readable image left in a batch, and the others wait for it: {file}",
-                "mend or remove the files that bad-images.jsonl in the run folder names, and resume",
+                "repair or remove the files that bad-images.jsonl in the run folder names, and resume",
             )
         return False

@@ -134,5 +134,5 @@ class _Features(nn.Module):
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are equal; what is not a number counts as equal to itself, and is told elsewhere."""
+    """Whether all values are equal; NaN counts as equal to itself, and is reported elsewhere."""
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

@@ -158,5 +158,7 @@ def test_a_backbone_without_such_layers_is_refused_by_name(
     assert f"backbone lenet has no {what}" in done.stderr
     assert done.stderr.splitlines()[-2].startswith("error: backbone lenet")
     assert not list(Path().glob("runs/*"))
+    shown = run_ftkit("plan", "--data", str(data), "--backbone", "swin_t", "--weights", "none", "--drop-path", "0.2")
+    assert "drop path 0.2" in shown.stdout
     with pytest.raises(RequestError, match="drop_path"):
         planned(data, "run", drop_path=1.0)

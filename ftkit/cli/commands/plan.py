@@ -81,7 +81,7 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
     head = f"a head for {plan.num_classes} classes{_head(plan)}"
-    yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}"
+    yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}{_rates(plan)}"
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
     yield "preprocessing", preprocessing_text(plan.preprocessing)
     yield "augment", config.augment.name + _changes(plan)
@@ -124,6 +124,12 @@ def _steps(plan: Plan) -> Iterator[tuple[str, str]]:
     if config.zero_stage:
         sharded = "optimizer state is" if config.zero_stage == 1 else "gradients and optimizer state are"
         yield "deepspeed", f"{sharded} sharded over the processes"
+
+
+def _rates(plan: Plan) -> str:
+    """The rates of the backbone's own stochastic depth and dropout, where they are set."""
+    rates = {"drop path": plan.config.drop_path, "dropout": plan.config.backbone_dropout}
+    return "".join(f", {name} {rate:g}" for name, rate in rates.items() if rate is not None)
 
 
 def _patience(plan: Plan) -> str:

@@ -120,13 +120,13 @@ def require_packages(exporter: Exporter, what: str) -> None:
         what: The exporter in the message.
 
     Raises:
-        RequestError: Names those that are missing, and what `pip install` takes.
+        RequestError: Names those that are missing, and the command that installs them.
     """
     missing = [package for package in exporter.packages if not is_installed(package)]
     if missing:
         raise RequestError(
             f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            f"pip install '{exporter.install}'" if exporter.install else None,
+            f"pip install '{exporter.install}'" if exporter.install else f"pip install {' '.join(missing)}",
         )
 
 

@@ -279,6 +279,7 @@ def test_built_in_networks(tmp_path: Path, run_ftkit: RunFtkit, name: str, size:
 
 
 @pytest.mark.shared
+@pytest.mark.long
 @each_format
 def test_real_weights_on_real_images(tmp_path: Path, shared: Path, run_ftkit: RunFtkit, form: str) -> None:
     data, weights = shared / "data" / "cifar10-subset.tar", shared / "weights" / "resnet20-12fca82f.th"

@@ -475,7 +475,7 @@ class InMemory(Exporter):
         ("weights", "it changes the model's 0.weight"),
         ("mode", "leaves the model in training mode"),
         ("values", "differs by 0.01 from the model's, more than the tolerance of 0.0001"),
-        ("batch", "returns logits of shape (0, 5) for 1 images"),
+        ("batch", "returns logits of shape (0, 5) for 1 image"),
     ],
 )
 def test_a_faulty_exporter_is_found(planted: str, says: str) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftkit.api import Exporter, FtkitError, Preprocessing, RequestError, is_installed
+from ftkit.api import Exporter, FtkitError, Preprocessing
 from ftkit.testing.contract import ContractError, require, require_frozen_dataclass
 from ftkit.testing.randomness import seeded
 
@@ -29,13 +29,12 @@ def check_exporter(exporter: Exporter) -> None:
     import torch
 
     from ftkit.exporting.export_folder import write_export
+    from ftkit.exporting.model_export import require_packages
     from ftkit.exporting.parity import random_images, reference_batches
     from ftkit.parts.exporter import TrainedModel
 
     require_frozen_dataclass(exporter)
-    missing = [package for package in exporter.packages if not is_installed(package)]
-    if missing:
-        raise RequestError(f"it needs {', '.join(missing)}", f"pip install {exporter.install or ' '.join(missing)}")
+    require_packages(exporter, "it")
     with seeded(0), tempfile.TemporaryDirectory() as scratch:
         network = _network()
         model = TrainedModel(network, tuple(f"class {number}" for number in range(CLASSES)), PREPROCESSING)

@@ -261,7 +261,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     left = [path.name for path in scratch.iterdir() if path.name != f"torchinductor_{getpass.getuser()}"]
     assert not left, "the launcher cleans up"
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    assert "2, each with batches of 4; rates stay as given" in two.stderr
+    assert "2, each with batches of 4; learning rates are not scaled" in two.stderr
     first, second = (load_file(tmp_path / n / "run" / "last" / "model.safetensors") for n in "12")
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
@@ -496,4 +496,4 @@ def test_flags_that_dont_go_together_are_refused(flags: Sequence[str], says: str
 def test_the_plan_says_what_several_processes_change(data: Path) -> None:
     done = typed(*command(data, Path("nowhere"), "--batch-size", "4", "--num-processes", "2", "--dry-run"))
     assert done.returncode == 0, done.stderr
-    assert "2, each with batches of 4; rates stay as given" in done.stdout
+    assert "2, each with batches of 4; learning rates are not scaled" in done.stdout

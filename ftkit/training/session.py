@@ -30,7 +30,7 @@ from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.runs.checkpoint import has_checkpoint, precision_of
 from ftkit.runs.checkpoint_files import Progress
 from ftkit.runs.run_folder import RunFolder
-from ftkit.tasks.loss import BatchLoss, make_loss
+from ftkit.tasks.training_loss import BatchLoss, make_loss
 from ftkit.training.callbacks.unreadable_images import UnreadableImages
 from ftkit.training.events import Listener
 from ftkit.training.steppers.fsdp import check_can_shard

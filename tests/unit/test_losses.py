@@ -12,9 +12,9 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from ftkit.api import Loss, RequestError
-from ftkit.builtin.losses.multiclass import CrossEntropy, Focal
-from ftkit.builtin.losses.multilabel import Asymmetric, BinaryCrossEntropy, SigmoidFocal
-from ftkit.tasks.loss import BatchLoss
+from ftkit.builtin.losses.sigmoid_losses import Asymmetric, BinaryCrossEntropy, SigmoidFocal
+from ftkit.builtin.losses.softmax_losses import CrossEntropy, Focal
+from ftkit.tasks.training_loss import BatchLoss
 
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -90,6 +90,8 @@ def _aligned(first: SplitOutputs, other: SplitOutputs) -> SplitOutputs:
     Raises:
         RequestError: Classes or images differ; the message names a difference.
     """
+    if first.task.name != other.task.name:
+        raise _unlike(first, other, f"tasks differ: {first.task.name} and {other.task.name}")
     for what, ours, theirs in (
         ("classes", set(first.classes), set(other.classes)),
         (f"{first.split} images", set(first.names), set(other.names)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -27,6 +26,7 @@ from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.logits import check_outputs
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
+from ftkit.parts.label_sets import count_classes
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
@@ -92,6 +92,12 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
         )
     # Other errors in the request should be found before the measurement, which takes minutes.
     draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell)
+    if not draft.task.exclusive:
+        raise RequestError(
+            f"strategy {AUTO} and ftkit advise measure how well features separate classes, one per image, and the task "
+            f"is {draft.task.name}",
+            "choose a strategy, or compare some with ftkit compare --strategies probe,full",
+        )
     facts = find_facts(draft, tell)
     limits = Limits(
         trains=any(key.partition(".")[0] in TRAINING_KEYS for key in given), solvable=draft.probe is not None
@@ -104,7 +110,7 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
 def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
     """Facts on a plan's data and weights; with pretrained weights, their features are measured."""
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
-    counts = Counter(plan.splits.train.labels)
+    counts = count_classes(plan.splits.train.labels)
     facts = Facts(
         images=len(plan.splits.train),
         classes=plan.num_classes,
@@ -114,7 +120,7 @@ def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
     if not facts.pretrained:
         return facts
     images = _sample(plan)
-    found = Counter(images.labels)
+    found = count_classes(images.labels)
     if len(found) < plan.num_classes or min(found.values()) < 2:
         return replace(facts, unmeasured="a class has only one image or none, so there is nothing to hold out")
     if tell is not None:

@@ -16,6 +16,7 @@ from ftkit.errors import RequestError
 from ftkit.experiments.auto_strategy import resolve_auto
 from ftkit.files.json_text import dump_json
 from ftkit.parts.dataset import SplitName
+from ftkit.parts.task import Task
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
@@ -53,6 +54,7 @@ class Trial:
     folder: RunFolder
     state: TrialState
     has_test: bool
+    task: Task
     notes: tuple[str, ...] = ()
 
 
@@ -119,7 +121,7 @@ def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Tr
     has_test = plan.splits.test is not None and len(plan.splits.test) > 0
     folder, state = _folder(Path(config.output), name, plan, tell or _ignore)
     own = replace(plan.resolved, config=plan.config.model_copy(update={"name": folder.name}))
-    return Trial(strategy, seed, own, folder, state, has_test, notes)
+    return Trial(strategy, seed, own, folder, state, has_test, plan.task, notes)
 
 
 def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder, TrialState]:

@@ -52,6 +52,7 @@ class Evaluation:
         pairs: The entries of the confusion matrix that aren't zero: true label, predicted label and number of images,
             int64 `(m, 3)`, ascending. Empty where an image may have several labels.
         average_precision: Of each class, float64 `(classes,)`; None where each image has one label.
+        thresholds: The probability above which each class is predicted; None where each image has one label.
     """
 
     values: Mapping[str, float | None]
@@ -63,6 +64,7 @@ class Evaluation:
     right: Array
     pairs: Array
     average_precision: Array | None = None
+    thresholds: tuple[float, ...] | None = None
 
     @cached_property
     def per_class(self) -> tuple[ClassScores, ...]:
@@ -94,9 +96,12 @@ class Evaluation:
         With more than `LARGEST_MATRIX` classes, `confusion` is null, and `confusion_pairs` has what isn't zero in it.
         """
         classes = [asdict(scores) for scores in self.per_class]
-        if self.average_precision is not None:
-            rows = zip(classes, self.average_precision.tolist(), strict=True)
-            classes = [row | {"average_precision": replace_nonfinite(value)} for row, value in rows]
+        if self.average_precision is not None and self.thresholds is not None:
+            rows = zip(classes, self.average_precision.tolist(), self.thresholds, strict=True)
+            classes = [
+                row | {"average_precision": replace_nonfinite(precision), "threshold": threshold}
+                for row, precision, threshold in rows
+            ]
         found = {"images": self.images, **self.values, "missing": dict(self.missing), "classes": classes}
         if not self.has_confusion:
             return found
@@ -118,6 +123,7 @@ def evaluate_outputs(outputs: Outputs, metrics: Mapping[str, Metric]) -> Evaluat
         values[name], reason = metric_value(metric, outputs)
         if reason:
             missing[name] = reason
+    multilabel = outputs if isinstance(outputs, MultilabelOutputs) else None
     return Evaluation(
         values=values,
         missing=missing,
@@ -127,7 +133,8 @@ def evaluate_outputs(outputs: Outputs, metrics: Mapping[str, Metric]) -> Evaluat
         predicted=outputs.predicted_counts,
         right=outputs.right_counts,
         pairs=_confusion_pairs(outputs) if isinstance(outputs, MulticlassOutputs) else np.empty((0, 3), dtype=np.int64),
-        average_precision=outputs.average_precision if isinstance(outputs, MultilabelOutputs) else None,
+        average_precision=multilabel.average_precision if multilabel else None,
+        thresholds=multilabel.thresholds if multilabel else None,
     )
 
 

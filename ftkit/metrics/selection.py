@@ -12,11 +12,21 @@ from ftkit.parts.metric import Metric
 from ftkit.parts.task import Task
 from ftkit.plugins import Registry
 
+EPOCH_METRICS = ("loss", "accuracy", "subset_accuracy", "macro_f1")
+"""Metrics shown for each epoch, where the task has them."""
+MAIN = ("accuracy", "macro_f1", "subset_accuracy", "loss")
+"""Metrics of tables of several runs, where the task has them."""
+
 
 def default_metrics(registry: Registry, task: Task, classes: int) -> dict[str, Metric]:
     """The default metrics of a task that depend on the model with so many classes, by name."""
     metrics = named_metrics(registry, task.metrics)
     return {name: metric for name, metric in metrics.items() if classes >= metric.min_classes}
+
+
+def main_metrics(registry: Registry, task: Task) -> dict[str, Metric]:
+    """The few metrics of a task that tables of several runs have: the monitored one by default, accuracy, F1, loss."""
+    return named_metrics(registry, (task.monitor, *(name for name in MAIN if name in task.metrics)))
 
 
 def run_metrics(resolved: Resolved, task: Task, classes: int) -> dict[str, Metric]:

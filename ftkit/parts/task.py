@@ -47,6 +47,7 @@ class Task(ABC):
         loss: The loss by default, by its registered name.
         metrics: The metrics of each evaluation, by their registered names.
         monitor: The metric that selects the best epoch by default.
+        accuracy: What the share of rightly predicted images is called, as `correct` defines them.
         exclusive: Whether an image has exactly one class.
     """
 
@@ -55,6 +56,7 @@ class Task(ABC):
     loss: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     monitor: ClassVar[str]
+    accuracy: ClassVar[str] = "accuracy"
     exclusive: ClassVar[bool] = True
 
     @abstractmethod

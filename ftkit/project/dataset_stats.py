@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from statistics import median_low
 from ftkit.data.images import ImageFiles, open_header, upright_size
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Split
+from ftkit.parts.label_sets import count_classes
 from ftkit.plugins import Registry
 
 SAMPLE = 200
@@ -76,7 +76,7 @@ def compute_stats(dataset: Mapping[str, str]) -> DatasetStats:
     headers = _headers(train)
     if not headers:
         raise RequestError(f"{path}: none of {min(len(train), SAMPLE)} images can be read", "check the files")
-    images = Counter(train.labels)
+    images = count_classes(train.labels)
     return DatasetStats(
         name,
         option,

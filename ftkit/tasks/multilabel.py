@@ -40,6 +40,7 @@ class Multilabel(Task):
     loss = "binary-cross-entropy"
     metrics = ("map", "micro_f1", "macro_f1", "subset_accuracy", "auroc", "loss")
     monitor = "map"
+    accuracy = "subset accuracy"
     exclusive = False
 
     def check(self, splits: Splits) -> None:

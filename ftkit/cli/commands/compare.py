@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from ftkit.evaluation.comparison import Estimate, PairedComparison, Result
     from ftkit.evaluation.trained_runs import ComputeOptions
     from ftkit.parts.metric import Metric
+    from ftkit.parts.task import Task
 
 app = typer.Typer()
 
-SHOWN_METRICS = ("accuracy", "macro_f1", "loss")
 SEEDS = 3
 RUN_KEYS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
 """Config keys that have an effect on the comparison of existing runs."""
@@ -70,7 +71,7 @@ def compare(
         seeds or SEEDS,
         resolved,
         split,
-        shown_metrics(resolved),
+        partial(shown_metrics, resolved),
         _compute_options(resolved),
         json,
     )
@@ -124,7 +125,7 @@ def _compare_runs(
         outputs.append(predict_split(one, chosen, _compute_options(resolved), console.note))
         for line in outputs[-1].notes:
             console.warn(line)
-    metrics = shown_metrics(resolved)
+    metrics = shown_metrics(resolved, outputs[0].task)
     results = compare_outputs(outputs, metrics, paired=not unpaired)
     if json:
         console.print_json({"split": chosen, "runs": [_facts(result) for result in results]})
@@ -141,15 +142,20 @@ def _compute_options(resolved: Resolved) -> ComputeOptions:
     return ComputeOptions(config.device, config.precision, threads, batch_size, config.cache.use)
 
 
-def shown_metrics(resolved: Resolved) -> dict[str, Metric]:
-    """The metrics of `--metric`, or by default SHOWN_METRICS and those of the config file."""
+def shown_metrics(resolved: Resolved, task: Task) -> dict[str, Metric]:
+    """The metrics of `--metric`, or by default the main ones of the task and those of the config file.
+
+    Raises:
+        RequestError: A metric isn't defined for the task.
+    """
     from ftkit.config.load import build
-    from ftkit.metrics.selection import named_metrics
+    from ftkit.metrics.selection import check_task, main_metrics
 
     listed = dict(zip((choice.name for choice in resolved.config.metrics), build(resolved, "metrics"), strict=True))
     sources = [where for key, where in resolved.sources.items() if key.partition(".")[0] == "metrics"]
-    usual = () if any(where.startswith(("--", "FTKIT_")) for where in sources) else SHOWN_METRICS
-    return {**named_metrics(resolved.registry, usual), **listed}
+    check_task(listed, task, resolved.where("metrics"))
+    chosen = any(where.startswith(("--", "FTKIT_")) for where in sources)
+    return listed if chosen else {**main_metrics(resolved.registry, task), **listed}
 
 
 def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) -> None:
@@ -182,19 +188,20 @@ def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) 
         for name, a in rest
     ]
     console.show_table(f"paired differences from {names[0]}", ("run", *heads), rows)
-    console.print_text("p: McNemar's exact test; the null hypothesis is equal accuracy")
+    accuracy = results[0].outputs.task.accuracy
+    console.print_text(f"p: McNemar's exact test; the null hypothesis is equal {accuracy}")
     for name, against in rest:
-        console.print_text(_verdict(name, names[0], against, images))
+        console.print_text(_verdict(name, names[0], against, images, accuracy))
 
 
-def _verdict(name: str, first: str, against: PairedComparison, images: int) -> str:
+def _verdict(name: str, first: str, against: PairedComparison, images: int, accuracy: str = "accuracy") -> str:
     """The result of the test, with the smallest significant difference, since p alone hides the test's power."""
     more = against.only_this - against.only_first
     if against.is_chance:
-        accuracy = f"{against.smallest_difference / images:.{digits_of(images)}f} in accuracy"
+        least = f"{against.smallest_difference / images:.{digits_of(images)}f} in {accuracy}"
         return (
             f"{name}: not significantly different from {first} on {plural(images, 'image')}: "
-            f"{more:+d} correct; {against.smallest_difference} ({accuracy}) would be significant"
+            f"{more:+d} correct; {against.smallest_difference} ({least}) would be significant"
         )
     return f"{name}: significantly {'better' if more > 0 else 'worse'} than {first} (p below 0.05)"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,8 @@ PAIRS = 15
 CLASSES = 100
 """Largest number of classes that are all listed; above, those with the lowest F1 are listed."""
 WORST = 20
+LABEL_OPTIONS = ("separator", "class_columns")
+"""Options of datasets that describe several labels per image; `--data` takes them from the run's dataset."""
 PADDING = 3
 """Characters of padding and rules around each column of a table."""
 
@@ -126,12 +128,20 @@ def _evaluation_data(bundle: Path, data: str | None, split: SplitName | None, ru
     if data is not None:
         chosen = dataset_at(data)
         registry = run.registry if run else Registry()
-        dataset = registry.datasets.get(chosen.pop("name"))
+        chosen_name = chosen.pop("name")
+        dataset = registry.datasets.get(chosen_name)
         options = {option: path if "://" in path else Path(path).expanduser() for option, path in chosen.items()}
-        return split_of_dataset(dataset(**options), data, card, split)
+        return split_of_dataset(dataset(**_label_options(run, chosen_name), **options), data, card, split)
     if run is None:
         raise RequestError(f"{bundle} is a model without a run, so its data is unknown", "give images with --data")
     return split_of_run(run, card, split)
+
+
+def _label_options(run: Resolved | None, dataset: str) -> dict[str, Any]:
+    """The options of the run's dataset on several labels per image, for other data of the same kind."""
+    if run is None or run.config.dataset.name != dataset:
+        return {}
+    return {name: value for name, value in run.config.dataset.options.items() if name in LABEL_OPTIONS}
 
 
 def _run_config(bundle: Path) -> Resolved | None:
@@ -185,15 +195,22 @@ def _interval_text(interval: Interval | None, digits: int) -> str:
 
 
 def _class_table(evaluation: Evaluation) -> Table:
-    shown, title = evaluation.per_class, "By class"
+    scores, title = evaluation.per_class, "By class"
+    shown: Sequence[int] = range(len(scores))
     if len(shown) > CLASSES:
         # A class without images has an F1 of 0, whatever the model.
-        shown = tuple(sorted((one for one in shown if one.support), key=lambda one: one.f1)[:WORST])
-        title = f"The {len(shown)} of {len(evaluation.classes):,} classes with the lowest F1: all are in --json"
-    table, digits = console.table(title, ("class", "images", "precision", "recall", "F1")), digits_of(evaluation.images)
-    for one in shown:
-        metrics = (f"{value:.{digits}f}" for value in (one.precision, one.recall, one.f1))
-        table.add_row(one_line(one.name), str(one.support), *metrics)
+        shown = sorted((place for place in shown if scores[place].support), key=lambda place: scores[place].f1)[:WORST]
+        title = f"The {len(shown)} of {len(scores):,} classes with the lowest F1: all are in --json"
+    further: dict[str, Sequence[float]] = {}
+    if evaluation.average_precision is not None and evaluation.thresholds is not None:
+        further = {"AP": evaluation.average_precision.tolist(), "threshold": evaluation.thresholds}
+    table = console.table(title, ("class", "images", "precision", "recall", "F1", *further))
+    digits = digits_of(evaluation.images)
+    for place in shown:
+        one = scores[place]
+        values = (one.precision, one.recall, one.f1, *(column[place] for column in further.values()))
+        cells = ("-" if math.isnan(value) else f"{value:.{digits}f}" for value in values)
+        table.add_row(one_line(one.name), str(one.support), *cells)
     return table
 
 

@@ -171,8 +171,10 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
+    from ftkit.metrics.selection import EPOCH_METRICS
+
     labels = summary.metric_labels
-    shown = [name for name in dict.fromkeys(("loss", "accuracy", "macro_f1", summary.monitor)) if name in labels]
+    shown = [name for name in dict.fromkeys((*EPOCH_METRICS, summary.monitor)) if name in labels]
     rows = [("epoch", "train loss", *(f"val {one_line(labels[name])}" for name in shown), "seconds", "")]
     for record in summary.records:
         numbers = (record.get(key) for key in ("train_loss", *(f"val_{name}" for name in shown)))

@@ -15,7 +15,7 @@ from ftkit.cli.launcher import run as run_agent
 from ftkit.cli.options import Json, with_request
 from ftkit.cli.output import console, streams
 from ftkit.distributed import launch_env
-from ftkit.errors import FtkitError, RequestError, plural, shell_word
+from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word
 
 if TYPE_CHECKING:
     from ftkit.cli.options import Request
@@ -203,7 +203,7 @@ def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
     lines = [
         *(weight_drift_lines(last["weight_drift"], last["epoch"]) if not quiet and last["epoch"] else ()),
-        *_gain(outcome, plan.config.monitor),
+        *_gain(outcome, plan.config.monitor, plan.metrics[plan.config.monitor].label),
         *(
             [f"{plural(skipped, 'step was', 'steps were')} skipped: loss or gradients were not finite"]
             if skipped
@@ -221,13 +221,13 @@ def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _gain(outcome: Outcome, monitor: str) -> list[str]:
+def _gain(outcome: Outcome, monitor: str, label: str) -> list[str]:
     """The change in the monitored metric from the probe to the best epoch."""
     first = outcome.records[0]
     if "probe_strength" not in first or len(outcome.records) < 2:
         return []
-    key = f"val_{monitor}"
-    before, after = first[key], outcome.best[key]
+    before, after = (record[f"val_{monitor}"] for record in (first, outcome.best))
+    monitor = one_line(label)
     if before is None or after is None:
         return [f"probe: {monitor} is not finite, so it can't be compared with the probe"]
     if outcome.best["epoch"] == 0:

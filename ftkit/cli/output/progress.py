@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.cli.output import console
 from ftkit.distributed import launch_env
 from ftkit.errors import one_line, plural
+from ftkit.metrics.selection import EPOCH_METRICS
 from ftkit.training.events import EpochDone, Listener, Start, StepDone
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Display(Listener):
         self.epochs = epochs
         self.quiet = quiet
         self.labels: Mapping[str, str] = {}
+        self.accuracy = "accuracy"
 
     def print_line(self, text: str) -> None:
         if launch_env.rank() == 0:
@@ -41,7 +43,7 @@ class Display(Listener):
             console.err().print(text, soft_wrap=True)
 
     def started(self, event: Start) -> None:
-        self.labels = shown_labels(event.plan)
+        self.labels, self.accuracy = shown_labels(event.plan), event.plan.task.accuracy
         where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
         self.print_line(f"run {event.run} {where}{again}")
@@ -56,7 +58,7 @@ class Display(Listener):
         self.print_line(f"{epochs}: {groups} {verb} ({plural(trainable, 'parameter')})")
 
     def epoch_done(self, event: EpochDone) -> None:
-        self.print_line(epoch_line(event.record, self.epochs, event.is_best, self.labels))
+        self.print_line(epoch_line(event.record, self.epochs, event.is_best, self.labels, self.accuracy))
 
     def note(self, text: str) -> None:
         self.print_line(f"note: {text}")
@@ -117,20 +119,23 @@ class LiveDisplay(Display):
 def shown_labels(plan: Plan) -> dict[str, str]:
     """Labels of the metrics that are shown for each epoch, by name."""
     config = plan.config
-    names = ("loss", "accuracy", "macro_f1", config.monitor, *(choice.name for choice in config.metrics))
+    names = (*EPOCH_METRICS, config.monitor, *(choice.name for choice in config.metrics))
     return {name: one_line(plan.metrics[name].label) for name in names if name in plan.metrics}
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int, is_best: bool, labels: Mapping[str, str]) -> str:
+def epoch_line(
+    record: Mapping[str, Any], epochs: int, is_best: bool, labels: Mapping[str, str], accuracy: str = "accuracy"
+) -> str:
     """An epoch on one line, marked if it is the best so far.
 
     Args:
         labels: The metrics to show, by name.
+        accuracy: What the task calls its accuracy.
     """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
     if "train_loss" in record:
-        parts.append(f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}")
+        parts.append(f"train loss {record['train_loss']:.4f} {accuracy} {record['train_accuracy']:.4f}")
     parts.append(f"val {metrics_line(record, labels, ' ')}")
     parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts) + ("  best" if is_best else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ftkit.experiments.trials import Trial, TrialResult
     from ftkit.parts.dataset import SplitName
     from ftkit.parts.metric import Metric
+    from ftkit.parts.task import Task
 
 
 def compare_strategies(
@@ -21,15 +22,19 @@ def compare_strategies(
     seeds: int,
     resolved: Resolved,
     split: SplitName | None,
-    metrics: Mapping[str, Metric],
+    metrics_of: Callable[[Task], Mapping[str, Metric]],
     options: ComputeOptions,
     json: bool,
 ) -> None:
-    """Train the missing runs of each strategy and seed, then print their metrics."""
+    """Train the missing runs of each strategy and seed, then print their metrics.
+
+    Args:
+        metrics_of: The metrics of the table for a task.
+    """
     from ftkit.experiments.trials import evaluate_trial, plan_trials
 
     trials = plan_trials(resolved, strategies, seeds, console.note)
-    splits = _splits(trials, split)
+    splits, metrics = _splits(trials, split), metrics_of(trials[0].task)
     for number, trial in enumerate(trials, 1):
         _train(trial, f"run {number} of {len(trials)}")
     console.note(f"evaluating {plural(len(trials), 'run')}")

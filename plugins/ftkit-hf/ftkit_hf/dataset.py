@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from ftkit.api import (
     Dataset,
     FtkitError,
     Labelled,
+    LabelSets,
     RequestError,
     Split,
     SplitName,
@@ -21,6 +22,7 @@ from ftkit.api import (
     UnreadableImage,
     decode_image,
     file_stamp,
+    join_splits,
     kind_of_file,
     label_splits,
     nearest,
@@ -59,7 +61,8 @@ class HubDataset(Dataset):
             `save_to_disk` writes it), or a Parquet file.
         config: Name of a configuration of the repository, if it has several.
         image_column: Column of images; by default the only one there is.
-        label_column: Column of classes; by default the one declared as such, or named `label`.
+        label_column: Column of classes, or of lists of classes for several labels per image; by default the one
+            declared as such, or named `label`.
         revision: Branch, tag or commit of a repository.
         streaming: Fetch images when they are needed instead of downloading the data; for Parquet files.
         streaming_cache_gb: Limit of the disk cache of fetched data, in gigabytes.
@@ -93,6 +96,8 @@ class HubDataset(Dataset):
             else:
                 notes.append(f"the {name} split is left out: it has no column {label!r}")
         where = {name: f"{self.path}, split {name}" for name in labelled}
+        if _listed_classes(first.features[label]) is not None:
+            return label_set_splits(labelled, where, notes, for_training)
         return label_splits(labelled, where, tuple(notes), for_training)
 
     def _found(self, tables: Mapping[str, Table]) -> tuple[dict[SplitName, Table], tuple[str, ...]]:
@@ -158,11 +163,15 @@ class HubDataset(Dataset):
         """The column of classes, and a note where other columns are candidates."""
         import datasets
 
-        plain: list[str] = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
+        plain: list[str] = [
+            name
+            for name, feature in features.items()
+            if isinstance(feature, datasets.ClassLabel | datasets.Value) or _listed_classes(feature) is not None
+        ]
         wanted = self.label_column
         if wanted is not None and wanted not in features:
             raise self._no_column("label_column", wanted, plain)
-        declared: list[str] = [name for name in plain if isinstance(features[name], datasets.ClassLabel)]
+        declared: list[str] = [name for name in plain if not isinstance(features[name], datasets.Value)]
         likely: tuple[str, ...] = (*LABELS, *(declared if len(declared) == 1 else ()))
         found = [n for n in likely if n in plain and (n in declared or not declared)] if wanted is None else [wanted]
         if found and found[0] in plain:
@@ -173,8 +182,8 @@ class HubDataset(Dataset):
         if several is not None:
             kind = type(features[several]).__name__
             raise RequestError(
-                f"dataset.path: column {several!r} of {self.path} holds {kind}, not one class",
-                "name a column with one class for each image with --set dataset.label_column=NAME",
+                f"dataset.path: column {several!r} of {self.path} holds {kind}, not classes",
+                "name a column of ClassLabel, or of lists of ClassLabel, with --set dataset.label_column=NAME",
             )
         raise RequestError(
             f"dataset.path: none of {', '.join(features)} is clearly the label column",
@@ -198,9 +207,53 @@ class HubDataset(Dataset):
 
         values = table.values(label)
         feature = table.features[label]
-        classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+        classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else _listed_classes(feature)
         names = [f"{name}/{row:07d}" for row in range(len(values))]
         return Labelled(table.split(names, [0] * len(names), image, label), values, classes)
+
+
+def _listed_classes(feature: Any) -> tuple[str, ...] | None:
+    """The class names of a column of lists of ClassLabel; None for another column."""
+    import datasets
+
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+    return tuple(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def label_set_splits(
+    tables: Mapping[SplitName, Labelled], where: Mapping[SplitName, str], notes: Sequence[str], for_training: bool
+) -> Splits:
+    """Splits with several labels per image, from columns of lists of class numbers.
+
+    An empty list is an image without a label. Images whose list is missing, or has a -1, are left out, with a note.
+
+    Raises:
+        RequestError: A split has no lists of classes, a number isn't a class, or no image has a list.
+    """
+    parts, lines = dict[SplitName, tuple[Split, Sequence[str]]](), list(notes)
+    for name, table in tables.items():
+        if table.classes is None or any(isinstance(value, int | str | float) for value in table.values):
+            raise RequestError(f"{where[name]}: its labels aren't lists of classes, as those of other splits are")
+        kept = [row for row, value in enumerate(table.values) if isinstance(value, list) and -1 not in value]
+        if len(kept) < len(table.values):
+            left = len(table.values) - len(kept)
+            lines.append(f"the {name} split: {left:,} of {len(table.values):,} images have no labels and are skipped")
+        if not kept:
+            continue
+        sets: list[Any] = [table.values[row] for row in kept]
+        _require_classes(sets, [table.split.names[row] for row in kept], len(table.classes), where[name])
+        split = table.split if len(kept) == len(table.values) else table.split.subset(kept)
+        parts[name] = replace(split, labels=LabelSets(sets, len(table.classes))), table.classes
+    if not parts or (for_training and "train" in tables and "train" not in parts):
+        raise RequestError(f"{next(iter(where.values()))}: no image has labels", "give labelled data")
+    return join_splits(parts, where, tuple(lines), for_training)
+
+
+def _require_classes(sets: Sequence[Sequence[Any]], names: Sequence[str], classes: int, where: str) -> None:
+    for name, labels in zip(names, sets, strict=True):
+        wrong = next((label for label in labels if not isinstance(label, int) or not 0 <= label < classes), None)
+        if wrong is not None or None in labels:
+            raise RequestError(f"{where}: a label of {name} is {wrong}, and there are {classes} classes, from 0")
 
 
 class _Loaded:

@@ -12,9 +12,10 @@ from ftkit_hf.dataset import HubDataset
 from PIL import Image
 
 import ftkit
-from ftkit.api import RequestError, Splits
+from ftkit.api import LabelSets, RequestError, Splits
 
 NAMES = datasets.ClassLabel(names=["ants", "bees"])
+LISTS = datasets.Sequence(NAMES)
 TEXT, WHOLE = datasets.Value("string"), datasets.Value("int64")
 
 
@@ -84,14 +85,15 @@ def test_a_choice_between_columns_is_told(tmp_path: Path, streaming: bool) -> No
     table = datasets.Dataset.from_dict({"image": pictures, "fine_label": [0, 1], "coarse_label": [1, 1]}, features)
     table.to_parquet(tmp_path / "t.parquet")
     (note,) = load(tmp_path / "t.parquet", streaming).notes
-    assert note == "labels are column 'fine_label'; others that could be: coarse_label (dataset.label_column)"
+    assert note == "labels are column 'fine_label'; other candidates: coarse_label (dataset.label_column)"
     assert load(tmp_path / "t.parquet", streaming, label_column="fine_label").notes == ()
 
 
 @pytest.mark.parametrize(
     ("labels", "feature", "said"),
     [
-        ([[0], [1, 0]], datasets.List(NAMES), "column 'label' of .* holds List, not one class"),
+        ([["a"], ["b"]], datasets.Sequence(TEXT), "column 'label' of .* holds (List|Sequence), not classes"),
+        ([None, [-1]], LISTS, "no image has labels"),
         ([0.25, 1.5], datasets.Value("float32"), "the label of train/0000000 is 0.25, not a whole number"),
         ([None, None], WHOLE, "none of 2 samples has a label"),
     ],
@@ -103,3 +105,20 @@ def test_labels_of_other_kinds_are_refused(
     for options in ({}, {"label_column": "label"}):
         with pytest.raises(RequestError, match=said):
             load(tmp_path / "data", streaming, **options)
+
+
+def test_a_column_of_lists_of_classes_is_several_labels_per_image(tmp_path: Path, streaming: bool) -> None:
+    data = tmp_path / "data"
+    write(data, "train", [[0], [1, 0], [], [1], None, [-1]] * 2, LISTS, "labels")
+    write(data, "validation", [[1], [0, 1], []], LISTS, "labels")
+    splits = load(data, streaming)
+    assert (splits.classes, splits.multilabel) == (("ants", "bees"), True)
+    assert splits.train is not None
+    assert splits.val is not None
+    assert splits.train.labels == LabelSets([(0,), (0, 1), (), (1,)] * 2, 2)
+    assert splits.val.labels == LabelSets([(1,), (0, 1), ()], 2)
+    assert [splits.train[place][0].getpixel((0, 0))[0] for place in (3, 4)] == [120, 240]  # type: ignore[index]
+    assert splits.notes == ("the train split: 4 of 12 images have no labels and are skipped",)
+    dataset = {"name": "hf/dataset", "path": str(data), "streaming": streaming}
+    plan = ftkit.plan(dataset=dataset, backbone="lenet", weights="none")
+    assert plan.task.name == "multilabel"

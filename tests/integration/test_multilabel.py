@@ -140,7 +140,10 @@ def test_metrics_are_those_of_torchmetrics_at_the_thresholds_of_the_card(run: Pa
     thresholds = card(run)["decision"]["thresholds"]
     truth, size = targets.long(), len(PROPERTIES)
     predicted = (scores > torch.tensor(thresholds)).long()
-    close = lambda value: pytest.approx(float(value), abs=1e-5)  # noqa: E731
+
+    def close(value: Any) -> Any:
+        return pytest.approx(float(value), abs=1e-5)
+
     assert found["map"] == close(multilabel_average_precision(scores, truth, size))
     assert found["auroc"] == close(multilabel_auroc(scores, truth, size))
     assert found["micro_f1"] == close(multilabel_f1_score(predicted, truth, size, average="micro"))

@@ -20,7 +20,7 @@ from ftkit.planning.plan_checks import check_plan
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
-from ftkit.planning.task_choice import choose_task
+from ftkit.planning.task_choice import choose_task, labels_of_task
 from ftkit.planning.weight_source import WeightSource, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
@@ -44,6 +44,7 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     splits, notes = load_splits(resolved)
     require_classes(splits)
     resolved = choose_task(resolved, splits)
+    splits = labels_of_task(resolved, splits)
     config = resolved.config
     weights = weights_for(resolved, backbone, strategy, None if run is None else run.path)
     head = Head(config.head.hidden, config.head.dropout)

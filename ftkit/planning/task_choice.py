@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ftkit.config.choices import AUTO
 from ftkit.config.load import Resolved, build, with_choice
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
+from ftkit.parts.label_sets import LabelSets, label_set
 from ftkit.parts.task import Task
 
 
@@ -34,3 +36,16 @@ def choose_task(resolved: Resolved, splits: Splits) -> Resolved:
             f"choose another loss, such as {task.loss}",
         )
     return resolved
+
+
+def labels_of_task(resolved: Resolved, splits: Splits) -> Splits:
+    """The splits with sets of labels where the task takes several per image and the data has one."""
+    task: Task = build(resolved, "task")
+    if task.exclusive:
+        return splits
+    sets: dict[Any, Any] = {
+        name: replace(split, labels=LabelSets(map(label_set, split.labels), len(splits.classes)))
+        for name, split in splits.present()
+        if not split.multilabel
+    }
+    return replace(splits, **sets)

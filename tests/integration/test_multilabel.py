@@ -292,6 +292,29 @@ def options(data: Path) -> Sequence[str]:
     return (*dataset, "--backbone", "lenet", "--device", "cpu", "--workers", "0", "--set", "probe=false")
 
 
+def test_data_with_one_class_per_image_trains_as_several_and_isnt_paired_with_one(tmp_path: Path) -> None:
+    settings = (
+        "--dataset",
+        "digits",
+        "--backbone",
+        "lenet",
+        "--strategy",
+        "freeze",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    )
+    for name in ("multilabel", "multiclass"):
+        more = ("--task", name, "--name", name, "--train-samples", "100", "--set", "probe=false", "--workers", "0")
+        done = typed("train", *settings, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = typed("evaluate", "multilabel", "--json", cwd=tmp_path)
+    assert "map" in json.loads(done.stdout), done.stderr
+    done = typed("compare", "multilabel", "multiclass", cwd=tmp_path)
+    assert (done.returncode, "tasks differ: multilabel and multiclass" in done.stderr) == (2, True), done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "more", "says"),
     [

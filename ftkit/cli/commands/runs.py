@@ -176,10 +176,11 @@ def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
     labels = summary.metric_labels
     shown = [name for name in dict.fromkeys((*EPOCH_METRICS, summary.monitor)) if name in labels]
     rows = [("epoch", "train loss", *(f"val {one_line(labels[name])}" for name in shown), "seconds", "")]
+    best = None if summary.best is None else summary.best["epoch"]
     for record in summary.records:
         numbers = (record.get(key) for key in ("train_loss", *(f"val_{name}" for name in shown)))
         cells = ("" if n is None else f"{n:.4f}" for n in numbers)
-        mark = "best" if record is summary.best else ""
+        mark = "best" if record["epoch"] == best else ""
         rows.append((str(record["epoch"]), *cells, f"{record['seconds']:.1f}", mark))
     return rows
 

@@ -103,6 +103,8 @@ def execute(trainer: Trainer, other_world: bool = False) -> Outcome:
             if kept is not None:
                 kept.close()
         trainer.call("on_exit", error)
+        trainer.close()
+        del error  # It refers to this frame through its traceback.
 
 
 def _shard(trainer: Trainer) -> None:

@@ -190,6 +190,13 @@ class Trainer:
             self.call("on_interrupt")
             raise interruption(self.session, signum)
 
+    def close(self) -> None:
+        """Let go of the session, so that its worker processes end now.
+
+        Callbacks and trainer refer to each other: only a garbage collection would find them otherwise.
+        """
+        vars(self).clear()
+
     def call(self, event: str, *args: Any) -> None:
         """Call the callbacks that implement an event, in order."""
         for method in self.callbacks.calls(event):

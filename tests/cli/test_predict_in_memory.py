@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no dimensions": (np.array(3, dtype=np.uint8), "with shape ()"),
     "no pixels": (ARRAY[:0], "with shape (0, 48, 3), which has no pixels"),
     "no pixels, tensor": (TENSOR[:, :, :0], "which has no pixels"),
-    "no pixels, PIL": (Image.new("RGB", (0, 5)), "it has no pixels"),
+    "no pixels, PIL": (Image.new("RGB", (0, 5)), "the image has no pixels"),
     "no bytes": (b"", "the file is empty"),
     "text": (b"what is this?", "not an image"),
     "cut short": (content()[:200], "can't be read"),

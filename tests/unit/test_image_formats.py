@@ -61,7 +61,7 @@ def test_a_missing_package_is_named(tmp_path: Path, suffix: str) -> None:
         [sys.executable, "-c", ALONE, str(path), module], capture_output=True, text=True, check=True, timeout=60
     )
     message, status = done.stdout.splitlines()
-    assert message.startswith(f"{path}: its content is {suffix[1:].upper()}")
+    assert message.startswith(f"{path}: the content is {suffix[1:].upper()}")
     assert f"pip install 'ftkit[formats]' ({OPTIONAL[suffix]})" in message
     assert status == "missing"
 

@@ -70,7 +70,7 @@ def test_json_has_the_average_precision_of_each_class_and_no_confusion_matrix() 
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert written["classes"][1] == {
         "name": "dog", "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1,
-        "average_precision": 1,
+        "average_precision": 1, "threshold": 0.5,
     }  # fmt: skip
     assert written["classes"][2]["average_precision"] is None, "no image has the label"
     assert written["map"] == 1, "of the classes that have an image"

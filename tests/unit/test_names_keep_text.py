@@ -65,7 +65,7 @@ def test_a_name_in_the_environment_keeps_its_case() -> None:
 def test_where_null_is_a_value_it_is_one_and_an_empty_place_is_no_name() -> None:
     assert resolve(sets=["classes=null", "name=~", "weights=null"]).config.classes is None
     assert resolve(sets=["name='null'"]).config.name == "null"
-    with pytest.raises(RequestError, match=r"--set label_map: must be text, not null"):
+    with pytest.raises(RequestError, match=r"--set label_map: label_map.a: must be text, not null"):
         resolve(sets=["label_map={a: , b: c}"])
 
 

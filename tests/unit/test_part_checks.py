@@ -530,7 +530,7 @@ class Bare(Callback):
     [
         ("type", "the state of callback 'callback' has {1, 2}, which can't be saved"),
         ("key", "the state of callback 'callback' has {1: 2}, which can't be saved"),
-        ("list", "state_dict() returned list, not a mapping"),
+        ("list", "returned list (return a mapping)"),
         ("steps", "after a stop at step 2 and a resume the records of the epochs differ"),
         ("weights", "after a stop at step 2 and a resume"),
     ],

@@ -235,7 +235,7 @@ def test_a_signal_while_it_is_filled_leaves_what_was_computed(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Table, "put", interrupted)
-    with pytest.raises(RunInterrupted, match="nothing is lost"):
+    with pytest.raises(RunInterrupted, match="nothing was trained yet"):
         train(data, "run", strategy="freeze")
     monkeypatch.setattr(Table, "put", put)
     resume(Path("runs", "run"))

@@ -148,12 +148,9 @@ def test_the_command_line_takes_and_shows_the_means(run_ftkit: RunFtkit, data: P
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "augment standard: scale 0.5 to 1, ratio 0.75 to 1.33, flip 0.5" in lines
-    assert "weight decay 0.01 of all but biases and normalisation parameters" in lines
-    assert "gradient clipped to a norm of 2 at most" in lines
-    assert (
-        "loss cross-entropy, 0.1 of each target spread over all classes; an image counts 0.625 to 2.5 by its class"
-        in lines
-    )
+    assert "weight decay 0.01 on all but biases and normalisation parameters" in lines
+    assert "gradient norm clipped to 2" in lines
+    assert "loss cross-entropy, label smoothing 0.1; class weights 0.625 to 2.5" in lines
     assert any(line.startswith("layer3 ") and line.endswith(" 0.0001") for line in lines)
     shown = json.loads(run_ftkit("plan", *arguments, *means, "--json").stdout)
     assert shown["augment"]["scale"] == [0.5, 1.0]

@@ -185,7 +185,9 @@ def test_the_contract_tries_threads_and_forks(project: Project) -> None:
     carried = shared.replace("connect(self.path)", "connect(self.path, check_same_thread=False)")
     carried = carried.replace("if False and 1 != os.getpid()", "if FIRST != os.getpid()")
     carried = carried.replace("CONNECTION = None\n\n", "CONNECTION, FIRST = None, os.getpid()\n\n")
-    with pytest.raises(ContractError, match=r"forked after it was opened here: RuntimeError: a connection was carried"):
+    with pytest.raises(
+        ContractError, match=r"in a process forked after an image was opened: RuntimeError: a connection was carried"
+    ):
         check_dataset(dataset(carried), opened=3)
 
 

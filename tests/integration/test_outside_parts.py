@@ -56,7 +56,7 @@ def records(run: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("checkpoint", ["step-000004", "step-000021"])
+@pytest.mark.parametrize("checkpoint", [pytest.param("step-000004", marks=pytest.mark.long), "step-000021"])
 def test_a_killed_run_resumes_to_the_same_bytes(project: Path, checkpoint: str) -> None:
     """Killed once a checkpoint past this step is there: in the first epoch, and in a later phase."""
     name, least = f"killed-{checkpoint}", int(checkpoint.rpartition("-")[2])
@@ -91,6 +91,7 @@ def steps_done(run: Path) -> int:
     return int(state["epoch"]) * 10 + int(state["step"])
 
 
+@pytest.mark.long
 def test_each_part_has_an_effect(project: Path) -> None:
     """A run without one of the parts ends elsewhere, or lacks what the part adds to the records."""
     whole = records(project / "runs" / "whole")
@@ -125,7 +126,8 @@ def test_the_metric_is_evaluated_and_compared(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert 0 < found["outside/kappa"] <= found["accuracy"]
-    done = ftkit(project, "compare", "whole", "short", "--metric", "outside/kappa", "--json")
+    shutil.copytree(project / "runs" / "whole", project / "runs" / "again")
+    done = ftkit(project, "compare", "whole", "again", "--metric", "outside/kappa", "--json")
     assert done.returncode == 0, done.stderr
     assert "outside/kappa" in done.stdout
 

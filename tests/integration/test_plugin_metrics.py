@@ -150,6 +150,7 @@ def test_evaluate_has_the_metrics_of_the_run_and_others_by_name(capsys: Capture)
     assert val["my/doubt"] == pytest.approx(best["val_my/doubt"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_compare_pairs_the_resamples(capsys: Capture) -> None:
     found = json.loads(
         printed(capsys, "compare", "one", "two", "--metric", "my/kappa", "--metric", "my/doubt", "--json")

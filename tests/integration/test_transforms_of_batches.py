@@ -76,6 +76,7 @@ def test_targets_are_mixed_as_the_images_are(name: str) -> None:
         assert torch.equal(targets, torch.eye(6))
 
 
+@pytest.mark.long
 def test_weights_follow_the_beta_distribution() -> None:
     for alpha in (0.2, 2.0):
         kept = []

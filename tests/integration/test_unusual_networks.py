@@ -199,11 +199,10 @@ def test_what_a_training_says_of_a_network_holds_for_its_bundle(
     trained = run_ftkit("train", "--backbone", f"nets/{name}", "--strategy", strategy, "--name", run, cwd=project)
     assert trained.returncode == 0, trained.stderr
     records = [json.loads(line) for line in (project / "runs" / run / "metrics.jsonl").read_text().splitlines()]
-    judged = run_ftkit(
-        "evaluate", f"runs/{run}/last", "--split", "val", "--data", "photos", "--no-cache", "--json", cwd=project
-    )
-    assert judged.returncode == 0, judged.stderr
-    scores = json.loads(judged.stdout)
+    chosen = ("--split", "val", "--data", "photos", "--no-cache", "--precision", "fp32", "--json")
+    evaluated = run_ftkit("evaluate", f"runs/{run}/last", *chosen, cwd=project)
+    assert evaluated.returncode == 0, evaluated.stderr
+    scores = json.loads(evaluated.stdout)
     assert scores["loss"] == pytest.approx(records[-1]["val_loss"], abs=1e-6)
     assert records[0]["val_loss"] != pytest.approx(records[-1]["val_loss"], abs=1e-4), "it learnt nothing"
     told = trained.stdout + trained.stderr

@@ -139,7 +139,9 @@ def test_a_kind_of_network_is_trained_and_predicts_what_its_record_says(
         )  # fmt: skip
         run = ftkit.train(plan).run
         recorded = json.loads(run.metrics.read_text().splitlines()[-1])["val_loss"]
-        predicted = ftkit.load(run.path / "last").predict(sorted((photos / "val").glob("*/*")), top_k=3)
+        predicted = ftkit.load(run.path / "last", precision="fp32").predict(
+            sorted((photos / "val").glob("*/*")), top_k=3
+        )
         found = [dict(one.top)[label] for one, label in zip(predicted, "abc", strict=True)]
         assert -sum(map(math.log, found)) / 3 == pytest.approx(recorded, abs=1e-4)
 

@@ -28,7 +28,7 @@ class EMA(Callback):
     most (1 + n) / (10 + n).
 
     Attributes:
-        decay: What a step keeps of the average, between 0 and 1.
+        decay: Weight of the old average in each step, between 0 and 1.
     """
 
     decay: float = 0.999

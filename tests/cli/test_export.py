@@ -467,6 +467,7 @@ def test_a_network_that_computes_otherwise_for_large_batches_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @each_format
 def test_the_program_in_the_docs_predicts_as_ftkit_does(
     export: Run, run_ftkit: RunFtkit, work: Path, tmp_path: Path, form: str

@@ -135,6 +135,7 @@ def test_runs_are_listed_without_the_plugin(tmp_path: Path, work: Path, capsys: 
         (tmp_path / "my.py").rename(work / "my.py")
 
 
+@pytest.mark.long
 def test_evaluate_has_the_metrics_of_the_run_and_others_by_name(capsys: Capture) -> None:
     found = json.loads(printed(capsys, "evaluate", "runs/one", "--json"))
     assert found["intervals"]["my/kappa"]["low"] <= found["my/kappa"] <= found["intervals"]["my/kappa"]["high"]

@@ -146,6 +146,7 @@ def state_of(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_resumes_to_the_same_bytes(project: Path) -> None:
     whole = typed("train", "--name", "whole", "-q", cwd=project)
     assert whole.returncode == 0, whole.stderr

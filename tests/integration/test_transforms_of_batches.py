@@ -110,7 +110,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("settings", CASES.values(), ids=list(CASES))
+ONE = "both, accumulated"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(case, id=name, marks=() if name == ONE else pytest.mark.long) for name, case in CASES.items()],
+)
 def test_a_stopped_run_ends_with_the_same_bytes(settings: dict[str, Any], data: Path) -> None:
     ftkit.train(planned(data, "whole", **settings))
     with pytest.raises(RunInterrupted):

@@ -109,7 +109,7 @@ def _require_trackers(names: Iterable[str]) -> None:
 
 def _check_balance(plan: Plan) -> None:
     """Refuse class balance where an image may have several classes."""
-    if plan.task.name != "multiclass" and plan.config.balance != "none":
+    if not plan.task.exclusive and plan.config.balance != "none":
         raise RequestError(
             f"{plan.resolved.where('balance')}: classes can be balanced for one class per image only",
             "set loss.pos_weight=balanced instead",

@@ -42,9 +42,9 @@ class Multiclass(Task):
 
     def targets(self, labels: Labels, classes: int) -> Tensor:
         """Class indices, int64 `(n,)`."""
-        import torch
+        from ftkit.data.loading.loader import label_tensor
 
-        return torch.tensor(labels, dtype=torch.int64)
+        return label_tensor(labels)
 
     def soft_targets(self, targets: Tensor, classes: int) -> Tensor:
         from torch.nn.functional import one_hot

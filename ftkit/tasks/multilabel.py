@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
-from ftkit.parts.label_sets import Labels, count_classes, label_set
+from ftkit.parts.label_sets import Labels, count_classes
 from ftkit.parts.task import HeadFit, Task
 from ftkit.plugins.hookspecs import hookimpl
 
@@ -52,14 +52,9 @@ class Multilabel(Task):
 
     def targets(self, labels: Labels, classes: int) -> Tensor:
         """1 for each class of an image and 0 for the others, float32 `(n, classes)`."""
-        import torch
+        from ftkit.data.loading.loader import label_tensor
 
-        sets: list[tuple[int, ...]] = [label_set(label) for label in labels]
-        rows = torch.tensor([row for row, own in enumerate(sets) for _ in own], dtype=torch.int64)
-        columns = torch.tensor([label for own in sets for label in own], dtype=torch.int64)
-        found = torch.zeros(len(sets), classes)
-        found[rows, columns] = 1.0
-        return found
+        return label_tensor(labels, classes)
 
     def soft_targets(self, targets: Tensor, classes: int) -> Tensor:
         return targets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-THRESHOLD = 0.5
+from ftkit.tasks.multilabel import THRESHOLD
 
 
 def best_f1_thresholds(scores: Tensor, targets: Tensor) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ftkit.cli.main import main
 from ftkit.errors import RunInterrupted
 from ftkit.library import resume
 from tests.conftest import MakeFolder
+from tests.runs import records, weights
 from tests.stopping import StopAt
 
 SETTINGS: dict[str, Any] = {
@@ -40,15 +40,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(data: Path, name: str, **settings: Any) -> Any:
     return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
-
-
-def records(name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def weights(name: str) -> bytes:
-    return Path("runs", name, "last", "model.safetensors").read_bytes()
 
 
 def test_crops_and_flips_end_the_same_bit_for_bit(data: Path) -> None:

@@ -18,6 +18,7 @@ from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.library import resume
 from ftkit.plugins import Registry
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import records, weights
 from tests.stopping import StopAt
 
 SETTINGS: dict[str, Any] = {
@@ -46,15 +47,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(data: Path, name: str, **settings: Any) -> Any:
     return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
-
-
-def records(name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def weights(name: str) -> bytes:
-    return Path("runs", name, "last", "model.safetensors").read_bytes()
 
 
 def mixed(name: str, seed: int, alpha: float = 1.0, size: int = 20) -> tuple[torch.Tensor, ...]:

@@ -105,7 +105,7 @@ def load_bundle(
     if _sha256(weights) != expected:
         raise damaged(weights)
     registry = registry or _registry(card)
-    backbone, task = _backbone(card, registry, folder), saved_task(card.task, registry, str(folder / CARD))
+    backbone, task = _backbone(card, registry, folder), _task(card, registry, folder)
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
@@ -135,6 +135,15 @@ def _backbone(card: ModelCard, registry: Registry, folder: Path) -> Backbone:
         if wanted.is_own
         else f"pip install {wanted.package}",
     )
+
+
+def _task(card: ModelCard, registry: Registry, folder: Path) -> Task:
+    task = saved_task(card.task, registry, str(folder / CARD))
+    try:
+        task.check_decision(card.decision, len(card.classes))
+    except RequestError as error:
+        raise RequestError(f"{folder / CARD}: {error.message}", "train or export the model again") from None
+    return task
 
 
 def _build(backbone: Backbone, card: ModelCard, folder: Path) -> nn.Module:

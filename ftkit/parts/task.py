@@ -124,6 +124,13 @@ class Task(ABC):
         """What turns scores into predictions, fitted on validation outputs; JSON values, stored with the model."""
         return {}
 
+    def check_decision(self, decision: Mapping[str, Any], classes: int) -> None:  # noqa: B027
+        """Refuse a decision, read from a model's card, that `fit_decision` can't have given.
+
+        Raises:
+            RequestError: Names the invalid value.
+        """
+
     @abstractmethod
     def predicted(self, scores: Sequence[float], decision: Mapping[str, Any]) -> tuple[int, ...]:
         """The classes that an image is predicted to have, by descending score.

@@ -101,6 +101,12 @@ class Multilabel(Task):
 
         return {"thresholds": best_f1_thresholds(logits.sigmoid(), targets.bool())}
 
+    def check_decision(self, decision: Mapping[str, Any], classes: int) -> None:
+        thresholds = decision.get("thresholds") or []
+        is_list = isinstance(thresholds, list | tuple) and all(type(value) in (int, float) for value in thresholds)
+        if not is_list or len(thresholds) not in (0, classes):
+            raise RequestError(f"decision.thresholds: not a number for each of {classes} classes")
+
     def predicted(self, scores: Sequence[float], decision: Mapping[str, Any]) -> tuple[int, ...]:
         thresholds = thresholds_of(decision, len(scores))
         above = [label for label, (score, least) in enumerate(zip(scores, thresholds, strict=True)) if score > least]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ftkit.config.plugin_options import make
 from ftkit.errors import RequestError
 from ftkit.parts.task import Task
 from ftkit.plugins import Registry
@@ -18,11 +19,14 @@ def saved_task(saved: Mapping[str, Any], registry: Registry, where: str = "") ->
         where: The file, for messages.
 
     Raises:
-        RequestError: Its plugin isn't installed, or takes other options.
+        RequestError: The card names no task, or its plugin isn't installed or takes other options.
     """
-    cls = registry.tasks.get(str(saved["name"]), where)
+    name = saved.get("name")
+    if not isinstance(name, str):
+        raise RequestError(f"{where}: task has no name", "train or export the model again")
+    cls = registry.tasks.get(name, where)
     options = {key: value for key, value in saved.items() if key != "name"}
     try:
-        return cls(**options)
-    except TypeError as error:
-        raise RequestError(f"{where}: task {saved['name']!r}: {error}", "install the version of then") from error
+        return make(cls, options, "task", {}, registry)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error.message}", f"install the version that wrote task {name!r}") from None

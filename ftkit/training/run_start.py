@@ -90,7 +90,7 @@ def _require_position(trainer: Trainer) -> None:
     done = progress.epoch, progress.step
     if done > (plan.config.epochs, 0) or progress.step > plan.batches.steps:
         raise ValueError(f"it is at epoch {done[0]}, step {done[1]}")
-    if best.value is not None and best.epoch not in {r["epoch"] for r in session.run.records()}:
+    if (best.value is not None or progress.epoch) and best.epoch not in {r["epoch"] for r in session.run.records()}:
         raise ValueError(f"{session.run.metrics.name} has no epoch {best.epoch}, its best one")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -23,6 +23,13 @@ class Best:
 
     value: float | None = None
     epoch: Count = 0
+
+
+@dataclass(frozen=True)
+class _SavedState:
+    value: float | None
+    epoch: Count
+    last_decision: Mapping[str, Any] = field(default_factory=dict)
 
 
 class BestEpoch(TrainerCallback):
@@ -54,9 +61,10 @@ class BestEpoch(TrainerCallback):
         return {**asdict(self.best), "last_decision": self.last_decision}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        best = {name: value for name, value in state.items() if name != "last_decision"}
-        self.best = TypeAdapter(Best).validate_python(best)
-        self.last_decision = state.get("last_decision", {})
+        saved = TypeAdapter(_SavedState).validate_python(state)
+        plan = self.trainer.session.plan
+        plan.task.check_decision(saved.last_decision, len(plan.splits.classes))
+        self.best, self.last_decision = Best(saved.value, saved.epoch), saved.last_decision
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,9 @@ class Patience:
         epochs: Planned epochs of the run.
     """
 
-    waited: Count = 0
-    best: float | None = None
-    epochs: Count = 0
+    waited: Count
+    best: float | None
+    epochs: Count
 
 
 class EarlyStopping(TrainerCallback):
@@ -86,14 +94,14 @@ class EarlyStopping(TrainerCallback):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self.state = Patience(epochs=trainer.session.plan.config.epochs)
+        self.state = Patience(0, None, trainer.session.plan.config.epochs)
 
     def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, Any]:
         plan, value = self.trainer.session.plan, self.trainer.validation.selected.value
         config, state = plan.config, self.state
         assert config.patience is not None, "there is no early stopping without patience"
         if run.epoch <= plan.patience_start:
-            self.state = Patience(epochs=state.epochs)
+            self.state = Patience(0, None, state.epochs)
         elif is_better(value, state.best, plan.metrics[config.monitor].lower_is_better):
             self.state = Patience(0, value, state.epochs)
         else:

@@ -121,19 +121,25 @@ class Callbacks:
         return [name.rpartition("/")[2] for name, _ in self._implementing("weights_to_evaluate")]
 
     def state_dict(self) -> dict[str, Mapping[str, Any]]:
-        """The states by name, of callbacks that have one."""
-        states = {name: self._method(name, callback, "state_dict")() for name, callback in self._ordered}
+        """The states by name, of callbacks that define one."""
+        states = {name: self._method(name, own, "state_dict")() for name, own in self._implementing("state_dict")}
         wrong = next((name for name, state in states.items() if not isinstance(state, Mapping)), None)
         if wrong is not None:
             raise RequestError(
                 f"state_dict of callback {wrong!r} returned {type(states[wrong]).__name__}", "return a mapping"
             )
-        return {name: state for name, state in states.items() if state}
+        return states
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        for name, callback in self._ordered:
-            if name in states:
-                self._method(name, callback, "load_state_dict")(states[name])
+        """Restore the states.
+
+        Raises:
+            ValueError: The state of a callback is missing.
+        """
+        for name, callback in self._implementing("state_dict"):
+            if name not in states:
+                raise ValueError(f"it has no state of callback {name!r}")
+            self._method(name, callback, "load_state_dict")(states[name])
 
     def _implementing(self, event: str) -> list[tuple[str, Callback]]:
         return [(name, callback) for name, callback in self._ordered if _implements(callback, event)]

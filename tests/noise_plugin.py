@@ -21,12 +21,14 @@ class Noise(Callback):
         stop_after: Ends the run after so many epochs.
         fail_at: Raises at this step.
         forgets: Saves no state.
+        swing: Amplitude by which the head's bias of the first class alternates around its trained value.
     """
 
     scale: float = 1e-3
     stop_after: int = -1
     fail_at: int = 0
     forgets: bool = False
+    swing: float = 0
 
     def __post_init__(self) -> None:
         self._steps = 0
@@ -42,6 +44,8 @@ class Noise(Callback):
                 if parameter.requires_grad:
                     noise = torch.randn(parameter.shape, generator=generator)
                     parameter.add_(self.scale * (noise + self._drift.mean()))
+            bias = list(run.network.parameters())[-1]
+            bias[0] += self.swing * (-1) ** self._steps * (1 if self._steps == 1 else 2)
         self._drift = self._drift.mul(0.9).add(torch.randn(3, generator=generator))
 
     def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, float]:

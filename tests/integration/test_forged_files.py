@@ -1,4 +1,4 @@
-"""Checkpoints and model cards whose digests are valid but whose content ftkit can't have written: refused in one line."""
+"""Checkpoints and model cards with valid digests but content that ftkit can't have written: refused in one line."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Callbacks:
         return states
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Restore the states.
+        """Restore the states; a callback of the config whose state was empty has nothing to restore.
 
         Raises:
             ValueError: The state of a callback is missing.
@@ -139,7 +139,8 @@ class Callbacks:
         for name, callback in self._implementing("state_dict"):
             if name not in states:
                 raise ValueError(f"it has no state of callback {name!r}")
-            self._method(name, callback, "load_state_dict")(states[name])
+            if states[name] or isinstance(callback, TrainerCallback):
+                self._method(name, callback, "load_state_dict")(states[name])
 
     def _implementing(self, event: str) -> list[tuple[str, Callback]]:
         return [(name, callback) for name, callback in self._ordered if _implements(callback, event)]

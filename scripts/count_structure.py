@@ -73,7 +73,7 @@ def modules(files: list[Path]) -> dict[Path, int]:
 
 def twice(files: list[Path]) -> list[str]:
     """Names of modules that are in two packages; commands are named as people type them."""
-    names = Counter(path.stem for path in files if path.stem != "__init__" and path.parent.name != "commands")
+    names = Counter(path.stem for path in files if path.stem != "__init__" and "commands" not in path.parts)
     return sorted(name for name, n in names.items() if n > 1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ftkit.data.loading.loader import Batch
 from ftkit.data.loading.seeds import derive
-from ftkit.parts.batch_transform import BatchTransform
+from ftkit.parts.random_transforms import BatchTransform
 from ftkit.plugin_errors import PluginError, plugin_boundary
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A batch transform: a random change of a batch of training images and its targets."""
+"""Random changes of training images: of one image, and of a batch with its targets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ from ftkit.errors import RequestError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+class ImageTransform(ABC):
+    """Changes one training image at random. Subclasses are frozen dataclasses; fields are options.
+
+    It runs in the worker processes, after the random crop and before flips and changes of colour, and must be
+    picklable.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    @abstractmethod
+    def apply(self, image: Tensor) -> Tensor:
+        """The changed image.
+
+        Random numbers come from torch's default generator. It is seeded for each image by its position in the run, so
+        a resumed run draws the same numbers.
+
+        Args:
+            image: uint8 `(channels, size, size)` with 1 or 3 channels; not to be changed in place.
+
+        Returns:
+            uint8 of the same shape.
+        """
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
+from ftkit import resume
+from ftkit.api import Preprocessing, Split
 from ftkit.data.loading.loader import Samples, evaluation_loader
 from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.evaluation import collect
-from ftkit.library import resume
 from ftkit.models.compute.devices import compute_of, make_accelerator
-from ftkit.parts.dataset import Split
 from ftkit.training.callbacks.checkpointing import Checkpointing
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import own
 from ftkit.training.steppers.zero import ZeroStepper
 from ftkit.training.trainer import Trainer
 from ftkit.transforms import pipeline
-from ftkit.transforms.preprocessing import Preprocessing
 from tests.evaluating import evaluate
 from tests.stopping import StopAt
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import pytest
 
 from ftkit.cli.main import main
-from ftkit.testing.sample_images import Layout, make_image_folder
+from ftkit.testing import make_image_folder
+from ftkit.testing.sample_images import Layout
 
 # Before torch is imported, and for the processes that tests start: two test processes share the cores, and
 # OpenMP's threads spin where there are more of them than cores.

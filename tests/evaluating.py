@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
-from ftkit.metrics.multilabel_outputs import MultilabelOutputs
+from ftkit.api import Metric, MulticlassOutputs, MultilabelOutputs, Task
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.metrics.selection import default_metrics, named_metrics
-from ftkit.parts.metric import Metric
-from ftkit.parts.task import Task
 from ftkit.plugins import Registry
 
 REGISTRY = Registry()

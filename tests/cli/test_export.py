@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import ftkit
-from ftkit.data.images import open_image
+from ftkit.api import open_image
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 import ftkit
+from ftkit import Predictor
+from ftkit.api import UnreadableImage, open_image
 from ftkit.cli.main import main
-from ftkit.data.images import UnreadableImage, open_image
 from ftkit.errors import RequestError
-from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard

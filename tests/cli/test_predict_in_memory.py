@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageOps
 
 import ftkit
-from ftkit.data.images import UnreadableImage
-from ftkit.inference.predictor import Predictor
+from ftkit import Predictor
+from ftkit.api import UnreadableImage
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard

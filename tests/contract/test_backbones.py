@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torchvision import models
 
+from ftkit.api import Backbone, Summary
 from ftkit.builtin.backbones import cifar_resnet, lenet, torchvision_models
 from ftkit.models.model_size import build_on_meta, measure
-from ftkit.parts.backbone import Backbone, Summary
 from ftkit.testing import check_backbone
 from ftkit.testing.checks.backbone_checks import check_training
 from tests.families import QUICK

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from ftkit.api import Backbone
 from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
 from ftkit.models.surgery import build_network
-from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.backbone import Head
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from tests.families import QUICK

@@ -14,13 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import EpochDone, Listener, Outcome, resume
 from ftkit.activation_cache.cut import CutFinder
 from ftkit.activation_cache.table import Table
 from ftkit.errors import RunInterrupted
 from ftkit.files.cache_folder import CacheStore
-from ftkit.library import resume
-from ftkit.training.events import EpochDone, Listener
-from ftkit.training.train import Outcome
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit import resume
 from ftkit.cli.main import main
 from ftkit.errors import RunInterrupted
-from ftkit.library import resume
 from tests.conftest import MakeFolder
 from tests.runs import records, weights
 from tests.stopping import StopAt

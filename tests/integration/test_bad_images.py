@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 import ftkit
+from ftkit import Listener, StepDone, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.training.events import Listener, StepDone
 from tests.conftest import MakeFolder
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
 from ftkit.plugin_errors import PluginError
 from ftkit.runs.run_summary import summarize
 from tests.conftest import MakeFolder, RunFtkit

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

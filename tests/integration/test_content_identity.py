@@ -18,14 +18,13 @@ import pytest
 import torch
 
 import ftkit
+from ftkit.api import ImageFiles, Split
 from ftkit.builtin.backbones.networks.cifar_resnet_network import CifarResNet
 from ftkit.builtin.datasets.archive import Archive
-from ftkit.data.images import ImageFiles
 from ftkit.data.scan.content_digests import image_digests
 from ftkit.data.scan.scan_cache import FILE, open_scan_cache
 from ftkit.errors import FtkitError
 from ftkit.files.cache_folder import CacheStore
-from ftkit.parts.dataset import Split
 from tests import headers
 from tests.conftest import RunFtkit
 

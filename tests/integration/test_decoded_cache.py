@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import ftkit
+from ftkit.api import ImageFiles, Split
 from ftkit.cli.main import main
 from ftkit.config.schema import Cache
-from ftkit.data.images import ImageFiles, Range
+from ftkit.data.images import Range
 from ftkit.data.loading import decoded_images
 from ftkit.data.loading.decoded_images import DecodedCache, decoded_sizes, open_decoded_cache
 from ftkit.data.loading.pixels import sample_pixels
-from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
 from tests.conftest import MakeFolder
 

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit import Listener, StepDone, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError
-from ftkit.library import resume
 from ftkit.runs.checkpoint import load_checkpoint
-from ftkit.training.events import Listener, StepDone
 from ftkit.training.preparation.disk_space import bytes_to_write
 from ftkit.training.session import Session
 from tests.conftest import MakeFolder

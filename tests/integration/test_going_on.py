@@ -18,13 +18,11 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit import EpochDone, Listener, Plan, StepDone, resume
 from ftkit.cli.main import main
 from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
-from ftkit.library import resume
-from ftkit.planning.run_plan import Plan
 from ftkit.training import checkpoint_state, run_start
-from ftkit.training.events import EpochDone, Listener, StepDone
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

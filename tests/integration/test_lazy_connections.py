@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from ftkit.data.loading.lazy_sources import PerThreadOpener, shared_copy
-from ftkit.testing import ContractError, check_dataset, draw_image
-from ftkit.testing.project import Project, make_project
+from ftkit.testing import ContractError, Project, check_dataset, draw_image, make_project
 from ftkit.training.run_start import start_run
 from tests.conftest import RunFtkit
 

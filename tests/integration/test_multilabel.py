@@ -19,10 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import Predictor, resume
 from ftkit.builtin.datasets.digits import Digits
 from ftkit.errors import RunInterrupted
-from ftkit.inference.predictor import Predictor
-from ftkit.library import resume
 from tests.conftest import typed
 from tests.integration.test_processes import environment
 from tests.integration.test_resume import result

@@ -12,10 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import Plan, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
-from ftkit.planning.run_plan import Plan
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import nn
 
 import ftkit
+from ftkit import EpochDone, Listener
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import dump_json
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard, read_card
-from ftkit.training.events import EpochDone, Listener
 from tests.cli.test_evaluate import CLASSES, make_run
 from tests.conftest import MakeFolder
 

@@ -12,13 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import ftkit
+from ftkit import Listener
 from ftkit.data.loading import loader
 from ftkit.errors import RequestError
 from ftkit.evaluation.collect import infer
 from ftkit.models.bundle import load_bundle
 from ftkit.models.compute.devices import Compute
 from ftkit.tasks.head_fit import fit_multinomial
-from ftkit.training.events import Listener
 from ftkit.training.preparation.probe import NoProbeError, _Features, head_layer
 from ftkit.transforms import pipeline
 from tests.conftest import MakeFolder

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ftkit
+from ftkit import Listener
 from ftkit.builtin.losses.softmax_losses import CrossEntropy
 from ftkit.errors import RequestError
 from ftkit.tasks.training_loss import BatchLoss, make_loss
-from ftkit.training.events import Listener
 from ftkit.training.preparation.open_run import open_run
 from ftkit.training.session import Session, open_session
 from ftkit.training.stop_signals import StopFlag

@@ -11,8 +11,8 @@ import torch
 from torchvision.ops import StochasticDepth
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
 from ftkit.models.regularisation import set_regularisation
 from ftkit.plugins import Registry
 from tests.conftest import MakeFolder, RunFtkit

@@ -13,11 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import Listener, Plan, resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.planning.run_plan import Plan
 from ftkit.training.callbacks.checkpointing import Checkpointing
-from ftkit.training.events import Listener
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 

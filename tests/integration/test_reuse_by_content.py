@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import ftkit
+from ftkit import Listener, resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.training.events import Listener
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 

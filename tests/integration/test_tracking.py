@@ -16,11 +16,10 @@ import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker
 
 import ftkit
+from ftkit import EpochDone, Listener, resume
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.library import resume
 from ftkit.training.callbacks import trackers
 from ftkit.training.callbacks.trackers import Sent, flattened, picture, scalars
-from ftkit.training.events import EpochDone, Listener
 from ftkit.training.session import Session
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt

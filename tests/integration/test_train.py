@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ftkit
+from ftkit import Listener, RunStarted
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.metrics.report import Evaluation, evaluate_outputs
-from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder, RunFtkit
 from tests.stopping import StopAt
 
@@ -169,7 +169,7 @@ def test_a_run_is_the_weights_of_the_next_and_its_head_is_dropped(data: Path, tm
     told: list[str] = []
 
     class Heard(Listener):
-        def started(self, event: Start) -> None:
+        def started(self, event: RunStarted) -> None:
             told.append(event.loaded)
 
     ftkit.train(plan(data, tmp_path, epochs=1, weights=str(first.run.path), strategy="freeze"), Heard())

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, one_hot
 
 import ftkit
+from ftkit import resume
 from ftkit.api import BatchTransform
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.library import resume
 from ftkit.plugins import Registry
 from tests.conftest import MakeFolder, RunFtkit
 from tests.runs import records, weights

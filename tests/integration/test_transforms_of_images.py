@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import ftkit
+from ftkit import resume
 from ftkit.api import ImageTransform
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
 from ftkit.plugins import Registry
 from tests.conftest import MakeFolder, RunFtkit
 from tests.runs import records, weights

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ftkit
+from ftkit.api import open_image
 from ftkit.builtin.datasets.unpacking import unpack
 from ftkit.cli.flags import FLAGS
 from ftkit.config.schema import Config
-from ftkit.data.images import open_image
 from ftkit.errors import FtkitError
 from ftkit.runs.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder, typed

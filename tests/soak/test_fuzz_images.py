@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ftkit
-from ftkit.data.images import Range, UnreadableImage, open_header, open_image, upright_size
+from ftkit import Predictor
+from ftkit.api import UnreadableImage, open_image
+from ftkit.data.images import Range, open_header, upright_size
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of
-from ftkit.inference.predictor import Predictor
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ftkit.api import SkippedFiles, walk_images
 from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.config.load import resolve, to_yaml
-from ftkit.data.walk import SkippedFiles, walk_images
 from ftkit.errors import RequestError
 from tests.soak import times
 

@@ -13,7 +13,7 @@ import pytest
 
 import ftkit
 from ftkit.project.update import BASE, RECORD
-from ftkit.testing.project import make_project
+from ftkit.testing import make_project
 from tests.conftest import MakeFolder
 from tests.soak import times
 

@@ -21,11 +21,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftkit.api import cache_folder
+from ftkit.api import Splits, cache_folder
 from ftkit.builtin.datasets import unpacking as unpacking
 from ftkit.builtin.datasets.archive import Archive
 from ftkit.errors import FtkitError, RequestError
-from ftkit.parts.dataset import Splits
 from tests.conftest import RunFtkit
 
 PNG = io.BytesIO()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ftkit.api import Preprocessing
 from ftkit.data.balance import balance_notes, class_weights
 from ftkit.errors import RequestError
 from ftkit.transforms.augmentation import (
@@ -24,7 +25,6 @@ from ftkit.transforms.augmentation import (
     check_channels,
 )
 from ftkit.transforms.pipeline import evaluation, training
-from ftkit.transforms.preprocessing import Preprocessing
 from tests.transformed import transformed
 
 UNAUGMENTED: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}

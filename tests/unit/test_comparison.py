@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from ftkit.api import MulticlassOutputs
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
 from ftkit.evaluation.comparison import compare
 from ftkit.evaluation.trained_runs import SplitOutputs, TrainedRun, most_trainable
 from ftkit.experiments.trials import mean_and_spread
 from ftkit.metrics.bootstrap import Interval, interval, resampled
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.paired_test import mcnemar
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import RunSummary

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from ftkit.api import Strategy, Then
 from ftkit.builtin.curves.curves import Step
 from ftkit.builtin.optimizers.torch_optimizers import ftkit_optimizers
 from ftkit.config.choices import KEY_PEERS
@@ -20,7 +21,6 @@ from ftkit.config.load import build, project_plugins, resolve, to_yaml
 from ftkit.config.problems import ConfigError
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
-from ftkit.parts.strategy import Strategy, Then
 from ftkit.plugins import Registry
 
 PLUGIN = '''

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
+from ftkit.api import LayerGroup
 from ftkit.models.parameter_groups import set_trainable
-from ftkit.parts.backbone import LayerGroup
 
 GROUPS = tuple(LayerGroup(name, rf"{name}\.") for name in ("stem", "body", "head"))
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ftkit.api import Splits
 from ftkit.builtin.datasets.digits import Digits, load_with_scikit_learn, read_digits
 from ftkit.builtin.datasets.torchvision_datasets import TorchvisionSet, ftkit_datasets
 from ftkit.errors import FtkitError, RequestError
-from ftkit.parts.dataset import Splits
 
 SETS = ftkit_datasets()
 

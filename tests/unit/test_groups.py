@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from ftkit.api import LayerGroup
 from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
 from ftkit.builtin.backbones.torchvision_models import ftkit_backbones
 from ftkit.errors import RequestError
 from ftkit.models.parameter_groups import assign_parameters, set_trainable
 from ftkit.optim.parameter_roles import roles
-from ftkit.parts.backbone import LayerGroup
 
 BACKBONE = cifar_resnet(20)
 GROUPS = BACKBONE.groups

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ftkit.api import UnreadableImage, open_image
 from ftkit.builtin.datasets.archive import Archive
 from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.config.load import resolve
-from ftkit.data.images import UnreadableImage, open_image
 from ftkit.errors import RequestError
 from ftkit.models.weights.files import read_weights
 from tests.conftest import typed

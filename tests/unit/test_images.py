@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkit.data.images import (
-    ORIENTATION,
-    ImageFiles,
-    UnreadableImage,
-    is_image,
-    open_image,
-    sample_file,
-    sample_name,
-    with_channels,
-)
-from ftkit.parts.dataset import Split
+from ftkit.api import ImageFiles, Split, UnreadableImage, is_image, open_image
+from ftkit.data.images import ORIENTATION, sample_file, sample_name, with_channels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 import ftkit
+from ftkit.api import Splits
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.config.load import resolve, to_yaml
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import EvaluationData, split_of_dataset, split_of_run
-from ftkit.parts.dataset import Splits
 from ftkit.planning.run_splits import load_splits
 from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder, RunFtkit

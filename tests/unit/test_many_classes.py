@@ -16,14 +16,13 @@ from rich.console import Console
 from sklearn import metrics
 from torchmetrics.functional import classification
 
+from ftkit.api import MulticlassOutputs, Split, Splits
 from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
 from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.selection import default_metrics
-from ftkit.parts.dataset import Split, Splits
 from ftkit.tasks.head_fit import LONE_STRENGTH, choose_strength
 from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
 

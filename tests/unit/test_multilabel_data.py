@@ -17,7 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.api import Dataset, LabelSets, RequestError, Split, Splits, stratified_sample, stratified_split
+from ftkit.api import (
+    Dataset,
+    LabelSets,
+    Preprocessing,
+    RequestError,
+    Split,
+    Splits,
+    stratified_sample,
+    stratified_split,
+)
 from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.data.balance import class_weights, sampling_weights
 from ftkit.data.class_selection import apply_training_classes, select_classes
@@ -27,7 +36,6 @@ from ftkit.data.scan.image_scan import scan_images
 from ftkit.parts.label_sets import count_classes
 from ftkit.training.preparation.open_run import write_splits
 from ftkit.transforms.pipeline import evaluation
-from ftkit.transforms.preprocessing import Preprocessing
 from tests.conftest import typed
 
 TAGS = "path,label,split\n0.png,sky|sea,train\n1.png,sea,train\n2.png,,train\n3.png,city | sky,train\n4.png,sky,val\n"

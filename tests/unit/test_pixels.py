@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.data.images import UnreadableImage, open_image
+from ftkit.api import UnreadableImage, open_image
 from ftkit.data.loading import pixels
 from ftkit.data.loading.pixels import file_pixels, pixels_of
 from ftkit.testing import draw_image

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import ftkit
+from ftkit import Listener, RunStarted, resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
 from ftkit.models.compute.devices import choose_precision, is_depthwise
 from ftkit.plugins import Registry
-from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
@@ -55,7 +54,7 @@ def test_networks_with_depthwise_convolutions_and_batchnorm(name: str, light: bo
 class Noted(Listener):
     precision = ""
 
-    def started(self, event: Start) -> None:
+    def started(self, event: RunStarted) -> None:
         self.precision = event.precision
 
 

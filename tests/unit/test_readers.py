@@ -12,21 +12,13 @@ import torch
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from torch import Tensor
 
+from ftkit.api import ImageFiles, Split, UnreadableImage, decode_image, open_image
 from ftkit.config.schema import Cache
-from ftkit.data.images import (
-    FORMATS,
-    ImageFiles,
-    UnreadableImage,
-    decode_image,
-    open_image,
-    profile_problem,
-    with_channels,
-)
+from ftkit.data.images import FORMATS, profile_problem, with_channels
 from ftkit.data.images.formats import add_reader
 from ftkit.data.loading import pixels
 from ftkit.data.loading.decoded_images import decoded_sizes, open_decoded_cache
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
-from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
 from tests import headers
 from tests.headers import app1, app1_xmp, exif, jpeg, shown, stored, xmp

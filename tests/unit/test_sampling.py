@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from ftkit.data.sampling import stratified_sample, stratified_split
+from ftkit.api import stratified_sample, stratified_split
 from ftkit.errors import RequestError
 
 

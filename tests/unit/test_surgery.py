@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torchvision import models
 
 import ftkit
+from ftkit.api import Backbone
 from ftkit.errors import RequestError
 from ftkit.models.build import build_model, with_parameter_counts
 from ftkit.models.model_size import build_on_meta, measure
 from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.surgery import build_network, first_convolution, refit
-from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.backbone import Head
 from ftkit.planning.cost import count_parameters
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import read_card

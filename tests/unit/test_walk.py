@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ftkit.api import SkippedFiles, walk_images
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.data.images import IMAGE_SUFFIXES
-from ftkit.data.walk import OTHER_IMAGES, SkippedFiles, walk_images
+from ftkit.data.walk import OTHER_IMAGES
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_bytes
 from ftkit.models.bundle import backbone_id, save_bundle

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ftkit
+from ftkit import resume
 from ftkit.cli.output.weight_drift_bars import weight_drift_lines
 from ftkit.errors import RunInterrupted
-from ftkit.library import resume
 from ftkit.models.weights.drift import group_drift, layer_drift
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt

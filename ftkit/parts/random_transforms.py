@@ -46,7 +46,7 @@ class BatchTransform(ABC):
     cached.
 
     Attributes:
-        probability: Of changing a batch for which this transform is chosen.
+        probability: The probability of changing a batch for which this transform is chosen.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -65,5 +65,5 @@ class BatchTransform(ABC):
             images: float32 `(b, channels, size, size)`, normalised, on the device of the run; not to be changed in
                 place.
             targets: A probability for each class, float32 `(b, classes)`, on the same device.
-            generator: On the CPU, seeded by the position in the run; the only source of random numbers.
+            generator: A generator on the CPU, seeded by the position in the run; the only source of random numbers.
         """

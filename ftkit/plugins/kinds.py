@@ -25,7 +25,7 @@ class Kind:
 
     Attributes:
         name: The singular, as messages have it: `batch transform`.
-        plural: As a command, a hook and an attribute of the registry have it: `batch_transforms`.
+        plural: The name in commands, hooks and attributes of the registry: `batch_transforms`.
         is_valid: Whether a value is of the kind.
     """
 

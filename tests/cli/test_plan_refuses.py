@@ -73,7 +73,7 @@ def test_a_folder_named_like_a_tracker_is_not_the_tracker(tmp_path: Path) -> Non
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "__init__.py").touch()
-    code = "from ftkit.plugins.optional_packages import is_installed\n"
+    code = "from ftkit.api import is_installed\n"
     code += "print(*map(is_installed, ('nowhere', 'here', 'json', 'no.where')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True", "False"]
@@ -83,7 +83,7 @@ def test_a_folder_named_like_a_tracker_is_not_the_tracker(tmp_path: Path) -> Non
 def test_a_missing_tracker_is_refused_beside_a_folder_of_its_name(
     tracker: str, tmp_path: Path, run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ftkit.plugins.optional_packages import is_installed
+    from ftkit.api import is_installed
 
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / tracker).mkdir()

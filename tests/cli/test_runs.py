@@ -15,9 +15,9 @@ import yaml
 
 from ftkit.cli.main import main
 from ftkit.errors import RequestError
-from ftkit.runs.run_folder import RunFolder
-from ftkit.runs.run_summary import summarize
 from tests.conftest import MakeFolder, RunFtkit
+from tests.inside import run_lock
+from tests.runs import records, summary
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_the_best_epoch_is_by_the_monitored_metric(
     monitor: str, values: list[float], best: int, tmp_path: Path
 ) -> None:
     records = [record(n, 0.5, **{f"val_{monitor}": value}) for n, value in enumerate(values, 1)]
-    found = summarize(make_run(tmp_path / "run", records, monitor=monitor)).best
+    found = summary(make_run(tmp_path / "run", records, monitor=monitor))["best"]
     assert found is not None
     assert found["epoch"] == best
 
@@ -133,19 +133,22 @@ def test_a_run_that_a_process_trains_is_running(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from ftkit.runs.run_folder import RunFolder
-with RunFolder(Path({str(folder)!r})).locked():
+from tests.inside import run_lock
+with run_lock(Path({str(folder)!r})):
     print("claimed", flush=True)
     sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    repository = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"claimed\n"
-        assert summarize(folder).state == "running"
-        with pytest.raises(RequestError, match="another process trains this run"), RunFolder(folder).locked():
+        assert summary(folder)["state"] == "running"
+        with pytest.raises(RequestError, match="another process trains this run"), run_lock(folder):
             pass
         process.kill()
-    assert summarize(folder).state == "stopped"
+    assert summary(folder)["state"] == "stopped"
 
 
 def test_show_prints_settings_and_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +225,7 @@ def test_show_repeats_the_output_of_training(
     _, out, _ = said(capsys, "show", str(tmp_path / "runs" / "real"))
     shown = out.splitlines()
     assert all(bar in shown for bar in bars)
-    auroc = summarize(tmp_path / "runs" / "real").records[0]["val_auroc"]
+    auroc = records(tmp_path / "runs" / "real")[0]["val_auroc"]
     assert f"AUROC {auroc:.4f}" in done.stdout
     assert any(f"epoch 1: AUROC {auroc:.4f}" in line for line in shown)
 

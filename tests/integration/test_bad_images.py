@@ -19,14 +19,12 @@ import ftkit
 from ftkit import Listener, StepDone, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
+from tests import inside, runs
 from tests.conftest import MakeFolder
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
+plan = runs.planner(**SMALL)
 LAYOUT = {"train": {"a": 6, "b": 6}, "val": {"a": 3, "b": 3}}
-
-
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
 
 
 def break_files(data: Path) -> dict[str, str]:
@@ -45,10 +43,6 @@ def break_files(data: Path) -> dict[str, str]:
         "val/a/0000.jpg": "not an image",
         "val/b/0001.png": "can't be read",
     }
-
-
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def test_bad_files_stop_a_run_before_it_has_a_folder(image_folder: MakeFolder, tmp_path: Path) -> None:
@@ -74,7 +68,9 @@ def test_skipped_files_are_listed_and_the_rest_is_learnt_and_judged(
     assert main(["train", *where, *flags, "--on-bad-image", "skip"]) == 0
     said = capfd.readouterr().err
     assert "4 images can't be read and are skipped: " in said
-    listed = {Path(line["file"]).relative_to(data).as_posix(): line for line in lines_of(run / "bad-images.jsonl")}
+    listed = {
+        Path(line["file"]).relative_to(data).as_posix(): line for line in runs.json_lines(run / "bad-images.jsonl")
+    }
     assert listed.keys() == broken.keys()
     for name, reason in broken.items():
         assert reason in listed[name]["reason"]
@@ -127,7 +123,7 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
     Image.effect_noise((40, 32), 50).convert("RGB").save(data / "train/a/0001.png", "JPEG")
     decided = plan(data, tmp_path)
     outcome = ftkit.train(decided)
-    (line,) = lines_of(outcome.run.bad_images)
+    (line,) = runs.json_lines(outcome.run.bad_images)
     assert line == {
         "split": "train",
         "file": str(data / "train/a/0001.png"),
@@ -170,7 +166,7 @@ def test_a_file_is_read_again_when_it_changes_whatever_its_size_and_time(
     data = image_folder(tmp_path / "data", LAYOUT)
     plan(data, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.data.scan.image_scan.scan_file", lambda file: pytest.fail(f"{file} was read again"))
+        inside.forbid_image_scans(patch)
         plan(data, tmp_path)
     file = data / "train/a/0001.png"
     was = file.stat()
@@ -215,7 +211,7 @@ def test_a_damaged_memory_is_told_of_once_and_made_anew(image_folder: MakeFolder
 def test_the_memory_is_bounded_and_loses_what_was_not_asked_for_longest(
     image_folder: MakeFolder, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.data.scan.scan_cache.MOST", 30)
+    inside.limit_scan_cache(monkeypatch, 30)
     first, second = (image_folder(tmp_path / name, LAYOUT) for name in ("first", "second"))
     plan(first, tmp_path)
     (memory,) = cache.iterdir()
@@ -280,7 +276,7 @@ def test_a_file_that_breaks_later_is_left_out_listed_and_told_once(image_folder:
     broken = [data / "train/a/0001.png", data / "val/b/0001.png"]
     listener = Breaks(broken)
     outcome = ftkit.train(plan(data, tmp_path, **LATE), listener)
-    listed = {line["file"]: line for line in lines_of(outcome.run.bad_images)}
+    listed = {line["file"]: line for line in runs.json_lines(outcome.run.bad_images)}
     assert listed.keys() == {str(file) for file in broken}
     assert all(line["during_run"] and not line["used"] for line in listed.values())
     assert {line["split"] for line in listed.values()} == {"train", "val"}
@@ -311,4 +307,4 @@ def test_batches_that_lose_all_their_images_are_passed_over(image_folder: MakeFo
     broken = sorted((data / "train").rglob("*.*"))[::2]
     outcome = ftkit.train(plan(data, tmp_path, **LATE | {"batch_size": 2}), Breaks(broken))
     assert outcome.records[-1]["epoch"] == 3
-    assert len(lines_of(outcome.run.bad_images)) == len(broken)
+    assert len(runs.json_lines(outcome.run.bad_images)) == len(broken)

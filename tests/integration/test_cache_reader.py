@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import ftkit
-from ftkit.activation_cache import policy
-from ftkit.activation_cache.cut import CutFinder, NoCutError
 from ftkit.cli.main import main
-from ftkit.files.cache_folder import CacheStore
+from tests import inside
 from tests.conftest import MakeFolder
+from tests.runs import cached_tables, plan
 
 SETTINGS: dict[str, Any] = {
-    "backbone": "cifar_resnet20",
-    "weights": "none",
-    "batch_size": 6,
     "epochs": 3,
     "augment": "none",
-    "workers": 0,
     "optimizer": {"name": "adamw", "lr": 0.01},
     "precision": "fp32",
 }
@@ -43,8 +37,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(data: Path, name: str, strategy: Any = "freeze", **settings: Any) -> None:
-    dataset = {"name": "folder", "root": str(data)}
-    ftkit.train(ftkit.plan(dataset=dataset, name=name, strategy=strategy, **(SETTINGS | settings)))
+    ftkit.train(plan(data, name, strategy=strategy, **(SETTINGS | settings)))
 
 
 Capture = pytest.CaptureFixture[str]
@@ -94,7 +87,7 @@ def test_a_run_that_trained_everything_finds_nothing(data: Path, capsys: Capture
     train(data, "full", "full")
     _, said = evaluated(capsys, "runs/full")
     assert "the cache" not in said
-    assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2
+    assert len(cached_tables()) == 2
 
 
 def test_the_longest_cached_prefix_is_used(data: Path, capsys: Capture) -> None:
@@ -175,7 +168,7 @@ def test_activations_larger_than_their_images_are_not_cached(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(data, "run")
-    monkeypatch.setattr(policy, "LARGEST", 0)
+    inside.find_all_activations_too_large(monkeypatch)
     evaluated(capsys, "runs/run")
     _, said = evaluated(capsys, "runs/run")
     assert "the cache" not in said
@@ -210,16 +203,7 @@ def test_activations_from_a_recommendation_are_used_by_the_run(data: Path, capsy
     assert "the cache" not in said
     assert json.loads(out)["facts"] == answers[0][0]["facts"]
     train(data, "run", backbone="lenet", weights="default", precision="auto")
-    train_table, val_table = CacheStore(Path("cache", "activations").absolute(), 0).entries()
-    assert {train_table.description, val_table.description} == {
-        "lenet after relu_3: 18 images",
+    assert sorted(table["description"] for table in cached_tables()) == [
         "lenet after relu_3: 11 val images, without augmentation",
-    }
-
-
-def test_a_network_is_cut_only_where_it_can_be() -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
-    cut_finder = CutFinder(network, torch.ones(2, 3), torch.no_grad)
-    assert cut_finder.cut_at("0").shape == (3,)
-    with pytest.raises(NoCutError, match="can't be cut after"):
-        cut_finder.cut_at("elsewhere")
+        "lenet after relu_3: 18 images",
+    ]

@@ -13,14 +13,12 @@ import pytest
 from PIL import Image
 
 import ftkit
+from tests import runs
 from tests.conftest import typed
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
+plan = runs.planner(**SMALL)
 SIZE = (240, 180)
-
-
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
 
 
 def picture(seed: int) -> Image.Image:

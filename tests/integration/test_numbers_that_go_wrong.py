@@ -16,6 +16,7 @@ from ftkit import Plan, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RunInterrupted
 from tests.conftest import MakeFolder
+from tests.runs import records
 from tests.stopping import StopAt
 
 FRAGILE = '''
@@ -124,9 +125,9 @@ def test_skip_leaves_the_step_out_counts_it_and_says_so(
     assert "is left out: its loss or gradients are not finite, on" in said.err
     assert "b/0005." in said.err
     run = tmp_path / "run"
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["skipped_steps"] for record in records] == [1, 1]
-    assert all(record["train_loss"] < 100 for record in records)
+    epochs = records(run)
+    assert [record["skipped_steps"] for record in epochs] == [1, 1]
+    assert all(record["train_loss"] < 100 for record in epochs)
     assert finite(run / "last" / "model.safetensors")
     buffers = load_file(run / "last" / "model.safetensors")
     assert int(buffers["norm.num_batches_tracked"]) == 2 * 5, "a step left out changes no statistics"

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from safetensors.torch import load_file, save_file
 import ftkit
 from ftkit import Listener, RunStarted
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.metrics.report import Evaluation, evaluate_outputs
+from tests import inside
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import card, plan, tensors
 from tests.stopping import StopAt
-
-SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +30,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 
 
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
-
-
 def test_accumulated_batches_make_the_step_of_one_large_batch(data: Path, tmp_path: Path) -> None:
     """In a network without BatchNorm the two ways are the same arithmetic but for rounding."""
     common: dict[str, Any] = {"backbone": "lenet", "augment": "none", "optimizer": {"name": "sgd", "lr": 0.1}}
     common["precision"] = "fp32"
     whole = ftkit.train(plan(data, tmp_path / "whole", batch_size=9, strategy="scratch", **common))
     parts = ftkit.train(plan(data, tmp_path / "parts", batch_size=3, accumulate=3, strategy="scratch", **common))
-    first, second = (load_file(r.run.last / "model.safetensors") for r in (whole, parts))
+    first, second = (tensors(r.run.path) for r in (whole, parts))
     assert all(torch.allclose(first[k], second[k], rtol=1e-3, atol=1e-5) for k in first)
 
 
@@ -92,13 +86,7 @@ def test_patience_compares_with_the_epochs_of_its_phase(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thaw costs accuracy; the epochs that gain it back are no wasted ones, though an earlier one was better."""
-    values = iter([0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65, 0.9])
-
-    def with_value(*args: Any) -> Evaluation:
-        found = evaluate_outputs(*args)
-        return replace(found, values={**found.values, "accuracy": next(values)})
-
-    monkeypatch.setattr("ftkit.training.validation.evaluate_outputs", with_value)
+    inside.evaluate_epochs_as(monkeypatch, "accuracy", [0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65, 0.9])
     strategy = {"name": "freeze-unfreeze", "unfreeze_epoch": 2}
     outcome = ftkit.train(plan(data, tmp_path, strategy=strategy, patience=2, epochs=20))
     assert [r["epoch"] for r in outcome.records] == [1, 2, 3, 4, 5, 6, 7]
@@ -147,7 +135,7 @@ def test_where_patience_begins_is_refused_without_patience(data: Path, tmp_path:
 def test_the_bundle_is_of_the_best_epoch_and_last_of_the_last(data: Path, tmp_path: Path) -> None:
     outcome = ftkit.train(plan(data, tmp_path, epochs=4, optimizer={"lr": 0.05}, monitor="loss"))
     losses = [r["val_loss"] for r in outcome.records]
-    cards = {name: json.loads((outcome.run.path / name / "model.json").read_text()) for name in ("model", "last")}
+    cards = {name: card(outcome.run.path / name) for name in ("model", "last")}
     assert outcome.best["val_loss"] == min(losses)
     assert cards["model"]["metrics"]["val_loss"] == min(losses)
     assert cards["last"]["metrics"]["val_loss"] == losses[-1]

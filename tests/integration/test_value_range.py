@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import ftkit
-from ftkit.config.load import resolve
 from tests.conftest import RunFtkit
+from tests.runs import config
 
 SIZE = 32
 
@@ -55,7 +55,7 @@ def test_the_setting_goes_with_the_model(run_ftkit: RunFtkit, tmp_path: Path) ->
     done = run_ftkit(*TRAIN, "--data", str(data), "--set", "dataset.value_range=[0, 4095]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "r"
-    assert resolve(run / "config.yaml", {}, [], {}).config.dataset.value_range == (0.0, 4095.0)
+    assert config(run)["dataset"]["value_range"] == [0, 4095]
     assert json.loads((run / "model" / "model.json").read_text())["preprocessing"]["value_range"] == [0, 4095]
     model = ftkit.load(run, device="cpu")
     assert model.preprocessing.value_range == (0.0, 4095.0)
@@ -77,8 +77,7 @@ def test_floats_are_read_by_one_rule_that_is_kept(run_ftkit: RunFtkit, tmp_path:
     assert model.preprocessing.value_range == (0.0, 255.0)
     black = Image.new("L", (SIZE, SIZE), 1)
     assert model.predict(data / "left" / "dim.tiff")[0].top == model.predict(black)[0].top
-    config = resolve(tmp_path / "runs" / "r" / "config.yaml", {}, [], {}).config
-    assert config.dataset.value_range == (0.0, 255.0)
+    assert config(tmp_path / "runs" / "r")["dataset"]["value_range"] == [0, 255]
 
 
 @pytest.mark.parametrize("text", ["[4095, 0]", "[1]", "4095", "[0, .inf]", "[a, b]", "none"])

@@ -22,13 +22,10 @@ from PIL import Image
 
 import ftkit
 from ftkit.api import open_image
-from ftkit.builtin.datasets.unpacking import unpack
-from ftkit.cli.flags import FLAGS
-from ftkit.config.schema import Config
 from ftkit.errors import FtkitError
-from ftkit.runs.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder, typed
 from tests.soak import times
+from tests.soak.readers import FLAG_NAMES, config_keys, read_checkpoint, unpack
 
 pytestmark = pytest.mark.soak
 
@@ -92,14 +89,7 @@ VALUES = st.recursive(
 )
 
 
-def keys(model: Any, prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if hasattr(field.annotation, "model_fields"):
-            yield from keys(field.annotation, f"{prefix}{name}.")
-
-
-KEYS = sorted(keys(Config))
+KEYS = sorted(config_keys())
 
 
 def nested(pairs: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +132,6 @@ def test_configs_of_anything(place: Path, content: bytes) -> None:
     well_said(typed("config", "validate", str(file), cwd=place), "anything.yaml")
 
 
-FLAG_NAMES = sorted({name for flag in FLAGS for name in flag.names if name.startswith("--")})
 WORDS = (
     st.text(max_size=12).filter(lambda text: "\0" not in text)
     | st.integers().map(str)
@@ -269,9 +258,10 @@ def test_checkpoints_that_somebody_wrote(place: Path, data: st.DataObject) -> No
 
 def load_is_damaged(folder: Path) -> bool:
     try:
-        return bool(load_checkpoint(folder)[1])
+        read_checkpoint(folder)
     except FtkitError as error:
         return "is damaged" in str(error)
+    return False
 
 
 @examples(1200)

@@ -24,13 +24,12 @@ from ftkit.files import durable
 from ftkit.files.durable import replace_folder, save_tensors
 from ftkit.files.folder_swap import previous_folder
 from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
-from ftkit.plugins import Registry
 from ftkit.runs.model_card import BackboneId, ModelCard, read_card
 from ftkit.runs.run_lookup import find_model, run_of
+from tests.models import REGISTRY, Registry
 
 CLASSES = ("ant", "bee", "[/b] \u00e9\n")
 FILES = ("model.safetensors", "model.json")
-REGISTRY = Registry()
 
 
 def network(seed: int, classes: int = 3, name: str = "lenet") -> nn.Module:

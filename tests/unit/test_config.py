@@ -13,15 +13,13 @@ import yaml
 from pydantic import TypeAdapter
 
 from ftkit.api import Strategy, Then
-from ftkit.builtin.curves.curves import Step
-from ftkit.builtin.optimizers.torch_optimizers import ftkit_optimizers
 from ftkit.config.choices import KEY_PEERS
 from ftkit.config.json_schema import json_schema
 from ftkit.config.load import build, project_plugins, resolve, to_yaml
 from ftkit.config.problems import ConfigError
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
-from ftkit.plugins import Registry
+from tests.models import REGISTRY, part, parts
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -356,7 +354,7 @@ def test_a_mistake_inside_a_strategy_inside_a_strategy_is_named(second: str, say
 
 def test_curves_get_their_options() -> None:
     resolved = resolve(sets=["lr_curve={name: step, every: 3}"])
-    assert build(resolved, "lr_curve") == Step(every=3)
+    assert build(resolved, "lr_curve") == part("curves", "step")(every=3)
 
 
 # And back
@@ -408,7 +406,7 @@ def test_optimizers_are_those_of_torch_that_take_a_plain_step() -> None:
         for name, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
     }
-    assert set(ftkit_optimizers()) == classes - {"optimizer", "lbfgs", "sparseadam", "muon"}
+    assert set(parts("optimizers")) == classes - {"optimizer", "lbfgs", "sparseadam", "muon"}
 
 
 def test_other_tools_names_lead_to_keys_that_exist() -> None:
@@ -422,7 +420,7 @@ def test_other_tools_names_lead_to_keys_that_exist() -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return json_schema(Registry())
+    return json_schema(REGISTRY)
 
 
 def accepted(schema: dict[str, Any], text: str) -> bool:

@@ -24,7 +24,8 @@ from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
 from ftkit.metrics.selection import default_metrics
 from ftkit.tasks.head_fit import LONE_STRENGTH, choose_strength
-from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
+from tests.evaluating import evaluate, metrics_named, task_named
+from tests.models import REGISTRY
 
 REPOSITORY = Path(__file__).parents[2]
 MANY = 20_000

@@ -13,9 +13,11 @@ from sklearn import metrics
 from torch import Tensor
 
 from ftkit.errors import RequestError
+from ftkit.metrics.bootstrap import wilson
 from ftkit.metrics.report import ClassScores, Evaluation
 from ftkit.metrics.selection import check_defined, is_better
-from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
+from tests.evaluating import evaluate, metrics_named, task_named
+from tests.models import REGISTRY
 
 
 def decided(predictions: list[int], classes: int, margin: float = 10.0) -> Tensor:
@@ -266,3 +268,8 @@ def test_a_metric_that_the_data_lacks_cant_select_epochs(metric: str, labels: li
     check_defined(
         metrics_named("macro_f1"), "multiclass", support, len(labels), classes, "--monitor", "validation images"
     )
+
+
+def test_the_interval_of_a_perfect_accuracy_has_a_width() -> None:
+    found = wilson(39, 39)
+    assert (round(found.low or 0, 3), found.high) == (0.910, 1.0)

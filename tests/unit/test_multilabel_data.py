@@ -27,7 +27,6 @@ from ftkit.api import (
     stratified_sample,
     stratified_split,
 )
-from ftkit.builtin.datasets.csv_file import CsvFile
 from ftkit.data.balance import class_weights, sampling_weights
 from ftkit.data.class_selection import apply_training_classes, select_classes
 from ftkit.data.loading.loader import Samples, evaluation_loader, label_tensor
@@ -37,6 +36,7 @@ from ftkit.parts.label_sets import count_classes
 from ftkit.training.preparation.open_run import write_splits
 from ftkit.transforms.pipeline import evaluation
 from tests.conftest import typed
+from tests.models import part
 
 TAGS = "path,label,split\n0.png,sky|sea,train\n1.png,sea,train\n2.png,,train\n3.png,city | sky,train\n4.png,sky,val\n"
 
@@ -51,7 +51,7 @@ def images(tmp_path: Path) -> Path:
 
 def load(folder: Path, text: str, **options: Any) -> Splits:
     (folder / "t.csv").write_text(text, encoding="utf-8")
-    return checked_splits(CsvFile(folder / "t.csv", **options).load())
+    return checked_splits(part("datasets", "csv")(folder / "t.csv", **options).load())
 
 
 def names_of(splits: Splits, split: Split | None) -> list[tuple[str, ...]]:

@@ -11,8 +11,8 @@ import ftkit
 from ftkit import Listener, RunStarted, resume
 from ftkit.errors import RequestError, RunInterrupted
 from ftkit.models.compute.devices import choose_precision, is_depthwise
-from ftkit.plugins import Registry
 from tests.conftest import MakeFolder
+from tests.models import backbone
 from tests.stopping import StopAt
 
 
@@ -48,7 +48,7 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_networks_with_depthwise_convolutions_and_batchnorm(name: str, light: bool) -> None:
     from ftkit.models.model_size import build_on_meta
 
-    assert is_depthwise(build_on_meta(Registry().backbones.get(name), 2)) == light
+    assert is_depthwise(build_on_meta(backbone(name), 2)) == light
 
 
 class Noted(Listener):

@@ -24,15 +24,14 @@ from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.surgery import build_network, first_convolution, refit
 from ftkit.parts.backbone import Head
 from ftkit.planning.cost import count_parameters
-from ftkit.plugins import Registry
 from ftkit.runs.model_card import read_card
 from ftkit.testing import draw_image
 from ftkit.transforms.pipeline import evaluation
 from tests.conftest import MakeFolder
 from tests.families import QUICK
+from tests.models import REGISTRY
 from tests.transformed import transformed
 
-REGISTRY = Registry()
 SAMPLE = ("resnet18", "densenet121", "inception_v3", "squeezenet1_1", "vit_b_16", "maxvit_t", "cifar_resnet20")
 
 

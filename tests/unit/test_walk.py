@@ -11,20 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from PIL import Image
 
 from ftkit.api import SkippedFiles, walk_images
-from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.data.images import IMAGE_SUFFIXES
 from ftkit.data.walk import OTHER_IMAGES
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_bytes
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
 from tests.conftest import typed
+from tests.models import part, save_model
+
+Folder = part("datasets", "folder")
 
 
 def dot(path: Path, form: str | None = None) -> Path:
@@ -35,12 +33,7 @@ def dot(path: Path, form: str | None = None) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    registry, folder = Registry(), tmp_path_factory.mktemp("model") / "model"
-    backbone = registry.backbones.get("cifar_resnet20")
-    torch.manual_seed(0)
-    card = ModelCard(("a", "b"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    save_bundle(folder, backbone.build(2), card)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model") / "model", "ab")
 
 
 @pytest.fixture

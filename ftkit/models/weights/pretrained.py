@@ -27,7 +27,7 @@ class Target:
         groups: The backbone's layer groups, for messages.
         keep_head: Load the head too; otherwise it stays random, whatever its size in the file.
         partial: Accept missing and surplus tensors.
-        order: With `keep_head`, the index in the file for each class of the network.
+        order: The index in the file for each class of the network, with `keep_head`.
     """
 
     head: Sequence[str]

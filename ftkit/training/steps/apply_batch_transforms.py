@@ -23,8 +23,8 @@ def transform_batch(session: Session, batch: Batch, number: int) -> Batch:
     Without batch transforms it stays as it is. Random numbers depend on the position in the run alone.
 
     Args:
-        batch: On the device.
-        number: Of the batch within its epoch and process.
+        batch: The batch, on the device.
+        number: The number of the batch within its epoch and process.
     """
     plan = session.plan
     if not plan.batch_transforms or not len(batch):

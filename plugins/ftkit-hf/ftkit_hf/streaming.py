@@ -116,7 +116,7 @@ class StreamedRows:
 
     Attributes:
         limit: Limit of the disk cache in bytes.
-        block, row: By sample: the number of its block, and its row in the block.
+        block, row: The number of the block of each sample, and its row in the block.
     """
 
     path: str

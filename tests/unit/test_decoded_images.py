@@ -11,7 +11,6 @@ import torch
 import ftkit
 from ftkit.api import ImageFiles, Split
 from ftkit.cli.main import main
-from ftkit.config.schema import Cache
 from ftkit.data.images import Range
 from ftkit.data.loading import decoded_images
 from ftkit.data.loading.decoded_images import DecodedCache, decoded_sizes, open_decoded_cache
@@ -76,7 +75,10 @@ def kept(folder: Path, count: int = 3, where: Any = "disk") -> tuple[DecodedCach
     names = [f"{number}.jpg" for number in range(count)]
     split = Split(names, [0] * count, ImageFiles(folder, names))
     return open_decoded_cache(
-        split, decoded_sizes(split, 3), Cache(decoded=where, dir=str(folder / "cache")), "some"
+        split,
+        decoded_sizes(split, 3),
+        ftkit.plan(cache={"decoded": where, "dir": str(folder / "cache")}).config.cache,
+        "some",
     ), split
 
 

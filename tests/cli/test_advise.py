@@ -171,9 +171,9 @@ def test_a_hidden_layer_in_the_head_can_be_measured(capsys: pytest.CaptureFixtur
 def test_wrong_requests_are_refused_before_anything_is_measured(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(capsys, *arguments)
-    assert message in said
-    assert "measuring" not in said
+    output_text = refused(capsys, *arguments)
+    assert message in output_text
+    assert "measuring" not in output_text
 
 
 # Strategy auto

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
-import ftkit
 from ftkit.cli.main import main
 from tests.conftest import MakeFolder
-from tests.models import backbone, save_model
+from tests.models import make_run
 
 CLASSES = ("[b]lue", "crimson", "gold")
-
-
-def make_run(folder: Path, data: Path, classes: tuple[str, ...]) -> Path:
-    """A run folder whose model predicts the first class for every image, and ranks classes in order."""
-    model = backbone("cifar_resnet20").build(len(classes))
-    head = cast(nn.Linear, model.get_submodule("linear"))
-    nn.init.zeros_(head.weight)
-    head.bias.data = torch.linspace(1, 0, len(classes))
-    folder.mkdir(parents=True)
-    config = f"dataset:\n  name: folder\n  root: {data}\nbackbone: cifar_resnet20\nweights: none\nepochs: 1\n"
-    (folder / "config.yaml").write_text(config + "strategy: full\n")
-    fingerprint = ftkit.plan(folder / "config.yaml").splits.fingerprint()
-    save_model(folder / "model", classes, network=model, fingerprint=fingerprint)
-    return folder
 
 
 @pytest.fixture

@@ -35,11 +35,11 @@ def test_one_backbone_is_one(run_ftkit: RunFtkit) -> None:
 def test_a_run_reports_its_epochs_and_splits(tmp_path: Path, image_folder: MakeFolder, run_ftkit: RunFtkit) -> None:
     image_folder(tmp_path / "data", {"train": {"ants": 12, "bees": 8}, "test": {"ants": 3, "bees": 3}})
     arguments = ["train", "--data", "data", "--backbone", "lenet", "--weights", "none", "--strategy", "scratch"]
-    told = run_ftkit(*arguments, "--epochs", "1", "--name", "mine", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "your own folder" not in told.stdout
-    assert re.search(r"^epoch 1: .* train \([\d,]+ parameters\)$", told.stderr, re.MULTILINE)
-    assert "1-1" not in told.stderr
+    reported = run_ftkit(*arguments, "--epochs", "1", "--name", "mine", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "your own folder" not in reported.stdout
+    assert re.search(r"^epoch 1: .* train \([\d,]+ parameters\)$", reported.stderr, re.MULTILINE)
+    assert "1-1" not in reported.stderr
     run = tmp_path / "runs" / "mine"
     rows = list(csv.DictReader((run / "splits.csv").read_text(encoding="utf-8").splitlines()))
     sizes = {split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")}

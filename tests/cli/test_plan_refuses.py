@@ -43,11 +43,11 @@ def planned(run_ftkit: RunFtkit, folder: Path, *options: str) -> subprocess.Comp
     ],
 )
 def test_invalid_optimizer_options_are_refused(
-    options: tuple[str, str], said: str, tmp_path: Path, run_ftkit: RunFtkit
+    options: tuple[str, str], printed: str, tmp_path: Path, run_ftkit: RunFtkit
 ) -> None:
     done = planned(run_ftkit, tmp_path, "--optimizer", options[0], "--set", f"optimizer.{options[1]}")
     assert done.returncode == 2
-    assert said in done.stderr
+    assert printed in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -274,10 +274,10 @@ def test_a_parquet_file_is_complete_or_absent(inside: Path) -> None:
     assert typed("predict", "photos", "--top-k", "2", "--to", "a.parquet").returncode == 1
     rows = parquet.read_table(inside / "a.parquet").to_pylist()
     lines = typed("predict", "photos", "--top-k", "2", "--json").stdout.splitlines()
-    said = [json.loads(line) for line in lines]
-    assert [row["file"] for row in rows] == [one["file"] for one in said]
-    assert [row["label"] for row in rows] == [one["label"] for one in said]
-    assert [one["label"] for row in rows for one in row["top"]] == [o["label"] for one in said for o in one["top"]]
+    printed = [json.loads(line) for line in lines]
+    assert [row["file"] for row in rows] == [one["file"] for one in printed]
+    assert [row["label"] for row in rows] == [one["label"] for one in printed]
+    assert [one["label"] for row in rows for one in row["top"]] == [o["label"] for one in printed for o in one["top"]]
     assert not list(inside.glob(".*.part"))
 
 

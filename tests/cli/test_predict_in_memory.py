@@ -157,8 +157,8 @@ def test_images_that_are_closed_cut_short_or_change(model: Predictor, tmp_path: 
     closed_file.close()
     closed_image.close()
     cut = Image.open(io.BytesIO(content(kind="JPEG")[:-300]))
-    answers = list(model.iter_predict([closed_file, closed_image, cut, PICTURE]))
-    assert [p.error is None for p in answers] == [False, False, False, True]
+    results = list(model.iter_predict([closed_file, closed_image, cut, PICTURE]))
+    assert [p.error is None for p in results] == [False, False, False, True]
 
     shades = [np.full((32, 48, 3), number * 20, dtype=np.uint8) for number in range(12)]
 

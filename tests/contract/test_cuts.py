@@ -1,6 +1,6 @@
 """Where every built-in network can be cut, as its groups thaw from the head down.
 
-That the parts give what the network gives is looked at by the cutter itself, on each cut.
+That the parts give what the network gives is checked by the cutter itself, on each cut.
 """
 
 from __future__ import annotations

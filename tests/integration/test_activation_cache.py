@@ -228,9 +228,9 @@ def test_if_the_disk_fails_the_run_continues_uncached_and_reports_it_once(
         raise OSError(28, "No space left on device")
 
     inside.watch_cached_rows(monkeypatch, full)
-    told = Notes()
-    after = train(data, "after", told, augment="none")
-    (line,) = [line for line in told.notes if "No space left" in line]
+    messages = Notes()
+    after = train(data, "after", messages, augment="none")
+    (line,) = [line for line in messages.notes if "No space left" in line]
     assert str(tmp_path / "cache" / "activations") in line
     assert "computed in each epoch from now on" in line
     one, other = tensors(whole.run.path), tensors(after.run.path)
@@ -240,18 +240,18 @@ def test_if_the_disk_fails_the_run_continues_uncached_and_reports_it_once(
 
 def test_a_cache_folder_that_cant_be_made_is_reported_and_the_run_trains(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = Notes()
-    train(data, "run", told, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "augmentations": 1})
-    assert [line for line in told.notes if f"{tmp_path / 'file'}: Not a directory" in line]
+    messages = Notes()
+    train(data, "run", messages, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "augmentations": 1})
+    assert [line for line in messages.notes if f"{tmp_path / 'file'}: Not a directory" in line]
 
 
 def test_a_network_that_cant_be_cut_is_reported_and_trains(
     data: Path, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
     inside.refuse_every_cut(monkeypatch, "the parts don't give what the network gives")
-    told = Notes()
-    train(data, "run", told, strategy="freeze", epochs=2)
-    assert [n for n in told.notes if "epochs 1 to 2: nothing is cached: the parts don't give" in n]
+    messages = Notes()
+    train(data, "run", messages, strategy="freeze", epochs=2)
+    assert [n for n in messages.notes if "epochs 1 to 2: nothing is cached: the parts don't give" in n]
     assert computed == []
 
 
@@ -288,11 +288,11 @@ def test_an_image_drawn_twice_has_another_augmentation_the_second_time(data: Pat
 
 
 def test_no_more_than_the_limit_is_cached(data: Path) -> None:
-    told = Notes()
-    train(data, "run", told, cache={"augmentations": 2, "limit": 100_000})
+    messages = Notes()
+    train(data, "run", messages, cache={"augmentations": 2, "limit": 100_000})
     sizes = [entry["bytes"] for entry in cached_tables()]
     assert 0 < sum(sizes) < 200_000, "with the blocks of the file system"
-    assert [line for line in told.notes if "would exceed the limit" in line]
+    assert [line for line in messages.notes if "would exceed the limit" in line]
 
 
 def test_the_command_lists_and_clears_tables(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_without_a_compiler_it_is_one_line(
         ftkit.train(ftkit.plan(**settings, epochs=1, name="none", compile=True))
 
 
-def test_it_goes_on_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_it_resumes_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
     plans = {name: ftkit.plan(**settings, epochs=3, name=name, compile=True) for name in ("whole", "cut")}
     ftkit.train(plans["whole"])
     with pytest.raises(RunInterrupted):

@@ -89,12 +89,12 @@ def failed_at(
     request.write_text(json.dumps(settings | {"output": str(folder / "runs"), "name": "run"}))
     with failing(Disk(folder / "runs", number, kind)) as disk:
         code = main(["train", "--config", str(request), "--quiet"])
-    said = capsys.readouterr().err
-    assert code in (0, 1), said
-    assert "internal error" not in said
+    printed = capsys.readouterr().err
+    assert code in (0, 1), printed
+    assert "internal error" not in printed
     if code:
-        assert str(folder / "runs") in said
-        assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+        assert str(folder / "runs") in printed
+        assert len([line for line in printed.splitlines() if line.startswith("error:")]) == 1
     return disk
 
 

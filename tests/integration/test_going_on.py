@@ -76,7 +76,7 @@ def files(run: Path) -> Iterator[tuple[str, bytes]]:
         yield name, (run / name).read_bytes()
 
 
-def test_without_a_name_the_newest_unfinished_run_goes_on(data: Path, half: Path) -> None:
+def test_without_a_name_the_newest_unfinished_run_is_resumed(data: Path, half: Path) -> None:
     older = shutil.copytree(half, Path("runs", "older"))
     for age, run in ((100, older), (50, half)):
         os.utime(run, (time.time() - age,) * 2)
@@ -91,7 +91,7 @@ def test_a_run_is_found_by_its_name(half: Path) -> None:
     assert (half / "last").is_dir()
 
 
-def test_where_nothing_is_unfinished_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_unfinished_run_that_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume"]) == 2
     assert "no unfinished run in" in capsys.readouterr().err
 
@@ -113,9 +113,9 @@ def test_settings_that_would_change_the_result_are_refused(
     Path("other.yaml").write_text("epochs: 9\n")
     before = sorted(path.name for path in (half / "checkpoints").iterdir())
     assert main(["train", "--resume", str(half), *CHANGES[flag]]) == 2
-    said = capsys.readouterr().err
-    assert f"error: {flag}" in said
-    assert "keeps its own" in said
+    printed = capsys.readouterr().err
+    assert f"error: {flag}" in printed
+    assert "keeps its own" in printed
     assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
 
 
@@ -147,7 +147,7 @@ def test_flags_for_a_resume_are_refused_without_one(flag: list[str], capsys: pyt
     assert "has no effect without --resume" in capsys.readouterr().err
 
 
-def test_an_extended_run_goes_on_from_its_last_weights(data: Path) -> None:
+def test_an_extended_run_resumes_from_its_last_weights(data: Path) -> None:
     run = Path("runs", "run")
     ftkit.train(planned(data))
     before = records(run)
@@ -196,7 +196,7 @@ def test_checkpoints_by_the_clock(data: Path) -> None:
     assert names[1] == names[0] | {f"e{epoch:04d}-s{step:05d}" for epoch in (0, 1) for step in (1, 2, 3)}
 
 
-def test_ends_of_quick_epochs_are_written_together(data: Path) -> None:
+def test_ends_of_quick_epochs_are_written_in_one_go(data: Path) -> None:
     runs = {"together": 3600, "each": 0}
     for name, seconds in runs.items():
         more: dict[str, Any] = {"strategy": "full", "epochs": 4, "checkpoint": {"keep": 99, "min_seconds": seconds}}
@@ -237,7 +237,7 @@ def test_a_signal_after_an_epoch_that_was_not_written_leaves_its_checkpoint_and_
     assert dict(files(run)) == dict(files(Path("runs", "whole")))
 
 
-def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_torch_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         inside.write_versions(patch, {"torch": "0.4", "ftkit": ftkit.__version__})
         run = stopped(data)
@@ -319,7 +319,7 @@ def moving(data: Path, tmp_path: Path) -> Path:
     return stopped(tmp_path / "data", "moving", weights=str(tmp_path / "weights.safetensors"), probe=False)
 
 
-def test_a_run_goes_on_without_the_file_of_its_first_weights(
+def test_a_run_resumes_without_the_file_of_its_first_weights(
     moving: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(moving, Path("runs", "whole"))
@@ -332,12 +332,12 @@ def test_a_run_goes_on_without_the_file_of_its_first_weights(
     assert records(moving) == records(Path("runs", "whole"))
     capsys.readouterr()
     assert main(["train", "--resume", "new", "--quiet"]) == 2
-    said = capsys.readouterr().err
-    assert "weights.safetensors, which the run starts from: it has no checkpoint yet" in said
-    assert "hint: put it back, or start a new run" in said
+    printed = capsys.readouterr().err
+    assert "weights.safetensors, which the run starts from: it has no checkpoint yet" in printed
+    assert "hint: put it back, or start a new run" in printed
 
 
-def test_a_run_goes_on_with_data_that_has_moved(
+def test_a_run_resumes_with_data_that_has_moved(
     moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(moving, Path("runs", "whole"))

@@ -147,7 +147,7 @@ def test_debug_shows_the_traceback_of_a_worker(tmp_path: Path) -> None:
     assert "{}['key']" in done.stderr
 
 
-def test_a_request_error_of_the_plugins_own_is_said_as_it_is(tmp_path: Path) -> None:
+def test_a_request_error_of_the_plugins_own_is_shown_unchanged(tmp_path: Path) -> None:
     raises = "        from ftkit.api import RequestError\n        raise RequestError('no key', 'set LEAVES_KEY')\n"
     folder = foreign_project(tmp_path / "p", PLUGIN.replace(OPEN, raises + OPEN))
     for workers in (0, 1):

@@ -68,7 +68,7 @@ def test_without_a_probe_there_is_no_epoch_0(settings: dict[str, Any], tmp_path:
     assert [r["epoch"] for r in ftkit.train(plan).records] == [1]
 
 
-def test_a_head_that_cant_be_solved_is_said_and_passed_over(image_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_head_that_cant_be_solved_is_reported_and_skipped(image_folder: MakeFolder, tmp_path: Path) -> None:
     data = image_folder(tmp_path / "data", {"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}})
     common: dict[str, Any] = {
         "dataset": {"name": "folder", "root": str(data)},

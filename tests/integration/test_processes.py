@@ -50,12 +50,12 @@ def free_port() -> str:
 # From within
 
 
-def battery(folder: Path, world: int, *parts: str) -> list[dict[str, Any]]:
-    """What tests/battery.py finds in each of so many processes that are started as torchrun does."""
+def process_checks(folder: Path, world: int, *parts: str) -> list[dict[str, Any]]:
+    """What tests/process_checks.py finds in each of so many processes that are started as torchrun does."""
     port = free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.battery", str(folder), *parts],
+            [sys.executable, "-m", "tests.process_checks", str(folder), *parts],
             cwd=REPOSITORY,
             env=environment(
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
@@ -66,19 +66,19 @@ def battery(folder: Path, world: int, *parts: str) -> list[dict[str, Any]]:
         for rank in range(world)
     ]
     try:
-        said = [process.communicate(timeout=2 * LIMIT)[1] for process in processes]
+        printed = [process.communicate(timeout=2 * LIMIT)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * world, "\n".join(said)
+    assert [process.returncode for process in processes] == [0] * world, "\n".join(printed)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
 
 
 @pytest.fixture(scope="module", params=["sample", pytest.param("all", marks=pytest.mark.long)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("battery")
+    folder = tmp_path_factory.mktemp("checks")
     (folder / "data").symlink_to(data)
-    return battery(folder, 2, request.param)
+    return process_checks(folder, 2, request.param)
 
 
 def test_processes_stay_the_same_to_the_bit_in_each_phase_of_a_strategy(found: list[dict[str, Any]]) -> None:
@@ -97,7 +97,7 @@ def test_learning_rates_dont_depend_on_the_number_of_processes(found: list[dict[
             assert of_two == pytest.approx(of_one), name
 
 
-def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_to_the_same_end(found: list[dict[str, Any]]) -> None:
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes_to_the_same_end(found: list[dict[str, Any]]) -> None:
     for rank in found:
         for name, each in rank["stops"].items():
             assert each == {"code": 143, "weights": True, "records": True}, name
@@ -110,7 +110,7 @@ def test_metrics_are_those_of_one_process_whatever_the_number_of_images(found: l
 @pytest.mark.long
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_metrics_of_1_to_200_images(world: int, tmp_path: Path) -> None:
-    assert [rank["metrics"] for rank in battery(tmp_path, world, "all metrics")] == [[]] * world
+    assert [rank["metrics"] for rank in process_checks(tmp_path, world, "all metrics")] == [[]] * world
 
 
 # By command
@@ -220,10 +220,10 @@ def test_a_signal_leaves_one_whole_checkpoint_and_the_command_that_resumes(
 def test_a_process_that_is_killed_ends_all_and_is_named(data: Path, tmp_path: Path) -> None:
     process = started(command(data, tmp_path, *LONG_RUN))
     wait_for(tmp_path / "run" / "checkpoints" / "LATEST", process)
-    began = time.monotonic()
+    started_at = time.monotonic()
     hit(process, "a process", signal.SIGKILL)
     _, err = process.communicate(timeout=LIMIT)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - started_at < 60
     assert process.returncode == 137, err
     assert "process 1 was killed by SIGKILL" in err
     assert err.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'} --num-processes 2"
@@ -245,7 +245,7 @@ def test_an_agent_that_is_killed_leaves_no_orphan(data: Path, tmp_path: Path) ->
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     data: Path, tmp_path: Path, run_ftkit: RunFtkit
 ) -> None:
-    """No BatchNorm in LeNet; 17 images are uneven shares, and the probe must reach both processes."""
+    """No BatchNorm in LeNet; 17 images are uneven shards, and the probe must reach both processes."""
     network = ("--backbone", "lenet", "--weights", "default", "--epochs", "2", "--precision", "fp32")
     one = run_ftkit(*command(data, tmp_path / "1", *network, "--batch-size", "8"))
     scratch = tmp_path / "scratch"
@@ -284,16 +284,16 @@ def test_processes_that_have_no_cache_folder_in_common_compute_it_each(data: Pat
         for rank in ("0", "1")
     ]
     try:
-        said = [process.communicate(timeout=LIMIT)[1] for process in processes]
+        printed = [process.communicate(timeout=LIMIT)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [process.returncode for process in processes] == [0, 0], printed
     kept = [{path.name for path in (tmp_path / f"cache{rank}" / "activations").iterdir()} for rank in (0, 1)]
     assert kept[0] == kept[1] != set()
 
 
-def test_an_error_of_all_processes_is_told_once(tmp_path: Path) -> None:
+def test_an_error_of_all_processes_is_reported_once(tmp_path: Path) -> None:
     done = run(command(tmp_path / "nowhere", tmp_path / "out", "--num-processes", "2"))
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1, done.stderr
@@ -326,10 +326,10 @@ def test_tasks_of_slurm_are_processes(data: Path, tmp_path: Path) -> None:
     job = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_JOB_ID": free_port()}
     arguments = command(data, tmp_path, "--epochs", "1", "--batch-size", "4")
     tasks = [started(arguments, SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **job) for task in range(2)]
-    said = [task.communicate(timeout=LIMIT) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], said
+    printed = [task.communicate(timeout=LIMIT) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], printed
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["world_size"] == 2
-    assert "".join(out for out, _ in said).count("best epoch") == 1
+    assert "".join(out for out, _ in printed).count("best epoch") == 1
 
 
 @pytest.mark.long
@@ -337,39 +337,39 @@ def test_two_machines_are_two_agents(data: Path, tmp_path: Path) -> None:
     port = free_port()
     several = ("--nnodes", "2", "--rdzv-endpoint", f"127.0.0.1:{port}", "--epochs", "1", "--batch-size", "4")
     nodes = [started(command(data, tmp_path, *several, "--node-rank", str(node))) for node in range(2)]
-    said = [node.communicate(timeout=LIMIT) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
+    printed = [node.communicate(timeout=LIMIT) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], printed
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["world_size"] == 2
-    assert "".join(out for out, _ in said).count("best epoch") == 1
+    assert "".join(out for out, _ in printed).count("best epoch") == 1
 
 
 # Shared out
 
 
-def test_a_network_that_is_shared_out_ends_as_one_that_is_not(found: list[dict[str, Any]]) -> None:
-    if "shares" not in found[0]:
+def test_a_network_that_is_sharded_ends_as_one_that_is_not(found: list[dict[str, Any]]) -> None:
+    if "shards" not in found[0]:
         pytest.skip("it is in the sample")
-    shares = [each["shares"] for each in found]
-    for parts in zip(*(each["parts"] for each in shares), strict=True):
+    shards = [each["shards"] for each in found]
+    for parts in zip(*(each["parts"] for each in shards), strict=True):
         assert all(whole == parts[0][1] for _, whole in parts)
         assert sum(mine for mine, _ in parts) == parts[0][1]
         assert max(mine for mine, _ in parts) < 0.6 * parts[0][1]
-    assert [each["codes"] for each in shares] == [[143, 143]] * 2
-    assert [each["goes on"] for each in shares] == [[True, True]] * 2
-    assert [each["far"] for each in shares] == [[], []]
+    assert [each["codes"] for each in shards] == [[143, 143]] * 2
+    assert [each["resumed"] for each in shards] == [[True, True]] * 2
+    assert [each["far"] for each in shards] == [[], []]
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed isn't installed: pip install '.[deepspeed]'")
-def test_a_run_by_deepspeed_ends_as_one_without_it_and_goes_on_exactly(tmp_path: Path, data: Path) -> None:
+def test_a_run_by_deepspeed_ends_as_one_without_it_and_resumes_exactly(tmp_path: Path, data: Path) -> None:
     (tmp_path / "data").symlink_to(data)
-    found = battery(tmp_path, 2, "zero")
+    found = process_checks(tmp_path, 2, "zero")
     for parts in zip(*(each["parts"] for each in found), strict=True):
         whole = parts[0][1]
         assert whole <= sum(mine for mine, _ in parts) < whole + 64, "shards, padded to one length"
         assert max(mine for mine, _ in parts) < 0.6 * whole
     assert len(found[0]["parts"]) > 4
     assert [each["codes"] for each in found] == [[143, 143]] * 2
-    assert [each["goes on"] for each in found] == [[True, True]] * 2
+    assert [each["resumed"] for each in found] == [[True, True]] * 2
     assert [each["far"] for each in found] == [[], []]
 
 

@@ -278,9 +278,9 @@ def test_a_comparison_trains_afresh_what_was_made_of_other_things(
     again, _ = compared(run_ftkit)
     assert again == first
     change()
-    afresh, said = compared(run_ftkit)
+    afresh, printed = compared(run_ftkit)
     assert afresh == [f"{first[0]}-2"]
-    assert says in said
+    assert says in printed
     assert (Path("runs") / first[0] / "metrics.jsonl").read_text() == kept
     assert compared(run_ftkit)[0] == afresh
 

@@ -92,7 +92,7 @@ def test_tensorboard_has_the_config_and_the_confusion_matrix(data: Path, tmp_pat
 
 
 @pytest.mark.parametrize("steps", [(2,), (4, 2)])
-def test_a_stopped_run_goes_on_in_the_same_place_without_a_step_twice(
+def test_a_stopped_run_resumes_in_the_same_place_without_a_step_twice(
     steps: tuple[int, ...], data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RunInterrupted):
@@ -241,7 +241,7 @@ def test_a_tracker_that_fails_is_named_and_starves_no_other(
     made = other(fails)
     outcome = ftkit.train(plan(data, tmp_path, epochs=2, tracker=["mlflow", "tensorboard"]), listener := runs.Notes())
     assert series(events(tmp_path / "run")) == expected(outcome)
-    assert [note[: len(said)] for note, said in zip(listener.notes, says, strict=True)] == says
+    assert [note[: len(printed)] for note, printed in zip(listener.notes, says, strict=True)] == says
     assert made.taken == {"log": [], "once": [2], "finish": [1, 2]}[fails]
 
 

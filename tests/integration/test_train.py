@@ -126,7 +126,7 @@ def test_patience_that_cannot_stop_the_run_is_noted(
     assert not says or notes[0].startswith(says)
 
 
-def test_where_patience_begins_is_refused_without_patience(data: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_patience_from_is_refused_without_patience(data: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--set", "patience_from=start", cwd=tmp_path)
     assert done.returncode == 2
     assert "--set patience_from has no effect without patience" in done.stderr
@@ -154,14 +154,14 @@ def test_keep_head_with_no_epochs_bundles_the_weights_as_they_are(data: Path, tm
 
 def test_a_run_is_the_weights_of_the_next_and_its_head_is_dropped(data: Path, tmp_path: Path) -> None:
     first = ftkit.train(plan(data, tmp_path, epochs=1))
-    told: list[str] = []
+    reported: list[str] = []
 
     class Heard(Listener):
         def started(self, event: RunStarted) -> None:
-            told.append(event.loaded)
+            reported.append(event.loaded)
 
     ftkit.train(plan(data, tmp_path, epochs=1, weights=str(first.run.path), strategy="freeze"), Heard())
-    assert "head not loaded" in told[0]
+    assert "head not loaded" in reported[0]
 
 
 def test_a_keep_head_of_another_size_is_refused(data: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_run_that_cant_start_leaves_no_folder(data: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_says_where(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_place(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FtkitError, match=r"the loss is not finite in epoch \d+, step \d+, on .*\.png"):
         ftkit.train(plan(data, tmp_path, optimizer={"name": "sgd", "lr": 1e30}, epochs=3, strategy="scratch"))
 
@@ -214,11 +214,11 @@ def test_a_signal_leaves_a_checkpoint_and_the_command_that_resumes(
     while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, signum)
-    _, said = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
-    assert said.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'}"
+    assert printed.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'}"
     assert (tmp_path / "run" / "checkpoints" / "LATEST").exists()
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -103,17 +103,19 @@ def nested(pairs: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def well_said(done: Any, *names: str) -> None:
+def reported_well(done: Any, *names: str) -> None:
     """Exit code 0, or 1 or 2 with a line that names what is wrong; never a bug of ours."""
-    said = done.stderr
-    assert done.returncode in (0, 1, 2), said
-    assert "internal error" not in said, said
-    assert "Traceback" not in said, said
+    printed = done.stderr
+    assert done.returncode in (0, 1, 2), printed
+    assert "internal error" not in printed, printed
+    assert "Traceback" not in printed, printed
     if done.returncode:
-        errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        assert errors, said
-        assert any(name in line for line in errors for name in (*names, "unexpected argument", "no such option")), said
-    assert "\x1b" not in said, "a terminal must not obey what a file says"
+        errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+        assert errors, printed
+        assert any(name in line for line in errors for name in (*names, "unexpected argument", "no such option")), (
+            printed
+        )
+    assert "\x1b" not in printed, "a terminal must not obey what a file says"
 
 
 @examples(2500)
@@ -121,7 +123,7 @@ def well_said(done: Any, *names: str) -> None:
 def test_configs_of_known_keys(place: Path, pairs: dict[str, Any]) -> None:
     file = place / "fuzzed.yaml"
     file.write_text(yaml.safe_dump(nested(pairs), allow_unicode=True), encoding="utf-8", errors="surrogatepass")
-    well_said(typed("config", "validate", str(file), cwd=place), "fuzzed.yaml")
+    reported_well(typed("config", "validate", str(file), cwd=place), "fuzzed.yaml")
 
 
 @examples(1000)
@@ -129,7 +131,7 @@ def test_configs_of_known_keys(place: Path, pairs: dict[str, Any]) -> None:
 def test_configs_of_anything(place: Path, content: bytes) -> None:
     file = place / "anything.yaml"
     file.write_bytes(content)
-    well_said(typed("config", "validate", str(file), cwd=place), "anything.yaml")
+    reported_well(typed("config", "validate", str(file), cwd=place), "anything.yaml")
 
 
 WORDS = (
@@ -147,7 +149,7 @@ def test_flags(place: Path, flags: list[tuple[str, str]]) -> None:
     request = [part for pair in flags for part in pair]
     base = ["--data", str(place / "data"), "--backbone", "lenet", "--weights", "none"]
     done = typed("plan", *(base if not {"--data", "--dataset"} & set(request) else base[2:]), *request, cwd=place)
-    well_said(
+    reported_well(
         done,
         *(name for name, _ in flags),
         *(word.splitlines()[0] for _, word in flags if word.strip()),
@@ -251,7 +253,7 @@ def test_checkpoints_that_somebody_wrote(place: Path, data: st.DataObject) -> No
     manifest["state.json"] = {"sha256": hashlib.sha256(changed).hexdigest(), "size": len(changed)}
     (target / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
     assert not load_is_damaged(run / "checkpoints")
-    well_said(
+    reported_well(
         typed("train", "--resume", str(run), "--quiet", cwd=place), "forged", "the run can't resume", "the run had"
     )
 
@@ -279,7 +281,7 @@ def test_cards_that_somebody_wrote(place: Path, data: st.DataObject) -> None:
     shutil.copytree(source, forged)
     (forged / "model.json").write_bytes(sealed)
     image = str(next((place / "data" / "val" / "a").iterdir()))
-    well_said(typed("predict", image, "--model", str(forged), cwd=place), "forged-model")
+    reported_well(typed("predict", image, "--model", str(forged), cwd=place), "forged-model")
 
 
 def archives(place: Path) -> list[bytes]:

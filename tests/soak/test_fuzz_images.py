@@ -161,7 +161,7 @@ def opened(content: bytes) -> Any:
 
 @examples(1000)
 @given(st.lists(things(), max_size=6))
-def test_every_item_is_answered(model: Predictor, some: list[Any]) -> None:
+def test_every_item_gets_a_prediction_or_an_error(model: Predictor, some: list[Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = list(model.iter_predict([*some, PICTURE]))

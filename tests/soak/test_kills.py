@@ -110,12 +110,12 @@ def free_port() -> str:
 
 
 def finished(trial: Trial, data: Path, output: Path) -> float:
-    began = time.monotonic()
+    started_at = time.monotonic()
     processes = started(trial, data, output)
     for process in processes:
         process.join(600)
     assert [process.exitcode for process in processes] == [0] * trial.processes
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 def group_members(leader: int) -> Iterator[int]:

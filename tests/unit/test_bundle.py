@@ -150,7 +150,7 @@ def test_a_newer_format_says_to_upgrade(bundle: Path) -> None:
         load_bundle(bundle, registry=REGISTRY)
 
 
-def test_a_newer_format_with_another_seal_says_so_too(bundle: Path) -> None:
+def test_a_newer_format_with_another_seal_is_reported_too(bundle: Path) -> None:
     path = bundle / "model.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(RequestError, match=r"written by a newer ftkit \(format 2\), or damaged \(upgrade ftkit\)"):
@@ -318,7 +318,7 @@ def test_the_latest_run_with_a_model_is_the_default(tmp_path: Path) -> None:
     assert find_model(None, tmp_path) == tmp_path / "a-second" / "model"
 
 
-def test_what_isnt_there_is_said_with_the_remedy(tmp_path: Path) -> None:
+def test_what_isnt_there_is_reported_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no trained run in .*ftkit train makes one"):
         find_model(None, tmp_path / "runs")
     run = make_run(tmp_path / "runs" / "ants", with_model=False)

@@ -168,7 +168,7 @@ def test_set_reaches_into_strategies_inside_strategies() -> None:
 # YAML
 
 
-def test_scalars_mean_what_they_look_like() -> None:
+def test_scalars_have_the_types_they_are_written_as() -> None:
     write("optimizer: {lr: 1e-3}\nname: 007\nweights: none\n")
     config = asked()
     assert (config.optimizer.lr, config.name, config.weights) == (0.001, "007", "none")
@@ -223,7 +223,7 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_remedy(text: str, says
     assert says in refused()
 
 
-def test_every_fault_is_told_and_the_first_is_the_message() -> None:
+def test_every_fault_is_reported_and_the_first_is_the_message() -> None:
     write("epochs: ten\nseed: -1\n")
     with pytest.raises(ConfigError) as caught:
         resolve()
@@ -321,12 +321,12 @@ def test_options_arrive_in_the_types_of_the_class(shelf: Path, folder: Path) -> 
         ("dataset.label=bad", "dataset: label can't be bad"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(shelf: Path, sets: str, says: str) -> None:
+def test_a_wrong_option_is_reported_in_one_line(shelf: Path, sets: str, says: str) -> None:
     assert says in refused(sets)
 
 
 @pytest.mark.parametrize(("given", "says"), [("[1]", "2 values or more, not [1]"), ("[1, 2, 3]", "2 values at most")])
-def test_a_list_of_another_length_is_told_in_words(given: str, says: str) -> None:
+def test_a_list_of_another_length_is_reported_in_words(given: str, says: str) -> None:
     with pytest.raises(RequestError, match=re.escape(f"--set strategy.milestones: must be {says}")):
         resolve(sets=["strategy=milestones", f"strategy.milestones={given}"])
 

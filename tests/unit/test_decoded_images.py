@@ -136,14 +136,14 @@ def test_more_than_fits_is_refused_before_training(
     assert "GB are available\nhint: give --decoded-cache disk, or off" in refused(
         data, capsys, "--decoded-cache", "ram"
     )
-    said = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1000")
-    assert "no room for 0.00 GB" in said
-    assert "raise --cache-limit" in said
+    printed = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1000")
+    assert "no room for 0.00 GB" in printed
+    assert "raise --cache-limit" in printed
 
 
 def test_images_in_memory_are_not_kept_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(data, capsys, "--decoded-cache", "ram", "--dataset", "digits")
-    assert "the samples are not image files" in said
+    printed = refused(data, capsys, "--decoded-cache", "ram", "--dataset", "digits")
+    assert "the samples are not image files" in printed
 
 
 def test_memory_is_what_the_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder)
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
-def test_too_little_room_is_said_before_training(
+def test_too_little_space_is_reported_before_training(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

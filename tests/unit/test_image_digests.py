@@ -46,7 +46,7 @@ def images(data: Path) -> Split:
     return Split(names, [0] * len(names), ImageFiles(data, names))
 
 
-def test_an_image_replaced_after_it_was_looked_at_is_named(data: Path) -> None:
+def test_an_image_replaced_after_it_was_scanned_is_named(data: Path) -> None:
     split = images(data)
     known = image_digests(split)
     known.require_same(range(len(split)))
@@ -73,14 +73,14 @@ def test_images_are_known_by_order_too_and_files_are_read_once(data: Path, monke
         image_digests(split)
 
 
-def test_an_earlier_format_of_the_memory_is_removed(data: Path) -> None:
+def test_an_earlier_format_of_the_scan_cache_is_removed(data: Path) -> None:
     Path("cache").mkdir()
     (Path("cache") / "images-1.sqlite3").write_bytes(b"old")
     image_digests(images(data))
     assert [file.name for file in Path("cache").iterdir()] == [FILE]
 
 
-def test_more_files_than_the_memory_holds_are_all_remembered_while_they_are_used(
+def test_more_files_than_the_scan_cache_holds_are_all_kept_while_they_are_used(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftkit.data.scan.scan_cache.MOST", 5)

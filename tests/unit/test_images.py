@@ -189,7 +189,7 @@ def broken_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_what_cannot_be_read_says_which_file_and_why(tmp_path: Path) -> None:
+def test_what_cannot_be_read_names_the_file_and_the_reason(tmp_path: Path) -> None:
     for name, reason in broken_files(tmp_path).items():
         with pytest.raises(UnreadableImage) as caught:
             open_image(tmp_path / name)

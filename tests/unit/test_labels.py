@@ -206,7 +206,7 @@ def test_the_card_says_what_became_of_each_class(run: Path) -> None:
     assert card.origin == {"0": None, "1": "odd", "2": "even", "3": "odd", "4": "even", "5": None}
 
 
-def test_the_data_of_the_run_is_judged_as_it_was_learnt(run: Path) -> None:
+def test_the_data_of_the_run_is_evaluated_as_it_was_trained_on(run: Path) -> None:
     found = split_of_run(resolve(run / "config.yaml"), read_card(run / "model"), None)
     assert (found.name, found.changed, supports(found, run)) == ("test", False, {"odd": 2, "even": 2})
 

@@ -75,7 +75,7 @@ def computes(module: str) -> bool:
     return any(module == room or module.startswith(f"{room}.") for room in MAY_IMPORT_TORCH)
 
 
-def test_only_the_rooms_that_compute_import_torch_or_numpy() -> None:
+def test_only_the_packages_that_compute_import_torch_or_numpy() -> None:
     light = [module for module in MODULES if not computes(module)] + list(TORCH_FREE)
     code = f"""
 import importlib, sys
@@ -236,7 +236,7 @@ def test_the_files_to_touch_exist() -> None:
 
 
 OUTSIDE_UNIT = {
-    "battery.py": "what each of several processes computes and owns of a sharded network",
+    "process_checks.py": "what each of several processes computes and owns of a sharded network",
     "contract/test_backbones.py": "sizes in the table of built-in networks are those of the networks",
     "contract/test_bundles.py": "each network comes back from its files bit for bit, before the cast for inference",
     "contract/test_cuts.py": "where each network can be cut",
@@ -280,3 +280,18 @@ def test_what_counts_as_the_inside(line: str, packages: set[str], tmp_path: Path
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(line)
     assert inside_of_tests(tmp_path) == ({"test_it.py": packages} if packages else {})
+
+
+def test_the_tests_that_the_docs_name_exist() -> None:
+    named = {
+        (page.name, path)
+        for page in (REPOSITORY / "docs").glob("*.md")
+        for path in re.findall(
+            r"`(?:tests/)?((?:unit|contract|cli|integration|soak)/\w+\.py(?:::\w+)?)", page.read_text()
+        )
+    }
+    assert len(named) > 20
+    missing = [(page, path) for page, path in named if not (REPOSITORY / "tests" / path.partition("::")[0]).is_file()]
+    assert missing == []
+    tests = [path.partition("::") for _, path in named if "::" in path]
+    assert all(f"def {test}(" in (REPOSITORY / "tests" / file).read_text() for file, _, test in tests)

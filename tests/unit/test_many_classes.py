@@ -91,7 +91,7 @@ def test_json_has_the_pairs_in_place_of_a_matrix_of_400_million() -> None:
     }  # fmt: skip
 
 
-def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_shows_the_worst_classes_and_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
     monkeypatch.setattr(console, "out", lambda: Console(file=text, width=120))
     started = time.process_time()

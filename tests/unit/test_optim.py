@@ -156,7 +156,7 @@ def test_every_class_of_torch_is_offered_or_refused_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_later_rate_matters_but_where_it_is_said_not_to(name: str) -> None:
+def test_a_later_rate_matters_except_where_documented(name: str) -> None:
     """Otherwise a curve would be a setting without effect."""
     ends = []
     for later in (0.01, 0.001):

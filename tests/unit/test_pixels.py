@@ -66,7 +66,7 @@ def test_a_jpeg_may_be_called_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 3, 100, 700, -2])
-def test_a_file_that_is_cut_short_is_told_in_the_same_words(tmp_path: Path, length: int) -> None:
+def test_a_file_that_is_cut_short_is_reported_in_the_same_words(tmp_path: Path, length: int) -> None:
     path = tmp_path / "cut.jpg"
     path.write_bytes(saved(tmp_path / "a.jpg").read_bytes()[:length])
     with pytest.raises(UnreadableImage) as quick:

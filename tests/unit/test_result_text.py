@@ -27,7 +27,7 @@ def test_a_comparison_reports_significance_and_power() -> None:
     assert "worse than" in _verdict("full", "frozen", replace(sure, only_first=14, only_this=1), 39)
 
 
-def test_bars_are_as_long_as_what_moved() -> None:
+def test_bars_are_as_long_as_the_weight_drift() -> None:
     heading, *lines = weight_drift_lines({"stem": 0.0, "layer1": 0.0001, "head": 0.5, "scale": None}, 7)
     assert "epoch 7" in heading
     assert [line.split() for line in lines] == [
@@ -38,6 +38,6 @@ def test_bars_are_as_long_as_what_moved() -> None:
     ]
 
 
-def test_nothing_moved_has_no_bar() -> None:
+def test_no_weight_drift_has_no_bar() -> None:
     assert [line.split()[-2:] for line in list(weight_drift_lines({"head": 0.0}, 1))[1:]] == [["0", "%"]]
     assert list(weight_drift_lines({}, 1)) == []

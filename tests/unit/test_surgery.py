@@ -252,7 +252,7 @@ class TestGreyImages:
 
     @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
     def test_networks_built_without_their_change_of_input_see_the_same(self, name: str) -> None:
-        """torchvision's builder normalises by ImageNet's figures and then changes that to 0.5 in the network."""
+        """torchvision's builder normalises as for ImageNet and then changes that to 0.5 in the network."""
         own = backbone(name)
         torch.manual_seed(0)
         theirs = models.get_model(name, weights=None, num_classes=3, transform_input=True, init_weights=True).eval()

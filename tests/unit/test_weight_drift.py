@@ -62,7 +62,7 @@ def test_what_began_at_zero_has_no_relative_distance(network: nn.Module, tmp_pat
     }
 
 
-def test_a_step_of_known_length_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_step_of_known_length_is_reported(data: Path, tmp_path: Path) -> None:
     """By hand from the two bundles of a run that keeps the weights it is given until its only epoch."""
     start = ftkit.train(plan(data, tmp_path / "start", epochs=0))
     source = str(start.run.model / "model.safetensors")

@@ -118,12 +118,12 @@ def test_what_would_have_no_effect_is_refused(settings: dict[str, Any], says: st
     assert says in str(caught.value)
 
 
-def test_a_base_rate_that_nothing_uses_is_said(data: Path, tmp_path: Path) -> None:
+def test_a_base_rate_that_nothing_uses_is_noted(data: Path, tmp_path: Path) -> None:
     notes = plan(data, tmp_path, strategy="freeze", group_lr={"head": 0.1}).notes
     assert "every group that trains has its rate from group_lr: optimizer.lr has no effect" in notes
 
 
-def test_the_command_line_takes_and_shows_the_means(run_ftkit: RunFtkit, data: Path) -> None:
+def test_the_command_line_takes_and_shows_the_settings(run_ftkit: RunFtkit, data: Path) -> None:
     arguments = ["--data", str(data), "--backbone", "cifar_resnet20", "--weights", "none", "--strategy", "full"]
     means = ["--set", "group_lr.layer3=1e-4", "--augment", "standard", "--set", "augment.scale=[0.5, 1]"]
     means += ["--balance", "weights", "--label-smoothing", "0.1", "--clip-grad", "2"]

@@ -1,4 +1,4 @@
-"""What several processes must agree on, checked from within each of them: `python -m tests.battery FOLDER PART`.
+"""What several processes must agree on, checked from within each of them: `python -m tests.process_checks FOLDER PART`.
 
 The environment says which of them this is, as torchrun sets it. Each writes what it found to `FOLDER/RANK.json`.
 """
@@ -195,7 +195,7 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
     return found
 
 
-def shares(folder: Path) -> dict[str, Any]:
+def shards(folder: Path) -> dict[str, Any]:
     """Runs whose network is sharded by FSDP2; the shard of a process."""
 
     def part(trainer: Trainer) -> tuple[int, int]:
@@ -233,11 +233,11 @@ def apart(
     part: Callable[[Trainer], tuple[int, int] | None],
     stops: Sequence[tuple[int, int, str]],
 ) -> dict[str, Any]:
-    """Runs in shares: how much a process has, where they end, and where they end when stopped.
+    """Runs in shards: how much a process has, where they end, and where they end when stopped.
 
     Args:
         given: What a run with SGD is like, sharded or not.
-        shared: What shares it out.
+        shared: What shards it out.
         adamw: What else is different in another one, with AdamW.
         part: How many values this process has, and how many there are, if any are sharded.
         stops: Process, step and optimizer.
@@ -272,7 +272,7 @@ def apart(
     return {
         "parts": parts,
         "codes": codes,
-        "goes on": [files[name] == files[f"{name}-cut"] for name in runs],
+        "resumed": [files[name] == files[f"{name}-cut"] for name in runs],
         "far": [
             name
             for name, tensor in plain_end.items()
@@ -308,7 +308,7 @@ def main(folder: Path, part: str) -> None:
         (folder / f"{launch_env.rank()}.json").write_text(json.dumps(zero(folder)))
         return
     if part == "sample":
-        found["shares"] = shares(folder)
+        found["shards"] = shards(folder)
     if part != "all metrics":
         found["schedules"] = schedules(folder, part == "sample")
         found["stops"] = stops(folder, part == "sample")

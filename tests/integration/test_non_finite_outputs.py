@@ -17,11 +17,11 @@ import ftkit
 from ftkit import EpochDone, Listener
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError
-from tests.cli.test_evaluate import CLASSES, make_run
 from tests.conftest import MakeFolder
-from tests.models import backbone, save_model
+from tests.models import backbone, make_run, save_model
 from tests.runs import card
 
+CLASSES = ("[b]lue", "crimson", "gold")
 FRAGILE = """
 from dataclasses import replace
 from ftkit.api import LayerGroup, hookimpl
@@ -126,7 +126,7 @@ def test_evaluate_and_compare_refuse_and_name_the_images(run: Path, capsys: pyte
     strict(capsys.readouterr().out)
 
 
-def test_validation_counts_it_as_wrong_says_so_and_records_null(run: Path, tmp_path: Path) -> None:
+def test_validation_counts_it_as_wrong_reports_it_and_records_null(run: Path, tmp_path: Path) -> None:
     place, data = run.parents[1], tmp_path / "data"
     data.symlink_to(place / "data")
     other = tmp_path / "other"

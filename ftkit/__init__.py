@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction, Predictor, load
     from ftkit.library import plan, resume, train
     from ftkit.planning.run_plan import Plan
-    from ftkit.training.events import Listener
+    from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
     from ftkit.training.train import Outcome
 
     __version__: str
 
 __all__ = [
+    "EpochDone",
     "FtkitError",
     "Listener",
     "Outcome",
@@ -32,6 +33,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "RequestError",
+    "RunStarted",
+    "StepDone",
     "__version__",
     "load",
     "plan",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "EpochDone": "ftkit.training.events",
     "FtkitError": "ftkit.errors",
     "Listener": "ftkit.training.events",
     "Outcome": "ftkit.training.train",
@@ -47,6 +51,8 @@ _MODULES = {
     "Prediction": "ftkit.inference.predictor",
     "Predictor": "ftkit.inference.predictor",
     "RequestError": "ftkit.errors",
+    "RunStarted": "ftkit.training.events",
+    "StepDone": "ftkit.training.events",
     "load": "ftkit.inference.predictor",
     "plan": "ftkit.library",
     "resume": "ftkit.library",

@@ -5,7 +5,7 @@ from ftkit.data.label_columns import Labelled, label_splits
 from ftkit.data.lazy_sequence import LazySequence
 from ftkit.data.sampling import stratified_sample, stratified_split
 from ftkit.data.walk import SkippedFiles, list_folder, walk_images
-from ftkit.errors import FtkitError, RequestError, nearest, one_line, plural, unknown
+from ftkit.errors import FtkitError, RequestError, check_number, nearest, one_line, plural, unknown
 from ftkit.files.file_identity import Stamp, file_stamp
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.files.user_cache import cache_folder
@@ -23,7 +23,6 @@ from ftkit.parts.backbone import (
     Summary,
     group_of,
 )
-from ftkit.parts.batch_transform import BatchTransform
 from ftkit.parts.callback import Callback
 from ftkit.parts.curve import Curve
 from ftkit.parts.dataset import (
@@ -38,12 +37,11 @@ from ftkit.parts.dataset import (
     relabel,
 )
 from ftkit.parts.exporter import Exporter, TrainedModel
-from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.label_sets import Label, Labels, LabelSets, label_set
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMetricError
 from ftkit.parts.optimizer import Optimizer
-from ftkit.parts.option_bounds import check_number
+from ftkit.parts.random_transforms import BatchTransform, ImageTransform
 from ftkit.parts.strategy import Strategy, Then
 from ftkit.parts.task import HeadFit, Task, class_counts
 from ftkit.plugins.hookspecs import hookimpl

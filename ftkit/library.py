@@ -53,7 +53,7 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
     """Resume a stopped run; it ends with the same bytes as an uninterrupted one.
 
     Args:
-        listener: As in `train`.
+        listener: See `train`.
 
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.

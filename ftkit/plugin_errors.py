@@ -90,8 +90,8 @@ class plugin_boundary:  # noqa: N801 - used like a function, as those of context
     """A context in which exceptions of plugin code become a `PluginError`; an `FtkitError` or Ctrl-C passes unchanged.
 
     Args:
-        doing: As in `plugin_error_for`; a function where the text changes during the context.
-        owner: As in `plugin_error_for`.
+        doing: See `plugin_error_for`; a function where the text changes during the context.
+        owner: See `plugin_error_for`.
     """
 
     def __init__(self, doing: str | Callable[[], str], owner: object = None) -> None:

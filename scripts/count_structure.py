@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ LONGEST_FUNCTION = 40
 MOST_PARAMETERS = 7
 MOST_MODULES = 12
 MOST_FIELDS = 10
+PUBLIC = ("ftkit.api", "ftkit.testing", "ftkit.errors", "ftkit.cli.main")
+"""What tests may import, beside `ftkit` itself, without importing its inside."""
+PATH = re.compile(r"ftkit(\.\w+)+")
 
 
 def main() -> None:
@@ -31,8 +35,10 @@ def main() -> None:
         for c in ast.walk(tree)
         if isinstance(c, ast.ClassDef) and (n := mutable_fields(c)) > MOST_FIELDS
     }
-    tests = sorted((checkout / "tests").rglob("test_*.py"))
-    inside = [path for path in tests if imports_the_inside(ast.parse(path.read_text(encoding="utf-8")))]
+    inner = inside_of_tests(checkout)
+    outside_unit = [name for name in inner if not name.startswith("unit/")]
+    several = [name for name, rooms in inner.items() if name.startswith("unit/") and len(rooms) > 1]
+    units = len(list((checkout / "tests" / "unit").glob("test_*.py")))
     show("files", len(files), f"median {median(lines.values()):g} lines, {sum(lines.values()):,} in all")
     show("functions", len(functions), f"median {median(length(f) for _, f in functions):g} lines")
     show("modules beside the packages", len(loose), " ".join(sorted(loose)))
@@ -42,7 +48,8 @@ def main() -> None:
     show(f"functions over {LONGEST_FUNCTION} lines", len(long), " ".join(long))
     show(f"functions of more than {MOST_PARAMETERS} parameters", len(wide), " ".join(wide))
     show(f"classes of more than {MOST_FIELDS} mutable public fields", len(mutable), str(mutable or ""))
-    show("test files that import the inside", len(inside), f"of {len(tests)}")
+    show("files of the tests outside unit/ that import the inside", len(outside_unit), " ".join(outside_unit))
+    show("unit tests that import several packages of ftkit", len(several), f"of {units}")
 
 
 def show(what: str, number: int, more: str) -> None:
@@ -73,7 +80,7 @@ def modules(files: list[Path]) -> dict[Path, int]:
 
 def twice(files: list[Path]) -> list[str]:
     """Names of modules that are in two packages; commands are named as people type them."""
-    names = Counter(path.stem for path in files if path.stem != "__init__" and path.parent.name != "commands")
+    names = Counter(path.stem for path in files if path.stem != "__init__" and "commands" not in path.parts)
     return sorted(name for name, n in names.items() if n > 1)
 
 
@@ -88,12 +95,33 @@ def mutable_fields(node: ast.ClassDef) -> int:
     )
 
 
-def imports_the_inside(tree: ast.AST) -> bool:
-    """Whether a test imports anything but the library, `ftkit.api`, `ftkit.testing`, errors and the entry point."""
-    face = ("ftkit", "ftkit.api", "ftkit.testing", "ftkit.errors", "ftkit.cli.main")
-    return any(
-        isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ftkit" and node.module not in face
-        for node in ast.walk(tree)
+def inside_of_tests(checkout: Path) -> dict[str, set[str]]:
+    """The packages of ftkit that each file of the tests imports or names in a string, by its path below `tests/`."""
+    tests = checkout / "tests"
+    files = [path for path in sorted(tests.rglob("*.py")) if "fixtures" not in path.parts]
+    known = {path.stem for path in (checkout / "ftkit").iterdir()}
+    found = {str(path.relative_to(tests)): inside(ast.parse(path.read_text(encoding="utf-8"))) for path in files}
+    return {name: rooms & known for name, rooms in found.items() if rooms & known}
+
+
+def inside(tree: ast.AST) -> set[str]:
+    """Packages of ftkit that a file names beside the public modules; whole strings count, as arguments of `setattr`."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            # Of `from ftkit.cli import main`, the module is `ftkit.cli.main`.
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names += below if set(below) <= set(PUBLIC) else [node.module]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and PATH.fullmatch(node.value):
+            names.append(node.value)
+    return {name.split(".")[1] for name in names if name.startswith("ftkit.") and not is_public(name)}
+
+
+def is_public(name: str) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in PUBLIC if module != "ftkit.testing") or (
+        name == "ftkit.testing"
     )
 
 

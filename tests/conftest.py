@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from ftkit.cli.main import main
-from ftkit.testing.sample_images import Layout, make_image_folder
+from ftkit.testing import make_image_folder
 
 # Before torch is imported, and for the processes that tests start: two test processes share the cores, and
 # OpenMP's threads spin where there are more of them than cores.
@@ -38,6 +38,10 @@ collect_ignore = ["fixtures"]
 def pytest_unconfigure() -> None:
     """Workers of pytest-xdist end without the finalizer that would do it."""
     _CACHE.cleanup()
+
+
+Layout = Mapping[str, int | Mapping[str, int]]
+"""Numbers of images by class, or by split and class."""
 
 
 class MakeFolder(Protocol):

@@ -6,15 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
-from ftkit.metrics.multilabel_outputs import MultilabelOutputs
+from ftkit.api import Metric, MulticlassOutputs, MultilabelOutputs, Task
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.metrics.selection import default_metrics, named_metrics
-from ftkit.parts.metric import Metric
-from ftkit.parts.task import Task
-from ftkit.plugins import Registry
-
-REGISTRY = Registry()
+from tests.models import REGISTRY, part
 
 
 def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
@@ -26,7 +21,8 @@ def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluat
 
 def task_named(name: str) -> Task:
     """A task with its default options."""
-    return REGISTRY.tasks.get(name)()
+    task: Task = part("tasks", name)()
+    return task
 
 
 def metrics_named(*names: str) -> dict[str, Metric]:

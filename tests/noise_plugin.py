@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ftkit.api import Callback, hookimpl
-from ftkit.training.run_context import RunContext
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Noise(Callback):
         self._steps = 0
         self._drift = torch.zeros(3)
 
-    def on_step_end(self, run: RunContext) -> None:
+    def on_step_end(self, run: Any) -> None:
         self._steps += 1
         if self._steps == self.fail_at:
             raise ZeroDivisionError("as it was asked to")
@@ -48,7 +47,7 @@ class Noise(Callback):
             bias[0] += self.swing * (-1) ** self._steps * (1 if self._steps == 1 else 2)
         self._drift = self._drift.mul(0.9).add(torch.randn(3, generator=generator))
 
-    def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, float]:
+    def on_epoch_end(self, run: Any, record: Mapping[str, Any]) -> Mapping[str, float]:
         if run.epoch == self.stop_after:
             run.stop()
         return {"noise_steps": self._steps}

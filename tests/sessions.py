@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completed:
     code: int
     out: str
     err: str
@@ -37,7 +37,7 @@ def environment(site: Path, **extra: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "FTKIT_PLUGIN_TIMEOUT": "2", **extra}
 
 
-def session(site: Path, *lines: str, **extra: str) -> list[Answer]:
+def session(site: Path, *lines: str, **extra: str) -> list[Completed]:
     """Several commands in one process, each as if typed; what they print is kept apart."""
     done = subprocess.run(
         [sys.executable, "-c", SESSION, json.dumps([line.split() for line in lines])],
@@ -49,4 +49,4 @@ def session(site: Path, *lines: str, **extra: str) -> list[Answer]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [Answer(*json.loads(line)) for line in done.stdout.splitlines()]
+    return [Completed(*json.loads(line)) for line in done.stdout.splitlines()]

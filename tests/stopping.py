@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from ftkit.training.events import Listener, StepDone
+from ftkit import Listener, StepDone
 
 
 class StopAt(Listener):

@@ -52,7 +52,7 @@ class FrozenPrefix:
 
     Attributes:
         cut: Its `eval_suffix` computes the outputs from the activations.
-        key: As `TableKeys` returns it.
+        key: The key that `TableKeys` returns.
         backbone: The network's name, for people.
     """
 
@@ -94,8 +94,8 @@ def read_cached(
     used.
 
     Args:
-        samples: Of the split, with the transform of evaluation.
-        threads: As in `inference.streaming.stream_outputs`.
+        samples: The split's samples, with the transform of evaluation.
+        threads: See `inference.streaming.stream_outputs`.
 
     Raises:
         FtkitError: An image can't be read; the message names it.

@@ -49,10 +49,10 @@ class Cut:
     Attributes:
         name: The network's name for the last layer before the cut.
         depth: Position in the evaluation graph; the activations at a deeper cut are computed through the others.
-        train_suffix: From the cut to the outputs, in training.
-        eval_suffix: From the cut to the outputs, in evaluation.
-        shape: Of one image's activations at the cut.
-        dtype: Of these activations.
+        train_suffix: The part from the cut to the outputs, in training.
+        eval_suffix: The part from the cut to the outputs, in evaluation.
+        shape: The shape of one image's activations at the cut.
+        dtype: The dtype of these activations.
     """
 
     name: str
@@ -108,7 +108,7 @@ class CutFinder:
         """The deepest cut for the layers that train now.
 
         Args:
-            modes: Of the phase, as `set_trainable` gives them; they are in force again afterwards.
+            modes: The phase's modes, as `set_trainable` gives them; they are in force again afterwards.
 
         Raises:
             NoCutError: No layer comes before all that trains, or the parts don't compute what the network computes.

@@ -21,7 +21,7 @@ def open_run_cache(session: Session, on_batch: Callable[[], None]) -> RunCache |
     """Cut the network for each phase, and decide which of them use the cache; None where none can.
 
     Args:
-        on_batch: As in `RunCache`.
+        on_batch: See `RunCache`.
     """
     plan, policy = session.plan, session.plan.cache_policy
     if not policy.needs_cuts:

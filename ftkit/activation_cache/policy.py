@@ -42,9 +42,9 @@ class Use:
 
     Attributes:
         cut: None where the phase trains uncached.
-        variants: Of the training images.
-        nbytes: On disk, training and validation images together.
-        passes: Over the training images that the phase itself computes to fill the cache.
+        variants: The numbers of the versions of each training image that the phase reads.
+        nbytes: Disk space in bytes, for training and validation images together.
+        passes: The passes over the training images by which the phase itself fills the cache.
         reason: Why the phase trains uncached; empty where it is cached.
     """
 
@@ -71,7 +71,7 @@ class CachePolicy:
         train_images, val_images: Numbers of images.
         probe: The head is solved first, on variant 0 of all images.
         groups: Names of the layer groups.
-        phases: Of the schedule.
+        phases: The phases of the schedule.
     """
 
     phases: tuple[Phase, ...]
@@ -149,7 +149,7 @@ class CachePolicy:
 
         Args:
             cuts: One a phase, or the reason why there is none.
-            probe: Where the probe's network is cut; None without a probe.
+            probe: The place where the probe's network is cut; None without a probe.
         """
         budget = _Budget(self.train_images, self.val_images, self.limit)
         if probe is not None:

@@ -38,9 +38,9 @@ def compute_rows(
     no image of a list can be read, there are no activations.
 
     Args:
-        prefix: As `fast_prefix` makes it; returns a tuple with the activations at each cut.
+        prefix: The result of `fast_prefix`; returns a tuple with the activations at each cut.
         size: Side of the images, in pixels.
-        threads: As in `stream_outputs`.
+        threads: See `stream_outputs`.
     """
     few = min(CHUNK, 2 * compute.inference_batch_size(size))
     pieces = (keys[start : start + few] for keys in lists for start in range(0, len(keys), few))

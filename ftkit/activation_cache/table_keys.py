@@ -72,7 +72,7 @@ def table_key(prefix_key: str, images: str, preprocessing: Preprocessing, drawn:
     """The key of a table.
 
     Args:
-        prefix_key: As `TableKeys` returns it.
+        prefix_key: The key that `TableKeys` returns.
         images: The digest that `image_digests` returns.
         drawn: What the images' random changes depend on; empty without augmentation.
     """
@@ -86,7 +86,7 @@ class TableSpec:
     Attributes:
         about: Its content, for people.
         rows: Number of images.
-        prefix_key: As `TableKeys` returns it.
+        prefix_key: The key that `TableKeys` returns.
     """
 
     key: str

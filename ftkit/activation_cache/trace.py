@@ -18,7 +18,7 @@ class Trace:
     """A network's graph in its current modes.
 
     Attributes:
-        nodes: In the order of the graph.
+        nodes: The nodes in the order of the graph.
         order: Position of each node.
         paths: Name of each node that a module computes: `layer3.1.relu_1`.
 

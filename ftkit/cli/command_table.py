@@ -28,7 +28,7 @@ def _command(name: str, help_text: str, panel: str) -> Entry:
 
 
 def _part(plural: str, help_text: str) -> Entry:
-    return Entry(f"ftkit.cli.commands.parts:{plural}", help_text, PARTS)
+    return Entry(f"ftkit.cli.commands.inspect.parts:{plural}", help_text, PARTS)
 
 
 COMMANDS: dict[str, Entry] = {
@@ -40,10 +40,10 @@ COMMANDS: dict[str, Entry] = {
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
     "compare": _command("compare", "Compare runs, or strategies over seeds, on the same images.", WORKFLOW),
-    "runs": _command("runs", "List and show training runs.", INSPECT),
-    "config": _command("config", "Show, document and validate the configuration.", INSPECT),
-    "cache": _command("cache", "List and clear cached activations and decoded images.", INSPECT),
-    "plugins": _command("plugins", "List and check plugins.", INSPECT),
+    "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
+    "config": _command("inspect.config", "Show, document and validate the configuration.", INSPECT),
+    "cache": _command("inspect.cache", "List and clear cached activations and decoded images.", INSPECT),
+    "plugins": _command("inspect.plugins", "List and check plugins.", INSPECT),
     "backbones": _part("backbones", "List and show pretrained networks."),
     "datasets": _part("datasets", "List and show datasets."),
     "strategies": _part("strategies", "List and show freezing and unfreezing strategies."),

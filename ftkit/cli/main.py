@@ -170,7 +170,7 @@ def _plugin_entries() -> dict[str, Entry]:
 
 
 def _load_plugin_command(name: str) -> Any:
-    from ftkit.cli.commands.plugins import commands_of
+    from ftkit.cli.commands.inspect.plugins import commands_of
 
     return commands_of(name) or _refuse_command(name)
 

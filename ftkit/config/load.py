@@ -48,9 +48,9 @@ class Resolved:
     """A validated config, with the plugins that it uses and the source of each value.
 
     Attributes:
-        config: With absolute paths, and every option of the named parts filled in.
+        config: The config with absolute paths, and every option of the named parts filled in.
         registry: The plugins.
-        sources: By dotted key, where its value is set: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
+        sources: The place of each value by dotted key: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
             Keys with their default are absent.
     """
 
@@ -79,7 +79,7 @@ def resolve(
 
     Args:
         file: The config file; by default `ftkit.yaml` in the working folder, if it exists.
-        flags: By dotted config key, the spelling of the flag and its value.
+        flags: The spelling of a flag and its value, by dotted config key.
         sets: `KEY=VALUE`, which override flags and earlier ones.
         env: The environment, of which names that start with `FTKIT_` are read.
 
@@ -131,7 +131,7 @@ def with_choice(
 
     Args:
         options: Its options; others get their defaults.
-        sources: Where the values of that section are set, by dotted key, for messages.
+        sources: The places of that section's values by dotted key, for messages.
 
     Raises:
         RequestError: The name is unknown, or an option is invalid.
@@ -220,7 +220,7 @@ def _filled(
     """A choice with every option of its class, defaults included.
 
     Args:
-        key: Of the section, or of an item in a section that lists parts.
+        key: The key of the section, or of an item in a section that lists parts.
     """
     section = ".".join(key)
     if choice.name == AUTO and section in AUTO_SECTIONS:

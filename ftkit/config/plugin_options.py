@@ -30,8 +30,8 @@ def make(cls: type[T], options: Mapping[str, Any], section: str, sources: Mappin
         cls: A frozen dataclass whose fields are the options.
         options: Values from the config, by field name.
         section: Dotted key of the part in the config: `dataset`, `strategy.first`, `batch_transforms.0`.
-        sources: Where values are set, by dotted key, for messages.
-        registry: For strategies inside a strategy.
+        sources: The places of values by dotted key, for messages.
+        registry: The registry, for strategies inside a strategy.
 
     Raises:
         RequestError: An option is unknown, missing or invalid, one line for each; or raised by the class.

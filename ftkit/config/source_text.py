@@ -47,7 +47,7 @@ def as_typed(value: Any, text: Any, annotation: Any, fields: Fields = fields_of)
     """The value, with the source text wherever the type is text.
 
     Args:
-        text: As returned by `written`.
+        text: The text that `written` returned.
         annotation: The type; the first member of a union that fits decides.
     """
     annotation = _bare(annotation)

@@ -57,7 +57,7 @@ def label_splits(
     Args:
         where: Name of each split in messages.
         notes: Put before the notes of this function.
-        for_training: As in `join_splits`.
+        for_training: See `join_splits`.
 
     Raises:
         RequestError: A value is not a class, the first split has no labels, or lacks a class of another split.

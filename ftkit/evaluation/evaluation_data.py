@@ -52,7 +52,7 @@ def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: Spli
 
     Args:
         source: The dataset or path, for messages.
-        split: By default test, else val, else train, which has all images of unsplit data.
+        split: The split; by default test, else val, else train, which has all images of unsplit data.
 
     Raises:
         RequestError: The data is missing, has no such split, or has classes that the model lacks.

@@ -34,7 +34,7 @@ def evaluate_bundle(
     """Metrics of a model on a split whose labels are in the order of the model's classes, and their intervals.
 
     Args:
-        metrics: By name. The other args and errors are those of `compute_logits`.
+        metrics: The metrics by name. The other args and errors are those of `compute_logits`.
     """
     logits = compute_logits(loaded, split, batch_size, threads, store, tell)
     classes = loaded.card.classes

@@ -80,7 +80,7 @@ class SplitOutputs:
 
     Attributes:
         names: Names of the images, ascending.
-        targets: As `Task.targets` gives them, in the order of `names`.
+        targets: The result of `Task.targets`, in the order of `names`.
         decision: What turns scores into predictions.
         logits: float32 `(n, classes)`, in the order of `names`.
         notes: Lines to report.

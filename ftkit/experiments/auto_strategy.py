@@ -17,7 +17,7 @@ def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run:
 
     Args:
         tell: Called with a line before the measurement, and before a long scan of the images.
-        run: As in `make_plan`.
+        run: See `make_plan`.
 
     Raises:
         RequestError: A name, a value or the data can't be used.

@@ -79,7 +79,7 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
     """Measure the data of a request, and advise on the settings that weren't given.
 
     Args:
-        given: Where settings were given, by dotted key; they are kept.
+        given: The places of given settings by dotted key; these settings are kept.
         tell: Called with a line before a step that takes long.
 
     Raises:

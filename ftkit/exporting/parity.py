@@ -29,11 +29,11 @@ class Parity:
     """How far an exported model is from the model.
 
     Attributes:
-        largest_difference: Of a logit, over all images and classes.
+        largest_difference: The largest difference of a logit, over all images and classes.
         largest_logit: The largest absolute value of a logit of the model.
         tolerance: The largest difference that is allowed.
         images: How many images were compared.
-        batch_sizes: In which batches.
+        batch_sizes: The sizes of the batches.
     """
 
     largest_difference: float
@@ -95,7 +95,7 @@ def compare_logits(exported: Callable[[Tensor], Tensor], batches: Sequence[Batch
     """The largest difference between an exported model and the model.
 
     Args:
-        tolerance: As `Exporter.tolerance`.
+        tolerance: See `Exporter.tolerance`.
 
     Raises:
         InvalidExport: The exported model returns something other than finite logits of the right shape.

@@ -19,7 +19,7 @@ def dump_json(
 
     Args:
         ascii_only: Escape every non-ASCII character; otherwise only those that can't be encoded as UTF-8.
-        default: As in `json.dumps`, for values that aren't JSON types.
+        default: The argument of `json.dumps` for values that aren't JSON types.
     """
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=default)

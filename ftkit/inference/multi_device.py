@@ -34,7 +34,7 @@ class PredictionJob:
     """How to predict files.
 
     Attributes:
-        device, precision: As `load_bundle` takes them.
+        device, precision: See `load_bundle`.
     """
 
     bundle: Path

@@ -37,8 +37,8 @@ class Prediction:
         label: The likeliest class; None where there is an `error`.
         probability: Probability of that class, from 0 to 1.
         top: The likeliest classes with their probabilities, best first.
-        labels: Where an image may have several classes, those above their thresholds with their probabilities, best
-            first; None where each image has one class.
+        labels: The classes above their thresholds with their probabilities, best first, for an image with several
+            classes; None where each image has one class.
         error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
 

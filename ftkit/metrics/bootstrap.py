@@ -65,7 +65,7 @@ def intervals(outputs: Outputs, metrics: Mapping[str, Metric]) -> dict[str, Inte
 
     Args:
         outputs: Finite for each image.
-        metrics: Those that have a value for the outputs.
+        metrics: Metrics that have a value for the outputs.
     """
     found, rest = dict[str, Interval](), dict[str, Metric]()
     for name, metric in metrics.items():

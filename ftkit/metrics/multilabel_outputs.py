@@ -17,7 +17,7 @@ class MultilabelOutputs(Outputs):
     """Outputs where each image has any number of labels. Probabilities are the sigmoid of the logits.
 
     Attributes:
-        thresholds: Of the probability of each class above which it is predicted.
+        thresholds: The probability above which a class is predicted, for each class.
     """
 
     task = "multilabel"

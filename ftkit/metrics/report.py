@@ -51,7 +51,8 @@ class Evaluation:
             that it is rightly predicted for; int64 `(classes,)`.
         pairs: The entries of the confusion matrix that aren't zero: true label, predicted label and number of images,
             int64 `(m, 3)`, ascending. Empty where an image may have several labels.
-        average_precision: Of each class, float64 `(classes,)`; None where each image has one label.
+        average_precision: The average precision of each class, float64 `(classes,)`; None where each image has one
+            label.
         thresholds: The probability above which each class is predicted; None where each image has one label.
     """
 
@@ -116,7 +117,7 @@ def evaluate_outputs(outputs: Outputs, metrics: Mapping[str, Metric]) -> Evaluat
     Time and memory grow with the logits, not with the square of the classes.
 
     Args:
-        metrics: By name.
+        metrics: The metrics by name.
     """
     values, missing = dict[str, float | None](), dict[str, str]()
     for name, metric in metrics.items():

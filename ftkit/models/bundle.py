@@ -93,7 +93,7 @@ def load_bundle(
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        registry: Where backbones are looked up; by default the built-in and installed ones, and those in the plugin
+        registry: The registry of backbones; by default the built-in and installed ones, and those in the plugin
             files of `./ftkit.yaml`. A model's folder never decides which code runs.
 
     Raises:

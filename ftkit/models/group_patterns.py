@@ -12,8 +12,8 @@ def layer_groups(members: Mapping[str, Iterable[str]]) -> tuple[LayerGroup, ...]
     """Layer groups whose patterns match their own members, and no member of another group.
 
     Args:
-        members: By group, from the input to the head: names of parameters, and names of layers with a dot at the end,
-            so that layers without parameters belong to a group too. No name may be in two groups.
+        members: Names of parameters by group, from the input to the head, and names of layers with a dot at the end, so
+            that layers without parameters belong to a group too. No name may be in two groups.
     """
     owned = {group: list(names) for group, names in members.items()}
     around = {group: {outer for name in names for outer in _around(name)} for group, names in owned.items()}

@@ -12,8 +12,8 @@ def locate_model(spec: str | None, runs_dir: Path, registry: Registry | None = N
     """The bundle of a model; those on this machine come first.
 
     Args:
-        spec: As `find_model` takes it, or `PLUGIN/ADDRESS` for a plugin with models.
-        registry: By default the installed plugins.
+        spec: What `find_model` takes, or `PLUGIN/ADDRESS` for a plugin with models.
+        registry: The registry; by default that of the installed plugins.
 
     Raises:
         RequestError: There is no such model, or the run has none yet.

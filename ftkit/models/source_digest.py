@@ -45,7 +45,7 @@ def imports(code: types.CodeType, package: str) -> Iterator[str]:
     """The modules that a code object imports while it runs.
 
     Args:
-        package: Of its module, for relative imports.
+        package: The package of its module, for relative imports.
     """
     before: list[Any] = [None, None]
     for step in dis.get_instructions(code):

@@ -20,7 +20,7 @@ def build_network(backbone: Backbone, num_classes: int, head: Head, channels: in
     """A backbone's network with fresh weights, for a task.
 
     Args:
-        channels: Of the images; 1 changes a network for RGB images to greyscale ones.
+        channels: The channels of the images; 1 changes a network for RGB images to greyscale ones.
 
     Raises:
         RequestError: The network has no convolution with RGB input, or no hidden layer can be put before its head.

@@ -25,7 +25,7 @@ def check_group_rates(
 
     Args:
         strategy: Its name, for messages.
-        where: From a dotted config key to its name in messages.
+        where: The name in messages of each dotted config key.
 
     Returns:
         A note if the base rate has no effect, since every trainable group has a rate of its own.

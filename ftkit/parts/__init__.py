@@ -10,8 +10,7 @@
 | `loss` | what training minimises |
 | `optimizer` | what updates the parameters |
 | `curve` | the learning rate over the run |
-| `image_transform` | a random change of one training image |
-| `batch_transform` | a random change of a whole batch and its targets |
+| `random_transforms` | a random change of one training image, or of a whole batch and its targets |
 | `callback` | work at the events of a run, with state of its own |
 | `exporter` | a trained model in another format |
 

@@ -25,7 +25,7 @@ class LayerGroup:
     """Parameters that are frozen, trained and given a learning rate together.
 
     Attributes:
-        name: In configs, plans and records: `stem`, `layer4`, `head`.
+        name: The name in configs, plans and records: `stem`, `layer4`, `head`.
         pattern: Regular expression, matched from the start of a parameter's name.
         roles: Only parameters with one of these roles belong to the group.
     """
@@ -85,7 +85,7 @@ class Pretrained:
         name: `IMAGENET1K_V2`, `MNIST`: what `--weights` takes.
         load: Returns the state dict, in names and shapes that `Backbone.refit` accepts, downloading it if necessary;
             raises an `FtkitError` that names the file and where to put it if that fails.
-        preprocessing: That the weights were trained with.
+        preprocessing: The preprocessing that the weights were trained with.
         file: Name of the file in the cache, for plans and messages.
         size_mb: Size of the file in megabytes.
         note: Training data and accuracy of the weights, in one line.
@@ -119,7 +119,7 @@ class Summary:
     """Sizes that are known without building the model, for lists and plans without torch.
 
     Attributes:
-        groups: By the backbone's group names, without the layers in `Backbone.head`.
+        groups: The sizes by the backbone's group names, without the layers in `Backbone.head`.
         head_inputs: Input features of each layer named in `Backbone.head`, in that order.
         head_bias: Whether those layers have a bias.
         input_weights: Weights of the first convolution per input channel; 0 where unknown.
@@ -149,10 +149,10 @@ class Backbone:
         build: `build(num_classes)` returns the network with fresh weights, drawn from torch's global generator. It
             takes `(batch, channels, size, size)` and returns logits `(batch, num_classes)`, or in training a tuple of
             them, the auxiliary ones last.
-        preprocessing: For training without pretrained weights; pretrained weights have their own.
+        preprocessing: The preprocessing without pretrained weights; pretrained weights have their own.
         weights: The pretrained weights; the first is the default.
         summary: Sizes; None where the network must be built to know them.
-        family: For lists: `resnet`, `vit`.
+        family: The group of networks it belongs to in lists: `resnet`, `vit`.
         min_size: Smallest side of the images, in pixels.
         fixed_size: Whether all images must have `preprocessing.size`.
         aux_weight: Weight of the auxiliary classifiers' losses.

@@ -40,7 +40,7 @@ class Split:
             classes per sample, `LabelSets`; per dataset may also return per list of tuples, which `ftkit` converts.
         open: Returns the image at a position, in any PIL mode, upright. It is called in worker processes, so it must
             be picklable.
-        blocks: For remote data, the number of the block (shard, row group) of each sample, from 0. A block is fetched
+        blocks: The number of the block (shard, row group) of each sample, from 0, for remote data. A block is fetched
             as a whole, so training mixes a few blocks at a time and fetches each block once per epoch.
         stamp: Text that changes whenever an image changes and that is unique to this data, if it is available without
             opening images; `ftkit.api.file_stamp` returns such text for a file. Size and modification time are not
@@ -99,9 +99,9 @@ class Splits:
 
     Attributes:
         classes: Class names in label order, from the training split.
-        train: For training; may be None.
-        val: For model selection; if None, a stratified part of `train` is held out.
-        test: For the final evaluation; may be None.
+        train: The images for training; may be None.
+        val: The images for model selection; if None, a stratified part of `train` is held out.
+        test: The images for the final evaluation; may be None.
         notes: Lines for the user, such as a count of skipped files.
         class_mapping: If the config selects or maps classes: class of the data -> class of the model, or None for a
             class that isn't used. Datasets leave it empty.

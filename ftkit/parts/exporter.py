@@ -19,7 +19,8 @@ class TrainedModel:
     """A trained model as an exporter gets it.
 
     Attributes:
-        network: In eval mode, float32, on the CPU; takes images `(b, channels, size, size)` to logits `(b, classes)`.
+        network: The network in eval mode, float32, on the CPU; takes images `(b, channels, size, size)` to logits
+            `(b, classes)`.
         classes: Class names in the order of the logits.
         preprocessing: How an image becomes what the network takes.
     """

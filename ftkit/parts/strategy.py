@@ -42,7 +42,7 @@ class Strategy(ABC):
         """The factor on the base learning rate for each trainable group in `epoch`.
 
         Args:
-            epoch: From 0 to `epochs - 1`.
+            epoch: The epoch, from 0 to `epochs - 1`.
             epochs: Length of the run.
             groups: Group names from the input to the head.
 

@@ -84,7 +84,7 @@ class Task(ABC):
         """The sum over a batch of what the metric `loss` averages; a scalar, for the training loss of an epoch.
 
         Args:
-            targets: As `targets` gives them, or as `soft_targets` and batch transforms do.
+            targets: The result of `targets`, of `soft_targets`, or of batch transforms.
         """
 
     @abstractmethod
@@ -107,9 +107,9 @@ class Task(ABC):
 
         Args:
             logits: `(n, classes)`, on the CPU.
-            targets: As `targets` gives them.
+            targets: The result of `targets`.
             classes: Names in label order.
-            decision: As `fit_decision` gave it; None for the default.
+            decision: The result of `fit_decision`; None for the default.
         """
 
     @abstractmethod
@@ -137,5 +137,5 @@ class Task(ABC):
 
         Args:
             scores: The probability of each class.
-            decision: As `fit_decision` gave it; empty for the default.
+            decision: The result of `fit_decision`; empty for the default.
         """

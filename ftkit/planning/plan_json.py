@@ -98,7 +98,7 @@ def schedule_change(saved: Mapping[str, Any], plan: Plan) -> str | None:
     """How the training of a plan differs from a saved plan, as text; None if it doesn't.
 
     Args:
-        saved: From `Plan.to_json`, with no more epochs than the plan.
+        saved: The result of `Plan.to_json`, with no more epochs than the plan.
     """
     strategy, began = plan.config.strategy.name, [dict(epoch["lr_scale"]) for epoch in saved["epochs"]]
     if len(began) > len(plan.schedule.rows):

@@ -12,7 +12,7 @@ from ftkit.data.scan.image_scan import Notify, scan_images, skip_files
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import run_metrics
 from ftkit.parts.backbone import Backbone, Head
-from ftkit.parts.image_transform import ImageTransform
+from ftkit.parts.random_transforms import ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
 from ftkit.planning.cost import count_parameters

@@ -15,14 +15,13 @@ from ftkit.data.batch_sizes import Batches
 from ftkit.data.scan.image_scan import Findings
 from ftkit.optim.rates import peak_rates
 from ftkit.parts.backbone import Backbone, Head
-from ftkit.parts.batch_transform import BatchTransform
 from ftkit.parts.callback import Callback
 from ftkit.parts.curve import Curve
 from ftkit.parts.dataset import Splits
-from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.random_transforms import BatchTransform, ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
 from ftkit.planning.cost import kept_activations

@@ -24,7 +24,7 @@ class WeightSource:
 
     Attributes:
         kind: Random initialization, pretrained weights of the backbone, or a file.
-        name: As in the config: `none`, `IMAGENET1K_V1`, a path.
+        name: The value in the config: `none`, `IMAGENET1K_V1`, a path.
         preprocessing: The preprocessing that the weights were trained with, if known.
         head: The structure of their head, if known.
         classes: The classes of their head in output order, if known.

@@ -93,7 +93,7 @@ class Catalog(Generic[T]):
         """The part called `name`.
 
         Args:
-            where: Where the name is set, for messages.
+            where: The place of the name, for messages.
 
         Raises:
             RequestError: The name is unknown, or its plugin fails.

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftkit.parts.backbone import Backbone
-from ftkit.parts.batch_transform import BatchTransform
 from ftkit.parts.callback import Callback
 from ftkit.parts.curve import Curve
 from ftkit.parts.dataset import Dataset
 from ftkit.parts.exporter import Exporter
-from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.random_transforms import BatchTransform, ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
 
@@ -26,7 +25,7 @@ class Kind:
 
     Attributes:
         name: The singular, as messages have it: `batch transform`.
-        plural: As a command, a hook and an attribute of the registry have it: `batch_transforms`.
+        plural: The name in commands, hooks and attributes of the registry: `batch_transforms`.
         is_valid: Whether a value is of the kind.
     """
 

@@ -11,15 +11,14 @@ from typing import Any, TypeVar
 
 from ftkit.errors import FtkitError, RequestError
 from ftkit.parts.backbone import Backbone
-from ftkit.parts.batch_transform import BatchTransform
 from ftkit.parts.callback import Callback
 from ftkit.parts.curve import Curve
 from ftkit.parts.dataset import Dataset
 from ftkit.parts.exporter import Exporter
-from ftkit.parts.image_transform import ImageTransform
 from ftkit.parts.loss import Loss
 from ftkit.parts.metric import Metric
 from ftkit.parts.optimizer import Optimizer
+from ftkit.parts.random_transforms import BatchTransform, ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
 from ftkit.plugins.catalog import Catalog

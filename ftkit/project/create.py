@@ -48,7 +48,7 @@ class Project:
     Attributes:
         template: The template's name.
         files: The files that were written, relative to `folder`.
-        overwritten: Those of them that existed before.
+        overwritten: Those of `files` that existed before.
         data: Statistics of the user's data, if some was given.
     """
 

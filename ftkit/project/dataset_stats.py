@@ -61,7 +61,7 @@ def compute_stats(dataset: Mapping[str, str]) -> DatasetStats:
     """Compute the statistics of a dataset. Headers of at most 200 images are read, and no image is decoded.
 
     Args:
-        dataset: In the form of the config: the `name` of a dataset of files, and the option with its path.
+        dataset: The section of the config: the `name` of a dataset of files, and the option with its path.
 
     Raises:
         RequestError: There is no data, or no readable training image.

@@ -84,9 +84,9 @@ class State:
         identity: What must be the same to resume: seed, batch size, classes, data fingerprint.
         optimizer: torch's own state dict of the optimizer, without its hyperparameters.
         scaler: State of the fp16 loss scaler; empty in other precisions.
-        versions: Of ftkit, torch and the plugins that wrote it.
+        versions: The versions of ftkit, torch and the plugins that wrote it.
         frozen: Names of the model's tensors that are not expected to have changed since the last checkpoint.
-        callbacks: By the callback's name, what its `state_dict` returned.
+        callbacks: The results of the callbacks' `state_dict`, by the callback's name.
     """
 
     progress: Progress

@@ -57,7 +57,7 @@ class ModelCard:
         metrics: Metrics on the validation split; None for one that isn't a number.
         epoch: Whole epochs that the weights were trained for.
         fingerprint: `Splits.fingerprint` of the data.
-        versions: Of python, torch and torchvision.
+        versions: The versions of python, torch and torchvision.
         created: Date and time, ISO 8601, UTC.
         ftkit: The version that wrote the bundle.
         head: Layers of the classifier.

@@ -24,10 +24,10 @@ class RunSummary:
     """A run, read from its folder; it may be under way.
 
     Attributes:
-        started: When the folder was created, in local time.
+        started: The time when the folder was created, in local time.
         state: `stopped` is an unfinished run that no process trains; it can be resumed.
-        config: As it was saved, unchecked: its plugins need not be installed.
-        plan: As it was saved.
+        config: The config as it was saved, unchecked: its plugins need not be installed.
+        plan: The plan as it was saved.
         records: One per epoch.
         layer_drift: Weight drift by layer, once the run is finished.
     """

@@ -22,10 +22,12 @@ from ftkit.testing.checks.optimizer_checks import check_optimizer
 from ftkit.testing.checks.strategy_checks import check_strategy
 from ftkit.testing.checks.task_checks import check_task
 from ftkit.testing.contract import ContractError
+from ftkit.testing.project import Project, make_project
 from ftkit.testing.sample_images import draw_image, make_image_folder
 
 __all__ = [
     "ContractError",
+    "Project",
     "check_backbone",
     "check_batch_transform",
     "check_callback",
@@ -40,4 +42,5 @@ __all__ = [
     "check_task",
     "draw_image",
     "make_image_folder",
+    "make_project",
 ]

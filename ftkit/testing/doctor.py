@@ -95,7 +95,7 @@ def run_checks(registry: Registry, name: str, processes: int = 1, sets: Sequence
     """Load a plugin and check its parts, at most `MOST` of each kind.
 
     Args:
-        processes: As in `check_strategy`.
+        processes: See `check_strategy`.
         sets: Options such as `dataset.root=scans`; each is passed to all parts of the kind that have the option.
 
     Raises:

@@ -12,7 +12,7 @@ from ftkit.strategies.schedule import Phase
 
 
 @dataclass(frozen=True)
-class Start:
+class RunStarted:
     """A run starts or resumes.
 
     Attributes:
@@ -55,7 +55,7 @@ class Listener:
     An exception ends the run. Pass it to `ftkit.train` or `ftkit.resume`.
     """
 
-    def started(self, event: Start) -> None:
+    def started(self, event: RunStarted) -> None:
         """The model is built, and the run is about to train."""
 
     def phase_started(self, phase: Phase, trainable: int) -> None:

@@ -21,7 +21,7 @@ class RunContext:
     """A run, as callbacks see it; its properties have their values at the event.
 
     Attributes:
-        learning_rates: Of the layer groups that train, in the step that has ended; empty before the first.
+        learning_rates: Learning rates of the layer groups that train, in the last step; empty before the first.
         trainable: Names of the layer groups that train; empty before the first phase.
     """
 

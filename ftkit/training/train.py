@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         records: One an epoch.
-        best: That of the best epoch, with the metrics of its model.
+        best: The record of the best epoch, with the metrics of its model.
     """
 
     run: RunFolder

@@ -48,8 +48,8 @@ class Trainer:
         resume: Whether the run is to resume; `resumed`: whether it had a checkpoint to resume from.
         feed: Network and batches in use.
         active: The phase under way, or the last one.
-        validation: Of the last epoch that ended.
-        network_to_save: At an epoch's end the network, gathered in the main process where it is sharded.
+        validation: The validation of the last epoch that ended.
+        network_to_save: The network at an epoch's end, gathered in the main process where it is sharded.
     """
 
     validation: Validation
@@ -72,7 +72,7 @@ class Trainer:
         """Train the epochs of one phase that aren't done yet.
 
         Args:
-            cache: Of the activations of frozen layers.
+            cache: The cache of the activations of frozen layers.
         """
         session, progress = self.session, self.session.progress
         session.accelerator.unwrap_model(self.active.model if self.active else session.network, False)
@@ -150,7 +150,7 @@ class Trainer:
         """Validate and record the epoch; callbacks save the weights.
 
         Args:
-            metrics: To record beside those of the validation.
+            metrics: Metrics to record beside those of the validation.
             trained: False for epoch 0, the evaluation of the first weights.
         """
         session, plan, progress = self.session, self.session.plan, self.session.progress

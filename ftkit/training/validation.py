@@ -34,7 +34,7 @@ class Evaluated:
 
     Attributes:
         name: `TRAINED`, or that of the callback that brings the weights.
-        weights: Of a callback, by name in the network's state dict; empty for those that train.
+        weights: A callback's weights by name in the network's state dict; empty for those that train.
         value: The monitored metric; NaN where it isn't defined.
         decision: What turns scores into predictions, fitted on the validation images.
     """
@@ -83,7 +83,7 @@ def validate(
 
     Args:
         others: Weights beside those that train, by name; the main process's are evaluated.
-        modes: Of training: modules that prepare their weights for evaluation do it anew after it.
+        modes: The modes of training: modules that prepare their weights for evaluation do it anew after it.
     """
     trained = _evaluated(session, feed, shards, TRAINED, {}, on_batch)
     evaluated = []

@@ -29,7 +29,7 @@ from ftkit.transforms.device_transforms import (
 from ftkit.transforms.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from ftkit.parts.image_transform import ImageTransform
+    from ftkit.parts.random_transforms import ImageTransform
 
 LONGEST = 32
 """The ends of images longer than this many times their width are cut off: resized whole, they would fill the memory."""

@@ -28,7 +28,7 @@ class Preprocessing:
         crop_pct: With `fit="crop"`, the share of the shorter side that the central crop keeps: the shorter side is
             resized to `size / crop_pct` first.
         interpolation: Filter of the resize; always with antialiasing.
-        mean, std: Per channel, of values scaled to 0..1: three for RGB, one for greyscale.
+        mean, std: One value per channel, of values scaled to 0..1: three for RGB, one for greyscale.
         fit: How images that aren't square are fitted: `crop` keeps the middle, `pad` adds bars of the mean colour,
             `stretch` changes the aspect ratio.
         value_range: Values of black and white in images of more than 8 bits whose files don't define them. None is 0 to

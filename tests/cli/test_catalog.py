@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-from ftkit.cli.command_table import COMMANDS as TABLE
-from ftkit.plugins.kinds import KINDS
-
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PLUGIN = '''
@@ -307,8 +304,13 @@ def test_nothing_heavy_is_imported(command: str, tmp_path: Path) -> None:
 
 
 def test_every_kind_of_part_has_a_command(run_ftkit: Run, tmp_path: Path) -> None:
-    kinds = {plural.replace("_", "-") for plural in KINDS} - {"models"}
-    assert kinds == {name for name, entry in TABLE.items() if entry.panel == "Parts"}
+    hooks = json.loads((Path(__file__).parents[1] / "fixtures" / "api.json").read_text())["hooks"]
+    named = {
+        hook.removeprefix("ftkit_").replace("_", "-") for hook in hooks if "Mapping" in hooks[hook].split(" -> ")[1]
+    }
+    kinds = named - {"commands", "models", "templates"}
+    panel = run_ftkit("--help", cwd=tmp_path).stdout.partition("─ Parts ")[2].partition("╰")[0]
+    assert kinds == set(re.findall(r"^│ ([a-z-]+) ", panel, re.MULTILINE))
     for kind in kinds:
         listed = run_ftkit(kind, "list", "--json", cwd=tmp_path)
         assert (listed.returncode, listed.stderr) == (0, "")

@@ -11,8 +11,7 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.errors import RunInterrupted
-from ftkit.training.trainer import Trainer
+from tests import inside
 from tests.conftest import MakeFolder
 
 COMMON: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "workers": 0, "device": "cpu"}
@@ -197,20 +196,12 @@ def test_stopped_runs_resume_to_the_same_result(
     wanted = ["--strategies", "full", "--seeds", "2", "--epochs", "2", *TRAIN.split()]
     whole, _ = compared(capsys, *wanted, "--output", str(tmp_path / "whole"))
     wanted += ["--output", str(tmp_path / "stopped")]
-    real, epochs = Trainer.train_epoch, [0]
-
-    def stop_in_the_second_run(trainer: Trainer, active: Any) -> None:
-        epochs[0] += 1
-        if epochs[0] == 4:
-            raise RunInterrupted("stopped after epoch 1", "ftkit train --resume x", 2)
-        real(trainer, active)
-
-    monkeypatch.setattr(Trainer, "train_epoch", stop_in_the_second_run)
-    assert main(["compare", *wanted]) == 130
+    with monkeypatch.context() as patch:
+        inside.interrupt_epoch(patch, 4)
+        assert main(["compare", *wanted]) == 130
     err = capsys.readouterr().err
     assert "run 2 of 2: stopped after epoch 1" in err
     assert "run the same command again to resume" in err
-    monkeypatch.setattr(Trainer, "train_epoch", real)
     resumed, err = compared(capsys, *wanted)
     assert "run 2 of 2: full, seed 1, resumed" in err
     assert [run["test"] for run in resumed["runs"]] == [run["test"] for run in whole["runs"]]

@@ -31,14 +31,14 @@ def inside(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -
     for split in ("train", "test"):
         first = next((place / "données" / split / "日本").iterdir())
         (place / "données" / split / RAW).write_bytes(first.read_bytes())
-    told = subprocess.run(
+    reported = subprocess.run(
         [*STARTED, "train", "--data", "données", "--backbone", "lenet", "--epochs", "1", "--name", "ä", "--json",
          "--weights", "none", "--strategy", "scratch"],
         cwd=place, env=plain(), capture_output=True, check=False,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr.decode()
-    assert told.stdout.isascii()
-    assert Path(json.loads(told.stdout)["run"]).name == "ä"
+    assert reported.returncode == 0, reported.stderr.decode()
+    assert reported.stdout.isascii()
+    assert Path(json.loads(reported.stdout)["run"]).name == "ä"
     return place
 
 
@@ -144,10 +144,10 @@ def test_the_files_of_a_run_are_utf8(inside: Path) -> None:
 
 
 def test_a_real_process_in_the_c_locale(inside: Path) -> None:
-    told = subprocess.run(
+    reported = subprocess.run(
         [*STARTED, "predict", "données/test", "--model", "runs/ä", "--json"],
         cwd=inside, env=plain(PYTHONIOENCODING="latin-1"), capture_output=True, check=True,
     )  # fmt: skip
-    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    lines = [json.loads(line) for line in reported.stdout.splitlines()]
     assert {line["label"] for line in lines} <= set(CLASSES)
     assert sum(b"\xff" in os.fsencode(line["file"]) for line in lines) == 1

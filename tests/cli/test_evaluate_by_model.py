@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from ftkit.cli.main import main
-from tests.cli.test_evaluate import CLASSES, make_run
 from tests.conftest import MakeFolder
+from tests.models import make_run
 
+CLASSES = ("[b]lue", "crimson", "gold")
 DATASET = """
 from dataclasses import dataclass
 from pathlib import Path

@@ -18,13 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import ftkit
-from ftkit.data.images import open_image
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
-from ftkit.transforms.pipeline import evaluation
+from tests import models
 from tests.conftest import MakeFolder, RunFtkit
-from tests.transformed import transformed
+from tests.models import save_model
+from tests.transformed import evaluation_input
 
 CLASSES = ("ants", "bees", "wasps")
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -198,8 +195,7 @@ def computed(form: str, folder: Path, images: Tensor) -> Tensor:
 
 def bundle_of(name: str, size: int, folder: Path) -> nn.Module:
     """A bundle of a built-in backbone with random weights whose logits differ from image to image; its network."""
-    registry = Registry()
-    backbone = registry.backbones.get(name).for_size(size)
+    backbone = models.backbone(name).for_size(size)
     torch.manual_seed(0)
     network = backbone.build(len(CLASSES))
     pre = replace(backbone.preprocessing, size=size)
@@ -211,7 +207,7 @@ def bundle_of(name: str, size: int, folder: Path) -> nn.Module:
                 module.momentum = None  # its statistics become means over all batches
         for _ in range(3):
             network.train()(torch.randn(8, pre.channels, size, size))
-    save_bundle(folder, network, ModelCard(CLASSES, pre, backbone_id(registry, name)))
+    save_model(folder, CLASSES, name, network, pre)
     return network.eval()
 
 
@@ -230,14 +226,16 @@ def test_a_trained_run_computes_the_same_in_another_format(
     assert parity["data"] == "dataset folder, test split"
     assert parity["largest_difference"] <= 1e-5 < parity["tolerance"]
     about = json.loads((tmp_path / "new" / "out" / "export.json").read_text(encoding="utf-8"))
-    model = ftkit.load(work / "runs" / "mine", registry=Registry([work / "lab.py"]), device="cpu", precision="fp32")
+    model = ftkit.load(
+        work / "runs" / "mine", registry=models.Registry([work / "lab.py"]), device="cpu", precision="fp32"
+    )
     pre = model.preprocessing
     assert about["classes"] == list(CLASSES)
     assert about["task"]["name"] == "multiclass"
     assert about["preprocessing"]["mean"] == list(pre.mean)
     assert about["preprocessing"]["size"] == about["preprocessing"]["resize"] == about["input"]["shape"][2] == 16
     files = sorted((work / "data" / "test").rglob("*.*"))
-    images = torch.stack([transformed(evaluation(pre), open_image(path)) for path in files])
+    images = torch.stack([evaluation_input(pre, path) for path in files])
     ours = {line["file"]: line for line in map(json.loads, predicted(run_ftkit, work))}
     for batch in (images, images[:1], images[:5]):
         chances = computed(form, tmp_path / "new" / "out", batch).softmax(1)
@@ -423,13 +421,10 @@ def test_names_and_packages_that_are_not_there(export: Run, tmp_path: Path) -> N
 
 
 def test_a_model_whose_outputs_are_not_finite(tmp_path: Path, run_ftkit: RunFtkit) -> None:
-    registry = Registry()
-    backbone = registry.backbones.get("lenet")
-    network = backbone.build(len(CLASSES))
+    network = models.backbone("lenet").build(len(CLASSES))
     with torch.no_grad():
         next(iter(network.parameters())).fill_(float("nan"))
-    card = ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "lenet"))
-    save_bundle(tmp_path / "model", network, card)
+    save_model(tmp_path / "model", CLASSES, "lenet", network)
     done = run_ftkit("export", "model", "--format", "torch-export", "--to", "out", cwd=tmp_path)
     assert done.returncode == 1
     assert "the model's outputs are not finite for 12 of 12 images" in done.stderr
@@ -455,10 +450,7 @@ def test_without_the_runs_data_random_images_are_compared(work: Path, run_ftkit:
 def test_a_network_that_computes_otherwise_for_large_batches_is_refused(
     work: Path, run_ftkit: RunFtkit, tmp_path: Path
 ) -> None:
-    registry = Registry([work / "lab.py"])
-    backbone = registry.backbones.get("lab/pairwise")
-    card = ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "lab/pairwise"))
-    save_bundle(tmp_path / "model", backbone.build(len(CLASSES)), card)
+    save_model(tmp_path / "model", CLASSES, "lab/pairwise", plugins=[work / "lab.py"])
     (tmp_path / "ftkit.yaml").write_text(f"plugins: [{work / 'lab.py'}]\n")
     done = run_ftkit("export", "model", "--format", "torch-export", "--to", "out", cwd=tmp_path)
     assert done.returncode == 1, done.stdout

@@ -43,11 +43,11 @@ def planned(run_ftkit: RunFtkit, folder: Path, *options: str) -> subprocess.Comp
     ],
 )
 def test_invalid_optimizer_options_are_refused(
-    options: tuple[str, str], said: str, tmp_path: Path, run_ftkit: RunFtkit
+    options: tuple[str, str], printed: str, tmp_path: Path, run_ftkit: RunFtkit
 ) -> None:
     done = planned(run_ftkit, tmp_path, "--optimizer", options[0], "--set", f"optimizer.{options[1]}")
     assert done.returncode == 2
-    assert said in done.stderr
+    assert printed in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -73,7 +73,7 @@ def test_a_folder_named_like_a_tracker_is_not_the_tracker(tmp_path: Path) -> Non
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "__init__.py").touch()
-    code = "from ftkit.plugins.optional_packages import is_installed\n"
+    code = "from ftkit.api import is_installed\n"
     code += "print(*map(is_installed, ('nowhere', 'here', 'json', 'no.where')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True", "False"]
@@ -83,7 +83,7 @@ def test_a_folder_named_like_a_tracker_is_not_the_tracker(tmp_path: Path) -> Non
 def test_a_missing_tracker_is_refused_beside_a_folder_of_its_name(
     tracker: str, tmp_path: Path, run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ftkit.plugins.optional_packages import is_installed
+    from ftkit.api import is_installed
 
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / tracker).mkdir()

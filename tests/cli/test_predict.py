@@ -16,19 +16,16 @@ import torch
 from PIL import Image
 
 import ftkit
+from ftkit import Predictor
+from ftkit.api import UnreadableImage
 from ftkit.cli.main import main
-from ftkit.data.images import UnreadableImage, open_image
 from ftkit.errors import RequestError
-from ftkit.inference.predictor import Predictor
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image
-from ftkit.transforms.pipeline import evaluation
 from tests.broken_plugins import install
 from tests.conftest import typed
+from tests.models import backbone, save_model
 from tests.sessions import session
-from tests.transformed import transformed
+from tests.transformed import evaluation_input
 
 CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 
@@ -37,11 +34,7 @@ CLASSES = ("ants", "[/bees]", "caf\u00e9 owls")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a run `runs/mine`, and eight images under `photos`, two of them unreadable."""
     folder = tmp_path_factory.mktemp("work")
-    registry = Registry()
-    backbone = registry.backbones.get("cifar_resnet20")
-    torch.manual_seed(0)
-    card = ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    save_bundle(folder / "runs" / "mine" / "model", backbone.build(3), card)
+    save_model(folder / "runs" / "mine" / "model", CLASSES)
     (folder / "runs" / "mine" / "config.yaml").write_text("")
     photos = folder / "photos"
     (photos / "deep").mkdir(parents=True)
@@ -65,7 +58,7 @@ def expected(path: Path, folder: Path) -> list[float]:
     """Probabilities by a direct forward pass, without the code under test."""
     model = ftkit.load(folder / "runs" / "mine")
     with torch.no_grad():
-        images = transformed(evaluation(model.preprocessing), open_image(path))[None]
+        images = evaluation_input(model.preprocessing, path)[None]
         found: list[float] = model._model(images).softmax(1)[0].tolist()
     return found
 
@@ -250,11 +243,8 @@ def test_predictions_go_to_a_file_and_resume_after_a_stop(form: str, inside: Pat
 
 @pytest.mark.parametrize("form", FORMS)
 def test_predictions_of_another_model_are_not_resumed(form: str, inside: Path) -> None:
-    registry = Registry()
-    backbone = registry.backbones.get("cifar_resnet20")
     torch.manual_seed(7)
-    card = ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    save_bundle(inside / "another", backbone.build(3), card)
+    save_model(inside / "another", CLASSES, network=backbone("cifar_resnet20").build(3))
     assert typed("predict", "photos", "--model", "mine", "--to", f"mine.{form}").returncode == 1
     before = (inside / f"mine.{form}").read_bytes()
     done = typed("predict", "photos", "--model", "another", "--to", f"mine.{form}", "--resume")
@@ -284,10 +274,10 @@ def test_a_parquet_file_is_complete_or_absent(inside: Path) -> None:
     assert typed("predict", "photos", "--top-k", "2", "--to", "a.parquet").returncode == 1
     rows = parquet.read_table(inside / "a.parquet").to_pylist()
     lines = typed("predict", "photos", "--top-k", "2", "--json").stdout.splitlines()
-    said = [json.loads(line) for line in lines]
-    assert [row["file"] for row in rows] == [one["file"] for one in said]
-    assert [row["label"] for row in rows] == [one["label"] for one in said]
-    assert [one["label"] for row in rows for one in row["top"]] == [o["label"] for one in said for o in one["top"]]
+    printed = [json.loads(line) for line in lines]
+    assert [row["file"] for row in rows] == [one["file"] for one in printed]
+    assert [row["label"] for row in rows] == [one["label"] for one in printed]
+    assert [one["label"] for row in rows for one in row["top"]] == [o["label"] for one in printed for o in one["top"]]
     assert not list(inside.glob(".*.part"))
 
 

@@ -14,13 +14,11 @@ import torch
 from PIL import Image, ImageOps
 
 import ftkit
-from ftkit.data.images import UnreadableImage
-from ftkit.inference.predictor import Predictor
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
+from ftkit import Predictor
+from ftkit.api import UnreadableImage
 from ftkit.testing import draw_image
 from tests import headers
+from tests.models import save_model
 
 PICTURE = draw_image(3, (48, 32), "x").convert("RGB")
 ARRAY = np.asarray(PICTURE)
@@ -29,13 +27,7 @@ TENSOR = torch.from_numpy(ARRAY.copy()).permute(2, 0, 1)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    folder = tmp_path_factory.mktemp("model")
-    registry = Registry()
-    backbone = registry.backbones.get("cifar_resnet20")
-    torch.manual_seed(0)
-    card = ModelCard(("a", "b", "c"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    save_bundle(folder / "model", backbone.build(3), card)
-    return ftkit.load(folder / "model", device="cpu")
+    return ftkit.load(save_model(tmp_path_factory.mktemp("model") / "model", "abc"), device="cpu")
 
 
 def content(image: Image.Image = PICTURE, kind: str = "PNG", **settings: Any) -> bytes:
@@ -165,8 +157,8 @@ def test_images_that_are_closed_cut_short_or_change(model: Predictor, tmp_path: 
     closed_file.close()
     closed_image.close()
     cut = Image.open(io.BytesIO(content(kind="JPEG")[:-300]))
-    answers = list(model.iter_predict([closed_file, closed_image, cut, PICTURE]))
-    assert [p.error is None for p in answers] == [False, False, False, True]
+    results = list(model.iter_predict([closed_file, closed_image, cut, PICTURE]))
+    assert [p.error is None for p in results] == [False, False, False, True]
 
     shades = [np.full((32, 48, 3), number * 20, dtype=np.uint8) for number in range(12)]
 

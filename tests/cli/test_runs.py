@@ -15,9 +15,9 @@ import yaml
 
 from ftkit.cli.main import main
 from ftkit.errors import RequestError
-from ftkit.runs.run_folder import RunFolder
-from ftkit.runs.run_summary import summarize
 from tests.conftest import MakeFolder, RunFtkit
+from tests.inside import run_lock
+from tests.runs import records, summary
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def make_run(folder: Path, records: list[dict[str, Any]], done: bool = True, age
 RECORDS = [record(0, 0.5), record(1, 0.75), record(2, 0.875), record(3, 0.875)]
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     capsys.readouterr()
     code = main(["runs", *arguments])
     out, err = capsys.readouterr()
@@ -71,7 +71,7 @@ def test_list_has_a_row_per_run_the_newest_first(tmp_path: Path, capsys: pytest.
     make_run(tmp_path / "old", RECORDS, age=100)
     make_run(tmp_path / "new", RECORDS[:2], done=False, dataset={"name": "digits"})
     (tmp_path / "not-a-run").mkdir()
-    code, out, _ = said(capsys, "list", "--output", str(tmp_path))
+    code, out, _ = printed(capsys, "list", "--output", str(tmp_path))
     header, *rows = (re.split(" {2,}", line) for line in out.splitlines())
     assert code == 0
     assert header == ["name", "started", "data", "backbone", "strategy", "epochs", "best", "state"]
@@ -83,7 +83,7 @@ def test_list_has_a_row_per_run_the_newest_first(tmp_path: Path, capsys: pytest.
 
 def test_list_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "one", RECORDS)
-    _, out, _ = said(capsys, "list", "--output", str(tmp_path), "--json")
+    _, out, _ = printed(capsys, "list", "--output", str(tmp_path), "--json")
     (found,) = json.loads(out)
     kept = ("name", "state", "data", "backbone", "epochs", "epochs_planned", "monitor")
     assert {key: found[key] for key in kept} == {
@@ -99,16 +99,16 @@ def test_list_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_an_empty_list_shows_how_to_start_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, "list", "--output", str(tmp_path / "none"))
+    code, out, _ = printed(capsys, "list", "--output", str(tmp_path / "none"))
     assert (code, out) == (0, f"no runs in {tmp_path / 'none'}: start one with ftkit train\n")
-    assert json.loads(said(capsys, "list", "--output", str(tmp_path / "none"), "--json")[1]) == []
+    assert json.loads(printed(capsys, "list", "--output", str(tmp_path / "none"), "--json")[1]) == []
 
 
 def test_an_unreadable_run_is_skipped_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "good", RECORDS)
     (make_run(tmp_path / "bad", RECORDS) / "plan.json").write_text("{")
     (make_run(tmp_path / "odd", RECORDS) / "metrics.jsonl").write_text('{"epoch"\n')
-    code, out, err = said(capsys, "list", "--output", str(tmp_path))
+    code, out, err = printed(capsys, "list", "--output", str(tmp_path))
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["good"]
     assert f"{tmp_path / 'bad' / 'plan.json'} isn't what ftkit wrote" in err
@@ -123,7 +123,7 @@ def test_the_best_epoch_is_by_the_monitored_metric(
     monitor: str, values: list[float], best: int, tmp_path: Path
 ) -> None:
     records = [record(n, 0.5, **{f"val_{monitor}": value}) for n, value in enumerate(values, 1)]
-    found = summarize(make_run(tmp_path / "run", records, monitor=monitor)).best
+    found = summary(make_run(tmp_path / "run", records, monitor=monitor))["best"]
     assert found is not None
     assert found["epoch"] == best
 
@@ -133,24 +133,27 @@ def test_a_run_that_a_process_trains_is_running(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from ftkit.runs.run_folder import RunFolder
-with RunFolder(Path({str(folder)!r})).locked():
+from tests.inside import run_lock
+with run_lock(Path({str(folder)!r})):
     print("claimed", flush=True)
     sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    repository = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"claimed\n"
-        assert summarize(folder).state == "running"
-        with pytest.raises(RequestError, match="another process trains this run"), RunFolder(folder).locked():
+        assert summary(folder)["state"] == "running"
+        with pytest.raises(RequestError, match="another process trains this run"), run_lock(folder):
             pass
         process.kill()
-    assert summarize(folder).state == "stopped"
+    assert summary(folder)["state"] == "stopped"
 
 
 def test_show_prints_settings_and_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "ants", RECORDS)
-    code, out, _ = said(capsys, "show", "ants", "--output", str(tmp_path))
+    code, out, _ = printed(capsys, "show", "ants", "--output", str(tmp_path))
     lines = out.splitlines()
     assert code == 0
     assert any("2 classes; train 1,200, val 40" in line for line in lines)
@@ -167,14 +170,14 @@ def test_show_prints_settings_and_results(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_stopped_run_shows_the_command_that_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "my run", [], done=False)
-    _, out, _ = said(capsys, "show", str(folder))
+    _, out, _ = printed(capsys, "show", str(folder))
     assert f"  ftkit train --resume '{folder}'" in out.splitlines()
     assert "evaluate" not in out
 
 
 def test_show_as_json_has_the_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "ants", RECORDS)
-    found = json.loads(said(capsys, "show", str(folder), "--json")[1])
+    found = json.loads(printed(capsys, "show", str(folder), "--json")[1])
     assert found["config"] == config()
     assert [r["epoch"] for r in found["records"]] == [0, 1, 2, 3]
     assert found["weight_drift"] == {"stem": 0.0, "head": 0.5}
@@ -185,12 +188,12 @@ def test_show_as_json_has_the_layers(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_an_unknown_run_is_refused_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "ants", RECORDS)
-    code, _, err = said(capsys, "show", "antz", "--output", str(tmp_path))
+    code, _, err = printed(capsys, "show", "antz", "--output", str(tmp_path))
     assert code == 2
     assert "unknown run 'antz'" in err
     assert "'ants'" in err
     (tmp_path / "folder").mkdir()
-    assert said(capsys, "show", str(tmp_path / "folder"))[0] == 2
+    assert printed(capsys, "show", str(tmp_path / "folder"))[0] == 2
 
 
 def test_runs_are_read_without_torch(tmp_path: Path) -> None:
@@ -215,14 +218,14 @@ def test_show_repeats_the_output_of_training(
         "train", "--data", str(data), *settings, "--workers", "0", "--name", "real", "--monitor", "auroc", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
-    bars = [line for line in told if "%" in line]
+    reported = done.stdout.splitlines()
+    bars = [line for line in reported if "%" in line]
     assert [line.split()[0] for line in bars] == ["stem", "layer1", "layer2", "layer3", "head"]
     assert [line.split()[1] for line in bars[:4]] == ["0", "0", "0", "0"]
-    _, out, _ = said(capsys, "show", str(tmp_path / "runs" / "real"))
+    _, out, _ = printed(capsys, "show", str(tmp_path / "runs" / "real"))
     shown = out.splitlines()
     assert all(bar in shown for bar in bars)
-    auroc = summarize(tmp_path / "runs" / "real").records[0]["val_auroc"]
+    auroc = records(tmp_path / "runs" / "real")[0]["val_auroc"]
     assert f"AUROC {auroc:.4f}" in done.stdout
     assert any(f"epoch 1: AUROC {auroc:.4f}" in line for line in shown)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from functools import cache
 
 import pytest
@@ -13,17 +12,15 @@ import torch
 from torch import nn
 from torchvision import models
 
-from ftkit.builtin.backbones import cifar_resnet, lenet, torchvision_models
-from ftkit.models.model_size import build_on_meta, measure
-from ftkit.parts.backbone import Backbone, Summary
+from ftkit.api import Summary
+from ftkit.models.model_size import measure
 from ftkit.testing import check_backbone
 from ftkit.testing.checks.backbone_checks import check_training
 from tests.families import QUICK
+from tests.models import backbone, parts
 
-TORCHVISION = torchvision_models.ftkit_backbones()
-OWNER: dict[str, Mapping[str, Backbone]] = {
-    name: items for items in (TORCHVISION, cifar_resnet.ftkit_backbones(), lenet.ftkit_backbones()) for name in items
-}
+BACKBONES = parts("backbones")
+TORCHVISION = BACKBONES.keys() & set(models.list_models(module=models))
 CLASSES = 7
 
 # The smallest of each family, and a size that is small, legal and not the minimum where that degenerates.
@@ -53,40 +50,37 @@ SMALL = {
     "lenet": 28,
 }
 
-everyone = pytest.mark.parametrize("name", OWNER)
-
-
-def backbone(name: str) -> Backbone:
-    return OWNER[name][name]
+everyone = pytest.mark.parametrize("name", BACKBONES)
 
 
 @cache
 def on_meta(name: str) -> nn.Module:
-    return build_on_meta(backbone(name), CLASSES)
+    with torch.device("meta"):
+        return backbone(name).build(CLASSES)
 
 
 def test_the_listing_is_torchvisions_and_ours() -> None:
-    assert set(TORCHVISION) == set(models.list_models(module=models))
-    assert len(OWNER) == 80 + 4 + 1
-    assert {backbone(name).family for name in SMALL} == {backbone(name).family for name in OWNER}
+    assert set(models.list_models(module=models)) == TORCHVISION
+    assert len(BACKBONES) == 80 + 4 + 1
+    assert {backbone(name).family for name in SMALL} == {backbone(name).family for name in BACKBONES}
 
 
 def test_listing_with_all_facts_imports_no_torch() -> None:
     code = (
-        "import sys, json; from ftkit.builtin.backbones import torchvision_models as t, cifar_resnet as c, lenet as l;"
-        "found = [(b[k].summary.parameters(1000), b[k].weights)"
-        "         for b in (t.ftkit_backbones(), c.ftkit_backbones(), l.ftkit_backbones()) for k in b];"
-        "print(json.dumps([len(found), sorted({'torch', 'torchvision', 'numpy'} & sys.modules.keys())]))"
+        "import sys; from ftkit.cli.main import main\n"
+        "code = main(['backbones', 'list', '--json'])\n"
+        "print(code, sorted({'torch', 'torchvision', 'numpy'} & sys.modules.keys()), file=sys.stderr)"
     )
-    assert json.loads(subprocess.check_output([sys.executable, "-c", code])) == [85, []]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "0 []\n"
+    assert len(json.loads(done.stdout)) == 85
 
 
 def test_parameter_counts_are_the_published_ones() -> None:
     """Whole networks with 1,000 classes; googlenet's published count leaves out its auxiliary classifiers."""
-    table = json.loads(torchvision_models.TABLE.read_text())["models"]
     for name in TORCHVISION:
-        counted = sizes(name).parameters(1000)
-        assert counted == (13_004_888 if name == "googlenet" else table[name]["weights"][0]["parameters"]), name
+        published = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        assert sizes(name).parameters(1000) == (13_004_888 if name == "googlenet" else published), name
     assert sizes("cifar_resnet20").parameters(10) == 269_722  # 0.27M in the paper
     assert sizes("cifar_resnet56").parameters(10) == 853_018  # 0.85M in the paper
     assert sizes("lenet").parameters(10) == 61_706
@@ -104,7 +98,7 @@ def sizes(name: str) -> Summary:
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.long) for n in OWNER], ids=list(OWNER)
+    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.long) for n in BACKBONES], ids=list(BACKBONES)
 )
 def test_the_measures_of_the_table_are_the_built_networks(name: str) -> None:
     measured = measure(backbone(name))
@@ -118,7 +112,7 @@ def test_the_measures_of_the_table_are_the_built_networks(name: str) -> None:
 
 
 def trainable_cases() -> list[object]:
-    rest = [n for n in OWNER if n not in SMALL]  # of the largest, weights and gradients take 5 GB of memory
+    rest = [n for n in BACKBONES if n not in SMALL]  # of the largest, weights and gradients take 5 GB of memory
     return [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in [*SMALL, *rest]]
 
 
@@ -173,7 +167,7 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     assert (inception.size, inception.resize) == (299, 342)
     large = backbone("efficientnet_v2_l").preprocessing
     assert (large.size, large.crop_pct, large.interpolation, large.mean) == (480, 1.0, "bicubic", (0.5, 0.5, 0.5))
-    for name in OWNER:
+    for name in BACKBONES:
         for weights in backbone(name).weights:
             assert weights.file
             assert weights.size_mb > 0

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
+from ftkit.api import Backbone
+from ftkit.models.bundle import load_bundle
 from ftkit.models.surgery import build_network
-from ftkit.parts.backbone import Backbone, Head
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
+from ftkit.parts.backbone import Head
 from tests.families import QUICK
+from tests.models import backbone, parts, save_model
 
-REGISTRY = Registry()
 CLASSES = ("ants", "bees", "wasps")
 
 # The smallest of each family. Of the heaviest two, the bundle and the two networks take 8 GB of memory and
@@ -40,7 +39,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def smallest(name: str) -> Backbone:
     """The backbone at the smallest size that it can take; 1 pixel, where that is no image any more, counts as 32."""
-    described = REGISTRY.backbones.get(name)
+    described = backbone(name)
     if described.fixed_size and described.resized is None:
         return described
     size = described.min_size if described.min_size > 1 else 32
@@ -52,8 +51,8 @@ def comes_back(folder: Path, described: Backbone, head: Head, channels: int) -> 
     preprocessing = described.preprocessing.grey() if channels == 1 else described.preprocessing
     torch.manual_seed(3)
     network = build_network(described, len(CLASSES), head, channels).eval()
-    save_bundle(folder, network, ModelCard(CLASSES, preprocessing, backbone_id(REGISTRY, described.name), head=head))
-    loaded = load_bundle(folder, "cpu", "fp32", REGISTRY)
+    save_model(folder, CLASSES, described.name, network, preprocessing, head=head)
+    loaded = load_bundle(folder, "cpu", "fp32")
     expected, found = network.state_dict(), loaded.model.state_dict()
     assert list(found) == list(expected)
     for name, tensor in expected.items():
@@ -70,18 +69,18 @@ def comes_back(folder: Path, described: Backbone, head: Head, channels: int) -> 
 
 def test_the_sample_is_the_smallest_of_each_family() -> None:
     def size(name: str) -> int:
-        summary = REGISTRY.backbones.get(name).summary
+        summary = backbone(name).summary
         return summary.parameters(0) if summary else 0
 
     families: dict[str, list[str]] = {}
-    for name in REGISTRY.backbones:
-        families.setdefault(REGISTRY.backbones.get(name).family, []).append(name)
+    for name in parts("backbones"):
+        families.setdefault(backbone(name).family, []).append(name)
     assert set(SAMPLE) == {min(names, key=size) for names in families.values()}
 
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in QUICK & set(SAMPLE) else pytest.param(n, marks=pytest.mark.long) for n in REGISTRY.backbones],
+    [n if n in QUICK & set(SAMPLE) else pytest.param(n, marks=pytest.mark.long) for n in parts("backbones")],
 )
 def test_a_backbone_comes_back_from_its_bundle(name: str, folder: Path) -> None:
     described = smallest(name)
@@ -93,12 +92,12 @@ def test_a_backbone_comes_back_from_its_bundle(name: str, folder: Path) -> None:
 )
 def test_it_does_with_a_head_of_two_layers_on_grey_images(name: str, folder: Path) -> None:
     model = comes_back(folder, smallest(name), Head(hidden=5, dropout=0.5), channels=1)
-    layers = model.get_submodule(REGISTRY.backbones.get(name).head[0])
+    layers = model.get_submodule(backbone(name).head[0])
     assert [type(layer).__name__ for layer in layers.children()][1:3] == ["ReLU", "Dropout"]
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet20", "squeezenet1_1"])
 def test_it_does_with_dropout(name: str, folder: Path) -> None:
-    model = comes_back(folder, smallest(name), Head(dropout=0.5), REGISTRY.backbones.get(name).preprocessing.channels)
-    plain = REGISTRY.backbones.get(name).build(len(CLASSES))
+    model = comes_back(folder, smallest(name), Head(dropout=0.5), backbone(name).preprocessing.channels)
+    plain = backbone(name).build(len(CLASSES))
     assert list(model.state_dict()) == list(plain.state_dict())

@@ -1,6 +1,6 @@
 """Where every built-in network can be cut, as its groups thaw from the head down.
 
-That the parts give what the network gives is looked at by the cutter itself, on each cut.
+That the parts give what the network gives is checked by the cutter itself, on each cut.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from ftkit.activation_cache.cut import Cut, CutFinder
 from ftkit.models.parameter_groups import set_trainable
 from ftkit.models.surgery import build_network
 from ftkit.parts.backbone import Head
-from tests.contract.test_backbones import OWNER, SMALL, backbone
+from tests.contract.test_backbones import BACKBONES, SMALL
+from tests.models import backbone
 
 QUICK = ("lenet", "cifar_resnet20", "resnet18", "mobilenet_v3_small", "googlenet", "vit_b_16")
 NEVER = {"inception_v3": 1, "googlenet": 1}
 """Groups from the head down whose thaw moves no cut, since an auxiliary head that trains lies below them."""
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in OWNER])
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in BACKBONES])
 def test_a_network_is_cut_below_each_group_that_trains(name: str) -> None:
     described = backbone(name)
     size = SMALL.get(name, max(described.min_size, 32 - 32 % described.size_step))

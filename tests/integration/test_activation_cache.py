@@ -11,26 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import ftkit
-from ftkit.activation_cache.cut import CutFinder
-from ftkit.activation_cache.table import Table
+from ftkit import EpochDone, Listener, Outcome, resume
 from ftkit.errors import RunInterrupted
-from ftkit.files.cache_folder import CacheStore
-from ftkit.library import resume
-from ftkit.training.events import EpochDone, Listener
-from ftkit.training.train import Outcome
+from tests import inside
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import Notes, cached_tables, json_lines, plan, records, tensors
 from tests.stopping import StopAt
 
 SETTINGS: dict[str, Any] = {
-    "backbone": "cifar_resnet20",
-    "weights": "none",
     "strategy": {"name": "gradual", "every": 2},
-    "batch_size": 6,
     "epochs": 6,
-    "workers": 0,
     "optimizer": {"name": "adamw", "lr": 0.01},
     "precision": "fp32",
 }
@@ -49,30 +41,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
 
 
-class Notes(Listener):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def train(data: Path, name: str = "run", listener: Listener | None = None, **settings: Any) -> Outcome:
-    dataset = {"name": "folder", "root": str(data)}
-    return ftkit.train(ftkit.plan(dataset=dataset, name=name, **(SETTINGS | settings)), listener)
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "last" / "model.safetensors")
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return ftkit.train(plan(data, name, **(SETTINGS | settings)), listener)
 
 
 def same(one: Path, other: Path) -> bool:
-    pair = weights(one), weights(other)
+    pair = tensors(one), tensors(other)
     return all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0]) and records(one) == records(other)
 
 
@@ -80,13 +54,7 @@ def same(one: Path, other: Path) -> bool:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows written to tables, by call."""
     counts: list[int] = []
-    put = Table.put
-
-    def counted(table: Table, chunk: int, places: Any, values: torch.Tensor) -> None:
-        counts.append(len(places))
-        put(table, chunk, places, values)
-
-    monkeypatch.setattr(Table, "put", counted)
+    inside.watch_cached_rows(monkeypatch, counts.append)
     return counts
 
 
@@ -105,7 +73,7 @@ REFROZEN = {"name": "then", "first": "gradual", "second": "freeze", "at": 3}
 def test_without_augmentation_it_ends_where_a_run_without_the_cache_ends(strategy: Any, data: Path) -> None:
     cached = train(data, "cached", strategy=strategy, augment="none")
     plain = train(data, "plain", strategy=strategy, augment="none", cache={"use": False})
-    one, other = weights(cached.run.path), weights(plain.run.path)
+    one, other = tensors(cached.run.path), tensors(plain.run.path)
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-5, msg=name)
     for before, after in zip(records(cached.run.path), records(plain.run.path), strict=True):
@@ -142,7 +110,7 @@ def test_layers_frozen_again_after_training_are_computed_again(precision: str, d
     }
     cached = train(data, "cached", **settings)
     plain = train(data, "plain", **settings, cache={"use": False})
-    tables = [entry.description for entry in CacheStore(tmp_path / "cache" / "activations", 0).entries()]
+    tables = [entry["description"] for entry in cached_tables()]
     assert len(tables) == 4, "of two sets of weights"
     one, other = (records(outcome.run.path) for outcome in (cached, plain))
     off = 1e-5 if precision == "fp32" else 0.01
@@ -228,16 +196,10 @@ def test_a_stopped_run_resumes_to_the_same_end_with_or_without_the_cached_tables
 def test_a_signal_while_it_is_filled_leaves_what_was_computed(
     data: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = Table.put
-
-    def interrupted(table: Table, chunk: int, places: Any, values: torch.Tensor) -> None:
-        put(table, chunk, places, values)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Table, "put", interrupted)
-    with pytest.raises(RunInterrupted, match="nothing was trained yet"):
-        train(data, "run", strategy="freeze")
-    monkeypatch.setattr(Table, "put", put)
+    with monkeypatch.context() as patch:
+        inside.watch_cached_rows(patch, after=lambda rows: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(RunInterrupted, match="nothing was trained yet"):
+            train(data, "run", strategy="freeze")
     resume(Path("runs", "run"))
     train(data, "whole", strategy="freeze")
     assert same(Path("runs", "run"), Path("runs", "whole"))
@@ -265,31 +227,31 @@ def test_if_the_disk_fails_the_run_continues_uncached_and_reports_it_once(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Table, "put", full)
-    told = Notes()
-    after = train(data, "after", told, augment="none")
-    (line,) = [line for line in told.notes if "No space left" in line]
+    inside.watch_cached_rows(monkeypatch, full)
+    messages = Notes()
+    after = train(data, "after", messages, augment="none")
+    (line,) = [line for line in messages.notes if "No space left" in line]
     assert str(tmp_path / "cache" / "activations") in line
     assert "computed in each epoch from now on" in line
-    one, other = weights(whole.run.path), weights(after.run.path)
+    one, other = tensors(whole.run.path), tensors(after.run.path)
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-5)
 
 
 def test_a_cache_folder_that_cant_be_made_is_reported_and_the_run_trains(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = Notes()
-    train(data, "run", told, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "augmentations": 1})
-    assert [line for line in told.notes if f"{tmp_path / 'file'}: Not a directory" in line]
+    messages = Notes()
+    train(data, "run", messages, strategy="freeze", epochs=2, cache={"dir": str(tmp_path / "file"), "augmentations": 1})
+    assert [line for line in messages.notes if f"{tmp_path / 'file'}: Not a directory" in line]
 
 
 def test_a_network_that_cant_be_cut_is_reported_and_trains(
     data: Path, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
-    monkeypatch.setattr(CutFinder, "_try_cut", lambda *_: "the parts don't give what the network gives")
-    told = Notes()
-    train(data, "run", told, strategy="freeze", epochs=2)
-    assert [n for n in told.notes if "epochs 1 to 2: nothing is cached: the parts don't give" in n]
+    inside.refuse_every_cut(monkeypatch, "the parts don't give what the network gives")
+    messages = Notes()
+    train(data, "run", messages, strategy="freeze", epochs=2)
+    assert [n for n in messages.notes if "epochs 1 to 2: nothing is cached: the parts don't give" in n]
     assert computed == []
 
 
@@ -312,7 +274,7 @@ def test_an_image_that_breaks_before_its_augmentation_is_computed_is_skipped_and
     outcome = train(
         own, "run", Breaks(broken), strategy="freeze", epochs=4, on_bad_image="skip", cache={"augmentations": 2}
     )
-    listed = [json.loads(line) for line in (outcome.run.path / "bad-images.jsonl").read_text().splitlines()]
+    listed = json_lines(outcome.run.path / "bad-images.jsonl")
     assert [(line["file"], line["during_run"]) for line in listed] == [(str(broken), True)]
     assert len(outcome.records) == 4
 
@@ -322,15 +284,15 @@ def test_an_image_drawn_twice_has_another_augmentation_the_second_time(data: Pat
     one = train(data, "one", **settings)
     two = train(data, "two", **settings)
     assert same(one.run.path, two.run.path)
-    assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2 + 1
+    assert len(cached_tables()) == 2 + 1
 
 
 def test_no_more_than_the_limit_is_cached(data: Path) -> None:
-    told = Notes()
-    train(data, "run", told, cache={"augmentations": 2, "limit": 100_000})
-    sizes = [entry.nbytes for entry in CacheStore(Path("cache", "activations").absolute(), 0).entries()]
+    messages = Notes()
+    train(data, "run", messages, cache={"augmentations": 2, "limit": 100_000})
+    sizes = [entry["bytes"] for entry in cached_tables()]
     assert 0 < sum(sizes) < 200_000, "with the blocks of the file system"
-    assert [line for line in told.notes if "would exceed the limit" in line]
+    assert [line for line in messages.notes if "would exceed the limit" in line]
 
 
 def test_the_command_lists_and_clears_tables(data: Path, run_ftkit: RunFtkit, tmp_path: Path) -> None:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import ftkit
+from ftkit import resume
 from ftkit.cli.main import main
 from ftkit.errors import RunInterrupted
-from ftkit.library import resume
 from tests.conftest import MakeFolder
-from tests.runs import records, weights
+from tests.runs import planner, records, weights
 from tests.stopping import StopAt
 
-SETTINGS: dict[str, Any] = {
-    "backbone": "cifar_resnet20",
-    "weights": "none",
-    "strategy": "full",
-    "batch_size": 6,
-    "epochs": 2,
-    "workers": 2,
-    "precision": "fp32",
-    "augment": {"name": "strong", "erase": 0.5},
-    "augment_on": "device",
-}
+planned = planner(
+    strategy="full",
+    workers=2,
+    precision="fp32",
+    augment={"name": "strong", "erase": 0.5},
+    augment_on="device",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +31,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def planned(data: Path, name: str, **settings: Any) -> Any:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
 
 
 def test_crops_and_flips_end_the_same_bit_for_bit(data: Path) -> None:

@@ -16,18 +16,15 @@ import pytest
 from PIL import Image
 
 import ftkit
+from ftkit import Listener, StepDone, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.training.events import Listener, StepDone
+from tests import inside, runs
 from tests.conftest import MakeFolder
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
+plan = runs.planner(**SMALL)
 LAYOUT = {"train": {"a": 6, "b": 6}, "val": {"a": 3, "b": 3}}
-
-
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
 
 
 def break_files(data: Path) -> dict[str, str]:
@@ -48,10 +45,6 @@ def break_files(data: Path) -> dict[str, str]:
     }
 
 
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
 def test_bad_files_stop_a_run_before_it_has_a_folder(image_folder: MakeFolder, tmp_path: Path) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
     broken = break_files(data)
@@ -64,7 +57,7 @@ def test_bad_files_stop_a_run_before_it_has_a_folder(image_folder: MakeFolder, t
     assert not (tmp_path / "runs").exists()
 
 
-def test_skipped_files_are_listed_and_the_rest_is_learnt_and_judged(
+def test_skipped_files_are_listed_and_the_rest_is_trained_on_and_evaluated(
     image_folder: MakeFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
@@ -73,9 +66,11 @@ def test_skipped_files_are_listed_and_the_rest_is_learnt_and_judged(
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
     where = [f"--data={data}", f"--output={tmp_path / 'runs'}", "--name=run"]
     assert main(["train", *where, *flags, "--on-bad-image", "skip"]) == 0
-    said = capfd.readouterr().err
-    assert "4 images can't be read and are skipped: " in said
-    listed = {Path(line["file"]).relative_to(data).as_posix(): line for line in lines_of(run / "bad-images.jsonl")}
+    printed = capfd.readouterr().err
+    assert "4 images can't be read and are skipped: " in printed
+    listed = {
+        Path(line["file"]).relative_to(data).as_posix(): line for line in runs.json_lines(run / "bad-images.jsonl")
+    }
     assert listed.keys() == broken.keys()
     for name, reason in broken.items():
         assert reason in listed[name]["reason"]
@@ -85,9 +80,9 @@ def test_skipped_files_are_listed_and_the_rest_is_learnt_and_judged(
     assert planned["data"] == {"train": 10, "val": 4}
     assert planned["bad_images"] == 4
     assert main(["evaluate", str(run), "--split", "val", "--json"]) == 0
-    told = capfd.readouterr()
-    assert "changed" not in told.err
-    assert json.loads(told.out)["images"] == 4
+    messages = capfd.readouterr()
+    assert "changed" not in messages.err
+    assert json.loads(messages.out)["images"] == 4
 
 
 def test_a_hold_out_split_stays_the_same_when_a_file_breaks(image_folder: MakeFolder, tmp_path: Path) -> None:
@@ -128,7 +123,7 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
     Image.effect_noise((40, 32), 50).convert("RGB").save(data / "train/a/0001.png", "JPEG")
     decided = plan(data, tmp_path)
     outcome = ftkit.train(decided)
-    (line,) = lines_of(outcome.run.bad_images)
+    (line,) = runs.json_lines(outcome.run.bad_images)
     assert line == {
         "split": "train",
         "file": str(data / "train/a/0001.png"),
@@ -139,7 +134,7 @@ def test_an_image_of_another_kind_than_its_name_says_is_used_and_listed(
     assert any("1 image with a wrong extension" in note for note in decided.notes)
 
 
-def test_a_damaged_colour_profile_is_told_and_listed(image_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_damaged_colour_profile_is_reported_and_listed(image_folder: MakeFolder, tmp_path: Path) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
     file = data / "train/a/0001.png"
     Image.effect_noise((40, 32), 50).convert("RGB").save(file, icc_profile=b"what is this?")
@@ -171,7 +166,7 @@ def test_a_file_is_read_again_when_it_changes_whatever_its_size_and_time(
     data = image_folder(tmp_path / "data", LAYOUT)
     plan(data, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.data.scan.image_scan.scan_file", lambda file: pytest.fail(f"{file} was read again"))
+        inside.forbid_image_scans(patch)
         plan(data, tmp_path)
     file = data / "train/a/0001.png"
     was = file.stat()
@@ -193,7 +188,7 @@ def test_a_bad_file_that_is_mended_is_seen_whatever_its_time(
     assert plan(data, tmp_path).findings.bad == ()
 
 
-def test_without_a_cache_one_note_says_so(
+def test_without_a_cache_one_note_reports_it(
     image_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
@@ -203,7 +198,9 @@ def test_without_a_cache_one_note_says_so(
     assert str(tmp_path / "file") in note
 
 
-def test_a_damaged_memory_is_told_of_once_and_made_anew(image_folder: MakeFolder, tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_scan_cache_is_reported_once_and_replaced(
+    image_folder: MakeFolder, tmp_path: Path, cache: Path
+) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
     plan(data, tmp_path)
     (memory,) = cache.iterdir()
@@ -213,10 +210,10 @@ def test_a_damaged_memory_is_told_of_once_and_made_anew(image_folder: MakeFolder
     assert rows(memory) == 18
 
 
-def test_the_memory_is_bounded_and_loses_what_was_not_asked_for_longest(
+def test_the_scan_cache_is_limited_and_loses_the_least_recently_used(
     image_folder: MakeFolder, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.data.scan.scan_cache.MOST", 30)
+    inside.limit_scan_cache(monkeypatch, 30)
     first, second = (image_folder(tmp_path / name, LAYOUT) for name in ("first", "second"))
     plan(first, tmp_path)
     (memory,) = cache.iterdir()
@@ -227,7 +224,7 @@ def test_the_memory_is_bounded_and_loses_what_was_not_asked_for_longest(
     assert rows(memory, f"{second}/%") == 18
 
 
-def test_many_plans_at_once_share_one_memory(image_folder: MakeFolder, tmp_path: Path, cache: Path) -> None:
+def test_many_plans_at_once_share_one_scan_cache(image_folder: MakeFolder, tmp_path: Path, cache: Path) -> None:
     folders = [image_folder(tmp_path / f"data{i}", LAYOUT) for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
         plans = list(pool.map(lambda data: plan(data, tmp_path), folders))
@@ -276,12 +273,14 @@ def test_a_file_that_breaks_later_is_named_and_ends_the_run(image_folder: MakeFo
         ftkit.train(plan(data, tmp_path, **LATE | {"on_bad_image": "error"}), Breaks([victim]))
 
 
-def test_a_file_that_breaks_later_is_left_out_listed_and_told_once(image_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_file_that_breaks_later_is_left_out_listed_and_reported_once(
+    image_folder: MakeFolder, tmp_path: Path
+) -> None:
     data = image_folder(tmp_path / "data", LAYOUT)
     broken = [data / "train/a/0001.png", data / "val/b/0001.png"]
     listener = Breaks(broken)
     outcome = ftkit.train(plan(data, tmp_path, **LATE), listener)
-    listed = {line["file"]: line for line in lines_of(outcome.run.bad_images)}
+    listed = {line["file"]: line for line in runs.json_lines(outcome.run.bad_images)}
     assert listed.keys() == {str(file) for file in broken}
     assert all(line["during_run"] and not line["used"] for line in listed.values())
     assert {line["split"] for line in listed.values()} == {"train", "val"}
@@ -292,7 +291,7 @@ def test_a_file_that_breaks_later_is_left_out_listed_and_told_once(image_folder:
     assert last["val_accuracy"] * 5 == pytest.approx(round(last["val_accuracy"] * 5))
 
 
-def test_a_run_that_leaves_files_out_goes_on_to_the_same_end(image_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_run_that_leaves_files_out_resumes_to_the_same_end(image_folder: MakeFolder, tmp_path: Path) -> None:
     """What was left out from the start stays so, and nothing else: the order of the images must not change."""
     weights = []
     for name, listener in (("whole", Breaks), ("cut", BreaksAndStops)):
@@ -312,4 +311,4 @@ def test_batches_that_lose_all_their_images_are_passed_over(image_folder: MakeFo
     broken = sorted((data / "train").rglob("*.*"))[::2]
     outcome = ftkit.train(plan(data, tmp_path, **LATE | {"batch_size": 2}), Breaks(broken))
     assert outcome.records[-1]["epoch"] == 3
-    assert len(lines_of(outcome.run.bad_images)) == len(broken)
+    assert len(runs.json_lines(outcome.run.bad_images)) == len(broken)

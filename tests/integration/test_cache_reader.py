@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import ftkit
-from ftkit.activation_cache import policy
-from ftkit.activation_cache.cut import CutFinder, NoCutError
 from ftkit.cli.main import main
-from ftkit.files.cache_folder import CacheStore
+from tests import inside
 from tests.conftest import MakeFolder
+from tests.runs import cached_tables, plan
 
 SETTINGS: dict[str, Any] = {
-    "backbone": "cifar_resnet20",
-    "weights": "none",
-    "batch_size": 6,
     "epochs": 3,
     "augment": "none",
-    "workers": 0,
     "optimizer": {"name": "adamw", "lr": 0.01},
     "precision": "fp32",
 }
@@ -43,8 +37,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(data: Path, name: str, strategy: Any = "freeze", **settings: Any) -> None:
-    dataset = {"name": "folder", "root": str(data)}
-    ftkit.train(ftkit.plan(dataset=dataset, name=name, strategy=strategy, **(SETTINGS | settings)))
+    ftkit.train(plan(data, name, strategy=strategy, **(SETTINGS | settings)))
 
 
 Capture = pytest.CaptureFixture[str]
@@ -72,10 +65,10 @@ def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def test_metrics_are_those_of_the_whole_network(data: Path, capsys: Capture) -> None:
     train(data, "run")
-    with_cache, said = evaluated(capsys, "runs/run", "--split", "val")
-    assert kept(11, 11) in said
-    without, said = evaluated(capsys, "runs/run", "--split", "val", "--no-cache")
-    assert "the cache" not in said
+    with_cache, printed = evaluated(capsys, "runs/run", "--split", "val")
+    assert kept(11, 11) in printed
+    without, printed = evaluated(capsys, "runs/run", "--split", "val", "--no-cache")
+    assert "the cache" not in printed
     assert agree(with_cache, without)
     assert with_cache["confusion"] == without["confusion"]
 
@@ -83,25 +76,25 @@ def test_metrics_are_those_of_the_whole_network(data: Path, capsys: Capture) -> 
 def test_activations_from_one_evaluation_are_used_by_the_next(data: Path, capsys: Capture) -> None:
     train(data, "one")
     train(data, "two", epochs=2)
-    _, said = evaluated(capsys, "runs/one")
-    assert "the cache" not in said
-    _, said = evaluated(capsys, "runs/two")
-    assert kept(70, 70) in said
+    _, printed = evaluated(capsys, "runs/one")
+    assert "the cache" not in printed
+    _, printed = evaluated(capsys, "runs/two")
+    assert kept(70, 70) in printed
 
 
 def test_a_run_that_trained_everything_finds_nothing(data: Path, capsys: Capture) -> None:
     train(data, "frozen")
     train(data, "full", "full")
-    _, said = evaluated(capsys, "runs/full")
-    assert "the cache" not in said
-    assert len(list(CacheStore(Path("cache", "activations").absolute(), 0).entries())) == 2
+    _, printed = evaluated(capsys, "runs/full")
+    assert "the cache" not in printed
+    assert len(cached_tables()) == 2
 
 
 def test_the_longest_cached_prefix_is_used(data: Path, capsys: Capture) -> None:
     train(data, "gradual", {"name": "gradual", "every": 2}, epochs=4)
     model = "runs/gradual/last"
-    cached, said = evaluated(capsys, model, "--split", "val")
-    assert kept(11, 11, "layer2.2.relu_1") in said, "layer3 was trained, and mean is no more what it was"
+    cached, printed = evaluated(capsys, model, "--split", "val")
+    assert kept(11, 11, "layer2.2.relu_1") in printed, "layer3 was trained, and mean is no more what it was"
     assert agree(cached, evaluated(capsys, model, "--split", "val", "--no-cache")[0])
 
 
@@ -111,32 +104,32 @@ def test_a_changed_image_is_computed_again(data: Path, capsys: Capture) -> None:
     image = next((data / "test" / "a").iterdir())
     shutil.copy(next((data / "test" / "b").iterdir()), image)
     os.utime(image, ns=(1, 1))
-    cached, said = evaluated(capsys, "runs/run")
-    assert "the cache" not in said, "none of the values are those of these images"
+    cached, printed = evaluated(capsys, "runs/run")
+    assert "the cache" not in printed, "none of the values are those of these images"
     assert agree(cached, evaluated(capsys, "runs/run", "--no-cache")[0])
 
 
 def test_other_data_is_cached_too(data: Path, tmp_path: Path, image_folder: MakeFolder, capsys: Capture) -> None:
     train(data, "run")
     other = image_folder(tmp_path / "other", {"a": 4, "b": 4})
-    first, said = evaluated(capsys, "runs/run", "--data", str(other))
-    assert "the cache" not in said
-    second, said = evaluated(capsys, "runs/run", "--data", str(other))
-    assert kept(8, 8) in said
+    first, printed = evaluated(capsys, "runs/run", "--data", str(other))
+    assert "the cache" not in printed
+    second, printed = evaluated(capsys, "runs/run", "--data", str(other))
+    assert kept(8, 8) in printed
     assert first == second
 
 
 def test_another_precision_has_another_prefix_key(data: Path, capsys: Capture) -> None:
     train(data, "run")
-    _, said = evaluated(capsys, "runs/run", "--split", "val", precision="bf16")
-    assert "the cache" not in said
+    _, printed = evaluated(capsys, "runs/run", "--split", "val", precision="bf16")
+    assert "the cache" not in printed
 
 
 def test_a_run_without_the_cache_is_evaluated_without_it(data: Path, capsys: Capture) -> None:
     train(data, "cached")
     train(data, "plain", cache={"use": False})
-    _, said = evaluated(capsys, "runs/plain", "--split", "val")
-    assert "the cache" not in said
+    _, printed = evaluated(capsys, "runs/plain", "--split", "val")
+    assert "the cache" not in printed
 
 
 def test_an_unreadable_image_is_named_and_stores_nothing(data: Path, capsys: Capture) -> None:
@@ -156,8 +149,8 @@ def test_a_damaged_table_is_computed_again(data: Path, capsys: Capture) -> None:
     for table in Path("cache", "activations").iterdir():
         with (table / "data").open("r+b") as file:
             file.write(b"\xff" * 64)
-    again, said = evaluated(capsys, "runs/run")
-    assert kept(6, 70) in said, "the second of two blocks is whole"
+    again, printed = evaluated(capsys, "runs/run")
+    assert kept(6, 70) in printed, "the second of two blocks is whole"
     assert again == whole
 
 
@@ -165,9 +158,9 @@ def test_a_folder_that_cant_be_written_is_reported(data: Path, capsys: Capture) 
     train(data, "run")
     config = Path("runs", "run", "config.yaml")
     config.write_text(config.read_text().replace("limit: 20000000000", "limit: 10"))
-    metrics, said = evaluated(capsys, "runs/run")
-    assert "no room for" in said
-    assert "nothing is read from the cache" in said
+    metrics, printed = evaluated(capsys, "runs/run")
+    assert "no room for" in printed
+    assert "nothing is read from the cache" in printed
     assert agree(metrics, evaluated(capsys, "runs/run", "--no-cache")[0])
 
 
@@ -175,51 +168,42 @@ def test_activations_larger_than_their_images_are_not_cached(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(data, "run")
-    monkeypatch.setattr(policy, "LARGEST", 0)
+    inside.find_all_activations_too_large(monkeypatch)
     evaluated(capsys, "runs/run")
-    _, said = evaluated(capsys, "runs/run")
-    assert "the cache" not in said
-    _, said = evaluated(capsys, "runs/run", "--split", "val")
-    assert kept(11, 11) in said, "a run has"
+    _, printed = evaluated(capsys, "runs/run")
+    assert "the cache" not in printed
+    _, printed = evaluated(capsys, "runs/run", "--split", "val")
+    assert kept(11, 11) in printed, "a run has"
 
 
 def test_compare_uses_the_cache(data: Path, capsys: Capture) -> None:
     train(data, "one", precision="auto")
     train(data, "two", precision="auto", epochs=2)
     assert main(["compare", "runs/one", "runs/two", "--json"]) == 0
-    out, said = capsys.readouterr()
-    assert said.count(kept(70, 70)) == 1, "the first has put them there"
+    out, printed = capsys.readouterr()
+    assert printed.count(kept(70, 70)) == 1, "the first has put them there"
     assert main(["compare", "runs/one", "runs/two", "--json", "--no-cache"]) == 0
-    plain, said = capsys.readouterr()
-    assert "the cache" not in said
+    plain, printed = capsys.readouterr()
+    assert "the cache" not in printed
     first, second = (json.loads(text)["runs"][0]["metrics"]["accuracy"] for text in (out, plain))
     assert first == second
 
 
 def test_activations_from_a_recommendation_are_used_by_the_run(data: Path, capsys: Capture) -> None:
     asked = ["advise", "--data", str(data), "--backbone", "lenet", "--json"]
-    answers = []
+    results = []
     for _ in range(2):
         assert main(asked) == 0
-        out, said = capsys.readouterr()
-        answers.append((json.loads(out), kept(18, 18, "relu_3") in said))
-    assert [there for _, there in answers] == [False, True]
-    assert answers[0][0] == answers[1][0]
+        out, printed = capsys.readouterr()
+        results.append((json.loads(out), kept(18, 18, "relu_3") in printed))
+    assert [there for _, there in results] == [False, True]
+    assert results[0][0] == results[1][0]
     assert main([*asked, "--no-cache"]) == 0
-    out, said = capsys.readouterr()
-    assert "the cache" not in said
-    assert json.loads(out)["facts"] == answers[0][0]["facts"]
+    out, printed = capsys.readouterr()
+    assert "the cache" not in printed
+    assert json.loads(out)["facts"] == results[0][0]["facts"]
     train(data, "run", backbone="lenet", weights="default", precision="auto")
-    train_table, val_table = CacheStore(Path("cache", "activations").absolute(), 0).entries()
-    assert {train_table.description, val_table.description} == {
-        "lenet after relu_3: 18 images",
+    assert sorted(table["description"] for table in cached_tables()) == [
         "lenet after relu_3: 11 val images, without augmentation",
-    }
-
-
-def test_a_network_is_cut_only_where_it_can_be() -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
-    cut_finder = CutFinder(network, torch.ones(2, 3), torch.no_grad)
-    assert cut_finder.cut_at("0").shape == (3,)
-    with pytest.raises(NoCutError, match="can't be cut after"):
-        cut_finder.cut_at("elsewhere")
+        "lenet after relu_3: 18 images",
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import FtkitError, resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.plugin_errors import PluginError
-from ftkit.runs.run_summary import summarize
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import plan, result, summary
 from tests.stopping import StopAt
 
 NOISE = str(Path(__file__).parents[1] / "noise_plugin.py")
 SETTINGS: dict[str, Any] = {
     "backbone": "lenet",
     "weights": "default",
-    "batch_size": 6,
     "epochs": 4,
-    "workers": 0,
     "strategy": "gradual",
     "optimizer": {"lr": 0.003},
     "plugins": [NOISE],
@@ -45,18 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
 
 
 def planned(data: Path, output: Path, *callbacks: dict[str, Any], **settings: Any) -> ftkit.Plan:
-    dataset = {"name": "folder", "root": str(data)}
-    return ftkit.plan(
-        dataset=dataset, output=str(output), name="run", callbacks=list(callbacks), **(SETTINGS | settings)
-    )
-
-
-def result(run: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Digests of a run's models, and its records."""
-    models = [run / name / "model.safetensors" for name in ("model", "last")]
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    digests = [hashlib.sha256(model.read_bytes()).hexdigest() for model in models]
-    return digests, [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    return plan(data, output, name="run", callbacks=list(callbacks), **(SETTINGS | settings))
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +66,10 @@ def test_a_callback_that_saves_no_state_ends_elsewhere(whole: Path, data: Path, 
 
 
 def test_each_run_of_a_plan_has_callbacks_of_its_own(whole: Path, data: Path, tmp_path: Path) -> None:
-    plan = planned(data, tmp_path, *ALL)
-    ftkit.train(plan)
+    made = planned(data, tmp_path, *ALL)
+    ftkit.train(made)
     (tmp_path / "run").rename(tmp_path / "first")
-    ftkit.train(plan)
+    ftkit.train(made)
     assert result(tmp_path / "run") == result(tmp_path / "first") == result(whole)
 
 
@@ -102,8 +87,7 @@ def test_the_average_is_the_model_where_it_is_better(data: Path, tmp_path: Path)
     card = json.loads((run.run.model / "model.json").read_text())
     assert (card["epoch"], card["metrics"]["val_loss"]) == (run.best["epoch"], min(values))
     assert run.best["selected_weights"] == "ema", "the swings average out"
-    summary = summarize(run.run.path)
-    assert summary.value(summary.best) == min(values)
+    assert summary(run.run.path)["best"]["val_loss"] == min(values)
     last = json.loads((run.run.last / "model.json").read_text())["metrics"]
     assert last["val_loss"] == run.records[-1]["val_loss"]
     assert not [name for name in last if "ema" in name]
@@ -191,7 +175,7 @@ def test_flags_add_callbacks_and_the_plan_describes_them(data: Path, tmp_path: P
 
 
 def test_an_error_of_a_callback_names_plugin_part_and_line(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(PluginError) as raised:
+    with pytest.raises(FtkitError) as raised:
         ftkit.train(planned(data, tmp_path, {"name": "noise-plugin/noise", "fail_at": 2}))
     for part in ("'noise-plugin'", "on_step_end of callback 'noise-plugin/noise'", "as it was asked to", f"{NOISE}:"):
         assert part in raised.value.message

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
 from tests.conftest import MakeFolder
+from tests.runs import tensors
 from tests.stopping import StopAt
 
 pytestmark = [
@@ -43,15 +43,11 @@ def settings(data: Path, tmp_path: Path) -> dict[str, Any]:
     return SETTINGS | {"dataset": {"name": "folder", "root": str(data)}, "output": str(tmp_path)}
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "last" / "model.safetensors")
-
-
 def test_it_ends_as_without_it(settings: dict[str, Any], tmp_path: Path) -> None:
     for name in ("plain", "compiled"):
         ftkit.train(ftkit.plan(**settings, epochs=1, name=name, compile=name == "compiled"))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    plain, compiled = (weights(tmp_path / name) for name in ("plain", "compiled"))
+    plain, compiled = (tensors(tmp_path / name) for name in ("plain", "compiled"))
     assert all(torch.allclose(compiled[name], tensor, atol=1e-5) for name, tensor in plain.items())
 
 
@@ -66,7 +62,7 @@ def test_without_a_compiler_it_is_one_line(
         ftkit.train(ftkit.plan(**settings, epochs=1, name="none", compile=True))
 
 
-def test_it_goes_on_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_it_resumes_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
     plans = {name: ftkit.plan(**settings, epochs=3, name=name, compile=True) for name in ("whole", "cut")}
     ftkit.train(plans["whole"])
     with pytest.raises(RunInterrupted):

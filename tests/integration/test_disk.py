@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +13,12 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit import Listener, StepDone, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError
-from ftkit.library import resume
-from ftkit.runs.checkpoint import load_checkpoint
-from ftkit.training.events import Listener, StepDone
-from ftkit.training.preparation.disk_space import bytes_to_write
-from ftkit.training.session import Session
 from tests.conftest import MakeFolder
 from tests.faults import KINDS, Disk, failing
+from tests.runs import is_whole, models, newest_checkpoint
 
 SETTINGS: dict[str, Any] = {
     "backbone": "lenet",
@@ -45,10 +41,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder)
 def whole(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of these settings that nothing befell."""
     return ftkit.train(ftkit.plan(**settings, output=str(tmp_path_factory.mktemp("whole")))).run.path
-
-
-def weights(run: Path) -> list[bytes]:
-    return [(run / name / "model.safetensors").read_bytes() for name in ("first", "model", "last")]
 
 
 class SmallFiles(Listener):
@@ -82,32 +74,32 @@ def test_a_write_that_the_system_refuses_ends_the_run_and_keeps_the_last_checkpo
         ftkit.train(ftkit.plan(**settings, output=str(tmp_path), name="run"), SmallFiles(6, 100_000))
     assert caught.value.exit_code == 1
     run = tmp_path / "run"
-    state, damaged = load_checkpoint(run / "checkpoints")
-    assert ((state.progress.epoch, state.progress.step), damaged) == ((1, 0), ())
+    assert newest_checkpoint(run).name == "e0001-s00000"
+    assert is_whole(newest_checkpoint(run))
     assert not list(run.rglob(".tmp-*"))
     resume(run)
-    assert weights(run) == weights(whole)
+    assert models(run) == models(whole)
 
 
 def failed_at(
     settings: dict[str, Any], folder: Path, number: int, kind: int, capsys: pytest.CaptureFixture[str]
 ) -> Disk:
-    """A run whose disk fails once; it must say so in one line, and be good for going on."""
+    """A run whose disk fails once; it must say so in one line, and can be resumed."""
     request = folder / "request.yaml"
     request.write_text(json.dumps(settings | {"output": str(folder / "runs"), "name": "run"}))
     with failing(Disk(folder / "runs", number, kind)) as disk:
         code = main(["train", "--config", str(request), "--quiet"])
-    said = capsys.readouterr().err
-    assert code in (0, 1), said
-    assert "internal error" not in said
+    printed = capsys.readouterr().err
+    assert code in (0, 1), printed
+    assert "internal error" not in printed
     if code:
-        assert str(folder / "runs") in said
-        assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+        assert str(folder / "runs") in printed
+        assert len([line for line in printed.splitlines() if line.startswith("error:")]) == 1
     return disk
 
 
-def goes_on(folder: Path, settings: dict[str, Any]) -> Path:
-    """The run that a person has in the end: the same one if it can go on, another one if it never began."""
+def finished(folder: Path, settings: dict[str, Any]) -> Path:
+    """The finished run: the same one, resumed, or a new one where none had started."""
     run = folder / "runs" / "run"
     if (run / "last").is_dir():
         return run
@@ -144,7 +136,7 @@ def test_a_fault_anywhere_is_one_line_and_nothing_is_lost(
 ) -> None:
     number = 1 + part * (len(operations) - 1) // 5
     failed_at(settings, tmp_path, number, KINDS[part % len(KINDS)], capsys)
-    assert weights(goes_on(tmp_path, settings)) == weights(whole)
+    assert models(finished(tmp_path, settings)) == models(whole)
 
 
 @pytest.mark.long
@@ -159,35 +151,5 @@ def test_a_fault_at_each_operation(
         folder = tmp_path / str(number)
         folder.mkdir()
         failed_at(settings, folder, number, KINDS[number % len(KINDS)], capsys)
-        assert weights(goes_on(folder, settings)) == weights(whole), operations[number - 1]
+        assert models(finished(folder, settings)) == models(whole), operations[number - 1]
         shutil.rmtree(folder)
-
-
-Usage = namedtuple("Usage", ["total", "used", "free"])
-
-
-def test_too_little_room_is_said_before_training(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "ftkit.training.preparation.disk_space.shutil.disk_usage", lambda path: Usage(10**9, 10**9 - 10**6, 10**6)
-    )
-    with pytest.raises(FtkitError, match=r"the run will write \d MB, and 1 MB are free there"):
-        ftkit.train(ftkit.plan(**settings, output=str(tmp_path)))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_run_says_it_needs_is_what_it_writes(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As far as the checkpoint that is written goes, which is gone when it ends."""
-    expected: list[int] = []
-
-    def note(session: Session) -> int:
-        expected.append(bytes_to_write(session))
-        return expected[0]
-
-    monkeypatch.setattr("ftkit.training.preparation.disk_space.bytes_to_write", note)
-    run = ftkit.train(ftkit.plan(**settings, output=str(tmp_path))).run.path
-    written = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
-    assert 0.5 * expected[0] < written < expected[0]

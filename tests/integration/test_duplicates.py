@@ -13,14 +13,12 @@ import pytest
 from PIL import Image
 
 import ftkit
+from tests import runs
 from tests.conftest import typed
 
 SMALL: dict[str, Any] = {"backbone": "lenet", "weights": "none", "strategy": "scratch", "epochs": 1, "workers": 0}
+plan = runs.planner(**SMALL)
 SIZE = (240, 180)
-
-
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
 
 
 def picture(seed: int) -> Image.Image:
@@ -53,7 +51,7 @@ def copies(data: Path) -> Iterator[tuple[str, str, bool]]:
     yield "test/a/1.png", "val/b/2.jpg", False
 
 
-def test_copies_across_splits_are_listed_and_told_of(data: Path, tmp_path: Path) -> None:
+def test_copies_across_splits_are_listed_and_reported(data: Path, tmp_path: Path) -> None:
     expected = {(str(data / one), str(data / other)): same for one, other, same in copies(data)}
     decided = plan(data, tmp_path / "runs")
     (note,) = [note for note in decided.notes if "in two splits" in note]
@@ -75,14 +73,14 @@ def test_what_is_remembered_finds_the_same(data: Path, tmp_path: Path) -> None:
     assert second == first
 
 
-def test_different_pictures_and_copies_in_one_split_are_not_told_of(data: Path, tmp_path: Path) -> None:
+def test_different_pictures_and_copies_in_one_split_are_not_reported(data: Path, tmp_path: Path) -> None:
     shutil.copy(data / "train/a/0.jpg", data / "train/a/copy.jpg")
     decided = plan(data, tmp_path / "runs")
     assert not any("in two splits" in note for note in decided.notes)
     assert not ftkit.train(decided).run.duplicates.exists()
 
 
-def test_a_picture_under_two_classes_of_a_split_is_told_and_listed(data: Path, tmp_path: Path) -> None:
+def test_a_picture_under_two_classes_of_a_split_is_reported_and_listed(data: Path, tmp_path: Path) -> None:
     shutil.copy(data / "train/a/0.jpg", data / "train/b/same.jpg")
     shutil.copy(data / "train/a/0.jpg", data / "train/b/once more.jpg")
     Image.open(data / "train/b/1.jpg").resize((120, 90)).save(data / "train/a/like.jpg", quality=80)
@@ -105,8 +103,8 @@ def test_a_picture_under_two_classes_of_a_split_is_told_and_listed(data: Path, t
     assert all(line["split"] == line["other_split"] and line["label"] != line["other_label"] for line in listed)
     written = json.loads(outcome.run.plan.read_text())
     assert (written["contradictions"], written["duplicates"]) == (5, 0)
-    said = typed("plan", "--data", str(data), "--backbone", "lenet", "--weights", "none", "--strategy", "scratch")
-    assert "with different labels in one split" in said.stdout + said.stderr
+    printed = typed("plan", "--data", str(data), "--backbone", "lenet", "--weights", "none", "--strategy", "scratch")
+    assert "with different labels in one split" in printed.stdout + printed.stderr
 
 
 def test_one_file_of_a_table_under_two_spellings_and_classes(data: Path, tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_one_file_of_a_table_under_two_spellings_and_classes(data: Path, tmp_pat
     )
     plans = {"output": str(tmp_path / "runs"), "val_fraction": 0.2, **SMALL}
     decided = ftkit.plan(dataset={"name": "csv", "path": str(data / "t.csv")}, **plans)
-    # Those of the four that are held out for validation are told of as copies in two splits.
+    # Those of the four that are held out for validation are reported as copies in two splits.
     found = decided.findings.duplicates
     assert len([one for one in found if one.hash_distance is None and one.label != one.other_label]) >= 1
     assert all({Path(one.file).resolve(), Path(one.other_file).resolve()} == {data / "train/a/0.jpg"} for one in found)

@@ -14,8 +14,8 @@ import pytest
 
 import ftkit
 from ftkit.cli.main import main
-from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder
+from tests.runs import card
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPES = sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir())
@@ -125,8 +125,8 @@ def test_ants_and_bees(run: Run, insects: Path, tmp_path: Path) -> None:
     for command in comparisons(ANTS):
         run(ANTS, *command)
     runs = tmp_path / ANTS / "runs"
-    assert read_card(runs / "from-features" / "model").weights == f"file {runs}/features/model/model.safetensors"
-    assert read_card(runs / "scratch" / "model").classes == ("ants", "bees")
+    assert card(runs / "from-features" / "model")["weights"] == f"file {runs}/features/model/model.safetensors"
+    assert card(runs / "scratch" / "model")["classes"] == ["ants", "bees"]
 
 
 def test_the_features_of_the_ants_stay_and_only_their_head_learns(insects: Path) -> None:
@@ -157,15 +157,15 @@ def test_pretraining_and_transfer(run: Run, digits: Path, tmp_path: Path) -> Non
         run(MNIST, *shortened(command, "--data", str(digits), *less))
     for command in comparisons(MNIST):
         run(MNIST, *command)
-    cards = {folder.name: read_card(folder / "model") for folder in (tmp_path / MNIST / "runs").iterdir()}
-    assert {name: card.classes for name, card in cards.items()} == {
-        "pretrained": tuple("01234"),
-        "even-or-odd": ("even", "odd"),
-        "even-or-odd-scratch": ("even", "odd"),
-        "other-digits": tuple("56789"),
-        "other-digits-scratch": tuple("56789"),
+    cards = {folder.name: card(folder / "model") for folder in (tmp_path / MNIST / "runs").iterdir()}
+    assert {name: found["classes"] for name, found in cards.items()} == {
+        "pretrained": list("01234"),
+        "even-or-odd": ["even", "odd"],
+        "even-or-odd-scratch": ["even", "odd"],
+        "other-digits": list("56789"),
+        "other-digits-scratch": list("56789"),
     }
-    assert cards["other-digits"].weights.endswith("/runs/pretrained/model/model.safetensors")
+    assert cards["other-digits"]["weights"].endswith("/runs/pretrained/model/model.safetensors")
 
 
 STRATEGY_OPTIONS = {
@@ -201,7 +201,7 @@ def test_the_two_phases(run: Run, insects: Path, tmp_path: Path) -> None:
         run(PHASES, *shortened(command, "--data", str(insects), "--image-size", "32", *option, epochs=2))
     for command in comparisons(PHASES):
         run(PHASES, *command)
-    assert read_card(tmp_path / PHASES / "runs" / "two-phases" / "model").head.hidden == 512
+    assert card(tmp_path / PHASES / "runs" / "two-phases" / "model")["head"]["hidden"] == 512
 
 
 def test_the_two_phases_have_the_rates_that_they_say(insects: Path) -> None:

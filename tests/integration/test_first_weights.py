@@ -44,10 +44,10 @@ def test_parts_of_a_run_are_refused_and_its_model_is_named(home: Path, run_ftkit
         "runs/first/first/model.safetensors",
     )
     for part in parts:
-        said = train(run_ftkit, home, "--weights", str(part))
-        assert "is not a model: it is " in said
-        assert "give " in said
-        assert "runs/first/model" in said
+        printed = train(run_ftkit, home, "--weights", str(part))
+        assert "is not a model: it is " in printed
+        assert "give " in printed
+        assert "runs/first/model" in printed
     predicted = run_ftkit("predict", "data/val", "--model", str(checkpoint), cwd=home)
     assert predicted.returncode == 2
     assert "a checkpoint to resume from" in predicted.stderr
@@ -61,9 +61,9 @@ def test_the_file_of_a_model_is_that_model(home: Path, run_ftkit: RunFtkit) -> N
     save_file({name: value + 1 for name, value in state.items()}, home / "touched" / "model.safetensors")
     assert "touched/model.safetensors: the file is damaged" in train(run_ftkit, home, "--weights", "touched")
     (home / "touched" / "model.json").unlink()
-    said = train(run_ftkit, home, "--weights", "touched")
-    assert "touched has no model.json" in said
-    assert "name the weights file: " in said
+    printed = train(run_ftkit, home, "--weights", "touched")
+    assert "touched has no model.json" in printed
+    assert "name the weights file: " in printed
 
 
 def test_adapters_and_shards_are_refused_with_the_remedy(home: Path, run_ftkit: RunFtkit) -> None:
@@ -72,16 +72,16 @@ def test_adapters_and_shards_are_refused_with_the_remedy(home: Path, run_ftkit: 
     (adapter / "adapter_config.json").write_text("{}")
     save_file({"lora_A": torch.ones(2)}, adapter / "adapter_model.safetensors")
     for weights in ("runs/first/model/adapter", "runs/first/model/adapter/adapter_model.safetensors"):
-        said = train(run_ftkit, home, "--weights", weights)
-        assert "are adapters alone" in said
-        assert "runs/first/model, which has them merged in" in said
+        printed = train(run_ftkit, home, "--weights", weights)
+        assert "are adapters alone" in printed
+        assert "runs/first/model, which has them merged in" in printed
     shutil.rmtree(adapter)
     (home / "hub").mkdir()
     (home / "hub" / "model.safetensors.index.json").write_text("{}")
     assert "name their index: " in train(run_ftkit, home, "--weights", "hub")
 
 
-def test_the_name_of_a_run_is_told_its_path(home: Path, run_ftkit: RunFtkit) -> None:
+def test_the_name_of_a_run_is_refused_with_its_path(home: Path, run_ftkit: RunFtkit) -> None:
     assert f"a run is given as {Path('runs') / 'first'}" in train(run_ftkit, home, "--weights", "first").replace(
         f"{home}/", ""
     )
@@ -90,11 +90,11 @@ def test_the_name_of_a_run_is_told_its_path(home: Path, run_ftkit: RunFtkit) -> 
 def test_part_of_a_network_must_be_meant(home: Path, run_ftkit: RunFtkit) -> None:
     state = load_file(home / "runs" / "first" / "last" / "model.safetensors")
     save_file({n: v for n, v in state.items() if not n.startswith("layer3")}, home / "part.safetensors")
-    said = train(run_ftkit, home, "--weights", "part.safetensors", "-q")
-    assert "layer3 lacks all 30 tensors" in said
-    assert "--allow-partial" in said
-    said = train(run_ftkit, home, "--weights", "part.safetensors", "--allow-partial")
-    assert "random: all 30 tensors of layer3" in said
+    printed = train(run_ftkit, home, "--weights", "part.safetensors", "-q")
+    assert "layer3 lacks all 30 tensors" in printed
+    assert "--allow-partial" in printed
+    printed = train(run_ftkit, home, "--weights", "part.safetensors", "--allow-partial")
+    assert "random: all 30 tensors of layer3" in printed
     assert "allow_partial is set, but weights are none" in train(
         run_ftkit, home, "--weights", "none", "--allow-partial", "--strategy", "scratch"
     )
@@ -120,8 +120,10 @@ def test_a_kept_head_goes_by_the_names_of_its_classes(home: Path, run_ftkit: Run
 
 def test_a_kept_head_of_other_classes_is_refused(home: Path, run_ftkit: RunFtkit) -> None:
     other = ("--weights", "runs/first", "--keep-head", "--set", "label_map={a: a, b: b, c: zebra}")
-    said = train(run_ftkit, home, *other)
-    assert "the head of runs/first is for other classes: it lacks 'zebra' and has 'c'" in said.replace(f"{home}/", "")
+    printed = train(run_ftkit, home, *other)
+    assert "the head of runs/first is for other classes: it lacks 'zebra' and has 'c'" in printed.replace(
+        f"{home}/", ""
+    )
     shutil.copy(home / "runs" / "first" / "last" / "model.safetensors", home / "plain.safetensors")
-    said = train(run_ftkit, home, "--weights", "plain.safetensors", "--keep-head")
-    assert "doesn't tell the classes of its head: they are taken to be those of the data" in said
+    printed = train(run_ftkit, home, "--weights", "plain.safetensors", "--keep-head")
+    assert "doesn't tell the classes of its head: they are taken to be those of the data" in printed

@@ -18,14 +18,12 @@ from typing import Any
 import pytest
 
 import ftkit
+from ftkit import EpochDone, Listener, StepDone, resume
 from ftkit.cli.main import main
-from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
-from ftkit.library import resume
-from ftkit.planning.run_plan import Plan
-from ftkit.training import checkpoint_state, run_start
-from ftkit.training.events import EpochDone, Listener, StepDone
+from tests import inside
 from tests.conftest import MakeFolder
+from tests.runs import Notes, planner, records
 from tests.stopping import StopAt
 
 SETTINGS: dict[str, Any] = {
@@ -37,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 0,
     "optimizer": {"name": "adamw", "lr": 0.01},
 }
+planned = planner(**SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +47,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No `ftkit.yaml` but the test's own."""
     monkeypatch.chdir(tmp_path)
-
-
-def planned(data: Path, name: str = "run", **settings: Any) -> Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
 
 
 def stopped(data: Path, name: str = "run", step: int = 6, **settings: Any) -> Path:
@@ -75,18 +70,13 @@ def half(half_done: Path) -> Path:
     return shutil.copytree(half_done, Path("runs", "run"))
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
-
-
 def files(run: Path) -> Iterator[tuple[str, bytes]]:
     """What a run can be told by: its weights and its last state."""
     for name in ("model/model.safetensors", "last/model.safetensors", "checkpoints/LATEST"):
         yield name, (run / name).read_bytes()
 
 
-def test_without_a_name_the_newest_unfinished_run_goes_on(data: Path, half: Path) -> None:
+def test_without_a_name_the_newest_unfinished_run_is_resumed(data: Path, half: Path) -> None:
     older = shutil.copytree(half, Path("runs", "older"))
     for age, run in ((100, older), (50, half)):
         os.utime(run, (time.time() - age,) * 2)
@@ -101,7 +91,7 @@ def test_a_run_is_found_by_its_name(half: Path) -> None:
     assert (half / "last").is_dir()
 
 
-def test_where_nothing_is_unfinished_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_unfinished_run_that_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume"]) == 2
     assert "no unfinished run in" in capsys.readouterr().err
 
@@ -123,9 +113,9 @@ def test_settings_that_would_change_the_result_are_refused(
     Path("other.yaml").write_text("epochs: 9\n")
     before = sorted(path.name for path in (half / "checkpoints").iterdir())
     assert main(["train", "--resume", str(half), *CHANGES[flag]]) == 2
-    said = capsys.readouterr().err
-    assert f"error: {flag}" in said
-    assert "keeps its own" in said
+    printed = capsys.readouterr().err
+    assert f"error: {flag}" in printed
+    assert "keeps its own" in printed
     assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
 
 
@@ -157,12 +147,12 @@ def test_flags_for_a_resume_are_refused_without_one(flag: list[str], capsys: pyt
     assert "has no effect without --resume" in capsys.readouterr().err
 
 
-def test_an_extended_run_goes_on_from_its_last_weights(data: Path) -> None:
+def test_an_extended_run_resumes_from_its_last_weights(data: Path) -> None:
     run = Path("runs", "run")
     ftkit.train(planned(data))
-    before = lines(run)
+    before = records(run)
     assert main(["train", "--resume", "run", "--extend", "2", "--quiet"]) == 0
-    after = lines(run)
+    after = records(run)
     assert after[: len(before)] == before
     assert [record["epoch"] for record in after][-3:] == [2, 3, 4]
     assert list(after[-1]["lr"]) == list(before[-1]["lr"]), "what trained at the end goes on to train"
@@ -177,16 +167,16 @@ def test_an_extended_run_may_be_stopped_and_extended_again(data: Path) -> None:
         assert main(["train", "--resume", name, "--extend", "1", "--quiet"]) == 0
         assert main(["train", "--resume", name, "--extend", "1", "--quiet"]) == 0
     assert dict(files(Path("runs", "whole"))) == dict(files(Path("runs", "cut")))
-    assert len(lines(Path("runs", "whole"))) == len(lines(Path("runs", "later"))) + 2
+    assert len(records(Path("runs", "whole"))) == len(records(Path("runs", "later"))) + 2
 
 
 def test_a_run_that_stopped_early_can_be_extended(data: Path) -> None:
     run = Path("runs", "run")
     ftkit.train(planned(data, epochs=6, patience=1, optimizer={"lr": 1e-9}, strategy="freeze"))
-    before = len(lines(run))
+    before = len(records(run))
     assert before < 6
     assert main(["train", "--resume", "run", "--extend", "1", "--quiet"]) == 0
-    assert len(lines(run)) > before
+    assert len(records(run)) > before
 
 
 def test_a_run_without_a_checkpoint_cannot_be_extended(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +196,7 @@ def test_checkpoints_by_the_clock(data: Path) -> None:
     assert names[1] == names[0] | {f"e{epoch:04d}-s{step:05d}" for epoch in (0, 1) for step in (1, 2, 3)}
 
 
-def test_ends_of_quick_epochs_are_written_together(data: Path) -> None:
+def test_ends_of_quick_epochs_are_written_in_one_go(data: Path) -> None:
     runs = {"together": 3600, "each": 0}
     for name, seconds in runs.items():
         more: dict[str, Any] = {"strategy": "full", "epochs": 4, "checkpoint": {"keep": 99, "min_seconds": seconds}}
@@ -219,7 +209,7 @@ def test_ends_of_quick_epochs_are_written_together(data: Path) -> None:
     assert best[0] == best[1] < 4
     weights = [(model / "model.safetensors").read_bytes() for model in models]
     assert weights[0] == weights[1]
-    assert lines(Path("runs", "together")) == lines(Path("runs", "each"))
+    assert records(Path("runs", "together")) == records(Path("runs", "each"))
 
 
 class StopAfterEpoch(Listener):
@@ -239,7 +229,7 @@ def test_a_signal_after_an_epoch_that_was_not_written_leaves_its_checkpoint_and_
         ftkit.train(planned(data, **settings), StopAfterEpoch(2, signal.SIGTERM))
     run = Path("runs", "run")
     assert [p.name for p in (run / "checkpoints").glob("e*")] == ["e0002-s00000"]
-    best = max(lines(run), key=lambda line: line["val_accuracy"])
+    best = max(records(run), key=lambda line: line["val_accuracy"])
     card = json.loads((run / "model" / "model.json").read_text())
     assert card["epoch"] == best["epoch"]
     resume(run)
@@ -247,23 +237,14 @@ def test_a_signal_after_an_epoch_that_was_not_written_leaves_its_checkpoint_and_
     assert dict(files(run)) == dict(files(Path("runs", "whole")))
 
 
-def test_another_version_of_torch_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_torch_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_state, "versions", lambda plan: {"torch": "0.4", "ftkit": ftkit.__version__})
+        inside.write_versions(patch, {"torch": "0.4", "ftkit": ftkit.__version__})
         run = stopped(data)
-    assert vars(run_start)["versions"] is checkpoint_state.versions, "what was written is compared with what is true"
     notes = Notes()
     resume(run, notes)
-    assert [note for note in notes.said if "started with torch 0.4" in note]
-    assert not [note for note in notes.said if "started with ftkit" in note]
-
-
-class Notes(Listener):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
+    assert [note for note in notes.notes if "started with torch 0.4" in note]
+    assert not [note for note in notes.notes if "started with ftkit" in note]
 
 
 class Impatient(Listener):
@@ -326,7 +307,7 @@ def test_killed_outright_and_resumed_equals_never_stopped(strategy: str, newest:
     resume(run)
     ftkit.train(ftkit.plan(**settings, name="whole"))
     assert dict(files(run)) == dict(files(Path("runs", "whole")))
-    assert lines(run) == lines(Path("runs", "whole"))
+    assert records(run) == records(Path("runs", "whole"))
 
 
 @pytest.fixture
@@ -338,7 +319,7 @@ def moving(data: Path, tmp_path: Path) -> Path:
     return stopped(tmp_path / "data", "moving", weights=str(tmp_path / "weights.safetensors"), probe=False)
 
 
-def test_a_run_goes_on_without_the_file_of_its_first_weights(
+def test_a_run_resumes_without_the_file_of_its_first_weights(
     moving: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(moving, Path("runs", "whole"))
@@ -348,15 +329,15 @@ def test_a_run_goes_on_without_the_file_of_its_first_weights(
     (tmp_path / "weights.safetensors").unlink()
     assert main(["train", "--resume", "moving", "--quiet"]) == 0
     assert dict(files(moving)) == dict(files(Path("runs", "whole")))
-    assert lines(moving) == lines(Path("runs", "whole"))
+    assert records(moving) == records(Path("runs", "whole"))
     capsys.readouterr()
     assert main(["train", "--resume", "new", "--quiet"]) == 2
-    said = capsys.readouterr().err
-    assert "weights.safetensors, which the run starts from: it has no checkpoint yet" in said
-    assert "hint: put it back, or start a new run" in said
+    printed = capsys.readouterr().err
+    assert "weights.safetensors, which the run starts from: it has no checkpoint yet" in printed
+    assert "hint: put it back, or start a new run" in printed
 
 
-def test_a_run_goes_on_with_data_that_has_moved(
+def test_a_run_resumes_with_data_that_has_moved(
     moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(moving, Path("runs", "whole"))
@@ -385,8 +366,7 @@ def test_the_command_that_is_shown_is_read_back_by_a_shell(
 ) -> None:
     run = half.rename(half.with_name(name))
     shutil.rmtree(run / "model", ignore_errors=True)
-    found = launch_env.resume_command(str(run), 1)
-    assert shlex.split(found) == ["ftkit", "train", "--resume", str(run)]
+    found = shlex.join(["ftkit", "train", "--resume", str(run)])
     done = (
         subprocess.run(
             ["sh", "-c", f"{found} --dry-run"],

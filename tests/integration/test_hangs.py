@@ -29,7 +29,7 @@ from ftkit.api import Dataset, Split, Splits, hookimpl
 
 def drawn(index):
     from PIL import Image
-    # The images are looked at once before the training.
+    # The images are scanned once before the training.
     if index == 9 and Path("hang").exists() and Path("runs/run/metrics.jsonl").exists():
         Path("hangs").touch()
         time.sleep(600)
@@ -105,7 +105,7 @@ def test_a_limit_of_open_files_is_named_before_the_start(data: Path, tmp_path: P
 
 
 @pytest.mark.long
-def test_auto_takes_as_many_workers_as_there_is_room_for_and_says_so(data: Path, tmp_path: Path) -> None:
+def test_auto_takes_as_many_workers_as_there_is_space_for_and_reports_it(data: Path, tmp_path: Path) -> None:
     more = ("--epochs", "1", "--strategy", "full")
     done = run(training("--data", str(data), *more), tmp_path, few_files)
     assert done.returncode == 0, done.stderr
@@ -235,10 +235,10 @@ def test_a_signal_ends_a_run_that_waits_for_an_image(workers: str, tmp_path: Pat
     (tmp_path / "hang").touch()
     wait_for(tmp_path / "hangs", process)
     time.sleep(3)  # until the batches before it are trained on
-    began = time.monotonic()
+    started_at = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=LIMIT)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - started_at < 60
     assert process.returncode == 143, err
     (first, hint) = [line for line in err.splitlines() if line.startswith(("interrupted:", "hint:"))]
     assert "s after SIGTERM the step hadn't ended; the newest checkpoint is whole" in first
@@ -269,6 +269,6 @@ def test_a_hangup_leaves_a_checkpoint_unless_it_is_ignored(
         process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == (code or 143), err
-    (said,) = [line for line in err.splitlines() if line.startswith(("error:", "interrupted:"))]
-    assert said.startswith("interrupted: stopped after epoch ")
-    assert said.endswith("a checkpoint is on disk")
+    (printed,) = [line for line in err.splitlines() if line.startswith(("error:", "interrupted:"))]
+    assert printed.startswith("interrupted: stopped after epoch ")
+    assert printed.endswith("a checkpoint is on disk")

@@ -6,19 +6,17 @@ import io
 import json
 import sqlite3
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from ftkit.data.loading.lazy_sources import PerThreadOpener, shared_copy
-from ftkit.testing import ContractError, check_dataset, draw_image
-from ftkit.testing.project import Project, make_project
-from ftkit.training.run_start import start_run
+import ftkit
+from ftkit import Listener, RunStarted
+from ftkit.testing import ContractError, Project, check_dataset, draw_image, make_project
 from tests.conftest import RunFtkit
+from tests.runs import BASE, json_lines, records
 
 PLUGIN = r'''
 import io, os, sqlite3, threading
@@ -102,7 +100,7 @@ def test_it_trains_by_default_settings(project: Project) -> None:
     """Cached and not, with worker processes that are forked after images were opened."""
     done = project.run("train", *LINE, *FLAGS, "--name", "run", "-q")
     assert done.returncode == 0, done.stderr
-    assert json.loads((Path("runs") / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 2
+    assert records("run")[-1]["epoch"] == 2
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_broken_records_are_left_out_counted_and_listed(project: Project, run_ft
     done = run_ftkit("train", *LINE, *FLAGS, *skip, "--name", "run")
     assert done.returncode == 0, done.stderr
     assert "2 images can't be read and are skipped: photo-3: " in " ".join(done.stderr.split())
-    listed = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]
+    listed = json_lines(Path("runs") / "run" / "bad-images.jsonl")
     assert [(bad["split"], bad["file"], bad["used"], bad["during_run"]) for bad in listed] == [
         ("train", "photo-3", False, False), ("val", "photo-90", False, False),
     ]  # fmt: skip
@@ -148,16 +146,16 @@ def test_broken_records_are_left_out_counted_and_listed(project: Project, run_ft
 
 
 def test_records_that_break_later_are_left_out_of_the_pass_for_the_cache(
-    project: Project, run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
+    project: Project,
 ) -> None:
-    def broken_since(*args: Any, **options: Any) -> Any:
-        break_records(5)
-        return start_run(*args, **options)
+    class Breaks(Listener):
+        def started(self, event: RunStarted) -> None:
+            break_records(5)
 
-    monkeypatch.setattr("ftkit.training.train.start_run", broken_since)
-    done = run_ftkit("train", *LINE, *FLAGS, "--on-bad-image", "skip", "--name", "run", "-q")
-    assert done.returncode == 0, done.stderr
-    (listed,) = [json.loads(line) for line in (Path("runs") / "run" / "bad-images.jsonl").read_text().splitlines()]
+    dataset = {"name": "own/photos"}
+    settings: dict[str, Any] = {"preprocessing": {"size": 32}, "batch_size": 8, "strategy": "freeze", "probe": False}
+    ftkit.train(ftkit.plan(dataset=dataset, on_bad_image="skip", name="run", **(BASE | settings)), Breaks())
+    (listed,) = json_lines(Path("runs") / "run" / "bad-images.jsonl")
     assert (listed["file"], listed["during_run"]) == ("photo-5", True)
 
 
@@ -189,33 +187,3 @@ def test_the_contract_tries_threads_and_forks(project: Project) -> None:
         ContractError, match=r"in a process forked after an image was opened: RuntimeError: a connection was carried"
     ):
         check_dataset(dataset(carried), opened=3)
-
-
-class Counts:
-    def __init__(self, pixels: Any) -> None:
-        self.pixels, self.thread = pixels, 0
-
-    def __call__(self, index: int) -> int:
-        self.thread = self.thread or threading.get_ident()
-        return self.thread + index
-
-
-def test_each_thread_has_a_copy_that_shares_the_data() -> None:
-    opens = Counts(np.zeros(1000))
-    own = PerThreadOpener(opens)
-    found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(own(0))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert opens.thread == 0
-    assert own(0) == own(0) == threading.get_ident()
-    assert shared_copy(opens).pixels is opens.pixels
-    texts = [str(n) for n in range(1000)]
-    assert shared_copy(Counts(texts)).pixels is texts
-
-
-def test_what_cant_be_copied_is_called_by_one_thread_at_a_time() -> None:
-    own = PerThreadOpener(lambda index: index + 1)
-    assert [own(index) for index in range(3)] == [1, 2, 3]

@@ -90,13 +90,13 @@ def test_a_listener_that_hangs_is_left_behind(how: str, tmp_path: Path) -> None:
     out, err = start(folder, "--name", "r", limit="1").communicate(timeout=120)
     assert "best epoch" in out, err
     log = (folder / "runs" / "r" / "train.log").read_text()
-    told = "plugin 'bell' hangs in ftkit_epoch_end: it takes more than 1 s (FTKIT_PLUGIN_TIMEOUT sets the limit)"
-    assert log.count(told) == 1
+    messages = "plugin 'bell' hangs in ftkit_epoch_end: it takes more than 1 s (FTKIT_PLUGIN_TIMEOUT sets the limit)"
+    assert log.count(messages) == 1
     assert heard(folder) == [["start", False], ["epoch", 1]]
     assert (folder / "runs" / "r" / "quiet.txt").read_text() == "foreign/net 1 2"
 
 
-def test_a_signal_ends_the_wait_and_a_resume_is_told(tmp_path: Path) -> None:
+def test_a_signal_ends_the_wait_and_a_resume_is_reported(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", HANGS["sleeps"])
     process = start(folder, "--name", "r", limit="500")
     end = time.monotonic() + 100

@@ -19,13 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ftkit
-from ftkit.builtin.datasets.digits import Digits
+from ftkit import Predictor, resume
 from ftkit.errors import RunInterrupted
-from ftkit.inference.predictor import Predictor
-from ftkit.library import resume
 from tests.conftest import typed
 from tests.integration.test_processes import environment
-from tests.integration.test_resume import result
+from tests.runs import result
 from tests.stopping import StopAt
 
 PROPERTIES = {
@@ -52,7 +50,7 @@ SETTINGS: dict[str, Any] = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and `digits.csv`; each has no label to four."""
     folder = tmp_path_factory.mktemp("multilabel")
-    splits, rows = Digits().load(), []
+    splits, rows = ftkit.plan(dataset="digits").splits, []
     for name, count in COUNTS.items():
         split = splits.get(name)  # type: ignore[arg-type]
         assert split is not None

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ftkit.activation_cache import table_keys
-from ftkit.files.cache_folder import CacheStore
-from ftkit.models.identity import network_identity
-from ftkit.models.source_digest import imports
+from tests import inside
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import cached_tables, without_times
 
 PLUGIN = """
 from collections.abc import Mapping
@@ -86,12 +84,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_folder: MakeF
 def trained(run_ftkit: RunFtkit, name: str, *flags: str) -> list[dict[str, Any]]:
     done = run_ftkit("train", *LINE, *FLAGS, "--name", name, *flags)
     assert done.returncode == 0, done.stderr
-    epochs: list[dict[str, Any]] = json.loads(done.stdout)["epochs"]
-    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
+    return without_times(json.loads(done.stdout)["epochs"])
 
 
-def tables() -> set[Path]:
-    return {entry.path for entry in CacheStore(Path("cache/activations").absolute(), 0).entries()}
+def tables() -> set[str]:
+    return {table["path"] for table in cached_tables()}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +120,7 @@ def test_a_table_with_other_values_is_reported_and_not_used(
     run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the key of a table should miss."""
-    monkeypatch.setattr(table_keys.TableKeys, "_identity", lambda keys, cut: "the same")
+    inside.identify_all_networks_alike(monkeypatch)
     before = trained(run_ftkit, "before")
     Path("own.py").write_text(PLUGIN.replace("torch.relu(x +", "torch.relu(x -"))
     after = trained(run_ftkit, "after")
@@ -153,57 +150,3 @@ def test_the_identity_is_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(found) == 1
-
-
-class Odd(torch.nn.Module):
-    """Attributes of all kinds."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(2, 2)
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-
-def double(x: float) -> float:
-    return 2 * x
-
-
-def triple(x: float) -> float:
-    return 3 * x
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (4, 8),
-        (0.1, 0.2),
-        ("mean", "max"),
-        ((1, 2), (2, 1)),
-        ({"a", "b"}, {"a", "c"}),
-        ({"a": [1]}, {"a": [2]}),
-        (double, triple),
-        (lambda x: x, lambda x: x + 1),
-        (torch.ones(2), torch.zeros(2)),
-        ([torch.nn.Linear(2, 2)], [torch.nn.Linear(2, 3)]),
-        (torch.float32, torch.bfloat16),
-    ],
-    ids=["int", "float", "str", "tuple", "set", "dict", "function", "lambda", "tensor", "modules", "dtype"],
-)
-def test_every_plain_attribute_counts(one: Any, other: Any) -> None:
-    assert network_identity(Odd(value=one)) == network_identity(Odd(value=one))
-    assert network_identity(Odd(value=one)) != network_identity(Odd(value=other))
-
-
-def test_hooks_count_and_weights_that_are_saved_do_not() -> None:
-    plain, hooked = Odd(), Odd()
-    assert network_identity(plain) == network_identity(Odd())
-    hooked.linear.register_forward_hook(lambda module, inputs, output: output + 1)
-    assert network_identity(plain) != network_identity(hooked)
-
-
-def test_the_imports_of_long_code_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_part.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    lines = [f"a{number} = {number}.5" for number in range(300)] + ["from own_part import x"]
-    assert "own_part" in list(imports(compile("\n".join(lines), "long.py", "exec"), ""))

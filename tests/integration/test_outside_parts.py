@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import outside_plugin
+from tests.runs import records
 
 CONFIG = """
 plugins: [outside.py]
@@ -49,11 +50,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = ftkit(folder, "train", "--name", "whole", "-q")
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def records(run: Path) -> list[dict[str, object]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 @pytest.mark.parametrize("checkpoint", [pytest.param("step-000004", marks=pytest.mark.long), "step-000021"])

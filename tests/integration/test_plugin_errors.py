@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ftkit
-from ftkit.plugin_errors import PluginError
+from ftkit.errors import FtkitError
 from tests.conftest import typed
 from tests.foreign_parts import PLUGIN, foreign_project
 
@@ -147,7 +147,7 @@ def test_debug_shows_the_traceback_of_a_worker(tmp_path: Path) -> None:
     assert "{}['key']" in done.stderr
 
 
-def test_a_request_error_of_the_plugins_own_is_said_as_it_is(tmp_path: Path) -> None:
+def test_a_request_error_of_the_plugins_own_is_shown_unchanged(tmp_path: Path) -> None:
     raises = "        from ftkit.api import RequestError\n        raise RequestError('no key', 'set LEAVES_KEY')\n"
     folder = foreign_project(tmp_path / "p", PLUGIN.replace(OPEN, raises + OPEN))
     for workers in (0, 1):
@@ -172,7 +172,7 @@ def test_evaluate_and_predict_name_the_plugin_too(tmp_path: Path) -> None:
 def test_the_library_raises_an_error_that_has_the_plugins_own_as_cause(tmp_path: Path) -> None:
     folder = foreign_project(tmp_path / "p", PLUGIN.replace(OPEN, "        {}['key']\n" + OPEN))
     plan = ftkit.plan(folder / "ftkit.yaml", workers=0, output=str(tmp_path), probe=False, cache={"use": False})
-    with pytest.raises(PluginError, match="in opening train-") as caught:
+    with pytest.raises(FtkitError, match="in opening train-") as caught:
         ftkit.train(plan)
     assert isinstance(caught.value.__cause__, KeyError)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ftkit.cli.main import main
-from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder
+from tests.runs import card, records
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -88,10 +87,6 @@ def folder(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
 
 
-def records(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
-
-
 def printed(capsys: Capture, *arguments: str) -> str:
     capsys.readouterr()
     assert main(list(arguments)) == 0
@@ -124,7 +119,7 @@ def test_trackers_and_the_model_card_have_it() -> None:
     read = EventAccumulator("runs/one/tensorboard").Reload()
     assert {"val/my/kappa", "val/my/doubt"} <= set(read.Tags()["scalars"])
     best = min(records("one"), key=lambda record: record["val_my/doubt"])
-    assert read_card(Path("runs/one/model")).metrics["val_my/kappa"] == best["val_my/kappa"]
+    assert card(Path("runs/one/model"))["metrics"]["val_my/kappa"] == best["val_my/kappa"]
 
 
 def test_runs_are_listed_without_the_plugin(tmp_path: Path, work: Path, capsys: Capture) -> None:

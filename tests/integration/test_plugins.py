@@ -23,7 +23,7 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_core_commands_work_beside_a_broken_plugin_whose_fault_is_told_once(name: str, site: Path) -> None:
+def test_core_commands_work_beside_a_broken_plugin_whose_fault_is_reported_once(name: str, site: Path) -> None:
     broken = BROKEN[name]
     install(site, name, broken)
     shown, listed, plugins, asked, without = session(
@@ -115,8 +115,8 @@ def test_doctor_finds_strategies_that_break_their_contract(site: Path) -> None:
             "@hookimpl\ndef ftkit_strategies():\n    return {'odd': Odd, 'even': Even}\n"
         )
         install(site, f"odd{number}", source)
-    answers = session(site, *(f"plugins doctor odd{number}" for number in range(len(ODD))))
-    for number, (answer, says) in enumerate(zip(answers, ODD.values(), strict=True)):
+    results = session(site, *(f"plugins doctor odd{number}" for number in range(len(ODD))))
+    for number, (answer, says) in enumerate(zip(results, ODD.values(), strict=True)):
         assert answer.code == 1
         assert f"plugin 'odd{number}': 1 of 3 checks failed" in answer.err
         assert f"FAIL   strategy odd{number}/odd" in answer.out
@@ -124,7 +124,7 @@ def test_doctor_finds_strategies_that_break_their_contract(site: Path) -> None:
         assert f"ok     strategy odd{number}/even" in answer.out
 
 
-def test_two_packages_of_one_name_are_told_and_the_first_is_used(site: Path) -> None:
+def test_two_packages_of_one_name_are_reported_and_the_first_is_used(site: Path) -> None:
     install(site, "twin", GOOD, package="ftkit-twin")
     install(site, "twin", GOOD.replace("'even'", "'other'"), package="twin-of-another")
     listed, shown = session(site, "strategies list", "strategies show twin/even")

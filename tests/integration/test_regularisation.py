@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torchvision.ops import StochasticDepth
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.models.regularisation import set_regularisation
-from ftkit.plugins import Registry
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import planner, records, weights
 from tests.stopping import StopAt
 
 PLUGIN = """
@@ -54,17 +51,16 @@ def ftkit_backbones():
     groups = tuple(LayerGroup(name, name + "[.]") for name in ("stem", "early", "late", "fc"))
     return {"deep": Backbone("nets/deep", groups, ("fc",), build, Preprocessing(size=16, crop_pct=1.0))}
 """
-SETTINGS: dict[str, Any] = {
-    "backbone": "nets/deep",
-    "weights": "none",
-    "strategy": "full",
-    "batch_size": 5,
-    "epochs": 3,
-    "workers": 0,
-    "precision": "fp32",
-    "augment": "none",
-    "optimizer": {"name": "adamw", "lr": 0.01},
-}
+planned = planner(
+    plugins=["nets.py"],
+    backbone="nets/deep",
+    strategy="full",
+    batch_size=5,
+    epochs=3,
+    precision="fp32",
+    augment="none",
+    optimizer={"name": "adamw", "lr": 0.01},
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,37 +73,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
     Path("nets.py").write_text(PLUGIN)
-
-
-def planned(data: Path, name: str, **settings: Any) -> Any:
-    dataset = {"name": "folder", "root": str(data)}
-    return ftkit.plan(dataset=dataset, name=name, plugins=["nets.py"], **(SETTINGS | settings))
-
-
-def records(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(name: str) -> bytes:
-    return Path("runs", name, "last", "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("name", ["efficientnet_b0", "swin_t", "convnext_tiny"])
-def test_rates_grow_linearly_over_the_blocks(name: str) -> None:
-    backbone = Registry().backbones.get(name)
-    network = backbone.build(2)
-    set_regularisation(network, backbone, drop_path=0.3)
-    rates = [module.p for module in network.modules() if isinstance(module, StochasticDepth)]
-    assert rates == sorted(rates)
-    assert (rates[0], rates[-1]) == (0.0, pytest.approx(0.3))
-
-
-def test_dropout_of_the_head_stays(data: Path) -> None:
-    backbone = Registry().backbones.get("vit_b_16")
-    with torch.device("meta"):
-        network = backbone.build(2)
-    set_regularisation(network, backbone, dropout=0.25)
-    assert {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
 
 
 @pytest.mark.parametrize("setting", [{"drop_path": 0.5}, {"backbone_dropout": 0.5}], ids=lambda s: next(iter(s)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.planning.run_plan import Plan
-from ftkit.training.callbacks.checkpointing import Checkpointing
-from ftkit.training.events import Listener
+from tests import inside
 from tests.conftest import MakeFolder
+from tests.runs import Notes, newest_checkpoint, planner, result
 from tests.stopping import StopAt
 
-SETTINGS: dict[str, Any] = {
-    "backbone": "cifar_resnet20",
-    "weights": "none",
-    "batch_size": 6,
-    "epochs": 4,
-    "workers": 0,
-    "augment": "standard",
-    "optimizer": {"name": "adamw", "lr": 0.01},
-}
+planned = planner(name="run", epochs=4, augment="standard", optimizer={"name": "adamw", "lr": 0.01})
 
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "in the first epoch": ({"strategy": "gradual"}, 1),
@@ -73,23 +65,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 
 
-def planned(data: Path, output: Path, **settings: Any) -> Plan:
-    dataset = {"name": "folder", "root": str(data)}
-    return ftkit.plan(dataset=dataset, output=str(output), name="run", **(SETTINGS | settings))
-
-
-def result(run: Path) -> tuple[bytes, bytes, bytes, list[dict[str, Any]]]:
-    """Weights, best weights, optimizer state and records of a finished run, without the times."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    newest = run / "checkpoints" / (run / "checkpoints" / "LATEST").read_text()
-    return (
-        (run / "last" / "model.safetensors").read_bytes(),
-        (run / "model" / "model.safetensors").read_bytes(),
-        (newest / "optimizer.safetensors").read_bytes() + (newest / "state.json").read_bytes(),
-        [{k: v for k, v in r.items() if k != "seconds"} for r in records],
-    )
-
-
 MORE = ("just after a thaw", "under momentum and one-cycle", "with plain numbers in the optimizer's state")
 
 
@@ -125,30 +100,19 @@ def test_the_comparison_can_fail(data: Path, tmp_path: Path, monkeypatch: pytest
     ftkit.train(planned(data, tmp_path / "whole"))
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path / "cut"), StopAt(6))
-    monkeypatch.setattr("ftkit.data.loading.order.TrainingOrder.start", _start_over)
+    inside.start_epochs_over(monkeypatch)
     resume(tmp_path / "cut" / "run")
     assert result(tmp_path / "cut" / "run")[0] != result(tmp_path / "whole" / "run")[0]
-
-
-def _start_over(order: Any, epoch: int, step: int = 0) -> None:
-    order.epoch, order.first_step = 0, 0
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(data: Path, tmp_path: Path) -> None:
     ftkit.train(planned(data, tmp_path / "whole"))
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path / "cut"), StopAt(8))
-    checkpoints = tmp_path / "cut" / "run" / "checkpoints"
-    newest = checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors"
+    newest = newest_checkpoint(tmp_path / "cut" / "run") / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    notes: list[str] = []
-
-    class Notes(Listener):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-    resume(tmp_path / "cut" / "run", Notes())
-    assert any("model.safetensors" in note for note in notes)
+    resume(tmp_path / "cut" / "run", listener := Notes())
+    assert any("model.safetensors" in note for note in listener.notes)
     assert result(tmp_path / "cut" / "run") == result(tmp_path / "whole" / "run")
 
 
@@ -156,15 +120,14 @@ def test_frozen_groups_stay_byte_identical_buffers_included(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy = {"name": "freeze-unfreeze", "unfreeze_epoch": 2}
-    plan = planned(data, tmp_path, strategy=strategy, epochs=3, checkpoint={"min_seconds": 0})
+    made = planned(data, tmp_path, strategy=strategy, epochs=3, checkpoint={"min_seconds": 0})
     seen: list[dict[str, torch.Tensor]] = []
 
-    def watch(checkpointing: Checkpointing) -> None:
-        state = checkpointing.trainer.session.network.state_dict()
+    def watch(state: Mapping[str, torch.Tensor]) -> None:
         seen.append({k: v.clone() for k, v in state.items() if not k.startswith(("fc.", "linear."))})
 
-    monkeypatch.setattr(Checkpointing, "write", watch)
-    ftkit.train(plan)
+    inside.watch_checkpoints(monkeypatch, watch)
+    ftkit.train(made)
     first, second, third = seen
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not all(torch.equal(second[k], third[k]) for k in first)
@@ -172,11 +135,11 @@ def test_frozen_groups_stay_byte_identical_buffers_included(
 
 
 def test_learning_rates_on_record_are_those_of_the_plan(data: Path, tmp_path: Path) -> None:
-    plan = planned(data, tmp_path, strategy={"name": "gradual", "every": 1, "decay": 0.1}, epochs=3)
-    outcome = ftkit.train(plan)
+    made = planned(data, tmp_path, strategy={"name": "gradual", "every": 1, "decay": 0.1}, epochs=3)
+    outcome = ftkit.train(made)
     for epoch, record in enumerate(outcome.records):
-        last_step = (epoch + 1) * plan.batches.steps - 1
-        assert record["lr"] == plan.learning_rates(last_step)
+        last_step = (epoch + 1) * made.batches.steps - 1
+        assert record["lr"] == made.learning_rates(last_step)
     assert [list(r["lr"]) for r in outcome.records] == [["head"], ["layer3", "head"], ["layer2", "layer3", "head"]]
 
 

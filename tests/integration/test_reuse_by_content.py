@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import ftkit
+from ftkit import resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.training.events import Listener
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import Notes
 from tests.stopping import StopAt
 
 PLUGIN = r"""
@@ -89,14 +89,6 @@ def new_weights(seed: int) -> None:
     torch.save(network.state_dict() | {"4.weight": torch.zeros(2, 8), "4.bias": torch.zeros(2)}, "tiny.pth")
 
 
-class Notes(Listener):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def stopped(step: int = 3) -> Path:
     with pytest.raises(RunInterrupted):
         ftkit.train(ftkit.plan(**SETTINGS, name="run"), StopAt(step, signal.SIGTERM))
@@ -109,7 +101,7 @@ def test_a_run_resumes_while_nothing_has_changed() -> None:
     edit("class Thaw(Strategy):", "class Thaw(Strategy):\n    'Another docstring.'\n")
     notes = Notes()
     resume(run, notes)
-    assert not [line for line in notes.lines if "started" in line]
+    assert not [line for line in notes.notes if "started" in line]
     whole = ftkit.train(ftkit.plan(**SETTINGS, name="whole")).run.path
     ends = [(path / "last" / "model.safetensors").read_bytes() for path in (run, whole)]
     assert ends[0] == ends[1]
@@ -215,7 +207,7 @@ def test_other_first_weights_and_images_are_reported(image_folder: MakeFolder, t
     file.write_bytes(other.read_bytes())
     notes = Notes()
     resume(run, notes)
-    log = "\n".join(notes.lines)
+    log = "\n".join(notes.notes)
     assert "tiny.pth holds other weights than when the run started; it resumes from its checkpoint" in log
     assert "train images have changed since the run started" in log
     assert "val images have changed" not in log
@@ -286,9 +278,9 @@ def test_a_comparison_trains_afresh_what_was_made_of_other_things(
     again, _ = compared(run_ftkit)
     assert again == first
     change()
-    afresh, said = compared(run_ftkit)
+    afresh, printed = compared(run_ftkit)
     assert afresh == [f"{first[0]}-2"]
-    assert says in said
+    assert says in printed
     assert (Path("runs") / first[0] / "metrics.jsonl").read_text() == kept
     assert compared(run_ftkit)[0] == afresh
 

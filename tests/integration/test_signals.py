@@ -11,12 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
 from ftkit.testing import draw_image
+from tests.models import save_model
 
 IMAGES = 1000
 PATIENCE = 120.0
@@ -46,11 +43,7 @@ def ftkit_commands():
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and an image."""
     folder = tmp_path_factory.mktemp("work")
-    registry = Registry()
-    backbone = registry.backbones.get("cifar_resnet20")
-    torch.manual_seed(0)
-    card = ModelCard(("a", "b"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    save_bundle(folder / "model", backbone.build(2), card)
+    save_model(folder / "model", "ab")
     draw_image(0, (32, 32), "x").save(folder / "a.png")
     return folder
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.data.batch_sizes import Batches
 from tests.conftest import MakeFolder
 
 PLUGIN = r'''
@@ -128,14 +127,3 @@ def test_more_processes_than_images(cache: str, tmp_path: Path, image_folder: Ma
         assert done.returncode == 0, done.stderr
         found[processes] = done.stdout
     assert "best epoch" in found["4"]
-
-
-def test_parts_may_be_empty_and_cover_each_image_once() -> None:
-    for images, size, parts, world in itertools.product((1, 2, 9), (1, 2), (1, 7), (1, 3)):
-        batches = Batches(images, size, parts, world)
-        cut = [
-            position
-            for step, part, rank in itertools.product(range(batches.steps), range(parts), range(world))
-            for position in batches.batch(step, part, rank)
-        ]
-        assert sorted(cut) == list(range(images))

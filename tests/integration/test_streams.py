@@ -107,9 +107,9 @@ def test_json_stays_json_beside_a_plugin_that_prints(more: tuple[str, ...], tmp_
     done = shell('"$@"', command("train", *SMALL, *own, *more), tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["best"]["epoch"] in (1, 2)
-    told = ("start", "epoch", "in a worker", *(["at exit"] if not more else []))
-    for said in (*(f"python {when}" for when in told), "descriptor", "process", "in C"):
-        assert said in done.stderr.splitlines(), said
+    reported = ("start", "epoch", "in a worker", *(["at exit"] if not more else []))
+    for printed in (*(f"python {when}" for when in reported), "descriptor", "process", "in C"):
+        assert printed in done.stderr.splitlines(), printed
 
 
 @pytest.mark.long
@@ -183,8 +183,8 @@ def test_a_command_whose_result_nobody_can_have_fails(line: str, code: int, says
 def test_why_a_run_ended_is_in_its_log(data: Path, tmp_path: Path) -> None:
     done = shell('"$@"', training(data, "--lr", "1e30", "--clip-grad", "1e30", "--strategy", "scratch"), tmp_path)
     assert done.returncode == 1, done.stderr
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f" {said}\n" in (tmp_path / "runs" / "run" / "train.log").read_text()
+    (printed,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f" {printed}\n" in (tmp_path / "runs" / "run" / "train.log").read_text()
 
 
 def test_stdout_is_given_back_to_a_program_that_calls_a_command(tmp_path: Path) -> None:

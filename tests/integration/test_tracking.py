@@ -12,20 +12,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker
 
 import ftkit
+from ftkit import EpochDone, Listener, resume
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.training.callbacks import trackers
-from ftkit.training.callbacks.trackers import Sent, flattened, picture, scalars
-from ftkit.training.events import EpochDone, Listener
-from ftkit.training.session import Session
+from tests import inside, runs
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
 
-SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 3}
+plan = runs.planner(name="run", epochs=3, strategy="gradual", tracker=["tensorboard"])
 VAL_METRICS = ("loss", "accuracy", "macro_f1", "weighted_f1", "auroc", "calibration_error")
 
 
@@ -39,12 +35,6 @@ def resume_later(run: Path, listener: Listener | None = None) -> ftkit.Outcome:
     """Resume in another second, as a new process would: TensorBoard orders its files by the second."""
     time.sleep(1.1)
     return resume(run, listener)
-
-
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    dataset = {"name": "folder", "root": str(data)}
-    wanted: dict[str, Any] = {"tracker": ["tensorboard"], "strategy": "gradual"} | SMALL | settings
-    return ftkit.plan(dataset=dataset, output=str(output), name="run", **wanted)
 
 
 def events(run: Path) -> Any:
@@ -102,7 +92,7 @@ def test_tensorboard_has_the_config_and_the_confusion_matrix(data: Path, tmp_pat
 
 
 @pytest.mark.parametrize("steps", [(2,), (4, 2)])
-def test_a_stopped_run_goes_on_in_the_same_place_without_a_step_twice(
+def test_a_stopped_run_resumes_in_the_same_place_without_a_step_twice(
     steps: tuple[int, ...], data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RunInterrupted):
@@ -127,8 +117,7 @@ def test_an_epoch_trained_again_is_not_sent_again(data: Path, tmp_path: Path) ->
 
     with pytest.raises(RunInterrupted):
         ftkit.train(plan(data, tmp_path), StopAfterTwo())
-    checkpoints = tmp_path / "run" / "checkpoints"
-    (checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors").write_bytes(b"")
+    (runs.newest_checkpoint(tmp_path / "run") / "model.safetensors").write_bytes(b"")
     resume_later(tmp_path / "run")
     found = series(events(tmp_path / "run"))
     assert [step for step, _ in found["val/loss"]] == [1, 2, 3]
@@ -136,14 +125,7 @@ def test_an_epoch_trained_again_is_not_sent_again(data: Path, tmp_path: Path) ->
 
 def test_what_a_kill_left_unnoted_is_replaced(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kill comes after epoch 2 was sent and before that is noted: it is sent again, and shows once."""
-
-    def killed(session: Session, sent: Sent) -> None:
-        if sent.epoch == 2:
-            raise SystemExit
-        note(session, sent)
-
-    note = trackers._record_sent
-    monkeypatch.setattr(trackers, "_record_sent", killed)
+    inside.end_before_sent_epoch_is_recorded(monkeypatch, 2)
     with pytest.raises(SystemExit):
         ftkit.train(plan(data, tmp_path))
     monkeypatch.undo()
@@ -162,7 +144,7 @@ def test_a_run_without_trackers_leaves_nothing_of_them(data: Path, tmp_path: Pat
 def test_a_tracker_that_isnt_installed_is_refused_before_training(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.planning.plan_checks.is_installed", lambda package: package != name)
+    inside.pretend_installed(monkeypatch, lambda package: package != name)
     with pytest.raises(RequestError, match=f"tracker '{name}' isn't installed") as caught:
         plan(data, tmp_path, tracker=[name])
     assert f"pip install 'ftkit[{name}]'" in (caught.value.hint or "")
@@ -189,19 +171,13 @@ def test_a_tracker_that_cant_start_ends_the_run_in_one_line(
 def test_a_tracker_that_fails_later_costs_no_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notes: list[str] = []
-
-    class Notes(Listener):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     def refuse(self: Any, values: Any, step: int | None = None) -> None:
         raise OSError("gone")
 
     monkeypatch.setattr(TensorBoardTracker, "log", refuse)
-    outcome = ftkit.train(plan(data, tmp_path, epochs=2), Notes())
+    outcome = ftkit.train(plan(data, tmp_path, epochs=2), listener := runs.Notes())
     assert len(outcome.records) == 2
-    assert notes == [
+    assert listener.notes == [
         "tracker tensorboard failed at epoch 1: OSError: gone; the training and other trackers continue, and its "
         "missing epochs are listed at the end",
         "tracker tensorboard lacks epoch 1, 2",
@@ -245,10 +221,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Other]:
 
     def put(fails: str) -> Other:
         made = Other(fails)
-        monkeypatch.setattr("ftkit.planning.plan_checks.is_installed", lambda package: True)
-        monkeypatch.setitem(trackers._MAKE, "mlflow", lambda session, sent: made)
-        monkeypatch.setitem(trackers._CONFUSION, "mlflow", lambda *_: None)
-        monkeypatch.setattr(trackers, "_send_config", lambda tracker, config: None)
+        inside.use_tracker(monkeypatch, "mlflow", made)
         return made
 
     return put
@@ -265,16 +238,10 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Other]:
 def test_a_tracker_that_fails_is_named_and_starves_no_other(
     fails: str, says: list[str], data: Path, tmp_path: Path, other: Callable[[str], Other]
 ) -> None:
-    notes: list[str] = []
-
-    class Notes(Listener):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     made = other(fails)
-    outcome = ftkit.train(plan(data, tmp_path, epochs=2, tracker=["mlflow", "tensorboard"]), Notes())
+    outcome = ftkit.train(plan(data, tmp_path, epochs=2, tracker=["mlflow", "tensorboard"]), listener := runs.Notes())
     assert series(events(tmp_path / "run")) == expected(outcome)
-    assert [note[: len(said)] for note, said in zip(notes, says, strict=True)] == says
+    assert [note[: len(printed)] for note, printed in zip(listener.notes, says, strict=True)] == says
     assert made.taken == {"log": [], "once": [2], "finish": [1, 2]}[fails]
 
 
@@ -284,25 +251,3 @@ def test_of_several_trackers_the_one_that_cant_start_is_named(
     other("start")
     with pytest.raises(FtkitError, match=r"^--tracker mlflow: SystemExit: no server"):
         ftkit.train(plan(data, tmp_path, epochs=1, tracker=["tensorboard", "mlflow"]))
-
-
-def test_scalars_leave_out_what_has_no_value() -> None:
-    record = {"epoch": 2, "train_loss": 1.5, "val_auroc": None, "val_macro_f1": 0.5, "lr": {"head": 0.1}, "seconds": 2}
-    assert scalars(record) == {"train/loss": 1.5, "val/macro_f1": 0.5, "lr/head": 0.1, "seconds": 2.0}
-
-
-def test_the_flat_config_has_plain_values_only(data: Path, tmp_path: Path) -> None:
-    flat = flattened(plan(data, tmp_path).config)
-    assert flat["optimizer.lr"] == 0.003
-    assert flat["dataset.name"] == "folder"
-    assert flat["tracker"] == '["tensorboard"]'
-    assert flat["patience"] == "null"
-
-
-def test_the_picture_is_white_for_never_and_blue_for_always() -> None:
-    image = picture(((4, 0), (0, 0)))
-    assert image.shape == (3, 320, 320)
-    assert image.dtype == torch.uint8
-    assert image[:, 0, 0].tolist() == [0, 0, 255]
-    assert image[:, 0, 319].tolist() == [255, 255, 255]
-    assert image[:, 319, 319].tolist() == [255, 255, 255], "no image of the class"

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ftkit
+from ftkit import Listener, RunStarted
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.metrics.report import Evaluation, evaluate_outputs
-from ftkit.training.events import Listener, Start
+from tests import inside
 from tests.conftest import MakeFolder, RunFtkit
+from tests.runs import card, plan, tensors
 from tests.stopping import StopAt
-
-SMALL: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +30,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 
 
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
-
-
 def test_accumulated_batches_make_the_step_of_one_large_batch(data: Path, tmp_path: Path) -> None:
     """In a network without BatchNorm the two ways are the same arithmetic but for rounding."""
     common: dict[str, Any] = {"backbone": "lenet", "augment": "none", "optimizer": {"name": "sgd", "lr": 0.1}}
     common["precision"] = "fp32"
     whole = ftkit.train(plan(data, tmp_path / "whole", batch_size=9, strategy="scratch", **common))
     parts = ftkit.train(plan(data, tmp_path / "parts", batch_size=3, accumulate=3, strategy="scratch", **common))
-    first, second = (load_file(r.run.last / "model.safetensors") for r in (whole, parts))
+    first, second = (tensors(r.run.path) for r in (whole, parts))
     assert all(torch.allclose(first[k], second[k], rtol=1e-3, atol=1e-5) for k in first)
 
 
@@ -92,13 +86,7 @@ def test_patience_compares_with_the_epochs_of_its_phase(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thaw costs accuracy; the epochs that gain it back are no wasted ones, though an earlier one was better."""
-    values = iter([0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65, 0.9])
-
-    def with_value(*args: Any) -> Evaluation:
-        found = evaluate_outputs(*args)
-        return replace(found, values={**found.values, "accuracy": next(values)})
-
-    monkeypatch.setattr("ftkit.training.validation.evaluate_outputs", with_value)
+    inside.evaluate_epochs_as(monkeypatch, "accuracy", [0.8, 0.9, 0.5, 0.6, 0.7, 0.7, 0.65, 0.9])
     strategy = {"name": "freeze-unfreeze", "unfreeze_epoch": 2}
     outcome = ftkit.train(plan(data, tmp_path, strategy=strategy, patience=2, epochs=20))
     assert [r["epoch"] for r in outcome.records] == [1, 2, 3, 4, 5, 6, 7]
@@ -138,7 +126,7 @@ def test_patience_that_cannot_stop_the_run_is_noted(
     assert not says or notes[0].startswith(says)
 
 
-def test_where_patience_begins_is_refused_without_patience(data: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
+def test_patience_from_is_refused_without_patience(data: Path, tmp_path: Path, run_ftkit: RunFtkit) -> None:
     done = run_ftkit("plan", "--data", str(data), "--backbone", "lenet", "--set", "patience_from=start", cwd=tmp_path)
     assert done.returncode == 2
     assert "--set patience_from has no effect without patience" in done.stderr
@@ -147,7 +135,7 @@ def test_where_patience_begins_is_refused_without_patience(data: Path, tmp_path:
 def test_the_bundle_is_of_the_best_epoch_and_last_of_the_last(data: Path, tmp_path: Path) -> None:
     outcome = ftkit.train(plan(data, tmp_path, epochs=4, optimizer={"lr": 0.05}, monitor="loss"))
     losses = [r["val_loss"] for r in outcome.records]
-    cards = {name: json.loads((outcome.run.path / name / "model.json").read_text()) for name in ("model", "last")}
+    cards = {name: card(outcome.run.path / name) for name in ("model", "last")}
     assert outcome.best["val_loss"] == min(losses)
     assert cards["model"]["metrics"]["val_loss"] == min(losses)
     assert cards["last"]["metrics"]["val_loss"] == losses[-1]
@@ -166,14 +154,14 @@ def test_keep_head_with_no_epochs_bundles_the_weights_as_they_are(data: Path, tm
 
 def test_a_run_is_the_weights_of_the_next_and_its_head_is_dropped(data: Path, tmp_path: Path) -> None:
     first = ftkit.train(plan(data, tmp_path, epochs=1))
-    told: list[str] = []
+    reported: list[str] = []
 
     class Heard(Listener):
-        def started(self, event: Start) -> None:
-            told.append(event.loaded)
+        def started(self, event: RunStarted) -> None:
+            reported.append(event.loaded)
 
     ftkit.train(plan(data, tmp_path, epochs=1, weights=str(first.run.path), strategy="freeze"), Heard())
-    assert "head not loaded" in told[0]
+    assert "head not loaded" in reported[0]
 
 
 def test_a_keep_head_of_another_size_is_refused(data: Path, tmp_path: Path) -> None:
@@ -191,7 +179,7 @@ def test_a_run_that_cant_start_leaves_no_folder(data: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_says_where(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_place(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FtkitError, match=r"the loss is not finite in epoch \d+, step \d+, on .*\.png"):
         ftkit.train(plan(data, tmp_path, optimizer={"name": "sgd", "lr": 1e30}, epochs=3, strategy="scratch"))
 
@@ -226,11 +214,11 @@ def test_a_signal_leaves_a_checkpoint_and_the_command_that_resumes(
     while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, signum)
-    _, said = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
-    assert said.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'}"
+    assert printed.splitlines()[-1] == f"hint: ftkit train --resume {tmp_path / 'run'}"
     assert (tmp_path / "run" / "checkpoints" / "LATEST").exists()
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -9,27 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, one_hot
 
 import ftkit
+from ftkit import resume
 from ftkit.api import BatchTransform
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.library import resume
-from ftkit.plugins import Registry
 from tests.conftest import MakeFolder, RunFtkit
-from tests.runs import records, weights
+from tests.models import part
+from tests.runs import planner, records, tensors, weights
 from tests.stopping import StopAt
 
-SETTINGS: dict[str, Any] = {
-    "backbone": "lenet",
-    "strategy": "full",
-    "batch_size": 5,
-    "epochs": 2,
-    "workers": 0,
-    "precision": "fp32",
-    "optimizer": {"name": "adamw", "lr": 0.01},
-}
+planned = planner(
+    backbone="lenet",
+    weights="default",
+    strategy="full",
+    batch_size=5,
+    precision="fp32",
+    optimizer={"name": "adamw", "lr": 0.01},
+)
 BOTH = [{"name": "mixup", "alpha": 0.4}, "cutmix"]
 
 
@@ -45,13 +43,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def planned(data: Path, name: str, **settings: Any) -> Any:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
-
-
 def mixed(name: str, seed: int, alpha: float = 1.0, size: int = 20) -> tuple[torch.Tensor, ...]:
     """Images of one value each, their classes, and both after a transform."""
-    transform: BatchTransform = Registry().catalogs["batch_transforms"].get(name)(alpha=alpha)
+    transform: BatchTransform = part("batch_transforms", name)(alpha=alpha)
     images = torch.arange(6.0)[:, None, None, None].expand(6, 3, size, size).contiguous()
     targets = one_hot(torch.arange(6), 6).float()
     return images, targets, *transform.apply(images, targets, torch.Generator().manual_seed(seed))
@@ -201,16 +195,15 @@ def test_two_processes_draw_their_own_numbers_and_resume_exactly(data: Path, run
     first, second = (run_ftkit("train", *flags, "--name", name, cwd=Path.cwd()) for name in ("one", "two"))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert weights("one") == weights("two")
-    tensors = load_file(Path("runs", "one", "last", "model.safetensors"))
-    assert all(math.isfinite(value) for tensor in tensors.values() for value in tensor.flatten()[:10].tolist())
+    assert all(math.isfinite(value) for tensor in tensors("one").values() for value in tensor.flatten()[:10].tolist())
 
 
 def test_soft_targets_are_those_of_cross_entropy() -> None:
     logits = torch.randn(4, 3)
     soft = torch.softmax(torch.randn(4, 3), 1)
-    loss = Registry().losses.get("cross-entropy")()
+    loss = part("losses", "cross-entropy")()
     assert torch.allclose(
         loss.per_image(logits, soft, 0.1).sum(), cross_entropy(logits, soft, reduction="sum", label_smoothing=0.1)
     )
     with pytest.raises(RequestError):
-        Registry().catalogs["batch_transforms"].get("cutmix")(alpha=-1)
+        part("batch_transforms", "cutmix")(alpha=-1)

@@ -10,23 +10,16 @@ import pytest
 import torch
 
 import ftkit
+from ftkit import resume
 from ftkit.api import ImageTransform
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
-from ftkit.plugins import Registry
+from tests import models
 from tests.conftest import MakeFolder, RunFtkit
-from tests.runs import records, weights
+from tests.runs import planner, records, weights
 from tests.stopping import StopAt
 
-SETTINGS: dict[str, Any] = {
-    "backbone": "lenet",
-    "strategy": "full",
-    "batch_size": 6,
-    "epochs": 2,
-    "workers": 0,
-    "precision": "fp32",
-}
-EVERY: tuple[type[ImageTransform], ...] = tuple(Registry().image_transforms.get(n) for n in Registry().image_transforms)
+planned = planner(backbone="lenet", weights="default", strategy="full", precision="fp32")
+EVERY: tuple[type[ImageTransform], ...] = tuple(models.parts("image_transforms").values())
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +31,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
-
-
-def planned(data: Path, name: str, **settings: Any) -> Any:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, name=name, **(SETTINGS | settings))
 
 
 @pytest.mark.parametrize("cls", EVERY, ids=lambda cls: cls.__name__)
@@ -75,7 +64,7 @@ def test_probabilities_hold() -> None:
 
 
 def part(kind: str, name: str, **options: Any) -> Any:
-    return Registry().catalogs[kind].get(name)(**options)
+    return models.part(kind, name)(**options)
 
 
 SEVERAL = ["gaussian-blur", {"name": "randaugment", "num_ops": 1}, "random-erasing"]

@@ -205,8 +205,8 @@ def test_what_a_training_says_of_a_network_holds_for_its_bundle(
     scores = json.loads(evaluated.stdout)
     assert scores["loss"] == pytest.approx(records[-1]["val_loss"], abs=1e-6)
     assert records[0]["val_loss"] != pytest.approx(records[-1]["val_loss"], abs=1e-4), "it learnt nothing"
-    told = trained.stdout + trained.stderr
-    assert told.count("nothing is cached") == (name == "looks" and strategy == "freeze"), told
+    reported = trained.stdout + trained.stderr
+    assert reported.count("nothing is cached") == (name == "looks" and strategy == "freeze"), reported
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,14 @@ def test_what_a_training_says_of_a_network_holds_for_its_bundle(
         ("raisesintraining", "nets/raisesintraining fails in training on images of 3x32x32: KeyError: 'labels'"),
     ],
 )
-def test_a_network_that_cant_be_trained_is_one_line(name: str, said: str, project: Path, run_ftkit: RunFtkit) -> None:
+def test_a_network_that_cant_be_trained_is_one_line(
+    name: str, printed: str, project: Path, run_ftkit: RunFtkit
+) -> None:
     done = run_ftkit("train", "--backbone", f"nets/{name}", "--strategy", "freeze", cwd=project)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, done.stderr
-    assert said in errors[0]
+    assert printed in errors[0]
     assert "internal error" not in done.stderr
 
 

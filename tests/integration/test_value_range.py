@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import ftkit
-from ftkit.config.load import resolve
 from tests.conftest import RunFtkit
+from tests.runs import config
 
 SIZE = 32
 
@@ -36,7 +36,7 @@ def plan_of(**more: object) -> ftkit.Plan:
     return ftkit.plan(backbone="lenet", weights="none", **more)  # type: ignore[arg-type]
 
 
-def test_a_guess_is_told(tmp_path: Path) -> None:
+def test_a_guess_is_reported(tmp_path: Path) -> None:
     data = {"name": "folder", "root": scans(tmp_path / "d", 4095)}
     notes = [note for note in plan_of(dataset=data).notes if "more than 8 bits" in note]
     assert len(notes) == 1
@@ -44,10 +44,10 @@ def test_a_guess_is_told(tmp_path: Path) -> None:
     assert "set dataset.value_range=[0, 4095] if they have 12 bits" in notes[0]
     again = [note for note in plan_of(dataset=data).notes if "more than 8 bits" in note]
     assert again == notes, "from memory too"
-    told = plan_of(dataset={**data, "value_range": [0, 4095]})
-    assert not any("more than 8 bits" in note for note in told.notes)
-    assert told.preprocessing.value_range == (0.0, 4095.0)
-    assert told.to_json()["preprocessing"]["value_range"] == (0, 4095)
+    messages = plan_of(dataset={**data, "value_range": [0, 4095]})
+    assert not any("more than 8 bits" in note for note in messages.notes)
+    assert messages.preprocessing.value_range == (0.0, 4095.0)
+    assert messages.to_json()["preprocessing"]["value_range"] == (0, 4095)
 
 
 def test_the_setting_goes_with_the_model(run_ftkit: RunFtkit, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_setting_goes_with_the_model(run_ftkit: RunFtkit, tmp_path: Path) ->
     done = run_ftkit(*TRAIN, "--data", str(data), "--set", "dataset.value_range=[0, 4095]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "r"
-    assert resolve(run / "config.yaml", {}, [], {}).config.dataset.value_range == (0.0, 4095.0)
+    assert config(run)["dataset"]["value_range"] == [0, 4095]
     assert json.loads((run / "model" / "model.json").read_text())["preprocessing"]["value_range"] == [0, 4095]
     model = ftkit.load(run, device="cpu")
     assert model.preprocessing.value_range == (0.0, 4095.0)
@@ -77,8 +77,7 @@ def test_floats_are_read_by_one_rule_that_is_kept(run_ftkit: RunFtkit, tmp_path:
     assert model.preprocessing.value_range == (0.0, 255.0)
     black = Image.new("L", (SIZE, SIZE), 1)
     assert model.predict(data / "left" / "dim.tiff")[0].top == model.predict(black)[0].top
-    config = resolve(tmp_path / "runs" / "r" / "config.yaml", {}, [], {}).config
-    assert config.dataset.value_range == (0.0, 255.0)
+    assert config(tmp_path / "runs" / "r")["dataset"]["value_range"] == [0, 255]
 
 
 @pytest.mark.parametrize("text", ["[4095, 0]", "[1]", "4095", "[0, .inf]", "[a, b]", "none"])
@@ -106,6 +105,6 @@ def test_it_stays_when_the_data_is_named_elsewhere(run_ftkit: RunFtkit, tmp_path
     assert "values of 0 to 4095" in run_ftkit(*plan, cwd=tmp_path).stdout
 
 
-def test_one_that_changes_no_image_is_told(run_ftkit: RunFtkit, tmp_path: Path) -> None:
+def test_one_that_changes_no_image_is_reported(run_ftkit: RunFtkit, tmp_path: Path) -> None:
     done = run_ftkit("plan", "--set", "dataset.value_range=[0, 4095]", "--strategy", "freeze", cwd=tmp_path)
     assert "has no effect" in " ".join(done.stdout.split())

@@ -16,13 +16,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["ftkit"]):
-    from ftkit.builtin.datasets.unpacking import unpack
-    from ftkit.config.load import resolve
-    from ftkit.config.schema import Config
     from ftkit.errors import FtkitError
-    from ftkit.project.update import BASE, RECORD, read_record
-    from ftkit.runs.checkpoint import load_checkpoint
-    from ftkit.runs.model_card import read_card
+    from tests.soak import readers
 
 
 def named(name: str, use: Callable[[], object], keys: Collection[str] = ()) -> None:
@@ -38,14 +33,14 @@ def config(folder: Path, content: bytes) -> None:
     """A config file."""
     file = folder / "fuzzed.yaml"
     file.write_bytes(content)
-    named("fuzzed.yaml", lambda: resolve(file, {}, [], {}), Config.model_fields)
+    named("fuzzed.yaml", lambda: readers.resolve(file, {}, [], {}), readers.SECTIONS)
 
 
 def card(folder: Path, content: bytes) -> None:
     """The card of a model, under a hash that fits where it has room for one."""
     blank = re.sub(rb'"sha256": "[^"]*"', b'"sha256": "' + b"0" * 64 + b'"', content, count=1)
     (folder / "model.json").write_bytes(blank.replace(b"0" * 64, sha256(blank).hexdigest().encode(), 1))
-    named("model.json", lambda: read_card(folder))
+    named("model.json", lambda: readers.read_card(folder))
 
 
 def state(folder: Path, content: bytes) -> None:
@@ -55,19 +50,19 @@ def state(folder: Path, content: bytes) -> None:
     manifest = json.loads((newest / "MANIFEST.json").read_bytes())
     manifest["state.json"] = {"sha256": sha256(content).hexdigest(), "size": len(content)}
     (newest / "MANIFEST.json").write_bytes(json.dumps(manifest, indent=1).encode())
-    named(newest.name, lambda: load_checkpoint(folder))
+    named(newest.name, lambda: readers.read_checkpoint(folder))
 
 
 def record(folder: Path, content: bytes) -> None:
     """What a project remembers of its template."""
-    (folder / RECORD).write_bytes(content)
-    named(RECORD.name, lambda: read_record(folder))
+    (folder / readers.RECORD).write_bytes(content)
+    named(readers.RECORD.name, lambda: readers.read_record(folder))
 
 
 def base(folder: Path, content: bytes) -> None:
     """The files of a project as its template made them."""
-    (folder / BASE).write_bytes(content)
-    named(BASE.name, lambda: read_record(folder))
+    (folder / readers.BASE).write_bytes(content)
+    named(readers.BASE.name, lambda: readers.read_record(folder))
 
 
 def archive(folder: Path, content: bytes) -> None:
@@ -76,7 +71,7 @@ def archive(folder: Path, content: bytes) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     (folder / "fuzzed-archive").write_bytes(content)
-    named("fuzzed-archive", lambda: unpack(folder / "fuzzed-archive", target))
+    named("fuzzed-archive", lambda: readers.unpack(folder / "fuzzed-archive", target))
     outside = {path.name for path in (*folder.iterdir(), *target.parent.iterdir())}
     assert outside <= {"inner", "unpacked", "fuzzed-archive"}, outside
 

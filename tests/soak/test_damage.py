@@ -12,9 +12,9 @@ import pytest
 
 import ftkit
 from ftkit.errors import FtkitError
-from ftkit.runs.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder
 from tests.soak import times
+from tests.soak.readers import read_checkpoint
 
 pytestmark = pytest.mark.soak
 
@@ -40,16 +40,9 @@ def spoil(path: Path, random_: random.Random) -> str:
     return f"{path.name}: cut after {place} bytes"
 
 
-def newest(folder: Path) -> None:
-    """What a resume does first."""
-    _, damaged = load_checkpoint(folder)
-    if damaged:
-        raise FtkitError(damaged[0])
-
-
 @pytest.mark.parametrize(
     ("part", "read"),
-    [("checkpoints", newest), ("model", lambda folder: ftkit.load(folder))],
+    [("checkpoints", read_checkpoint), ("model", lambda folder: ftkit.load(folder))],
     ids=["checkpoint", "bundle"],
 )
 def test_each_damage_is_found_and_named(part: str, read: Callable[[Path], object], run: Path, tmp_path: Path) -> None:

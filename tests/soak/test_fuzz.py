@@ -21,14 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ftkit
-from ftkit.builtin.datasets.unpacking import unpack
-from ftkit.cli.flags import FLAGS
-from ftkit.config.schema import Config
-from ftkit.data.images import open_image
+from ftkit.api import open_image
 from ftkit.errors import FtkitError
-from ftkit.runs.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder, typed
 from tests.soak import times
+from tests.soak.readers import FLAG_NAMES, config_keys, read_checkpoint, unpack
 
 pytestmark = pytest.mark.soak
 
@@ -92,14 +89,7 @@ VALUES = st.recursive(
 )
 
 
-def keys(model: Any, prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if hasattr(field.annotation, "model_fields"):
-            yield from keys(field.annotation, f"{prefix}{name}.")
-
-
-KEYS = sorted(keys(Config))
+KEYS = sorted(config_keys())
 
 
 def nested(pairs: dict[str, Any]) -> dict[str, Any]:
@@ -113,17 +103,19 @@ def nested(pairs: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def well_said(done: Any, *names: str) -> None:
+def reported_well(done: Any, *names: str) -> None:
     """Exit code 0, or 1 or 2 with a line that names what is wrong; never a bug of ours."""
-    said = done.stderr
-    assert done.returncode in (0, 1, 2), said
-    assert "internal error" not in said, said
-    assert "Traceback" not in said, said
+    printed = done.stderr
+    assert done.returncode in (0, 1, 2), printed
+    assert "internal error" not in printed, printed
+    assert "Traceback" not in printed, printed
     if done.returncode:
-        errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        assert errors, said
-        assert any(name in line for line in errors for name in (*names, "unexpected argument", "no such option")), said
-    assert "\x1b" not in said, "a terminal must not obey what a file says"
+        errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+        assert errors, printed
+        assert any(name in line for line in errors for name in (*names, "unexpected argument", "no such option")), (
+            printed
+        )
+    assert "\x1b" not in printed, "a terminal must not obey what a file says"
 
 
 @examples(2500)
@@ -131,7 +123,7 @@ def well_said(done: Any, *names: str) -> None:
 def test_configs_of_known_keys(place: Path, pairs: dict[str, Any]) -> None:
     file = place / "fuzzed.yaml"
     file.write_text(yaml.safe_dump(nested(pairs), allow_unicode=True), encoding="utf-8", errors="surrogatepass")
-    well_said(typed("config", "validate", str(file), cwd=place), "fuzzed.yaml")
+    reported_well(typed("config", "validate", str(file), cwd=place), "fuzzed.yaml")
 
 
 @examples(1000)
@@ -139,10 +131,9 @@ def test_configs_of_known_keys(place: Path, pairs: dict[str, Any]) -> None:
 def test_configs_of_anything(place: Path, content: bytes) -> None:
     file = place / "anything.yaml"
     file.write_bytes(content)
-    well_said(typed("config", "validate", str(file), cwd=place), "anything.yaml")
+    reported_well(typed("config", "validate", str(file), cwd=place), "anything.yaml")
 
 
-FLAG_NAMES = sorted({name for flag in FLAGS for name in flag.names if name.startswith("--")})
 WORDS = (
     st.text(max_size=12).filter(lambda text: "\0" not in text)
     | st.integers().map(str)
@@ -158,7 +149,7 @@ def test_flags(place: Path, flags: list[tuple[str, str]]) -> None:
     request = [part for pair in flags for part in pair]
     base = ["--data", str(place / "data"), "--backbone", "lenet", "--weights", "none"]
     done = typed("plan", *(base if not {"--data", "--dataset"} & set(request) else base[2:]), *request, cwd=place)
-    well_said(
+    reported_well(
         done,
         *(name for name, _ in flags),
         *(word.splitlines()[0] for _, word in flags if word.strip()),
@@ -262,16 +253,17 @@ def test_checkpoints_that_somebody_wrote(place: Path, data: st.DataObject) -> No
     manifest["state.json"] = {"sha256": hashlib.sha256(changed).hexdigest(), "size": len(changed)}
     (target / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
     assert not load_is_damaged(run / "checkpoints")
-    well_said(
+    reported_well(
         typed("train", "--resume", str(run), "--quiet", cwd=place), "forged", "the run can't resume", "the run had"
     )
 
 
 def load_is_damaged(folder: Path) -> bool:
     try:
-        return bool(load_checkpoint(folder)[1])
+        read_checkpoint(folder)
     except FtkitError as error:
         return "is damaged" in str(error)
+    return False
 
 
 @examples(1200)
@@ -289,7 +281,7 @@ def test_cards_that_somebody_wrote(place: Path, data: st.DataObject) -> None:
     shutil.copytree(source, forged)
     (forged / "model.json").write_bytes(sealed)
     image = str(next((place / "data" / "val" / "a").iterdir()))
-    well_said(typed("predict", image, "--model", str(forged), cwd=place), "forged-model")
+    reported_well(typed("predict", image, "--model", str(forged), cwd=place), "forged-model")
 
 
 def archives(place: Path) -> list[bytes]:

@@ -17,15 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ftkit
-from ftkit.data.images import Range, UnreadableImage, open_header, open_image, upright_size
-from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of
-from ftkit.inference.predictor import Predictor
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
+from ftkit import Predictor
+from ftkit.api import UnreadableImage
 from ftkit.testing import draw_image as drawn
 from tests import headers
+from tests.models import save_model
 from tests.soak import times
+from tests.soak.readers import Range, pixel_readers, pixels, size_by_header
 
 pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore")]
 
@@ -113,30 +111,23 @@ def test_all_ways_in_agree(tmp_path: Path, content: bytes, channels: int, value_
     path = tmp_path / "a.img"
     path.write_bytes(content)
     try:
-        expected = pixels_of(open_image(path), channels, value_range)
+        expected = pixels(path, channels, value_range)
     except UnreadableImage as error:
         reason = re.escape(str(error))
-        with pytest.raises(UnreadableImage, match=f"^{reason}$"):
-            file_pixels(path, channels)
-        with pytest.raises(UnreadableImage, match=f"^{reason}$"):
-            content_pixels(content, str(path), channels)
+        for read in pixel_readers(path, content, channels, None):
+            with pytest.raises(UnreadableImage, match=f"^{reason}$"):
+                read()
         return
-    assert torch.equal(file_pixels(path, channels, value_range), expected)
-    assert torch.equal(content_pixels(content, "x", channels, value_range), expected)
-    assert torch.equal(pixels_of(Image.open(path), channels, value_range), expected)
-    assert torch.equal(pixels_of(Image.open(io.BytesIO(content)), channels, value_range), expected)
-    with open_header(path) as image:
-        assert upright_size(image) == (expected.shape[2], expected.shape[1])
+    for read in pixel_readers(path, content, channels, value_range):
+        assert torch.equal(read(), expected)
+    assert torch.equal(pixels(Image.open(path), channels, value_range), expected)
+    assert torch.equal(pixels(Image.open(io.BytesIO(content)), channels, value_range), expected)
+    assert size_by_header(path) == (expected.shape[2], expected.shape[1])
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    folder = tmp_path_factory.mktemp("model")
-    registry = Registry()
-    backbone = registry.backbones.get("lenet")
-    card = ModelCard(("a", "b"), backbone.preprocessing, backbone_id(registry, "lenet"))
-    save_bundle(folder / "model", backbone.build(2), card)
-    return ftkit.load(folder / "model", device="cpu")
+    return ftkit.load(save_model(tmp_path_factory.mktemp("model") / "model", "ab", "lenet"), device="cpu")
 
 
 @st.composite
@@ -170,7 +161,7 @@ def opened(content: bytes) -> Any:
 
 @examples(1000)
 @given(st.lists(things(), max_size=6))
-def test_every_item_is_answered(model: Predictor, some: list[Any]) -> None:
+def test_every_item_gets_a_prediction_or_an_error(model: Predictor, some: list[Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = list(model.iter_predict([*some, PICTURE]))

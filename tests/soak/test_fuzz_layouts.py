@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,13 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftkit.builtin.datasets.csv_file import CsvFile
-from ftkit.builtin.datasets.image_folder import Folder
-from ftkit.cli.image_paths import find_images, read_path_list
-from ftkit.config.load import resolve, to_yaml
-from ftkit.data.walk import SkippedFiles, walk_images
+from ftkit.api import SkippedFiles, walk_images
 from ftkit.errors import RequestError
+from tests.models import part
 from tests.soak import times
+from tests.soak.readers import found_images, listed_paths, resolve, to_yaml
 
 pytestmark = pytest.mark.soak
 
@@ -88,18 +85,18 @@ def test_layouts(paths: list[tuple[list[str], str]], links: list[tuple[int, int,
         walked = list(walk_images(root, "", left))
         assert len(walked) == len(set(walked))
         try:
-            predicted = [str(path) for path in find_images([str(root)], None, SkippedFiles())]
+            predicted = found_images(str(root))
         except RequestError as error:
             refused(error, "no images in")
             assert not walked
         else:
             assert predicted == [f"{root}/{name}" for name in walked]
         try:
-            splits = Folder(root).load()
+            splits = part("datasets", "folder")(root).load()
         except RequestError as error:
             refused(error)
             return
-        trained = {os.path.realpath(one[1].open.root / name) for one in splits.present() for name in one[1].names}  # type: ignore[attr-defined]
+        trained = {os.path.realpath(one[1].open.root / name) for one in splits.present() for name in one[1].names}
         assert trained <= real(root, walked), "training reads what prediction doesn't"
         if trained != real(root, walked):
             assert splits.notes, "what training leaves out is told"
@@ -113,7 +110,7 @@ def test_globs(paths: list[tuple[list[str], str]], links: list[tuple[int, int, s
     with tree(paths, links) as root:
         pattern = "/".join([str(root), *parts])
         try:
-            found = [str(path) for path in find_images([pattern], None, SkippedFiles())]
+            found = found_images(pattern)
         except RequestError:
             return
         assert all("@eaDir" not in path and "__MACOSX" not in path for path in found if os.path.lexists(path))
@@ -130,13 +127,13 @@ def test_lists(names: list[str], data: st.DataObject) -> None:
         return
     if encoding == "utf-8" and names and names[0].encode()[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return
-    assert list(read_path_list(SimpleNamespace(buffer=io.BytesIO(content)))) == names  # type: ignore[arg-type]
+    assert listed_paths(content) == names
 
 
 @examples(1500)
 @given(st.binary(max_size=200))
 def test_lists_of_any_bytes(content: bytes) -> None:
-    for name in read_path_list(SimpleNamespace(buffer=io.BytesIO(content))):  # type: ignore[arg-type]
+    for name in listed_paths(content):
         assert name
 
 
@@ -170,6 +167,6 @@ def test_tables_of_any_paths(images: list[str], there: str) -> None:
         rows = "\n".join(f'"{image}",a'.replace('""', '"') for image in images)
         Path(folder, "t.csv").write_text(f"path,label\n{rows}\n", encoding="utf-8", errors="replace")
         try:
-            CsvFile(Path(folder, "t.csv")).load()
+            part("datasets", "csv")(Path(folder, "t.csv")).load()
         except RequestError as error:
             refused(error, "t.csv")

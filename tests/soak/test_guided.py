@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.project.update import BASE, RECORD
-from ftkit.testing.project import make_project
+from ftkit.testing import make_project
 from tests.conftest import MakeFolder
 from tests.soak import times
+from tests.soak.readers import BASE, RECORD
 
 pytestmark = [
     pytest.mark.soak,

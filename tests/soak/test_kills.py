@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeFolder
+from tests.runs import models, records
 from tests.soak import times
 
 pytestmark = pytest.mark.soak
@@ -81,7 +81,7 @@ def run_here(settings: dict[str, Any], environment: dict[str, str]) -> None:
     os.setsid()
     os.environ |= environment
     import ftkit
-    from ftkit.library import resume
+    from ftkit import resume
 
     run = Path(settings["output"], "run")
     # Not by the folder alone, which the main one of two processes may have made since.
@@ -110,20 +110,12 @@ def free_port() -> str:
 
 
 def finished(trial: Trial, data: Path, output: Path) -> float:
-    began = time.monotonic()
+    started_at = time.monotonic()
     processes = started(trial, data, output)
     for process in processes:
         process.join(600)
     assert [process.exitcode for process in processes] == [0] * trial.processes
-    return time.monotonic() - began
-
-
-def result(run: Path) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "weights": [(run / name / "model.safetensors").read_bytes() for name in ("first", "model", "last")],
-        "records": [{k: v for k, v in line.items() if k != "seconds"} for line in lines],
-    }
+    return time.monotonic() - started_at
 
 
 def group_members(leader: int) -> Iterator[int]:
@@ -140,14 +132,14 @@ def group_members(leader: int) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
-    CONTEXT.set_forkserver_preload(["ftkit", "ftkit.training.train", "ftkit.library"])
+    CONTEXT.set_forkserver_preload(["ftkit", "torch", "torchvision"])
     layout = {"train": {"a": 12, "b": 12}, "val": {"a": 3, "b": 3}}
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 
 
 def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("FTKIT_SOAK_SEED", "3")))
-    wholes: dict[str, tuple[dict[str, Any], float]] = {}
+    wholes: dict[str, tuple[Any, float]] = {}
     outcomes = {"killed": 0, "done before": 0}
     for number in range(times(KILLS)):
         # The three numbers have no common divisor, so that all combinations come.
@@ -155,7 +147,7 @@ def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(data: Path, tmp_path: 
         if trial.name not in wholes:
             whole = tmp_path / f"whole-{trial.name}"
             seconds = finished(trial, data, whole)
-            wholes[trial.name] = result(whole / "run"), seconds
+            wholes[trial.name] = (models(whole / "run"), records(whole / "run")), seconds
         expected, seconds = wholes[trial.name]
         output = tmp_path / str(number)
         processes = started(trial, data, output)
@@ -180,6 +172,6 @@ def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(data: Path, tmp_path: 
             run.rename(run.with_name("never-began"))
         if not (run / "last").is_dir():
             finished(trial, data, output)
-        assert result(run) == expected, f"trial {number}: {trial}"
+        assert (models(run), records(run)) == expected, f"trial {number}: {trial}"
         LOG.info("%d: %s, %.1f s when whole; %s", number, trial.name, seconds, outcomes)
     assert outcomes["killed"] > 0.8 * times(KILLS), outcomes

@@ -7,15 +7,13 @@ import random
 import pytest
 import torch
 
-from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
 from ftkit.errors import RequestError
-from ftkit.models.weights.files import Contents
-from ftkit.models.weights.pretrained import Target, load_into
+from tests.models import backbone
+from tests.soak.readers import load_weights
 
 pytestmark = pytest.mark.soak
 
-BACKBONE = cifar_resnet(20)
-TARGET = Target(BACKBONE.head, BACKBONE.groups)
+BACKBONE = backbone("cifar_resnet20")
 OUTER = ("module", "model", "backbone", "encoder", "net", "_orig_mod", "student", "a")
 INNER = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -41,8 +39,8 @@ def test_changed_files(seed: int) -> None:
     network = BACKBONE.build(3)
     if gone:
         with pytest.raises(RequestError) as error:
-            load_into(network, Contents(changed), TARGET)
+            load_weights(network, BACKBONE, changed)
         assert "\n" not in str(error.value)
         return
-    load_into(network, Contents(changed), TARGET)
+    load_weights(network, BACKBONE, changed)
     assert all(torch.equal(network.state_dict()[name], state[name]) for name in body)

@@ -21,11 +21,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftkit.api import cache_folder
+from ftkit.api import Splits, cache_folder
 from ftkit.builtin.datasets import unpacking as unpacking
 from ftkit.builtin.datasets.archive import Archive
 from ftkit.errors import FtkitError, RequestError
-from ftkit.parts.dataset import Splits
 from tests.conftest import RunFtkit
 
 PNG = io.BytesIO()
@@ -46,7 +45,7 @@ class Server:
     """A loopback server; each path has the function that answers for it."""
 
     address: str = ""
-    answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+    results: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def give(self, path: str, body: bytes, length: int | None = None, wait: threading.Event | None = None) -> str:
@@ -58,7 +57,7 @@ class Server:
                 wait.wait(10)
             request.wfile.write(body)
 
-        self.answers[path] = answer
+        self.results[path] = answer
         return self.address + path
 
     def lead(self, path: str, to: str) -> str:
@@ -68,7 +67,7 @@ class Server:
             request.send_header("Content-Length", "0")
             request.end_headers()
 
-        self.answers[path] = answer
+        self.results[path] = answer
         return self.address + path
 
 
@@ -79,8 +78,8 @@ def server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.asked.append((self.path, self.headers["User-Agent"]))
-            if self.path in state.answers:
-                state.answers[self.path](self)
+            if self.path in state.results:
+                state.results[self.path](self)
             else:
                 self.send_error(404)
 
@@ -179,7 +178,7 @@ def test_a_training_folder_alone_is_not_entered(tmp_path: Path) -> None:
     assert names(splits) == ["train/ants/1.png", "train/bees/1.png"]
 
 
-def test_size_and_sum_are_told(tmp_path: Path, cache: Path) -> None:
+def test_size_and_sum_are_reported(tmp_path: Path, cache: Path) -> None:
     content = zipped()
     archive, sha256 = written(tmp_path / "a.zip", content), hashlib.sha256(content).hexdigest()
     assert Archive(archive).load().notes == (
@@ -278,12 +277,12 @@ def test_without_a_server_the_archive_can_be_put_there_by_hand() -> None:
     url = "http://127.0.0.1:9/a.zip"
     with pytest.raises(FtkitError) as caught:
         Archive(url).load()
-    said = re.fullmatch(
+    printed = re.fullmatch(
         rf"{url}: can't be downloaded: Connection refused \(check.*save the archive as (.*) yourself\)",
         str(caught.value),
     )
-    assert said is not None, caught.value
-    written(Path(said[1]), zipped())
+    assert printed is not None, caught.value
+    written(Path(printed[1]), zipped())
     assert names(Archive(url).load()) == sorted(FOUR)
 
 
@@ -305,7 +304,7 @@ def test_an_address_of_nothing_is_refused() -> None:
     assert refusal("http://[::x/a.zip").startswith("http://[::x/a.zip: not a URL: Invalid IPv6 URL (")
 
 
-def test_a_file_address_is_told_to_be_a_path() -> None:
+def test_a_file_address_is_refused_as_a_path() -> None:
     assert refusal("file:///data/a.zip") == (
         "file:///data/a.zip: file URLs are not supported (give the path: /data/a.zip)"
     )
@@ -340,9 +339,9 @@ def test_two_processes_fetch_once(server: Server, cache: Path) -> None:
         for _ in range(2)
     ]
     threading.Timer(1.5, go.set).start()
-    said = [process.communicate(timeout=60) for process in both]
-    assert [error for _, error in said] == ["", ""]
-    assert said[0][0] == said[1][0] != ""
+    printed = [process.communicate(timeout=60) for process in both]
+    assert [error for _, error in printed] == ["", ""]
+    assert printed[0][0] == printed[1][0] != ""
     assert len(server.asked) == 1
     assert unpacked(cache) == [hashlib.sha256(content).hexdigest()]
 
@@ -413,9 +412,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 def test_hostile_archives_are_refused_and_leave_nothing(what: str, tmp_path: Path, cache: Path) -> None:
     content, reason = HOSTILE[what]
     archive = written(tmp_path / "a", content)
-    said = refusal(archive)
-    assert said.startswith(f"{archive}: unsafe archive: ")
-    assert reason in said
+    printed = refusal(archive)
+    assert printed.startswith(f"{archive}: unsafe archive: ")
+    assert reason in printed
     assert unpacked(cache) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "cache"]
 
@@ -464,7 +463,7 @@ def test_a_broken_byte_is_noticed(tmp_path: Path) -> None:
     assert "the archive is damaged" in refusal(written(tmp_path / "a.zip", bytes(content)))
 
 
-def test_an_encrypted_archive_says_so(tmp_path: Path) -> None:
+def test_an_encrypted_archive_is_reported(tmp_path: Path) -> None:
     content = bytearray(zipped())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = -1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.data.balance import balance_notes, class_weights
+from ftkit.api import Preprocessing
 from ftkit.errors import RequestError
 from ftkit.transforms.augmentation import (
     LEVELS,
@@ -24,7 +24,6 @@ from ftkit.transforms.augmentation import (
     check_channels,
 )
 from ftkit.transforms.pipeline import evaluation, training
-from ftkit.transforms.preprocessing import Preprocessing
 from tests.transformed import transformed
 
 UNAUGMENTED: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
@@ -149,13 +148,3 @@ def test_changes_of_colour_are_refused_on_grey_images() -> None:
     check_channels(Strong(hue=0.1), 3)
     with pytest.raises(RequestError, match=r"augment\.hue has no effect on grey images"):
         check_channels(Strong(hue=0.1), 1)
-
-
-def test_class_weights_let_classes_count_the_same_and_images_one_on_average() -> None:
-    assert class_weights([0] * 6 + [1] * 2 + [3] * 1, 4) == (0.5, 1.5, 0.0, 3.0)
-
-
-def test_balance_without_effect_is_noted() -> None:
-    assert balance_notes("weights", [0, 0, 1, 1])[0].startswith("balance weights has no effect")
-    assert balance_notes("sampler", [0, 1])[0].startswith("balance sampler has no benefit")
-    assert balance_notes("none", [0, 1]) == balance_notes("weights", [0, 0, 1]) == ()

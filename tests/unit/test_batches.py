@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from ftkit.data.batch_sizes import Batches
@@ -43,3 +45,14 @@ def test_no_batch_is_larger_than_asked_for() -> None:
 def test_no_images_is_refused() -> None:
     with pytest.raises(RequestError, match="no training images"):
         Batches(images=0, batch_size=8)
+
+
+def test_parts_may_be_empty_and_cover_each_image_once() -> None:
+    for images, size, parts, world in itertools.product((1, 2, 9), (1, 2), (1, 7), (1, 3)):
+        batches = Batches(images, size, parts, world)
+        cut = [
+            position
+            for step, part, rank in itertools.product(range(batches.steps), range(parts), range(world))
+            for position in batches.batch(step, part, rank)
+        ]
+        assert sorted(cut) == list(range(images))

@@ -24,13 +24,12 @@ from ftkit.files import durable
 from ftkit.files.durable import replace_folder, save_tensors
 from ftkit.files.folder_swap import previous_folder
 from ftkit.models.bundle import backbone_id, load_bundle, save_bundle
-from ftkit.plugins import Registry
 from ftkit.runs.model_card import BackboneId, ModelCard, read_card
 from ftkit.runs.run_lookup import find_model, run_of
+from tests.models import REGISTRY, Registry
 
 CLASSES = ("ant", "bee", "[/b] \u00e9\n")
 FILES = ("model.safetensors", "model.json")
-REGISTRY = Registry()
 
 
 def network(seed: int, classes: int = 3, name: str = "lenet") -> nn.Module:
@@ -151,7 +150,7 @@ def test_a_newer_format_says_to_upgrade(bundle: Path) -> None:
         load_bundle(bundle, registry=REGISTRY)
 
 
-def test_a_newer_format_with_another_seal_says_so_too(bundle: Path) -> None:
+def test_a_newer_format_with_another_seal_is_reported_too(bundle: Path) -> None:
     path = bundle / "model.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(RequestError, match=r"written by a newer ftkit \(format 2\), or damaged \(upgrade ftkit\)"):
@@ -319,7 +318,7 @@ def test_the_latest_run_with_a_model_is_the_default(tmp_path: Path) -> None:
     assert find_model(None, tmp_path) == tmp_path / "a-second" / "model"
 
 
-def test_what_isnt_there_is_said_with_the_remedy(tmp_path: Path) -> None:
+def test_what_isnt_there_is_reported_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no trained run in .*ftkit train makes one"):
         find_model(None, tmp_path / "runs")
     run = make_run(tmp_path / "runs" / "ants", with_model=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ftkit.activation_cache.policy import CachePolicy, CutSize, Use
-from ftkit.strategies.schedule import Phase
+from ftkit.api import Phase
 
 HEAD, DEEP, LOW = CutSize("pool", 9, 100), CutSize("layer3", 6, 1000), CutSize("layer1", 2, 5000)
 

@@ -134,7 +134,7 @@ def test_what_a_kill_left_behind_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path)[0].progress.epoch == 1
 
 
-def test_no_checkpoint_says_so(tmp_path: Path) -> None:
+def test_no_checkpoint_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no checkpoint in"):
         load_checkpoint(tmp_path / "checkpoints")
 

@@ -11,15 +11,16 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
+from ftkit.api import MulticlassOutputs
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
 from ftkit.evaluation.comparison import compare
 from ftkit.evaluation.trained_runs import SplitOutputs, TrainedRun, most_trainable
 from ftkit.experiments.trials import mean_and_spread
 from ftkit.metrics.bootstrap import Interval, interval, resampled
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
-from ftkit.metrics.paired_test import mcnemar
+from ftkit.metrics.paired_test import mcnemar, smallest_difference
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import RunSummary
 from tests.evaluating import evaluate, metrics_named, task_named
@@ -182,3 +183,10 @@ def test_spread_is_the_standard_deviation_over_seeds() -> None:
     assert mean_and_spread([0.5]) == (0.5, None)
     assert mean_and_spread([0.5, None]) == (None, None)
     assert mean_and_spread([0.5, float("nan")]) == (None, None)
+
+
+@pytest.mark.parametrize("images", [*range(40), 101, 1000])
+def test_the_smallest_difference_is_significant(images: int) -> None:
+    needed, differing = smallest_difference(images), max(images, 6)
+    assert binomtest((differing + needed) // 2, differing).pvalue < 0.05
+    assert needed <= 2 or binomtest((differing + needed) // 2 - 1, differing).pvalue >= 0.05

@@ -79,9 +79,9 @@ def test_there_is_a_version_to_read() -> None:
 @each_version
 def test_its_models_predict_as_they_did(version: str) -> None:
     model = ftkit.load(FIXTURES / version / "model", precision="fp32")
-    said = json.loads((FIXTURES / version / "predictions.json").read_text(encoding="utf-8"))
-    answers = model.predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
-    for answer, expected in zip(answers, said, strict=True):
+    printed = json.loads((FIXTURES / version / "predictions.json").read_text(encoding="utf-8"))
+    results = model.predict([draw_image(kind, (28, 28), "x") for kind in range(2)], top_k=2)
+    for answer, expected in zip(results, printed, strict=True):
         assert [label for label, _ in answer.top] == [label for label, _ in expected]
         assert [p for _, p in answer.top] == pytest.approx([p for _, p in expected], abs=1e-4)
 

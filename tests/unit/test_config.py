@@ -12,16 +12,14 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from ftkit.builtin.curves.curves import Step
-from ftkit.builtin.optimizers.torch_optimizers import ftkit_optimizers
+from ftkit.api import Strategy, Then
 from ftkit.config.choices import KEY_PEERS
 from ftkit.config.json_schema import json_schema
 from ftkit.config.load import build, project_plugins, resolve, to_yaml
 from ftkit.config.problems import ConfigError
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
-from ftkit.parts.strategy import Strategy, Then
-from ftkit.plugins import Registry
+from tests.models import REGISTRY, part, parts
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -170,7 +168,7 @@ def test_set_reaches_into_strategies_inside_strategies() -> None:
 # YAML
 
 
-def test_scalars_mean_what_they_look_like() -> None:
+def test_scalars_have_the_types_they_are_written_as() -> None:
     write("optimizer: {lr: 1e-3}\nname: 007\nweights: none\n")
     config = asked()
     assert (config.optimizer.lr, config.name, config.weights) == (0.001, "007", "none")
@@ -225,7 +223,7 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_remedy(text: str, says
     assert says in refused()
 
 
-def test_every_fault_is_told_and_the_first_is_the_message() -> None:
+def test_every_fault_is_reported_and_the_first_is_the_message() -> None:
     write("epochs: ten\nseed: -1\n")
     with pytest.raises(ConfigError) as caught:
         resolve()
@@ -323,12 +321,12 @@ def test_options_arrive_in_the_types_of_the_class(shelf: Path, folder: Path) -> 
         ("dataset.label=bad", "dataset: label can't be bad"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(shelf: Path, sets: str, says: str) -> None:
+def test_a_wrong_option_is_reported_in_one_line(shelf: Path, sets: str, says: str) -> None:
     assert says in refused(sets)
 
 
 @pytest.mark.parametrize(("given", "says"), [("[1]", "2 values or more, not [1]"), ("[1, 2, 3]", "2 values at most")])
-def test_a_list_of_another_length_is_told_in_words(given: str, says: str) -> None:
+def test_a_list_of_another_length_is_reported_in_words(given: str, says: str) -> None:
     with pytest.raises(RequestError, match=re.escape(f"--set strategy.milestones: must be {says}")):
         resolve(sets=["strategy=milestones", f"strategy.milestones={given}"])
 
@@ -356,7 +354,7 @@ def test_a_mistake_inside_a_strategy_inside_a_strategy_is_named(second: str, say
 
 def test_curves_get_their_options() -> None:
     resolved = resolve(sets=["lr_curve={name: step, every: 3}"])
-    assert build(resolved, "lr_curve") == Step(every=3)
+    assert build(resolved, "lr_curve") == part("curves", "step")(every=3)
 
 
 # And back
@@ -408,7 +406,7 @@ def test_optimizers_are_those_of_torch_that_take_a_plain_step() -> None:
         for name, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
     }
-    assert set(ftkit_optimizers()) == classes - {"optimizer", "lbfgs", "sparseadam", "muon"}
+    assert set(parts("optimizers")) == classes - {"optimizer", "lbfgs", "sparseadam", "muon"}
 
 
 def test_other_tools_names_lead_to_keys_that_exist() -> None:
@@ -422,7 +420,7 @@ def test_other_tools_names_lead_to_keys_that_exist() -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return json_schema(Registry())
+    return json_schema(REGISTRY)
 
 
 def accepted(schema: dict[str, Any], text: str) -> bool:

@@ -17,8 +17,8 @@ from torch import nn
 from ftkit.api import Backbone, Dataset, LayerGroup, Preprocessing, Split, Splits, Strategy, Then
 from ftkit.builtin.strategies.selective import Freezer
 from ftkit.builtin.strategies.unfreezing import Auto, Freeze, Gradual, Probe
-from ftkit.plugins import Registry
 from ftkit.testing import ContractError, check_backbone, check_dataset, check_strategy, make_image_folder
+from tests.models import part, parts
 
 
 def fault(check: Callable[[], object]) -> str:
@@ -30,7 +30,7 @@ def fault(check: Callable[[], object]) -> str:
 # Strategies
 
 
-BUILT_IN = {Registry().strategies.get(name) for name in Registry().strategies}
+BUILT_IN = set(parts("strategies").values())
 TRAINED = sorted(BUILT_IN - {Auto, Probe, Then}, key=lambda cls: cls.__name__)
 OPTIONS: dict[type[Strategy], dict[str, object]] = {
     Freezer: {"name_starts_with": ("conv1", "layer1"), "until_epoch": 3}
@@ -176,14 +176,14 @@ def test_a_dataset_at_fault_is_found(kind: str, says: str) -> None:
 def test_a_dataset_that_keeps_the_contract_is_returned_loaded(tmp_path: Path) -> None:
     assert check_dataset(Squares()).classes == ("x", "y")
     folder = make_image_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}})
-    assert check_dataset(Registry().datasets.get("folder")(root=folder)).val is not None  # type: ignore[call-arg]
+    assert check_dataset(part("datasets", "folder")(root=folder)).val is not None
 
 
 def test_a_dataset_whose_image_is_cut_short_is_found(tmp_path: Path) -> None:
     folder = make_image_folder(tmp_path, {"a": 2, "b": 2})
     broken = folder / "a" / "0000.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
-    dataset = Registry().datasets.get("folder")(root=folder)  # type: ignore[call-arg]
+    dataset = part("datasets", "folder")(root=folder)
     assert "0000.jpg" in fault(lambda: check_dataset(dataset))
 
 

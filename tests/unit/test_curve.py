@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from ftkit.api import Curve
 from ftkit.builtin.curves.curves import Constant, Cosine, Linear, OneCycle, Step, ftkit_curves
 from ftkit.errors import RequestError
-from ftkit.parts.curve import Curve
 
 CURVES = ftkit_curves()
 

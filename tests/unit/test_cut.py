@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
+from ftkit.api import LayerGroup
 from ftkit.models.parameter_groups import set_trainable
-from ftkit.parts.backbone import LayerGroup
 
 GROUPS = tuple(LayerGroup(name, rf"{name}\.") for name in ("stem", "body", "head"))
 
@@ -150,3 +150,11 @@ def test_parts_that_dont_compute_what_the_network_computes_are_not_used() -> Non
 def test_where_the_first_layers_train_there_is_no_cut() -> None:
     with pytest.raises(NoCutError, match="first layers train"):
         cut(Network(), "stem", "head")
+
+
+def test_a_network_is_cut_only_where_it_can_be() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)).eval()
+    cut_finder = CutFinder(network, torch.ones(2, 3), torch.no_grad)
+    assert cut_finder.cut_at("0").shape == (3,)
+    with pytest.raises(NoCutError, match="can't be cut after"):
+        cut_finder.cut_at("elsewhere")

@@ -11,15 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ftkit.api import Preprocessing, Split, open_image
 from ftkit.data.batch_sizes import Batches
-from ftkit.data.images import open_image
 from ftkit.data.loading.loader import Samples, evaluation_loader, require_readable, training_loader
 from ftkit.data.loading.order import TrainingOrder
 from ftkit.errors import FtkitError
-from ftkit.parts.dataset import Split
 from ftkit.transforms.augmentation import Standard
 from ftkit.transforms.pipeline import evaluation, training
-from ftkit.transforms.preprocessing import Preprocessing
 
 PRE = Preprocessing(size=8, crop_pct=1.0)
 

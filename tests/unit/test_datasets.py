@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ftkit.api import Splits
 from ftkit.builtin.datasets.digits import Digits, load_with_scikit_learn, read_digits
 from ftkit.builtin.datasets.torchvision_datasets import TorchvisionSet, ftkit_datasets
 from ftkit.errors import FtkitError, RequestError
-from ftkit.parts.dataset import Splits
 
 SETS = ftkit_datasets()
 
@@ -83,7 +83,7 @@ def test_a_negative_margin_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SETS))
-def test_a_set_that_is_not_there_says_where_it_should_be(name: str, tmp_path: Path) -> None:
+def test_a_set_that_is_not_there_names_where_it_should_be(name: str, tmp_path: Path) -> None:
     if name in {"flowers102", "stanford-cars", "imagenet", "svhn"}:
         pytest.importorskip("scipy")
     root = tmp_path / "nowhere"
@@ -118,7 +118,7 @@ def test_a_download_that_fails_is_one_line(
     assert capsys.readouterr().out == ""
 
 
-def test_a_set_that_cannot_be_downloaded_says_so(tmp_path: Path) -> None:
+def test_a_set_that_cannot_be_downloaded_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     with pytest.raises(RequestError, match="'stanford-cars' can't be downloaded by torchvision"):
         load("stanford-cars", tmp_path, download=True)

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftkit.data.images import Extremes, Range, extremes, open_image
+from ftkit.api import open_image
+from ftkit.data.images import Extremes, Range, extremes
 from ftkit.data.loading.pixels import file_pixels, pixels_of
 from ftkit.data.scan.value_ranges import choose_value_range
 from ftkit.errors import RequestError

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ftkit.api import Preprocessing
 from ftkit.data.loading.pixels import pixels_of
 from ftkit.transforms.augmentation import Changes, Light, Standard, Strong
 from ftkit.transforms.device_transforms import KINDS, RandomParams
 from ftkit.transforms.pipeline import Transform, evaluation, training
-from ftkit.transforms.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=48)
 SEEDS = 24

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from ftkit.api import Split, class_order, relabel
 from ftkit.builtin.datasets.image_folder import Folder
 from ftkit.errors import RequestError
-from ftkit.parts.dataset import Split, class_order, relabel
 
 if TYPE_CHECKING:
     from tests.conftest import MakeFolder

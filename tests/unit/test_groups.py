@@ -7,16 +7,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
-from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
-from ftkit.builtin.backbones.torchvision_models import ftkit_backbones
+from ftkit.api import LayerGroup
 from ftkit.errors import RequestError
 from ftkit.models.parameter_groups import assign_parameters, set_trainable
-from ftkit.optim.parameter_roles import roles
-from ftkit.parts.backbone import LayerGroup
+from tests.models import backbone
 
-BACKBONE = cifar_resnet(20)
+BACKBONE = backbone("cifar_resnet20")
 GROUPS = BACKBONE.groups
 
 
@@ -30,18 +27,6 @@ def buffers(model: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {name for name, b in model.named_buffers() if name in before and not torch.equal(b, before[name])}
-
-
-def test_roles_distinguish_norms_and_biases() -> None:
-    found = roles(models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=4))
-    assert found["conv_proj.bias"] == "bias"
-    assert found["class_token"] == "weight"
-    assert found["encoder.layers.encoder_layer_0.ln_1.weight"] == "norm-weight"
-    assert found["encoder.layers.encoder_layer_0.ln_1.bias"] == "norm-bias"
-    assert found["encoder.layers.encoder_layer_0.self_attention.in_proj_weight"] == "weight"
-    assert found["encoder.layers.encoder_layer_0.self_attention.in_proj_bias"] == "bias"
-    norms = nn.ModuleDict({"b": nn.BatchNorm1d(2), "g": nn.GroupNorm(1, 2), "r": nn.RMSNorm(2)})
-    assert set(roles(norms).values()) == {"norm-weight", "norm-bias"}
 
 
 def test_groups_keep_their_order_and_a_narrow_group_wins() -> None:
@@ -115,10 +100,10 @@ def test_freezing_again_removes_the_gradients() -> None:
     [(("head",), {"classifier.5"}), (("hidden", "head"), {"classifier.2", "classifier.5"})],
 )
 def test_dropout_follows_its_group(trainable: Sequence[str], dropouts: set[str]) -> None:
-    backbone = ftkit_backbones()["vgg11"]
+    vgg = backbone("vgg11")
     with torch.device("meta"):
-        model = backbone.build(3)
-    set_trainable(model, backbone.groups, set(trainable))
+        model = vgg.build(3)
+    set_trainable(model, vgg.groups, set(trainable))
     training = {name for name, m in model.named_modules() if isinstance(m, nn.Dropout) and m.training}
     assert training == dropouts
 

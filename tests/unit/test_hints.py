@@ -6,33 +6,34 @@ import io
 import unicodedata
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ftkit.builtin.datasets.archive import Archive
-from ftkit.builtin.datasets.csv_file import CsvFile
-from ftkit.builtin.datasets.image_folder import Folder
+from ftkit.api import UnreadableImage, open_image
 from ftkit.config.load import resolve
-from ftkit.data.images import UnreadableImage, open_image
 from ftkit.errors import RequestError
 from ftkit.models.weights.files import read_weights
 from tests.conftest import typed
+from tests.models import part
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
 PAGE = b"<!DOCTYPE html>\n<html><body>Not found</body></html>"
 NFD = unicodedata.normalize("NFD", "caf\u00e9")
 
+CsvFile, Folder, Archive = (part("datasets", name) for name in ("csv", "folder", "archive"))
 
-def table(root: Path, *images: str, files: tuple[str, ...], **options: str) -> CsvFile:
+
+def table(root: Path, *images: str, files: tuple[str, ...], **options: str) -> Any:
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(root / name)
     rows = [f'"{image}",{"ab"[number % 2]}' for number, image in enumerate(images)]
     (root / "t.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
-    return CsvFile(root / "t.csv", **options)  # type: ignore[arg-type]
+    return CsvFile(root / "t.csv", **options)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftkit.data.images import FORMATS, is_image, open_with_format, support
+from ftkit.api import is_image
+from ftkit.data.images import FORMATS, open_with_format, support
 from ftkit.data.images.formats import add_reader
 from ftkit.testing import draw_image
 

@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkit.data.images import (
-    ORIENTATION,
-    ImageFiles,
-    UnreadableImage,
-    is_image,
-    open_image,
-    sample_file,
-    sample_name,
-    with_channels,
-)
-from ftkit.parts.dataset import Split
+from ftkit.api import ImageFiles, Split, UnreadableImage, is_image, open_image
+from ftkit.data.images import ORIENTATION, sample_file, sample_name, with_channels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -198,7 +189,7 @@ def broken_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_what_cannot_be_read_says_which_file_and_why(tmp_path: Path) -> None:
+def test_what_cannot_be_read_names_the_file_and_the_reason(tmp_path: Path) -> None:
     for name, reason in broken_files(tmp_path).items():
         with pytest.raises(UnreadableImage) as caught:
             open_image(tmp_path / name)

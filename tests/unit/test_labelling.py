@@ -105,10 +105,10 @@ def test_splits_with_and_without_declared_names_meet_by_name() -> None:
         ([], None, "photos, split train: none of 0 samples has a label"),
     ],
 )
-def test_what_can_be_no_label_is_refused(values: list[object], classes: Sequence[str] | None, said: str) -> None:
+def test_what_can_be_no_label_is_refused(values: list[object], classes: Sequence[str] | None, printed: str) -> None:
     with pytest.raises(RequestError) as refused:
         labelled(train=rows(values, classes))
-    assert said in str(refused.value)
+    assert printed in str(refused.value)
 
 
 def test_a_label_out_of_range_is_never_counted_from_the_end() -> None:

@@ -9,14 +9,14 @@ from typing import Any, cast
 import pytest
 
 import ftkit
-from ftkit.builtin.datasets.image_folder import Folder
+from ftkit.api import Splits
 from ftkit.config.load import resolve, to_yaml
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import EvaluationData, split_of_dataset, split_of_run
-from ftkit.parts.dataset import Splits
 from ftkit.planning.run_splits import load_splits
 from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder, RunFtkit
+from tests.models import part
 
 DIGITS = {str(digit): 3 for digit in range(6)}
 PARITY: dict[object, str] = {0: "even", 1: "odd", 2: "even", 3: "odd", 4: "even", 5: "odd"}
@@ -197,7 +197,7 @@ def supports(found: EvaluationData, run: Path) -> dict[str, int]:
 
 
 def others(run: Path, data: Path) -> EvaluationData:
-    return split_of_dataset(Folder(data), str(data), read_card(run / "model"), None)
+    return split_of_dataset(part("datasets", "folder")(data), str(data), read_card(run / "model"), None)
 
 
 def test_the_card_says_what_became_of_each_class(run: Path) -> None:
@@ -206,7 +206,7 @@ def test_the_card_says_what_became_of_each_class(run: Path) -> None:
     assert card.origin == {"0": None, "1": "odd", "2": "even", "3": "odd", "4": "even", "5": None}
 
 
-def test_the_data_of_the_run_is_judged_as_it_was_learnt(run: Path) -> None:
+def test_the_data_of_the_run_is_evaluated_as_it_was_trained_on(run: Path) -> None:
     found = split_of_run(resolve(run / "config.yaml"), read_card(run / "model"), None)
     assert (found.name, found.changed, supports(found, run)) == ("test", False, {"odd": 2, "even": 2})
 

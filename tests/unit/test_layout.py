@@ -16,6 +16,9 @@ import pytest
 from ftkit.plugins import hookspecs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+from scripts.count_structure import inside_of_tests  # noqa: E402 - the path is set first
+
 PACKAGE = REPOSITORY / "ftkit"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "torchvision", "numpy", "accelerate", "sklearn", "scipy", "torchmetrics")
@@ -72,7 +75,7 @@ def computes(module: str) -> bool:
     return any(module == room or module.startswith(f"{room}.") for room in MAY_IMPORT_TORCH)
 
 
-def test_only_the_rooms_that_compute_import_torch_or_numpy() -> None:
+def test_only_the_packages_that_compute_import_torch_or_numpy() -> None:
     light = [module for module in MODULES if not computes(module)] + list(TORCH_FREE)
     code = f"""
 import importlib, sys
@@ -230,3 +233,65 @@ def test_the_files_to_touch_exist() -> None:
     paths = re.findall(r"`((?:ftkit|tests|scripts|docs)/[\w./]+)`", section)
     assert len(paths) > 20
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
+OUTSIDE_UNIT = {
+    "process_checks.py": "what each of several processes computes and owns of a sharded network",
+    "contract/test_backbones.py": "sizes in the table of built-in networks are those of the networks",
+    "contract/test_bundles.py": "each network comes back from its files bit for bit, before the cast for inference",
+    "contract/test_cuts.py": "where each network can be cut",
+    "evaluating.py": "metrics of logits without a model",
+    "faults.py": "a disk that fails at one of its operations",
+    "inside.py": "faults, limits and counts that no public interface can set",
+    "models.py": "parts by name, and model folders without a training",
+    "soak/readers.py": "readers that fuzz tests call thousands of times",
+    "transformed.py": "the input of a network, as predictions are compared with a direct forward pass",
+}
+"""Files of the tests outside `unit/` that import the inside of ftkit, each with what no public interface offers."""
+SEVERAL_PACKAGES = 19
+"""Unit tests that import more than the package that they test."""
+
+
+def test_tests_import_the_inside_only_where_they_must() -> None:
+    imported = inside_of_tests(REPOSITORY)
+    assert {name for name in imported if not name.startswith("unit/")} == OUTSIDE_UNIT.keys()
+    several = [name for name, packages in imported.items() if name.startswith("unit/") and len(packages) > 1]
+    assert len(several) <= SEVERAL_PACKAGES, several
+
+
+@pytest.mark.parametrize(
+    ("line", "packages"),
+    [
+        ("from ftkit import Listener", set()),
+        ("from ftkit.api import Dataset", set()),
+        ("from ftkit.cli.main import main", set()),
+        ("from ftkit.cli import main", set()),
+        ("from ftkit.runs.run_folder import RunFolder", {"runs"}),
+        ("from ftkit.testing.checks.loss_checks import check_loss", {"testing"}),
+        ("import ftkit.training.train", {"training"}),
+        ("patch.setattr('ftkit.data.scan.scan_cache.MOST', 3)", {"data"}),
+        ("config = 'ftkit.yaml'", set()),
+    ],
+)
+def test_what_counts_as_the_inside(line: str, packages: set[str], tmp_path: Path) -> None:
+    (tmp_path / "ftkit").mkdir()
+    for package in ("cli", "data", "runs", "testing", "training"):
+        (tmp_path / "ftkit" / package).mkdir()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(line)
+    assert inside_of_tests(tmp_path) == ({"test_it.py": packages} if packages else {})
+
+
+def test_the_tests_that_the_docs_name_exist() -> None:
+    named = {
+        (page.name, path)
+        for page in (REPOSITORY / "docs").glob("*.md")
+        for path in re.findall(
+            r"`(?:tests/)?((?:unit|contract|cli|integration|soak)/\w+\.py(?:::\w+)?)", page.read_text()
+        )
+    }
+    assert len(named) > 20
+    missing = [(page, path) for page, path in named if not (REPOSITORY / "tests" / path.partition("::")[0]).is_file()]
+    assert missing == []
+    tests = [path.partition("::") for _, path in named if "::" in path]
+    assert all(f"def {test}(" in (REPOSITORY / "tests" / file).read_text() for file, _, test in tests)

@@ -141,9 +141,9 @@ def test_a_folder_takes_time_by_its_classes_and_not_by_their_square(tmp_path: Pa
         for number in range(classes):
             (root / f"class {number}").mkdir(parents=True)
             (root / f"class {number}" / "1.png").hardlink_to(tmp_path / "1.png")
-        began = time.process_time()
+        started_at = time.process_time()
         assert len(Folder(root).load().classes) == classes
-        return time.process_time() - began
+        return time.process_time() - started_at
 
     seconds(10)
     assert seconds(10_000) < 45 * seconds(500)

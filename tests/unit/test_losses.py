@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from ftkit.api import Loss, RequestError
-from ftkit.builtin.losses.sigmoid_losses import Asymmetric, BinaryCrossEntropy, SigmoidFocal
-from ftkit.builtin.losses.softmax_losses import CrossEntropy, Focal
 from ftkit.tasks.training_loss import BatchLoss
+from tests.models import part
 
+CrossEntropy, Focal = part("losses", "cross-entropy"), part("losses", "focal")
+BinaryCrossEntropy, Asymmetric = part("losses", "binary-cross-entropy"), part("losses", "asymmetric")
+SigmoidFocal = part("losses", "sigmoid-focal")
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
 ONE_HOT = functional.one_hot(LABELS, 4).double()
@@ -158,3 +161,19 @@ def test_a_loss_of_the_wrong_shape_is_refused_in_one_line() -> None:
     weights = torch.ones(4).double()
     with pytest.raises(RequestError, match=r"loss 'mine' returned shape \(\), not a tensor of shape \(6,\)"):
         BatchLoss(Wrong(), "mine", weights=weights)(LOGITS, LABELS)
+
+
+def test_class_weights_and_smoothing_by_hand() -> None:
+    """Logits 0 and ln 3 are the probabilities 1/4 and 3/4."""
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
+    labels = torch.tensor([0, 1])
+    hit, miss, loss = -math.log(0.75), -math.log(0.25), CrossEntropy()
+    assert float(BatchLoss(loss)(logits, labels)) == pytest.approx(miss + hit)
+    weights = torch.tensor([0.5, 3.0])
+    assert float(BatchLoss(loss, weights=weights)(logits, labels)) == pytest.approx(0.5 * miss + 3 * hit)
+    smooth_miss, smooth_hit = 0.9 * miss + 0.1 * hit, 0.9 * hit + 0.1 * miss
+    both = BatchLoss(loss, smoothing=0.2, weights=weights, auxiliary=0.4)
+    assert float(BatchLoss(loss, smoothing=0.2)(logits, labels)) == pytest.approx(smooth_miss + smooth_hit)
+    assert float(both(logits, labels)) == pytest.approx(0.5 * smooth_miss + 3 * smooth_hit)
+    assert float(both(logits, labels, [logits])) == pytest.approx(1.4 * (0.5 * smooth_miss + 3 * smooth_hit))
+    assert float(both(logits[:0], labels[:0])) == 0.0

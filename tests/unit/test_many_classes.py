@@ -16,16 +16,16 @@ from rich.console import Console
 from sklearn import metrics
 from torchmetrics.functional import classification
 
+from ftkit.api import MulticlassOutputs, Split, Splits
 from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
 from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.selection import default_metrics
-from ftkit.parts.dataset import Split, Splits
 from ftkit.tasks.head_fit import LONE_STRENGTH, choose_strength
-from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
+from tests.evaluating import evaluate, metrics_named, task_named
+from tests.models import REGISTRY
 
 REPOSITORY = Path(__file__).parents[2]
 MANY = 20_000
@@ -91,7 +91,7 @@ def test_json_has_the_pairs_in_place_of_a_matrix_of_400_million() -> None:
     }  # fmt: skip
 
 
-def test_the_terminal_shows_the_worst_classes_and_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_shows_the_worst_classes_and_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
     monkeypatch.setattr(console, "out", lambda: Console(file=text, width=120))
     started = time.process_time()

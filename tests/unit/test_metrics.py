@@ -13,9 +13,11 @@ from sklearn import metrics
 from torch import Tensor
 
 from ftkit.errors import RequestError
+from ftkit.metrics.bootstrap import wilson
 from ftkit.metrics.report import ClassScores, Evaluation
 from ftkit.metrics.selection import check_defined, is_better
-from tests.evaluating import REGISTRY, evaluate, metrics_named, task_named
+from tests.evaluating import evaluate, metrics_named, task_named
+from tests.models import REGISTRY
 
 
 def decided(predictions: list[int], classes: int, margin: float = 10.0) -> Tensor:
@@ -93,7 +95,7 @@ def test_a_loss_that_is_no_number_is_null_in_json() -> None:
     assert json.loads(json.dumps(evaluation.to_json(), allow_nan=False))["loss"] is None
 
 
-def test_json_says_everything_by_class_name() -> None:
+def test_json_has_everything_by_class_name() -> None:
     evaluation = evaluate(decided([0, 1, 1], 2), torch.tensor([0, 1, 0]), ("ant", "bee"))
     assert json.loads(json.dumps(evaluation.to_json())) == {
         "images": 3,
@@ -118,7 +120,7 @@ def test_weighted_f1_counts_each_class_by_its_images() -> None:
     assert evaluation.values["weighted_f1"] == pytest.approx((3 * 0.8 + 2 * 0.5) / 5)
 
 
-def test_top5_looks_at_the_five_likeliest_of_six_classes() -> None:
+def test_top5_counts_the_five_likeliest_of_six_classes() -> None:
     logits = torch.tensor([[6.0, 5, 4, 3, 2, 1], [6.0, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6]])
     evaluation = evaluate(logits, torch.tensor([4, 5, 1]), tuple("abcdef"))
     assert evaluation.values["top5"] == 2 / 3
@@ -266,3 +268,8 @@ def test_a_metric_that_the_data_lacks_cant_select_epochs(metric: str, labels: li
     check_defined(
         metrics_named("macro_f1"), "multiclass", support, len(labels), classes, "--monitor", "validation images"
     )
+
+
+def test_the_interval_of_a_perfect_accuracy_has_a_width() -> None:
+    found = wilson(39, 39)
+    assert (round(found.low or 0, 3), found.high) == (0.910, 1.0)

@@ -17,8 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.api import Dataset, LabelSets, RequestError, Split, Splits, stratified_sample, stratified_split
-from ftkit.builtin.datasets.csv_file import CsvFile
+from ftkit.api import (
+    Dataset,
+    LabelSets,
+    Preprocessing,
+    RequestError,
+    Split,
+    Splits,
+    stratified_sample,
+    stratified_split,
+)
 from ftkit.data.balance import class_weights, sampling_weights
 from ftkit.data.class_selection import apply_training_classes, select_classes
 from ftkit.data.loading.loader import Samples, evaluation_loader, label_tensor
@@ -27,8 +35,8 @@ from ftkit.data.scan.image_scan import scan_images
 from ftkit.parts.label_sets import count_classes
 from ftkit.training.preparation.open_run import write_splits
 from ftkit.transforms.pipeline import evaluation
-from ftkit.transforms.preprocessing import Preprocessing
 from tests.conftest import typed
+from tests.models import part
 
 TAGS = "path,label,split\n0.png,sky|sea,train\n1.png,sea,train\n2.png,,train\n3.png,city | sky,train\n4.png,sky,val\n"
 
@@ -43,7 +51,7 @@ def images(tmp_path: Path) -> Path:
 
 def load(folder: Path, text: str, **options: Any) -> Splits:
     (folder / "t.csv").write_text(text, encoding="utf-8")
-    return checked_splits(CsvFile(folder / "t.csv", **options).load())
+    return checked_splits(part("datasets", "csv")(folder / "t.csv", **options).load())
 
 
 def names_of(splits: Splits, split: Split | None) -> list[tuple[str, ...]]:

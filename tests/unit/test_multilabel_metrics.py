@@ -12,8 +12,8 @@ import torch
 from sklearn import metrics
 from torchmetrics.functional import classification
 
+from ftkit.api import MultilabelOutputs
 from ftkit.metrics.bootstrap import interval, resampled
-from ftkit.metrics.multilabel_outputs import MultilabelOutputs
 from ftkit.metrics.report import evaluate_outputs
 from tests.evaluating import evaluate, metrics_named, task_named
 

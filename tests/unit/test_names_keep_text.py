@@ -155,7 +155,7 @@ def test_the_type_of_an_option_decides(option: str, text: str, expected: object)
     assert as_typed(value, texts, _Options) == {option: expected}
 
 
-def test_a_key_twice_is_told_inside_a_list_too() -> None:
+def test_a_key_twice_is_reported_inside_a_list_too() -> None:
     with pytest.raises(RequestError, match="a: given twice"):
         resolve(sets=["tracker=[{a: 1, a: 2}]"])
 

@@ -9,24 +9,25 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from ftkit.api import Optimizer
-from ftkit.builtin.optimizers.torch_optimizers import ftkit_optimizers
 from ftkit.config.plugin_options import make, option_fields
 from ftkit.errors import RequestError
 from ftkit.optim.optimizers import build_optimizer, set_learning_rates
+from ftkit.optim.parameter_roles import roles
 from ftkit.parts.optimizer import UNSUPPORTED
-from ftkit.plugins import Registry
+from tests.models import REGISTRY, parts
 
 SWITCHES = {"self", "params", "lr", "foreach", "maximize", "capturable", "differentiable"}
 """Arguments that don't change what is learnt, or turn learning round."""
-OPTIMIZERS = ftkit_optimizers()
-REGISTRY = Registry()
+OPTIMIZERS = parts("optimizers")
 
 
 def chosen(name: str, **options: Any) -> Optimizer:
     """The optimizer that a config names."""
-    return make(OPTIMIZERS[name], options, "optimizer", {}, REGISTRY)
+    found: Optimizer = make(OPTIMIZERS[name], options, "optimizer", {}, REGISTRY)
+    return found
 
 
 def torch_class(name: str) -> type[torch.optim.Optimizer]:
@@ -155,7 +156,7 @@ def test_every_class_of_torch_is_offered_or_refused_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_later_rate_matters_but_where_it_is_said_not_to(name: str) -> None:
+def test_a_later_rate_matters_except_where_documented(name: str) -> None:
     """Otherwise a curve would be a setting without effect."""
     ends = []
     for later in (0.01, 0.001):
@@ -181,3 +182,15 @@ def test_wrong_values_are_one_line(name: str, options: dict[str, object], says: 
         chosen(name, **options)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_roles_distinguish_norms_and_biases() -> None:
+    found = roles(models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=4))
+    assert found["conv_proj.bias"] == "bias"
+    assert found["class_token"] == "weight"
+    assert found["encoder.layers.encoder_layer_0.ln_1.weight"] == "norm-weight"
+    assert found["encoder.layers.encoder_layer_0.ln_1.bias"] == "norm-bias"
+    assert found["encoder.layers.encoder_layer_0.self_attention.in_proj_weight"] == "weight"
+    assert found["encoder.layers.encoder_layer_0.self_attention.in_proj_bias"] == "bias"
+    norms = nn.ModuleDict({"b": nn.BatchNorm1d(2), "g": nn.GroupNorm(1, 2), "r": nn.RMSNorm(2)})
+    assert set(roles(norms).values()) == {"norm-weight", "norm-bias"}

@@ -30,7 +30,6 @@ from ftkit.api import (
     Splits,
     TrainedModel,
 )
-from ftkit.plugins import Registry
 from ftkit.testing import (
     ContractError,
     check_batch_transform,
@@ -43,9 +42,8 @@ from ftkit.testing import (
     check_optimizer,
     check_task,
 )
-from ftkit.training.run_context import RunContext
+from tests.models import REGISTRY
 
-REGISTRY = Registry()
 CALLS = iter(range(10**9))
 
 
@@ -495,7 +493,7 @@ class Counter(Callback):
     steps: int = field(default=0, init=False)
     mean: Tensor = field(default_factory=lambda: torch.zeros(()), init=False)
 
-    def on_step_end(self, run: RunContext) -> None:
+    def on_step_end(self, run: Any) -> None:
         self.steps += 1
         weight = next(run.network.parameters())
         self.mean = self.mean * 0.5 + weight.detach().mean() * 0.5
@@ -503,7 +501,7 @@ class Counter(Callback):
             with torch.no_grad():
                 weight.mul_(1 + 0.01 * self.steps)
 
-    def on_epoch_end(self, run: RunContext, record: Mapping[str, Any]) -> Mapping[str, float]:
+    def on_epoch_end(self, run: Any, record: Mapping[str, Any]) -> Mapping[str, float]:
         return {"steps_so_far": self.steps, "mean_weight": self.mean.item()}
 
     def state_dict(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from ftkit.config.json_schema import json_schema
 from ftkit.config.load import Resolved, build, resolve, to_yaml
 from ftkit.errors import RequestError
-from ftkit.plugins import Registry
+from tests.models import Registry
 
 PLUGIN = '''
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ftkit.data.images import UnreadableImage, open_image
+from ftkit.api import UnreadableImage, open_image
 from ftkit.data.loading import pixels
 from ftkit.data.loading.pixels import file_pixels, pixels_of
 from ftkit.testing import draw_image
@@ -66,7 +66,7 @@ def test_a_jpeg_may_be_called_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 3, 100, 700, -2])
-def test_a_file_that_is_cut_short_is_told_in_the_same_words(tmp_path: Path, length: int) -> None:
+def test_a_file_that_is_cut_short_is_reported_in_the_same_words(tmp_path: Path, length: int) -> None:
     path = tmp_path / "cut.jpg"
     path.write_bytes(saved(tmp_path / "a.jpg").read_bytes()[:length])
     with pytest.raises(UnreadableImage) as quick:

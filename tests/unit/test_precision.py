@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import ftkit
+from ftkit import Listener, RunStarted, resume
 from ftkit.errors import RequestError, RunInterrupted
-from ftkit.library import resume
 from ftkit.models.compute.devices import choose_precision, is_depthwise
-from ftkit.plugins import Registry
-from ftkit.training.events import Listener, Start
 from tests.conftest import MakeFolder
+from tests.models import backbone
 from tests.stopping import StopAt
 
 
@@ -49,13 +48,13 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_networks_with_depthwise_convolutions_and_batchnorm(name: str, light: bool) -> None:
     from ftkit.models.model_size import build_on_meta
 
-    assert is_depthwise(build_on_meta(Registry().backbones.get(name), 2)) == light
+    assert is_depthwise(build_on_meta(backbone(name), 2)) == light
 
 
 class Noted(Listener):
     precision = ""
 
-    def started(self, event: Start) -> None:
+    def started(self, event: RunStarted) -> None:
         self.precision = event.precision
 
 

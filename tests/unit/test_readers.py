@@ -12,21 +12,13 @@ import torch
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from torch import Tensor
 
-from ftkit.config.schema import Cache
-from ftkit.data.images import (
-    FORMATS,
-    ImageFiles,
-    UnreadableImage,
-    decode_image,
-    open_image,
-    profile_problem,
-    with_channels,
-)
+import ftkit
+from ftkit.api import ImageFiles, Split, UnreadableImage, decode_image, open_image
+from ftkit.data.images import FORMATS, profile_problem, with_channels
 from ftkit.data.images.formats import add_reader
 from ftkit.data.loading import pixels
 from ftkit.data.loading.decoded_images import decoded_sizes, open_decoded_cache
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of, sample_pixels
-from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
 from tests import headers
 from tests.headers import app1, app1_xmp, exif, jpeg, shown, stored, xmp
@@ -35,11 +27,14 @@ UPRIGHT = headers.STORED[1]
 PHOTO = draw_image(3, (61, 47), "x").convert("RGB")
 
 
+IN_MEMORY = ftkit.plan(cache={"decoded": "ram"}).config.cache
+
+
 def ways(path: Path, channels: int = 3) -> dict[str, Tensor]:
     """The pixels of a file, by every way in."""
     content = path.read_bytes()
     split = Split([path.name], [0], ImageFiles(path.parent, [path.name]))
-    kept = open_decoded_cache(split, decoded_sizes(split, channels), Cache(decoded="ram"), "")
+    kept = open_decoded_cache(split, decoded_sizes(split, channels), IN_MEMORY, "")
     loaded = Image.open(io.BytesIO(content))
     loaded.load()
     return {

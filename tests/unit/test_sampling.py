@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from ftkit.data.sampling import stratified_sample, stratified_split
+from ftkit.api import stratified_sample, stratified_split
+from ftkit.data.balance import balance_notes, class_weights
 from ftkit.errors import RequestError
 
 
@@ -71,3 +72,13 @@ def test_counts_that_cannot_be() -> None:
         RequestError, match=r"^train_samples is 5, but there are 4 training images \(set train_samples to 4"
     ):
         stratified_sample([0, 1, 2, 2], 5, 0)
+
+
+def test_class_weights_let_classes_count_the_same_and_images_one_on_average() -> None:
+    assert class_weights([0] * 6 + [1] * 2 + [3] * 1, 4) == (0.5, 1.5, 0.0, 3.0)
+
+
+def test_balance_without_effect_is_noted() -> None:
+    assert balance_notes("weights", [0, 0, 1, 1])[0].startswith("balance weights has no effect")
+    assert balance_notes("sampler", [0, 1])[0].startswith("balance sampler has no benefit")
+    assert balance_notes("none", [0, 1]) == balance_notes("weights", [0, 0, 1]) == ()

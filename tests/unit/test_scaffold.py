@@ -122,16 +122,16 @@ def test_a_failure_leaves_no_new_folder_and_no_parents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("there", "said"), [("plug.py/x", "is a folder where"), ("tests", "is a file where")])
-def test_a_file_and_a_folder_of_one_name_are_told_apart(there: str, said: str, tmp_path: Path) -> None:
+def test_a_file_and_a_folder_of_one_name_are_distinguished(there: str, printed: str, tmp_path: Path) -> None:
     path = tmp_path / there
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(RequestError, match=printed):
         rendering.write_files(FILES, tmp_path)
     assert tree(tmp_path) == {there: b"mine"}
 
 
-def test_a_folder_with_something_in_it_is_refused_and_says_what(tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_refused_and_names_it(tmp_path: Path) -> None:
     for name in "abcdefg":
         (tmp_path / name).touch()
     with pytest.raises(RequestError, match=r"is not empty: a, b, c, d, e and 2 more \(.*--force"):

@@ -237,7 +237,7 @@ def test_the_longer_freezer_prefix_takes_its_share_when_it_comes_later() -> None
 
 @dataclass
 class NamedParameters:
-    """Stands for a network, of which a strategy may look at the parameter names."""
+    """Stands for a network, whose parameter names a strategy may read."""
 
     names: Iterable[str]
 
@@ -318,7 +318,7 @@ def test_then_starts_from_the_first_strategys_weights() -> None:
     assert Then(Full(), Scratch(), at=1).default_weights == "default"
 
 
-def test_then_says_which_part_refuses_its_length() -> None:
+def test_then_names_the_part_that_refuses_its_length() -> None:
     with pytest.raises(RequestError) as failure:
         table(Then(FreezeUnfreeze(), Full(), at=3), 9)
     assert failure.value.message == (
@@ -382,7 +382,7 @@ def test_each_with_a_schedule_is_covered() -> None:
 
 
 @pytest.mark.parametrize("strategy", [Probe(), Auto()])
-def test_what_trains_no_epochs_of_its_own_says_so(strategy: Strategy) -> None:
+def test_what_trains_no_epochs_of_its_own_is_reported(strategy: Strategy) -> None:
     with pytest.raises(RequestError, match=r"trains no epochs|no schedule of its own"):
         strategy.lr_scales(0, 10, ("stem", "head"))
 

@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from torchvision import models
 
 import ftkit
+from ftkit.api import Backbone
 from ftkit.errors import RequestError
 from ftkit.models.build import build_model, with_parameter_counts
 from ftkit.models.model_size import build_on_meta, measure
 from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.surgery import build_network, first_convolution, refit
-from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.backbone import Head
 from ftkit.planning.cost import count_parameters
-from ftkit.plugins import Registry
 from ftkit.runs.model_card import read_card
 from ftkit.testing import draw_image
 from ftkit.transforms.pipeline import evaluation
 from tests.conftest import MakeFolder
 from tests.families import QUICK
+from tests.models import REGISTRY
 from tests.transformed import transformed
 
-REGISTRY = Registry()
 SAMPLE = ("resnet18", "densenet121", "inception_v3", "squeezenet1_1", "vit_b_16", "maxvit_t", "cifar_resnet20")
 
 
@@ -252,7 +252,7 @@ class TestGreyImages:
 
     @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
     def test_networks_built_without_their_change_of_input_see_the_same(self, name: str) -> None:
-        """torchvision's builder normalises by ImageNet's figures and then changes that to 0.5 in the network."""
+        """torchvision's builder normalises as for ImageNet and then changes that to 0.5 in the network."""
         own = backbone(name)
         torch.manual_seed(0)
         theirs = models.get_model(name, weights=None, num_classes=3, transform_input=True, init_weights=True).eval()

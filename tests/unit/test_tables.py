@@ -79,7 +79,7 @@ def test_the_least_recently_used_tables_are_removed_and_those_in_use_stay(tmp_pa
     used.close()
 
 
-def test_no_room_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+def test_no_space_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no room") as caught:
         opened(tmp_path, limit=100)
     assert caught.value.filename == str(tmp_path)

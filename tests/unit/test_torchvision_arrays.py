@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from ftkit.api import Splits
 from ftkit.builtin.datasets.torchvision_datasets import ftkit_datasets
-from ftkit.parts.dataset import Splits
 
 SETS = ftkit_datasets()
 

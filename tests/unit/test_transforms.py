@@ -14,10 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
-from ftkit.data.images import open_image
+from ftkit.api import IMAGENET_STD, Preprocessing, open_image
 from ftkit.transforms.augmentation import LEVELS, Light
 from ftkit.transforms.pipeline import evaluation, training
-from ftkit.transforms.preprocessing import IMAGENET_STD, Preprocessing
 from tests.transformed import transformed
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "hymenoptera" / "val" / "bees"

@@ -11,19 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from PIL import Image
 
-from ftkit.builtin.datasets.image_folder import Folder
+from ftkit.api import SkippedFiles, walk_images
 from ftkit.cli.image_paths import find_images, read_path_list
 from ftkit.data.images import IMAGE_SUFFIXES
-from ftkit.data.walk import OTHER_IMAGES, SkippedFiles, walk_images
+from ftkit.data.walk import OTHER_IMAGES
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_bytes
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard
 from tests.conftest import typed
+from tests.models import part, save_model
+
+Folder = part("datasets", "folder")
 
 
 def dot(path: Path, form: str | None = None) -> Path:
@@ -34,12 +33,7 @@ def dot(path: Path, form: str | None = None) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    registry, folder = Registry(), tmp_path_factory.mktemp("model") / "model"
-    backbone = registry.backbones.get("cifar_resnet20")
-    torch.manual_seed(0)
-    card = ModelCard(("a", "b"), backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    save_bundle(folder, backbone.build(2), card)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model") / "model", "ab")
 
 
 @pytest.fixture
@@ -88,19 +82,19 @@ def test_training_and_prediction_take_the_same_files_of_a_nasty_tree(
     splits = Folder(nasty).load()
     assert splits.train is not None
     assert sorted(splits.train.names) == sorted(TAKEN)
-    said = "; ".join(splits.notes)
+    printed = "; ".join(splits.notes)
     for words in SAID:
-        assert words in said
+        assert words in printed
     monkeypatch.chdir(tmp_path)
     done = typed("predict", "data", "--model", str(model), "--to", "o.jsonl", cwd=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert sorted(line["file"] for line in lines) == sorted(f"data/{name}" for name in TAKEN)
     assert all(line["error"] is None for line in lines)
     assert done.returncode == 1, "what a person meant was left out"
-    told = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
-    assert len(told) == 1
+    messages = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert len(messages) == 1
     for words in SAID:
-        assert words in told[0]
+        assert words in messages[0]
 
 
 def test_what_nobody_means_changes_no_exit_code(model: Path, tmp_path: Path) -> None:
@@ -152,7 +146,7 @@ def test_every_ending_that_pil_knows_as_an_image_is_one_here_too() -> None:
     assert {suffix for suffix in Image.registered_extensions() if suffix not in known} == set()
 
 
-def test_a_folder_of_what_cant_be_read_says_so(model: Path, tmp_path: Path) -> None:
+def test_a_folder_of_what_cant_be_read_is_reported(model: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     for number in range(5):
         (tmp_path / "raw" / f"{number}.nef").touch()
@@ -219,7 +213,7 @@ def test_a_name_on_stdin_that_is_no_text_is_predicted(
     assert json.loads((tmp_path / "o.jsonl").read_text())["file"] == "\udcff.png"
 
 
-def test_no_stdin_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_stdin_is_reported(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     done = typed("predict", "-", "--model", str(model), cwd=tmp_path)
     assert (done.returncode, "stdin is closed" in done.stderr) == (2, True)

@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ftkit
-from ftkit.cli.output.weight_drift_bars import weight_drift_lines
+from ftkit import resume
 from ftkit.errors import RunInterrupted
-from ftkit.library import resume
 from ftkit.models.weights.drift import group_drift, layer_drift
 from tests.conftest import MakeFolder
 from tests.stopping import StopAt
@@ -63,7 +62,7 @@ def test_what_began_at_zero_has_no_relative_distance(network: nn.Module, tmp_pat
     }
 
 
-def test_a_step_of_known_length_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_step_of_known_length_is_reported(data: Path, tmp_path: Path) -> None:
     """By hand from the two bundles of a run that keeps the weights it is given until its only epoch."""
     start = ftkit.train(plan(data, tmp_path / "start", epochs=0))
     source = str(start.run.model / "model.safetensors")
@@ -129,19 +128,3 @@ def test_after_a_probe_the_solved_head_is_the_start(tmp_path: Path) -> None:
     assert set(outcome.records[0]["weight_drift"].values()) == {0.0}
     head = outcome.records[1]["weight_drift"]["head"]
     assert 0 < head < 0.5, "a head drawn at random would be further from the solved one"
-
-
-def test_bars_are_as_long_as_what_moved() -> None:
-    heading, *lines = weight_drift_lines({"stem": 0.0, "layer1": 0.0001, "head": 0.5, "scale": None}, 7)
-    assert "epoch 7" in heading
-    assert [line.split() for line in lines] == [
-        ["stem", "0", "%"],
-        ["layer1", "0.01", "%", "▏"],
-        ["head", "50", "%", "█" * 32],
-        ["scale", "from", "0"],
-    ]
-
-
-def test_nothing_moved_has_no_bar() -> None:
-    assert [line.split()[-2:] for line in list(weight_drift_lines({"head": 0.0}, 1))[1:]] == [["0", "%"]]
-    assert list(weight_drift_lines({}, 1)) == []

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
+from ftkit.api import Backbone
 from ftkit.builtin.backbones.cifar_resnet import cifar_resnet
 from ftkit.builtin.backbones.lenet import WEIGHTS, lenet
 from ftkit.builtin.backbones.torchvision_models import ftkit_backbones
@@ -27,7 +28,7 @@ from ftkit.errors import FtkitError, RequestError
 from ftkit.models.surgery import build_network
 from ftkit.models.weights.files import Contents, read_weights
 from ftkit.models.weights.pretrained import LoadReport, Target, load_into, restore_weights
-from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.backbone import Head
 
 RESNET20 = Path(__file__).parents[3] / "shared" / "weights" / "resnet20-12fca82f.th"
 

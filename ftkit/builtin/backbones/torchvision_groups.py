@@ -23,7 +23,7 @@ class Family:
         head: The layers with one output a class, the classifier first.
         options: Keyword arguments of torchvision's builder.
         aux_weight: Weight of the auxiliary classifiers' losses, from the reference code of their papers.
-        size_step: For networks with a fixed size: given the name, returns the number that sizes are multiples of.
+        size_step: Given the name of a network with a fixed size, returns the number that sizes are multiples of.
         size_options: Keyword arguments for a size.
         inputs: Mean and std of the networks' input, where it differs from the output of torchvision's transforms.
             torchvision converts inside these networks, which would fix the number of channels; ftkit turns that off.

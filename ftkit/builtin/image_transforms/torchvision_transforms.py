@@ -96,7 +96,7 @@ class RandomErasing(ImageTransform):
     """Random erasing (Zhong et al., 2020): a rectangle is filled with the image's mean colour.
 
     Attributes:
-        probability: Of erasing a rectangle.
+        probability: The probability of erasing a rectangle.
         scale: Minimum and maximum share of the area that is erased.
         ratio: Minimum and maximum ratio of the rectangle's height to its width.
     """
@@ -129,7 +129,7 @@ class GaussianBlur(ImageTransform):
     """Gaussian blur.
 
     Attributes:
-        probability: Of blurring an image.
+        probability: The probability of blurring an image.
         sigma: Minimum and maximum standard deviation, in pixels.
     """
 
@@ -158,7 +158,7 @@ class Grayscale(ImageTransform):
     """Greyscale with three equal channels; images with one channel stay as they are.
 
     Attributes:
-        probability: Of removing the colour of an image.
+        probability: The probability of removing the colour of an image.
     """
 
     probability: float = 0.1

@@ -55,7 +55,7 @@ class PartClass:
         origin: `built in`, or the plugin and its package.
         about: The docstring up to its sections.
         properties: The class attributes of the interface, such as the `label` of a metric.
-        options: In the order of the fields.
+        options: The options in the order of the fields.
     """
 
     name: str

@@ -74,7 +74,7 @@ class Target:
         """Write predictions one by one; yields each after it is written.
 
         Args:
-            exclusive: As in `lines_of`.
+            exclusive: See `lines_of`.
 
         Raises:
             FtkitError: The file can't be written.

@@ -10,7 +10,7 @@ from ftkit.cli.output import console
 from ftkit.distributed import launch_env
 from ftkit.errors import one_line, plural
 from ftkit.metrics.selection import EPOCH_METRICS
-from ftkit.training.events import EpochDone, Listener, Start, StepDone
+from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -42,7 +42,7 @@ class Display(Listener):
         if not self.quiet:
             console.err().print(text, soft_wrap=True)
 
-    def started(self, event: Start) -> None:
+    def started(self, event: RunStarted) -> None:
         self.labels, self.accuracy = shown_labels(event.plan), event.plan.task.accuracy
         where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"

@@ -37,7 +37,7 @@ class Support:
     Attributes:
         status: `readable`; `missing` if a package must be installed first; `unknown` if the extension is not one of
             the supported image formats.
-        remedy: With `missing`, what to install, such as `pip install 'ftkit[formats]' (pillow-heif)`; otherwise None.
+        remedy: What to install if `missing`, such as `pip install 'ftkit[formats]' (pillow-heif)`; otherwise None.
     """
 
     status: Literal["readable", "missing", "unknown"]

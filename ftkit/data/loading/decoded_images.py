@@ -46,7 +46,7 @@ class DecodedSizes:
     """Sizes of the decoded images of a split.
 
     Attributes:
-        shapes: Of each image, upright.
+        shapes: The shape of each image, upright.
         channels: The same for all images.
     """
 
@@ -72,7 +72,7 @@ def open_decoded_caches(
     Args:
         dataset: Its name, for the list of caches.
         notify: Called with a line on the size and the place.
-        value_range: As in `sample_pixels`.
+        value_range: See `sample_pixels`.
 
     Raises:
         RequestError: There is not enough memory or disk space, or the samples are not files.
@@ -129,7 +129,7 @@ def open_decoded_cache(
     """The cache of the decoded images of a split: empty, or that of an earlier run on disk.
 
     Args:
-        value_range: As in `sample_pixels`.
+        value_range: See `sample_pixels`.
 
     Raises:
         RequestError: There is not enough disk space.
@@ -160,7 +160,7 @@ class DecodedCache:
         marks: Marks the cached images, with a checksum of each if they are on disk.
         lock: Prevents the removal of the file by other processes; None for memory.
         images: Digests of the images in the file; None for memory.
-        value_range: As in `sample_pixels`.
+        value_range: See `sample_pixels`.
     """
 
     def __init__(

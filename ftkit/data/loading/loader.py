@@ -169,7 +169,7 @@ def training_loader(
     """Batches in training order; call `order.start` and iterate again for each epoch.
 
     Args:
-        shape: Of one image, `(channels, size, size)`, for batches without images.
+        shape: The shape of one image, `(channels, size, size)`, for batches without images.
     """
     return _loader(samples, order, workers, pin, shape)
 

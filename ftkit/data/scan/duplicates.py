@@ -90,7 +90,7 @@ def find_duplicates(
 
     Args:
         files: File of each sample; None for a sample that is not a file.
-        results: By file.
+        results: The results by file.
     """
     samples: dict[SplitName, list[Sample]] = {}
     for name, split in splits.present():

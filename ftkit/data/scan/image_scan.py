@@ -71,7 +71,7 @@ class ScannedSplits:
     """The splits without unreadable images, with the findings and notes for the plan.
 
     Attributes:
-        value_range: As in `ChosenRange`.
+        value_range: See `ChosenRange`.
     """
 
     splits: Splits
@@ -90,7 +90,7 @@ def scan_images(
 
     Args:
         notify: Called with a progress note every few seconds.
-        value_range: That of the config, for images of more than 8 bits that don't declare one; None for auto.
+        value_range: The range in the config, for images of more than 8 bits that don't declare one; None for auto.
 
     Raises:
         RequestError: Files can't be read and `on_bad` is `error`, or a class has no readable image.

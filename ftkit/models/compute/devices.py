@@ -32,7 +32,7 @@ class Compute:
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
-        layout: Of images; `models.compute.memory_format` chooses it.
+        layout: The memory format of images; `models.compute.memory_format` chooses it.
     """
 
     device: torch.device
@@ -84,7 +84,7 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
     """An accelerator for the config's device and precision.
 
     Args:
-        light: As in `choose_precision`.
+        light: See `choose_precision`.
 
     Raises:
         RequestError: The machine doesn't have the device, or the device doesn't support the precision.

@@ -69,7 +69,7 @@ def cast_for_inference(network: nn.Module, compute: Compute, channels: int, size
     differ in any bit is returned unchanged, as any network is in fp32.
 
     Args:
-        network: In eval mode, on its device; returns one or several tensors.
+        network: The network in eval mode, on its device; returns one or several tensors.
         size: Side of the images, in pixels.
     """
     if compute.precision == "fp32":

@@ -19,7 +19,7 @@ class DriftCache:
 
     Attributes:
         norms: Norms of the initial weights, by parameter.
-        frozen: Of frozen parameters: address and version of the tensor, and its distance from the initial weights.
+        frozen: Address and version of the tensor of each frozen parameter, and its distance from the initial weights.
     """
 
     norms: dict[str, float] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Layer:
     """The parameters of one module in one layer group, without those of its submodules.
 
     Attributes:
-        name: Of the module; of the parameter where the network itself owns it.
+        name: The name of the module, or of the parameter where the network itself owns it.
         distance: Euclidean distance from the initial values.
         first: Euclidean norm of the initial values.
     """

@@ -30,9 +30,9 @@ class Fit:
     """Differences between a state dict and a network, apart from a new head.
 
     Attributes:
-        lacking: By layer group, tensors of the network that the file doesn't have in this shape.
+        lacking: Tensors of the network that the file doesn't have in this shape, by layer group.
         sizes: Number of tensors in each of these groups.
-        surplus: By layer group, tensors of the file for layers that the network doesn't have.
+        surplus: Tensors of the file for layers that the network doesn't have, by layer group.
     """
 
     lacking: Mapping[str, Sequence[str]]

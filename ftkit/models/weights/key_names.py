@@ -39,8 +39,8 @@ def match_names(names: Sequence[str], own: Sequence[str]) -> Naming:
     """Find the prefix and wrappers whose removal makes the most names match the network.
 
     Args:
-        names: In the file.
-        own: In the network.
+        names: The names in the file.
+        own: The names in the network.
     """
     bare, plain = _unwrapped(names), {short: name for name, short in _unwrapped(own).items()}
     common = _common(plain)

@@ -27,7 +27,7 @@ class Target:
         groups: The backbone's layer groups, for messages.
         keep_head: Load the head too; otherwise it stays random, whatever its size in the file.
         partial: Accept missing and surplus tensors.
-        order: With `keep_head`, the index in the file for each class of the network.
+        order: The index in the file for each class of the network, with `keep_head`.
     """
 
     head: Sequence[str]
@@ -40,6 +40,10 @@ class Target:
     def in_head(self) -> tuple[str, ...]:
         """Prefixes of the names of the head's tensors."""
         return tuple(f"{layer}." for layer in self.head)
+
+    def loads(self, name: str) -> bool:
+        """Whether a tensor of this name is loaded: those of the head only with `keep_head`."""
+        return self.keep_head or not name.startswith(self.in_head)
 
 
 @dataclass(frozen=True)
@@ -96,54 +100,79 @@ def load_into(
     """Load a state dict into a network, in place.
 
     Every layer group except the head must be complete, including BatchNorm statistics, and no layer may be left over:
-    a partly random network is never intended. Other tensors of the file are reported.
+    a partly random network is never intended.
 
     Args:
-        model: The network with fresh weights.
         contents: Tensors by name, with any prefix before the network's own names.
-        source: Name of the weights in messages: a file or a pretrained set.
+        source: Name of the weights in messages.
         refit: Converts tensors of the file, without the prefix, to the network's names and shapes.
 
     Raises:
-        RequestError: A part of the network is missing, or the file belongs to another network; a value is non-finite or
-            its dtype isn't one for weights; or the head to keep is missing or has another size.
+        RequestError: The file belongs to another network or lacks a part, or has unusable values.
     """
     own = model.state_dict()
     where = f"{source} for {type(model).__name__}"
+    file = _match(contents, own, target, where, refit)
+    others = _check_tensors(file.taken, own, target, where)
+    if target.order is not None:
+        _reorder(model, file.taken, target)
+    missing, unexpected = _load(model, file.taken, _versions(model, contents.state, file.naming), where)
+    surplus = {name: file.taken[name] for name in unexpected if name in file.taken}
+    fit = _require_fit(model, target, missing, surplus, where)
+    return LoadReport(
+        loaded=len(own) - len(missing),
+        total=len(own),
+        dropped=file.dropped,
+        missing=tuple(name for name in missing if target.loads(name)),
+        unexpected=(*unexpected, *others, *file.naming.strangers),
+        prefix=file.naming.prefix,
+        adapted=file.adapted(),
+        fresh=fit.fresh(),
+        notes=tuple(_notes(contents, file.naming)),
+    )
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """Tensors of a file by the network's names.
+
+    Attributes:
+        found: The tensors as they are in the file.
+        taken: The tensors to load, in the network's shapes.
+        dropped: Tensors of the file's head that are not loaded, with their shapes.
+    """
+
+    naming: Naming
+    found: Mapping[str, Tensor]
+    taken: OrderedDict[str, Tensor]
+    dropped: tuple[str, ...]
+
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(
+            f"{name} {_shape(self.found[name])} to {_shape(value)}"
+            for name, value in self.taken.items()
+            if name in self.found and self.found[name].shape != value.shape
+        )
+
+
+def _match(
+    contents: Contents,
+    own: Mapping[str, Tensor],
+    target: Target,
+    where: str,
+    refit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None,
+) -> _Matched:
     naming = match_names(list(contents.state), list(own))
-    found = {target: contents.state[name] for name, target in naming.targets.items()}
+    found = {name: contents.state[key] for key, name in naming.targets.items()}
     matched = refit(found) if refit is not None else found
-    body = {name for name in own if target.keep_head or not name.startswith(target.in_head)}
-    if not body & matched.keys():
+    if not any(target.loads(name) for name in own.keys() & matched.keys()):
         raise RequestError(
             f"nothing in {where} matches: its names are like {first_names(contents.state, 2)}, "
             f"the network's like {first_names(own, 2)}",
             OTHER_NETWORK,
         )
-    dropped = {} if target.keep_head else {n: value for n, value in matched.items() if n.startswith(target.in_head)}
-    taken = OrderedDict((name, value) for name, value in matched.items() if name not in dropped)
-    others = _take_out_other_shapes(taken, own, target, where)
-    for name in taken.keys() & own.keys():
-        require_values(name, taken[name], own[name], where)
-    if target.order is not None:
-        _reorder(model, taken, target)
-    missing, unexpected = _load(model, taken, _versions(model, contents.state, naming), where)
-    fit = _require_fit(model, target, missing, {name: taken[name] for name in unexpected if name in taken}, where)
-    return LoadReport(
-        loaded=len(own) - len(missing),
-        total=len(own),
-        dropped=tuple(f"{name} {_shape(value)}" for name, value in dropped.items()),
-        missing=tuple(name for name in missing if target.keep_head or not name.startswith(target.in_head)),
-        unexpected=(*unexpected, *others, *naming.strangers),
-        prefix=naming.prefix,
-        adapted=tuple(
-            f"{name} {_shape(found[name])} to {_shape(value)}"
-            for name, value in taken.items()
-            if name in found and found[name].shape != value.shape
-        ),
-        fresh=fit.fresh(),
-        notes=tuple(_notes(contents, naming)),
-    )
+    dropped = tuple(f"{name} {_shape(value)}" for name, value in matched.items() if not target.loads(name))
+    return _Matched(naming, found, OrderedDict((n, v) for n, v in matched.items() if target.loads(n)), dropped)
 
 
 def _notes(contents: Contents, naming: Naming) -> list[str]:
@@ -157,10 +186,8 @@ def _notes(contents: Contents, naming: Naming) -> list[str]:
     return notes
 
 
-def _take_out_other_shapes(
-    taken: OrderedDict[str, Tensor], own: Mapping[str, Tensor], target: Target, where: str
-) -> list[str]:
-    """Remove tensors of another shape than the network's, or refuse them unless `partial` is set."""
+def _check_tensors(taken: OrderedDict[str, Tensor], own: Mapping[str, Tensor], target: Target, where: str) -> list[str]:
+    """Refuse unusable values; remove tensors of another shape than the network's, refused unless `partial` is set."""
     others = [name for name, value in taken.items() if name in own and value.shape != own[name].shape]
     for name in others:
         sizes = f"{name} is {_shape(taken[name])} there and {_shape(own[name])} in the network"
@@ -168,7 +195,10 @@ def _take_out_other_shapes(
             raise RequestError(f"the head of {where} can't be kept: {sizes}", _NEW_HEAD)
         if not target.partial:
             raise RequestError(f"{where} belong to another network: {sizes}", OTHER_NETWORK)
-    return [f"{name} {_shape(taken.pop(name))}" for name in others]
+    removed = [f"{name} {_shape(taken.pop(name))}" for name in others]
+    for name in taken.keys() & own.keys():
+        require_values(name, taken[name], own[name], where)
+    return removed
 
 
 def _reorder(model: nn.Module, taken: OrderedDict[str, Tensor], target: Target) -> None:

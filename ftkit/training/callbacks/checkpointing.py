@@ -37,7 +37,7 @@ class _Pending:
     """The best model until it is on the disk.
 
     Attributes:
-        values: On the CPU by name, what of it the phase under way can change.
+        values: The tensors on the CPU by name that the current phase can change.
     """
 
     card: ModelCard

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
-from ftkit.training.events import EpochDone, Start, StepDone
+from ftkit.training.events import EpochDone, RunStarted, StepDone
 from ftkit.training.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Reporter(TrainerCallback):
     def on_open(self) -> None:
         session, report = self.trainer.session, self.trainer.session.built.report
         session.listener.started(
-            Start(
+            RunStarted(
                 plan=session.plan,
                 run=session.run.path,
                 device=str(session.device),

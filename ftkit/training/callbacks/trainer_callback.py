@@ -22,7 +22,7 @@ class TrainerCallback(Callback):
     """One of the trainer's own: it may use all of the trainer, and has events beside those of `Callback`.
 
     Attributes:
-        name: Of its state in a checkpoint.
+        name: The name of its state in a checkpoint.
     """
 
     name: ClassVar[str] = ""
@@ -79,7 +79,7 @@ class Callbacks:
 
     Args:
         own: The trainer's own.
-        chosen: Those of the config, by name.
+        chosen: The callbacks of the config by name.
     """
 
     def __init__(self, own: list[TrainerCallback], chosen: Mapping[str, Callback]) -> None:

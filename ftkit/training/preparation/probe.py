@@ -42,7 +42,7 @@ def probe_head(session: Session, feed: Feed, on_batch: OnBatch | None = None) ->
     Every process computes the features of its share; the main one solves, and all take its fit.
 
     Args:
-        feed: Of cached activations, where the probe uses them.
+        feed: The feed of cached activations, where the probe uses them.
         on_batch: Called after each batch of features.
 
     Raises:

@@ -49,8 +49,8 @@ def run_inputs(
     """Digests of the inputs of a plan's run, as JSON values.
 
     Args:
-        network: As `describe_network` returns it; by default a network is built for this.
-        images: As `images_digest` returns it for training and validation images.
+        network: The result of `describe_network`; by default a network is built for this.
+        images: The result of `images_digest` for training and validation images.
     """
     return {
         "weights": weights_digest(plan),

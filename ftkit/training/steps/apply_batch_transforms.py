@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ftkit.data.loading.loader import Batch
 from ftkit.data.loading.seeds import derive
-from ftkit.parts.batch_transform import BatchTransform
+from ftkit.parts.random_transforms import BatchTransform
 from ftkit.plugin_errors import PluginError, plugin_boundary
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def transform_batch(session: Session, batch: Batch, number: int) -> Batch:
     Without batch transforms it stays as it is. Random numbers depend on the position in the run alone.
 
     Args:
-        batch: On the device.
-        number: Of the batch within its epoch and process.
+        batch: The batch, on the device.
+        number: The number of the batch within its epoch and process.
     """
     plan = session.plan
     if not plan.batch_transforms or not len(batch):

@@ -7,20 +7,18 @@ shared by all processes of the machine, so each block is fetched once per epoch.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from threading import get_ident
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ftkit.api import RequestError, Split, UnreadableImage, cache_folder, decode_image, file_stamp, one_line
+from ftkit.api import RequestError, Split, UnreadableImage, decode_image, file_stamp, one_line
+from ftkit_hf.disk_cache import place, trim, write_whole
 from ftkit_hf.hub import hub_errors
 from ftkit_hf.local import cache_of
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from PIL.Image import Image
 
-FORMAT = 2
 CONNECTIONS = 8
 """Files whose labels are read in parallel."""
 OPEN_BLOCKS = 64
@@ -119,7 +116,7 @@ class StreamedRows:
 
     Attributes:
         limit: Limit of the disk cache in bytes.
-        block, row: By sample: the number of its block, and its row in the block.
+        block, row: The number of the block of each sample, and its row in the block.
     """
 
     path: str
@@ -150,11 +147,11 @@ def streamed(path: str, config: str | None, revision: str | None, limit_gb: floa
     """
     import datasets
 
-    place = Path(path).expanduser()
-    if place.is_file():
-        builder = datasets.load_dataset_builder("parquet", data_files=str(place), cache_dir=cache_of(place))
-    elif place.is_dir():
-        builder = datasets.load_dataset_builder(str(place), config, revision=revision, cache_dir=cache_of(place))
+    local = Path(path).expanduser()
+    if local.is_file():
+        builder = datasets.load_dataset_builder("parquet", data_files=str(local), cache_dir=cache_of(local))
+    elif local.is_dir():
+        builder = datasets.load_dataset_builder(str(local), config, revision=revision, cache_dir=cache_of(local))
     else:
         builder = datasets.load_dataset_builder(path, config, revision=revision)
     files = builder.config.data_files
@@ -197,13 +194,13 @@ def _end(address: str, stamp: str) -> pq.FileMetaData:
     import pyarrow.parquet as pq
     from pyarrow import ArrowInvalid
 
-    kept = _place("end", address, stamp)
+    kept = place("end", address, stamp)
     with suppress(OSError, ArrowInvalid):
         return pq.read_metadata(kept)
     with _open(address) as file:
         end = pq.read_metadata(file)
     with suppress(OSError):  # it is read again the next time
-        _whole(kept, end.write_metadata_file)
+        write_whole(kept, end.write_metadata_file)
     return end
 
 
@@ -211,7 +208,7 @@ def _index(address: str, stamp: str, column: str) -> Index:
     """The index of a file, from the cache or read from the file."""
     import pyarrow.parquet as pq
 
-    kept = _place("json", address, stamp, column)
+    kept = place("json", address, stamp, column)
     with suppress(OSError, ValueError, TypeError):
         return Index(**json.loads(kept.read_text(encoding="utf-8")))
     end = _end(address, stamp)
@@ -220,7 +217,7 @@ def _index(address: str, stamp: str, column: str) -> Index:
         labels = pq.ParquetFile(file, metadata=end, pre_buffer=True).read(columns=[column])[column].to_pylist()
     made = Index(rows, labels)
     with suppress(OSError, TypeError):  # as above; labels of other than JSON types, such as dates, are refused later
-        _whole(kept, lambda fresh: fresh.write_text(json.dumps(asdict(made)), encoding="utf-8"))
+        write_whole(kept, lambda fresh: fresh.write_text(json.dumps(asdict(made)), encoding="utf-8"))
     return made
 
 
@@ -230,7 +227,7 @@ def _fetched(block: Block, column: str, limit: int) -> pa.ChunkedArray:
     import pyarrow as pa
     from filelock import FileLock
 
-    kept = _place("arrow", block.address, block.stamp, str(block.number), column)
+    kept = place("arrow", block.address, block.stamp, str(block.number), column)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with suppress(OSError, pa.ArrowInvalid):
         return _mapped(kept, column)
@@ -241,7 +238,7 @@ def _fetched(block: Block, column: str, limit: int) -> pa.ChunkedArray:
         _fetch(block, column, kept)
         found = _mapped(kept, column)
     kept.with_suffix(".lock").unlink(missing_ok=True)
-    _trim(kept.parent, limit)
+    trim(kept.parent, limit)
     return found
 
 
@@ -266,36 +263,4 @@ def _fetch(block: Block, column: str, kept: Path) -> None:
         with pa.ipc.new_file(str(fresh), table.schema) as out:
             out.write_table(table)
 
-    _whole(kept, write)
-
-
-def _whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}-{os.getpid()}-{get_ident()}")
-    try:
-        write(fresh)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _trim(folder: Path, limit: int) -> None:
-    """Remove the least recently used blocks; processes that have one open can still read it."""
-    found = []
-    for path in folder.glob("*.arrow*"):  # including unfinished files of killed processes
-        with suppress(OSError):
-            facts = path.stat()
-            found.append((facts.st_mtime_ns, facts.st_size, path))
-    left = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found)[:-1]:
-        if left <= limit:
-            return
-        with suppress(OSError):
-            path.unlink()
-            left -= size
-
-
-def _place(kind: str, *what: str) -> Path:
-    sign = hashlib.sha256("\0".join([str(FORMAT), *what]).encode("utf-8", "surrogatepass")).hexdigest()
-    return cache_folder() / "hf" / f"{sign}.{kind}"
+    write_whole(kept, write)

@@ -79,7 +79,7 @@ def test_splits_that_are_no_ones_and_columns_that_are_missing_are_named(tmp_path
     )
 
 
-def test_a_choice_between_columns_is_told(tmp_path: Path, streaming: bool) -> None:
+def test_a_choice_between_columns_is_reported(tmp_path: Path, streaming: bool) -> None:
     features = datasets.Features({"image": datasets.Image(), "fine_label": NAMES, "coarse_label": NAMES})
     pictures = [Image.new("RGB", (8, 8))] * 2
     table = datasets.Dataset.from_dict({"image": pictures, "fine_label": [0, 1], "coarse_label": [1, 1]}, features)

@@ -58,7 +58,7 @@ def test_the_model_is_merged_and_the_adapters_are_as_peft_reads_them(name: str, 
 
 
 @pytest.mark.long
-def test_a_run_goes_on(project: Project) -> None:
+def test_a_run_resumes(project: Project) -> None:
     line = ("train", *SMALL, "--strategy", "lora/lora", "--no-probe", "-q")
     assert project.run(*line, "--epochs", "2").returncode == 0
     more = project.run("train", "--resume", "runs/run", "--extend", "3", "-q")

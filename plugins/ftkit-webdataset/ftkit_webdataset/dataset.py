@@ -143,7 +143,7 @@ class Members:
 
     Attributes:
         places: Paths or URLs of shards.
-        shard, offset, size: By sample: the number of its shard, and its byte range.
+        shard, offset, size: The number of the shard of each sample, and its byte range.
     """
 
     places: tuple[str, ...]

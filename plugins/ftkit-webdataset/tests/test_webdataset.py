@@ -108,7 +108,7 @@ def test_over_http_the_images_are_the_same(project: Project) -> None:
             assert here[index][0].tobytes() == there.train[index][0].tobytes()
 
 
-def test_a_server_without_parts_is_told(project: Project) -> None:
+def test_a_server_without_parts_is_reported(project: Project) -> None:
     with serving(project.path / "shards", whole=True) as address:
         train = Shards(f"{address}/train-000000.tar").load().train
         assert train is not None
@@ -117,7 +117,7 @@ def test_a_server_without_parts_is_told(project: Project) -> None:
 
 
 @pytest.mark.long
-def test_a_run_over_http_with_workers_goes_on(project: Project) -> None:
+def test_a_run_over_http_with_workers_resumes(project: Project) -> None:
     with serving(project.path / "shards") as address:
         data = ("--set", f"dataset.train={address}/train-000000.tar", "--set", f"dataset.val={address}/val-000000.tar")
         line = ("--dataset", "webdataset/shards", *data, "--backbone", "cifar_resnet20", "--weights", "none")

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import ftkit
-from ftkit.builtin.losses.softmax_losses import CrossEntropy
 from ftkit.errors import RequestError
-from ftkit.tasks.training_loss import BatchLoss, make_loss
-from ftkit.training.events import Listener
-from ftkit.training.preparation.open_run import open_run
-from ftkit.training.session import Session, open_session
-from ftkit.training.stop_signals import StopFlag
+from tests import runs
 from tests.conftest import MakeFolder, RunFtkit
 
-SMALL: dict[str, Any] = {
-    "backbone": "cifar_resnet20",
-    "weights": "none",
-    "strategy": "scratch",
-    "batch_size": 6,
-    "workers": 0,
-    "epochs": 2,
-    "augment": "none",
-    "optimizer": {"name": "sgd", "lr": 0.1},
-    "lr_curve": "constant",
-}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +26,22 @@ def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     return image_folder(tmp_path_factory.mktemp("data"), layout)
 
 
-def plan(data: Path, output: Path, **settings: Any) -> ftkit.Plan:
-    return ftkit.plan(dataset={"name": "folder", "root": str(data)}, output=str(output), **(SMALL | settings))
+plan = runs.planner(
+    strategy="scratch",
+    augment="none",
+    optimizer={"name": "sgd", "lr": 0.1},
+    lr_curve="constant",
+)
 
 
-def opened(made: ftkit.Plan) -> Session:
-    return open_session(made, open_run(made), Listener(), StopFlag())
-
-
-def first_weights(made: ftkit.Plan) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in opened(made).network.named_parameters()}
-
-
-def last_weights(made: ftkit.Plan) -> dict[str, Tensor]:
-    trained = load_file(ftkit.train(made).run.last / "model.safetensors")
-    return {name: trained[name] for name, _ in opened(made).network.named_parameters()}
+def trained(made: ftkit.Plan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters before and after the training, without BatchNorm's statistics."""
+    run = ftkit.train(made).run.path
+    first, last = (
+        {name: value for name, value in runs.tensors(run, model).items() if not name.endswith(STATISTICS)}
+        for model in ("first", "last")
+    )
+    return first, last
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -67,9 +52,8 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def test_a_tiny_clip_leaves_the_weights_where_they_are(data: Path, tmp_path: Path) -> None:
-    before = first_weights(plan(data, tmp_path))
-    assert distance(before, last_weights(plan(data, tmp_path, clip_grad=1e-9))) < 1e-8
-    assert distance(before, last_weights(plan(data, tmp_path))) > 0.1
+    assert distance(*trained(plan(data, tmp_path, clip_grad=1e-9))) < 1e-8
+    assert distance(*trained(plan(data, tmp_path))) > 0.1
 
 
 @pytest.mark.parametrize("cut", [{"batch_size": 15}, {"batch_size": 4, "accumulate": 4}])
@@ -78,11 +62,11 @@ def test_a_clipped_step_is_as_long_as_clip_times_rate(cut: dict[str, int], data:
     common: dict[str, Any] = {"backbone": "lenet", "epochs": 1, "clip_grad": 0.01, **cut}
     made = plan(data, tmp_path, **common)
     assert made.steps == 1
-    assert distance(first_weights(made), last_weights(made)) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert distance(*trained(made)) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 def test_a_clip_above_the_gradient_changes_nothing(data: Path, tmp_path: Path) -> None:
-    free, loose = (last_weights(plan(data, tmp_path, clip_grad=norm)) for norm in (None, 1e6))
+    free, loose = (trained(plan(data, tmp_path, clip_grad=norm))[1] for norm in (None, 1e6))
     assert all(torch.equal(free[k], loose[k]) for k in free)
 
 
@@ -93,9 +77,8 @@ def test_weight_decay_alone_shrinks_weights_and_spares_the_rest(data: Path, tmp_
     """AdamW's decay doesn't come through the gradient, so with one clipped to nothing only decay moves."""
     quiet: dict[str, Any] = {"epochs": 1, "batch_size": 15, "clip_grad": 1e-30}
     decay = {"name": "adamw", "lr": 0.1, "weight_decay": 0.5}
-    before = first_weights(plan(data, tmp_path))
-    spared = last_weights(plan(data, tmp_path, optimizer=decay, **quiet))
-    shrunk = last_weights(plan(data, tmp_path, optimizer=decay, decay_all=True, **quiet))
+    before, spared = trained(plan(data, tmp_path, optimizer=decay, **quiet))
+    _, shrunk = trained(plan(data, tmp_path, optimizer=decay, decay_all=True, **quiet))
     for name, old in before.items():
         is_weight = old.dim() > 1
         assert torch.allclose(spared[name], old * (0.95 if is_weight else 1.0), rtol=1e-5), name
@@ -135,12 +118,12 @@ def test_what_would_have_no_effect_is_refused(settings: dict[str, Any], says: st
     assert says in str(caught.value)
 
 
-def test_a_base_rate_that_nothing_uses_is_said(data: Path, tmp_path: Path) -> None:
+def test_a_base_rate_that_nothing_uses_is_noted(data: Path, tmp_path: Path) -> None:
     notes = plan(data, tmp_path, strategy="freeze", group_lr={"head": 0.1}).notes
     assert "every group that trains has its rate from group_lr: optimizer.lr has no effect" in notes
 
 
-def test_the_command_line_takes_and_shows_the_means(run_ftkit: RunFtkit, data: Path) -> None:
+def test_the_command_line_takes_and_shows_the_settings(run_ftkit: RunFtkit, data: Path) -> None:
     arguments = ["--data", str(data), "--backbone", "cifar_resnet20", "--weights", "none", "--strategy", "full"]
     means = ["--set", "group_lr.layer3=1e-4", "--augment", "standard", "--set", "augment.scale=[0.5, 1]"]
     means += ["--balance", "weights", "--label-smoothing", "0.1", "--clip-grad", "2"]
@@ -160,29 +143,6 @@ def test_the_command_line_takes_and_shows_the_means(run_ftkit: RunFtkit, data: P
 # Loss
 
 
-def test_class_weights_and_smoothing_by_hand() -> None:
-    """Logits 0 and ln 3 are the probabilities 1/4 and 3/4."""
-    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    labels = torch.tensor([0, 1])
-    hit, miss, loss = -math.log(0.75), -math.log(0.25), CrossEntropy()
-    assert float(BatchLoss(loss)(logits, labels)) == pytest.approx(miss + hit)
-    weights = torch.tensor([0.5, 3.0])
-    assert float(BatchLoss(loss, weights=weights)(logits, labels)) == pytest.approx(0.5 * miss + 3 * hit)
-    smooth_miss, smooth_hit = 0.9 * miss + 0.1 * hit, 0.9 * hit + 0.1 * miss
-    both = BatchLoss(loss, smoothing=0.2, weights=weights, auxiliary=0.4)
-    assert float(BatchLoss(loss, smoothing=0.2)(logits, labels)) == pytest.approx(smooth_miss + smooth_hit)
-    assert float(both(logits, labels)) == pytest.approx(0.5 * smooth_miss + 3 * smooth_hit)
-    assert float(both(logits, labels, [logits])) == pytest.approx(1.4 * (0.5 * smooth_miss + 3 * smooth_hit))
-    assert float(both(logits[:0], labels[:0])) == 0.0
-
-
-def test_the_plans_weights_reach_the_loss(data: Path, tmp_path: Path) -> None:
-    loss = make_loss(plan(data, tmp_path, balance="weights", label_smoothing=0.25), torch.device("cpu"))
-    assert loss.weights is not None
-    assert (loss.weights.tolist(), loss.smoothing) == ([0.625, 2.5], 0.25)
-    assert make_loss(plan(data, tmp_path, balance="sampler"), torch.device("cpu")).weights is None
-
-
 @pytest.mark.parametrize(
     ("settings", "moves"), [({}, 0.03), ({"balance": "weights"}, 0.0), ({"label_smoothing": 0.4}, 0.018)]
 )
@@ -191,14 +151,14 @@ def test_the_head_moves_by_the_gradient_of_that_loss(
 ) -> None:
     """A head of zeros says 1/2 to all 15 images, so that the gradient of its first bias is (3 - 12) / 15 / 2:
     0 where classes count the same, and smaller by 0.4 where the targets are."""
-    state = {k: v.contiguous() for k, v in opened(plan(data, tmp_path)).network.state_dict().items()}
+    state = runs.tensors(ftkit.train(plan(data, tmp_path, epochs=1)).run.path)
     head = [name for name, value in state.items() if value.shape[:1] == (2,)]
     save_file({k: torch.zeros_like(v) if k in head else v for k, v in state.items()}, tmp_path / "zero.safetensors")
     step: dict[str, Any] = {"strategy": "freeze", "epochs": 1, "batch_size": 15, "keep_head": True, "probe": False}
     step["precision"] = "fp32"
     made = plan(data, tmp_path, weights=str(tmp_path / "zero.safetensors"), **step, **settings)
-    trained = load_file(ftkit.train(made).run.last / "model.safetensors")
-    bias = next(trained[name] for name in head if name.endswith("bias"))
+    after = runs.tensors(ftkit.train(made).run.path)
+    bias = next(after[name] for name in head if name.endswith("bias"))
     assert bias.tolist() == pytest.approx([moves, -moves], abs=1e-6)
 
 
@@ -211,28 +171,3 @@ def test_records_hold_the_plain_loss_whatever_is_smoothed_or_weighted(data: Path
 
 
 # Order
-
-
-def test_the_sampler_draws_classes_equally_and_an_epoch_keeps_its_length(data: Path, tmp_path: Path) -> None:
-    session = opened(plan(data, tmp_path, balance="sampler"))
-    train = session.plan.splits.train
-    assert train is not None
-    seen: Counter[int] = Counter()
-    for epoch in range(60):
-        session.order.start(epoch)
-        indices = [index for batch in session.order for _, index, _ in batch]
-        assert len(indices) == 15
-        seen.update(int(train.labels[i]) for i in indices)  # type: ignore[arg-type]
-    # 900 draws: half of them, give or take three standard deviations.
-    assert 405 < seen[1] < 495
-
-
-def test_the_loader_gives_the_images_that_were_drawn(data: Path, tmp_path: Path) -> None:
-    session = opened(plan(data, tmp_path, balance="sampler"))
-    session.order.start(0)
-    drawn = [index for batch in session.order for _, index, _ in batch]
-    given = [
-        (int(i), int(label)) for batch in session.uncached.train_loader for _, label, i in zip(*batch, strict=True)
-    ]
-    assert [index for index, _ in given] == drawn
-    assert sum(label for _, label in given) > 3

@@ -1,4 +1,4 @@
-"""What several processes must agree on, checked from within each of them: `python -m tests.battery FOLDER PART`.
+"""What several processes must agree on, checked from within each of them: `python -m tests.process_checks FOLDER PART`.
 
 The environment says which of them this is, as torchrun sets it. Each writes what it found to `FOLDER/RANK.json`.
 """
@@ -23,20 +23,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ftkit
+from ftkit import resume
+from ftkit.api import Preprocessing, Split
 from ftkit.data.loading.loader import Samples, evaluation_loader
 from ftkit.distributed import launch_env
 from ftkit.errors import RunInterrupted
 from ftkit.evaluation import collect
-from ftkit.library import resume
 from ftkit.models.compute.devices import compute_of, make_accelerator
-from ftkit.parts.dataset import Split
 from ftkit.training.callbacks.checkpointing import Checkpointing
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import own
 from ftkit.training.steppers.zero import ZeroStepper
 from ftkit.training.trainer import Trainer
 from ftkit.transforms import pipeline
-from ftkit.transforms.preprocessing import Preprocessing
 from tests.evaluating import evaluate
 from tests.stopping import StopAt
 
@@ -196,7 +195,7 @@ def stops(folder: Path, sample: bool) -> dict[str, Any]:
     return found
 
 
-def shares(folder: Path) -> dict[str, Any]:
+def shards(folder: Path) -> dict[str, Any]:
     """Runs whose network is sharded by FSDP2; the shard of a process."""
 
     def part(trainer: Trainer) -> tuple[int, int]:
@@ -234,11 +233,11 @@ def apart(
     part: Callable[[Trainer], tuple[int, int] | None],
     stops: Sequence[tuple[int, int, str]],
 ) -> dict[str, Any]:
-    """Runs in shares: how much a process has, where they end, and where they end when stopped.
+    """Runs in shards: how much a process has, where they end, and where they end when stopped.
 
     Args:
         given: What a run with SGD is like, sharded or not.
-        shared: What shares it out.
+        shared: What shards it out.
         adamw: What else is different in another one, with AdamW.
         part: How many values this process has, and how many there are, if any are sharded.
         stops: Process, step and optimizer.
@@ -273,7 +272,7 @@ def apart(
     return {
         "parts": parts,
         "codes": codes,
-        "goes on": [files[name] == files[f"{name}-cut"] for name in runs],
+        "resumed": [files[name] == files[f"{name}-cut"] for name in runs],
         "far": [
             name
             for name, tensor in plain_end.items()
@@ -309,7 +308,7 @@ def main(folder: Path, part: str) -> None:
         (folder / f"{launch_env.rank()}.json").write_text(json.dumps(zero(folder)))
         return
     if part == "sample":
-        found["shares"] = shares(folder)
+        found["shards"] = shards(folder)
     if part != "all metrics":
         found["schedules"] = schedules(folder, part == "sample")
         found["stops"] = stops(folder, part == "sample")

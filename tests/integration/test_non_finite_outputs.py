@@ -14,16 +14,14 @@ from PIL import Image
 from torch import nn
 
 import ftkit
+from ftkit import EpochDone, Listener
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError
-from ftkit.files.json_text import dump_json
-from ftkit.models.bundle import backbone_id, save_bundle
-from ftkit.plugins import Registry
-from ftkit.runs.model_card import ModelCard, read_card
-from ftkit.training.events import EpochDone, Listener
-from tests.cli.test_evaluate import CLASSES, make_run
 from tests.conftest import MakeFolder
+from tests.models import backbone, make_run, save_model
+from tests.runs import card
 
+CLASSES = ("[b]lue", "crimson", "gold")
 FRAGILE = """
 from dataclasses import replace
 from ftkit.api import LayerGroup, hookimpl
@@ -128,7 +126,7 @@ def test_evaluate_and_compare_refuse_and_name_the_images(run: Path, capsys: pyte
     strict(capsys.readouterr().out)
 
 
-def test_validation_counts_it_as_wrong_says_so_and_records_null(run: Path, tmp_path: Path) -> None:
+def test_validation_counts_it_as_wrong_reports_it_and_records_null(run: Path, tmp_path: Path) -> None:
     place, data = run.parents[1], tmp_path / "data"
     data.symlink_to(place / "data")
     other = tmp_path / "other"
@@ -152,7 +150,7 @@ def test_validation_counts_it_as_wrong_says_so_and_records_null(run: Path, tmp_p
     assert record["val_accuracy"] <= 6 / 7
     assert record in heard
     assert [strict(path.read_text()) for path in outcome.run.path.rglob("*.json")]
-    assert read_card(outcome.run.model).metrics["val_loss"] is None
+    assert card(outcome.run.model)["metrics"]["val_loss"] is None
 
 
 @pytest.mark.parametrize(
@@ -167,16 +165,12 @@ def test_validation_counts_it_as_wrong_says_so_and_records_null(run: Path, tmp_p
 def test_what_is_finite_are_the_probabilities(
     bias: tuple[float, ...], usable: bool, tmp_path: Path, image_folder: MakeFolder
 ) -> None:
-    registry = Registry()
-    backbone = registry.backbones.get("cifar_resnet20")
-    model = backbone.build(3)
+    model = backbone("cifar_resnet20").build(3)
     head = model.get_submodule("linear")
     assert isinstance(head, nn.Linear)
     nn.init.zeros_(head.weight)
     head.bias.data = torch.tensor(bias)
-    save_bundle(
-        tmp_path / "m", model, ModelCard(CLASSES, backbone.preprocessing, backbone_id(registry, "cifar_resnet20"))
-    )
+    save_model(tmp_path / "m", CLASSES, network=model)
     image_folder(tmp_path / "data", {"gold": 1})
     image = next((tmp_path / "data").rglob("*.jpg"))
     predictor = ftkit.load(tmp_path / "m")
@@ -201,11 +195,6 @@ def test_features_that_are_not_finite_are_counted_and_named(run: Path, tmp_path:
         ftkit.train(ftkit.plan(**request))
 
 
-def test_json_has_no_number_that_is_none() -> None:
-    value = {"a": math.nan, "b": [math.inf, (-math.inf, 1.5)], "c": {"d": math.nan}, 2: True}
-    assert strict(dump_json(value)) == {"a": None, "b": [None, [None, 1.5]], "c": {"d": None}, "2": True}
-
-
 def test_a_run_that_is_all_wrong_is_refused(tmp_path: Path, image_folder: MakeFolder) -> None:
     data = image_folder(tmp_path / "data", {"train": dict.fromkeys(CLASSES, 2), "test": dict.fromkeys(CLASSES, 4)})
     folder = make_run(tmp_path / "runs" / "mine", data, CLASSES)
@@ -213,5 +202,5 @@ def test_a_run_that_is_all_wrong_is_refused(tmp_path: Path, image_folder: MakeFo
     head = loaded.network.get_submodule("linear")
     assert isinstance(head, nn.Linear)
     head.bias.data[0] = torch.nan
-    save_bundle(folder / "model", loaded.network, loaded.card)
+    save_model(folder / "model", CLASSES, network=loaded.network, fingerprint=loaded.card.fingerprint)
     assert main(["evaluate", str(folder)]) == 1

@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ftkit
+from ftkit import Plan, resume
 from ftkit.cli.main import main
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
-from ftkit.planning.run_plan import Plan
 from tests.conftest import MakeFolder
+from tests.runs import records
 from tests.stopping import StopAt
 
 FRAGILE = '''
@@ -113,21 +113,21 @@ def test_without_checkpoints_in_between_it_is_found_before_the_next(data: Path, 
     assert not list((tmp_path / "run" / "checkpoints").glob("e*"))
 
 
-def test_skip_leaves_the_step_out_counts_it_and_says_so(
+def test_skip_leaves_the_step_out_counts_it_and_reports_it(
     data: Path, fragile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = settings(data, fragile, tmp_path, checkpoint={"keep": 2})
     path = tmp_path / "request.json.yaml"
     path.write_text(json.dumps(request))
     assert main(["train", "--config", str(path), "--on-nan", "skip"]) == 0
-    said = capsys.readouterr()
-    assert "2 steps were skipped: loss or gradients were not finite" in said.out
-    assert "is left out: its loss or gradients are not finite, on" in said.err
-    assert "b/0005." in said.err
+    printed = capsys.readouterr()
+    assert "2 steps were skipped: loss or gradients were not finite" in printed.out
+    assert "is left out: its loss or gradients are not finite, on" in printed.err
+    assert "b/0005." in printed.err
     run = tmp_path / "run"
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["skipped_steps"] for record in records] == [1, 1]
-    assert all(record["train_loss"] < 100 for record in records)
+    epochs = records(run)
+    assert [record["skipped_steps"] for record in epochs] == [1, 1]
+    assert all(record["train_loss"] < 100 for record in epochs)
     assert finite(run / "last" / "model.safetensors")
     buffers = load_file(run / "last" / "model.safetensors")
     assert int(buffers["norm.num_batches_tracked"]) == 2 * 5, "a step left out changes no statistics"

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 import ftkit
+from ftkit.api import ImageFiles, Split
 from ftkit.cli.main import main
-from ftkit.config.schema import Cache
-from ftkit.data.images import ImageFiles, Range
+from ftkit.data.images import Range
 from ftkit.data.loading import decoded_images
 from ftkit.data.loading.decoded_images import DecodedCache, decoded_sizes, open_decoded_cache
 from ftkit.data.loading.pixels import sample_pixels
-from ftkit.parts.dataset import Split
 from ftkit.testing import draw_image
 from tests.conftest import MakeFolder
 
@@ -76,7 +75,10 @@ def kept(folder: Path, count: int = 3, where: Any = "disk") -> tuple[DecodedCach
     names = [f"{number}.jpg" for number in range(count)]
     split = Split(names, [0] * count, ImageFiles(folder, names))
     return open_decoded_cache(
-        split, decoded_sizes(split, 3), Cache(decoded=where, dir=str(folder / "cache")), "some"
+        split,
+        decoded_sizes(split, 3),
+        ftkit.plan(cache={"decoded": where, "dir": str(folder / "cache")}).config.cache,
+        "some",
     ), split
 
 
@@ -134,14 +136,14 @@ def test_more_than_fits_is_refused_before_training(
     assert "GB are available\nhint: give --decoded-cache disk, or off" in refused(
         data, capsys, "--decoded-cache", "ram"
     )
-    said = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1000")
-    assert "no room for 0.00 GB" in said
-    assert "raise --cache-limit" in said
+    printed = refused(data, capsys, "--decoded-cache", "disk", "--cache-limit", "1000")
+    assert "no room for 0.00 GB" in printed
+    assert "raise --cache-limit" in printed
 
 
 def test_images_in_memory_are_not_kept_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(data, capsys, "--decoded-cache", "ram", "--dataset", "digits")
-    assert "the samples are not image files" in said
+    printed = refused(data, capsys, "--decoded-cache", "ram", "--dataset", "digits")
+    assert "the samples are not image files" in printed
 
 
 def test_memory_is_what_the_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

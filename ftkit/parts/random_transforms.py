@@ -1,4 +1,4 @@
-"""A batch transform: a random change of a batch of training images and its targets."""
+"""Random changes of training images: of one image, and of a batch with its targets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class ImageTransform(ABC):
+    """Changes one training image at random. Subclasses are frozen dataclasses; fields are options.
+
+    It runs in the worker processes, after the random crop and before flips and changes of colour, and must be
+    picklable.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    @abstractmethod
+    def apply(self, image: Tensor) -> Tensor:
+        """The changed image.
+
+        Random numbers come from torch's default generator. It is seeded for each image by its position in the run, so
+        a resumed run draws the same numbers.
+
+        Args:
+            image: uint8 `(channels, size, size)` with 1 or 3 channels; not to be changed in place.
+
+        Returns:
+            uint8 of the same shape.
+        """
+
+
 @dataclass(frozen=True)
 class BatchTransform(ABC):
     """Changes a batch and its targets at random. Subclasses are frozen dataclasses; fields are options.
@@ -22,7 +46,7 @@ class BatchTransform(ABC):
     cached.
 
     Attributes:
-        probability: Of changing a batch for which this transform is chosen.
+        probability: The probability of changing a batch for which this transform is chosen.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -41,5 +65,5 @@ class BatchTransform(ABC):
             images: float32 `(b, channels, size, size)`, normalised, on the device of the run; not to be changed in
                 place.
             targets: A probability for each class, float32 `(b, classes)`, on the same device.
-            generator: On the CPU, seeded by the position in the run; the only source of random numbers.
+            generator: A generator on the CPU, seeded by the position in the run; the only source of random numbers.
         """

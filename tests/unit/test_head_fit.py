@@ -1,0 +1,81 @@
+"""The linear fit of a head: scikit-learn's optimum, and the cross-validated accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ftkit.tasks.head_fit import cross_validated, fit_multinomial
+
+
+def clouds(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlapping clouds of points, each class around its own centre; features of very different sizes."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    centres = rng.normal(size=(classes, 12)) * 1.5
+    points = (centres[labels] + rng.normal(size=(count, 12))) * np.logspace(-1, 2, 12) + 5
+    return torch.from_numpy(points).float(), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_solution_is_that_of_scikit_learn_on_the_same_features(classes: int) -> None:
+    x, y = clouds(210, classes)
+    solution = fit_multinomial(x, y, classes)
+    scaled = (x.double().numpy() - x.double().numpy().mean(0)) / x.double().numpy().std()
+    theirs = LogisticRegression(C=solution.strength, max_iter=1000).fit(scaled, y.numpy())
+    ours = (x.double() @ solution.weight.double().T + solution.bias.double()).softmax(1).numpy()
+    assert np.abs(ours - theirs.predict_proba(scaled)).max() < 2e-3
+    assert (ours.argmax(1) == theirs.predict(scaled)).mean() == 1.0
+
+
+def test_a_class_with_one_image_can_be_solved() -> None:
+    x, y = clouds(30, 3)
+    keep = torch.cat([torch.where(y != 2)[0], torch.where(y == 2)[0][:1]])
+    solution = fit_multinomial(x[keep], y[keep], 3)
+    assert solution.strength == 0.01
+    assert solution.weight.shape == (3, 12)
+
+
+def test_balanced_classes_count_equally() -> None:
+    x, y = clouds(400, 2)
+    few = torch.cat([torch.where(y == 0)[0], torch.where(y == 1)[0][:8]])
+    usual, balanced = (fit_multinomial(x[few], y[few], 2, balanced=b) for b in (False, True))
+    rest = torch.where(y == 1)[0][8:]
+    found = [((x[rest] @ s.weight.T + s.bias).argmax(1) == 1).float().mean() for s in (usual, balanced)]
+    assert found[1] > found[0]
+
+
+def clusters(images: int, classes: int, clusters_each: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features in tight clusters on a circle, which are assigned to the classes in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    cluster = torch.arange(images) % (classes * clusters_each)
+    angle = cluster * 2 * torch.pi / (classes * clusters_each)
+    points = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return points + 0.05 * torch.randn(images, 2, generator=generator), cluster % classes
+
+
+def test_tight_clusters_are_separated_by_both_and_mixed_ones_by_neither() -> None:
+    assert cross_validated(*clusters(60, 3, 1)) == (1.0, 1.0)
+    probe, nearest = cross_validated(*clusters(60, 2, 2))
+    assert probe < 0.75
+    assert nearest < 0.75
+
+
+def test_only_the_probe_separates_a_class_inside_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    # One axis separates the classes; one class is spread along the other, which is much wider.
+    points = torch.stack([labels * 1.0, torch.randn(200, generator=generator) * 20 * labels], dim=1)
+    probe, nearest = cross_validated(points, labels)
+    assert probe == 1.0
+    assert nearest < 0.9
+
+
+def test_random_labels_are_at_chance() -> None:
+    features, _ = clusters(400, 4, 1)
+    labels = torch.randint(0, 2, (400,), generator=torch.Generator().manual_seed(1))
+    probe, nearest = cross_validated(features, labels)
+    assert probe == pytest.approx(0.5, abs=0.1)
+    assert nearest == pytest.approx(0.5, abs=0.1)

@@ -112,8 +112,9 @@ def _request(arguments: dict[str, Any]) -> Request:
         if value in (None, []):
             continue
         value = flag.parse(value) if isinstance(value, str) else value
-        name, earlier = flags.get(flag.key, (flag.names[0], []))
-        flags[flag.key] = name, ([*earlier, *value] if isinstance(value, list) else value)
+        names, earlier = flags.get(flag.key, ("", []))
+        names = f"{names}, {flag.names[0]}" if names else flag.names[0]
+        flags[flag.key] = names, ([*earlier, *value] if isinstance(value, list) else value)
     return Request(arguments["config_file"], flags, arguments["config_sets"] or [])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ftkit.data.balance import balance_notes
+from ftkit.data.plugin_checks import error_prefix
 from ftkit.errors import RequestError, plural
 from ftkit.metrics.selection import check_defined
 from ftkit.optim.rates import check_group_rates
@@ -123,14 +124,15 @@ def _check_callbacks(plan: Plan) -> tuple[str, ...]:
         RequestError: A callback can't work in it.
     """
     config, described, notes = plan.config, plan.to_json() if plan.callbacks else {}, list[str]()
-    for choice, callback in zip(config.callbacks, plan.callbacks, strict=True):
+    for number, (choice, callback) in enumerate(zip(config.callbacks, plan.callbacks, strict=True)):
         if callback.needs_whole_weights and (config.fsdp or config.zero_stage):
             flag = "--fsdp" if config.fsdp else "--zero-stage"
             raise RequestError(
                 f"callback {choice.name!r} needs whole weights in each process, and {flag} shards them",
                 "drop one of the two",
             )
-        with plugin_boundary(f"check of callback {choice.name!r}", callback):
+        where = plan.resolved.where(f"callbacks.{number}.name")
+        with error_prefix(where), plugin_boundary(f"check of callback {choice.name!r}", callback):
             callback.check(described)
             notes.append(callback.describe())
     return tuple(note for note in notes if note)

@@ -172,6 +172,8 @@ def test_flags_add_callbacks_and_the_plan_describes_them(data: Path, tmp_path: P
     ]
     shown = " ".join(run_ftkit("train", "--data", str(data), *flags, cwd=tmp_path).stdout.split())
     assert "the average of the weights, with decay 0.95, is evaluated after each epoch as val_ema_*" in shown
+    refused = run_ftkit("train", "--data", str(data), *flags, "--weights", "none", cwd=tmp_path)
+    assert refused.stderr.startswith("error: --ema, --l2-sp: l2-sp decays toward the pretrained weights")
 
 
 def test_an_error_of_a_callback_names_plugin_part_and_line(data: Path, tmp_path: Path) -> None:

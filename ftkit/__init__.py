@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftkit.errors import FtkitError, RequestError
+    from ftkit.exporting.model_export import Export
     from ftkit.inference.predictor import Prediction, Predictor, load
-    from ftkit.library import plan, resume, train
+    from ftkit.library import export, plan, resume, train
     from ftkit.planning.run_plan import Plan
     from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
     from ftkit.training.train import Outcome
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EpochDone",
+    "Export",
     "FtkitError",
     "Listener",
     "Outcome",
@@ -36,6 +38,7 @@ __all__ = [
     "RunStarted",
     "StepDone",
     "__version__",
+    "export",
     "load",
     "plan",
     "resume",
@@ -44,6 +47,7 @@ __all__ = [
 
 _MODULES = {
     "EpochDone": "ftkit.training.events",
+    "Export": "ftkit.exporting.model_export",
     "FtkitError": "ftkit.errors",
     "Listener": "ftkit.training.events",
     "Outcome": "ftkit.training.train",
@@ -53,6 +57,7 @@ _MODULES = {
     "RequestError": "ftkit.errors",
     "RunStarted": "ftkit.training.events",
     "StepDone": "ftkit.training.events",
+    "export": "ftkit.library",
     "load": "ftkit.inference.predictor",
     "plan": "ftkit.library",
     "resume": "ftkit.library",

@@ -1,4 +1,4 @@
-"""The functions of the library that plan, train and resume; `ftkit.load` is in `ftkit.inference`."""
+"""The functions of the library that plan, train, resume and export; `ftkit.load` is in `ftkit.inference`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
+    from ftkit.exporting.model_export import Export
     from ftkit.training.events import Listener
     from ftkit.training.train import Outcome
 
@@ -63,3 +64,31 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
     folder = RunFolder(Path(run))
     plan = make_plan(resolve(folder.config, {}, [], {}), run=folder)
     return run_plan(plan, folder, listener, resume=True)
+
+
+def export(
+    model: str | os.PathLike[str],
+    format: str,  # noqa: A002 - as the flag is called
+    to: str | os.PathLike[str],
+    replace: bool = False,
+    **options: Any,
+) -> Export:
+    """Write a trained model in another format, and compare the outputs of both.
+
+    Args:
+        model: A bundle, a run folder, the name of a run under `runs/`, or `PLUGIN/ADDRESS`.
+        format: The name of an exporter: `torch-export`, `onnx`, or that of a plugin.
+        to: The folder to create.
+        replace: Replace an earlier export in that folder.
+        options: Options of the exporter: `opset=18`.
+
+    Raises:
+        RequestError: A name, an option or the folder can't be used, or a package is missing.
+        FtkitError: The exporter failed, or the outputs differ too much; nothing is left behind.
+    """
+    from ftkit.config.sources import from_flags
+    from ftkit.exporting.model_export import SECTION, export_bundle
+    from ftkit.models.model_source import locate_model
+
+    settings = from_flags({f"{SECTION}.{name}": (name, value) for name, value in options.items()}, [])
+    return export_bundle(locate_model(os.fspath(model), Path("runs")), format, Path(to), settings, replace)

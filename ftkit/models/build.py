@@ -15,6 +15,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.models.compute.devices import is_depthwise, make_accelerator
 from ftkit.models.model_size import build_on_meta
 from ftkit.models.parameter_groups import assign_parameters
+from ftkit.models.regularisation import set_regularisation
 from ftkit.models.surgery import build_network, refit
 from ftkit.models.weights.files import Contents, read_weights
 from ftkit.models.weights.head_classes import head_class_order
@@ -91,6 +92,17 @@ def with_parameter_counts(plan: Plan) -> Plan:
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     members = assign_parameters(network, plan.schedule.groups)
     return replace(plan, group_parameters={g: sum(sizes[n] for n in names) for g, names in members.items()})
+
+
+def check_regularisation(plan: Plan) -> None:
+    """Refuse rates of stochastic depth or dropout for a network without such layers.
+
+    Raises:
+        RequestError: Names the backbone.
+    """
+    config = plan.config
+    if config.drop_path is not None or config.backbone_dropout is not None:
+        set_regularisation(_on_meta(plan), plan.backbone, config.drop_path, config.backbone_dropout)
 
 
 def _adapted(plan: Plan, network: nn.Module) -> nn.Module:

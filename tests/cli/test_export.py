@@ -481,6 +481,22 @@ def test_the_program_in_the_docs_predicts_as_ftkit_does(
         assert found == pytest.approx({t["label"]: t["probability"] for t in line["top"]}, abs=0.01)
 
 
+def test_the_library_exports_as_the_command_does(
+    export: Run, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    done = ftkit.export("mine", "torch-export", tmp_path / "library")
+    assert export("mine", "--format", "torch-export", "--to", str(tmp_path / "command")).returncode == 0
+    assert done.files == ("model.pt2", "export.json")
+    by_library, by_command = (json.loads((tmp_path / n / "export.json").read_text()) for n in ("library", "command"))
+    assert by_library == by_command
+    with pytest.raises(ftkit.RequestError, match="there is an exported model"):
+        ftkit.export("mine", "torch-export", tmp_path / "library")
+    with pytest.raises(ftkit.RequestError, match="colour"):
+        ftkit.export("mine", "torch-export", tmp_path / "library", replace=True, colour=3)
+    assert ftkit.export("mine", "torch-export", tmp_path / "library", replace=True).parity.holds
+
+
 def test_nothing_of_ftkit_is_needed_to_use_an_export(export: Run, tmp_path: Path) -> None:
     assert export("mine", "--format", "torch-export", "--to", str(tmp_path / "out")).returncode == 0
     code = """

@@ -118,10 +118,11 @@ def test_an_evaluated_model_is_unaffected(data: Path, run_ftkit: RunFtkit) -> No
 def test_a_backbone_without_such_layers_is_refused_by_name(
     flag: str, what: str, data: Path, run_ftkit: RunFtkit
 ) -> None:
-    done = run_ftkit("train", "--data", str(data), "--backbone", "lenet", flag, "0.1", cwd=Path.cwd())
-    assert done.returncode == 2
-    assert f"backbone lenet has no {what}" in done.stderr
-    assert done.stderr.splitlines()[-2].startswith("error: backbone lenet")
+    for command in ("plan", "train"):
+        done = run_ftkit(command, "--data", str(data), "--backbone", "lenet", flag, "0.1", cwd=Path.cwd())
+        assert done.returncode == 2
+        assert f"backbone lenet has no {what}" in done.stderr
+        assert done.stderr.splitlines()[-2].startswith("error: backbone lenet")
     assert not list(Path().glob("runs/*"))
     shown = run_ftkit("plan", "--data", str(data), "--backbone", "swin_t", "--weights", "none", "--drop-path", "0.2")
     assert "drop path 0.2" in shown.stdout

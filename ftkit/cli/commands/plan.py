@@ -47,8 +47,8 @@ def complete(
 ) -> Plan:
     """The plan with parameter counts.
 
-    Torch is loaded only to count the parameters of a network without a summary, and to measure features for
-    strategy `auto`.
+    Torch is loaded only to count the parameters of a network without a summary, to find its layers with stochastic
+    depth or dropout if their rates are set, and to measure features for strategy `auto`.
 
     Args:
         tell: Called with a message before a long measurement.
@@ -56,10 +56,12 @@ def complete(
     from ftkit.experiments.auto_strategy import plan_run
 
     planned = plan_run(resolved, tell, run)
-    if planned.group_parameters is not None:
+    rates = planned.config.drop_path, planned.config.backbone_dropout
+    if planned.group_parameters is not None and rates == (None, None):
         return planned
-    from ftkit.models.build import with_parameter_counts
+    from ftkit.models.build import check_regularisation, with_parameter_counts
 
+    check_regularisation(planned)
     return with_parameter_counts(planned)
 
 

@@ -78,13 +78,6 @@ def deepspeed(session: nox.Session) -> None:
 
 
 @nox.session
-def onnx(session: nox.Session) -> None:
-    """Exports to ONNX, which the other sessions do without."""
-    need(session, ".[dev,onnx]")
-    session.run("pytest", "tests/cli/test_export.py", *session.posargs)
-
-
-@nox.session
 def soak(session: nox.Session) -> None:
     """Kills, faults and fuzz by the thousand, for a release; FTKIT_SOAK=0.1 does a tenth of them."""
     need(session, ".[dev]", "atheris>=3,<4; sys_platform == 'linux' and python_version < '3.14'")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -270,3 +271,19 @@ def test_a_repository_that_is_not_there_is_one_line(ftkit_project: Callable[...,
             missing = project.run(*line, env=env)
             assert missing.returncode == 1
             assert "me/wasps can't be pulled" in missing.stderr
+
+
+def test_the_rate_of_stochastic_depth_acts_in_training(
+    network: Callable[[str], Path], tmp_path: Path, ftkit_images: Callable[..., Path]
+) -> None:
+    photos = ftkit_images({"train": {"a": 8, "b": 8}, "val": {"a": 1, "b": 1}})
+    shared: dict[str, Any] = {"dataset": {"name": "folder", "root": str(photos)}, "weights": "none", "workers": 0}
+    shared |= {"strategy": "full", "epochs": 1, "batch_size": 4, "precision": "fp32"}
+    losses = []
+    for rate in (None, 0.0, 0.9):
+        backbone, output = f"hf/{network('convnext')}", str(tmp_path / str(rate))
+        losses.append(ftkit.train(ftkit.plan(backbone=backbone, drop_path=rate, output=output, **shared)).records[-1])
+    assert losses[0]["train_loss"] == losses[1]["train_loss"] != losses[2]["train_loss"]
+    without = ftkit.plan(backbone=f"hf/{network('vit')}", drop_path=0.1, output=str(tmp_path / "vit"), **shared)
+    with pytest.raises(RequestError, match="has no stochastic depth"):
+        ftkit.train(without)

@@ -245,3 +245,19 @@ def test_the_package_is_listed_and_its_networks_are_found(ftkit_project: Callabl
     shown = project.run("backbones", "list", "--filter", "timm/test_conv")
     assert "timm/test_convnext" in shown.stdout
     assert shown.returncode == 0
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_convnext", 32), ("test_vit", 160)])
+def test_the_rate_of_stochastic_depth_acts_in_training(
+    name: str, size: int, tmp_path: Path, ftkit_images: Callable[..., Path]
+) -> None:
+    photos = ftkit_images({"train": {"a": 8, "b": 8}, "val": {"a": 1, "b": 1}})
+    losses = []
+    for rate in (None, 0.0, 0.9):
+        plan = ftkit.plan(
+            dataset={"name": "folder", "root": str(photos)}, backbone=f"timm/{name}", weights="none", strategy="full",
+            epochs=1, batch_size=4, workers=0, precision="fp32", preprocessing={"size": size}, drop_path=rate,
+            output=str(tmp_path / str(rate)),
+        )  # fmt: skip
+        losses.append(ftkit.train(plan).records[-1]["train_loss"])
+    assert losses[0] == losses[1] != losses[2]

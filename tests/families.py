@@ -7,6 +7,7 @@ QUICK = frozenset(
         "convnext_tiny",
         "densenet121",
         "efficientnet_b0",
+        "efficientnet_lite0",  # padding that depends on the size
         "googlenet",  # auxiliary classifiers
         "lenet",  # grey images
         "mobilenet_v3_small",

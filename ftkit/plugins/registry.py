@@ -33,6 +33,7 @@ MODULES = (
     "ftkit.tasks.multilabel",
     "ftkit.builtin.backbones.lenet",
     "ftkit.builtin.backbones.cifar_resnet",
+    "ftkit.builtin.backbones.efficientnet_lite",
     "ftkit.builtin.backbones.torchvision_models",
     "ftkit.builtin.datasets.digits",
     "ftkit.builtin.datasets.image_folder",

@@ -29,6 +29,7 @@ SMALL = {
     "convnext_tiny": 32,
     "densenet121": 32,
     "efficientnet_b0": 32,
+    "efficientnet_lite0": 32,
     "efficientnet_v2_s": 32,
     "googlenet": 32,
     "inception_v3": 299,
@@ -61,7 +62,7 @@ def on_meta(name: str) -> nn.Module:
 
 def test_the_listing_is_torchvisions_and_ours() -> None:
     assert set(models.list_models(module=models)) == TORCHVISION
-    assert len(BACKBONES) == 80 + 4 + 1
+    assert len(BACKBONES) == 80 + 4 + 3 + 1
     assert {backbone(name).family for name in SMALL} == {backbone(name).family for name in BACKBONES}
 
 
@@ -73,7 +74,7 @@ def test_listing_with_all_facts_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "0 []\n"
-    assert len(json.loads(done.stdout)) == 85
+    assert len(json.loads(done.stdout)) == 88
 
 
 def test_parameter_counts_are_the_published_ones() -> None:

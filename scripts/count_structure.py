@@ -17,6 +17,7 @@ MOST_FIELDS = 10
 PUBLIC = ("ftkit.api", "ftkit.testing", "ftkit.errors", "ftkit.cli.main")
 """What tests may import, beside `ftkit` itself, without importing its inside."""
 PATH = re.compile(r"ftkit(\.\w+)+")
+CODE = re.compile(r"(?:^|[;\n])\s*(?:from|import) (ftkit(?:\.\w+)+)")
 
 
 def main() -> None:
@@ -105,7 +106,7 @@ def inside_of_tests(checkout: Path) -> dict[str, set[str]]:
 
 
 def inside(tree: ast.AST) -> set[str]:
-    """Packages of ftkit that a file names beside the public modules; whole strings count, as arguments of `setattr`."""
+    """Packages of ftkit that a file names beside the public modules; also in strings, as code or for `setattr`."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -114,8 +115,8 @@ def inside(tree: ast.AST) -> set[str]:
             # Of `from ftkit.cli import main`, the module is `ftkit.cli.main`.
             below = [f"{node.module}.{alias.name}" for alias in node.names]
             names += below if set(below) <= set(PUBLIC) else [node.module]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and PATH.fullmatch(node.value):
-            names.append(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names += [node.value] if PATH.fullmatch(node.value) else CODE.findall(node.value)
     return {name.split(".")[1] for name in names if name.startswith("ftkit.") and not is_public(name)}
 
 

@@ -5,7 +5,7 @@ Each function names what it changes; a module that moves breaks this file alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from ftkit.activation_cache import policy
 from ftkit.activation_cache.cut import CutFinder
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys
+from ftkit.api import ImageFiles, Preprocessing, Split
+from ftkit.data.loading.loader import Samples, evaluation_loader
 from ftkit.data.loading.order import TrainingOrder
+from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.data.scan import image_scan, scan_cache
 from ftkit.errors import RunInterrupted
 from ftkit.planning import plan_checks
@@ -27,6 +30,7 @@ from ftkit.training.callbacks import trackers
 from ftkit.training.callbacks.checkpointing import Checkpointing
 from ftkit.training.preparation.gradient_check import GradientReach
 from ftkit.training.trainer import Trainer
+from ftkit.transforms.pipeline import evaluation
 
 
 def nothing(*_: Any) -> None:
@@ -145,3 +149,10 @@ def evaluate_epochs_as(patch: pytest.MonkeyPatch, metric: str, values: Iterable[
 def run_lock(folder: Path) -> Any:
     """The lock that a process holds while it trains a run, as a context manager."""
     return RunFolder(folder).locked()
+
+
+def evaluation_batches(paths: Sequence[Path], workers: int) -> Iterator[Any]:
+    """Batches of two images from worker processes, whose errors are explained as in a command."""
+    split = Split([str(path) for path in paths], [0] * len(paths), ImageFiles(Path(), [str(path) for path in paths]))
+    with explain_worker_errors():
+        yield from evaluation_loader(Samples(split, evaluation(Preprocessing(size=24))), 2, workers)

@@ -68,3 +68,9 @@ def content_digest(path: str | Path) -> bytes:
     file_stamp(path)  # Refuses named pipes, on which `open` would block.
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).digest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,6 @@ A SHA-256 checksum covers every byte of both files, and a bundle is written comp
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import ftkit
 from ftkit.config.load import project_plugins
 from ftkit.errors import RequestError, one_line
 from ftkit.files.durable import replace_folder, save_tensors
+from ftkit.files.file_identity import file_sha256
 from ftkit.files.folder_swap import current_folder
 from ftkit.models.compute.devices import Compute, choose_compute
 from ftkit.models.compute.memory_format import choose_memory_format
@@ -185,8 +185,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard, weight
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except FileNotFoundError:
         raise RequestError(f"{path} is missing", f"a model is {WEIGHTS} and {CARD}: copy both") from None
     except OSError as error:

@@ -11,7 +11,6 @@ and learning rates are functions of the position.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 from ftkit.config.choices import PRECISIONS
 from ftkit.errors import RequestError
 from ftkit.files.durable import replace_file, replace_folder
+from ftkit.files.file_identity import file_sha256
 from ftkit.files.json_text import dump_json
 from ftkit.runs.checkpoint_files import CALLBACKS, FROZEN, MANIFEST, REQUIRED, STATE, State, read_state, write_state
 
@@ -119,7 +119,7 @@ def _manifest(checkpoint: Path, names: Collection[str], known: Mapping[str, Any]
     """
     known = known or {}
     paths = [checkpoint / name for name in sorted(names)]
-    files = {p.name: known.get(p.name) or {"sha256": _sha256(p), "size": p.stat().st_size} for p in paths}
+    files = {p.name: known.get(p.name) or {"sha256": file_sha256(p), "size": p.stat().st_size} for p in paths}
     return dump_json(files, indent=1).encode()
 
 
@@ -141,8 +141,3 @@ def _fault(checkpoint: Path) -> str | None:
     except (ValueError, TypeError, KeyError):
         pass
     return f"{MANIFEST} isn't what ftkit wrote"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,9 @@ DATASET = """
 from dataclasses import dataclass
 from pathlib import Path
 from ftkit.api import Dataset, hookimpl, join_splits
-from ftkit.builtin.datasets.image_folder import Folder
+from tests.models import part
+
+Folder = part("datasets", "folder")
 
 
 @dataclass(frozen=True)

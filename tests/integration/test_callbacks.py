@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import ftkit
 from ftkit import FtkitError, resume
 from ftkit.errors import RequestError, RunInterrupted
-from tests.conftest import MakeFolder, RunFtkit
-from tests.runs import plan, result, summary
+from tests.conftest import MakeFolder, RunFtkit, typed
+from tests.runs import plan, result
 from tests.stopping import StopAt
 
 NOISE = str(Path(__file__).parents[1] / "noise_plugin.py")
@@ -87,7 +87,8 @@ def test_the_average_is_the_model_where_it_is_better(data: Path, tmp_path: Path)
     card = json.loads((run.run.model / "model.json").read_text())
     assert (card["epoch"], card["metrics"]["val_loss"]) == (run.best["epoch"], min(values))
     assert run.best["selected_weights"] == "ema", "the swings average out"
-    assert summary(run.run.path)["best"]["val_loss"] == min(values)
+    shown = typed("runs", "show", str(run.run.path)).stdout
+    assert f"best  epoch {run.best['epoch']}: loss {min(values):.4f}\n" in shown
     last = json.loads((run.run.last / "model.json").read_text())["metrics"]
     assert last["val_loss"] == run.records[-1]["val_loss"]
     assert not [name for name in last if "ema" in name]

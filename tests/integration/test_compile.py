@@ -1,4 +1,4 @@
-"""`--compile`: the same training to the last digits, which goes on exactly, or one line says why not."""
+"""`--compile`: the same training to the last digits, which resumes exactly, or one line says why not."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def archive(file: Path, data: Path) -> None:
 
 def test_an_archive_replaced_by_one_of_the_same_size_and_time_is_unpacked(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "set.tar"
-    dataset = {"name": "archive", "path": str(file)}
+    dataset = {"name": "archive", "source": str(file)}
     archive(file, data)
     before, was = ftkit.plan(dataset=dataset).splits, file.stat()
     by_folders(data)

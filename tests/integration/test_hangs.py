@@ -144,20 +144,13 @@ def test_shared_memory_that_is_too_small_is_named_before_the_start(
 LOADER = """
 import sys, resource
 from pathlib import Path
-from ftkit.data.loading.loader import Samples, evaluation_loader
-from ftkit.transforms.pipeline import evaluation
-from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.errors import FtkitError
-from ftkit.parts.dataset import Split
-from tests.unit.test_data import PRE, Files
+from tests.inside import evaluation_batches
 paths = sorted(Path(sys.argv[1]).rglob("*.png"))
-split = Split([p.name for p in paths], [0] * len(paths), Files(paths))
-loader = evaluation_loader(Samples(split, evaluation(PRE)), 2, 2)
 if sys.argv[2] == "files":
     resource.setrlimit(resource.RLIMIT_NOFILE, (36, 36))
 try:
-    with explain_worker_errors():
-        print(len([batch for batch in loader]))
+    print(len(list(evaluation_batches(paths, workers=2))))
 except FtkitError as error:
     print(error.message)
 """

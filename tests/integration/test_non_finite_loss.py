@@ -25,21 +25,20 @@ FRAGILE = '''
 from dataclasses import replace
 
 from ftkit.api import LayerGroup, hookimpl
-from ftkit.builtin.backbones.lenet import lenet
+from tests.models import backbone
 
 
 @hookimpl
 def ftkit_backbones():
-    known = lenet()
+    known = backbone("lenet")
     groups = (LayerGroup("stem", r"(conv1|norm)\\."), *known.groups[1:])
     return {"fragile": replace(known, name="fragile", groups=groups, build=build, weights=(), summary=None)}
 
 
 def build(num_classes):
     import torch
-    from ftkit.builtin.backbones.networks.lenet_network import LeNet
 
-    class Fragile(LeNet):
+    class Fragile(type(backbone("lenet").build(2))):
         def __init__(self):
             super().__init__(num_classes)
             self.norm = torch.nn.BatchNorm2d(1)

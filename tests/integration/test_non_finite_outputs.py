@@ -25,19 +25,18 @@ CLASSES = ("[b]lue", "crimson", "gold")
 FRAGILE = """
 from dataclasses import replace
 from ftkit.api import LayerGroup, hookimpl
-from ftkit.builtin.backbones.lenet import lenet
+from tests.models import backbone
 
 
 @hookimpl
 def ftkit_backbones():
-    return {"fragile": replace(lenet(), name="fragile", build=build, weights=(), summary=None)}
+    return {"fragile": replace(backbone("lenet"), name="fragile", build=build, weights=(), summary=None)}
 
 
 def build(num_classes):
     import torch
-    from ftkit.builtin.backbones.networks.lenet_network import LeNet
 
-    class Fragile(LeNet):
+    class Fragile(type(backbone("lenet").build(2))):
         def forward(self, x):
             white = (x.flatten(1).amin(1) > 2)[:, None, None, None] & torch.tensor(not self.training)
             return super().forward(torch.where(white, torch.nan, x))

@@ -1,4 +1,4 @@
-"""`dataset.value_range` through the whole: config, plan, run, model, predictions, and a run that goes on."""
+"""`dataset.value_range` through the whole: config, plan, run, model, predictions, and a resumed run."""
 
 from __future__ import annotations
 

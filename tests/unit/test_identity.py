@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,21 @@ def test_the_imports_of_long_code_are_found(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(tmp_path))
     lines = [f"a{number} = {number}.5" for number in range(300)] + ["from own_part import x"]
     assert "own_part" in list(imports(compile("\n".join(lines), "long.py", "exec"), ""))
+
+
+def test_the_identity_is_the_same_in_every_process() -> None:
+    code = (
+        "import torch, torchvision; from ftkit.models.identity import network_identity as i;"
+        "print(i(torchvision.models.swin_t()), i(torch.nn.TransformerEncoderLayer(32, 4, 32)))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join([".", *filter(None, sys.path)])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1

@@ -270,6 +270,8 @@ def test_tests_import_the_inside_only_where_they_must() -> None:
         ("from ftkit.testing.checks.loss_checks import check_loss", {"testing"}),
         ("import ftkit.training.train", {"training"}),
         ("patch.setattr('ftkit.data.scan.scan_cache.MOST', 3)", {"data"}),
+        ("CODE = 'import sys; from ftkit.runs.run_folder import RunFolder'", {"runs"}),
+        ("PLUGIN = 'from ftkit.api import Dataset'", set()),
         ("config = 'ftkit.yaml'", set()),
     ],
 )

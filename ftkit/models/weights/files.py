@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ftkit.errors import RequestError, unknown
+from ftkit.files.file_identity import file_sha256
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.models.weights.key_names import without_wrappers
 
@@ -80,7 +80,7 @@ def read_weights(path: Path, key: str | None = None, sha256: str | None = None) 
         RequestError: The file is missing or damaged, has no state dict, or could only be read by running code.
     """
     _require_file(path)
-    if sha256 is not None and _sum(path) != sha256:
+    if sha256 is not None and file_sha256(path) != sha256:
         raise RequestError(f"{path}: the file is damaged: its checksum is wrong", "copy the model again")
     content = _content(path)
     found = _entry(content, key, path) if key else _find_state(content)
@@ -105,11 +105,6 @@ def _require_file(path: Path) -> None:
             f"weights file {path} is one of several shards of a network",
             "give the .index.json that lists the shards",
         )
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content(path: Path) -> Any:

@@ -21,7 +21,7 @@ from ftkit.data.scan.content_digests import image_digests
 from ftkit.distributed.processes import run_on_main
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.durable import replace_file
-from ftkit.files.file_identity import Stamp, file_stamp
+from ftkit.files.file_identity import Stamp, file_sha256, file_stamp
 from ftkit.models.build import build_architecture
 from ftkit.models.identity import describe_network
 from ftkit.parts.dataset import Split, SplitName
@@ -191,5 +191,4 @@ def read_inputs(run: RunFolder) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=8)
 def _file_sha256(path: Path, stamp: Stamp) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

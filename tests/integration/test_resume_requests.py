@@ -155,7 +155,7 @@ def test_an_extended_run_resumes_from_its_last_weights(data: Path) -> None:
     after = records(run)
     assert after[: len(before)] == before
     assert [record["epoch"] for record in after][-3:] == [2, 3, 4]
-    assert list(after[-1]["lr"]) == list(before[-1]["lr"]), "what trained at the end goes on to train"
+    assert list(after[-1]["lr"]) == list(before[-1]["lr"]), "what trained at the end trains on"
     assert main(["train", "--resume", "run"]) == 2, "it is finished again"
 
 

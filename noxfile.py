@@ -71,6 +71,14 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests and the benchmark that need a GPU, each in less than eight minutes on a large one."""
+    need(session, ".[dev]")
+    session.run("pytest", "tests/gpu", "-n", "0", *session.posargs)
+    session.run("python", "benchmarks/gpu.py")
+
+
+@nox.session
 def deepspeed(session: nox.Session) -> None:
     """Runs by DeepSpeed, which the other sessions do without."""
     need(session, ".[dev,deepspeed]")

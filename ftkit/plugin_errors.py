@@ -25,6 +25,7 @@ LONGEST = 500
 
 _PLUGIN_PATHS: dict[str, str] = {}
 """The imported plugins by the path of their code: a file, or a folder with a slash at its end."""
+_REQUESTED_BYTES = re.compile(r"(?<=allocate )[\d.]+ (bytes|[KMGT]i?B)")
 _NO_MEMORY = re.compile(r"out of memory|(can't|[Cc]annot) allocate memory|alloc failed")
 
 
@@ -124,6 +125,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error)) is not None
     )
+
+
+def memory_error(error: BaseException) -> str:
+    """That memory ran out, with the size that was asked for where the error has it."""
+    size = _REQUESTED_BYTES.search(" ".join(str(error).split()))
+    return f"out of memory{f': could not allocate {size[0]}' if size else ''}"
 
 
 def is_unreadable_image(error: FtkitError) -> bool:

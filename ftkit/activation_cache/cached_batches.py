@@ -9,7 +9,7 @@ import torch
 
 from ftkit.activation_cache.cached_augmentations import UNAUGMENTED
 from ftkit.activation_cache.cut import Cut
-from ftkit.activation_cache.table import Table
+from ftkit.activation_cache.table import DeviceTables, Rows
 from ftkit.data.loading.loader import Batch, ReadFailure, split_targets
 from ftkit.data.loading.order import Key
 from ftkit.parts.dataset import SplitName
@@ -33,6 +33,7 @@ class CachedBatches:
         self.batch_sampler = sampler
         self._variants = variants
         self._labels = split_targets(cache.session.split(split))
+        self._device_tables = DeviceTables(cache.session.device)
 
     def __iter__(self) -> Iterator[Batch]:
         every = list(self.batch_sampler)
@@ -43,15 +44,15 @@ class CachedBatches:
             lists = [[(self._variant(key), key[1], 0) for key in keys] for keys in every]
             yield from self._cache.compute_uncached(self._cut, self._split, lists)
             return
-        failures = self._cache.failures[self._split]
+        failures, rows = self._cache.failures[self._split], self._device_tables.of(tables)
         for keys in every:
-            yield self._batch(keys, tables, failures)
+            yield self._batch(keys, rows, failures)
 
     def _variant(self, key: Key) -> int:
         epoch, _, draw = key
         return (epoch + draw) % self._variants
 
-    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Table], failures: Mapping[int, ReadFailure]) -> Batch:
+    def _batch(self, keys: Sequence[Key], tables: Mapping[int, Rows], failures: Mapping[int, ReadFailure]) -> Batch:
         read = [key for key in keys if key[1] not in failures] if failures else keys
         indices = torch.tensor([key[1] for key in read], dtype=torch.int64)
         variants = [self._variant(key) for key in read]

@@ -2,6 +2,8 @@
 
 Rows are computed in chunks, always the same ones, so that a row's last digits don't depend on the run or the process
 that computed it. A chunk counts as written once its checksum is stored and matches its bytes.
+
+For training on a GPU, tables are kept in its memory where they fit, so that batches need no copy from the host.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import torch
 from torch import Tensor
 
 from ftkit.files.cache_folder import CHUNK, MARK, WRITTEN, CacheStore
+
+SHARE = 0.5
+"""Most of the free memory of the device that tables may take: the network's activations and gradients need the rest."""
 
 
 def open_table(
@@ -61,6 +66,16 @@ class Table:
         self._fds = [os.open(path, os.O_RDWR) for path in (self._data_file, self._done_file)]
         self._data: Tensor | None = None
         self._sound: set[int] = set()
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self._rows
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all rows in bytes."""
+        return self._rows * self._nbytes
 
     def missing(self) -> list[int]:
         """Chunks that aren't written yet, or whose bytes don't match their checksum."""
@@ -127,6 +142,75 @@ class Table:
             if zlib.crc32(content) == mark & 0xFFFFFFFF:
                 self._sound.add(chunk)
         return chunk in self._sound
+
+
+class Rows(Protocol):
+    """Rows of activations by number."""
+
+    def take(self, places: Tensor) -> Tensor:
+        """A copy of rows, `(*places.shape, *shape)`, channels last in memory."""
+
+
+class DeviceTable:
+    """All rows of a table in the memory of a device.
+
+    Args:
+        table: Complete.
+    """
+
+    def __init__(self, table: Table, device: torch.device) -> None:
+        self._device = device
+        first = table.take(torch.zeros(1, dtype=torch.int64))
+        # Channels last in memory, the memory layout of the networks, as in the file.
+        self._has_channels = first.ndim == 4
+        last = self._last(first)
+        self._rows = last.new_empty((table.count, *last.shape[1:]), device=device)
+        for start in range(0, table.count, CHUNK):
+            places = torch.arange(start, min(start + CHUNK, table.count))
+            self._rows[start : start + len(places)] = self._last(table.take(places)).to(device)
+
+    def take(self, places: Tensor) -> Tensor:
+        """As `Table.take`, on the device."""
+        rows = self._rows[places.to(self._device, non_blocking=True)]
+        return rows.movedim(-1, -3) if self._has_channels else rows
+
+    def _last(self, rows: Tensor) -> Tensor:
+        return rows.movedim(-3, -1) if self._has_channels else rows
+
+
+class PinnedTable:
+    """Rows of a table in pinned memory, which are copied to a GPU without waiting for it."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def take(self, places: Tensor) -> Tensor:
+        """As `Table.take`, in pinned memory."""
+        return self._table.take(places).pin_memory()
+
+
+class DeviceTables:
+    """The tables of a split in the device's memory; those that no longer fit are read from the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: dict[int, tuple[Table, DeviceTable]] = {}
+
+    def of(self, tables: Mapping[int, Table]) -> Mapping[int, Rows]:
+        """The rows of complete tables by variant, from the fastest memory that they fit into."""
+        if self._device.type != "cuda":
+            return tables
+        # An epoch may use some of the variants; a variant has another table once the layers before it have changed.
+        self._kept = {v: kept for v, kept in self._kept.items() if tables.get(v, kept[0]) is kept[0]}
+        return {variant: self._rows(variant, table) for variant, table in tables.items()}
+
+    def _rows(self, variant: int, table: Table) -> Rows:
+        if variant not in self._kept:
+            free, _ = torch.cuda.mem_get_info(self._device)
+            if table.nbytes > SHARE * free:
+                return PinnedTable(table)
+            self._kept[variant] = table, DeviceTable(table, self._device)
+        return self._kept[variant][1]
 
 
 def _write(fd: int, content: memoryview, offset: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 
 import typer
 
@@ -13,7 +12,6 @@ from ftkit.errors import FtkitError, RunInterrupted
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
-_REQUESTED_BYTES = re.compile(r"(?<=allocate )[\d.]+ (bytes|[KMGT]i?B)")
 
 
 def name_plugin(error: BaseException) -> BaseException:
@@ -67,13 +65,12 @@ def _report_usage_error(error: BaseException) -> int:
 
 
 def _report_internal_error(error: BaseException) -> None:
-    from ftkit.plugin_errors import is_out_of_memory
+    from ftkit.plugin_errors import is_out_of_memory, memory_error
 
     text = " ".join(str(error).split())
     if is_out_of_memory(error):
-        size = _REQUESTED_BYTES.search(text)
         console.error(
-            f"out of memory{f': could not allocate {size[0]}' if size else ''}",
+            memory_error(error),
             "lower --batch-size; in training, raise --accumulate to keep the step size, or use --precision bf16",
         )
         return

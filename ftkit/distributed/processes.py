@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.distributed import launch_env
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, plural
 
 T = TypeVar("T")
 
@@ -62,6 +63,33 @@ def main_first(work: Callable[[], T]) -> T:
 
     run_on_main(first)
     return own[0] if own else work()
+
+
+def check_devices(device: str) -> None:
+    """Check that each process of this machine has a GPU of its own, which NCCL requires.
+
+    Raises:
+        RequestError: There are more processes than GPUs.
+    """
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if device == "cuda" and processes > max(1, gpus):
+        raise RequestError(
+            f"{processes} processes on this machine would share {plural(gpus, 'GPU')}, and each needs its own",
+            f"give --num-processes {gpus}, or --device cpu",
+        )
+
+
+def make_reproducible(device: str) -> None:
+    """Have CUDA compute the same bits at each run, as other devices do: exact resuming depends on it.
+
+    Operations without such an implementation still run; torch warns of them.
+    """
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised
+        torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Only programs that read uninitialised memory need it filled.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def check_backend(device: str, processes: int) -> None:

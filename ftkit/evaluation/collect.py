@@ -91,9 +91,12 @@ def infer(
             if not len(found):
                 continue
             logits = torch.cat([model(part) for part in compute.inference_batches(found.images_on(compute))])
-            parts.append((logits.float().cpu(), labels, indices))
+            # Of the batch before: copying this one's would leave a GPU idle until the next one has arrived.
+            parts[-1] = (parts[-1][0].cpu(), *parts[-1][1:])
+            parts.append((logits.float(), labels, indices))
             if on_batch is not None:
                 on_batch(len(labels))
+    parts[-1] = (parts[-1][0].cpu(), *parts[-1][1:])
     logits, labels, indices = (torch.cat(tensors) for tensors in zip(*(parts[1:] or parts), strict=True))
     return logits, labels, indices
 

@@ -51,9 +51,13 @@ def stream_outputs(
         images, rest = gather(group)
         return rest, _outputs(compute, network, images)
 
-    def gather(group: Sequence[T]) -> tuple[list[Tensor], list[R]]:
+    def gather(group: Sequence[T]) -> tuple[Tensor | None, list[R]]:
         results = [read(item) for item in group]
-        return [image for image, _ in results if image is not None], [rest for _, rest in results]
+        found = [image for image, _ in results if image is not None]
+        images = torch.stack(found) if found else None
+        if images is not None and compute.device.type == "cuda":
+            images = images.pin_memory()  # copied to the device without waiting for it
+        return images, [rest for _, rest in results]
 
     if compute.device.type != "cpu":
         for images, rest in _in_threads(gather, groups, threads or min(READERS, torch.get_num_threads())):
@@ -67,12 +71,12 @@ def stream_outputs(
         torch.set_num_threads(cores)
 
 
-def _outputs(compute: Compute, network: Callable[[Tensor], Any], images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if not images:
+def _outputs(compute: Compute, network: Callable[[Tensor], Any], images: Tensor | None) -> tuple[Tensor, ...]:
+    if images is None:
         return ()
     # Not in inference mode: its tensors can't be used in training later.
     with torch.no_grad(), compute.autocast():
-        parts = [network(part) for part in compute.inference_batches(torch.stack(list(images)))]
+        parts = [network(part) for part in compute.inference_batches(images)]
     if isinstance(parts[0], Tensor):
         return (torch.cat(parts),)
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))

@@ -19,6 +19,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import model_record
 from ftkit.training.callbacks.checkpointing import make_card, save_model
 from ftkit.training.events import Listener
+from ftkit.training.memory_errors import explain_memory_errors
 from ftkit.training.preparation.disk_space import require_disk_space
 from ftkit.training.preparation.gradient_check import require_gradients
 from ftkit.training.preparation.run_inputs import require_same_inputs, write_inputs
@@ -79,6 +80,7 @@ def train(
             run.locked() if session.is_main else nullcontext(),
             plugin_boundary(partial(_position, session)),
             explain_worker_errors(),
+            explain_memory_errors(session, _position),
         ):
             return execute(trainer, other_world)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftkit.activation_cache.table import Table, open_table
+from ftkit.activation_cache.table import DeviceTable, Table, open_table
 from ftkit.files.cache_folder import CHUNK, CacheStore
 
 ROWS = CHUNK + 5
@@ -101,3 +101,19 @@ def test_a_path_that_is_not_a_folder_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         opened(tmp_path / "file")
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4), (5,)])
+def test_rows_in_the_memory_of_a_device_are_those_of_the_table(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """As on a GPU: the same bits in the same memory layout, for a batch and for a single row."""
+    rows = torch.randn(ROWS, *shape)
+    table = open_table(CacheStore(tmp_path, PLENTY), "aa", "rows", ROWS, (shape, torch.float32))
+    fill(table, rows)
+    kept = DeviceTable(table, torch.device("cpu"))
+    for places in (torch.tensor([ROWS - 1, 0, 7, 7]), torch.tensor([], dtype=torch.int64), torch.tensor(3)):
+        found, expected = kept.take(places), table.take(places)
+        assert torch.equal(found, expected)
+        assert torch.equal(found, rows[places])
+        assert found.stride() == expected.stride()
+    table.close()
+    assert torch.equal(kept.take(torch.tensor([1])), rows[1:2]), "it doesn't need the table any more"

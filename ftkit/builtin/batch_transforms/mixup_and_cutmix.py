@@ -36,7 +36,7 @@ class Mixup(BatchTransform):
 
     def apply(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         weight, partners = _draw(self.alpha, len(images), generator)
-        partners = partners.to(images.device)
+        partners = partners.to(images.device, non_blocking=True)
         return images[partners].lerp(images, weight), targets[partners].lerp(targets, weight)
 
 
@@ -58,7 +58,7 @@ class CutMix(BatchTransform):
         import torch
 
         weight, partners = _draw(self.alpha, len(images), generator)
-        partners = partners.to(images.device)
+        partners = partners.to(images.device, non_blocking=True)
         height, width = images.shape[-2:]
         row, column = (int(torch.randint(side, (), generator=generator)) for side in (height, width))
         part = math.sqrt(1 - weight)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftkit.config.schema import Config
 from ftkit.distributed import launch_env
-from ftkit.distributed.processes import check_backend
+from ftkit.distributed.processes import check_backend, check_devices, make_reproducible
 from ftkit.errors import RequestError, unknown
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -91,6 +91,8 @@ def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) 
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device, light)
+    check_devices(device)
+    make_reproducible(device)
     if config.zero_stage:
         # accelerate imports DeepSpeed if it is installed, which would otherwise guess the device and print that.
         os.environ.setdefault("DS_ACCELERATOR", device)

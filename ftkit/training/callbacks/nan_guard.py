@@ -36,7 +36,7 @@ class NanGuard(TrainerCallback):
 
     def allows_update(self, loss: Tensor, step: int) -> bool:
         wrong = (self._wrong_step < 0) & ~torch.isfinite(loss.detach())
-        self._wrong_step = torch.where(wrong, step, self._wrong_step)
+        self._wrong_step.masked_fill_(wrong, step)  # `torch.where` would copy the number to the device, and wait
         return True
 
     def on_update_refused(self, step: int) -> None:

@@ -20,7 +20,9 @@ class EpochTotals:
         self.values = torch.zeros(3, dtype=torch.float64, device=device)
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        self.values += torch.stack([loss.double(), correct.double(), loss.new_tensor(images).double()])
+        # `full_like` is a kernel; a tensor made of a number would be copied to the device, which waits for it.
+        seen = torch.full_like(loss, images, dtype=torch.float64)
+        self.values += torch.stack([loss.double(), correct.double(), seen])
 
     def reset(self) -> None:
         self.values.zero_()

@@ -7,6 +7,7 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ import typer
 
 from ftkit.cli.flags import FLAGS, RUN, Flag
 from ftkit.cli.output import console
-from ftkit.errors import RequestError
+from ftkit.errors import FtkitError, RequestError
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
@@ -173,8 +174,8 @@ def complete_names(kind: str) -> Callable[[str], list[str]]:
     """Shell completion of the names of a kind of part, such as `backbones`."""
 
     def complete(incomplete: str) -> list[str]:
-        from ftkit.plugins import Registry
-
-        return [name for name in Registry().catalogs[kind] if name.startswith(incomplete)]
+        with suppress(FtkitError):  # an invalid config; running the command reports it
+            return [name for name in project_registry(False).catalogs[kind] if name.startswith(incomplete)]
+        return []
 
     return complete

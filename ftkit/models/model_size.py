@@ -47,6 +47,16 @@ def build_on_meta(
             return build_network(*wanted).to("meta")
 
 
+def group_parameters(backbone: Backbone) -> dict[str, int]:
+    """Number of parameters of each layer group, without the layers in `backbone.head`.
+
+    Raises:
+        RequestError: The network can't be built, has no head, or has a parameter in no layer group.
+    """
+    counts = _parameters(build_on_meta(backbone, _CLASSES), backbone)
+    return {name: sum(counts[name].values()) for name in backbone.group_names}
+
+
 def measure(backbone: Backbone, image_size: int | None = None) -> Summary:
     """Parameters and activations by layer group, from a forward pass on the meta device.
 

@@ -161,6 +161,8 @@ class Backbone:
         size_step: Sizes must be multiples of this, in pixels.
         refit: Converts tensors of weights for another size, or of an older version, to the names and shapes of the
             network; leaves unknown ones unchanged.
+        parameters: Number of parameters without the layers in `head`, for lists, where it is known without building
+            the network; not needed with a summary.
     """
 
     name: str
@@ -177,6 +179,12 @@ class Backbone:
     resized: Callable[[int], Backbone] | None = field(default=None, repr=False)
     size_step: int = 1
     refit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = field(default=None, repr=False)
+    parameters: int | None = None
+
+    @property
+    def body_parameters(self) -> int | None:
+        """Number of parameters without the layers in `head`; None where the network must be built to know it."""
+        return self.parameters if self.summary is None else self.summary.parameters(0)
 
     @property
     def group_names(self) -> tuple[str, ...]:

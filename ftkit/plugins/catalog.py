@@ -11,6 +11,7 @@ from ftkit.errors import FtkitError, RequestError, nearest, unknown
 from ftkit.plugin_errors import plugin_location
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner
 from ftkit.plugins.loading import Offer, reason
+from ftkit.plugins.part_index import PartIndex
 
 T = TypeVar("T")
 FEW = 12
@@ -88,6 +89,10 @@ class Catalog(Generic[T]):
             names = self.loader.call_plugin(plugin, self._offers[plugin][1].names) or ()
             self._listed[plugin] = tuple(f"{plugin}/{name}" for name in names)
         return self._listed.get(plugin, ())
+
+    def index(self, plugin: str) -> PartIndex | None:
+        """The index of a loaded plugin's parts; None if it has none."""
+        return self._offers[plugin][1].index if plugin in self._offers else None
 
     def get(self, name: str, where: str = "") -> T:
         """The part called `name`.

@@ -26,6 +26,7 @@ from ftkit.plugin_errors import plugin_location, register_plugin_path
 from ftkit.plugins import hookspecs
 from ftkit.plugins.discovery import BUILT_IN, Fault, Owner, Source
 from ftkit.plugins.kinds import KINDS
+from ftkit.plugins.part_index import PartIndex
 
 T = TypeVar("T")
 
@@ -51,17 +52,24 @@ class Offer:
 
     Its names are read only for lists: there may be thousands, of a library that takes seconds to import. A mapping may
     hold more than it lists.
+
+    Attributes:
+        index: The stored names, for a mapping with a method `index_key`.
     """
 
     hook: str
     items: Mapping[str, Any]
+    index: PartIndex | None = None
 
     def names(self) -> tuple[str, ...]:
-        """The listed names. The plugin's code may raise any error.
+        """The listed names, from the index if there is one. The plugin's code may raise any error.
 
         Raises:
             InvalidPlugin: A name isn't text.
         """
+        return self._names() if self.index is None else tuple(self.index.get("names", self._names))
+
+    def _names(self) -> tuple[str, ...]:
         names = tuple(self.items)
         for name in names:
             if not isinstance(name, str) or not name:
@@ -128,7 +136,7 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=owner.name)
-    offers = {name: _offered(name, call()) for name, call in _calls(manager, mine, CATALOGS)}
+    offers = {name: _offered(name, call(), owner, module) for name, call in _calls(manager, mine, CATALOGS)}
     return Plugin(owner, manager.hook, offers, tuple(name for name in mine if name not in CATALOGS))
 
 
@@ -252,9 +260,11 @@ def _calls(manager: pluggy.PluginManager, mine: list[str], names: tuple[str, ...
             yield name, getattr(manager.hook, name)
 
 
-def _offered(hook: str, results: list[Any]) -> Offer:
+def _offered(hook: str, results: list[Any], owner: Owner, module: ModuleType) -> Offer:
     """The mapping that a hook's implementation returned; pluggy drops None."""
     items = results[0] if results else None
     if not isinstance(items, Mapping):
         raise InvalidPlugin(f"{hook} returned {type(items).__name__}, not a mapping of names")
-    return Offer(hook, items)
+    if not hasattr(items, "index_key"):
+        return Offer(hook, items)
+    return Offer(hook, items, PartIndex(owner, hook, _source_digest(Path(module.__file__ or "")), items))

@@ -222,6 +222,12 @@ class Registry:
         fresh, self._reported = self.faults[self._reported :], len(self.faults)
         return fresh
 
+    def index_problems(self) -> list[str]:
+        """Why lists of plugins couldn't be stored, one line each."""
+        plugins = [found for found in self._loaded.values() if isinstance(found, Plugin)]
+        indexes = [offer.index for plugin in plugins for offer in plugin.offers.values()]
+        return [index.problem for index in indexes if index is not None and index.problem is not None]
+
     def has_plugin(self, plugin: str) -> bool:
         """Whether there is a plugin of that name, even if it is broken or disabled."""
         return plugin in self._sources or plugin == BUILT_IN

@@ -102,12 +102,12 @@ def test_every_backbone_is_one_line(run_ftkit: Run, tmp_path: Path) -> None:
     assert lines[-1].startswith("88 backbones; ")
 
 
-def test_the_filter_matches_names_and_families_in_any_spelling(run_ftkit: Run, tmp_path: Path) -> None:
-    found = json_of(run_ftkit("backbones", "list", "--filter", "Wide-ResNet", "--json", cwd=tmp_path))
+def test_the_pattern_matches_names_in_any_spelling(run_ftkit: Run, tmp_path: Path) -> None:
+    found = json_of(run_ftkit("backbones", "list", "Wide-ResNet", "--json", cwd=tmp_path))
     assert [backbone["name"] for backbone in found] == ["wide_resnet101_2", "wide_resnet50_2"]
-    result = run_ftkit("backbones", "list", "--filter", "resnt18", cwd=tmp_path)
+    result = run_ftkit("backbones", "list", "resnt18", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == ("error: --filter: no backbones match 'resnt18'\nhint: did you mean 'resnet18'?\n")
+    assert result.stderr == ("error: no backbones match 'resnt18'\nhint: did you mean 'resnet18'?\n")
 
 
 def test_a_backbone_is_shown_with_groups_preprocessing_and_weights(run_ftkit: Run, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_plugins_metric_is_listed_and_shown_with_its_properties(run_ftkit: Run
 def test_listing_backbones_builds_no_network(run_ftkit: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LAZY_BACKBONE)
     (tmp_path / "ftkit.yaml").write_text("plugins: [mine.py]\n")
-    (found,) = json_of(run_ftkit("backbones", "list", "--filter", "mine/", "--json", cwd=tmp_path))
+    (found,) = json_of(run_ftkit("backbones", "list", "mine/", "--json", cwd=tmp_path))
     assert (found["head"], found["groups"]) == (None, None)
     assert "built anyway" in run_ftkit("backbones", "show", "mine/net", "--json", cwd=tmp_path).stderr
 

@@ -29,7 +29,7 @@ def test_a_number_has_its_noun(number: int, noun: str, text: str) -> None:
 
 
 def test_one_backbone_is_one(run_ftkit: RunFtkit) -> None:
-    assert "1 backbone; parameters" in run_ftkit("backbones", "list", "--filter", "alexnet").stdout
+    assert "1 backbone; parameters" in run_ftkit("backbones", "list", "alexnet").stdout
 
 
 def test_a_run_reports_its_epochs_and_splits(tmp_path: Path, image_folder: MakeFolder, run_ftkit: RunFtkit) -> None:

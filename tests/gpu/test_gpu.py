@@ -21,7 +21,7 @@ import ftkit
 from ftkit.activation_cache import table
 from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.library import resume
-from ftkit.training.events import Listener, Start
+from ftkit.training.events import Listener, RunStarted
 from tests.gpu.conftest import DEVICE, NETWORK, SIZE, Steps
 
 on_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA itself")
@@ -31,9 +31,9 @@ FROZEN: dict[str, Any] = {"strategy": "freeze", "epochs": 3}
 class Started(Listener):
     """Keeps what a run says at its start."""
 
-    event: Start
+    event: RunStarted
 
-    def started(self, event: Start) -> None:
+    def started(self, event: RunStarted) -> None:
         self.event = event
 
 
@@ -123,7 +123,7 @@ def test_augmentation_on_the_device_is_that_of_the_workers(settings: dict[str, A
     assert device == pytest.approx(workers, abs=0.02)
 
 
-@pytest.mark.parametrize(("optimizer", "operation"), [("adamw", "aten::_fused_adamw_"), ("sgd", "aten::_fused_sgd_")])
+@pytest.mark.parametrize(("optimizer", "operation"), [("adamw", "aten::_fused_adamw_"), ("adam", "aten::_fused_adam_")])
 def test_optimizers_are_fused(settings: dict[str, Any], optimizer: str, operation: str) -> None:
     assert operation in operations(settings, epochs=1, optimizer={"name": optimizer}, precision="bf16")
 

@@ -62,7 +62,7 @@ COMMANDS = {
     "runs show a --json": '"layers"',
     "backbones show foreign/net": "everything",
     "backbones show foreign/net --json": '"name": "foreign/net"',
-    "backbones list --filter foreign": "foreign/net",
+    "backbones list foreign": "foreign/net",
     "datasets show foreign/drawn": "per_class: int, default 12",
     "datasets show foreign/drawn --json": '"per_class"',
     "datasets list": "foreign/drawn",

@@ -19,11 +19,11 @@ WAITING = ("aten._local_scalar_dense", "aten.where.Scalar", "aten.nonzero", "ate
 """Operations that on a GPU wait for it: they read a value, or make a tensor of a number and copy it to the device."""
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the operations that would wait for a GPU."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
         self.steps = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftkit.cli.output.descriptions import aligned, full_count, short_count
@@ -19,7 +19,8 @@ def backbone_json(name: str, backbone: Backbone, plugin: str, build: bool = True
     """
     summary = backbone.summary
     is_lazy = not build and any(isinstance(part, LazySequence) for part in (backbone.head, backbone.groups))
-    groups = [] if is_lazy else backbone.group_names
+    groups = {} if is_lazy else _group_parameters(backbone, build)
+    known = [count for count in groups.values() if count is not None]
     return {
         "name": name,
         "plugin": plugin,
@@ -29,10 +30,10 @@ def backbone_json(name: str, backbone: Backbone, plugin: str, build: bool = True
         "min_size": backbone.min_size,
         "fixed_size": backbone.fixed_size and backbone.resized is None,
         "size_step": backbone.size_step,
-        "parameters": None if summary is None else summary.parameters(0),
+        "parameters": sum(known) if known else backbone.body_parameters,
         "head": None if is_lazy else list(backbone.head),
         "head_inputs": None if summary is None else list(summary.head_inputs),
-        "groups": None if is_lazy else [{"name": g, "parameters": _group_parameters(backbone, g)} for g in groups],
+        "groups": None if is_lazy else [{"name": g, "parameters": count} for g, count in groups.items()],
         "weights": [
             {
                 "name": weights.name,
@@ -46,19 +47,20 @@ def backbone_json(name: str, backbone: Backbone, plugin: str, build: bool = True
     }
 
 
-def backbone_row(name: str, backbone: Backbone) -> tuple[str, ...]:
-    """A row of `ftkit backbones list`: name, family, input, parameters, weights."""
-    pre = default_preprocessing(backbone)
-    weights = [f"{w.name} ({w.note})" if w.note and not i else w.name for i, w in enumerate(backbone.weights)]
-    parameters = short_count(backbone.summary.parameters(0) if backbone.summary else None)
-    return name, backbone.family, f"{pre.size}{' grey' * (pre.channels == 1)}", parameters, ", ".join(weights) or "-"
+def backbone_row(backbone: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of `ftkit backbones list` from a description: name, family, input, parameters, weights."""
+    default, *others = backbone["weights"] or [None]
+    noted = [] if default is None else [default["name"] + (f" ({default['note']})" if default["note"] else "")]
+    weights = ", ".join([*noted, *(other["name"] for other in others)]) or "-"
+    size = f"{backbone['size']}{' grey' * (backbone['channels'] == 1)}"
+    return backbone["name"], backbone["family"], size, short_count(backbone["parameters"]), weights
 
 
 def backbone_lines(name: str, backbone: Backbone, origin: str) -> Iterator[str]:
     """Layer groups, preprocessing and weights of a backbone, as lines for `show`."""
     yield f"{name}: family {backbone.family or '-'}, {origin}; images of {backbone.sizes}"
     yield "\nlayer groups, from the input to the head"
-    shown = [full_count(_group_parameters(backbone, group)) for group in backbone.group_names]
+    shown = [full_count(count) for count in _group_parameters(backbone, build=True).values()]
     width = max(map(len, shown))
     rows = [(f"  {group}", count.rjust(width)) for group, count in zip(backbone.group_names, shown, strict=True)]
     yield from aligned([("  name", "parameters"), *rows])
@@ -90,9 +92,18 @@ def preprocessing_text(pre: Preprocessing) -> str:
     return text + (f", values of {pre.value_range[0]:g} to {pre.value_range[1]:g}" if pre.value_range else "")
 
 
-def _group_parameters(backbone: Backbone, group: str) -> int | None:
-    """Parameters of a layer group, or None if unknown without building the network."""
-    if backbone.summary is None:
-        return None
-    size = backbone.summary.groups.get(group)
-    return sum(size.parameters.values()) if size else 0
+def _group_parameters(backbone: Backbone, build: bool) -> dict[str, int | None]:
+    """Parameters by layer group; None where they are unknown without building the network.
+
+    Args:
+        build: Build it on the meta device to count them.
+    """
+    summary = backbone.summary
+    if summary is not None:
+        sizes = {name: summary.groups.get(name) for name in backbone.group_names}
+        return {name: sum(size.parameters.values()) if size else 0 for name, size in sizes.items()}
+    if not build:
+        return dict.fromkeys(backbone.group_names)
+    from ftkit.models.model_size import group_parameters
+
+    return dict(group_parameters(backbone))

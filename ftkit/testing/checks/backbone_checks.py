@@ -29,8 +29,8 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
 
     Raises:
         ContractError: A parameter or a layer is in no group or in several; groups aren't in order from the input to
-            the head; the head has the wrong number of outputs; the summary doesn't match the network; a pass fails,
-            leaves a parameter without a gradient, or changes frozen values.
+            the head; the head has the wrong number of outputs; `summary` or `parameters` doesn't match the network; a
+            pass fails, leaves a parameter without a gradient, or changes frozen values.
     """
     from ftkit.models.model_size import build_on_meta
 
@@ -38,6 +38,8 @@ def check_backbone(backbone: Backbone, size: int | None = None, train: bool = Tr
     network = build_on_meta(backbone, CLASSES)
     check_groups(backbone, network)
     check_head(backbone, network)
+    if backbone.parameters is not None:
+        check_body_parameters(backbone, network)
     if backbone.summary is not None:
         check_parameters(backbone, network)
     if train:
@@ -81,6 +83,16 @@ def check_head(backbone: Backbone, network: nn.Module) -> None:
         require(not any(group.owns(f"{layer}.") for group in body), f"the head's layer {layer} is in two groups")
         outputs = network.get_parameter(f"{layer}.weight").shape[0]
         require(outputs == CLASSES, f"the head's layer {layer} has {outputs} outputs for {CLASSES} classes")
+
+
+def check_body_parameters(backbone: Backbone, network: nn.Module) -> None:
+    """The number of parameters that lists show is the network's."""
+    in_head = tuple(f"{layer}." for layer in backbone.head)
+    built = sum(p.numel() for name, p in network.named_parameters() if not name.startswith(in_head))
+    require(
+        backbone.body_parameters == built,
+        f"it is listed with {backbone.body_parameters:,} parameters without the head, the network has {built:,}",
+    )
 
 
 def check_parameters(backbone: Backbone, network: nn.Module) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from ftkit.api import Backbone, Dataset, hookimpl
 from ftkit_hf.commands import pull, push
 from ftkit_hf.dataset import HubDataset
 from ftkit_hf.hub import Models
+from ftkit_hf.hub_cache import cached_configs
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -52,10 +54,17 @@ class _Backbones(Mapping[str, Backbone]):
             _REPOSITORY.fullmatch(name) is not None or Path(name, "config.json").is_file()
         )
 
-    def __iter__(self) -> Iterator[str]:
-        from ftkit_hf.backbones import cached
+    def index_key(self) -> str:
+        """Changes with the version of transformers and the configurations in the hub's cache."""
+        configs = [(repository, str(file), file.stat().st_mtime_ns) for repository, file in cached_configs()]
+        return f"transformers {version('transformers')} {configs}"
 
-        return iter(cached())
+    def __iter__(self) -> Iterator[str]:
+        if not any(cached_configs()):
+            return iter(())
+        from ftkit_hf.backbones import classifiers
+
+        return classifiers()
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

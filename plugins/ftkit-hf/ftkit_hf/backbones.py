@@ -28,6 +28,7 @@ from ftkit.api import (
     layer_groups,
 )
 from ftkit_hf.hub import hub_errors
+from ftkit_hf.hub_cache import cached_configs
 
 CLASSES = 7
 """Outputs of the network that is built to find its classifier."""
@@ -97,21 +98,12 @@ def backbone(name: str) -> Backbone:
     )
 
 
-def cached() -> Iterator[str]:
-    """Repositories of image classifiers whose configuration is in the hub's cache."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return
-    for repository in sorted(repositories, key=lambda found: found.repo_id):
-        files = {str(file.file_name): file.file_path for r in repository.revisions for file in r.files}
-        if repository.repo_type == "model" and "config.json" in files:
-            kind = json.loads(Path(files["config.json"]).read_text(encoding="utf-8")).get("model_type")
-            if kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-                yield repository.repo_id
+def classifiers() -> Iterator[str]:
+    """Repositories in the hub's cache whose configuration is that of an image classifier."""
+    for repository, config in cached_configs():
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        if kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+            yield repository
 
 
 def preprocessing(name: str, config: PretrainedConfig) -> Preprocessing:

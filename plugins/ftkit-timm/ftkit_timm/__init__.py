@@ -6,6 +6,9 @@ timm is imported when one of its names is looked up. For its layer groups a netw
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 from ftkit.api import Backbone, hookimpl, nearest
 
@@ -29,6 +32,14 @@ class _Models(Mapping[str, Backbone]):
         from ftkit_timm.models import is_known
 
         return isinstance(name, str) and is_known(name)
+
+    def index_key(self) -> str:
+        """Changes with timm's version, the files of its models, and our numbers of parameters."""
+        spec = find_spec("timm")
+        folder = Path(spec.origin).parent / "models" if spec is not None and spec.origin else Path()
+        files = [*sorted(folder.glob("*.py")), Path(__file__).with_name("parameters.json")]
+        stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        return f"timm {version('timm')} {stamps}"
 
     def similar(self, name: str) -> list[str]:
         """Suggestions for an unknown name with a tag: the most similar tag, else all tags of the architecture."""

@@ -13,6 +13,7 @@ from timm.models import PretrainedCfg
 from ftkit.api import Backbone, Interpolation, LazySequence, Preprocessing, Pretrained, RequestError
 from ftkit_timm.groups import Layers, layers_of
 from ftkit_timm.hub import read_weights
+from ftkit_timm.parameters import parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,7 @@ def backbone(name: str, size: int | None = None) -> Backbone:
     known = tags(architecture)
     ordered = [tag, *(other for other in known if other != tag)] if tag else known
     config = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    is_default = size is None and name == architecture  # position embeddings depend on the size of images
     if size is None and config.fixed_input_size:
         size = config.input_size[-1]
     layers = partial(_layers, architecture, size)
@@ -55,6 +57,7 @@ def backbone(name: str, size: int | None = None) -> Backbone:
         fixed_size=config.fixed_input_size,
         resized=partial(backbone, name) if config.fixed_input_size else None,
         aux_weight=1.0,
+        parameters=parameters_of(architecture) if is_default else None,
     )
 
 

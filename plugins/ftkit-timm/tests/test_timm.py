@@ -242,7 +242,7 @@ def test_the_package_is_listed_and_its_networks_are_found(ftkit_project: Callabl
     listed = project.run("plugins", "list")
     assert "timm" in listed.stdout
     assert "backbones" in listed.stdout
-    shown = project.run("backbones", "list", "--filter", "timm/test_conv")
+    shown = project.run("backbones", "list", "timm/test_conv")
     assert "timm/test_convnext" in shown.stdout
     assert shown.returncode == 0
 

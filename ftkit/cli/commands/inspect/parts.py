@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ftkit.cli.command_table import COMMANDS
+from ftkit.cli.lists.pager import print_paged
 from ftkit.cli.options import Json, complete_names, project_registry, warn_of_faults
 from ftkit.cli.output import console
-from ftkit.errors import RequestError, nearest, plural
+from ftkit.errors import RequestError, plural
 
 if TYPE_CHECKING:
     from ftkit.plugins import Registry
     from ftkit.strategies.schedule import Schedule
 
+BACKBONE_EXAMPLES = (
+    "Examples:\n  ftkit backbones list 'resnet*'\n  ftkit backbones list --family efficientnet --max-params 10M"
+)
 TABLE_BACKBONE = "resnet18"
 TABLE_EPOCHS = 10
 
 Pattern = Annotated[
     str | None,
-    typer.Option("--filter", metavar="TEXT", help="Only names (of backbones, also families) with TEXT."),
+    typer.Argument(
+        metavar="[PATTERN]", show_default=False, help="Only names that match, such as 'resnet*', or contain the text."
+    ),
 ]
 
 
@@ -31,9 +37,13 @@ def _part_app(kind: str) -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, help=COMMANDS[command].help)
     words = command.replace("-", " ")
 
-    @app.command("list", epilog=f"Example: ftkit {command} list", help=f"List {words} by name.")
-    def list_(pattern: Pattern = None, json: Json = False) -> None:
-        _list_parts(kind, pattern, json)
+    if kind == "backbones":
+        app.command("list", epilog=BACKBONE_EXAMPLES)(list_backbones)
+    else:
+
+        @app.command("list", epilog=f"Example: ftkit {command} list", help=f"List {words} by name.")
+        def list_(pattern: Pattern = None, json: Json = False) -> None:
+            _list_classes(kind, pattern, json)
 
     if kind == "strategies":
         app.command("show", epilog="Example: ftkit strategies show gradual --epochs 20 --set decay=0.4")(show_strategy)
@@ -53,6 +63,34 @@ def _name_argument(kind: str) -> Any:
 
 
 STRATEGY = _name_argument("strategies")
+
+
+def list_backbones(
+    pattern: Pattern = None,
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="NAME", help="Only backbones of this family, such as resnet.")
+    ] = None,
+    max_parameters: Annotated[
+        str | None,
+        typer.Option("--max-params", metavar="COUNT", help="Only backbones with at most COUNT parameters, as in 10M."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List backbones by name, with family, image size, parameters and weights."""
+    from ftkit.cli.lists.backbone_lists import Selection, describe_all
+    from ftkit.cli.output.backbone_descriptions import backbone_row
+    from ftkit.cli.output.descriptions import aligned
+
+    registry, faults = project_registry(), list[str]()
+    described = describe_all(registry, faults)
+    _warn(registry, faults)
+    found = Selection(pattern, family, max_parameters).apply(described)
+    if json:
+        console.print_json(found)
+        return
+    header = ("name", "family", "input", "parameters", "weights, the default first")
+    lines = aligned([header, *map(backbone_row, found)])
+    print_paged("\n".join([*lines, "", f"{plural(len(found), 'backbone')}; parameters without the head"]))
 
 
 def show_strategy(
@@ -107,52 +145,49 @@ callbacks = _part_app("callbacks")
 exporters = _part_app("exporters")
 
 
-def _list_parts(kind: str, pattern: str | None, json: bool) -> None:
-    from ftkit.cli.output.part_options import available
+def _list_classes(kind: str, pattern: str | None, json: bool) -> None:
+    from ftkit.cli.lists.name_patterns import matches, no_match
+    from ftkit.cli.output.part_options import available, describe_class, group_aliases
 
     registry = project_registry()
     catalog, faults = registry.catalogs[kind], list[str]()
     parts = dict(available(catalog, catalog, faults))
+    _warn(registry, faults)
+    found = {name: part for name, part in parts.items() if matches(pattern, name)}
+    if pattern is not None and not found:
+        raise no_match(kind, pattern, parts)
+    names = group_aliases(found)
+    if json:
+        console.print_json([describe_class(catalog, name).to_json() for name in names])
+    else:
+        print_paged("\n".join(_class_rows(kind, found, names)))
+
+
+def _class_rows(kind: str, found: Mapping[str, type], names: Mapping[str, list[str]]) -> list[str]:
+    """The lines of a list of classes.
+
+    Args:
+        names: The aliases by the first name of each class.
+    """
+    from ftkit.cli.output.descriptions import aligned
+    from ftkit.cli.output.part_options import headline
+
+    command = kind.replace("_", "-")
+    if not names:
+        return [f"no {command.replace('-', ' ')} available: no plugin provides any"]
+    lines = aligned([("name", "description"), *((name, headline(found[name])) for name in names)])
+    aliases = [f"  {name}: {', '.join(others)}" for name, others in names.items() if others]
+    lines += ["", "aliases", *aliases] if aliases else []
+    return [*lines, "", f"`ftkit {command} show NAME` shows options"]
+
+
+def _warn(registry: Registry, faults: list[str]) -> None:
+    """Warn of parts and plugins that are left out, and of lists that can't be stored."""
     for fault in faults:
         console.warn(fault)
     warn_of_faults(registry)
-    found = {name: part for name, part in parts.items() if _matches(pattern, name, getattr(part, "family", ""))}
-    if pattern is not None and not found:
-        raise _no_match(kind, pattern, parts)
-    if kind == "backbones":
-        _list_backbones(registry, found, json)
-    else:
-        _list_classes(registry, kind, found, json)
-
-
-def _list_backbones(registry: Registry, found: dict[str, Any], json: bool) -> None:
-    from ftkit.cli.output.backbone_descriptions import backbone_json, backbone_row
-    from ftkit.cli.output.descriptions import aligned
-
-    if json:
-        owner = registry.backbones.owner
-        console.print_json([backbone_json(name, b, owner(name).name, build=False) for name, b in found.items()])
-        return
-    header = ("name", "family", "input", "parameters", "weights, the default first")
-    _print_lines(aligned([header, *(backbone_row(name, backbone) for name, backbone in found.items())]))
-    _print_lines(["", f"{plural(len(found), 'backbone')}; parameters without the head"])
-
-
-def _list_classes(registry: Registry, kind: str, found: dict[str, type], json: bool) -> None:
-    from ftkit.cli.output.descriptions import aligned
-    from ftkit.cli.output.part_options import describe_class, group_aliases, headline
-
-    names = group_aliases(found)
-    command = kind.replace("_", "-")
-    if json:
-        console.print_json([describe_class(registry.catalogs[kind], name).to_json() for name in names])
-    elif not names:
-        console.print_text(f"no {command.replace('-', ' ')} available: no plugin provides any")
-    else:
-        lines = aligned([("name", "description"), *((name, headline(found[name])) for name in names)])
-        aliases = [f"  {name}: {', '.join(others)}" for name, others in names.items() if others]
-        lines += ["", "aliases", *aliases] if aliases else []
-        _print_lines([*lines, "", f"`ftkit {command} show NAME` shows options"])
+    for problem in registry.index_problems():
+        console.note(f"note: {problem}")
 
 
 def _show_part(kind: str, name: str, json: bool) -> None:
@@ -170,20 +205,6 @@ def _show_part(kind: str, name: str, json: bool) -> None:
         console.print_json(backbone_json(name, backbone, catalog.owner(name).name))
     else:
         _print_lines(backbone_lines(name, backbone, origin(catalog, name)))
-
-
-def _matches(pattern: str | None, *texts: str) -> bool:
-    def folded(text: str) -> str:
-        return text.lower().replace("-", "_")
-
-    return pattern is None or any(folded(pattern) in folded(text) for text in texts)
-
-
-def _no_match(kind: str, pattern: str, known: Iterable[str]) -> RequestError:
-    close = nearest(pattern, known)
-    words = kind.replace("_", " ")
-    hint = f"did you mean {close!r}?" if close else f"see `ftkit {kind.replace('_', '-')} list`"
-    return RequestError(f"--filter: no {words} match {pattern!r}", hint)
 
 
 def _schedule(registry: Registry, name: str, sets: list[str], backbone: str, epochs: int) -> Schedule:

@@ -1,0 +1,1 @@
+"""What `ftkit KIND list` shows: selection, stored lists, paging."""

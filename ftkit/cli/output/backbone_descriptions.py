@@ -98,12 +98,12 @@ def _group_parameters(backbone: Backbone, build: bool) -> dict[str, int | None]:
     Args:
         build: Build it on the meta device to count them.
     """
-    summary = backbone.summary
+    names, summary = backbone.group_names, backbone.summary
     if summary is not None:
-        sizes = {name: summary.groups.get(name) for name in backbone.group_names}
+        sizes = {name: summary.groups.get(name) for name in names}
         return {name: sum(size.parameters.values()) if size else 0 for name, size in sizes.items()}
     if not build:
-        return dict.fromkeys(backbone.group_names)
+        return dict.fromkeys(names)
     from ftkit.models.model_size import group_parameters
 
     return dict(group_parameters(backbone))

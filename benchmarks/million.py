@@ -66,8 +66,8 @@ def main() -> None:
         rows = list(measurements(Path(scratch), dataset(data, wanted.images, wanted.layout)))
     print(f"{wanted.images:,} images, {wanted.layout}; {machine()}\n")
     print("| what | seconds | CPU seconds | peak memory |\n| --- | --- | --- | --- |")
-    for what, seconds, cpu, peak in rows:
-        print(f"| {what} | {seconds:.1f} | {cpu:.1f} | {peak:,.0f} MB |")
+    for what, *times, peak in rows:
+        print(f"| {what} | {' | '.join(f'{seconds:.1f}' if seconds else '' for seconds in times)} | {peak:,.0f} MB |")
 
 
 def dataset(data: Path, count: int, layout: str) -> dict[str, str]:
@@ -107,16 +107,15 @@ def measured(command: list[str]) -> tuple[float, float, float]:
 
 
 def make(data: Path, count: int, layout: str) -> None:
-    """Generate the images, with the table or in shards."""
+    """Generate the images with a table of them, or in shards."""
     if layout == "shards":
         write_shards(data / "shards", count)
         return
     names = list(write_folder(data / "images", count))
-    if layout == "csv":
-        with (data / "images.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "label"))
-            writer.writerows((f"images/{label}/{name}", label) for label, name in names)
+    with (data / "images.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label"))
+        writer.writerows((f"images/{label}/{name}", label) for label, name in names)
 
 
 def write_folder(root: Path, count: int) -> Iterator[tuple[str, str]]:

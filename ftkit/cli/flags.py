@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, TRACKERS
+from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, SCANS, TRACKERS
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.transforms.augmentation import LEVELS
@@ -100,6 +100,14 @@ FLAGS: tuple[Flag, ...] = (
         "Fail on unreadable image files, or skip them.",
         DATA,
         BAD_IMAGE_WAYS,
+    ),
+    Flag(
+        ("--scan",),
+        "scan",
+        "|".join(SCANS),
+        "Image files to read before training: none, some or all.",
+        DATA,
+        SCANS,
     ),
     Flag(("--task",), "task.name", "auto|multiclass|multilabel", "One or several classes per image.", DATA, "tasks"),
     Flag(("--backbone",), "backbone", "NAME", "Network to fine-tune; see `ftkit backbones list`.", MODEL, "backbones"),

@@ -12,6 +12,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNan = Literal["error", "skip"]
 PatienceFrom = Literal["last-phase", "start"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Scan = Literal["off", "sample", "full"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 BAD_IMAGE_WAYS: tuple[str, ...] = get_args(BadImage)
@@ -20,6 +21,7 @@ DECODED: tuple[str, ...] = get_args(Decoded)
 DEVICES: tuple[str, ...] = get_args(Device)
 ON_NAN: tuple[str, ...] = get_args(OnNan)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+SCANS: tuple[str, ...] = get_args(Scan)
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 
 AUTO = "auto"

@@ -15,6 +15,7 @@ from ftkit.config.choices import (
     OnNan,
     PatienceFrom,
     Precision,
+    Scan,
     Tracker,
 )
 from ftkit.config.field_types import (
@@ -109,6 +110,9 @@ class Config(Section):
     """Number of training images to use, a random sample stratified by class; by default all."""
     on_bad_image: BadImage = "error"
     """Unreadable image files. error: fail before training and name them; skip: leave them out."""
+    scan: Scan = "full"
+    """Image files to read before training, for unreadable ones and duplicates. full: all; sample: 10,000 of each
+    split, at random; off: none."""
 
     classes: tuple[ClassName, ...] | None = None
     """Classes to use, in this order; by default all."""

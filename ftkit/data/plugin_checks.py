@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import combinations
 from multiprocessing.reduction import ForkingPickler
 from typing import IO, Any, cast
 
+from ftkit.data.images import ImageFiles
 from ftkit.errors import RequestError, one_line
+from ftkit.files.packed_text import PackedText
 from ftkit.parts.backbone import Backbone, LayerGroup
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.parts.label_sets import Labels, LabelSets
@@ -28,7 +31,9 @@ _SETS = (tuple, list, set, frozenset)
 
 
 def checked_splits(loaded: object) -> Splits:
-    """Validate the result of a dataset's `load`; classes and notes become tuples, labels integers or `LabelSets`.
+    """Validate the result of a dataset's `load`.
+
+    Classes and notes become tuples, names `PackedText`, and labels integers or `LabelSets`.
 
     Raises:
         RequestError: Names and labels differ in number, a name or a class is a duplicate, a label is out of range,
@@ -53,14 +58,19 @@ def checked_splits(loaded: object) -> Splits:
 
 def names_in_two_splits(splits: Splits) -> tuple[str, ...]:
     """Notes on sample names that are in two splits."""
-    there = [(name, set(split.names)) for name, split in splits.present()]
-    pairs = [(a, b, some & others) for i, (a, some) in enumerate(there) for b, others in there[i + 1 :]]
+    pairs = [(a, b, _in_both(one.names, other.names)) for (a, one), (b, other) in combinations(splits.present(), 2)]
     return tuple(
         f"{len(both):,} sample name{'s are' if len(both) > 1 else ' is'} in {a} and in {b}, as {one_line(min(both))}: "
         f"if the images are the same too, the metrics on {b} are too optimistic"
         for a, b, both in pairs
         if both
     )
+
+
+def _in_both(some: Sequence[str], others: Sequence[str]) -> set[str]:
+    few, many = sorted((some, others), key=len)
+    known = set(few)
+    return {name for name in many if name in known}
 
 
 def check_description(backbone: Backbone) -> None:
@@ -121,7 +131,16 @@ def _split(name: SplitName, split: Split, classes: int) -> Split:
     _check_blocks(where, split)
     _require(split.stamp is None or isinstance(split.stamp, str), f"{where}: stamp is not text")
     _check_opener(where, split.open)
-    return replace(split, labels=_labels(where, split, classes))
+    return _packed(replace(split, labels=_labels(where, split, classes)))
+
+
+def _packed(split: Split) -> Split:
+    """The split with packed names, shared by its opener if that opens files by the same names."""
+    names, opens = PackedText(split.names), split.open
+    if type(opens) is ImageFiles:
+        same = opens.names is split.names
+        opens = replace(opens, names=names if same else PackedText(opens.names))
+    return replace(split, names=names, open=opens)
 
 
 def _labels(where: str, split: Split, classes: int) -> Labels:

@@ -7,6 +7,7 @@ lowest keys are taken. The result depends on the order of the labels, so dataset
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -40,8 +41,10 @@ def stratified_split(
         members = _shuffled(labels, seed).values()
         counts = (min(max(1, round(len(positions) * fraction)), len(positions) - 1) for positions in members)
         taken = sorted(i for positions, count in zip(members, counts, strict=True) for i in positions[:count])
-    chosen = set(taken)
-    return [i for i in range(len(labels)) if i not in chosen], taken
+    chosen = bytearray(len(labels))
+    for position in taken:
+        chosen[position] = 1
+    return [i for i, is_taken in enumerate(chosen) if not is_taken], taken
 
 
 def stratified_sample(labels: Labels, count: int, seed: int) -> list[int]:
@@ -75,13 +78,17 @@ def stratified_sample(labels: Labels, count: int, seed: int) -> list[int]:
     return sorted(i for label, positions in members.items() for i in positions[: quotas[label]])
 
 
-def _shuffled(labels: Sequence[int], seed: int) -> dict[int, list[int]]:
+def _shuffled(labels: Sequence[int], seed: int) -> dict[int, array[int]]:
     """Positions of each class in random order; classes ascending."""
     draw = Random(seed).random
-    members: dict[int, list[tuple[float, int]]] = {}
+    keys = array("d", (draw() for _ in labels))
+    members: dict[int, array[int]] = {}
     for position, label in enumerate(labels):
-        members.setdefault(label, []).append((draw(), position))
-    return {label: [position for _, position in sorted(members[label])] for label in sorted(members)}
+        if label not in members:
+            members[label] = array("q")
+        members[label].append(position)
+    # Equal keys stay in the order of their positions.
+    return {label: array("q", sorted(members[label], key=keys.__getitem__)) for label in sorted(members)}
 
 
 def _apportion(sizes: Mapping[int, int], count: int) -> dict[int, int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from ftkit.errors import RequestError, nearest
+from ftkit.files.packed_text import PackedText
 from ftkit.parts.label_sets import Label, Labels, LabelSets, count_classes, label_set
 
 if TYPE_CHECKING:
@@ -66,31 +68,42 @@ class Split:
 
     def subset(self, indices: Sequence[int]) -> Split:
         """The samples at `indices`, in that order."""
-        labels = self.labels
+        labels, names = self.labels, self.names
+        opens, places = self.sources()
         return Split(
-            [self.names[i] for i in indices],
+            names.take(indices) if isinstance(names, PackedText) else [names[i] for i in indices],
             labels.take(indices) if isinstance(labels, LabelSets) else [labels[i] for i in indices],
-            _Reindexed(self.open, tuple(indices)),
+            _Reindexed(opens, array("q", (places[i] for i in indices))),
             None if self.blocks is None else [self.blocks[i] for i in indices],
             self.stamp,
         )
 
+    def sources(self) -> tuple[Callable[[int], Image], Sequence[int]]:
+        """The original opener, below any subset, and the position of each sample to call it with."""
+        if isinstance(self.open, _Reindexed):
+            return self.open.opens, self.open.places
+        return self.open, range(len(self))
+
     def source(self, index: int) -> tuple[Callable[[int], Image], int]:
-        """The original opener of a sample, below any subsets, and the position to call it with."""
-        opens: Callable[[int], Image] = self.open
-        while isinstance(opens, _Reindexed):
-            index = opens.indices[index]
-            opens = opens.open
-        return opens, index
+        """The original opener of a sample, below any subset, and the position to call it with."""
+        opens, places = self.sources()
+        return opens, places[index]
 
 
 @dataclass(frozen=True)
 class _Reindexed:
-    open: Callable[[int], Image]
-    indices: tuple[int, ...]
+    """Opens samples of a subset.
+
+    Attributes:
+        opens: The opener of the whole split.
+        places: The position of each sample in the whole split.
+    """
+
+    opens: Callable[[int], Image]
+    places: array[int]
 
     def __call__(self, index: int) -> Image:
-        return self.open(self.indices[index])
+        return self.opens(self.places[index])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "classes": list(plan.splits.classes),
         "data": {name: len(split) for name, split in plan.splits.present()},
         "fingerprint": plan.fingerprint,
+        "scan": {
+            "files": plan.config.scan,
+            "scanned": plan.findings.scanned,
+            "unchecked": plan.findings.unchecked,
+        },
         "bad_images": len(plan.findings.bad),
         "duplicates": sum(not one.contradicts for one in plan.findings.duplicates),
         "contradictions": sum(one.contradicts for one in plan.findings.duplicates),

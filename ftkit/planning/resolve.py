@@ -8,7 +8,8 @@ from typing import Any
 from ftkit.config.load import Resolved, build
 from ftkit.config.schema import Config
 from ftkit.data.plugin_checks import check_description, error_prefix
-from ftkit.data.scan.image_scan import Notify, scan_images, skip_files
+from ftkit.data.scan.image_scan import scan_images, skip_files
+from ftkit.data.scan.scan_progress import Notify
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import run_metrics
 from ftkit.parts.backbone import Backbone, Head
@@ -118,7 +119,10 @@ def _without_unreadable(plan: Plan, tell: Notify | None, run: RunFolder | None) 
     """The plan without unreadable images."""
     if run is not None:
         return replace(plan, splits=skip_files(plan.splits, run.left_out()))
-    found = scan_images(plan.splits, plan.config.on_bad_image, tell, plan.config.dataset.given_range)
+    config = plan.config
+    found = scan_images(
+        plan.splits, config.on_bad_image, tell, config.dataset.given_range, scan=config.scan, seed=config.seed
+    )
     plan = replace(plan, splits=found.splits, findings=found.findings, notes=(*plan.notes, *found.notes))
     return plan if found.value_range is None else _with_range(plan, found.value_range)
 

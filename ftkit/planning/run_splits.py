@@ -86,8 +86,11 @@ def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
     splits, notes = load_splits(resolved, for_training=False)
     if resolved.config.on_bad_image != "skip":
         return splits, notes
-    screened = scan_images(splits, "skip", value_range=resolved.config.dataset.given_range)
-    return screened.splits, (*notes, *screened.notes)
+    # With a partial scan, unreadable training images were skipped during the run; the others are read now anyway.
+    evaluated = splits if resolved.config.scan == "full" else replace(splits, train=None)
+    screened = scan_images(evaluated, "skip", value_range=resolved.config.dataset.given_range)
+    kept = screened.splits if evaluated is splits else replace(screened.splits, train=splits.train)
+    return kept, (*notes, *screened.notes)
 
 
 def require_classes(splits: Splits) -> None:

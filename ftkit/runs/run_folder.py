@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "splits.csv"
 
     @property
+    def packed_splits(self) -> Path:
+        """The same, compressed, in place of `splits` for many images."""
+        return self.path / "splits.csv.gz"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
 

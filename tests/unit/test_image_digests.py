@@ -65,7 +65,7 @@ def test_images_are_known_by_order_too_and_files_are_read_once(data: Path, monke
     backwards = split.subset(list(reversed(range(len(split)))))
     assert image_digests(split).digest != image_digests(backwards).digest
     (file,) = Path("cache").glob("images-*.sqlite3")
-    assert len(open_scan_cache().contents(split.names)) == len(split)
+    assert len(list(open_scan_cache().contents(split.names))) == len(split)
     monkeypatch.setattr("ftkit.data.scan.scan_cache.content_digest", lambda path: pytest.fail(f"{path} was read again"))
     assert image_digests(split).digest == image_digests(images(data)).digest
     file.unlink()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from ftkit.api import (
@@ -25,9 +26,12 @@ from ftkit.api import (
     one_line,
 )
 from ftkit.builtin.datasets.csv_columns import Columns, find_columns, labels_of, require_label_options
-from ftkit.builtin.datasets.missing_images import SLASHES, Search, explain, is_file
+from ftkit.builtin.datasets.missing_images import SLASHES, Search, explain
 
 DELIMITERS = ",;\t"
+
+UNUSUAL = re.compile(r"(?:^|/)\.?(?:/|$)")
+"""Paths that `Path` writes in another way: those with empty parts, or parts that are a single dot."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,11 @@ class CsvFile(Dataset):
         path = self.path.expanduser()
         root = path.parent if self.root is None else self.root.expanduser()
         lines = _read(path)
-        columns = find_columns(self, lines[0][1], path)
-        rows = self._rows(lines, columns, path)
+        _, header = next(lines, (0, []))
+        if not header:
+            raise RequestError(f"{path} is empty", "write a header and one image per row")
+        columns = find_columns(self, header, path)
+        rows = self._rows(lines, header, columns, path)
         _require_images(rows, root, path)
         by_split: dict[SplitName, dict[str, _Row]] = {}
         for row in rows:
@@ -84,10 +91,12 @@ class CsvFile(Dataset):
         where = {name: f"{path}, split {name}" for name in parts}
         return join_splits(parts, where, _notes(len(rows), by_split, path), for_training)
 
-    def _rows(self, lines: Sequence[tuple[int, list[str]]], columns: Columns, path: Path) -> list[_Row]:
-        """The rows of the file, each validated."""
-        header, rows = lines[0][1], []
-        for number, values in lines[1:]:
+    def _rows(
+        self, lines: Iterable[tuple[int, list[str]]], header: Sequence[str], columns: Columns, path: Path
+    ) -> list[_Row]:
+        """The rows of the file, each validated; rows of the same classes share them."""
+        rows, known = list[_Row](), dict[tuple[str, ...], tuple[str, ...]]()
+        for number, values in lines:
             where = f"{path} line {number}"
             if len(values) != len(header):
                 raise RequestError(
@@ -102,7 +111,10 @@ class CsvFile(Dataset):
             suffix = "" if image.lower().endswith(self.image_suffix.lower()) else self.image_suffix
             labels = labels_of(values, header, columns, self.separator, where)
             side: SplitName = "train" if columns.split is None else _split_name(values[columns.split], where)
-            rows.append(_Row(number, Path(image + suffix).as_posix(), labels, side))
+            name = image + suffix
+            # Path takes five times as long.
+            name = Path(name).as_posix() if UNUSUAL.search(name) else name
+            rows.append(_Row(number, name, known.setdefault(labels, labels), side))
         if not rows:
             raise RequestError(f"{path} has a header but no rows", "list one image per row")
         return rows
@@ -124,7 +136,7 @@ _REMEDIES = {
 }
 
 
-def _read(path: Path) -> list[tuple[int, list[str]]]:
+def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and values of each nonblank line, the header first."""
     kind = kind_of_file(path) if path.is_file() else None
     if kind is not None:
@@ -134,7 +146,10 @@ def _read(path: Path) -> list[tuple[int, list[str]]]:
             delimiter = _delimiter(file.readline())
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
+            for values in reader:
+                stripped = [value.strip() for value in values]
+                if any(stripped):
+                    yield reader.line_num, stripped
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text: byte {error.start} can't be read", "save it as UTF-8") from None
     except csv.Error as error:
@@ -142,10 +157,6 @@ def _read(path: Path) -> list[tuple[int, list[str]]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(f"{path}: can't be read: {reason}", "set dataset.path to a CSV file") from None
-    lines = [line for line in lines if any(line[1])]
-    if not lines:
-        raise RequestError(f"{path} is empty", "write a header and one image per row")
-    return lines
 
 
 def _delimiter(header: str) -> str:
@@ -160,7 +171,8 @@ def _split_name(value: str, where: str) -> SplitName:
 
 
 def _require_images(rows: Iterable[_Row], root: Path, path: Path) -> None:
-    missing = [row for row in rows if not is_file(root / row.image)]
+    folder = str(root)
+    missing = [row for row in rows if not os.path.isfile(os.path.join(folder, row.image))]  # noqa: PTH113, PTH118
     if not missing:
         return
     count = f" ({len(missing):,} are missing)" if len(missing) > 1 else ""
@@ -191,8 +203,8 @@ def _add(members: dict[str, _Row], row: _Row, path: Path) -> None:
 
 
 def _notes(rows: int, by_split: Mapping[SplitName, Mapping[str, _Row]], path: Path) -> tuple[str, ...]:
-    splits_of = Counter(image for members in by_split.values() for image in members)
-    repeated, shared = rows - splits_of.total(), sum(count > 1 for count in splits_of.values())
+    repeated = rows - sum(map(len, by_split.values()))
+    shared = len(set[str]().union(*(one.keys() & other.keys() for one, other in combinations(by_split.values(), 2))))
     notes = (
         (repeated, "duplicate row is ignored", "duplicate rows are ignored"),
         (shared, "image is in more than one split", "images are in more than one split"),
@@ -207,7 +219,7 @@ def _to_split(
     names = sorted(members)
     classes = tuple(columns.classes) or class_order(label for row in members.values() for label in row.labels)
     number = {name: label for label, name in enumerate(classes)}
-    sets = [[number[label] for label in members[name].labels] for name in names]
+    sets = ([number[label] for label in members[name].labels] for name in names)
     labels = LabelSets(sets, len(classes)) if separated or columns.classes else [one for (one,) in sets]
     return Split(names, labels, ImageFiles(root.absolute(), names)), classes
 

@@ -96,9 +96,11 @@ class _Found:
 
     def to_split(self, root: Path) -> Split:
         """Samples sorted by class and path."""
-        pairs = [(path, label) for label, name in enumerate(self.classes) for path in sorted(self.images[name])]
-        names = [path for path, _ in pairs]
-        return Split(names, [label for _, label in pairs], ImageFiles(root.absolute(), names))
+        names, labels = list[str](), list[int]()
+        for label, name in enumerate(self.classes):
+            names += sorted(self.images[name])
+            labels += [label] * len(self.images[name])
+        return Split(names, labels, ImageFiles(root.absolute(), names))
 
     def notes(self) -> Iterator[str]:
         place = f"{self.where}: " if self.where else ""

@@ -3,10 +3,10 @@
 from ftkit.data.images.colors import is_srgb, profile_problem, with_channels
 from ftkit.data.images.depth import DEPTH, FULL, Extremes, Range, extremes, guessed_range
 from ftkit.data.images.formats import FORMATS, IMAGE_SUFFIXES, JPEG_SUFFIXES, Support, is_image, support
+from ftkit.data.images.image_files import ImageFiles, SampleFiles, sample_file, sample_name
 from ftkit.data.images.orientation import ORIENTATION, orientation_of, upright_size
 from ftkit.data.images.reading import (
     RULES,
-    ImageFiles,
     ReadWhole,
     UnreadableImage,
     decode_image,
@@ -16,8 +16,6 @@ from ftkit.data.images.reading import (
     open_image,
     open_with_format,
     pixel_limit,
-    sample_file,
-    sample_name,
 )
 
 __all__ = [
@@ -32,6 +30,7 @@ __all__ = [
     "ImageFiles",
     "Range",
     "ReadWhole",
+    "SampleFiles",
     "Support",
     "UnreadableImage",
     "decode_image",

@@ -6,7 +6,6 @@ import io
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from ftkit.data.images.orientation import upright
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.file_kinds import HEAD as KIND_HEAD
 from ftkit.files.file_kinds import is_image_kind, kind_of_bytes
-from ftkit.parts.dataset import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,27 +41,6 @@ class UnreadableImage(FtkitError):
     """A file that is not an image, is truncated or damaged, or exceeds the pixel limit."""
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Opens samples that are files, by position.
-
-    Attributes:
-        root: Folder that the names are relative to.
-        names: Paths, one per sample; absolute paths ignore `root`.
-    """
-
-    root: Path
-    names: Sequence[str] = field(repr=False)
-
-    def __call__(self, index: int) -> Image:
-        return open_image(self.root / self.names[index])
-
-    def file(self, index: int) -> Path | None:
-        """The file of a sample; None if a subclass changes how it is read."""
-        unchanged = type(self).__call__ is ImageFiles.__call__
-        return self.root / self.names[index] if unchanged else None
-
-
 class ReadWhole:
     """Wraps the opener of a dataset so that images are decoded at once.
 
@@ -88,18 +65,6 @@ class ReadWhole:
         except Exception as error:  # decoders raise any exception for damaged files
             name = self.names[index]
             raise UnreadableImage(f"{name}: can't be read: {error or type(error).__name__}") from error
-
-
-def sample_file(split: Split, index: int) -> Path | None:
-    """The file of a sample, or None if it isn't a file of its own, such as an array."""
-    opens, position = split.source(index)
-    return opens.file(position) if isinstance(opens, ImageFiles) else None
-
-
-def sample_name(split: Split, index: int) -> str:
-    """The name of a sample in messages: the path of its file, else its name in the split."""
-    file = sample_file(split, index)
-    return str(file) if file is not None else split.names[index]
 
 
 def open_image(path: str | Path) -> Image:

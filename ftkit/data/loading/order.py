@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -64,20 +63,30 @@ class TrainingOrder(Sampler[list[Key]]):
         places = torch.randperm(int(self.blocks.max()) + 1, generator=generator)
         return order[(places[self.blocks[order]] // BLOCKS_AT_A_TIME).argsort(stable=True)]
 
-    def keys(self) -> list[Key]:
-        """The images of the whole epoch as keys, which number repeated draws of an image."""
-        drawn: Counter[int] = Counter()
-        found: list[Key] = []
-        for index in self.indices().tolist():
-            found.append((self.epoch, index, drawn[index]))
-            drawn[index] += 1
-        return found
+    def _keys(self, order: Tensor, drawn: Tensor | None, positions: range) -> list[Key]:
+        """The images at some positions of the epoch."""
+        part = slice(positions.start, positions.stop)
+        indices = order[part].tolist()
+        before = [0] * len(indices) if drawn is None else drawn[part].tolist()
+        return [(self.epoch, index, times) for index, times in zip(indices, before, strict=True)]
+
+    def _drawn(self, order: Tensor) -> Tensor | None:
+        """How many times the epoch has drawn each position's image before; None if it draws each image once."""
+        if self.weights is None:
+            return None
+        images, places = order.sort(stable=True)
+        starts = torch.searchsorted(images, images)
+        drawn = torch.empty_like(places)
+        drawn[places] = torch.arange(len(places)) - starts
+        return drawn
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = self.keys()
+        # Two tensors in place of a key for each image, since a million tuples take 150 MB.
+        order = self.indices()
+        drawn = self._drawn(order)
         for step in range(self.first_step, self.batches.steps):
             for part in range(self.batches.accumulate):
-                yield [order[i] for i in self.batches.batch(step, part, self.rank)]
+                yield self._keys(order, drawn, self.batches.batch(step, part, self.rank))
 
     def __len__(self) -> int:
         return (self.batches.steps - self.first_step) * self.batches.accumulate

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftkit.data.images import DEPTH, UnreadableImage, load_upright, sample_file
+from ftkit.data.images import DEPTH, SampleFiles, UnreadableImage, load_upright, sample_file
 from ftkit.data.scan.scan_cache import open_scan_cache
 from ftkit.errors import FtkitError
 from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
@@ -69,14 +69,26 @@ def image_digests(split: Split) -> ImageDigests:
         opens = type(_innermost(split))
         text = "\n".join(["stamp", opens.__module__, opens.__qualname__, split.stamp, *split.names])
         return ImageDigests(_digits(text.encode("utf-8", "surrogatepass")), split, bytearray(), array("q"))
-    files = [sample_file(split, index) for index in range(len(split))]
+    files, cache = SampleFiles(split), open_scan_cache()
     # Stamps first, so that a file replaced while this runs is noticed later.
     marks = array("q", (0 if file is None else _mark(file) for file in files))
-    there = open_scan_cache().contents(str(file.absolute()) for file in files if file is not None)
+    digests = cache.contents(file for file in files if file is not None)
     contents = bytearray()
     for index, file in enumerate(files):
-        contents += _pixels(split, index) if file is None else there.get(str(file.absolute()), UNREADABLE)
-    return ImageDigests(_digits(b"content\n" + contents), split, contents, marks)
+        contents += _pixels(split, index) if file is None else next(digests) or UNREADABLE
+    cache.trim()
+    return ImageDigests(_digits(b"content\n", contents), split, contents, marks)
+
+
+def stamp_digest(split: Split) -> str | None:
+    """A digest that changes whenever a file of a split does, without reading any.
+
+    It also changes when files are copied or moved. None for samples that aren't files.
+    """
+    files = SampleFiles(split)
+    if not files.all_files:
+        return None
+    return _digits(b"stamps\n", b"".join(_stamp(file) for file in files if file is not None))
 
 
 def _innermost(split: Split) -> object:
@@ -109,12 +121,19 @@ def _pixels(split: Split, index: int) -> bytes:
     return digest.digest()
 
 
-def _mark(file: Path) -> int:
+def _mark(file: Path | str) -> int:
     """A number for the stamp of a file, valid in this process and those forked from it."""
     try:
         return hash(file_stamp(file))
     except OSError:
         return 0
+
+
+def _stamp(file: str) -> bytes:
+    try:
+        return file_stamp(file).packed()
+    except OSError:
+        return b"missing"
 
 
 def _content(file: Path) -> bytes:
@@ -124,5 +143,8 @@ def _content(file: Path) -> bytes:
         return UNREADABLE
 
 
-def _digits(content: bytes | bytearray) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _digits(*parts: bytes | bytearray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from ftkit.data.images import extremes, with_channels
-from ftkit.data.scan.scan_cache import ScanResult
+from ftkit.data.scan.close_hashes import nearest, nearest_of_other_kinds
+from ftkit.data.scan.scan_rows import ScanRows
+from ftkit.data.scan.scan_table import ScanTable
 from ftkit.parts.dataset import SplitName, Splits
 from ftkit.parts.label_sets import Label, label_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    Words = NDArray[np.uint64]
+    Flags = NDArray[np.bool_]
+    Positions = NDArray[np.int64]
+    Counts = NDArray[np.uint8]
 
 SIDE = 9
 """Width and height of the thumbnails that are hashed."""
@@ -24,21 +33,8 @@ STEP = 2
 STEPS_NEEDED = 96
 """Features that an image needs of 128. Digits on black have fewer: their thumbnails are alike though they differ."""
 
-MAX_DISTANCE = 7
-"""Maximum Hamming distance of the hashes of duplicates, of 128 bits: 99 of 100 photographs stay within it when saved as
-JPEG of quality 50 or scaled to a quarter. Of 24.5 million pairs of different 32-pixel images, 3 were that close."""
-
-BANDS = 8
-"""One more than the bits that may differ, so that the hashes of duplicates are equal in at least one band."""
-
-Sample = tuple[str, Label]
-"""A file and its label."""
-
-Pair = tuple[Sample, Sample, int | None]
-"""A copy, its original, and the distance of their hashes; None if the files are identical."""
-
-COMPARED = 64
-"""Among images with an equal band, each is compared with this many that follow it, so that time is linear."""
+Pair = tuple[int, int, int | None]
+"""Positions of a copy and its original, and the distance of their hashes; None if the files are identical."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +77,49 @@ def perceptual_hash(image: Image) -> bytes | None:
     return np.packbits(steps > 0).tobytes()
 
 
-def find_duplicates(
-    splits: Splits, files: Mapping[SplitName, Sequence[str | None]], results: Mapping[str, ScanResult]
-) -> tuple[Duplicate, ...]:
+def find_duplicates(splits: Splits, rows: ScanRows, table: ScanTable) -> tuple[Duplicate, ...]:
     """Find duplicates between splits, then duplicates with different labels within each split.
 
     Each image is paired with the closest one of each earlier split, or with the closest earlier one of its own split.
 
     Args:
-        files: File of each sample; None for a sample that is not a file.
-        results: The results by file.
+        rows: Rows of the splits in `table`.
     """
-    samples: dict[SplitName, list[Sample]] = {}
-    for name, split in splits.present():
-        labels: Sequence[Label] = split.labels
-        samples[name] = [(file, label) for file, label in zip(files[name], labels, strict=True) if file is not None]
+    present = dict(splits.present()) if rows.scanned else {}
 
     def listed(later: SplitName, earlier: SplitName, pairs: Iterable[Pair]) -> Iterator[Duplicate]:
-        for (file, label), (other, other_label), distance in pairs:
-            label_names = (label_text(each, splits.classes) for each in (label, other_label))
-            yield Duplicate(later, file, next(label_names), earlier, other, next(label_names), distance)
+        (_, files), (_, other_files) = rows.of_split(later), rows.of_split(earlier)
+        labels: Sequence[Label] = present[later].labels
+        other_labels: Sequence[Label] = present[earlier].labels
+        for place, other, distance in pairs:
+            file, other_file = files[place], other_files[other]
+            assert file is not None, "only files are scanned"
+            assert other_file is not None, "only files are scanned"
+            label, other_label = (label_text(one, splits.classes) for one in (labels[place], other_labels[other]))
+            yield Duplicate(later, file, label, earlier, other_file, other_label, distance)
+
+    def scanned(name: SplitName) -> _Scanned:
+        return _Scanned(table, rows.of_split(name)[0])
 
     return tuple(
         chain(
-            *(listed(b, a, _pairs(samples[b], samples[a], results)) for a, b in combinations(samples, 2)),
-            *(listed(name, name, _contradictions(samples[name], results)) for name in samples),
+            *(listed(b, a, _across_pairs(scanned(b), scanned(a))) for a, b in combinations(present, 2)),
+            *(listed(name, name, _contradictions(scanned(name), split.labels)) for name, split in present.items()),
         )
     )
+
+
+class _Scanned:
+    """The results of a split.
+
+    Attributes:
+        contents, hashes: Digests of the files and perceptual hashes, `(n, 2)`.
+        has_content, has_hash: Which images have one, `(n,)`.
+    """
+
+    def __init__(self, table: ScanTable, rows: slice) -> None:
+        self.contents, self.has_content = table.contents(rows)
+        self.hashes, self.has_hash = table.hashes(rows)
 
 
 def summary(found: Sequence[Duplicate], first: int) -> Iterator[str]:
@@ -141,92 +153,55 @@ def _across(found: Sequence[Duplicate], first: int) -> Iterator[str]:
     )
 
 
-def _pairs(later: Sequence[Sample], earlier: Sequence[Sample], results: Mapping[str, ScanResult]) -> Iterator[Pair]:
+def _across_pairs(later: _Scanned, earlier: _Scanned) -> Iterator[Pair]:
     """Pairs in the order of `later`, which is usually the smaller split."""
-    exact: dict[bytes | None, Sample] = {}
-    for sample in earlier:
-        exact.setdefault(results[sample[0]].content, sample)
-    near = _nearest(later, earlier, results)
-    for place, sample in enumerate(later):
-        content = results[sample[0]].content
-        if content is not None and content in exact:
-            yield sample, exact[content], None
-        elif place in near:
-            distance, other = near[place]
-            yield sample, earlier[other], distance
-
-
-def _nearest(
-    later: Sequence[Sample], earlier: Sequence[Sample], results: Mapping[str, ScanResult]
-) -> dict[int, tuple[int, int]]:
-    """By position in `later`: the distance to the closest image of `earlier`, and its position."""
-    hashes = [results[file].perceptual_hash for file, _ in later]
-    index: dict[tuple[int, bytes], list[int]] = {}
-    for place, each in enumerate(hashes):
-        for band in _bands(each):
-            index.setdefault(band, []).append(place)
-    values = [int.from_bytes(each or b"") for each in hashes]
-    found: dict[int, tuple[int, int]] = {}
-    for other, (file, _) in enumerate(earlier):
-        hashed = results[file].perceptual_hash
-        value = int.from_bytes(hashed or b"")
-        for place in {place for band in _bands(hashed) for place in index.get(band, ())}:
-            distance = (values[place] ^ value).bit_count()
-            if distance <= MAX_DISTANCE and (distance, other) < found.get(place, (MAX_DISTANCE + 1, 0)):
-                found[place] = distance, other
-    return found
-
-
-def _bands(hashed: bytes | None) -> Iterator[tuple[int, bytes]]:
-    if hashed is not None:
-        width = len(hashed) // BANDS
-        for band in range(BANDS):
-            yield band, hashed[band * width : (band + 1) * width]
-
-
-def _contradictions(samples: Sequence[Sample], results: Mapping[str, ScanResult]) -> Iterator[Pair]:
-    """Each sample with the closest earlier duplicate that has another label."""
-    first: dict[bytes, Sample] = {}
-    near = _near_of_other_labels(samples, results)
-    for place, sample in enumerate(samples):
-        content = results[sample[0]].content
-        other = first.setdefault(content, sample) if content is not None else sample
-        if other[1] != sample[1]:
-            yield sample, other, None
-        elif place in near:
-            distance, before = near[place]
-            if results[samples[before][0]].content != content:
-                yield sample, samples[before], distance
-
-
-def _near_of_other_labels(samples: Sequence[Sample], results: Mapping[str, ScanResult]) -> dict[int, tuple[int, int]]:
-    """By position: the distance to the closest earlier image with another label, and its position."""
     import numpy as np
 
-    places = np.array(
-        [p for p, (file, _) in enumerate(samples) if results[file].perceptual_hash is not None], dtype=np.int64
-    )
-    if len(places) < 2:
-        return {}
-    joined = b"".join(results[samples[place][0]].perceptual_hash or b"" for place in places)
-    halves = np.frombuffer(joined, dtype=np.uint64).reshape(len(places), -1)
-    numbers: dict[Label, int] = {}
-    labels = np.array([numbers.setdefault(samples[place][1], len(numbers)) for place in places])
-    found: dict[int, tuple[int, int]] = {}
-    for band in halves.view(np.uint16).T:
-        order = np.lexsort((*halves.T, band))
-        ends, kinds, hashes = band[order], labels[order], halves[order]
-        rows = np.arange(len(order))
-        for step in range(1, COMPARED):
-            # Only images with an equal band remain, fewer with each step.
-            rows = rows[: np.searchsorted(rows, len(order) - step)]
-            rows = rows[ends[rows] == ends[rows + step]]
-            if not len(rows):
-                break
-            distance = np.bitwise_count(hashes[rows] ^ hashes[rows + step]).sum(axis=1)
-            near = (distance <= MAX_DISTANCE) & (kinds[rows] != kinds[rows + step])
-            pairs = zip(order[rows[near]], order[rows[near] + step], distance[near], strict=True)
-            for one, two, count in pairs:
-                before, later = sorted((int(places[one]), int(places[two])))
-                found[later] = min(found.get(later, (MAX_DISTANCE + 1, 0)), (int(count), before))
+    contents = np.concatenate([earlier.contents, later.contents])
+    known = np.concatenate([earlier.has_content, later.has_content])
+    first, start = _first_equal(contents, known), len(earlier.contents)
+    exact = {int(place): int(first[start + place]) for place in (first[start:] < start).nonzero()[0]}
+    near = nearest(later.hashes, later.has_hash, earlier.hashes, earlier.has_hash)
+    for place in sorted(exact.keys() | near.keys()):
+        if place in exact:
+            yield place, exact[place], None
+        else:
+            distance, other = near[place]
+            yield place, other, distance
+
+
+def _first_equal(values: Words, known: Flags) -> Positions:
+    """The position of the first row with the same values, for each row; its own for unknown rows.
+
+    Args:
+        values: `(n, 2)`.
+        known: Which rows have values, `(n,)`.
+    """
+    import numpy as np
+
+    found = np.arange(len(values))
+    # A stable sort, so that the first of equal rows is that of the lowest position.
+    order = known.nonzero()[0]
+    order = order[np.lexsort((values[order, 1], values[order, 0]))]
+    if len(order):
+        starts = np.concatenate([[True], (values[order[1:]] != values[order[:-1]]).any(axis=1)])
+        found[order] = order[starts.nonzero()[0][starts.cumsum() - 1]]
     return found
+
+
+def _contradictions(split: _Scanned, labels: Sequence[Label]) -> Iterator[Pair]:
+    """Each sample with the closest earlier duplicate that has another label."""
+    import numpy as np
+
+    numbers: dict[Label, int] = {}
+    kinds = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
+    first = _first_equal(split.contents, split.has_content)
+    near = nearest_of_other_kinds(split.hashes, split.has_hash, kinds)
+    exact = {int(place): int(first[place]) for place in (kinds[first] != kinds).nonzero()[0]}
+    for place in sorted(exact.keys() | near.keys()):
+        if place in exact:
+            yield place, exact[place], None
+        else:
+            distance, before = near[place]
+            if first[before] != first[place]:
+                yield place, before, distance

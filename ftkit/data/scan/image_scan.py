@@ -1,27 +1,29 @@
-"""The scan of all image files before a run: unreadable files, files with warnings, duplicates and value ranges."""
+"""The scan of image files before a run: unreadable files, files with warnings, duplicates and value ranges."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
 from typing import Literal
 
 from ftkit.data.images import (
     FORMATS,
     Extremes,
     Range,
+    SampleFiles,
     UnreadableImage,
     extremes,
     open_with_format,
     profile_problem,
-    sample_file,
 )
 from ftkit.data.scan.duplicates import Duplicate, find_duplicates, perceptual_hash, summary
-from ftkit.data.scan.scan_cache import TOGETHER, ScanCache, ScanResult, open_scan_cache
+from ftkit.data.scan.parallel import scan_in_parallel
+from ftkit.data.scan.scan_cache import TOGETHER, CachedResult, ScanCache, file_key, open_scan_cache
+from ftkit.data.scan.scan_progress import Notify, Progress
+from ftkit.data.scan.scan_rows import Scan, ScanRows, choose_rows
+from ftkit.data.scan.scan_table import ScanResult, ScanTable
 from ftkit.data.scan.value_ranges import choose_value_range
 from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.files.file_identity import content_digest
@@ -29,17 +31,8 @@ from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.parts.label_sets import count_classes
 from ftkit.plugin_errors import is_unreadable_image
 
-FEW = 64
-"""Fewer files than this are read without a thread pool."""
-
-PROGRESS_SECONDS = 5.0
-"""Time between progress notes."""
-
 NAMED = 5
 """Maximum files named in a message."""
-
-Notify = Callable[[str], None]
-"""Called with a line for the user."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,17 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Findings:
-    """Bad and duplicate images of a run."""
+    """Bad and duplicate images of a run.
+
+    Attributes:
+        scanned: Number of image files that were scanned.
+        unchecked: Number of image files that weren't.
+    """
 
     bad: tuple[BadImage, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
+    scanned: int = 0
+    unchecked: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,14 @@ class ScannedSplits:
 
 
 def scan_images(
-    splits: Splits, on_bad: Literal["error", "skip"], notify: Notify | None = None, value_range: Range | None = None
+    splits: Splits,
+    on_bad: Literal["error", "skip"],
+    notify: Notify | None = None,
+    value_range: Range | None = None,
+    scan: Scan = "full",
+    seed: int = 0,
 ) -> ScannedSplits:
-    """Read every image file of the splits once; results are cached.
+    """Read the image files of the splits; results are cached.
 
     Samples that are not files are opened only with `on_bad="skip"`, and their results aren't cached. Remote data
     (`Split.blocks`) isn't fetched: its unreadable images are skipped during the run.
@@ -91,16 +96,16 @@ def scan_images(
     Args:
         notify: Called with a progress note every few seconds.
         value_range: The range in the config, for images of more than 8 bits that don't declare one; None for auto.
+        scan: Which files: `full` for all, `sample` for some of each split, `off` for none.
+        seed: Chooses the sample.
 
     Raises:
         RequestError: Files can't be read and `on_bad` is `error`, or a class has no readable image.
     """
-    files = {name: _files(split) for name, split in splits.present()}
-    cache = open_scan_cache()
-    unique = list(dict.fromkeys(file for some in files.values() for file in some if file is not None))
-    results = scan_files(unique, cache, notify)
-    found = [bad for name in files for bad in _bad_files(name, files[name], results)]
-    if on_bad == "skip":
+    rows, cache = choose_rows(splits, scan, seed), open_scan_cache()
+    table = scan_rows(rows, cache, notify)
+    found = list(_bad_files(rows, table))
+    if on_bad == "skip" and scan == "full":
         found += [bad for name, split in splits.present() for bad in _bad_samples(name, split)]
     unreadable = [bad for bad in found if not bad.used]
     if unreadable and on_bad == "error":
@@ -108,18 +113,20 @@ def scan_images(
             f"{_images(len(unreadable))} can't be read: {_first(unreadable)}",
             "repair or remove them, or skip them with --on-bad-image skip",
         )
-    chosen = choose_value_range([Extremes(*one.extremes) for one in results.values() if one.extremes], value_range)
-    duplicates = find_duplicates(splits, files, results)
+    chosen = choose_value_range([Extremes(*one) for _, one in sorted(table.extremes.items())], value_range)
+    duplicates = find_duplicates(splits, rows, table)
     notes = [
+        *rows.notes(),
         *_notes(unreadable, "can't be read and {are} skipped"),
         *_notes([bad for bad in found if bad.used and bad.reason.startswith("named")], "with a wrong extension"),
         *_notes([bad for bad in found if bad.used and "profile" in bad.reason], "read without the colour profile"),
-        *chosen.notes,
+        *(chosen.notes if scan != "off" else ()),
         *summary(duplicates, NAMED),
         *([cache.problem] if cache.problem else []),
     ]
     kept = skip_files(splits, {bad.file for bad in unreadable})
-    return ScannedSplits(kept, Findings(tuple(found), duplicates), tuple(notes), chosen.value_range)
+    findings = Findings(tuple(found), duplicates, rows.scanned, rows.unchecked)
+    return ScannedSplits(kept, findings, tuple(notes), chosen.value_range)
 
 
 def skip_files(splits: Splits, unwanted: Collection[str]) -> Splits:
@@ -146,20 +153,35 @@ def skip_files(splits: Splits, unwanted: Collection[str]) -> Splits:
     return replace(splits, train=train, val=val, test=test)
 
 
-def scan_files(files: Sequence[str], cache: ScanCache, notify: Notify | None = None) -> dict[str, ScanResult]:
-    """The scan result of each file by path; only files that aren't cached are read."""
-    found = cache.load(files)
-    unknown = [file for file in files if file not in found]
-    fresh: dict[str, ScanResult] = {}
-    for file, result in zip(unknown, _with_progress(_scan(unknown), len(unknown), notify), strict=True):
-        found[file] = fresh[file] = result
+def scan_rows(rows: ScanRows, cache: ScanCache, notify: Notify | None = None) -> ScanTable:
+    """The scan result of each file; only files that aren't cached are read."""
+    table, unknown = ScanTable(len(rows)), array("q")
+    compared = Progress("compared {} with the last scan", rows.scanned, notify)
+    keys = (file_key(file) for _, file in rows.files(rows.chosen()))
+    for row, cached in zip(rows.chosen(), cache.load(keys), strict=True):
+        if cached is not None and cached.decoded:
+            table.put(row, cached.result)
+        else:
+            unknown.append(row)
+        compared.step()
+    fresh: list[tuple[bytes | None, CachedResult]] = []
+    scanned = Progress("scanned {}", len(unknown), notify)
+    for row, (key, result) in scan_in_parallel(_keyed, rows.files(unknown), len(unknown)):
+        table.put(row, result)
+        fresh.append((key, CachedResult(True, result)))
         if len(fresh) == TOGETHER:
             cache.save(fresh)
-            fresh = {}
+            fresh.clear()
+        scanned.step()
     cache.save(fresh)
     if unknown:
         cache.trim()
-    return found
+    return table
+
+
+def _keyed(file: str) -> tuple[bytes | None, ScanResult]:
+    # The key first, so that a file that is replaced meanwhile isn't cached under its new key.
+    return file_key(file), scan_file(file)
 
 
 def scan_file(file: str) -> ScanResult:
@@ -181,44 +203,17 @@ def scan_file(file: str) -> ScanResult:
     return ScanResult(None, "; ".join(warnings) or None, content, hashed, values)
 
 
-def _scan(files: Sequence[str]) -> Iterator[ScanResult]:
-    """In threads, since decoders release the GIL."""
-    if len(files) < FEW:
-        yield from map(scan_file, files)
-        return
-    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
-    try:
-        yield from pool.map(scan_file, files)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _with_progress(results: Iterator[ScanResult], count: int, notify: Notify | None) -> Iterator[ScanResult]:
-    """The same results, with a progress note every few seconds."""
-    noted = monotonic()
-    for done, each in enumerate(results, 1):
-        yield each
-        if notify is not None and monotonic() - noted > PROGRESS_SECONDS:
-            noted = monotonic()
-            notify(f"scanned {done:,} of {plural(count, 'image')}")
-
-
-def _files(split: Split) -> list[str | None]:
-    """The file of each sample; None for a sample that is not a file."""
-    files = (sample_file(split, index) for index in range(len(split)))
-    return [str(file.absolute()) if file is not None else None for file in files]
-
-
 def _names(split: Split) -> list[str]:
     """The name of each sample in `BadImage.file`: the path of its file, or else its name."""
-    return [file or name for file, name in zip(_files(split), split.names, strict=True)]
+    return [file or name for file, name in zip(SampleFiles(split), split.names, strict=True)]
 
 
 def _bad_samples(name: SplitName, split: Split) -> Iterator[BadImage]:
     """The samples that are not files and can't be opened; opened in order, without threads."""
-    if split.blocks is not None:
+    files = SampleFiles(split)
+    if split.blocks is not None or files.all_files:
         return
-    for index, file in enumerate(_files(split)):
+    for index, file in enumerate(files):
         if file is None:
             reason = _reason(split, index)
             if reason is not None:
@@ -238,12 +233,10 @@ def _reason(split: Split, index: int) -> str | None:
     return None
 
 
-def _bad_files(name: SplitName, files: Sequence[str | None], results: Mapping[str, ScanResult]) -> Iterator[BadImage]:
-    for file in files:
-        result = results[file] if file is not None else ScanResult()
-        reason = result.error or result.warning
-        if file is not None and reason is not None:
-            yield BadImage(name, file, reason, used=result.error is None)
+def _bad_files(rows: ScanRows, table: ScanTable) -> Iterator[BadImage]:
+    for row, reason in sorted((table.warnings | table.errors).items()):
+        name, file = rows.place(row)
+        yield BadImage(name, file, reason, used=row not in table.errors)
 
 
 def _notes(bad: Sequence[BadImage], problem: str) -> Iterator[str]:

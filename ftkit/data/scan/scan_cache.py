@@ -1,6 +1,7 @@
 """Cache of scan results in the user's cache folder, so that data isn't read before every run.
 
-Only readable files are cached. A file whose stamp (`ftkit.files.file_identity`) has changed is scanned again.
+Only readable files are cached. The key of a file is its stamp (`ftkit.files.file_identity`) with the extension of its
+name, so a file that has changed is scanned again, and moving a folder changes nothing.
 """
 
 from __future__ import annotations
@@ -10,30 +11,38 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+from ftkit.data.scan.scan_table import ScanResult
 from ftkit.errors import RequestError
 from ftkit.files.file_identity import content_digest, file_stamp
 from ftkit.files.user_cache import cache_folder
 
-FORMAT = 4
-"""1 had only size and modification time; 2 had no extremes; 3 had other column names."""
+FORMAT = 5
+"""1 had only size and modification time; 2 had no extremes; 3 had other column names; 4 had paths in its keys."""
 FILE = f"images-{FORMAT}.sqlite3"
 
-MOST = 500_000
-"""Maximum files in the cache, about 250 bytes each; the least recently used are removed. Files used within a day are
-kept however many there are, so that a dataset of a million images isn't read again either."""
+MOST = 2_000_000
+"""Maximum files in the cache, about 90 bytes each; the least recently used are removed. Files used within a day are
+kept however many there are, so that a larger dataset isn't read again either."""
 
 DAY = 86_400
 """Seconds; the time of last use is updated at most about once a day."""
 
 TOGETHER = 1000
 """Results written at once; at most this many are lost if a run is stopped."""
+
+T = TypeVar("T")
+
+ASKED = 900
+"""Keys of a query; SQLite permits 999 in its oldest versions."""
 
 READERS = 8
 """Threads that read files for their digests."""
@@ -43,69 +52,91 @@ WAIT_SECONDS = 20.0
 
 TABLE = """
 create table if not exists images (
-    path blob primary key, stamp blob, used integer, decoded integer, warning text, content blob, perceptual_hash blob,
-    extremes text
+    key blob primary key, used integer, decoded integer, warning text, content blob, perceptual_hash blob, extremes text
 ) without rowid
 """
 """`decoded` is 0 if only the digest of the content is known."""
 
-QUERY = "select used, decoded, warning, content, perceptual_hash, extremes from images where path = ? and stamp = ?"
+QUERY = "select key, used, decoded, warning, content, perceptual_hash, extremes from images where key in ({})"
 
 
-@dataclass(frozen=True)
-class ScanResult:
-    """The result of scanning a file.
+def file_key(path: str) -> bytes | None:
+    """The key of a file, 24 bytes; None for one that doesn't exist, or has just changed and may change again unnoticed.
+
+    It starts with the inode, since a dataset's files usually have similar ones: neighbours in the database are then
+    read together.
+    """
+    try:
+        stamp = file_stamp(path)
+    except (OSError, ValueError):
+        return None
+    if not stamp.is_settled():
+        return None
+    suffix = os.fsencode(path.rpartition(".")[2].lower())
+    return (stamp.inode & 0xFFFFFFFFFFFFFFFF).to_bytes(8) + blake2b(stamp.packed() + suffix, digest_size=16).digest()
+
+
+class CachedResult(NamedTuple):
+    """A row of the cache.
 
     Attributes:
-        error: Why it can't be read; None if it can.
-        warning: A problem of a file that can be read, such as a wrong extension.
-        content: Digest of the file's bytes; None if it can't be read.
-        perceptual_hash: Similar for copies of an image; None if the image has too few features.
-        extremes: Minimum, maximum, and whether all values are integers, of an image of more than 8 bits that doesn't
-            declare the values of black and white; None for other images.
+        decoded: Whether the image was decoded; otherwise only the content of `result` is known.
     """
 
-    error: str | None = None
-    warning: str | None = None
-    content: bytes | None = None
-    perceptual_hash: bytes | None = None
-    extremes: tuple[float, float, bool] | None = None
+    decoded: bool
+    result: ScanResult
 
 
 @dataclass
 class ScanCache:
-    """Scan results by path, in a SQLite file; if that fails, nothing is cached and `problem` has the reason."""
+    """Scan results by key, in a SQLite file; if that fails, nothing is cached and `problem` has the reason."""
 
     file: Path | None = None
     problem: str | None = None
-    _stamps: dict[str, bytes] = field(default_factory=dict)
 
-    def load(self, files: Iterable[str]) -> dict[str, ScanResult]:
-        """The results of those files that are unchanged since they were scanned."""
-        return {path: _to_result(*row) for path, (decoded, *row) in self._query(files) if decoded}
+    def load(self, keys: Iterable[bytes | None]) -> Iterator[CachedResult | None]:
+        """The cached result of each key; None for those that have none."""
+        for some in _batched(keys, ASKED):
+            found = self._query([key for key in some if key is not None])
+            for key in some:
+                row = None if key is None else found.get(key)
+                yield None if row is None else CachedResult(bool(row[0]), _to_result(*row[1:]))
 
-    def contents(self, files: Iterable[str]) -> dict[str, bytes]:
-        """The digest of each file's content; files that aren't cached are read, and unreadable ones omitted."""
-        wanted = list(dict.fromkeys(files))
-        found = {path: content for path, (_, _, content, *_) in self._query(wanted)}
-        unknown = [path for path in wanted if path not in found]
+    def contents(self, files: Iterable[str]) -> Iterator[bytes | None]:
+        """The digest of each file's content, None for unreadable files; files that aren't cached are read."""
         with ThreadPoolExecutor(READERS) as pool:
-            for start in range(0, len(unknown), TOGETHER):
-                some = unknown[start : start + TOGETHER]
-                pairs = zip(some, pool.map(_content, some), strict=True)
-                fresh = {path: content for path, content in pairs if content is not None}
-                self._write([(path, 0, None, content, None, None) for path, content in fresh.items()])
-                found |= fresh
-        if unknown:
-            self.trim()
-        return found
+            for some in _batched(files, TOGETHER):
+                keys = [file_key(path) for path in some]
+                found = [None if one is None else one.result.content for one in self.load(keys)]
+                unknown = [place for place, content in enumerate(found) if content is None]
+                fresh = []
+                for place, content in zip(unknown, pool.map(_content, [some[p] for p in unknown]), strict=True):
+                    found[place] = content
+                    fresh += [(keys[place], CachedResult(False, ScanResult(content=content)))] if content else []
+                self.save(fresh)
+                yield from found
 
-    def save(self, results: Mapping[str, ScanResult]) -> None:
-        """Store the results of readable files; call `trim` after the last ones."""
-        good = ((path, one) for path, one in results.items() if one.error is None)
-        self._write(
-            [(path, 1, one.warning, one.content, one.perceptual_hash, _text(one.extremes)) for path, one in good]
-        )
+    def save(self, results: Iterable[tuple[bytes | None, CachedResult]]) -> None:
+        """Store results of readable files; call `trim` after the last ones.
+
+        Args:
+            results: With the key of each file before it was read; those without a key aren't stored.
+        """
+        now = int(time.time())
+        rows = [
+            (key, now, one.decoded, one.result.warning, one.result.content, one.result.perceptual_hash, text)
+            for key, one in results
+            if key is not None and one.result.error is None
+            for text in [_text(one.result.extremes)]
+        ]
+        if self.file is None or not rows:
+            return
+        with self._disabled_on_error():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_older()
+            with self._open() as database, _writing(database):
+                database.execute(TABLE)
+                database.executemany("insert or replace into images values (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def trim(self) -> None:
         """Remove the least recently used files if there are too many."""
@@ -116,54 +147,27 @@ class ScanCache:
             if count > MOST:
                 with _writing(database):
                     database.execute(
-                        "delete from images where path in "
-                        "(select path from images where used < ? order by used limit ?)",
+                        "delete from images where key in (select key from images where used < ? order by used limit ?)",
                         (int(time.time()) - DAY, count - MOST),
                     )
 
-    def _query(self, files: Iterable[str]) -> list[tuple[str, tuple[Any, ...]]]:
-        """Path and row (decoded, warning, content, perceptual hash, extremes) of each unchanged file."""
-        stamps: dict[str, bytes] = {}
-        for path in files:
-            # A file that has just changed might change again with the same stamp, so it isn't cached yet.
-            self._stamps.pop(path, None)
-            with suppress(OSError, ValueError):
-                stamp = file_stamp(path)
-                if stamp.is_settled():
-                    stamps[path] = stamp.packed()
-        self._stamps |= stamps
-        found: list[tuple[str, tuple[Any, ...]]] = []
-        if self.file is None or not self.file.exists():
+    def _query(self, keys: Sequence[bytes]) -> dict[bytes, tuple[Any, ...]]:
+        """Decoded, warning, content, perceptual hash and extremes of each key that is cached."""
+        found: dict[bytes, tuple[Any, ...]] = {}
+        if self.file is None or not keys or not self.file.exists():
             return found
         with self._disabled_on_error(), self._open() as database:
             # Another process may be about to create the table.
             if not _has_table(database):
                 return found
             now, stale = int(time.time()), []
-            for path, packed in stamps.items():
-                row = database.execute(QUERY, (os.fsencode(path), packed)).fetchone()
-                if row is not None:
-                    found.append((path, row[1:]))
-                    stale += [path] if row[0] < now - DAY // 2 else []
+            for key, used, *rest in database.execute(QUERY.format(", ".join("?" * len(keys))), keys):
+                found[key] = tuple(rest)
+                stale += [(now, key)] if used < now - DAY // 2 else []
             if stale:
                 with _writing(database):
-                    database.executemany(
-                        "update images set used = ? where path = ?", ((now, os.fsencode(path)) for path in stale)
-                    )
+                    database.executemany("update images set used = ? where key = ?", stale)
         return found
-
-    def _write(self, values: Iterable[tuple[Any, ...]]) -> None:
-        now = int(time.time())
-        rows = [(os.fsencode(path), self._stamps[path], now, *rest) for path, *rest in values if path in self._stamps]
-        if self.file is None or not rows:
-            return
-        with self._disabled_on_error():
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_older()
-            with self._open() as database, _writing(database):
-                database.execute(TABLE)
-                marks = ", ".join("?" * len(rows[0]))
-                database.executemany(f"insert or replace into images values ({marks})", rows)
 
     def _remove_older(self) -> None:
         """Remove the files of earlier formats."""
@@ -212,6 +216,12 @@ def _writing(database: sqlite3.Connection) -> Iterator[None]:
     with database:
         database.execute("begin immediate")
         yield
+
+
+def _batched(items: Iterable[T], count: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, count)):
+        yield some
 
 
 def _content(path: str) -> bytes | None:

@@ -17,7 +17,7 @@ import torch
 
 from ftkit.data.images import sample_file
 from ftkit.data.loading.seeds import derive
-from ftkit.data.scan.content_digests import image_digests
+from ftkit.data.scan.content_digests import image_digests, stamp_digest
 from ftkit.distributed.processes import run_on_main
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.durable import replace_file
@@ -55,7 +55,8 @@ def run_inputs(
     return {
         "weights": weights_digest(plan),
         "network": dict(network or bare_facts(plan)),
-        "images": images or {name: images_digest(split) for name, split in plan.splits.present() if name != "test"},
+        "images": images
+        or {name: images_digest(split, _reads(plan)) for name, split in plan.splits.present() if name != "test"},
         "versions": versions(plan),
     }
 
@@ -82,8 +83,19 @@ def weights_digest(plan: Plan) -> str | None:
     return digest.hexdigest()
 
 
-def images_digest(split: Split) -> str | None:
-    """Digest of the images of a split and their order; None for remote data without a stamp."""
+def _reads(plan: Plan) -> bool:
+    """Whether the content of image files is read for digests; with a partial scan that would take too long."""
+    return plan.config.scan == "full"
+
+
+def images_digest(split: Split, reads: bool = True) -> str | None:
+    """Digest of the images of a split and their order; None for remote data without a stamp.
+
+    Args:
+        reads: Use the content of files; otherwise their stamps, so that a copy of the data has another digest.
+    """
+    if not reads and (digest := stamp_digest(split)) is not None:
+        return digest
     if split.stamp is None and split.blocks is not None:
         return None
     if _is_opened(split) and len(split) > MOST_OPENED:
@@ -99,8 +111,8 @@ def _of_session(session: Session) -> dict[str, str | None]:
     """Digests of a run's images; those that the cache needs too are kept in the session."""
     names: tuple[SplitName, ...] = ("train", "val")
     return {
-        name: images_digest(session.split(name))
-        if _is_opened(session.split(name))
+        name: images_digest(session.split(name), _reads(session.plan))
+        if _is_opened(session.split(name)) or not _reads(session.plan)
         else session.image_digests(name).digest
         for name in names
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -131,7 +132,10 @@ def _labelled(shards: _Shards, names: Sequence[str], split: SplitName) -> Labell
     stems = [place.rpartition("/")[2].removesuffix(".tar") for place in places]
     samples = [f"{stems[number]}/{key}" for number, key in zip(shard, keys, strict=True)]
     opens = Members(
-        tuple(places), shard, [o for index in indices for o in index.offsets], [s for i in indices for s in i.sizes]
+        tuple(places),
+        array("q", shard),
+        array("q", (offset for index in indices for offset in index.offsets)),
+        array("q", (size for index in indices for size in index.sizes)),
     )
     values = [int(text) if text and counted else text for text in texts]
     return Labelled(Split(samples, [0] * len(samples), opens, stamp=shards.stamp), values, tuple(names) or None)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tarfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def index_of(shard: str, stamp: tuple[int, str]) -> Index:
     sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
     kept = cache_folder() / "webdataset" / f"{sign}.json"
     try:
-        return Index(**json.loads(kept.read_text(encoding="utf-8")))
+        found = Index(**json.loads(kept.read_text(encoding="utf-8")))
+        # One text for each class, in place of one for each image.
+        return replace(found, labels=[label and sys.intern(label) for label in found.labels])
     except (OSError, ValueError, TypeError):
         made = scan(shard)
     try:

@@ -24,6 +24,7 @@ FILES: Mapping[str, str] = {
     "plan.json": "the plan of the training",
     "inputs.json": "digests of weights, network and images",
     "splits.csv": "split and class of each image",
+    "splits.csv.gz": "split and class of each image, compressed",
     "metrics.jsonl": "one record per epoch",
     "weight_drift.json": "weight drift of each layer",
     "train.log": "the messages of the training",

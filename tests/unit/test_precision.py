@@ -163,10 +163,10 @@ def test_validation_evaluate_and_the_cache_agree_where_training_has_another_prec
     hardware(monkeypatch, "avx512_bf16")
     more = {"strategy": {"name": "milestones", "milestones": [1, 3], "num_layers": 2}, "epochs": 4, "augment": "none"}
     more["optimizer"] = {"name": "sgd", "lr": 0.05}  # Logits of untrained weights are close to 0.
-    losses = {}
+    losses, noted = {}, Noted()
     for name, use in (("cached", True), ("uncached", False)):
         given = settings(tmp_path, "shufflenet_v2_x0_5", name=name, probe=False, **more)
-        records = ftkit.train(ftkit.plan(**given, cache={"use": use, "dir": str(tmp_path / "cache")})).records
+        records = ftkit.train(ftkit.plan(**given, cache={"use": use, "dir": str(tmp_path / "cache")}), noted).records
         losses[name] = [record["val_loss"] for record in records]
     assert len([one for one in (tmp_path / "cache").iterdir() if one.is_dir()]) >= 2, "of training and validation"
     assert losses["cached"] == pytest.approx(losses["uncached"], abs=1e-5)
@@ -178,5 +178,4 @@ def test_validation_evaluate_and_the_cache_agree_where_training_has_another_prec
         assert found["precision"] == "bf16"
         assert found["loss"] == pytest.approx(losses["cached"][-1], abs=1e-6)
     assert abs(evaluated("--precision", "fp32")["loss"] - losses["cached"][-1]) > 1e-6, "the comparison can fail"
-    log = (tmp_path / "cached" / "train.log").read_text()
-    assert "in fp32, evaluated in bf16 (depthwise convolutions train faster in fp32)" in log
+    assert noted.start.precision_reason == "depthwise convolutions train faster in fp32"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftkit.testing.sample_images import make_image_folder
+from tests.conftest import MakeFolder
 
 RUN = """
 import resource, sys
@@ -35,8 +35,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / pages)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is set")
 @pytest.mark.parametrize(("threshold", "faults"), [("", False), pytest.param("131072", True, marks=pytest.mark.long)])
-def test_blocks_of_20_mb_are_used_again(tmp_path: Path, threshold: str, faults: bool) -> None:
-    make_image_folder(tmp_path, {"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}})
+def test_blocks_of_20_mb_are_used_again(tmp_path: Path, image_folder: MakeFolder, threshold: str, faults: bool) -> None:
+    image_folder(tmp_path, {"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}})
     environment = os.environ | ({"MALLOC_TRIM_THRESHOLD_": threshold} if threshold else {})
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path)], env=environment, capture_output=True, text=True, check=True

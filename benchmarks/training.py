@@ -1,12 +1,13 @@
 """Speed of training against a plain loop: epochs of the whole network, memory, and layer4 with the head, cached.
 
-    python benchmarks/training.py [--data FOLDER] [--times 3] [--epochs 3] [--only epoch,suffix]
+    python benchmarks/training.py [--data FOLDER] [--times 3] [--epochs 3] [--only epoch,suffix] [--backbone resnet18]
 
-ResNet-18 at 224 pixels with random weights, on which its speed doesn't depend. The images are those of a folder with
-`train` and `val`; by default, 244 and 153 images of 500 x 375 pixels are generated. An epoch is the pass over the
-training images, as recorded by both sides; the first epoch of a process isn't counted. The loop uses fp32 and two
-workers, as in the usual tutorials; ftkit uses fp32 and `auto`. All sides run alternately in separate processes, and the
-medians are compared. Peak memory is that of the training process.
+ResNet-18, or with `epoch` another network of torchvision or `timm/NAME`, at 224 pixels with random weights, on which
+its speed doesn't depend. The images are those of a folder with `train` and `val`; by default, 244 and 153 images of
+500 x 375 pixels are generated. An epoch is the pass over the training images, as recorded by both sides; the first
+epoch of a process isn't counted. The loop uses fp32 and two workers, as in the usual tutorials; ftkit uses fp32 and
+`auto`. All sides run alternately in separate processes, and the medians are compared. Peak memory is that of the
+training process. The part of the processor time that the kernel takes is of whole processes, with their workers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -36,7 +38,12 @@ change = transforms.Compose([transforms.RandomResizedCrop(224), transforms.Rando
     transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
 images = datasets.ImageFolder(f"{data}/train", change)
 loader = DataLoader(images, batch_size=32, shuffle=True, num_workers=2, persistent_workers=True)
-model = models.resnet18(num_classes=len(images.classes))
+name = sys.argv[3]
+if name.startswith("timm/"):
+    import timm
+    model = timm.create_model(name[5:].partition(".")[0], num_classes=len(images.classes))
+else:
+    model = models.get_model(name, num_classes=len(images.classes))
 optimizer = optim.AdamW(model.parameters(), lr=0.0001)
 criterion = nn.CrossEntropyLoss()
 seconds = []
@@ -60,8 +67,8 @@ seconds = [record["seconds"] for record in outcome.records]
 print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
 
-Taken = tuple[list[float], float]
-"""Seconds of each epoch, and the peak memory in kilobytes."""
+Taken = tuple[list[float], float, float]
+"""Seconds of each epoch, the peak memory in kilobytes, and the part of the processor time that the kernel took."""
 
 
 def main() -> None:
@@ -70,10 +77,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--only", default="epoch,suffix")
+    parser.add_argument("--backbone", default="resnet18", help="of `epoch`")
     wanted = parser.parse_args()
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(Path(scratch), wanted.data or drawn(Path(scratch)), wanted.times)
+        bench = Bench(Path(scratch), wanted.data or drawn(Path(scratch)), wanted.times, wanted.backbone)
         for name in wanted.only.split(","):
             {"epoch": bench.epoch, "suffix": bench.suffix}[name](wanted.epochs)
 
@@ -81,26 +89,27 @@ def main() -> None:
 class Bench:
     """Both sides of each ratio."""
 
-    def __init__(self, scratch: Path, data: Path, times: int) -> None:
-        self.scratch, self.data, self.times = scratch, data, times
+    def __init__(self, scratch: Path, data: Path, times: int, backbone: str) -> None:
+        self.scratch, self.data, self.times, self.backbone = scratch, data, times, backbone
 
     def epoch(self, epochs: int) -> None:
-        full = {"strategy": "full", "epochs": epochs, "cache": {"use": False}}
+        full = {"strategy": "full", "epochs": epochs, "cache": {"use": False}, "backbone": self.backbone}
         sides = {
-            "loop": [sys.executable, "-W", "ignore", "-c", LOOP, str(self.data), str(epochs)],
+            "loop": [sys.executable, "-W", "ignore", "-c", LOOP, str(self.data), str(epochs), self.backbone],
             "ftkit in fp32": self.ftkit({**full, "precision": "fp32"}),
             "ftkit": self.ftkit(full),
         }
         taken = self.in_turns(sides)
         seconds = {
-            name: statistics.median(s for each, _ in runs for s in each[1:] or each) for name, runs in taken.items()
+            name: statistics.median(s for each, *_ in runs for s in each[1:] or each) for name, runs in taken.items()
         }
-        memory = {name: statistics.median(peak for _, peak in runs) / 1024 for name, runs in taken.items()}
+        memory = {name: statistics.median(peak for _, peak, _ in runs) / 1024 for name, runs in taken.items()}
+        kernel = {name: statistics.median(part for *_, part in runs) for name, runs in taken.items()}
         for name in ("ftkit in fp32", "ftkit"):
             print(
                 f"epoch of the whole network: loop {seconds['loop']:.2f} s, {name} {seconds[name]:.2f} s: "
                 f"{seconds['loop'] / seconds[name]:.2f}x; peak memory {memory['loop']:.0f} and {memory[name]:.0f} MB: "
-                f"{memory[name] / memory['loop']:.2f}x",
+                f"{memory[name] / memory['loop']:.2f}x; in the kernel {kernel['loop']:.1%} and {kernel[name]:.1%}",
                 flush=True,
             )
 
@@ -112,7 +121,7 @@ class Bench:
             "cached": self.ftkit({**settings, "cache": {"augmentations": 1}}),
         }
         taken = self.in_turns(sides)
-        seconds = {name: statistics.median(sum(each[1:9]) for each, _ in runs) for name, runs in taken.items()}
+        seconds = {name: statistics.median(sum(each[1:9]) for each, *_ in runs) for name, runs in taken.items()}
         print(
             f"eight epochs of layer4 and the head: uncached {seconds['uncached']:.2f} s, cached "
             f"{seconds['cached']:.2f} s: {seconds['uncached'] / seconds['cached']:.1f}x",
@@ -140,11 +149,14 @@ class Bench:
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> Taken:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
-    return seconds, peak
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return seconds, peak, system / (user + system)
 
 
 if __name__ == "__main__":

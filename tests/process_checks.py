@@ -283,7 +283,7 @@ def apart(
 
 def metrics(sizes: list[int]) -> list[int]:
     """Sizes of a split at which the processes together don't get the very metrics of one."""
-    accelerator = make_accelerator(ftkit.plan(device="cpu", precision="fp32").config)
+    accelerator = make_accelerator(ftkit.plan(device="cpu").config, "fp32")
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 3)).eval()
     pixels = np.random.default_rng(3).integers(0, 256, (max(sizes), 4, 4, 3), dtype=np.uint8)

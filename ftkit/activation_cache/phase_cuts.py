@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING
 
 from ftkit.activation_cache.cache_reader import open_cut_finder
@@ -10,7 +10,7 @@ from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
 from ftkit.activation_cache.policy import EVERYTHING_TRAINS, NO_GAIN, CutSize
 from ftkit.activation_cache.run_cache import RunCache
 from ftkit.distributed.processes import main_first
-from ftkit.models.parameter_groups import set_trainable
+from ftkit.models.parameter_groups import modes_of, set_trainable
 from ftkit.strategies.schedule import Phase
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def open_run_cache(session: Session, on_batch: Callable[[], None]) -> RunCache |
     try:
         cut_finder = open_cut_finder(session.network, session.compute, plan.preprocessing)
         known = {some: _cut(cut_finder, session, some) for some in cached | ({head} if plan.probe else set())}
+        eval_cuts = _eval_cuts([cut for cut in known.values() if isinstance(cut, Cut)], session)
     except NoCutError as error:
         session.listener.note(f"nothing is cached: the network can't be split into two parts: {error}")
         return None
@@ -48,7 +49,24 @@ def open_run_cache(session: Session, on_batch: Callable[[], None]) -> RunCache |
     if isinstance(probe, Cut) or any(use.cut is not None for use in uses.values()):
         # Files without a known digest are read by the main process alone.
         main_first(lambda: [session.image_digests(split) for split in ("train", "val")])
-    return RunCache(session, cut_finder, cuts, uses, probe, on_batch)
+    return RunCache(session, cut_finder, cuts, eval_cuts, uses, probe, on_batch)
+
+
+def _eval_cuts(cuts: Sequence[Cut], session: Session) -> dict[str, Cut]:
+    """Cuts as validation computes them, by name.
+
+    Raises:
+        NoCutError: In the precision of validation, the two parts don't compute what the network computes.
+    """
+    if not cuts or session.evaluation == session.compute:
+        return {cut.name: cut for cut in cuts}
+    modes = modes_of(session.network)
+    try:
+        session.network.eval()
+        cut_finder = open_cut_finder(session.network, session.evaluation, session.plan.preprocessing)
+        return {cut.name: cut_finder.cut_at(cut.name) for cut in cuts}
+    finally:
+        modes.apply()
 
 
 def _cut(cut_finder: CutFinder, session: Session, trainable: Set[str]) -> Cut | str:

@@ -50,6 +50,7 @@ class RunCache:
 
     Attributes:
         cuts: One a phase, or the reason why there is none.
+        eval_cuts: The cuts as validation computes them, which may be in another precision, by name.
         probe_cut: The same for the probe, which trains the head alone; None without a probe.
         on_batch: Called after each batch of a pass that fills tables, in all processes.
         disk_error: Why nothing can be stored any more; empty where the disk works.
@@ -59,6 +60,7 @@ class RunCache:
     session: Session
     cut_finder: CutFinder
     cuts: Mapping[Phase, Cut | str]
+    eval_cuts: Mapping[str, Cut]
     uses: Mapping[Phase, Use]
     probe_cut: Cut | str | None
     on_batch: Callable[[], None]
@@ -69,6 +71,7 @@ class RunCache:
     _compared: set[tuple[str, SplitName]] = field(default_factory=set)
     _tables: dict[Place, Table] = field(default_factory=dict)
     _prefixes: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
+    _keys: dict[str, TableKeys] = field(default_factory=dict)
 
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and evaluates, and on which batches."""
@@ -77,7 +80,8 @@ class RunCache:
         self._prefixes.clear()
         if self.session.plan.config.zero_stage:
             # ZeRO's updates don't change the versions that torch counts.
-            self._keys.forget()
+            for keys in self._keys.values():
+                keys.forget()
         if isinstance(cut, str) or use.cut is None:
             return self.session.uncached
         return self._feed(cut)
@@ -94,13 +98,13 @@ class RunCache:
         )
 
     def _feed(self, cut: Cut) -> Feed:
-        session = self.session
+        session, evaluated = self.session, self._for_split(cut, "val")
         share = Shard(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
         return Feed(
             cut.train_suffix,
             CachedBatches(self, cut, "train", session.order, session.plan.cache_policy.variants),
-            cut.eval_suffix,
-            CachedBatches(self, cut, "val", share, 1),
+            evaluated.eval_suffix,
+            CachedBatches(self, evaluated, "val", share, 1),
         )
 
     def tables(self, cut: Cut, split: SplitName, variants: Iterable[int]) -> dict[int, Table] | None:
@@ -158,7 +162,7 @@ class RunCache:
             wanted = self.uses[phase].cut is not None and (split == "val" or variant in self.uses[phase].variants)
             if wanted and other.depth <= lowest and other.name not in seen:
                 seen.add(other.name)
-                yield other
+                yield self._for_split(other, split)
             lowest = min(lowest, other.depth)
 
     def _fill(
@@ -205,7 +209,8 @@ class RunCache:
     def _values(
         self, names: Sequence[str], split: SplitName, lists: Sequence[Sequence[Key]]
     ) -> Generator[tuple[Sequence[Tensor], Batch]]:
-        compute, preprocessing, key = self.session.compute, self.session.plan.preprocessing, tuple(names)
+        compute, preprocessing = self.session.compute_for(split), self.session.plan.preprocessing
+        key = compute.precision, *names
         if key not in self._prefixes:
             self._prefixes[key] = fast_prefix(self.cut_finder, names, compute, preprocessing)
         return compute_rows(self._prefixes[key], compute, preprocessing.size, self._samples(split), lists)
@@ -223,7 +228,7 @@ class RunCache:
             count = len(self.session.split(split))
             about = f"{plan.backbone.name} after {cut.name}: {count:,} {_about(split, variant)}"
             try:
-                prefix_key = self._keys.prefix_key(cut.name)
+                prefix_key = self._keys_of(split).prefix_key(cut.name)
                 changes = [repr(plan.augmentation), *map(code_identity, plan.image_transforms)]
                 drawn = [plan.config.seed, variant, *changes] if variant != UNAUGMENTED else []
                 key = table_key(prefix_key, self.session.image_digests(split).digest, plan.preprocessing, drawn)
@@ -262,9 +267,14 @@ class RunCache:
         config = self.session.plan.config.cache
         return CacheStore(activation_folder(config.dir), config.limit)
 
-    @cached_property
-    def _keys(self) -> TableKeys:
-        return TableKeys(self.cut_finder, self.session.compute)
+    def _for_split(self, cut: Cut, split: SplitName) -> Cut:
+        return self.eval_cuts[cut.name] if split == "val" else cut
+
+    def _keys_of(self, split: SplitName) -> TableKeys:
+        compute = self.session.compute_for(split)
+        if compute.precision not in self._keys:
+            self._keys[compute.precision] = TableKeys(self.cut_finder, compute)
+        return self._keys[compute.precision]
 
 
 def _about(split: SplitName, variant: int) -> str:

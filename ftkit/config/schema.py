@@ -205,7 +205,7 @@ class Config(Section):
     device: Device = "auto"
     """Device to train on. auto: CUDA or MPS if available, otherwise the CPU."""
     precision: Precision = "auto"
-    """Numeric precision of the forward and backward pass. auto: bf16 where the device is fast at it, otherwise fp32."""
+    """Numeric precision of training and evaluation. auto: bf16 where device and network are fast at it, else fp32."""
     compile: bool = False
     """Compile the model with torch.compile in each phase. It takes about a minute and pays off on GPUs."""
     fsdp: bool = False

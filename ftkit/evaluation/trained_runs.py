@@ -84,6 +84,7 @@ class SplitOutputs:
         decision: What turns scores into predictions.
         logits: float32 `(n, classes)`, in the order of `names`.
         notes: Lines to report.
+        precision: That the outputs were computed in.
     """
 
     trained: TrainedRun
@@ -95,6 +96,7 @@ class SplitOutputs:
     task: Task
     decision: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    precision: str = "fp32"
 
     @property
     def outputs(self) -> Outputs:
@@ -155,4 +157,5 @@ def predict_split(
         task=loaded.task,
         decision=card.decision,
         notes=(*((changed,) if labelled.changed else ()), *(f"{trained.path}: {line}" for line in loaded.notes)),
+        precision=loaded.compute.precision,
     )

@@ -143,10 +143,11 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
     """
     config = plan.config.model_copy(update={"keep_head": False})
     plan = replace(plan, head=Head(), resolved=replace(plan.resolved, config=config))
-    accelerator = plan_accelerator(plan)
+    accelerator, precision = plan_accelerator(plan)
     network = build_model(plan).network
     preprocessing = plan.preprocessing
-    compute = choose_memory_format(network, compute_of(accelerator), preprocessing.channels, preprocessing.size)
+    compute = replace(compute_of(accelerator), precision=precision.evaluation)
+    compute = choose_memory_format(network, compute, preprocessing.channels, preprocessing.size)
     check_outputs(network, plan, compute, training=False)
     layer = head_layer(network, plan.backbone.head[0])
     samples = loader.Samples(images, pipeline.evaluation(preprocessing))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from ftkit.data.loading.seeds import derive
-from ftkit.models.compute.devices import is_depthwise, make_accelerator
+from ftkit.distributed.processes import run_on_main
+from ftkit.models.compute.devices import choose_device, make_accelerator
+from ftkit.models.compute.precision import NetworkTraits, Precision, choose_precision, traits_of
 from ftkit.models.model_size import build_on_meta
 from ftkit.models.parameter_groups import assign_parameters
 from ftkit.models.regularisation import set_regularisation
@@ -42,17 +45,33 @@ class BuiltModel:
     added: frozenset[str] = frozenset()
 
 
-def plan_accelerator(plan: Plan, precision: str | None = None) -> Accelerator:
-    """An accelerator for a plan's device and precision; precision `auto` depends on the network too.
+def plan_accelerator(plan: Plan, saved: Precision | None = None) -> tuple[Accelerator, Precision]:
+    """An accelerator for a plan's device, and the precision of the run's passes, which the main process chooses.
+
+    All processes must have joined.
 
     Args:
-        precision: Overrides the plan's.
+        saved: The precision of the run's checkpoint, in place of the plan's.
 
     Raises:
-        RequestError: As `make_accelerator`.
+        RequestError: As `make_accelerator` and `choose_precision`.
     """
-    config = plan.config if precision is None else plan.config.model_copy(update={"precision": precision})
-    return make_accelerator(config, lambda: is_depthwise(_on_meta(plan)))
+    config = plan.config
+
+    def choose() -> dict[str, str]:
+        return asdict(saved or choose_precision(config.precision, choose_device(config.device), lambda: _traits(plan)))
+
+    precision = Precision(**run_on_main(choose))
+    return make_accelerator(config, precision.training), precision
+
+
+def _traits(plan: Plan) -> NetworkTraits:
+    """The traits of a plan's network, of which all trains from the first layer group on that ever does."""
+    network = _adapted(plan, _on_meta(plan))
+    members = assign_parameters(network, plan.schedule.groups)
+    trained = {group for phase in plan.schedule.phases for group in phase.trainable}
+    following = dropwhile(lambda group: group not in trained, members)
+    return traits_of(network, [name for group in following for name in members[group]])
 
 
 def build_model(plan: Plan, load: bool = True) -> BuiltModel:

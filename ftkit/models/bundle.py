@@ -23,8 +23,9 @@ from ftkit.errors import RequestError, one_line
 from ftkit.files.durable import replace_folder, save_tensors
 from ftkit.files.file_identity import file_sha256
 from ftkit.files.folder_swap import current_folder
-from ftkit.models.compute.devices import Compute, choose_compute
+from ftkit.models.compute.devices import Compute, choose_device
 from ftkit.models.compute.memory_format import choose_memory_format
+from ftkit.models.compute.precision import evaluation_precision, traits_of
 from ftkit.models.identity import network_identity
 from ftkit.models.surgery import build_network
 from ftkit.models.weights.pretrained import restore_weights
@@ -92,7 +93,8 @@ def load_bundle(
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is that of the model's validation where the device is fast
+            at it, otherwise fp32.
         registry: The registry of backbones; by default the built-in and installed ones, and those in the plugin
             files of `./ftkit.yaml`. A model's folder never decides which code runs.
 
@@ -113,11 +115,11 @@ def load_bundle(
     model = _build(backbone, card, folder)
     notes = _code_notes(card, model)
     _fill(model, state, card, weights)
-    preprocessing = card.preprocessing
-    compute = choose_memory_format(
-        model.eval(), choose_compute(device, precision, model), preprocessing.channels, preprocessing.size
-    )
-    return Loaded(model, card, folder, compute, task, notes)
+    preprocessing, found = card.preprocessing, choose_device(device)
+    chosen, warning = evaluation_precision(precision, card.precision, found, lambda: traits_of(model))
+    compute = Compute(torch.device(found), chosen)
+    compute = choose_memory_format(model.eval(), compute, preprocessing.channels, preprocessing.size)
+    return Loaded(model, card, folder, compute, task, (*notes, warning) if warning else notes)
 
 
 def _registry(card: ModelCard) -> Registry:

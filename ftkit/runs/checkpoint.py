@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ftkit.config.choices import PRECISIONS
+from ftkit.config.choices import AUTO, PRECISIONS
 from ftkit.errors import RequestError
 from ftkit.files.durable import replace_file, replace_folder
 from ftkit.files.file_identity import file_sha256
@@ -83,12 +83,17 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_names(folder))
 
 
-def precision_of(folder: Path) -> str | None:
-    """The precision that the newest checkpoint was computed in; None without a checkpoint that names it."""
+def precisions_of(folder: Path) -> tuple[str, str] | None:
+    """The precisions of training and validation in the newest checkpoint; None without a checkpoint that names them.
+
+    A checkpoint from before validation had its own names one, which is that of both.
+    """
     for name in reversed(_names(folder)):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((folder / name / STATE).read_bytes())["identity"]["precision"]
-            return found if found in PRECISIONS else None
+            identity = json.loads((folder / name / STATE).read_bytes())["identity"]
+            training = identity["precision"]
+            found = training, identity.get("evaluation_precision", training)
+            return found if {*found} <= {*PRECISIONS} - {AUTO} else None
     return None
 
 

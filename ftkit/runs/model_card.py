@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ftkit.config.choices import Precision as PrecisionName
 from ftkit.errors import RequestError, one_line
 from ftkit.files.folder_swap import current_folder
 from ftkit.files.json_text import dump_json
@@ -65,6 +66,7 @@ class ModelCard:
             counts as, None where its images weren't used.
         task: Its name and options.
         decision: What turns scores into predictions, as `Task.fit_decision` gave it.
+        precision: Numeric precision of the validation, in which the model is evaluated; `auto` if it isn't known.
         format: The version of the bundle's layout.
     """
 
@@ -83,6 +85,7 @@ class ModelCard:
     origin: Mapping[str, str | None] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=lambda: {"name": "multiclass"})
     decision: Mapping[str, Any] = field(default_factory=dict)
+    precision: PrecisionName = "auto"
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -155,6 +158,7 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
+    content = {"precision": "auto", **content}  # Cards from before it was recorded have none.
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

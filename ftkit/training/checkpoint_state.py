@@ -39,7 +39,11 @@ def state_of(trainer: Trainer) -> State:
         optimizer = {index: gathered(values, session.is_main) for index, values in optimizer.items()}
     return State(
         progress=session.progress,
-        identity={**identity(session.plan), "precision": session.compute.precision},
+        identity={
+            **identity(session.plan),
+            "precision": session.precision.training,
+            "evaluation_precision": session.precision.evaluation,
+        },
         model=model,
         optimizer=optimizer,
         scaler=scaler.state_dict() if scaler is not None else {},

@@ -18,6 +18,9 @@ class RunStarted:
     Attributes:
         loaded: One line on the pretrained weights that were loaded; empty without them.
         resumed: Whole epochs done before, None for a new run.
+        precision: Of training steps.
+        evaluation_precision: Of validation, and of later evaluations of the model.
+        precision_reason: Why these were chosen; empty where they were requested.
     """
 
     plan: Plan
@@ -27,6 +30,8 @@ class RunStarted:
     workers: int
     loaded: str
     resumed: int | None
+    evaluation_precision: str = ""
+    precision_reason: str = ""
 
 
 @dataclass(frozen=True)

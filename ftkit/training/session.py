@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -19,15 +20,17 @@ from ftkit.data.loading.workers import choose_workers
 from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.distributed.processes import main_first
 from ftkit.models.build import BuiltModel, build_model, plan_accelerator, with_parameter_counts
+from ftkit.models.compute.allocator import keep_freed_memory
 from ftkit.models.compute.devices import Compute, compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
+from ftkit.models.compute.precision import Precision
 from ftkit.models.identity import describe_network
 from ftkit.models.logits import check_outputs
 from ftkit.models.regularisation import set_regularisation
 from ftkit.optim.optimizers import build_optimizer
 from ftkit.parts.dataset import Split, SplitName
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
-from ftkit.runs.checkpoint import has_checkpoint, precision_of
+from ftkit.runs.checkpoint import has_checkpoint, precisions_of
 from ftkit.runs.checkpoint_files import Progress
 from ftkit.runs.run_folder import RunFolder
 from ftkit.tasks.training_loss import BatchLoss, make_loss
@@ -44,6 +47,8 @@ class Session:
     """A run's parts.
 
     Attributes:
+        compute: Of training; `evaluation`, that of validation, may have another precision.
+        precision: Of both, with the reason.
         built: The network, which holds the weights, and its parameters by layer group.
         uncached: The whole network with batches of images, for phases that don't use the activation cache.
         workers: Worker processes that read training images.
@@ -60,6 +65,7 @@ class Session:
     flag: StopFlag
     accelerator: Accelerator
     compute: Compute
+    precision: Precision
     built: BuiltModel
     optimizer: torch.optim.Optimizer
     loss: BatchLoss
@@ -75,6 +81,14 @@ class Session:
     @property
     def network(self) -> nn.Module:
         return self.built.network
+
+    @cached_property
+    def evaluation(self) -> Compute:
+        return replace(self.compute, precision=self.precision.evaluation)
+
+    def compute_for(self, split: SplitName) -> Compute:
+        """How the images of a split are computed, whether the frozen layers' outputs are cached or not."""
+        return self.evaluation if split == "val" else self.compute
 
     @property
     def device(self) -> torch.device:
@@ -113,12 +127,14 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     Args:
         resume: Compute in the precision of the run's checkpoint, whatever `auto` would be on this machine.
     """
-    accelerator = plan_accelerator(plan, precision_of(run.checkpoints) if resume else None)
+    accelerator, precision = plan_accelerator(plan, _saved_precision(run) if resume else None)
     plan = replace(with_parameter_counts(plan), world_size=accelerator.num_processes)
     # A checkpoint has all of the network's tensors: the first weights aren't needed, and may be gone.
     built = main_first(lambda: build_model(plan, load=not (resume and has_checkpoint(run.checkpoints))))
     facts = describe_network(built.network)
     set_regularisation(built.network, plan.backbone, plan.config.drop_path, plan.config.backbone_dropout)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     compute = _place_network(built.network, plan, compute_of(accelerator), accelerator.num_processes)
     optimizer = _optimizer(plan, built, compute, accelerator)
     workers = _workers(plan, compute, listener)
@@ -131,6 +147,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         flag=flag,
         accelerator=accelerator,
         compute=compute,
+        precision=precision,
         built=built,
         optimizer=optimizer,
         loss=make_loss(plan, accelerator.device),
@@ -141,6 +158,12 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         network_facts=facts,
         unreadable=UnreadableImages(plan.config.on_bad_image == "skip", run, listener.note, plan.world_size),
     )
+
+
+def _saved_precision(run: RunFolder) -> Precision | None:
+    """The precision of a run's checkpoint; None without one."""
+    found = precisions_of(run.checkpoints)
+    return None if found is None else Precision(*found, "as in the checkpoint")
 
 
 def _split(plan: Plan, name: SplitName) -> Split:

@@ -130,7 +130,7 @@ def _finish(trainer: Trainer) -> Outcome:
     if session.is_main:
         others = tuple(f"val_{name}_" for name in trainer.callbacks.names_of_weights())
         last = {k: v for k, v in records[-1].items() if k.startswith("val_") and not k.startswith(others)}
-        card = make_card(session.plan, last, progress.epoch, trainer.best.last_decision)
+        card = make_card(session, last, progress.epoch, trainer.best.last_decision)
         save_model(session, trainer.network_to_save, session.run.last, card)
     session.accelerator.wait_for_everyone()
     best = next(record for record in records if record["epoch"] == trainer.best.best.epoch)

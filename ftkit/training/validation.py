@@ -114,7 +114,7 @@ def _evaluated(
             feed.eval_model,
             feed.val_loader,
             session.accelerator,
-            session.compute,
+            session.evaluation,
             lambda _: on_batch(),
             lambda batch: session.unreadable.readable("val", batch),
         )

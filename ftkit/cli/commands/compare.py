@@ -237,6 +237,7 @@ def _facts(result: Result) -> dict[str, Any]:
     facts = {
         "run": str(one.trained.path),
         "images": len(one.names),
+        "precision": one.precision,
         "metrics": {name: _plain(value) for name, value in result.metrics.items()},
         "best_epoch": summary.best["epoch"] if summary.best else None,
         "epochs": summary.epochs,

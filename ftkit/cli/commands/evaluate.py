@@ -99,6 +99,7 @@ def evaluate(
     evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, batch_size, threads, store, console.note)
     if json:
         source = {"data": images.source, "split": images.name, "data_changed": images.changed}
+        source["precision"] = loaded.compute.precision
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
         console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
     else:

@@ -103,6 +103,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{_changed(plan.optimizer)}; {_curve(plan)}"
     yield from _regularisation(plan)
     yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
+    # What `auto` selects is unknown without torch.
+    yield "precision", config.precision + (", by processor and network" if config.precision == "auto" else "")
     yield from _steps(plan)
     yield "best epoch", f"by validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
 

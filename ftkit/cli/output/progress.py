@@ -44,7 +44,10 @@ class Display(Listener):
 
     def started(self, event: RunStarted) -> None:
         self.labels, self.accuracy = shown_labels(event.plan), event.plan.task.accuracy
-        where = f"on {event.device} in {event.precision}, {plural(event.workers, 'worker')}"
+        evaluated = event.evaluation_precision
+        other = f", evaluated in {evaluated}" if evaluated not in ("", event.precision) else ""
+        reason = f" ({event.precision_reason})" if event.precision_reason else ""
+        where = f"on {event.device} in {event.precision}{other}{reason}, {plural(event.workers, 'worker')}"
         again = "" if event.resumed is None else f", resumed after epoch {event.resumed}"
         self.print_line(f"run {event.run} {where}{again}")
         if event.loaded:

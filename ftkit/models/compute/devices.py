@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from ftkit.config.schema import Config
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import check_backend, check_devices, make_reproducible
 from ftkit.errors import RequestError, unknown
+from ftkit.models.compute.precision import requested_precision
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,27 +70,16 @@ def compute_of(accelerator: Accelerator) -> Compute:
     return Compute(accelerator.device, precision)
 
 
-def choose_compute(device: str, precision: str, network: nn.Module) -> Compute:
-    """Choose device and precision for a network.
-
-    Raises:
-        RequestError: As `choose_device` and `choose_precision`.
-    """
-    found = choose_device(device)
-    return Compute(torch.device(found), choose_precision(precision, found, lambda: is_depthwise(network)))
-
-
-def make_accelerator(config: Config, light: Callable[[], bool] = lambda: False) -> Accelerator:
-    """An accelerator for the config's device and precision.
+def make_accelerator(config: Config, precision: str) -> Accelerator:
+    """An accelerator for the config's device.
 
     Args:
-        light: See `choose_precision`.
+        precision: `fp32`, `bf16` or `fp16`.
 
     Raises:
-        RequestError: The machine doesn't have the device, or the device doesn't support the precision.
+        RequestError: The machine doesn't have the device, or accelerate is told to use another device or precision.
     """
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device, light)
     check_devices(device)
     make_reproducible(device)
     if config.zero_stage:
@@ -115,7 +104,7 @@ def join_processes(config: Config) -> None:
         RequestError: The device, precision, number of processes or backend isn't the requested one.
     """
     if launch_env.world() > 1:
-        make_accelerator(config)
+        make_accelerator(config, requested_precision(config.precision, choose_device(config.device)) or "fp32")
 
 
 def choose_device(wanted: str) -> str:
@@ -128,32 +117,3 @@ def choose_device(wanted: str) -> str:
     if not present[wanted]:
         raise RequestError(f"device {wanted!r} isn't available on this machine", "give --device cpu or --device auto")
     return wanted
-
-
-def choose_precision(wanted: str, device: str, light: Callable[[], bool]) -> str:
-    """`auto` is bf16 where the hardware supports it, else fp32. fp16 on the CPU is refused.
-
-    Args:
-        light: Whether `is_depthwise` holds for the network; called only where it matters.
-    """
-    if wanted == "auto":
-        return "bf16" if _multiplies_in_bf16(device) and not (device == "cpu" and light()) else "fp32"
-    if wanted == "fp16" and device == "cpu":
-        raise RequestError("precision fp16 doesn't work on the CPU", "give --precision bf16 or fp32")
-    return wanted
-
-
-def _multiplies_in_bf16(device: str) -> bool:
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
-
-
-def is_depthwise(network: nn.Module) -> bool:
-    """Whether a network has depthwise convolutions and BatchNorm, as MobileNet and EfficientNet do.
-
-    A CPU computes their gradients more slowly in bf16 than in fp32 (MobileNetV3 small, AMX: 1.7 times as long).
-    """
-    modules = list(network.modules())
-    depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in modules)
-    return depthwise and any(isinstance(m, _BatchNorm) for m in modules)

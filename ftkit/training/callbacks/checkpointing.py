@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
+from ftkit.config.choices import Precision
 from ftkit.distributed.collectives import max_over_processes
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.parts.strategy import Strategy
-from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.checkpoint import save_checkpoint
 from ftkit.runs.model_card import ModelCard
@@ -60,7 +60,7 @@ class Checkpointing(TrainerCallback):
         trainer, session, selected = self.trainer, self.trainer.session, self.trainer.validation.selected
         network, card = trainer.network_to_save, None
         if trainer.best.is_best and session.is_main:
-            card = make_card(session.plan, selected.metrics, session.progress.epoch, selected.decision)
+            card = make_card(session, selected.metrics, session.progress.epoch, selected.decision)
         if not self._epoch_is_due():
             self._unsaved = True
             if card is not None:
@@ -141,8 +141,11 @@ def save_model(session: Session, network: nn.Module, folder: Path, card: ModelCa
         save_bundle(folder, strategy.merged(network), _with_code(card, session), partial(strategy.save_extra, network))
 
 
-def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int, decision: Mapping[str, Any]) -> ModelCard:
+def make_card(
+    session: Session, metrics: Mapping[str, float | None], epoch: int, decision: Mapping[str, Any]
+) -> ModelCard:
     """The card of a model with the weights after `epoch` whole epochs; `decision` as `Task.fit_decision` gives it."""
+    plan = session.plan
     return ModelCard(
         classes=plan.splits.classes,
         preprocessing=plan.preprocessing,
@@ -156,6 +159,7 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int, decis
         origin=plan.splits.class_mapping,
         task={"name": plan.config.task.name, **plan.config.task.options},
         decision=decision,
+        precision=cast(Precision, session.precision.evaluation),
     )
 
 

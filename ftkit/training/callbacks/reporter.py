@@ -53,10 +53,12 @@ class Reporter(TrainerCallback):
                 plan=session.plan,
                 run=session.run.path,
                 device=str(session.device),
-                precision=session.compute.precision,
+                precision=session.precision.training,
                 workers=session.workers,
                 loaded=report.summary() if report else "",
                 resumed=session.progress.epoch if self.trainer.resumed else None,
+                evaluation_precision=session.precision.evaluation,
+                precision_reason=session.precision.reason,
             )
         )
 

@@ -1,0 +1,44 @@
+"""Training sets the C library's allocator to keep freed memory, unless the environment says otherwise."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeFolder
+
+RUN = """
+import resource, sys
+import ftkit, torch
+
+folder = sys.argv[1]
+ftkit.train(ftkit.plan(dataset={"name": "folder", "root": folder}, backbone="lenet", weights="none", strategy="full",
+    epochs=1, batch_size=2, workers=0, device="cpu", output=folder + "/runs"))
+
+def step():
+    [torch.ones(5 * 2**20) for _ in range(8)]
+
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+pages = 5 * 8 * 5 * 2**20 * 4 / resource.getpagesize()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / pages)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is set")
+@pytest.mark.parametrize(("threshold", "faults"), [("", False), pytest.param("131072", True, marks=pytest.mark.long)])
+def test_blocks_of_20_mb_are_used_again(tmp_path: Path, image_folder: MakeFolder, threshold: str, faults: bool) -> None:
+    image_folder(tmp_path, {"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}})
+    environment = os.environ | ({"MALLOC_TRIM_THRESHOLD_": threshold} if threshold else {})
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (float(done.stdout.splitlines()[-1]) > 0.5) == faults, done.stdout

@@ -65,6 +65,7 @@ class ModelCard:
             counts as, None where its images weren't used.
         task: Its name and options.
         decision: What turns scores into predictions, as `Task.fit_decision` gave it.
+        dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
         format: The version of the bundle's layout.
     """
 
@@ -83,6 +84,7 @@ class ModelCard:
     origin: Mapping[str, str | None] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=lambda: {"name": "multiclass"})
     decision: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -155,7 +157,9 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
+    return TypeAdapter(ModelCard).validate_python(
+        {f.name: content[f.name] for f in fields(ModelCard) if f.name in content or f.name != "dataset"}
+    )
 
 
 def first_validation_error(error: Exception) -> str:

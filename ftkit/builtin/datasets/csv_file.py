@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from ftkit.api import (
     SPLIT_SYNONYMS,
@@ -51,6 +52,10 @@ class CsvFile(Dataset):
             class and 0 or false for others. Patterns such as is_* also select columns. Classes are in the order of
             the columns.
     """
+
+    layout_options: ClassVar[tuple[str, ...]] = (
+        "image_column", "label_column", "split_column", "image_suffix", "separator", "class_columns",
+    )  # fmt: skip
 
     path: Path
     root: Path | None = None

@@ -156,7 +156,15 @@ def make_card(plan: Plan, metrics: Mapping[str, float | None], epoch: int, decis
         origin=plan.splits.class_mapping,
         task={"name": plan.config.task.name, **plan.config.task.options},
         decision=decision,
+        dataset=_layout(plan),
     )
+
+
+def _layout(plan: Plan) -> Mapping[str, Any]:
+    """The name of the dataset, and its options that other data is likely to share."""
+    chosen = plan.config.dataset
+    names = plan.resolved.registry.datasets.get(chosen.name).layout_options
+    return {"name": chosen.name, **{name: chosen.options[name] for name in names}}
 
 
 def _with_code(card: ModelCard, session: Session) -> ModelCard:

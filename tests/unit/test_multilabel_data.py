@@ -82,6 +82,16 @@ def test_labels_separated_by_spaces(images: Path) -> None:
     assert names_of(splits, splits.train) == [("haze", "primary"), ("clear",)]
 
 
+def test_a_separator_that_is_in_no_value_or_seems_to_be_missing_is_noted(images: Path) -> None:
+    text = "path,label\n0.png,sea;sky\n1.png,sea\n"
+    assert load(images, text, separator="|").notes == (
+        "t.csv: no image has several labels: separator '|' is in no value",
+    )
+    assert load(images, text, separator=";").notes == ()
+    notes = load(images, text.replace(";", "|")).notes
+    assert notes == ("t.csv: labels contain '|': --set 'dataset.separator=|' reads them as several",)
+
+
 def test_labels_separated_by_tabs_may_have_spaces(images: Path) -> None:
     splits = load(images, "path,label\n0.png,red car\t\tsea\n1.png,sea\n", separator="\t")
     assert names_of(splits, splits.train) == [("red car", "sea"), ("sea",)]

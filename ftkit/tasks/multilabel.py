@@ -33,7 +33,8 @@ weights none is better than the probe, elsewhere training every layer at one rat
 LARGE = 500
 """Images of a class, on average, from which training every layer pays on similar data.
 
-Measured as above: with 33, 167 and 333 images of a class two rates from the probe don't improve its mAP.
+Measured as above: with 33, 167 and 333 images of a class two rates from the probe don't improve its mAP, with 667 it
+rises from 96.5 % to 96.8 %, and macro F1 from 90.9 % to 92.1 %.
 """
 
 

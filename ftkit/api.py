@@ -43,7 +43,7 @@ from ftkit.parts.metric import Array, MeanMetric, Metric, Resampler, UndefinedMe
 from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.random_transforms import BatchTransform, ImageTransform
 from ftkit.parts.strategy import Strategy, Then
-from ftkit.parts.task import HeadFit, Task, class_counts
+from ftkit.parts.task import AdviceBasis, HeadFit, Task, class_counts
 from ftkit.plugins.hookspecs import hookimpl
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Phase, Schedule, make_schedule
@@ -57,6 +57,7 @@ __all__ = [
     "ROLES",
     "SPLIT_NAMES",
     "SPLIT_SYNONYMS",
+    "AdviceBasis",
     "Array",
     "Backbone",
     "BatchTransform",

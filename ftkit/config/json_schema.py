@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from ftkit.config.choices import CHOICES, LISTS
-from ftkit.config.load import CATALOGS, class_of
+from ftkit.config.choices import AUTO, CHOICES, LISTS
+from ftkit.config.load import AUTO_SECTIONS, CATALOGS, class_of
 from ftkit.config.plugin_options import is_required, option_fields, option_types
 from ftkit.config.schema import Config
 from ftkit.parts.strategy import Strategy
@@ -35,7 +35,7 @@ def json_schema(registry: Registry) -> Schema:
         choice = _choice(section, known, registry, definitions)
         properties[section] |= {"items": choice} if section in LISTS else choice
     properties["backbone"]["enum"] = list(registry.backbones)
-    properties["monitor"]["enum"] = list(registry.metrics)
+    properties["monitor"]["enum"] = [AUTO, *registry.metrics]
     for section in CHOICES:
         properties[section].pop("$ref", None)
     for definition in ("Choice", "DatasetChoice", "OptimizerChoice"):
@@ -48,7 +48,7 @@ def _choice(section: str, names: Iterable[str], registry: Registry, definitions:
     chosen = None if section in LISTS else Config.model_fields[section].get_default()
     default = None if chosen is None else chosen.name
     shared = definitions[type(chosen).__name__]["properties"] if chosen is not None else {}
-    bare, mappings = [], []
+    bare, mappings = [AUTO] if section in AUTO_SECTIONS else [], []
     for name in names:
         mapping = _described(section, name, registry, definitions)
         if mapping is None:

@@ -97,11 +97,11 @@ def resolve(
     if config.monitor != AUTO:
         registry.metrics.get(config.monitor, where=place(sources, "monitor"))
     filled: dict[str, Any] = {
-        section: _filled((section,), getattr(config, section), registry, marks, sources) for section in CHOICES
+        section: fill_choice((section,), getattr(config, section), registry, marks, sources) for section in CHOICES
     }
     for section in LISTS:
         items = enumerate(getattr(config, section))
-        filled[section] = tuple(_filled((section, str(i)), item, registry, marks, sources) for i, item in items)
+        filled[section] = tuple(fill_choice((section, str(i)), item, registry, marks, sources) for i, item in items)
     resolved = Resolved(config.model_copy(update=filled), registry, sources)
     _require_decay(resolved)
     return resolved
@@ -214,7 +214,7 @@ def _require_decay(resolved: Resolved) -> None:
     raise RequestError(f"{where}: optimizer {name} has no weight decay; these have: {', '.join(names)}")
 
 
-def _filled(
+def fill_choice(
     key: Key, choice: Choice, registry: Registry, marks: Mapping[Key, Setting], sources: Mapping[str, str]
 ) -> Choice:
     """A choice with every option of its class, defaults included.

@@ -184,8 +184,8 @@ class Config(Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label-smoothing factor, 0 or more and less than 1."""
     balance: Balance = "none"
-    """Class-imbalance handling. sampler: sample each class equally often; weights: weight each class equally in the
-    loss."""
+    """Class-imbalance handling. sampler: sample each class equally often, or with several labels per image, each image
+    by the weight of its rarest class; weights: weight each class equally in the loss."""
     lr_curve: Named = Choice(name="cosine")
     """Learning-rate curve over the run, with warm-up: a name, or a mapping of name and options."""
     metrics: NamedList = ()

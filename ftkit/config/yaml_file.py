@@ -111,16 +111,23 @@ def read_text(text: str, key: tuple[str, ...], where: str, base: Path) -> list[S
     except RequestError:
         if text[:1] in "[{\"'":
             raise
-        # Other invalid YAML, such as a name with a colon, is plain text.
-        return [Setting(key, text, where, base, text)]
+        node = None
     if isinstance(node, yaml.MappingNode) and node.flow_style:
         return [Setting(s.key, s.value, where, base, s.text) for s in _settings(node, key, where, base)]
-    if node is None or isinstance(node, yaml.MappingNode):
-        return [Setting(key, None if node is None else text, where, base, text)]
+    if node is None or not _is_inline(node, text.strip()):
+        # Other YAML, and what isn't YAML, is plain text: a|b, |, #, - and names with colons.
+        return [Setting(key, text or None, where, base, text)]
     value, texts = _value(node, where)
     if isinstance(value, str) and isinstance(node, yaml.ScalarNode) and node.style is None:
         value = text  # including what would be a comment in a file
     return [Setting(key, value, where, base, texts if isinstance(value, list) else text)]
+
+
+def _is_inline(node: yaml.Node, text: str) -> bool:
+    """Whether a value is a flow list, or a scalar that is quoted or written as it is: no block, tag or comment."""
+    if isinstance(node, yaml.ScalarNode):
+        return text[:1] in ("'", '"') or node.value == text
+    return isinstance(node, yaml.SequenceNode) and bool(node.flow_style)
 
 
 def dump(data: dict[str, Any]) -> str:

@@ -38,6 +38,19 @@ def split_label_sets(labels: LabelSets, fraction: float, seed: int) -> list[int]
     return found
 
 
+def stratified_folds(labels: LabelSets, folds: int, seed: int) -> list[list[int]]:
+    """The positions of all images in `folds` parts of about the same size, with about the same fraction of each class.
+
+    A class of two or more images has one outside each part, if the label sets permit it.
+    """
+    rest, found = list(range(len(labels))), list[list[int]]()
+    for left in range(folds, 1, -1):
+        taken = set(split_label_sets(labels.take(rest), 1 / left, seed))
+        found.append([place for number, place in enumerate(rest) if number in taken])
+        rest = [place for number, place in enumerate(rest) if number not in taken]
+    return [*found, rest]
+
+
 def sample_label_sets(labels: LabelSets, count: int, seed: int) -> list[int]:
     """Positions of `count` images with about the same fraction of each class, ascending.
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Note, ignore_note, prefix_before_head, read_cached, store_of
 from ftkit.config.load import Resolved, with_choice
@@ -26,11 +24,10 @@ from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.logits import check_outputs
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
-from ftkit.parts.label_sets import count_classes
+from ftkit.parts.task import class_counts
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
-from ftkit.tasks.head_fit import cross_validated
 from ftkit.training.preparation.probe import NoProbeError, head_inputs, head_layer
 from ftkit.transforms import pipeline
 
@@ -92,12 +89,6 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
         )
     # Other errors in the request should be found before the measurement, which takes minutes.
     draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell)
-    if not draft.task.exclusive:
-        raise RequestError(
-            f"strategy {AUTO} and ftkit advise measure how well features separate classes, one per image, and the task "
-            f"is {draft.task.name}",
-            "choose a strategy, or compare some with ftkit compare --strategies probe,full",
-        )
     facts = find_facts(draft, tell)
     limits = Limits(
         trains=any(key.partition(".")[0] in TRAINING_KEYS for key in given), solvable=draft.probe is not None
@@ -108,21 +99,34 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
 
 
 def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
-    """Facts on a plan's data and weights; with pretrained weights, their features are measured."""
+    """Facts on a plan's data and weights; with pretrained weights, their features are measured.
+
+    Raises:
+        RequestError: There are no recommendations for the task, or no image has a label.
+    """
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
-    counts = count_classes(plan.splits.train.labels)
+    basis, labels = plan.task.advice_basis(plan.splits.train.labels, plan.num_classes), plan.splits.train.labels
+    if basis is None:
+        raise RequestError(
+            f"strategy {AUTO} and ftkit advise have no rules for task {plan.task.name}",
+            "choose a strategy, or compare some with ftkit compare --strategies probe,full",
+        )
     facts = Facts(
-        images=len(plan.splits.train),
+        images=len(labels),
         classes=plan.num_classes,
-        chance=max(counts.values()) / len(plan.splits.train),
+        per_class=sum(class_counts(labels, plan.num_classes)) / plan.num_classes,
+        metric=plan.resolved.registry.metrics.get(plan.task.monitor).label,
+        chance=basis.chance,
+        similar_from=basis.chance + basis.similar * (1 - basis.chance),
+        large=basis.large,
         pretrained=plan.weights.kind != "none",
     )
     if not facts.pretrained:
         return facts
     images = _sample(plan)
-    found = count_classes(images.labels)
-    if len(found) < plan.num_classes or min(found.values()) < 2:
-        return replace(facts, unmeasured="a class has only one image or none, so there is nothing to hold out")
+    sampled = plan.task.advice_basis(images.labels, plan.num_classes)
+    if sampled is not None and sampled.unmeasured:
+        return replace(facts, unmeasured=sampled.unmeasured)
     if tell is not None:
         tell(f"measuring the features of {plan.backbone.name} on {len(images):,} training images")
     try:
@@ -133,10 +137,10 @@ def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
 
 
 def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float, float]:
-    """Accuracy, in cross-validation, of logistic regression on frozen features, and of the nearest class mean.
+    """The task's metric, in cross-validation, of logistic regression on frozen features and of the nearest class mean.
 
-    Every process computes the features of its shard. The main one computes the accuracies, and all processes use them,
-    so that all get the same recommendation.
+    Every process computes the features of its shard. The main one computes the metrics, and all processes use them, so
+    that all get the same recommendation.
 
     Raises:
         NoProbeError: The network's head isn't a linear layer on features.
@@ -171,13 +175,10 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
         with explain_worker_errors():
             features, labels = head_inputs(evaluated, layer, shard, accelerator, compute)
     require_features(features, images.names)
-    return _broadcast_accuracies(accelerator, features, labels, config.seed)
-
-
-def _broadcast_accuracies(accelerator: Accelerator, features: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
     found = torch.zeros(2)
     if accelerator.is_main_process:
-        found = torch.tensor(cross_validated(features, labels, derive(seed, "advise") % 2**32))
+        seed = derive(config.seed, "advise") % 2**32
+        found = torch.tensor(plan.task.cross_validate(features, labels, seed))
     probe, nearest = broadcast(found.to(accelerator.device)).tolist()
     return probe, nearest
 
@@ -186,7 +187,7 @@ def _sample(plan: Plan) -> Split:
     """The training images to measure, with the same proportions of classes."""
     train = plan.splits.train
     assert train is not None, "make_plan refuses data without a training split"
-    count = max(MOST_IMAGES, plan.num_classes)
+    count = max(MOST_IMAGES, plan.num_classes + 1)  # enough for one of each class, and one without a label
     if len(train) <= count:
         return train
     return train.subset(stratified_sample(train.labels, count, plan.config.seed))

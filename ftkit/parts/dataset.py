@@ -229,9 +229,15 @@ def join_splits(
 
 
 class Dataset(ABC):
-    """A source of labelled images. Subclasses are frozen dataclasses; their fields are the options."""
+    """A source of labelled images. Subclasses are frozen dataclasses; their fields are the options.
+
+    Attributes:
+        layout_options: The options that describe the form of the data and not its place, such as the name of the label
+            column. A model card has their values, for the evaluation of the model on other data.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    layout_options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def load(self) -> Splits:

@@ -37,6 +37,25 @@ class HeadFit:
     strength: float
 
 
+@dataclass(frozen=True)
+class AdviceBasis:
+    """What recommendations for a task depend on, apart from the features of the images.
+
+    Attributes:
+        chance: The value of the task's `monitor` for predictions that ignore the images, below 1.
+        similar: The similarity from which pretrained features count as fitting the data: 0 for chance, 1 for features
+            by which `cross_validate` makes no error.
+        large: The mean number of training images of a class from which training every layer is worth it, if the
+            features fit.
+        unmeasured: Why these labels don't permit cross-validation; empty if they do.
+    """
+
+    chance: float
+    similar: float
+    large: int
+    unmeasured: str = ""
+
+
 class Task(ABC):
     """The meaning of labels and outputs. Subclasses are frozen dataclasses; fields are options.
 
@@ -98,6 +117,25 @@ class Task(ABC):
         Args:
             options: `intercept`, whether the head has a bias; `balanced`, whether each class counts equally; `seed`.
         """
+
+    def advice_basis(self, labels: Labels, classes: int) -> AdviceBasis | None:
+        """What `ftkit advise` and strategy `auto` go by; None if they aren't for this task.
+
+        Args:
+            labels: Of the training images.
+        """
+        return None
+
+    def cross_validate(self, features: Tensor, targets: Tensor, seed: int) -> tuple[float, float]:
+        """How well features separate the classes: `monitor` of logistic regression and of the nearest class mean.
+
+        Both are measured in cross-validation. Tasks with an `advice_basis` implement it.
+
+        Args:
+            features: float32 `(n, features)`.
+            targets: As `targets` gives them.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def outputs(

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import error_prefix
-from ftkit.errors import RequestError, plural
+from ftkit.errors import RequestError, one_line, plural
+from ftkit.metrics.finite_outputs import NAMED
 from ftkit.metrics.selection import check_defined
 from ftkit.optim.rates import check_group_rates
 from ftkit.parts.dataset import Split
@@ -36,8 +37,21 @@ def check_plan(plan: Plan) -> Plan:
     _check_cached_augmentations(plan)
     notes = _random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
+    notes += () if plan.task.exclusive else _absent_notes(plan)
     notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _absent_notes(plan: Plan) -> tuple[str, ...]:
+    """Notes on the classes that no training or no validation image has."""
+    notes = list[str]()
+    for split, kind in ((plan.splits.train, "training"), (plan.splits.val, "validation")):
+        counts = class_counts(split.labels, plan.num_classes) if split is not None else []
+        absent = [name for name, count in zip(plan.splits.classes, counts, strict=False) if not count]
+        if absent:
+            few = ", ".join(map(repr, absent[:NAMED])) + (", ..." if len(absent) > NAMED else "")
+            notes.append(one_line(f"no {kind} image has {plural(len(absent), 'class')} of {plan.num_classes}: {few}"))
+    return tuple(notes)
 
 
 def _check_metrics(plan: Plan, val: Split) -> None:
@@ -109,11 +123,11 @@ def _require_trackers(names: Iterable[str]) -> None:
 
 
 def _check_balance(plan: Plan) -> None:
-    """Refuse class balance where an image may have several classes."""
-    if not plan.task.exclusive and plan.config.balance != "none":
+    """Refuse class weights where an image may have several classes: positive weights are the loss's."""
+    if not plan.task.exclusive and plan.config.balance == "weights":
         raise RequestError(
-            f"{plan.resolved.where('balance')}: classes can be balanced for one class per image only",
-            "set loss.pos_weight=balanced instead",
+            f"{plan.resolved.where('balance')}: weights are for one class per image, and the task is {plan.task.name}",
+            "set loss.pos_weight=balanced to weight the positive targets of rare classes, or give --balance sampler",
         )
 
 

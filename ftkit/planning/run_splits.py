@@ -94,14 +94,16 @@ def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
 
 
 def require_classes(splits: Splits) -> None:
-    """Refuse data without training images, a second class or validation images.
+    """Refuse data without training images, a second class (several labels per image: a first one) or validation images.
 
     Raises:
         RequestError: One of them is missing.
     """
     if splits.train is None or not len(splits.train):
         raise RequestError("the dataset has no training split", "give one with a train folder, or another dataset")
-    if len(splits.classes) < 2:
+    if splits.multilabel and not splits.classes:
+        raise RequestError("no training image has a label", "check the column or columns of labels")
+    if len(splits.classes) < 2 and not splits.multilabel:
         names = ", ".join(splits.classes)
         raise RequestError(f"the data has one class only ({names})", "a classifier needs two or more: add another")
     if splits.val is None or not len(splits.val):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from ftkit.config.dataset_choice import DatasetChoice
 from ftkit.config.json_schema import json_schema
 from ftkit.errors import FtkitError, RequestError
 from ftkit.files.json_text import dump_json
@@ -69,7 +70,7 @@ class InitRequest:
         template: `project`, `plugin`, a plugin's `NAME/TEMPLATE`, a folder, or the URL of a repository.
         kind: The kind of part that a new plugin provides.
         values: Values for the placeholders that the template declares.
-        data: The user's images, in the form of the config's `dataset`; the first config is chosen for them.
+        data: The user's images, for which the first config is chosen.
         force: Write into a folder that isn't empty.
     """
 
@@ -77,7 +78,7 @@ class InitRequest:
     template: str = "project"
     kind: str = KINDS[0]
     values: Mapping[str, str] = field(default_factory=dict)
-    data: Mapping[str, str] | None = None
+    data: DatasetChoice | None = None
     force: bool = False
 
 
@@ -219,7 +220,7 @@ def _is_taken(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _stats(data: Mapping[str, str], target: Path) -> DatasetStats:
+def _stats(data: DatasetChoice, target: Path) -> DatasetStats:
     found = compute_stats(data)
     if target.resolve().is_relative_to(Path(found.path).resolve()):
         raise RequestError(

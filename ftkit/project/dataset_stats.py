@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
+from ftkit.config.dataset_choice import DatasetChoice
 from ftkit.data.images import ImageFiles, open_header, upright_size
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Split
 from ftkit.parts.label_sets import count_classes
-from ftkit.plugins import Registry
 
 SAMPLE = 200
 """Most images whose headers are read, spread evenly over the training split and so over its classes."""
@@ -25,8 +26,7 @@ class DatasetStats:
 
     Attributes:
         dataset: The dataset's name: `folder`, `csv` or `archive`.
-        option: The dataset's option for the path.
-        path: An absolute path, or the URL of an archive.
+        options: Its options as YAML values, that for the path first; paths are absolute.
         counts: Number of training images by class, in label order.
         sizes: Number of images by split.
         width, height: Medians of the sampled images, in pixels.
@@ -36,8 +36,7 @@ class DatasetStats:
     """
 
     dataset: str
-    option: str
-    path: str
+    options: Mapping[str, Any]
     counts: Mapping[str, int]
     sizes: Mapping[str, int]
     width: int
@@ -45,6 +44,11 @@ class DatasetStats:
     grey: bool
     example: Path
     notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """An absolute path, or the URL of an archive."""
+        return str(next(iter(self.options.values())))
 
     @property
     def images(self) -> int:
@@ -57,19 +61,16 @@ class DatasetStats:
         return min(self.width, self.height)
 
 
-def compute_stats(dataset: Mapping[str, str]) -> DatasetStats:
+def compute_stats(data: DatasetChoice) -> DatasetStats:
     """Compute the statistics of a dataset. Headers of at most 200 images are read, and no image is decoded.
 
     Args:
-        dataset: The section of the config: the `name` of a dataset of files, and the option with its path.
+        data: A dataset of files; its first option is the path.
 
     Raises:
         RequestError: There is no data, or no readable training image.
     """
-    name, (option, text) = dataset["name"], next(item for item in dataset.items() if item[0] != "name")
-    place = text if "://" in text else Path(text).expanduser().absolute()
-    path = str(place)
-    splits = Registry().datasets.get(name)(**{option: place}).load()
+    splits, path = data.dataset.load(), next(iter(data.options.values()))
     train = splits.train
     if train is None or not len(train):
         raise RequestError(f"{path} has no training images", "put them into a folder or a split called train")
@@ -78,9 +79,8 @@ def compute_stats(dataset: Mapping[str, str]) -> DatasetStats:
         raise RequestError(f"{path}: none of {min(len(train), SAMPLE)} images can be read", "check the files")
     images = count_classes(train.labels)
     return DatasetStats(
-        name,
-        option,
-        path,
+        data.name,
+        data.options,
         {name: images[label] for label, name in enumerate(splits.classes)},
         {name: len(split) for name, split in splits.present()},
         width=median_low([h.width for h in headers]),

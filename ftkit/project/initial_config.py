@@ -164,8 +164,8 @@ def _batch_size(images: int) -> Setting:
 
 
 def _dataset(stats: DatasetStats, target: Path) -> str:
-    path = _yaml_quoted(stats.path if "://" in stats.path else _relative_to(target, Path(stats.path)))
-    lines = ["dataset:", f"  name: {stats.dataset}", f"  {stats.option}: {path}"]
+    lines = ["dataset:", f"  name: {stats.dataset}"]
+    lines += [f"  {option}: {_yaml_value(_portable(value, target))}" for option, value in stats.options.items()]
     lines += [f"  # {split}: {plural(count, 'image')}" for split, count in stats.sizes.items()]
     lines += [f"  #   {one_line(name)}: {count}" for name, count in list(stats.counts.items())[:CLASSES_SHOWN]]
     if len(stats.counts) > CLASSES_SHOWN:
@@ -189,6 +189,16 @@ def _relative_to(target: Path, path: Path) -> str:
     return str(inside.relative_to(target.resolve()) if inside.is_relative_to(target.resolve()) else path)
 
 
-def _yaml_quoted(text: str) -> str:
-    """A YAML string on one line."""
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
+def _portable(value: object, target: Path) -> object:
+    """A value of an option, with a path inside the project as a relative one."""
+    is_path = isinstance(value, str) and "://" not in value and Path(value).is_absolute()
+    return _relative_to(target, Path(str(value))) if is_path else value
+
+
+def _yaml_value(value: object) -> str:
+    """A YAML value on one line, with quotes around text."""
+    text = yaml.safe_dump(
+        value, default_style='"' if isinstance(value, str) else None, default_flow_style=True, allow_unicode=True,
+        width=float("inf"),
+    )  # fmt: skip
+    return text.removesuffix("...\n").rstrip("\n")

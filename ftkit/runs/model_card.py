@@ -67,6 +67,7 @@ class ModelCard:
         task: Its name and options.
         decision: What turns scores into predictions, as `Task.fit_decision` gave it.
         precision: Numeric precision of the validation, in which the model is evaluated; `auto` if it isn't known.
+        dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
         format: The version of the bundle's layout.
     """
 
@@ -86,6 +87,7 @@ class ModelCard:
     task: Mapping[str, Any] = field(default_factory=lambda: {"name": "multiclass"})
     decision: Mapping[str, Any] = field(default_factory=dict)
     precision: PrecisionName = "auto"
+    dataset: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -158,7 +160,7 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    content = {"precision": "auto", **content}  # Cards from before it was recorded have none.
+    content = {"precision": "auto", "dataset": {}, **content}  # Early cards have neither.
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

@@ -12,28 +12,14 @@ from dataclasses import dataclass, field
 AUTO = "auto"
 """The strategy that is replaced by the recommended one before a run is planned."""
 
-SIMILAR = 0.7
-"""The similarity from which the data counts as similar to the pretraining data; see `Facts.similarity`.
-
-Measured with 10 or more images per class, two seeds each. The ResNet-20 weights of CIFAR-10: other images of
-CIFAR-10 0.78 to 0.86, small digits 0.63 to 0.67, MNIST 0.46 to 0.55, ants and bees at 64 pixels -0.4 to 0.4.
-LeNet's MNIST weights: small digits 0.89 to 0.93, CIFAR-10 in grey 0.03 to 0.10. On CIFAR-10 the probe is hard
-to beat; on ants and bees training every layer at one rate is ten percentage points better.
-"""
-
-LARGE = 25
-"""Images per class from which training every layer pays on similar data.
-
-Measured as above, over 3 seeds of 10 epochs with AdamW: with 10 images per class two rates from the probe reach
-81.8 % against the probe's own 81.5 %, which is within the spread; with 50 they reach 83.7 %. The geometric
-mean of 10 and 50 is 22.
-"""
+FEW = 25
+"""Images per class below which the standard augmentation pays on data that isn't similar; see `ONE_RATE`."""
 
 ENOUGH = 1000
 """Images per class from which training from scratch is worth a comparison: the size of MNIST and CIFAR-10."""
 
 EPOCHS, EPOCHS_FROM_SCRATCH = 10, 30
-"""All of the above was measured with the first; random weights need more epochs."""
+"""The limits of tasks were measured with the first; random weights need more epochs."""
 
 ONE_RATE: Mapping[str, float] = {"backbone_lr_scale": 1.0}
 """Options of strategy full for data that isn't similar.
@@ -51,17 +37,25 @@ class Facts:
 
     Attributes:
         images: Number of training images.
-        chance: The accuracy of always predicting the largest class.
+        per_class: Mean number of training images of a class.
+        metric: What `chance`, `probe` and `nearest_mean` are values of, such as accuracy.
+        chance: The metric of predictions that ignore the images.
+        similar_from: The value of `nearest_mean` from which the data counts as similar to the pretraining data.
+        large: The number of images per class from which training every layer is worth it on similar data.
         pretrained: Whether there are pretrained weights.
-        probe: Accuracy of logistic regression on frozen features in cross-validation; None where it wasn't measured.
-        nearest_mean: Accuracy of predicting the class whose mean feature is nearest; None where `probe` is.
+        probe: The metric of logistic regression on frozen features in cross-validation; None where it wasn't measured.
+        nearest_mean: The metric of predicting by the nearest class mean; None where `probe` is.
         measured_on: Number of training images that were measured.
         unmeasured: Why pretrained weights weren't measured.
     """
 
     images: int
     classes: int
+    per_class: float
+    metric: str
     chance: float
+    similar_from: float
+    large: int
     pretrained: bool
     probe: float | None = None
     nearest_mean: float | None = None
@@ -69,24 +63,14 @@ class Facts:
     unmeasured: str = ""
 
     @property
-    def per_class(self) -> float:
-        """Mean number of training images per class."""
-        return self.images / self.classes
-
-    @property
     def similarity(self) -> float | None:
-        """The accuracy of the nearest mean, scaled to 0 for chance and 1 for no error; None where it wasn't measured.
+        """The metric of the nearest mean, scaled to 0 for chance and 1 for no error; None where it wasn't measured.
 
         On similar data each class is a cluster in the features, and the nearest mean is as good as the probe. On other
         data the probe can still be good, given enough images: with the CIFAR-10 weights its accuracy on MNIST is 88 %,
         that of the nearest mean 60 %.
         """
         return None if self.nearest_mean is None else (self.nearest_mean - self.chance) / (1 - self.chance)
-
-    @property
-    def similar_from(self) -> float:
-        """The accuracy of the nearest mean from which the data counts as similar."""
-        return self.chance + SIMILAR * (1 - self.chance)
 
 
 @dataclass(frozen=True)
@@ -125,16 +109,15 @@ def advise(facts: Facts, limits: Limits | None = None) -> Advice:
     limits = limits or Limits()
     if not facts.pretrained:
         return _scratch(facts)
-    if facts.similarity is None:
+    if facts.nearest_mean is None:
         return _unknown(facts)
-    is_large = facts.per_class >= LARGE
-    if facts.similarity >= SIMILAR:
-        return _similar_large(facts) if is_large else _similar_small(facts, limits)
-    return _different_large(facts) if is_large else _different_small(facts)
+    if facts.nearest_mean >= facts.similar_from:
+        return _similar_large(facts) if facts.per_class >= facts.large else _similar_small(facts, limits)
+    return _different_large(facts) if facts.per_class >= FEW else _different_small(facts)
 
 
 def _similar_small(facts: Facts, limits: Limits) -> Advice:
-    why = (_similar(facts), f"{_amount(facts)}, fewer than {LARGE}: too few to train the other layers much")
+    why = (_similar(facts), f"{_amount(facts)}, fewer than {facts.large}: too few to train the other layers much")
     if limits.trains:
         return Advice("full", 1e-3, EPOCHS, "light", (*why, "so they train at a tenth of the head's rate"))
     if not limits.solvable:
@@ -145,7 +128,7 @@ def _similar_small(facts: Facts, limits: Limits) -> Advice:
 def _similar_large(facts: Facts) -> Advice:
     why = (
         _similar(facts),
-        f"{_amount(facts)}, {LARGE} or more: enough to train every layer, at a tenth of the head's rate",
+        f"{_amount(facts)}, {facts.large} or more: enough to train every layer, at a tenth of the head's rate",
     )
     return Advice("full", 3e-3, EPOCHS, "light", why)
 
@@ -153,7 +136,7 @@ def _similar_large(facts: Facts) -> Advice:
 def _different_small(facts: Facts) -> Advice:
     why = (
         _different(facts),
-        f"{_amount(facts)}, fewer than {LARGE}: hard for any strategy; every layer trains at one rate, since the "
+        f"{_amount(facts)}, fewer than {FEW}: hard for any strategy; every layer trains at one rate, since the "
         "features don't fit",
         "closer crops and mirror images make up for some of the missing images; where a mirror image is of another "
         "class, as with letters, add --augment light",
@@ -164,7 +147,7 @@ def _different_small(facts: Facts) -> Advice:
 def _different_large(facts: Facts) -> Advice:
     why = [
         _different(facts),
-        f"{_amount(facts)}, {LARGE} or more: enough to learn other features, so every layer trains at one rate",
+        f"{_amount(facts)}, {FEW} or more: enough to learn other features, so every layer trains at one rate",
     ]
     if facts.per_class >= ENOUGH:
         why.append(f"with {ENOUGH} images per class or more a small network may be as good from scratch: compare both")
@@ -195,7 +178,7 @@ def _different(facts: Facts) -> str:
 def _measured(facts: Facts) -> str:
     assert facts.nearest_mean is not None, "called only with a measurement"
     return (
-        f"predicting the nearest class mean is right for {100 * facts.nearest_mean:.1f} % of the images, and the limit "
+        f"predicting by the nearest class mean has {facts.metric} {100 * facts.nearest_mean:.1f} %, and the limit "
         f"is {100 * facts.similar_from:.1f} %"
     )
 

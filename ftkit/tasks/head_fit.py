@@ -48,7 +48,7 @@ def fit_multinomial(
     # The matrices are small: more threads slow the solver down, and one gives the same bits on any machine.
     with threadpool_limits(limits=1):
         strength = choose_strength(x, y, intercept, balanced, seed)
-        weight, bias = _by_class(_fitted(_regression(strength, intercept, balanced), x, y), classes)
+        weight, bias = _by_class(fitted(regression(strength, intercept, balanced), x, y), classes)
     weight = weight / spread
     bias = bias - weight @ mean
     return HeadFit(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), strength)
@@ -86,7 +86,7 @@ def cross_validated(features: Tensor, labels: Tensor, seed: int = 0) -> tuple[fl
     with threadpool_limits(limits=1):
         strength = choose_strength(x, y, True, False, seed)
         for seen, unseen in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
-            model = _fitted(_regression(strength, True, False), x[seen], y[seen])
+            model = fitted(regression(strength, True, False), x[seen], y[seen])
             guesses = model.predict(x[unseen]), _nearest_mean(x[seen], y[seen], x[unseen])
             right += [(guess == y[unseen]).sum() for guess in guesses]
     probe, nearest = right / len(y)
@@ -130,20 +130,20 @@ def choose_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: i
         max_iter=ITERATIONS,
         refit=False,
     )
-    scores = _fitted(model, x, y).scores_
+    scores = fitted(model, x, y).scores_
     # Older versions of scikit-learn give the same array once for each class.
     by_fold = next(iter(scores.values())) if isinstance(scores, dict) else scores
     return float(model.Cs_[int(by_fold.mean(axis=0).round(6).argmax())])
 
 
-def _fitted(model: Any, x: Array, y: Array) -> Any:
+def fitted(model: Any, x: Array, y: Array, weights: Array | None = None) -> Any:
     """Fitted; scikit-learn's announcements of what will change some day are not the user's concern."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return model.fit(x, y)
+        return model.fit(x, y, sample_weight=weights)
 
 
-def _regression(strength: float, intercept: bool, balanced: bool) -> Any:
+def regression(strength: float, intercept: bool, balanced: bool) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(
@@ -157,62 +157,3 @@ def _by_class(model: Any, classes: int) -> tuple[Array, Array]:
     if classes == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight, np.broadcast_to(bias, (classes,)).copy()
-
-
-def fit_one_vs_rest(
-    features: Tensor, targets: Tensor, classes: int, intercept: bool = True, balanced: bool = False, seed: int = 0
-) -> HeadFit:
-    """A logistic regression for each class against all others, with one strength for all of them.
-
-    A class that no image or every image has gets a bias alone. Scaling of the features as in `fit_multinomial`.
-
-    Args:
-        features: float32 `(n, features)`.
-        targets: Whether each image has each class, bool `(n, classes)`.
-        balanced: Let positive and negative images of each class count equally.
-
-    Raises:
-        FtkitError: A feature isn't a finite number.
-    """
-    x, mean, spread = scaled(features, intercept)
-    y = targets.bool().numpy()
-    with threadpool_limits(limits=1):
-        strength = choose_one_vs_rest_strength(x, y, intercept, balanced, seed)
-        fits = [_fit_binary(x, y[:, label], strength, intercept, balanced) for label in range(classes)]
-    weight, bias = np.stack([w for w, _ in fits]), np.array([b for _, b in fits])
-    weight = weight / spread
-    bias = bias - weight @ mean
-    return HeadFit(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), strength)
-
-
-def choose_one_vs_rest_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: int) -> float:
-    """The C with the best mean average precision in cross-validation, of equals the strongest regularisation."""
-    from sklearn.metrics import average_precision_score
-    from sklearn.model_selection import KFold
-
-    if len(y) > MOST_COMPARED:
-        chosen = np.random.default_rng(seed).choice(len(y), MOST_COMPARED, replace=False)
-        x, y = x[chosen], y[chosen]
-    both = [label for label in range(y.shape[1]) if 1 < y[:, label].sum() < len(y) - 1]
-    if len(y) < 2 * FOLDS or not both:
-        return LONE_STRENGTH
-    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(x))
-    scores = dict[float, float]()
-    for strength in (10.0**power for power in range(-4, 2)):
-        found = np.zeros((len(y), len(both)))
-        for seen, unseen in folds:
-            for column, label in enumerate(both):
-                weight, bias = _fit_binary(x[seen], y[seen, label], strength, intercept, balanced)
-                found[unseen, column] = x[unseen] @ weight + bias
-        precisions = [average_precision_score(y[:, label], found[:, c]) for c, label in enumerate(both)]
-        scores[strength] = round(float(np.mean(precisions)), 6)
-    return max(scores, key=lambda strength: (scores[strength], -strength))
-
-
-def _fit_binary(x: Array, y: Array, strength: float, intercept: bool, balanced: bool) -> tuple[Array, float]:
-    """Weights and bias; where only one kind of image is there, the bias alone: the logit of a smoothed share."""
-    positives = int(y.sum())
-    if positives in (0, len(y)):
-        return np.zeros(x.shape[1]), float(np.log((positives + 1) / (len(y) - positives + 1))) if intercept else 0.0
-    model = _fitted(_regression(strength, intercept, balanced), x, y)
-    return model.coef_[0], float(np.atleast_1d(model.intercept_)[0])

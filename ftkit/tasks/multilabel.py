@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
 from ftkit.parts.label_sets import Labels, count_classes
-from ftkit.parts.task import HeadFit, Task
+from ftkit.parts.task import AdviceBasis, HeadFit, Task
 from ftkit.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 """Of the probability of a class, where none was fitted."""
+
+
+SIMILAR = 0.85
+"""The similarity from which the data counts as similar to the pretraining data; see `AdviceBasis`.
+
+Measured on 2026-11-29 with two seeds, 30 to 500 images and properties of the pictured digit or object as classes. The
+ResNet-20 weights of CIFAR-10: CIFAR-10 0.79 to 0.95, small digits up to 0.63. LeNet's MNIST weights: small digits 0.57
+to 0.82, CIFAR-10 in grey 0.06 to 0.28. See docs/recipes.md for the mAP of each strategy: on CIFAR-10 with its own
+weights none is better than the probe, elsewhere training every layer at one rate is the best.
+"""
+
+LARGE = 500
+"""Images of a class, on average, from which training every layer pays on similar data.
+
+Measured as above: with 33, 167 and 333 images of a class two rates from the probe don't improve its mAP, with 667 it
+rises from 96.5 % to 96.8 %, and macro F1 from 90.9 % to 92.1 %.
+"""
 
 
 @hookimpl
@@ -72,9 +89,23 @@ class Multilabel(Task):
         return ((logits > 0) == (targets > 0.5)).all(dim=1)
 
     def fit_head(self, features: Tensor, targets: Tensor, classes: int, **options: Any) -> HeadFit:
-        from ftkit.tasks.head_fit import fit_one_vs_rest
+        from ftkit.tasks.one_vs_rest import fit_one_vs_rest
 
         return fit_one_vs_rest(features, targets, classes, **options)
+
+    def advice_basis(self, labels: Labels, classes: int) -> AdviceBasis:
+        """Of the classes with at least two images, and two without."""
+        counts = count_classes(labels)
+        both = [count for count in counts.values() if 1 < count < len(labels) - 1]
+        unmeasured = "" if both else "no class has at least two images, and two without it"
+        counted = both or list(counts.values())
+        # The expected average precision of a random order.
+        return AdviceBasis(sum(counted) / len(counted) / len(labels), SIMILAR, LARGE, unmeasured)
+
+    def cross_validate(self, features: Tensor, targets: Tensor, seed: int) -> tuple[float, float]:
+        from ftkit.tasks.one_vs_rest import cross_validated
+
+        return cross_validated(features, targets, seed)
 
     def outputs(
         self, logits: Tensor, targets: Tensor, classes: Sequence[str], decision: Mapping[str, Any] | None = None

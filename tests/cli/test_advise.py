@@ -46,9 +46,6 @@ def config_of(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any
     return config
 
 
-# The measurement
-
-
 # Advice
 
 

@@ -53,6 +53,26 @@ def test_show_json_prints_only_json() -> None:
     assert shown["sources"] == {"optimizer.lr": "--lr"}
 
 
+@pytest.mark.parametrize("text", [*"|>:,#-;?!&*%@`=<\\/\t ", "||", ", ", "---", "- a", "a #b", "!!str 1"])
+def test_text_that_yaml_would_read_as_something_else_is_taken_as_written(text: str) -> None:
+    for given in ({"args": ("--set", f"dataset.separator={text}")}, {"env": {"FTKIT_DATASET__SEPARATOR": text}}):
+        env: dict[str, str] = given.get("env", {})  # type: ignore[assignment]
+        arguments = ("--dataset", "csv", "--set", "dataset.path=a.csv", *given.get("args", ()))
+        if env:
+            env = {"FTKIT_DATASET__NAME": "csv", "FTKIT_DATASET__PATH": "a.csv", **env}
+            arguments = ()
+        done = ftkit("config", "show", "--json", *arguments, **env)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["config"]["dataset"]["separator"] == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("'|'", "|"), ('"\\t"', "\t"), ("~", None), ("null", None), ("", None)])
+def test_quotes_and_null_are_those_of_yaml(text: str, value: str | None) -> None:
+    arguments = ("--dataset", "csv", "--set", "dataset.path=a.csv", "--set", f"dataset.separator={text}")
+    shown = json.loads(ftkit("config", "show", "--json", *arguments).stdout)
+    assert shown["config"]["dataset"]["separator"] == value
+
+
 def test_data_may_be_a_csv_file(folder: Path) -> None:
     (folder / "labels.csv").write_text("path,label\na.png,a\n")
     shown = yaml.safe_load(ftkit("config", "show", "--data", "labels.csv").stdout)

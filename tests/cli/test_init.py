@@ -89,6 +89,8 @@ def test_editors_can_check_the_config_by_its_schema(project: Path) -> None:
     assert text.startswith("# yaml-language-server: $schema=./ftkit.schema.json\n")
     schema = json.loads((project / "ftkit.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(config_of(project), schema)
+    automatic = dict.fromkeys(("task", "loss", "monitor", "strategy"), "auto")
+    jsonschema.validate(config_of(project) | automatic, schema)
     for wrong in ({"epoch": 3}, {"strategy": {"name": "my-project/top-down", "all_at": "x"}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(config_of(project) | wrong, schema)

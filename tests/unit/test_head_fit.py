@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from ftkit.api import Multilabel
 from ftkit.tasks.head_fit import cross_validated, fit_multinomial
 
 
@@ -79,3 +80,16 @@ def test_random_labels_are_at_chance() -> None:
     probe, nearest = cross_validated(features, labels)
     assert probe == pytest.approx(0.5, abs=0.1)
     assert nearest == pytest.approx(0.5, abs=0.1)
+
+
+def test_several_labels_are_measured_by_the_map_of_each_class() -> None:
+    features, corner = clusters(120, 4, 1)
+    sets = torch.stack([corner < 2, corner % 3 == 0, corner == 3], dim=1)
+    assert Multilabel().cross_validate(features, sets.float(), 0) == (1.0, 1.0)
+    opposite = (corner % 2 == 0)[:, None].float()
+    probe, nearest = Multilabel().cross_validate(features, opposite, 0)
+    assert max(probe, nearest) < 0.75, "opposite corners aren't separated by a line"
+    drawn = torch.rand(400, 3, generator=torch.Generator().manual_seed(0)) < 0.3
+    probe, nearest = Multilabel().cross_validate(torch.randn(400, 5), drawn.float(), 0)
+    assert probe == pytest.approx(0.3, abs=0.1)
+    assert nearest == pytest.approx(0.3, abs=0.1)

@@ -82,6 +82,21 @@ def test_labels_separated_by_spaces(images: Path) -> None:
     assert names_of(splits, splits.train) == [("haze", "primary"), ("clear",)]
 
 
+def test_a_separator_that_is_in_no_value_or_seems_to_be_missing_is_noted(images: Path) -> None:
+    text = "path,label\n0.png,sea;sky\n1.png,sea\n"
+    assert load(images, text, separator="|").notes == (
+        "t.csv: no image has several labels: separator '|' is in no value",
+    )
+    assert load(images, text, separator=";").notes == ()
+    notes = load(images, text.replace(";", "|")).notes
+    assert notes == ("t.csv: labels contain '|': --set 'dataset.separator=|' reads them as several",)
+
+
+def test_labels_separated_by_tabs_may_have_spaces(images: Path) -> None:
+    splits = load(images, "path,label\n0.png,red car\t\tsea\n1.png,sea\n", separator="\t")
+    assert names_of(splits, splits.train) == [("red car", "sea"), ("sea",)]
+
+
 @pytest.mark.parametrize("columns", [("is_sea", "is_sky"), "is_*", ("is_*",)])
 def test_a_column_for_each_class(images: Path, columns: tuple[str, ...] | str) -> None:
     text = "path,is_sky,is_sea,split,other\n0.png,1,0,train,x\n1.png,TRUE,true,train,y\n2.png,False,0,test,z\n"
@@ -106,7 +121,7 @@ def test_a_pattern_leaves_out_the_columns_of_paths_and_splits(images: Path) -> N
         ("path,a,a\n0.png,1,1\n", {"class_columns": ("a",)}, "has 2 columns 'a'"),
         ("path,label\n0.png,a||b\n", {"separator": "|"}, "line 2: an empty label in column 'label': 'a||b'"),
         ("path,label\n0.png,a|b\n0.png,a\n", {"separator": "|"}, "0.png has label 'a', but 'a' and 'b' on line 2"),
-        ("path,label\n0.png,a\n", {"separator": ""}, "dataset.separator is empty"),
+        ("path,label\n0.png,a\n", {"separator": ""}, '(give the text between labels; YAML needs quotes: "|")'),
         ("path,a\n0.png,1\n", {"separator": "|", "class_columns": "a"}, "dataset.separator has no effect"),
         ("path,label,split\n0.png,a,train\n1.png,a|z,val\n", {"separator": "|"}, "class 'z' is not among the"),
     ],

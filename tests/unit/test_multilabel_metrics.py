@@ -120,3 +120,15 @@ def test_intervals_lie_around_the_value() -> None:
         assert found.low is not None
         assert found.high is not None
         assert found.low < value < found.high, name
+
+
+def test_resamples_without_a_label_dont_count_and_warn_of_nothing() -> None:
+    logits, targets = drawn(3, images=12)
+    targets[2:] = False
+    targets[:2, 0] = True
+    chosen = metrics_named(*task_named("multilabel").metrics, "weighted_f1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draws = resampled(MultilabelOutputs(logits, targets, CLASSES), chosen, resamples=300)
+    assert np.isnan(draws["macro_f1"]).any()
+    assert np.array_equal(np.isnan(draws["macro_f1"]), np.isnan(draws["weighted_f1"]))

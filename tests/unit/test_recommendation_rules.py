@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from ftkit.strategies.recommendation_rules import LARGE, SIMILAR, Advice, Facts, Limits, advise
+from ftkit.api import Multiclass, Multilabel
+from ftkit.parts.label_sets import LabelSets
+from ftkit.strategies.recommendation_rules import Advice, Facts, Limits, advise
+
+BASIS = Multiclass().advice_basis([number % 10 for number in range(20)], 10)
+LARGE, SIMILAR = BASIS.large, BASIS.similar
 
 
 def facts(per_class: int, nearest: float | None, pretrained: bool = True, classes: int = 10) -> Facts:
     return Facts(
         images=per_class * classes,
         classes=classes,
+        per_class=per_class,
+        metric="accuracy",
         chance=1 / classes,
+        similar_from=1 / classes + SIMILAR * (1 - 1 / classes),
+        large=LARGE,
         pretrained=pretrained,
         probe=nearest,
         nearest_mean=nearest,
@@ -86,3 +95,15 @@ def test_the_reasons_name_the_metrics() -> None:
 def test_scratch_is_worth_a_comparison_with_very_many_unlike_images() -> None:
     assert not any("scratch" in reason for reason in advise(facts(999, 0.3)).why)
     assert "compare both" in advise(facts(1000, 0.3)).why[-1]
+
+
+def test_the_basis_of_several_labels_is_of_the_classes_that_can_be_measured() -> None:
+    sets = LabelSets([[0], [0, 1], [0], [1, 2], [0], [0], [0, 1], [0]], 4)
+    basis = Multilabel().advice_basis(sets, 4)
+    assert basis is not None
+    assert (basis.chance, basis.unmeasured) == (3 / 8, ""), "of class 1; one image has no 0, one has 2, none has 3"
+    none = Multilabel().advice_basis(LabelSets([[0], [1], []], 2), 2)
+    assert none is not None
+    assert none.unmeasured == "no class has at least two images, and two without it"
+    single = Multiclass().advice_basis([0, 0, 1], 2)
+    assert "a class has only one image or none" in single.unmeasured

@@ -55,7 +55,7 @@ def require_label_options(options: Options) -> None:
     if options.separator is not None and options.class_columns:
         raise RequestError("dataset.separator has no effect with dataset.class_columns", "remove one of them")
     if options.separator == "":
-        raise RequestError("dataset.separator is empty", "give the text between labels, such as |")
+        raise RequestError("dataset.separator is empty", 'give the text between labels; YAML needs quotes: "|"')
 
 
 def find_columns(options: Options, header: Sequence[str], path: Path) -> Columns:
@@ -98,8 +98,9 @@ def labels_of(
         return tuple(name for name, place in columns.classes.items() if _truth(values[place], header[place], where))
     cell = unicodedata.normalize("NFC", values[columns.label])
     if separator is not None:
-        blank = not separator.strip()
-        names = cell.split() if blank or not cell else [name.strip() for name in cell.split(separator)]
+        names = [name.strip() for name in cell.split(separator)] if cell else []
+        if separator.isspace():
+            names = [name for name in names if name]
         if "" in names:
             raise RequestError(
                 f"{where}: an empty label in column {header[columns.label]!r}: {cell!r}", "remove the extra separator"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import ClassVar
 
 from ftkit.api import (
     SPLIT_SYNONYMS,
@@ -56,6 +57,10 @@ class CsvFile(Dataset):
             the columns.
     """
 
+    layout_options: ClassVar[tuple[str, ...]] = (
+        "image_column", "label_column", "split_column", "image_suffix", "separator", "class_columns",
+    )  # fmt: skip
+
     path: Path
     root: Path | None = None
     image_column: str = "path"
@@ -89,7 +94,8 @@ class CsvFile(Dataset):
             split: _to_split(members, columns, root, self.separator is not None) for split, members in by_split.items()
         }
         where = {name: f"{path}, split {name}" for name in parts}
-        return join_splits(parts, where, _notes(len(rows), by_split, path), for_training)
+        notes = (*_notes(len(rows), by_split, path), *_separator_notes(rows, self.separator, path))
+        return join_splits(parts, where, notes, for_training)
 
     def _rows(
         self, lines: Iterable[tuple[int, list[str]]], header: Sequence[str], columns: Columns, path: Path
@@ -210,6 +216,16 @@ def _notes(rows: int, by_split: Mapping[SplitName, Mapping[str, _Row]], path: Pa
         (shared, "image is in more than one split", "images are in more than one split"),
     )
     return tuple(one_line(f"{path.name}: {n} {one if n == 1 else many}") for n, one, many in notes if n)
+
+
+def _separator_notes(rows: Sequence[_Row], separator: str | None, path: Path) -> tuple[str, ...]:
+    """A note where the labels look as if the separator were another one, or missing."""
+    labels = {label for row in rows for label in row.labels}
+    if separator is not None and all(len(row.labels) < 2 for row in rows):
+        return (one_line(f"{path.name}: no image has several labels: separator {separator!r} is in no value"),)
+    if separator is None and any("|" in label for label in labels):
+        return (one_line(f"{path.name}: labels contain '|': --set 'dataset.separator=|' reads them as several"),)
+    return ()
 
 
 def _to_split(

@@ -57,7 +57,9 @@ class MacroF1(_MeanF1):
         import numpy as np
 
         f1 = 2 * right / np.maximum(support + predicted, 1)
-        return np.asarray(f1.sum(axis=1) / (support > 0).sum(axis=1))
+        present = (support > 0).sum(axis=1)
+        # Resamples of images with several labels may have no label at all.
+        return np.asarray(np.where(present > 0, f1.sum(axis=1) / np.maximum(present, 1), np.nan))
 
 
 class WeightedF1(_MeanF1):
@@ -72,7 +74,8 @@ class WeightedF1(_MeanF1):
         import numpy as np
 
         f1 = 2 * right / np.maximum(support + predicted, 1)
-        return np.asarray((f1 * support).sum(axis=1) / support.sum(axis=1))
+        total = support.sum(axis=1)
+        return np.asarray(np.where(total > 0, (f1 * support).sum(axis=1) / np.maximum(total, 1), np.nan))
 
 
 class MicroF1(_MeanF1):

@@ -25,8 +25,6 @@ app = typer.Typer()
 
 GIVEN = ("--", "FTKIT_")
 """Prefixes of the sources of values that were given for this command only."""
-DATA_OPTIONS = ("root", "path", "source")
-"""Options of datasets that `--data` may set."""
 
 
 @app.command(
@@ -94,7 +92,8 @@ def _repeated(resolved: Resolved, given: Mapping[str, str]) -> Iterator[str]:
     flags = {flag.names[0]: flag for flag in FLAGS}
     for where in dict.fromkeys(given.values()):
         if where == "--data":
-            yield from ("--data", _relative(next(tree["dataset"][k] for k in DATA_OPTIONS if k in tree["dataset"])))
+            key = next(key for key, source in given.items() if source == where and key != "dataset.name")
+            yield from ("--data", _relative(str(_value_at(tree, key))))
         elif where in flags:
             value = _value_at(tree, flags[where].key)
             if flags[where].repeats:
@@ -135,7 +134,7 @@ def _relative(path: str) -> str:
 
 def _to_json(recommendation: Recommendation, command: str) -> dict[str, Any]:
     facts, config = recommendation.facts, recommendation.resolved.config
-    derived = {"per_class": facts.per_class, "similarity": facts.similarity, "similar_from": facts.similar_from}
+    derived = {"similarity": facts.similarity}
     named = {"dataset": config.dataset.name, "backbone": config.backbone, "weights": recommendation.weights}
     return {
         "facts": {**named, **asdict(facts), **derived},
@@ -164,14 +163,14 @@ def _fact_rows(recommendation: Recommendation) -> Iterator[tuple[str, str]]:
     images = f"{facts.images:,} training images, {facts.per_class:.3g} per class"
     yield "data", f"{config.dataset.name}: {plural(facts.classes, 'class')}, {images}"
     yield "backbone", f"{config.backbone}, weights {recommendation.weights}"
-    yield "chance", f"{100 * facts.chance:.1f} %: accuracy of always predicting the largest class"
+    yield "chance", f"{100 * facts.chance:.1f} %: {facts.metric} of the best predictions that ignore the images"
     if facts.probe is None or facts.nearest_mean is None:
         return
     measured = f"in cross-validation on {facts.measured_on:,} training images"
-    yield "probe", f"{100 * facts.probe:.1f} %: logistic regression on frozen features, {measured}"
+    yield "probe", f"{100 * facts.probe:.1f} %: {facts.metric} of logistic regression on frozen features, {measured}"
     yield (
         "nearest mean",
-        f"{100 * facts.nearest_mean:.1f} %: predicting the class with the nearest mean feature",
+        f"{100 * facts.nearest_mean:.1f} %: {facts.metric} of predicting by the nearest mean feature of a class",
     )
 
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftkit.cli.commands.predict import model_folder
 from ftkit.cli.flags import dataset_at
-from ftkit.cli.options import Json, RunsFolder, complete_names
+from ftkit.cli.options import Json, RunsFolder, complete_names, project_registry
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line, plural
@@ -36,8 +36,6 @@ PAIRS = 15
 CLASSES = 100
 """Largest number of classes that are all listed; above, those with the lowest F1 are listed."""
 WORST = 20
-LABEL_OPTIONS = ("separator", "class_columns")
-"""Options of datasets that describe several labels per image; `--data` takes them from the run's dataset."""
 PADDING = 3
 """Characters of padding and rules around each column of a table."""
 
@@ -46,6 +44,10 @@ Model = Annotated[
 ]
 Data = Annotated[
     str | None, typer.Option("--data", metavar="PATH|URL", help="Other images: folder, CSV file or archive.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Option of other images, such as dataset.label_column=breed."),
 ]
 FurtherMetrics = Annotated[
     list[str] | None,
@@ -73,6 +75,7 @@ def evaluate(
     model: Model = None,
     split: Annotated[SplitName | None, typer.Option("--split", help="Split; by default test, else val.")] = None,
     data: Data = None,
+    sets: Sets = None,
     metric: FurtherMetrics = None,
     json: Json = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.")] = 64,
@@ -85,7 +88,7 @@ def evaluate(
     """Evaluate a model on labelled images."""
     bundle = model_folder(model, output)
     resolved = _run_config(bundle)
-    images = _evaluation_data(bundle, data, split, resolved)
+    images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
     from ftkit.evaluation.evaluator import evaluate_bundle
@@ -119,30 +122,27 @@ def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) ->
     return found | named
 
 
-def _evaluation_data(bundle: Path, data: str | None, split: SplitName | None, run: Resolved | None) -> EvaluationData:
-    """The images to evaluate on: those of `--data`, or those of the model's run."""
+def _evaluation_data(
+    bundle: Path, data: str | None, sets: Sequence[str], split: SplitName | None, run: Resolved | None
+) -> EvaluationData:
+    """The images to evaluate on: those of `--data` and `--set`, or those of the model's run.
+
+    Other data of the kind that the model was trained on is read with the same columns.
+    """
+    from ftkit.config.dataset_choice import choose_dataset
     from ftkit.evaluation.evaluation_data import split_of_dataset, split_of_run
-    from ftkit.plugins import Registry
     from ftkit.runs.model_card import read_card
 
     card = read_card(bundle)
-    if data is not None:
-        chosen = dataset_at(data)
-        registry = run.registry if run else Registry()
-        chosen_name = chosen.pop("name")
-        dataset = registry.datasets.get(chosen_name)
-        options = {option: path if "://" in path else Path(path).expanduser() for option, path in chosen.items()}
-        return split_of_dataset(dataset(**_label_options(run, chosen_name), **options), data, card, split)
+    if data is not None or sets:
+        registry = run.registry if run else project_registry(all_plugins=False)
+        chosen = choose_dataset({} if data is None else dataset_at(data), sets, registry, card.dataset)
+        if "value_range" in chosen.options:
+            raise RequestError("--set dataset.value_range has no effect: a model has the range of its training images")
+        return split_of_dataset(chosen.dataset, data or f"dataset {chosen.name}", card, split)
     if run is None:
         raise RequestError(f"{bundle} is a model without a run, so its data is unknown", "give images with --data")
     return split_of_run(run, card, split)
-
-
-def _label_options(run: Resolved | None, dataset: str) -> dict[str, Any]:
-    """The options of the run's dataset on several labels per image, for other data of the same kind."""
-    if run is None or run.config.dataset.name != dataset:
-        return {}
-    return {name: value for name, value in run.config.dataset.options.items() if name in LABEL_OPTIONS}
 
 
 def _run_config(bundle: Path) -> Resolved | None:

@@ -12,6 +12,7 @@ from ftkit.cli.output import console
 from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word, unknown
 
 if TYPE_CHECKING:
+    from ftkit.config.dataset_choice import DatasetChoice
     from ftkit.project.create import Project
     from ftkit.project.dataset_stats import DatasetStats
 
@@ -25,6 +26,12 @@ Folder = Annotated[
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="PATH|URL", help="Folder, CSV file or archive of images to configure."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Option of the data, such as dataset.label_column=breed; may be repeated."
+    ),
 ]
 Template = Annotated[
     str | None,
@@ -57,6 +64,7 @@ Check = Annotated[
 def init(
     folder: Folder = None,
     data: Data = None,
+    sets: Sets = None,
     name: Annotated[str | None, typer.Option("--name", help="Project name; by default that of the folder.")] = None,
     template: Template = None,
     kind: PartKind = None,
@@ -66,7 +74,7 @@ def init(
     check: Check = False,
 ) -> None:
     """Create a project with config, plugin module and tests, or a plugin package."""
-    for_new = {"--data": data, "--name": name, "--template": template, "--kind": kind, "--value": given}
+    for_new = {"--data": data, "--set": sets, "--name": name, "--template": template, "--kind": kind, "--value": given}
     if update:
         _check_unused([flag for flag, value in for_new.items() if value] + ["--force"] * force)
         _update(folder or Path(), check)
@@ -75,7 +83,10 @@ def init(
         raise RequestError("--check has no effect without --update", "add --update")
     if folder is None:
         raise RequestError("FOLDER is missing", "name a new folder: ftkit init my-project")
-    _make(folder, data, name, template or "project", kind, given or [], force)
+    template, values = template or "project", dict(_pair(text) for text in given or [])
+    _check_kind(template, kind)
+    project = _make(folder, name, template, kind, values, _dataset(data, sets or [], template), force)
+    _show(project, folder)
 
 
 def _check_unused(flags: list[str]) -> None:
@@ -83,27 +94,45 @@ def _check_unused(flags: list[str]) -> None:
         raise RequestError(f"{flags[0]} is for new projects, --update for existing ones", "drop one of them")
 
 
-def _make(
-    folder: Path,
-    data: str | None,
-    name: str | None,
-    template: str,
-    kind: str | None,
-    given: list[str],
-    force: bool,
-) -> None:
-    from ftkit.project.create import InitRequest, make_project
+def _check_kind(template: str, kind: str | None) -> None:
     from ftkit.project.template_source import KINDS
 
     if kind is not None and template != "plugin":
         raise RequestError(f"--kind is for --template plugin, not {template}", "drop it, or add --template plugin")
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS, "--kind")
-    if data is not None and template != "project":
+
+
+def _dataset(data: str | None, sets: list[str], template: str) -> DatasetChoice | None:
+    """The user's data."""
+    if data is None:
+        if sets:
+            raise RequestError(f"--set {sets[0]} has no effect without --data", "give --data too")
+        return None
+    if template != "project":
         raise RequestError(f"--data is for --template project, not {template}", "drop one of them")
-    dataset = None if data is None else dataset_at(data)
-    request = InitRequest(name, template, kind or KINDS[0], dict(_pair(text) for text in given), dataset, force)
-    project = make_project(folder, request)
+    from ftkit.config.dataset_choice import choose_dataset
+    from ftkit.plugins import Registry
+
+    return choose_dataset(dataset_at(data), sets, Registry())
+
+
+def _make(
+    folder: Path,
+    name: str | None,
+    template: str,
+    kind: str | None,
+    values: dict[str, str],
+    data: DatasetChoice | None,
+    force: bool,
+) -> Project:
+    from ftkit.project.create import InitRequest, make_project
+    from ftkit.project.template_source import KINDS
+
+    return make_project(folder, InitRequest(name, template, kind or KINDS[0], values, data, force))
+
+
+def _show(project: Project, folder: Path) -> None:
     out = console.out()
     if project.data is not None:
         _show_data(project.data)

@@ -262,7 +262,8 @@ def _weighting(plan: Plan) -> str:
     config, weights = plan.config, plan.class_weights
     smoothed = f", label smoothing {config.label_smoothing:g}" if config.label_smoothing else ""
     if config.balance == "sampler":
-        return f"{smoothed}; images sampled with equal frequency of classes"
+        how = "with equal frequency of classes" if plan.task.exclusive else "by the weight of their rarest class"
+        return f"{smoothed}; images sampled {how}"
     if config.balance == "weights":
         return f"{smoothed}; class weights {min(w for w in weights if w):.3g} to {max(weights):.3g}"
     return smoothed

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ftkit.api import Dataset, Split, Splits, UnreadableImage
 from ftkit.data.loading.lazy_sources import PerThreadOpener
@@ -30,11 +30,13 @@ def check_dataset(dataset: Dataset, opened: int = OPENED) -> Splits:
         The loaded splits.
 
     Raises:
-        ContractError: The class isn't a frozen dataclass, `load` gives other samples the second time, classes or names
-            aren't unique, labels are out of range, or an image doesn't open, or opens to other pixels, in this or in
-            another process.
+        ContractError: The class isn't a frozen dataclass, `layout_options` names what is no option, `load` gives other
+            samples the second time, classes or names aren't unique, labels are out of range, or an image doesn't open,
+            or opens to other pixels, in this or in another process.
     """
     require_frozen_dataclass(dataset)
+    unknown = set(dataset.layout_options) - {field.name for field in fields(dataset)}  # type: ignore[arg-type]
+    require(not unknown, f"layout_options names what is no option: {', '.join(sorted(unknown))}")
     splits = run_plan_check(checked_splits, dataset.load())
     require(splits.train is not None, "there is no training split")
     for name, split in splits.present():

@@ -160,7 +160,15 @@ def make_card(
         task={"name": plan.config.task.name, **plan.config.task.options},
         decision=decision,
         precision=cast(Precision, session.precision.evaluation),
+        dataset=_layout(plan),
     )
+
+
+def _layout(plan: Plan) -> Mapping[str, Any]:
+    """The name of the dataset, and its options that other data is likely to share."""
+    chosen = plan.config.dataset
+    names = plan.resolved.registry.datasets.get(chosen.name).layout_options
+    return {"name": chosen.name, **{name: chosen.options[name] for name in names}}
 
 
 def _with_code(card: ModelCard, session: Session) -> ModelCard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ftkit.api import (
     SPLIT_NAMES,
@@ -63,6 +63,8 @@ class HubDataset(Dataset):
         streaming: Fetch images when they are needed instead of downloading the data; for Parquet files.
         streaming_cache_gb: Limit of the disk cache of fetched data, in gigabytes.
     """
+
+    layout_options: ClassVar[tuple[str, ...]] = ("image_column", "label_column")
 
     path: str
     config: str | None = None

@@ -1,0 +1,21 @@
+"""Images with several labels each, and a run on them, made once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.multilabel import trained, write_digits
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and `digits.csv`; each has no label to four."""
+    return write_digits(tmp_path_factory.mktemp("multilabel"))
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits: Path) -> Path:
+    """A finished run with a probe, an epoch of the head, and one of all layers."""
+    return trained(digits, digits / "runs", "run", probe=True)

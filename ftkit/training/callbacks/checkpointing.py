@@ -29,6 +29,7 @@ from ftkit.training.session import Session
 from ftkit.training.validation import holding
 
 if TYPE_CHECKING:
+    from ftkit.planning.run_plan import Plan
     from ftkit.training.trainer import Trainer
 
 

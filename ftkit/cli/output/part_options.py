@@ -84,8 +84,11 @@ def class_lines(part: PartClass, kind: str) -> Iterator[str]:
     yield f"{part.name}, {part.origin}{aliases}"
     if part.about:
         yield f"\n{part.about}"
-    if part.properties:
-        yield "\n" + ", ".join(f"{name} = {value_text(value)}" for name, value in part.properties.items())
+    set_properties = [
+        f"{name} = {value_text(value)}" for name, value in part.properties.items() if value not in ((), "")
+    ]
+    if set_properties:
+        yield "\n" + ", ".join(set_properties)
     if not part.options:
         yield "\nno options"
         return

@@ -139,7 +139,6 @@ def _load(name: str, variant: Variant) -> Mapping[str, Tensor]:
     """
     from hashlib import file_digest
     from importlib.util import find_spec
-    from pickle import UnpicklingError
 
     package = package_of(name)
     by_hand = (
@@ -158,7 +157,7 @@ def _load(name: str, variant: Variant) -> Mapping[str, Tensor]:
         import torch
 
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError) as error:
+    except OSError as error:
         raise FtkitError(f"{path} can't be read: {error}", f"reinstall {package}, or {by_hand}") from error
     return state
 

@@ -21,13 +21,14 @@ from ftkit.api import ImageFiles, Preprocessing, Split
 from ftkit.data.loading.loader import Samples, evaluation_loader
 from ftkit.data.loading.order import TrainingOrder
 from ftkit.data.loading.workers import explain_worker_errors
-from ftkit.data.scan import image_scan, scan_cache
+from ftkit.data.scan import image_scan, scan_cache, scan_rows
 from ftkit.errors import RunInterrupted
 from ftkit.planning import plan_checks
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training import checkpoint_state, run_start, train, validation
 from ftkit.training.callbacks import trackers
 from ftkit.training.callbacks.checkpointing import Checkpointing
+from ftkit.training.preparation import open_run
 from ftkit.training.preparation.gradient_check import GradientReach
 from ftkit.training.trainer import Trainer
 from ftkit.transforms.pipeline import evaluation
@@ -68,6 +69,15 @@ def find_all_activations_too_large(patch: pytest.MonkeyPatch) -> None:
 def forbid_image_scans(patch: pytest.MonkeyPatch) -> None:
     """An image that is scanned again fails the test."""
     patch.setattr(image_scan, "scan_file", lambda file: pytest.fail(f"{file} was read again"))
+
+
+def limit_scan_sample(patch: pytest.MonkeyPatch, images: int) -> None:
+    patch.setattr(scan_rows, "SAMPLE", images)
+
+
+def limit_plain_list(patch: pytest.MonkeyPatch, images: int) -> None:
+    """Above this number of images, a run's list of them is compressed."""
+    patch.setattr(open_run, "MOST_LINES", images)
 
 
 def limit_scan_cache(patch: pytest.MonkeyPatch, images: int) -> None:

@@ -70,7 +70,8 @@ def project(tmp_path: Path) -> Path:
 def listed(project: Path, *arguments: str) -> tuple[list[dict[str, Any]], str, set[str]]:
     """The list as JSON, stderr without its last line, and the heavy modules that the process had imported."""
     code = (
-        f"import sys\nfrom ftkit.cli.main import main\ncode = main({['backbones', 'list', '--json', *arguments]!r})\n"
+        "import sys\nfrom ftkit.cli.main import main\n"
+        f"code = main({['backbones', 'list', '--json', *arguments]!r})\n"
         f"print(*{HEAVY!r} & set(sys.modules), file=sys.stderr)\nsys.exit(code)"
     )
     environment = {**os.environ, "FTKIT_CACHE_DIR": str(project / "cache")}
@@ -132,13 +133,14 @@ def test_a_failing_key_is_the_plugins_fault(project: Path) -> None:
 
 def test_names_are_completed_from_the_stored_list(project: Path) -> None:
     listed(project)
-    code = "import sys\nfrom ftkit.cli.options import complete_names\nprint(complete_names('backbones')('mine/'))\n"
-    code += f"print({HEAVY!r} & set(sys.modules))"
-    environment = {**os.environ, "FTKIT_CACHE_DIR": str(project / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "['mine/narrow', 'mine/wide']\nset()\n", done.stderr
+    environment = {**os.environ, "FTKIT_CACHE_DIR": str(project / "cache"), "_FTKIT_COMPLETE": "complete_bash"}
+    environment |= {"COMP_WORDS": "ftkit train --backbone mine/", "COMP_CWORD": "3"}
+    command = [sys.executable, "-X", "importtime", "-m", "ftkit"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["mine/narrow", "mine/wide"], done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ftkit.cli" in imported
+    assert not imported & HEAVY
 
 
 def names(run_ftkit: Run, folder: Path, *arguments: str) -> list[str]:
@@ -202,7 +204,8 @@ def test_a_long_list_is_paged_on_a_terminal_only(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, b"")
         return shown
 
-    assert on_terminal().split() == ["paged", "88"]
+    piped = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+    assert on_terminal().split() == ["paged", str(len(piped.stdout.splitlines()))]
     assert "resnet18" in on_terminal("resnet1*"), "a short list isn't paged"
     piped = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "resnet18" in piped.stdout

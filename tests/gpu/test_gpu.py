@@ -20,20 +20,18 @@ from torch.profiler import ProfilerActivity, profile
 import ftkit
 from ftkit.activation_cache import table
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.library import resume
-from ftkit.training.events import Listener, RunStarted
 from tests.gpu.conftest import DEVICE, NETWORK, SIZE, Steps
 
 on_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA itself")
 FROZEN: dict[str, Any] = {"strategy": "freeze", "epochs": 3}
 
 
-class Started(Listener):
+class Started(ftkit.Listener):
     """Keeps what a run says at its start."""
 
-    event: RunStarted
+    event: ftkit.RunStarted
 
-    def started(self, event: RunStarted) -> None:
+    def started(self, event: ftkit.RunStarted) -> None:
         self.event = event
 
 
@@ -165,7 +163,7 @@ def test_a_run_resumes_to_the_same_bytes(settings: dict[str, Any], steps: Steps,
     steps.stop_at = steps.taken + 5
     with pytest.raises(RunInterrupted):
         train(settings, "stopped", **changes)
-    resumed = resume(Path(settings["output"]) / "stopped")
+    resumed = ftkit.resume(Path(settings["output"]) / "stopped")
     assert last_weights(resumed) == whole
 
 

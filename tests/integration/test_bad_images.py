@@ -222,7 +222,7 @@ def test_the_scan_cache_is_limited_and_loses_the_least_recently_used(
     plan(second, tmp_path)
     assert rows(memory) == 30
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.data.scan.image_scan.scan_file", lambda file: pytest.fail(f"{file} was read again"))
+        inside.forbid_image_scans(patch)
         plan(second, tmp_path)
 
 

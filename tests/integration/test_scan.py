@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests import inside
 from tests.conftest import RunFtkit
 
 FLAGS = ("--backbone", "lenet", "--weights", "none", "--strategy", "scratch")
@@ -61,7 +62,7 @@ def planned(run_ftkit: RunFtkit, data: Path, *flags: str) -> dict[str, Any]:
 def test_sample_and_off_say_what_they_leave_unchecked(
     photos: MakePhotos, run_ftkit: RunFtkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftkit.data.scan.scan_rows.SAMPLE", 20)
+    inside.limit_scan_sample(monkeypatch, 20)
     data = photos("photos", 120)
     plan = planned(run_ftkit, data, "--scan", "sample")
     assert plan["scan"] == {"files": "sample", "scanned": 40, "unchecked": 80}
@@ -121,7 +122,7 @@ def test_the_list_of_many_images_is_compressed(
     data = photos("photos", 60)
     train = ("train", "--data", str(data), *FLAGS, "--epochs", "0", "--quiet")
     assert run_ftkit(*train, "--name", "few").returncode == 0
-    monkeypatch.setattr("ftkit.training.preparation.open_run.MOST_LINES", 50)
+    inside.limit_plain_list(monkeypatch, 50)
     assert run_ftkit(*train, "--name", "many").returncode == 0
     assert not Path("runs/many/splits.csv").exists()
     with gzip.open("runs/many/splits.csv.gz") as file:

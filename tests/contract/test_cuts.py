@@ -18,4 +18,3 @@ def test_a_network_is_cut_below_each_group_that_trains(name: str) -> None:
     described = backbone(name)
     places = check_cuts(described, SMALL.get(name, max(described.min_size, 32 - 32 % described.size_step)))
     assert len({place.name for place in places}) == len(places) - NEVER.get(name, 0)
-    assert not any(place.replayed for place in places)

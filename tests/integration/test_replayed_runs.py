@@ -121,7 +121,7 @@ def project(tmp_path: Path, data: Path) -> Path:
 
 
 def test_an_evaluation_reads_its_activations(project: Path, run_ftkit: RunFtkit) -> None:
-    trained = run_ftkit("train", "--name", "run", "--strategy", "freeze", "--epochs", "1", cwd=project)
+    trained = run_ftkit("train", "--name", "run", "--strategy", "freeze", "--epochs", "2", cwd=project)
     assert trained.returncode == 0, trained.stderr
     said = []
     for more in ((), ("--no-cache",)):

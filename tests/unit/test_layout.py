@@ -239,7 +239,6 @@ OUTSIDE_UNIT = {
     "process_checks.py": "what each of several processes computes and owns of a sharded network",
     "contract/test_backbones.py": "sizes in the table of built-in networks are those of the networks",
     "contract/test_bundles.py": "each network comes back from its files bit for bit, before the cast for inference",
-    "contract/test_cuts.py": "where each network can be cut",
     "evaluating.py": "metrics of logits without a model",
     "faults.py": "a disk that fails at one of its operations",
     "inside.py": "faults, limits and counts that no public interface can set",

@@ -35,7 +35,7 @@ from ftkit.models.compute.memory_format import preserve_state
 from ftkit.models.identity import modules_identity
 from ftkit.models.parameter_groups import Modes, modes_of
 
-_DEEPEST = 3
+_DEEPEST = 6
 """Places that are proved, from the best one on."""
 
 

@@ -1,10 +1,12 @@
 """Speed with the activation cache, against the loops of the usual tutorials: whole processes, and time after imports.
 
     python benchmarks/cache.py [--data FOLDER] [--weights FILE] [--times 3] [--only freeze,gradual,second] [--size 224]
+    python benchmarks/cache.py --network lite0|dinov2|vit --only freeze
 
-The network is ResNet-18; its speed doesn't depend on its weights, which are random unless a file is given. The images
-are those of a folder with `train` and `val`; by default, 244 and 153 images of 500 x 375 pixels are generated. Both
-sides of a ratio run alternately in separate processes, and the medians are compared. "After imports" excludes the
+The network is ResNet-18, EfficientNet-Lite0 or ViT-S/14 DINOv2 of timm (with ftkit-timm), or ViT-B/16 of transformers
+(with ftkit-hf). Its speed doesn't depend on its weights, which are random unless a file for ResNet-18 is given. The
+images are those of a folder with `train` and `val`; by default, 244 and 153 images of 500 x 375 pixels are generated.
+Both sides of a ratio run alternately in separate processes, and the medians are compared. "After imports" excludes the
 imports of both sides. ftkit's cache is empty before each run except that of `second`, a second strategy on the same
 data.
 """
@@ -25,6 +27,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 EPOCHS, GRADUAL_EPOCHS = 20, 12
+NETWORKS = {
+    "resnet18": ("resnet18", "models.resnet18(weights=None)", "fc"),
+    "lite0": ("timm/tf_efficientnet_lite0", "timm.create_model('tf_efficientnet_lite0')", "classifier"),
+    "dinov2": (
+        "timm/vit_small_patch14_dinov2",
+        "timm.create_model('vit_small_patch14_dinov2', img_size=size, num_classes=2)",
+        "head",
+    ),
+    "vit": ("hf/{folder}", "transformers.ViTForImageClassification(transformers.ViTConfig())", "classifier"),
+}
+"""Name of each for ftkit, how the loop makes it, and its last layer."""
 
 LOOP = """
 import sys, time
@@ -34,6 +47,11 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
 data, size, schedule, epochs, weights = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+make, last = sys.argv[6:]
+if "timm" in make:
+    import timm
+if "transformers" in make:
+    import transformers
 began = time.perf_counter()
 norm = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 change = {
@@ -46,12 +64,12 @@ change = {
 }
 sets = {x: datasets.ImageFolder(f"{data}/{x}", change[x]) for x in change}
 loaders = {x: DataLoader(sets[x], batch_size=32, shuffle=x == "train", num_workers=2) for x in sets}
-model = models.resnet18(weights=None)
+model = eval(make)
 if weights:
     model.load_state_dict(torch.load(weights, weights_only=True))
 for parameter in model.parameters():
     parameter.requires_grad = False
-model.fc = nn.Linear(model.fc.in_features, len(sets["train"].classes))
+setattr(model, last, nn.Linear(getattr(model, last).in_features, len(sets["train"].classes)))
 optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
 criterion = nn.CrossEntropyLoss()
 for epoch in range(epochs):
@@ -65,6 +83,7 @@ for epoch in range(epochs):
             optimizer.zero_grad()
             with torch.set_grad_enabled(phase == "train"):
                 outputs = model(inputs)
+                outputs = getattr(outputs, "logits", outputs)
                 loss = criterion(outputs, labels)
                 if phase == "train":
                     loss.backward()
@@ -77,6 +96,10 @@ FTKIT = """
 import json, sys, time
 import ftkit, ftkit.training.train, torchvision.models
 settings = json.loads(sys.argv[1])
+if settings["backbone"].startswith("timm/"):
+    import timm
+if settings["backbone"].startswith("hf/"):
+    import transformers.models.vit.modeling_vit
 began = time.perf_counter()
 ftkit.train(ftkit.plan(**settings))
 print(time.perf_counter() - began)
@@ -92,11 +115,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="weights of torchvision's ResNet-18")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--size", type=int, default=224, help="side of the network's input in pixels")
-    parser.add_argument("--only", default="freeze,gradual,second")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet18")
+    parser.add_argument(
+        "--only", default="freeze,gradual,second", help="freeze alone for other networks than ResNet-18"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(Path(scratch), options.data or drawn(Path(scratch)), options.weights, options.size)
-        print(f"{machine()}, ResNet-18 at {options.size} pixels", flush=True)
+        data = options.data or drawn(Path(scratch))
+        bench = Bench(Path(scratch), data, options.weights, options.size, options.network)
+        print(f"{machine()}, {options.network} at {options.size} pixels", flush=True)
         for name in options.only.split(","):
             bench.compare(name, options.times)
 
@@ -129,8 +156,14 @@ def drawn(scratch: Path) -> Path:
 class Bench:
     """Both sides of each ratio."""
 
-    def __init__(self, scratch: Path, data: Path, weights: Path | None, size: int) -> None:
+    def __init__(self, scratch: Path, data: Path, weights: Path | None, size: int, network: str) -> None:
         self.scratch, self.data, self.weights, self.size = scratch, data, weights, size
+        backbone, *self.making = NETWORKS[network]
+        self.backbone = backbone.format(folder=scratch / "vit")
+        if network == "vit":
+            (scratch / "vit").mkdir()
+            (scratch / "vit" / "config.json").write_text('{"model_type": "vit"}')
+            (scratch / "vit" / "preprocessor_config.json").write_text(json.dumps({"size": size}))
 
     def compare(self, name: str, times: int) -> None:
         if name == "second":
@@ -157,14 +190,14 @@ class Bench:
             )
 
     def loop(self, schedule: str, epochs: int) -> Run:
-        arguments = [str(self.data), str(self.size), schedule, str(epochs), str(self.weights or "")]
+        arguments = [str(self.data), str(self.size), schedule, str(epochs), str(self.weights or ""), *self.making]
         return lambda: timed([sys.executable, "-W", "ignore", "-c", LOOP, *arguments], {})
 
     def ftkit(self, strategy: str, epochs: int, augmentations: int | None, keep: bool = False) -> Run:
         cache = self.scratch / "cache"
         settings = {
             "dataset": {"name": "folder", "root": str(self.data)},
-            "backbone": "resnet18",
+            "backbone": self.backbone,
             "weights": str(self.weights) if self.weights else "none",
             "preprocessing": {"size": self.size},
             "augment": "standard",

@@ -14,7 +14,8 @@ import pytest
 from torch import Tensor
 
 from ftkit.activation_cache import policy
-from ftkit.activation_cache.cut import CutFinder
+from ftkit.activation_cache.cutting.cut import NoCutError
+from ftkit.activation_cache.cutting.finder import CutFinder
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys
 from ftkit.api import ImageFiles, Preprocessing, Split
@@ -54,7 +55,12 @@ def watch_cached_rows(
 
 def refuse_every_cut(patch: pytest.MonkeyPatch, reason: str) -> None:
     """No network can be cut."""
-    patch.setattr(CutFinder, "_try_cut", lambda *_: reason)
+    patch.setattr(CutFinder, "cuts", lambda _, phases: [reason for _ in phases])
+
+
+def replay_every_network(patch: pytest.MonkeyPatch) -> None:
+    """No network can be traced."""
+    patch.setattr(CutFinder, "_trace", NoCutError("it can't be traced"))
 
 
 def identify_all_networks_alike(patch: pytest.MonkeyPatch) -> None:

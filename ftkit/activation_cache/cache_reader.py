@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.activation_cache.cached_augmentations import UNAUGMENTED
-from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
+from ftkit.activation_cache.cutting.cut import Cut, NoCutError
+from ftkit.activation_cache.cutting.finder import CutFinder
 from ftkit.activation_cache.policy import is_worth_storing
 from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
@@ -156,11 +157,7 @@ def prefix_before_head(
 
 
 def open_cut_finder(network: nn.Module, compute: Compute, preprocessing: Preprocessing) -> CutFinder:
-    """Finds cuts of a network; it tries them on the same images each time.
-
-    Raises:
-        NoCutError: The network can't be traced.
-    """
+    """Finds cuts of a network; it tries them on the same images each time."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, preprocessing.channels, preprocessing.size, preprocessing.size, generator=generator)
     return CutFinder(network, compute.to_device(images), compute.autocast)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftkit.activation_cache.cached_augmentations import UNAUGMENTED
-from ftkit.activation_cache.cut import Cut
+from ftkit.activation_cache.cutting.cut import Cut
 from ftkit.activation_cache.table import DeviceTables, Rows
 from ftkit.data.loading.loader import Batch, ReadFailure, split_targets
 from ftkit.data.loading.order import Key

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ftkit.activation_cache.cache_reader import open_cut_finder
-from ftkit.activation_cache.cut import Cut, CutFinder, NoCutError
+from ftkit.activation_cache.cutting.cut import Cut, NoCutError
 from ftkit.activation_cache.policy import EVERYTHING_TRAINS, NO_GAIN, CutSize
 from ftkit.activation_cache.run_cache import RunCache
 from ftkit.distributed.processes import main_first
-from ftkit.models.parameter_groups import modes_of, set_trainable
+from ftkit.models.parameter_groups import Modes, modes_of, set_trainable
 from ftkit.strategies.schedule import Phase
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ def open_run_cache(session: Session, on_batch: Callable[[], None]) -> RunCache |
     if not policy.needs_cuts:
         return None
     head = frozenset({plan.schedule.groups[-1].name})
-    cached = {phase.trainable for phase in policy.phases if not policy.reason(phase)}
+    cached = [phase.trainable for phase in policy.phases if not policy.reason(phase)]
+    wanted = list(dict.fromkeys([*cached, head] if plan.probe else cached))
+    cut_finder = open_cut_finder(session.network, session.compute, plan.preprocessing)
     try:
-        cut_finder = open_cut_finder(session.network, session.compute, plan.preprocessing)
-        known = {some: _cut(cut_finder, session, some) for some in cached | ({head} if plan.probe else set())}
+        known = dict(zip(wanted, cut_finder.cuts([_modes(session, some) for some in wanted]), strict=True))
         eval_cuts = _eval_cuts([cut for cut in known.values() if isinstance(cut, Cut)], session)
     except NoCutError as error:
         session.listener.note(f"nothing is cached: the network can't be split into two parts: {error}")
@@ -69,13 +71,9 @@ def _eval_cuts(cuts: Sequence[Cut], session: Session) -> dict[str, Cut]:
         modes.apply()
 
 
-def _cut(cut_finder: CutFinder, session: Session, trainable: Set[str]) -> Cut | str:
+def _modes(session: Session, trainable: Set[str]) -> Callable[[], Modes]:
     plan = session.plan
-    modes = set_trainable(session.network, plan.schedule.groups, trainable, plan.config.train_bn)
-    try:
-        return cut_finder.cut(modes)
-    except NoCutError as error:
-        return str(error)
+    return partial(set_trainable, session.network, plan.schedule.groups, trainable, plan.config.train_bn)
 
 
 def _size(cut: Cut | str) -> CutSize | str:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ftkit.activation_cache.cut import CutFinder
+from ftkit.activation_cache.cutting.finder import CutFinder
 from ftkit.data.loading.loader import Batch, ReadFailure, Samples, label_tensor
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CHUNK

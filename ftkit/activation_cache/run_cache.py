@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ftkit.activation_cache.cached_augmentations import UNAUGMENTED, AugmentedSamples
 from ftkit.activation_cache.cached_batches import CachedBatches
-from ftkit.activation_cache.cut import Cut, CutFinder
+from ftkit.activation_cache.cutting.cut import Cut
+from ftkit.activation_cache.cutting.finder import CutFinder
 from ftkit.activation_cache.feed import Feed
 from ftkit.activation_cache.policy import Use
 from ftkit.activation_cache.prefix import compute_rows, fast_prefix

@@ -13,7 +13,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ftkit.activation_cache.cut import Cut, CutFinder
+from ftkit.activation_cache.cutting.cut import Cut
+from ftkit.activation_cache.cutting.finder import CutFinder
 from ftkit.activation_cache.table import Table, open_table
 from ftkit.data.loading.pixels import decoder_versions
 from ftkit.files.cache_folder import CacheStore

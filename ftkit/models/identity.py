@@ -69,6 +69,20 @@ def graph_identity(traced: fx.GraphModule) -> str:
     return _digest([traced.code, modules, [description.of(function) for function in called]])
 
 
+def modules_identity(modules: Mapping[str, nn.Module], program: Any) -> str:
+    """Digest of some modules in eval mode, by name, and of the order in which they run, which is JSON.
+
+    As in `graph_identity`, parameters, buffers and the rates of dropout aren't included.
+    """
+    description = _Description(lambda tensor: None)
+    described = [
+        description.module(name, module)
+        for name, module in modules.items()
+        if type(module).__module__ not in _IDENTITIES
+    ]
+    return _digest([program, described])
+
+
 def code_identity(value: object) -> str:
     """Digest of a value's code and attributes, such as a plugin's transform."""
     return _digest(_Description(lambda tensor: tensor).of(value))

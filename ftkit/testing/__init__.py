@@ -22,6 +22,7 @@ from ftkit.testing.checks.optimizer_checks import check_optimizer
 from ftkit.testing.checks.strategy_checks import check_strategy
 from ftkit.testing.checks.task_checks import check_task
 from ftkit.testing.contract import ContractError
+from ftkit.testing.network_cuts import check_cuts
 from ftkit.testing.project import Project, make_project
 from ftkit.testing.sample_images import draw_image, make_image_folder
 
@@ -32,6 +33,7 @@ __all__ = [
     "check_batch_transform",
     "check_callback",
     "check_curve",
+    "check_cuts",
     "check_dataset",
     "check_exporter",
     "check_image_transform",

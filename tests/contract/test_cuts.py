@@ -1,19 +1,10 @@
-"""Where every built-in network can be cut, as its groups thaw from the head down.
-
-That the parts give what the network gives is checked by the cutter itself, on each cut.
-"""
+"""Where every built-in network can be cut, as its groups thaw from the head down."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
-import torch
 
-from ftkit.activation_cache.cut import Cut, CutFinder
-from ftkit.models.parameter_groups import set_trainable
-from ftkit.models.surgery import build_network
-from ftkit.parts.backbone import Head
+from ftkit.testing import check_cuts
 from tests.contract.test_backbones import BACKBONES, SMALL
 from tests.models import backbone
 
@@ -25,17 +16,5 @@ NEVER = {"inception_v3": 1, "googlenet": 1}
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in BACKBONES])
 def test_a_network_is_cut_below_each_group_that_trains(name: str) -> None:
     described = backbone(name)
-    size = SMALL.get(name, max(described.min_size, 32 - 32 % described.size_step))
-    described = described.for_size(size)
-    network = build_network(described, 3, Head(), described.preprocessing.channels)
-    sample = torch.randn(2, described.preprocessing.channels, size, size)
-    cut_finder = CutFinder(network, sample, nullcontext)
-    groups = [group.name for group in described.groups]
-    cuts: list[Cut] = []
-    for lowest in range(len(groups) - 1, 0, -1):
-        cuts.append(cut_finder.cut(set_trainable(network, described.groups, frozenset(groups[lowest:]))))
-        learns = {n for n, p in cuts[-1].train_suffix.named_parameters() if p.requires_grad}
-        assert learns == {n for n, p in network.named_parameters() if p.requires_grad}, groups[lowest]
-    depths = [cut.depth for cut in cuts]
-    assert depths == sorted(depths, reverse=True)
-    assert len(set(depths)) == len(depths) - NEVER.get(name, 0)
+    places = check_cuts(described, SMALL.get(name, max(described.min_size, 32 - 32 % described.size_step)))
+    assert len({place.name for place in places}) == len(places) - NEVER.get(name, 0)

@@ -89,7 +89,7 @@ def networks():
             return super().features(images)
 
     class Looks(Network):
-        """Can't be traced: what it does depends on values."""
+        """Can't be traced, only replayed: what it does depends on values."""
 
         def features(self, images):
             found = super().features(images)
@@ -206,7 +206,7 @@ def test_what_a_training_says_of_a_network_holds_for_its_bundle(
     assert scores["loss"] == pytest.approx(records[-1]["val_loss"], abs=1e-6)
     assert records[0]["val_loss"] != pytest.approx(records[-1]["val_loss"], abs=1e-4), "it learnt nothing"
     reported = trained.stdout + trained.stderr
-    assert reported.count("nothing is cached") == (name == "looks" and strategy == "freeze"), reported
+    assert "nothing is cached" not in reported
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,6 @@ OUTSIDE_UNIT = {
     "process_checks.py": "what each of several processes computes and owns of a sharded network",
     "contract/test_backbones.py": "sizes in the table of built-in networks are those of the networks",
     "contract/test_bundles.py": "each network comes back from its files bit for bit, before the cast for inference",
-    "contract/test_cuts.py": "where each network can be cut",
     "evaluating.py": "metrics of logits without a model",
     "faults.py": "a disk that fails at one of its operations",
     "gpu/conftest.py": "the steps that a profiler watches",
@@ -251,7 +250,7 @@ OUTSIDE_UNIT = {
     "transformed.py": "the input of a network, as predictions are compared with a direct forward pass",
 }
 """Files of the tests outside `unit/` that import the inside of ftkit, each with what no public interface offers."""
-SEVERAL_PACKAGES = 19
+SEVERAL_PACKAGES = 20
 """Unit tests that import more than the package that they test."""
 
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 import ftkit
 from ftkit.api import RequestError
+from ftkit.testing import check_cuts
 
 VIT = {
     "hidden_size": 32,
@@ -144,6 +145,12 @@ def test_a_kind_of_network_is_trained_and_predicts_what_its_record_says(
         )
         found = [dict(one.top)[label] for one, label in zip(predicted, "abc", strict=True)]
         assert -sum(map(math.log, found)) / 3 == pytest.approx(recorded, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.long) for k in KINDS])
+def test_a_kind_of_network_is_cut_below_each_group_that_trains(kind: str, tmp_path: Path) -> None:
+    size, options = KINDS[kind]
+    check_cuts(ftkit_backbones()[configured(tmp_path, kind, size, options).removeprefix("hf/")], size)
 
 
 def test_both_heads_of_a_distilled_network_are_its_head(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -15,12 +16,16 @@ from ftkit_timm.models import preprocessing
 from safetensors.torch import load_file, save_file
 
 import ftkit
-from ftkit.api import RequestError
-from ftkit.testing import check_backbone
+from ftkit.api import Backbone, RequestError
+from ftkit.models.model_size import build_on_meta
+from ftkit.testing import check_backbone, check_cuts
 from ftkit.testing.project import Project
 
 TINY = {"test_resnet": 32, "test_convnext": 32, "test_vit": 160}
 """Networks that timm keeps for tests, and a size of image for each."""
+
+LARGEST = 150_000_000
+"""Parameters of the largest network whose cuts are tried."""
 
 PARTS = ("_enc",)
 """Endings of the names of networks that are parts of other models, without a classifier."""
@@ -123,6 +128,36 @@ def test_every_architecture_is_cut_into_groups(name: str) -> None:
             check_backbone(ftkit_backbones()[name], train=False)
     else:
         check_backbone(ftkit_backbones()[name], train=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("tf_efficientnet_lite0", 32), *(pytest.param(*each, marks=pytest.mark.long) for each in SAMPLE.items())],
+)
+def test_a_network_of_each_family_is_cut_below_each_group_that_trains(name: str, size: int) -> None:
+    """Those with the padding of TensorFlow can't be traced."""
+    places = check_cuts(ftkit_backbones()[name], size)
+    assert all(place.replayed for place in places if name.startswith("tf_"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in timm.list_models() if not name.endswith(PARTS)])
+def test_every_architecture_is_cut_below_its_head_and_above_its_stem(name: str) -> None:
+    described = ftkit_backbones()[name]
+    if sum(parameter.numel() for parameter in build_on_meta(described, 3).parameters()) > LARGEST:
+        pytest.skip("large; smaller networks of its family are tried")
+    check_cuts(described, smallest(described), every=False)
+
+
+def smallest(described: Backbone) -> int:
+    """The smallest side of images, in pixels, that a network computes outputs for."""
+    for size in (32, 64, 96, 128, 160, 192):
+        with contextlib.suppress(Exception):  # its code may raise anything
+            channels = described.preprocessing.channels
+            with torch.no_grad():
+                described.for_size(size).build(3).eval()(torch.zeros(1, channels, size, size))
+            return size
+    return described.preprocessing.size
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Trace:
         from torchvision.models.feature_extraction import NodePathTracer, _get_leaf_modules_for_ops
 
         tracer = NodePathTracer(leaf_modules=_get_leaf_modules_for_ops())
-        with preserve_state(network), _attributes_restored(network):
+        with preserve_state(network), attributes_restored(network):
             graph = tracer.trace(network)
             self._constants = {name: value for name, value in vars(network).items() if name.startswith(_CONSTANT)}
         self.network = network
@@ -95,7 +95,7 @@ class Trace:
 
 
 @contextmanager
-def _attributes_restored(network: nn.Module) -> Iterator[None]:
+def attributes_restored(network: nn.Module) -> Iterator[None]:
     """Restores the attributes of all modules, including the content of lists, sets and dictionaries in them.
 
     While a network is traced, its code may store proxies of tensors, as LeViT does with its attention biases in eval

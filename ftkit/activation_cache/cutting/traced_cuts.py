@@ -1,4 +1,4 @@
-"""Cuts a network into a frozen prefix, which is computed once per image, and a suffix with all that trains.
+"""Cuts by the network's graph.
 
 In the prefix nothing trains and nothing is random. The network is traced, the longest prefix is found in the graph, and
 both parts are tried on images: together they must compute what the network computes, bit for bit, in evaluation and in
@@ -8,83 +8,22 @@ training. The parts hold the network's own modules, so training the suffix train
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ftkit.activation_cache.trace import Trace
-from ftkit.errors import one_line
+from ftkit.activation_cache.cutting.cut import RANDOM, Cut, NoCutError, faults, is_fixed, same, seeded
+from ftkit.activation_cache.cutting.trace import Trace
 from ftkit.models.compute.memory_format import preserve_state
 from ftkit.models.identity import graph_identity
-from ftkit.models.logits import split_outputs
 from ftkit.models.parameter_groups import Modes, modes_of
 
-_RANDOM = (
-    "dropout",
-    "drop_path",
-    "stochastic_depth",
-    "stochasticdepth",
-    "rand",
-    "bernoulli",
-    "multinomial",
-    "normal",
-    "exponential",
-)
-"""Parts of the names of functions that draw random numbers, unless they are called with `training=False`."""
 _DEEPEST = 3
 """Places that are tried, from the deepest on. No network is known that fails at three and works at another."""
 
 
-class NoCutError(Exception):
-    """The network can't be cut; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A network in two parts.
-
-    Attributes:
-        name: The network's name for the last layer before the cut.
-        depth: Position in the evaluation graph; the activations at a deeper cut are computed through the others.
-        train_suffix: The part from the cut to the outputs, in training.
-        eval_suffix: The part from the cut to the outputs, in evaluation.
-        shape: The shape of one image's activations at the cut.
-        dtype: The dtype of these activations.
-    """
-
-    name: str
-    depth: int
-    train_suffix: nn.Module
-    eval_suffix: nn.Module
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one image's activations."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-@contextmanager
-def _faults(what: str) -> Iterator[None]:
-    """Turns any error into a reason why there is no cut.
-
-    The network's own code runs here on proxies of tensors, in parts and in other modes than it was written for, and may
-    raise anything. The run then trains uncached and reports the reason.
-    """
-    try:
-        yield
-    except NoCutError:
-        raise
-    except Exception as error:
-        text = one_line(" ".join(str(error).split())[:200])
-        raise NoCutError(f"{what}: {type(error).__name__}{': ' if text else ''}{text}") from error
-
-
-class CutFinder:
+class TracedCuts:
     """Finds cuts of one network, for each set of trainable layers.
 
     Args:
@@ -99,7 +38,7 @@ class CutFinder:
         self._network = network
         self._sample = sample
         self._autocast = autocast
-        with _faults("it can't be traced"):
+        with faults("it can't be traced"):
             self._eval = self._traced()
         self._places = {path: node for node, path in self._eval.paths.items()}
         self._prefixes: dict[tuple[str, ...], fx.GraphModule] = {}
@@ -115,7 +54,7 @@ class CutFinder:
         """
         try:
             modes.apply()
-            with _faults("it can't be traced"):
+            with faults("it can't be traced"):
                 train = Trace(self._network)
                 fixed = train.cuts(_Fixed(train))
             places = [node for node in fixed if train.paths[node] in self._places]
@@ -124,7 +63,7 @@ class CutFinder:
             failed: list[NoCutError] = []
             for node in places[: -_DEEPEST - 1 : -1]:
                 try:
-                    with _faults(f"the parts at {train.paths[node]} can't be computed"):
+                    with faults(f"the parts at {train.paths[node]} can't be computed"):
                         return self._try_cut(train, node, modes)
                 except NoCutError as error:
                     failed.append(error)
@@ -141,7 +80,7 @@ class CutFinder:
         node = self._places.get(name)
         if node is None or not self._eval.is_only_link(node):
             raise NoCutError(f"it can't be cut after {name or 'nothing'}")
-        with _faults(f"the parts at {name} can't be computed"):
+        with faults(f"the parts at {name} can't be computed"):
             with preserve_state(self._network), torch.no_grad(), self._autocast():
                 value, eval_suffix = self._suffix(node, name)
             return Cut(name, self._eval.order[node], eval_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
@@ -159,7 +98,7 @@ class CutFinder:
         """
         key = tuple(names)
         if key not in self._prefixes:
-            with _faults(f"the part before {', '.join(names)} can't be extracted"):
+            with faults(f"the part before {', '.join(names)} can't be extracted"):
                 self._prefixes[key] = self._build_prefix(names)
         self._prefixes[key].eval()
         return self._prefixes[key]
@@ -215,19 +154,25 @@ class CutFinder:
         train_suffix = train.suffix(node)
         modes.apply()
         with preserve_state(self._network), torch.no_grad(), self._autocast():
-            whole = _seeded(self._network, self._sample)
+            whole = self._outputs_and_buffers(self._network, self._sample)
             value = self._value(name)
             modes.apply()
-            if not _same(whole, _seeded(train_suffix, value.clone())):
+            # A trace doesn't have what a network's own code does to buffers, such as counting batches.
+            if not same(whole, self._outputs_and_buffers(train_suffix, value.clone())):
                 raise NoCutError(f"the parts at {name} don't compute in training what the network does")
             self._network.eval()
             value, eval_suffix = self._suffix(in_eval, name)
         return Cut(name, self._eval.order[in_eval], train_suffix, eval_suffix, tuple(value.shape[1:]), value.dtype)
 
+    def _outputs_and_buffers(self, module: nn.Module, value: Tensor) -> list[Tensor]:
+        """The outputs of the network or a part of it, and the network's buffers after that, which are then restored."""
+        with preserve_state(self._network):
+            return [*seeded(module, value), *(buffer.clone() for buffer in self._network.buffers())]
+
     def _suffix(self, node: fx.Node, name: str) -> tuple[Tensor, nn.Module]:
         """The sample's activations at a node of the network in eval mode, and the suffix after it."""
         value, eval_suffix = self._value(name), self._eval.suffix(node)
-        if not _same(_seeded(self._network, self._sample), _seeded(eval_suffix, value.clone())):
+        if not same(seeded(self._network, self._sample), seeded(eval_suffix, value.clone())):
             raise NoCutError(f"the parts at {name} don't compute what the network does")
         return value, eval_suffix
 
@@ -252,35 +197,8 @@ class _Fixed:
             value = self._trace.attribute(str(node.target))
             return not (isinstance(value, Tensor) and value.requires_grad)
         if node.op == "call_module":
-            module = self._network.get_submodule(str(node.target))
-            if any(parameter.requires_grad for parameter in module.parameters()):
-                return False
-            return not any(part.training and _differs_in_training(part) for part in module.modules())
+            return is_fixed(self._network.get_submodule(str(node.target)))
         if node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-            return not any(word in name for word in _RANDOM) or node.kwargs.get("training") is False
+            return not any(word in name for word in RANDOM) or node.kwargs.get("training") is False
         return False
-
-
-def _differs_in_training(module: nn.Module) -> bool:
-    """Whether a module may compute something else in training: it updates statistics, or draws random numbers."""
-    own = (
-        next(module.buffers(recurse=False), None) is not None
-        or next(module.parameters(recurse=False), None) is not None
-    )
-    return own or any(word in type(module).__name__.lower() for word in ("drop", *_RANDOM))
-
-
-def _seeded(module: nn.Module, value: Tensor) -> list[Tensor]:
-    """A module's outputs with the random numbers of a fixed seed."""
-    torch.manual_seed(0)
-    logits, auxiliary = split_outputs(module(value))
-    return [logits, *auxiliary]
-
-
-def _same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether the values are equal bit for bit; NaN equals NaN."""
-    pairs = zip(ones, others, strict=False)
-    return len(ones) == len(others) and all(
-        one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True) for one, other in pairs
-    )

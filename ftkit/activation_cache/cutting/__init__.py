@@ -1,0 +1,1 @@
+"""Cuts a network in two: by its traced graph, or by replaying its own forward pass."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftkit.api import Multiclass, Multilabel
-from ftkit.parts.label_sets import LabelSets
+from ftkit.api import LabelSets, Multiclass, Multilabel
 from ftkit.strategies.recommendation_rules import Advice, Facts, Limits, advise
 
 BASIS = Multiclass().advice_basis([number % 10 for number in range(20)], 10)

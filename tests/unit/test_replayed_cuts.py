@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ftkit.activation_cache.cutting.cut import Cut, NoCutError
 from ftkit.activation_cache.cutting.replayed_cuts import ReplayedCuts
+from ftkit.api import LayerGroup
 from ftkit.models.parameter_groups import set_trainable
-from ftkit.parts.backbone import LayerGroup
 
 GROUPS = (LayerGroup("stem", "stem|token|act"), LayerGroup("body", "body"), LayerGroup("head", "head"))
 

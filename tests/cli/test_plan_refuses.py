@@ -19,7 +19,7 @@ def planned(run_ftkit: RunFtkit, folder: Path, *options: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "printed"),
     [
         (
             ("adamw", "betas=[0.9, 1.0]"),

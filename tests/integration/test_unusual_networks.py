@@ -210,7 +210,7 @@ def test_what_a_training_says_of_a_network_holds_for_its_bundle(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "printed"),
     [
         ("mapping", "nets/mapping returns a dict of logits in evaluation"),
         ("pair", "nets/pair returns a tuple of Tensor, Tensor in evaluation"),

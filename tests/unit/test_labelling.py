@@ -90,7 +90,7 @@ def test_splits_with_and_without_declared_names_meet_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "classes", "said"),
+    ("values", "classes", "printed"),
     [
         ([0, 7], ("a", "b"), "photos, split train: the label of row1 is 7, and there are 2 class names, for 0 to 1"),
         ([0, -2], ("a", "b"), "the label of row1 is -2"),

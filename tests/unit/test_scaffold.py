@@ -121,7 +121,7 @@ def test_a_failure_leaves_no_new_folder_and_no_parents(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("there", "said"), [("plug.py/x", "is a folder where"), ("tests", "is a file where")])
+@pytest.mark.parametrize(("there", "printed"), [("plug.py/x", "is a folder where"), ("tests", "is a file where")])
 def test_a_file_and_a_folder_of_one_name_are_distinguished(there: str, printed: str, tmp_path: Path) -> None:
     path = tmp_path / there
     path.parent.mkdir(exist_ok=True)

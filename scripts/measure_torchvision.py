@@ -13,6 +13,7 @@ import torchvision
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
+from ftkit.builtin.backbones.size_table import row_of
 from ftkit.builtin.backbones.torchvision_groups import family_of
 from ftkit.builtin.backbones.torchvision_models import TABLE, make_backbone
 from ftkit.files.json_text import replace_nonfinite
@@ -40,14 +41,7 @@ def facts(name: str) -> dict[str, Any]:
     backbone = make_backbone(name, row)
     row["fixed_size"] = not works(backbone, 2 * backbone.preprocessing.size)
     row["min_size"] = backbone.preprocessing.size if row["fixed_size"] else smallest(backbone)
-    summary = measure(backbone)
-    row["head_inputs"], row["head_bias"] = list(summary.head_inputs), summary.head_bias
-    row["input_weights"] = summary.input_weights
-    row["groups"] = {
-        group: {**size.parameters, "activations": size.activations, "entering": size.entering}
-        for group, size in summary.groups.items()
-    }
-    return row
+    return row | row_of(measure(backbone))
 
 
 def weights_facts(entry: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftkit.api import ROLES, Backbone, FtkitError, GroupSize, LayerGroup, Preprocessing, Pretrained, Summary, hookimpl
+from ftkit.api import Backbone, FtkitError, LayerGroup, Preprocessing, Pretrained, hookimpl
+from ftkit.builtin.backbones.size_table import summary_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,7 +107,7 @@ def make_backbone(name: str, variant: Variant, sizes: Mapping[str, Any] | None =
         build=partial(_build, variant),
         preprocessing=preprocessing,
         weights=(Pretrained("IMAGENET1K", load, preprocessing, variant.file, variant.size_mb, note),),
-        summary=None if sizes is None else _summary(sizes),
+        summary=None if sizes is None else summary_of(sizes),
         family="efficientnet_lite",
         refit=partial(_renamed, variant.blocks),
     )
@@ -116,14 +117,6 @@ def _build(variant: Variant, num_classes: int) -> nn.Module:
     from ftkit.builtin.backbones.networks.efficientnet_lite_network import EfficientNetLite
 
     return EfficientNetLite(variant.width, variant.depth, variant.dropout, num_classes)
-
-
-def _summary(row: Mapping[str, Any]) -> Summary:
-    groups = {
-        name: GroupSize({role: sizes[role] for role in ROLES}, sizes["activations"], sizes["entering"])
-        for name, sizes in row["groups"].items()
-    }
-    return Summary(groups, tuple(row["head_inputs"]), row["head_bias"], row["input_weights"])
 
 
 def package_of(name: str) -> str:

@@ -19,7 +19,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftkit.api import ROLES, Backbone, FtkitError, GroupSize, Preprocessing, Pretrained, Summary, hookimpl
+from ftkit.api import Backbone, FtkitError, Preprocessing, Pretrained, Summary, hookimpl
+from ftkit.builtin.backbones.size_table import summary_of
 from ftkit.builtin.backbones.torchvision_groups import FAMILIES, Family
 
 if TYPE_CHECKING:
@@ -88,20 +89,13 @@ def _summary(facts: Mapping[str, Any], size: int, step: int | None) -> Summary:
     """Sizes of the network for images of `size` pixels; the table has them for the default weights."""
     made_for = facts["weights"][0]["size"]
     scale = (size / made_for) ** 2
-    groups = {
-        name: GroupSize(
-            {role: sizes[role] for role in ROLES},
-            round(sizes["activations"] * scale),
-            round(sizes["entering"] * scale),
-        )
-        for name, sizes in facts["groups"].items()
-    }
+    summary = summary_of(facts, scale)
     if facts["family"] == "vit" and step:
         positions = (size // step) ** 2 - (made_for // step) ** 2
-        stem = groups["stem"].parameters
-        more = {**stem, "weight": stem["weight"] + positions * facts["head_inputs"][0]}
-        groups["stem"] = replace(groups["stem"], parameters=more)
-    return Summary(groups, tuple(facts["head_inputs"]), facts["head_bias"], facts["input_weights"])
+        stem = summary.groups["stem"]
+        more = {**stem.parameters, "weight": stem.parameters["weight"] + positions * summary.head_inputs[0]}
+        return replace(summary, groups={**summary.groups, "stem": replace(stem, parameters=more)})
+    return summary
 
 
 def _pretrained(name: str, entry: Mapping[str, Any], family: Family) -> Pretrained:

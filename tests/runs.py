@@ -29,6 +29,20 @@ def plan(data: Path, where: Path | str = "run", **settings: Any) -> ftkit.Plan:
     return ftkit.plan(dataset={"name": "folder", "root": str(data)}, **(BASE | place | settings))
 
 
+def checkpointed_often(data: Path) -> dict[str, Any]:
+    """Settings of a run in phases on an image folder, with a checkpoint after every third step."""
+    return {
+        "backbone": "lenet",
+        "weights": "none",
+        "strategy": "gradual",
+        "batch_size": 4,
+        "epochs": 2,
+        "workers": 0,
+        "checkpoint": {"every_steps": 3},
+        "dataset": {"name": "folder", "root": str(data)},
+    }
+
+
 def planner(**settings: Any) -> Callable[..., ftkit.Plan]:
     """`plan` with the settings of a test module."""
     return lambda data, where="run", **more: plan(data, where, **(settings | more))

@@ -6,22 +6,20 @@ import json
 import os
 import shutil
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pytest
 import torch
 
 import ftkit
 from ftkit.errors import FtkitError
 from tests.conftest import RunFtkit
+from tests.dated_images import LONG_AGO, make_dated_images
 from tests.models import backbone
 from tests.runs import cached_tables, without_times
 
-LONG_AGO = 1_600_000_000_000_000_000
 SETTINGS = ("--backbone", "cifar_resnet20", "--weights", "net.pth", "--strategy", "freeze", "--epochs", "8")
 FLAGS = (
     "--augment",
@@ -48,17 +46,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two classes in `train` and `val`: files of one size and one time, which `touch -d` gives."""
-    for split, count in (("train", 12), ("val", 6)):
-        for label, name in enumerate("ab"):
-            for number in range(count):
-                file = tmp_path / "data" / split / name / f"{number}.bmp"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                colour = ((200, 10 * number, 30), (30, 10 * number, 200))[label]
-                PIL.Image.new("RGB", (32, 32), colour).save(file)
-                os.utime(file, ns=(LONG_AGO, LONG_AGO))
-    time.sleep(0.03)  # What changed just now isn't remembered yet.
-    return tmp_path / "data"
+    return make_dated_images(tmp_path / "data")
 
 
 def by_folders(data: Path) -> None:

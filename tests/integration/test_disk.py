@@ -18,23 +18,13 @@ from ftkit.cli.main import main
 from ftkit.errors import FtkitError
 from tests.conftest import MakeFolder
 from tests.faults import KINDS, Disk, failing
-from tests.runs import is_whole, models, newest_checkpoint
-
-SETTINGS: dict[str, Any] = {
-    "backbone": "lenet",
-    "weights": "none",
-    "strategy": "gradual",
-    "batch_size": 4,
-    "epochs": 2,
-    "workers": 0,
-    "checkpoint": {"every_steps": 3},
-}
+from tests.runs import checkpointed_often, is_whole, models, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> dict[str, Any]:
     data = image_folder(tmp_path_factory.mktemp("data"), {"train": {"a": 8, "b": 8}, "val": {"a": 3, "b": 3}})
-    return SETTINGS | {"dataset": {"name": "folder", "root": str(data)}}
+    return checkpointed_often(data)
 
 
 @pytest.fixture(scope="module")

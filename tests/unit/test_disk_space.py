@@ -13,22 +13,13 @@ from ftkit.errors import FtkitError
 from ftkit.training.preparation.disk_space import bytes_to_write
 from ftkit.training.session import Session
 from tests.conftest import MakeFolder
-
-SETTINGS: dict[str, Any] = {
-    "backbone": "lenet",
-    "weights": "none",
-    "strategy": "gradual",
-    "batch_size": 4,
-    "epochs": 2,
-    "workers": 0,
-    "checkpoint": {"every_steps": 3},
-}
+from tests.runs import checkpointed_often
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> dict[str, Any]:
     data = image_folder(tmp_path_factory.mktemp("data"), {"train": {"a": 8, "b": 8}, "val": {"a": 3, "b": 3}})
-    return SETTINGS | {"dataset": {"name": "folder", "root": str(data)}}
+    return checkpointed_often(data)
 
 
 Usage = namedtuple("Usage", ["total", "used", "free"])

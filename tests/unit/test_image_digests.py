@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,7 @@ from ftkit.data.scan.content_digests import image_digests
 from ftkit.data.scan.scan_cache import FILE, open_scan_cache
 from ftkit.errors import FtkitError
 from tests import headers
-
-LONG_AGO = 1_600_000_000_000_000_000
+from tests.dated_images import LONG_AGO, make_dated_images
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +26,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two classes in `train` and `val`: files of one size and one time, which `touch -d` gives."""
-    for split, count in (("train", 12), ("val", 6)):
-        for label, name in enumerate("ab"):
-            for number in range(count):
-                file = tmp_path / "data" / split / name / f"{number}.bmp"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                colour = ((200, 10 * number, 30), (30, 10 * number, 200))[label]
-                PIL.Image.new("RGB", (32, 32), colour).save(file)
-                os.utime(file, ns=(LONG_AGO, LONG_AGO))
-    time.sleep(0.03)  # What changed just now isn't remembered yet.
-    return tmp_path / "data"
+    return make_dated_images(tmp_path / "data")
 
 
 def images(data: Path) -> Split:

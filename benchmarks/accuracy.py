@@ -1,68 +1,91 @@
-"""Accuracy on little data: the strategies of ftkit, plain loops, and fastai's `fine_tune`.
+"""Test accuracy on little data: ftkit, the loops of the usual tutorials, fastai and the Trainer of Hugging Face.
 
     python benchmarks/accuracy.py --data ../shared --results accuracy.jsonl [--case cifar10-10] [--only default,probe]
 
-The same pretrained network (ResNet-20 of CIFAR-10), the same training images for each seed, ten epochs, batches
-of 32, accuracy on the same test images. ftkit selects its epoch on held-out images; the loops and fastai report their
-last epoch. The loops are those of the usual tutorials: AdamW, a learning rate of 0.01 for the head and 0.001 for the
-rest where there are two, a cosine curve except in the gradual one, which unfreezes one group every second epoch from a
-random head.
+All methods of a case train the same pretrained network on the same images, which are drawn anew for each seed, and are
+evaluated once on the same test images. ftkit gets no other images: what it selects by comes from the training images.
+The rivals use all training images, and report their last epoch. Loops, fastai and the Trainer have a method for each of
+three learning rates; the tables show the one that is best on the test images, which favours them.
 
-Each run adds a line to the results file; completed runs are skipped, so a stopped benchmark can be continued.
-At the end, tables of all results are printed: mean, minimum and maximum accuracy over the seeds. `statistics move` is
-the default with BatchNorm statistics that change in frozen groups (`train_bn`), `no cache` augments each image anew in
-each epoch, and `cached K` caches K augmentations per image. Times aren't measured.
+Each run adds a line to the results file, with its seconds; completed runs are skipped, so a stopped benchmark can be
+continued. At the end, tables of all results are printed: mean and standard deviation over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from accuracy_rivals import RIVALS, WHOLE, Settings
 
 import ftkit
-from ftkit.data.loading.loader import Samples
 from ftkit.evaluation.evaluator import evaluate_bundle
-from ftkit.models.build import BuiltModel, build_model
 from ftkit.models.bundle import load_bundle
-from ftkit.models.parameter_groups import assign_parameters
-from ftkit.transforms.pipeline import evaluation, training
 
-EPOCHS, BATCH = 10, 32
-CASES = ("cifar10-10", "cifar10-50", "hymenoptera-64")
-STRATEGIES = ("probe", "freeze", "full", "gradual", "discriminative", "freeze-unfreeze", "norms", "scratch")
-
-Settings = dict[str, Any]
-Method = Callable[[Settings], float]
-"""Trains with settings of `ftkit.plan`, and returns the accuracy on the test images."""
-Results = dict[tuple[str, str, int], float]
+STRATEGIES = ("probe", "freeze", "full", "gradual", "discriminative", "freeze-unfreeze", "auto")
+Results = dict[tuple[str, str, int], dict[str, Any]]
+"""Records by case, method and seed."""
 VERSIONS = {"ftkit": ftkit.__version__, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data and network.
+
+    Attributes:
+        source: `cifar10`, `hymenoptera` or `digits`.
+        per_class: Training images of each class; None for all.
+        network: `resnet20` with its CIFAR-10 weights, `lite0` with ImageNet weights, or `lenet` with MNIST weights.
+        settings: Of all methods.
+    """
+
+    source: str
+    per_class: int | None
+    network: str
+    settings: Settings = field(default_factory=dict)
+
+
+CASES = {
+    "cifar10-10": Case("cifar10", 10, "resnet20", {"augment": "none"}),
+    "cifar10-50": Case("cifar10", 50, "resnet20", {"augment": "none"}),
+    "cifar10-all": Case("cifar10", None, "resnet20", {"augment": "none"}),
+    "hymenoptera-64": Case("hymenoptera", None, "resnet20", {"preprocessing": {"size": 64}, "augment": "standard"}),
+    "cifar10-lite0-10": Case("cifar10", 10, "lite0", {"preprocessing": {"size": 96}, "augment": "standard"}),
+    "cifar10-lite0-50": Case("cifar10", 50, "lite0", {"preprocessing": {"size": 96}, "augment": "standard"}),
+    "digits-10": Case("digits", 10, "lenet", {"augment": "light"}),
+}
+"""Augmentation is that of the rivals: the best of none, light and standard for the loop with two rates."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines, one per run")
-    parser.add_argument("--case", choices=CASES, action="append", help="can be repeated; by default all")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--case", choices=tuple(CASES), action="append", help="can be repeated; by default all")
+    parser.add_argument("--seeds", type=seed_range, default=range(5), help="5 for 0 to 4, or 10-14")
     parser.add_argument("--only", type=chosen_methods, default=tuple(METHODS), help="methods, separated by commas")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name in options.case or CASES:
-        with tempfile.TemporaryDirectory() as scratch:
-            settings = case(name, options.data, Path(scratch))
-            fill_in(options.results, name, settings, options.only, options.seeds)
+    for seed in options.seeds:
+        for name in options.case or CASES:
+            fill_in(options, name, seed)
     print_tables(read_results(options.results))
+
+
+def seed_range(text: str) -> range:
+    first, dash, last = text.partition("-")
+    return range(int(first), int(last) + 1) if dash else range(int(first))
 
 
 def chosen_methods(text: str) -> tuple[str, ...]:
@@ -72,21 +95,32 @@ def chosen_methods(text: str) -> tuple[str, ...]:
     return names
 
 
-def fill_in(results: Path, case_name: str, settings: Settings, methods: Sequence[str], seeds: int) -> None:
-    """Run what the results file lacks, seed by seed, so that a stopped benchmark has all methods for some seeds."""
-    for seed in range(seeds):
-        for method in methods:
-            if (case_name, method, seed) in read_results(results):
-                continue
-            accuracy = METHODS[method]({**settings, "seed": seed})
-            record = {"case": case_name, "method": method, "seed": seed, "accuracy": accuracy, **VERSIONS}
-            with results.open("a", encoding="utf-8") as file:
+def fill_in(options: argparse.Namespace, name: str, seed: int) -> None:
+    """Run the methods of a case that the results file lacks."""
+    missing = [m for m in options.only if (name, m, seed) not in read_results(options.results)]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = {**draw(CASES[name], options.data, Path(scratch), seed), "seed": seed}
+        for method in missing:
+            started = perf_counter()
+            accuracy = METHODS[method](settings)
+            seconds = round(perf_counter() - started, 1)
+            record = {
+                "case": name,
+                "method": method,
+                "seed": seed,
+                "accuracy": accuracy,
+                "seconds": seconds,
+                **VERSIONS,
+            }
+            with options.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            print(f"{case_name} {method}, seed {seed}: {100 * accuracy:.1f} %", file=sys.stderr, flush=True)
+            print(f"{name} {method}, seed {seed}: {100 * accuracy:.1f} %, {seconds} s", file=sys.stderr, flush=True)
 
 
 def read_results(results: Path) -> Results:
-    """Accuracy by case, method and seed; an incomplete last line is removed."""
+    """The records; an incomplete last line is removed."""
     if not results.exists():
         return {}
     text = results.read_text(encoding="utf-8")
@@ -94,7 +128,7 @@ def read_results(results: Path) -> Results:
     if whole != text:
         results.write_text(whole, encoding="utf-8")
     found = [json.loads(line) for line in whole.splitlines()]
-    return {(each["case"], each["method"], each["seed"]): each["accuracy"] for each in found}
+    return {(each["case"], each["method"], each["seed"]): each for each in found}
 
 
 def print_tables(results: Results) -> None:
@@ -102,50 +136,86 @@ def print_tables(results: Results) -> None:
     for name in CASES:
         rows = []
         for method in METHODS:
-            values = [100 * accuracy for (c, m, _), accuracy in results.items() if (c, m) == (name, method)]
+            found = [each for (c, m, _), each in results.items() if (c, m) == (name, method)]
+            values = [100 * each["accuracy"] for each in found]
             if values:
-                rows.append((statistics.mean(values), min(values), max(values), len(values), method))
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                seconds = statistics.median(each["seconds"] for each in found)
+                rows.append((statistics.mean(values), spread, len(values), seconds, method))
         if rows:
-            print(f"\n| {name} | mean % | least to greatest | seeds |\n| --- | --- | --- | --- |")
-        for mean, least, greatest, count, method in sorted(rows, reverse=True):
-            print(f"| {method} | {mean:.1f} | {least:.1f} to {greatest:.1f} | {count} |")
+            print(f"\n| {name} | test accuracy, % | seeds | seconds |\n| --- | --- | --- | --- |")
+        for mean, spread, count, seconds, method in best_of_each(sorted(rows, reverse=True)):
+            print(f"| {method} | {mean:.1f} ± {spread:.1f} | {count} | {seconds:.0f} |")
 
 
-def case(name: str, shared: Path, scratch: Path) -> Settings:
-    """The settings of a case; its data is unpacked or linked into `scratch`."""
-    if name == "hymenoptera-64":
-        source = (shared / "data" / "hymenoptera").resolve()
-        # Its `val` images are the test images here, so that no epoch is selected on them.
-        (scratch / "train").symlink_to(source / "train")
-        (scratch / "test").symlink_to(source / "val")
-        extra: dict[str, Any] = {"preprocessing": {"size": 64}, "augment": "standard"}
-    else:
-        with tarfile.open(shared / "data" / "cifar10-subset.tar") as archive:
-            archive.extractall(scratch, filter="data")
-        extra = {"train_samples": 10 * int(name.removeprefix("cifar10-")), "val_fraction": 0.05}
+def best_of_each(rows: Sequence[tuple[float, float, int, float, str]]) -> list[tuple[float, float, int, float, str]]:
+    """The first row of each method, of those that differ in the learning rate alone."""
+    families = [row[-1].partition(" at ")[0] for row in rows]
+    return [row for i, row in enumerate(rows) if families[i] not in families[:i]]
+
+
+def draw(case: Case, shared: Path, scratch: Path, seed: int) -> Settings:
+    """Settings of a case; its images are linked into `scratch/train` and `scratch/test`."""
+    train, test = source_folders(case, shared, scratch)
+    for folder in sorted(path for path in train.iterdir() if path.is_dir()):
+        images = sorted(folder.iterdir())
+        chosen = images if case.per_class is None else random.Random(seed).sample(images, case.per_class)
+        target = scratch / "data" / "train" / folder.name
+        target.mkdir(parents=True)
+        for image in chosen:
+            (target / image.name).symlink_to(image.resolve())
+    (scratch / "data" / "test").symlink_to(test.resolve())
+    (scratch / WHOLE).mkdir()
+    (scratch / WHOLE / "train").symlink_to(scratch / "data" / "train")
+    (scratch / WHOLE / "val").symlink_to(test.resolve())
     return {
-        "dataset": {"name": "folder", "root": str(scratch)},
-        "backbone": "cifar_resnet20",
-        "weights": str(shared / "weights" / "resnet20-12fca82f.th"),
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
+        "dataset": {"name": "folder", "root": str(scratch / "data")},
+        **network_of(case, shared),
         "output": str(scratch / "runs"),
-        # So that metrics don't depend on what the machine multiplies in.
+        # So that accuracy doesn't depend on what the machine computes fastest.
         "precision": "fp32",
-        **extra,
+        **case.settings,
     }
 
 
-def ftkit_run(name: str | None = None, **more: Any) -> Method:
-    """A strategy of ftkit; None is the default."""
+def source_folders(case: Case, shared: Path, scratch: Path) -> tuple[Path, Path]:
+    """Folders of the images to draw from, and of the test images."""
+    if case.source == "hymenoptera":
+        # Its `val` images are the test images here, so that nothing is selected by them.
+        return shared / "data" / "hymenoptera" / "train", shared / "data" / "hymenoptera" / "val"
+    source = scratch / "source"
+    if case.source == "digits":
+        write_digits(source)
+    else:
+        with tarfile.open(shared / "data" / "cifar10-subset.tar") as archive:
+            archive.extractall(source, filter="data")
+    return source / "train", source / "test"
+
+
+def write_digits(folder: Path) -> None:
+    """The images of dataset `digits`, its validation images as test images."""
+    splits = ftkit.plan(dataset="digits", backbone="lenet").splits
+    for name, split in (("train", splits.train), ("test", splits.val)):
+        assert split is not None, "digits has both"
+        for i in range(len(split)):
+            image, label = split[i]
+            target = folder / name / splits.classes[label]
+            target.mkdir(parents=True, exist_ok=True)
+            image.save(target / f"{i}.png")
+
+
+def network_of(case: Case, shared: Path) -> Settings:
+    if case.network == "resnet20":
+        return {"backbone": "cifar_resnet20", "weights": str(shared / "weights" / "resnet20-12fca82f.th")}
+    return {"backbone": "efficientnet_lite0" if case.network == "lite0" else "lenet"}
+
+
+def ftkit_run(**more: Any) -> Callable[[Settings], float]:
+    """A run of ftkit, with its own augmentation unless it is among `more`."""
 
     def run(settings: Settings) -> float:
-        changed = {**settings, **more} if name is None else {**settings, **more, "strategy": name}
-        if name == "probe":
-            del changed["epochs"]
-        if name == "scratch":
-            changed["weights"] = "none"
-        plan = ftkit.plan(**changed)
+        own = {key: value for key, value in settings.items() if key != "augment"}
+        plan = ftkit.plan(**{**own, **more})
         outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
         loaded = load_bundle(outcome.run.model, precision="fp32")
@@ -155,145 +225,10 @@ def ftkit_run(name: str | None = None, **more: Any) -> Method:
     return run
 
 
-def plain_loop(
-    rates: dict[str, float], *, frozen: bool = False, gradual: bool = False, pretrained: bool = True
-) -> Method:
-    """The loop of a tutorial, with `rates` for the body and the head."""
-
-    def run(settings: Settings) -> float:
-        plan = tutorial_plan(settings if pretrained else {**settings, "weights": "none"})
-        built = tutorial_model(plan)
-        network, members = built.network, assign_parameters(built.network, plan.backbone.groups)
-        parameters = dict(network.named_parameters())
-        groups = [{"params": [parameters[n] for n in names], "name": g} for g, names in members.items()]
-        optimizer = torch.optim.AdamW(groups)
-        steps = -(-len(plan.splits.train or ()) // BATCH)
-        curve = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * EPOCHS)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] = rates["head" if group["name"] == "head" else "body"]
-        curve.base_lrs = [group["lr"] for group in optimizer.param_groups]
-        for epoch in range(EPOCHS):
-            thawed = 1 + epoch // 2 if gradual else 1 if frozen else len(members)
-            for depth, names in enumerate(reversed(members.values())):
-                for name in names:
-                    parameters[name].requires_grad_(depth < thawed)
-            network.train()
-            for images, labels in epoch_batches(plan, epoch):
-                optimizer.zero_grad()
-                cross_entropy(network(images), labels).backward()
-                optimizer.step()
-                if not gradual:
-                    curve.step()
-        return test_accuracy(network, plan)
-
-    return run
-
-
-def tutorial_plan(settings: Settings) -> ftkit.Plan:
-    """The plan for a loop: by default without augmentation, which was better than ftkit's light one.
-
-    Measured on ten CIFAR-10 images a class, two seeds: two rates 73.2 % instead of 66.6, fastai 68.9 instead of 64.2.
-    """
-    return ftkit.plan(**{"augment": "none", **settings})
-
-
-def tutorial_model(plan: ftkit.Plan) -> BuiltModel:
-    """The network with the head of the tutorials: `nn.Linear` with torch's initialisation.
-
-    The network's own initialisation is wider, which costs the loops up to 17 points on ten images per class.
-    """
-    built = build_model(plan)
-    name = plan.backbone.head[0]
-    old = built.network.get_submodule(name)
-    assert isinstance(old, nn.Linear), "ResNet-20 has one linear layer as its head"
-    built.network.set_submodule(name, nn.Linear(old.in_features, old.out_features))
-    return built
-
-
-def epoch_batches(plan: ftkit.Plan, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of augmented images, as from a DataLoader; the last one may be smaller."""
-    assert plan.splits.train is not None, "every case has training images"
-    samples = Samples(plan.splits.train, training(plan.preprocessing, plan.augmentation), plan.config.seed)
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(1000 * plan.config.seed + epoch))
-    for chosen in order.split(BATCH):
-        drawn: list[Any] = [samples[(epoch, int(i))] for i in chosen]
-        yield torch.stack([s.image for s in drawn]), torch.tensor([s.label for s in drawn])
-
-
-def test_accuracy(network: nn.Module, plan: ftkit.Plan) -> float:
-    assert plan.splits.test is not None, "every case has test images"
-    transform, right = evaluation(plan.preprocessing), 0
-    network.eval()
-    with torch.inference_mode():
-        for start in range(0, len(plan.splits.test), 128):
-            pairs = [plan.splits.test[i] for i in range(start, min(start + 128, len(plan.splits.test)))]
-            logits = network(torch.stack([transform(image) for image, _ in pairs]))
-            right += int((logits.argmax(1) == torch.tensor([label for _, label in pairs])).sum())
-    return right / len(plan.splits.test)
-
-
-def fastai_run(settings: Settings) -> float:
-    """fastai's `fine_tune` with its defaults, and the head of its `vision_learner`.
-
-    One frozen epoch, then all layers, with learning rates that decrease from the head to the first layer.
-    """
-    import fastai.callback.progress  # gives Learner its no_bar
-    import fastai.callback.schedule  # noqa: F401  gives it fine_tune
-    from fastai.data.core import DataLoaders
-    from fastai.learner import Learner
-    from fastai.losses import CrossEntropyLossFlat
-    from fastai.torch_core import apply_init
-    from fastai.vision.learner import create_head, default_split
-
-    plan = tutorial_plan(settings)
-    base = build_model(plan).network
-    torch.manual_seed(plan.config.seed)
-    body = nn.Sequential(base.conv1, base.bn1, nn.ReLU(), base.layer1, base.layer2, base.layer3)
-    network = nn.Sequential(body, create_head(base.linear.in_features, plan.num_classes))
-    apply_init(network[1], nn.init.kaiming_normal_)
-
-    class Pairs(torch.utils.data.Dataset[tuple[Tensor, int]]):
-        def __init__(self) -> None:
-            assert plan.splits.train is not None, "every case has training images"
-            transform = training(plan.preprocessing, plan.augmentation)
-            self.samples = Samples(plan.splits.train, transform, plan.config.seed)
-            self.drawn = 0
-
-        def __len__(self) -> int:
-            return len(self.samples)
-
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            self.drawn += 1
-            sample: Any = self.samples[(self.drawn // len(self), index)]
-            return sample.image, sample.label
-
-    loader = torch.utils.data.DataLoader(Pairs(), batch_size=BATCH, shuffle=True, drop_last=True)
-    learner = Learner(
-        DataLoaders(loader, loader),
-        network,
-        loss_func=CrossEntropyLossFlat(),
-        splitter=default_split,
-    )
-    with learner.no_bar(), learner.no_logging():
-        learner.fine_tune(EPOCHS - 1, freeze_epochs=1)
-    return test_accuracy(network, plan)
-
-
-LOOPS: dict[str, Method] = {
-    "loop: frozen": plain_loop({"head": 0.01, "body": 0.0}, frozen=True),
-    "loop: one rate": plain_loop({"head": 0.001, "body": 0.001}),
-    "loop: two rates": plain_loop({"head": 0.01, "body": 0.001}),
-    "loop: gradual": plain_loop({"head": 0.01, "body": 0.001}, gradual=True),
-    "loop: scratch": plain_loop({"head": 0.001, "body": 0.001}, pretrained=False),
-}
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Callable[[Settings], float]] = {
     "default": ftkit_run(),
-    "statistics move": ftkit_run(train_bn=True),
-    "no cache": ftkit_run(cache={"use": False}),
-    **{f"cached {count}": ftkit_run(cache={"augmentations": count}) for count in (1, 2, 4, 8)},
-    **{name: ftkit_run(name) for name in STRATEGIES},
-    **LOOPS,
-    "fastai fine_tune": fastai_run,
+    **{f"ftkit: {name}": ftkit_run(strategy=name) for name in STRATEGIES},
+    **RIVALS,
 }
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import nn
 
 from ftkit.data.loading.seeds import derive
 from ftkit.distributed.processes import run_on_main
-from ftkit.models.compute.devices import choose_device, make_accelerator
+from ftkit.models.compute.devices import choose_device, join_processes, make_accelerator
 from ftkit.models.compute.precision import NetworkTraits, Precision, choose_precision, traits_of
 from ftkit.models.model_size import build_on_meta
 from ftkit.models.parameter_groups import assign_parameters
@@ -48,8 +48,6 @@ class BuiltModel:
 def plan_accelerator(plan: Plan, saved: Precision | None = None) -> tuple[Accelerator, Precision]:
     """An accelerator for a plan's device, and the precision of the run's passes, which the main process chooses.
 
-    All processes must have joined.
-
     Args:
         saved: The precision of the run's checkpoint, in place of the plan's.
 
@@ -61,6 +59,7 @@ def plan_accelerator(plan: Plan, saved: Precision | None = None) -> tuple[Accele
     def choose() -> dict[str, str]:
         return asdict(saved or choose_precision(config.precision, choose_device(config.device), lambda: _traits(plan)))
 
+    join_processes(config)
     precision = Precision(**run_on_main(choose))
     return make_accelerator(config, precision.training), precision
 

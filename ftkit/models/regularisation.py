@@ -38,7 +38,7 @@ def _set_drop_path(network: nn.Module, backbone: Backbone, rate: float) -> None:
     places = list(_drop_paths(network))
     if not places:
         raise RequestError(
-            f"backbone {backbone.name} has no stochastic depth", "drop --drop-path, or choose another backbone"
+            f"--drop-path: backbone {backbone.name} has no stochastic depth", "drop it, or choose another backbone"
         )
     blocks = list(dict.fromkeys(parent for parent, _ in places))
     for parent, child in places:
@@ -73,7 +73,7 @@ def _set_dropout(network: nn.Module, backbone: Backbone, rate: float) -> None:
     ]
     if not found:
         raise RequestError(
-            f"backbone {backbone.name} has no dropout layers", "drop --backbone-dropout, or choose another backbone"
+            f"--backbone-dropout: backbone {backbone.name} has no dropout layers", "drop it, or choose another backbone"
         )
     for module in found:
         module.p = rate

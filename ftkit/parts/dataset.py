@@ -38,8 +38,8 @@ class Split:
     Attributes:
         names: One per sample, unique and stable: a path relative to the data, or an index. They appear in messages
             and predictions, and are part of the data's fingerprint.
-        labels: Index into `Splits.classes`, one per sample. In per multi-label dataset, which may have any number of
-            classes per sample, `LabelSets`; per dataset may also return per list of tuples, which `ftkit` converts.
+        labels: Index into `Splits.classes`, one per sample. In a multi-label dataset, which may have any number of
+            classes per sample, `LabelSets`; a dataset may also return a list of tuples, which `ftkit` converts.
         open: Returns the image at a position, in any PIL mode, upright. It is called in worker processes, so it must
             be picklable.
         blocks: The number of the block (shard, row group) of each sample, from 0, for remote data. A block is fetched

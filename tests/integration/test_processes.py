@@ -320,6 +320,31 @@ def test_torchrun_starts_it_too(data: Path, tmp_path: Path) -> None:
     assert done.stdout.count("best epoch") == 1
 
 
+def test_the_library_resumes_in_several_processes(data: Path, tmp_path: Path) -> None:
+    """In programs that do nothing else before, so that only `resume` can have joined them."""
+    settings = {
+        "dataset": {"name": "folder", "root": str(data)},
+        "backbone": "lenet",
+        "weights": "none",
+        "epochs": 2,
+        "batch_size": 4,
+        "device": "cpu",
+        "output": str(tmp_path),
+        "name": "run",
+    }
+    stop = "\nclass Stop(ftkit.Listener):\n    def step_done(self, event):\n        assert event.epoch == 1\n"
+    train = f"import ftkit{stop}ftkit.train(ftkit.plan(**{settings!r}), Stop())"
+    resume = f"import ftkit; assert len(ftkit.resume({str(tmp_path / 'run')!r}).records) == 2"
+    for program, code in ((train, 1), (resume, 0)):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+        script = tmp_path / "program.py"
+        script.write_text(program)
+        done = subprocess.run(
+            [*launch, str(script)], env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        assert done.returncode == code, done.stderr
+
+
 @pytest.mark.long
 def test_tasks_of_slurm_are_processes(data: Path, tmp_path: Path) -> None:
     """The environment that srun gives two tasks on one node."""

@@ -98,12 +98,12 @@ def make_accelerator(config: Config, precision: str) -> Accelerator:
 
 
 def join_processes(config: Config) -> None:
-    """Initialise communication with the other processes, on the config's device.
+    """Initialise communication with the other processes, on the config's device, if it isn't yet.
 
     Raises:
         RequestError: The device, precision, number of processes or backend isn't the requested one.
     """
-    if launch_env.world() > 1:
+    if launch_env.world() > 1 and not torch.distributed.is_initialized():
         make_accelerator(config, requested_precision(config.precision, choose_device(config.device)) or "fp32")
 
 

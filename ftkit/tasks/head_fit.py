@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,13 +47,21 @@ def fit_multinomial(
     """
     x, mean, spread = scaled(features, intercept)
     y = labels.numpy()
-    # The matrices are small: more threads slow the solver down, and one gives the same bits on any machine.
-    with threadpool_limits(limits=1):
+    with single_thread():
         strength = choose_strength(x, y, intercept, balanced, seed)
         weight, bias = _by_class(fitted(regression(strength, intercept, balanced), x, y), classes)
     weight = weight / spread
     bias = bias - weight @ mean
     return HeadFit(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), strength)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Have the solver use one thread: its matrices are small, and one gives the same bits on any machine."""
+    import sklearn.linear_model  # noqa: F401  only libraries that are loaded can be limited
+
+    with threadpool_limits(limits=1):
+        yield
 
 
 def scaled(features: Tensor, centre: bool = True) -> tuple[Array, Array, float]:
@@ -83,7 +93,7 @@ def cross_validated(features: Tensor, labels: Tensor, seed: int = 0) -> tuple[fl
     (x, _, _), y = scaled(features), labels.numpy()
     folds = min(FOLDS, *Counter(y.tolist()).values())
     right = np.zeros(2)
-    with threadpool_limits(limits=1):
+    with single_thread():
         strength = choose_strength(x, y, True, False, seed)
         for seen, unseen in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
             model = fitted(regression(strength, True, False), x[seen], y[seen])

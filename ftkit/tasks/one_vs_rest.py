@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ftkit.data.balance import sampling_weights
 from ftkit.data.multilabel_sampling import stratified_folds
 from ftkit.parts.label_sets import LabelSets
 from ftkit.parts.task import HeadFit
-from ftkit.tasks.head_fit import FOLDS, LONE_STRENGTH, MOST_COMPARED, Array, fitted, regression, scaled
+from ftkit.tasks.head_fit import FOLDS, LONE_STRENGTH, MOST_COMPARED, Array, fitted, regression, scaled, single_thread
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))
 """The values of C that are compared."""
@@ -40,7 +39,7 @@ def fit_one_vs_rest(
     x, mean, spread = scaled(features, intercept)
     y = targets.bool().numpy()
     weights = _drawn_weights(y) if balanced else np.ones(len(y))
-    with threadpool_limits(limits=1):
+    with single_thread():
         strength = choose_strength(x, y, intercept, weights, seed)
         fits = [_fit_class(x, y[:, label], strength, intercept, weights) for label in range(classes)]
     weight, bias = np.stack([w for w, _ in fits]), np.array([b for _, b in fits])
@@ -64,7 +63,7 @@ def cross_validated(features: Tensor, targets: Tensor, seed: int = 0) -> tuple[f
     """
     (x, _, _), y = scaled(features), targets.bool().numpy()
     y, equal = y[:, _in_both(y)], np.ones(len(y))
-    with threadpool_limits(limits=1):
+    with single_thread():
         strength = choose_strength(x, y, True, equal, seed)
         folds = _folds(y, seed)
         probe = _mean_precision(x, y, folds, lambda at, seen, own: _fit_class(seen, own, strength, True, equal[at]))

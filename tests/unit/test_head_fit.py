@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +97,21 @@ def test_several_labels_are_measured_by_the_map_of_each_class() -> None:
     probe, nearest = Multilabel().cross_validate(torch.randn(400, 5), drawn.float(), 0)
     assert probe == pytest.approx(0.3, abs=0.1)
     assert nearest == pytest.approx(0.3, abs=0.1)
+
+
+def test_the_first_fit_of_a_process_uses_one_thread() -> None:
+    """Thread pools that scikit-learn's libraries bring are limited too, even where it wasn't imported before."""
+    program = """
+import sys
+import threadpoolctl
+import ftkit.tasks.head_fit as head_fit
+assert "sklearn.linear_model" not in sys.modules
+with head_fit.single_thread():
+    before = len(threadpoolctl.threadpool_info())
+    head_fit.regression(1.0, True, False)
+    after = threadpoolctl.threadpool_info()
+assert len(after) == before and {pool["num_threads"] for pool in after} == {1}, after
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -5,6 +5,8 @@ Each function names what it changes; a module that moves breaks this file alone.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +162,18 @@ def evaluate_epochs_as(patch: pytest.MonkeyPatch, metric: str, values: Iterable[
         return replace(found, values={**found.values, metric: next(given)})
 
     patch.setattr(validation, "evaluate_outputs", evaluated)
+
+
+def stop_in_evaluation(patch: pytest.MonkeyPatch, weights: str, number: int) -> None:
+    """The process gets a signal as weights of this name are evaluated for the time of this number, from 1."""
+    evaluate, times = vars(validation)["_evaluated"], iter(range(1, 10**6))
+
+    def evaluated(session: Any, feed: Any, shards: Any, name: str, *args: Any) -> Any:
+        if name == weights and next(times) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(session, feed, shards, name, *args)
+
+    patch.setattr(validation, "_evaluated", evaluated)
 
 
 def run_lock(folder: Path) -> Any:

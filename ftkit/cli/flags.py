@@ -221,6 +221,13 @@ FLAGS: tuple[Flag, ...] = (
         parse=_with_option("l2-sp", "strength"),
     ),
     Flag(("--patience",), "patience", "N", "Early stopping: epochs of the last phase without improvement.", TRAINING),
+    Flag(
+        ("--weight-averaging",),
+        "weight_averaging",
+        None,
+        "Evaluate averages of weights too at the end, and keep the best.",
+        TRAINING,
+    ),
     Flag(("--seed",), "seed", "N", "Random seed.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Numeric precision.", MACHINE, PRECISIONS),
     Flag(("--device",), "device", "|".join(DEVICES), "Device to train on.", MACHINE, DEVICES),

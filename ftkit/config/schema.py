@@ -199,6 +199,9 @@ class Config(Section):
     patience_from: PatienceFrom = "last-phase"
     """Epoch from which patience counts. last-phase: the first epoch of the last phase, after all unfreezing; start: the
     first epoch of the run."""
+    weight_averaging: bool = True
+    """After the last epoch, also evaluate weights between the first and the last ones and the mean of the last epochs,
+    and keep the best. Only with pretrained weights."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Random seed."""
 

@@ -92,6 +92,7 @@ def describe_export(name: str, exporter: Exporter, options: Mapping[str, Any], c
             "backbone": card.backbone.name,
             "metrics": card.metrics,
             "epoch": card.epoch,
+            "average": card.average,
             "fingerprint": card.fingerprint,
             "created": card.created,
             "versions": card.versions,

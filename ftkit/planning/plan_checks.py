@@ -13,6 +13,7 @@ from ftkit.metrics.selection import check_defined
 from ftkit.optim.rates import check_group_rates
 from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
+from ftkit.planning.averaging import check_averaging
 from ftkit.planning.run_plan import Plan
 from ftkit.planning.weight_source import WeightSource
 from ftkit.plugin_errors import plugin_boundary
@@ -38,7 +39,7 @@ def check_plan(plan: Plan) -> Plan:
     notes = _random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
     notes += () if plan.task.exclusive else _absent_notes(plan)
-    notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan)
+    notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan) + check_averaging(plan)
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
 
 

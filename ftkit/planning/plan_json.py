@@ -42,6 +42,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "patience": {"epochs": plan.config.patience, "counted_from_epoch": plan.patience_start + 1}
         if plan.config.patience
         else None,
+        "weight_averaging": None
+        if plan.averaging is None
+        else {"shares": list(plan.averaging.shares), "epochs": list(plan.averaging.epochs)},
         "world_size": plan.world_size,
         "per_process_batch": plan.config.batch_size,
         "effective_batch": plan.batches.effective,

@@ -24,6 +24,7 @@ from ftkit.parts.optimizer import Optimizer
 from ftkit.parts.random_transforms import BatchTransform, ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
+from ftkit.planning.averaging import Averaging, choose_averaging
 from ftkit.planning.cost import kept_activations
 from ftkit.planning.plan_json import plan_json
 from ftkit.planning.weight_source import WeightSource
@@ -142,6 +143,11 @@ class Plan:
             return 0
         training = [{g for g, rate in self.peak_rates(e).items() if rate} for e in range(self.config.epochs)]
         return next((e for e in range(len(training) - 1, 0, -1) if training[e] != training[e - 1]), 0)
+
+    @cached_property
+    def averaging(self) -> Averaging | None:
+        """The averages of weights that are evaluated after the last epoch; None for none."""
+        return choose_averaging(self)
 
     @cached_property
     def class_weights(self) -> tuple[float, ...]:

@@ -141,6 +141,7 @@ def ftkit_run_end(run: Path, status: str, record: Mapping[str, Any] | None, erro
 
     Args:
         status: `done`, `interrupted` or `failed`.
-        record: The record of the best epoch, if the run is done.
+        record: The record of the model, if the run is done: that of the best epoch, with the metrics of its model. If
+            the model is an average of weights, it has its metrics, and what it is under `average`.
         error: The error in one line, if it failed.
     """

@@ -68,6 +68,8 @@ class ModelCard:
         decision: What turns scores into predictions, as `Task.fit_decision` gave it.
         precision: Numeric precision of the validation, in which the model is evaluated; `auto` if it isn't known.
         dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
+        average: Where the weights are an average of those of several epochs: which `epochs`, and the `share` of the
+            way from the first to the last of them, None for the mean. Empty for the weights of one epoch.
         format: The version of the bundle's layout.
     """
 
@@ -88,6 +90,7 @@ class ModelCard:
     decision: Mapping[str, Any] = field(default_factory=dict)
     precision: PrecisionName = "auto"
     dataset: Mapping[str, Any] = field(default_factory=dict)
+    average: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -160,7 +163,7 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    content = {"precision": "auto", "dataset": {}, **content}  # Early cards have neither.
+    content = {"precision": "auto", "dataset": {}, "average": {}, **content}  # Early cards have none of these.
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

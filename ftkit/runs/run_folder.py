@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def averages(self) -> Path:
+        """The averages of weights that were evaluated when the run ended; only written where there are any."""
+        return self.path / "averages.json"
+
+    @property
     def bad_images(self) -> Path:
         """Image files that are unreadable or wrongly named, with reasons; only written if there are any."""
         return self.path / "bad-images.jsonl"
@@ -80,7 +85,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The model of the best epoch."""
+        """The model of the best epoch, or of a better average of several epochs."""
         return self.path / "model"
 
     @property

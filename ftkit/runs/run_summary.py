@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import is_better
+from ftkit.runs.averages import Average, describe_average, kept_average
 from ftkit.runs.run_folder import RunFolder
 
 RunState = Literal["finished", "running", "stopped"]
@@ -30,6 +31,7 @@ class RunSummary:
         plan: The plan as it was saved.
         records: One per epoch.
         layer_drift: Weight drift by layer, once the run is finished.
+        average: The average of weights that is the run's model; None where the model is of an epoch.
     """
 
     run: RunFolder
@@ -39,6 +41,7 @@ class RunSummary:
     plan: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]
     layer_drift: Mapping[str, Any] | None
+    average: Average | None = None
 
     @property
     def data(self) -> str:
@@ -72,13 +75,9 @@ class RunSummary:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The record of the best epoch, the earliest of equals, as in `model_record`; None before the first."""
-        lower, best = bool(self.plan["metrics"][self.monitor]["lower_is_better"]), None
-        for record in self.records:
-            value = self.value(record)
-            if is_better(math.nan if value is None else value, self.value(best), lower):
-                best = model_record(record)
-        return best
+        """The record of the model, as `best_record` gives it."""
+        lower = bool(self.plan["metrics"][self.monitor]["lower_is_better"])
+        return best_record(self.records, self.average, self.monitor, lower)
 
     @property
     def weight_drift(self) -> Mapping[str, float | None]:
@@ -100,6 +99,41 @@ def model_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, **{f"val_{k.removeprefix(prefix)}": v for k, v in record.items() if k.startswith(prefix)}}
 
 
+def best_record(
+    records: Iterable[Mapping[str, Any]], average: Average | None, monitor: str, lower_is_better: bool
+) -> dict[str, Any] | None:
+    """The record of a run's model; None before the first epoch.
+
+    That is the record of the best epoch, the earliest of equals, with the metrics of its model. If a better average of
+    weights was kept, it is the record of the last epoch that it goes to, with the metrics of the average, and which
+    weights were averaged under `average`.
+
+    Args:
+        average: The average that was kept. An epoch of an extended run may be better than one of before.
+    """
+    best, ends = None, {}
+    for record in map(model_record, records):
+        ends[record["epoch"]] = record
+        if _is_better(record.get(f"val_{monitor}"), best, monitor, lower_is_better):
+            best = record
+    last = ends.get(average.epochs[-1]) if average is not None else None
+    if average is None or last is None or not _is_better(average.value(monitor), best, monitor, lower_is_better):
+        return best
+    known = {key: value for key, value in last.items() if key != "selected_weights" and not key.startswith("val_")}
+    return {**known, **(average.metrics or {}), "average": average.facts}
+
+
+def _is_better(value: float | None, best: Mapping[str, Any] | None, monitor: str, lower_is_better: bool) -> bool:
+    before = None if best is None else best.get(f"val_{monitor}")
+    return is_better(math.nan if value is None else value, before, lower_is_better)
+
+
+def describe_model(record: Mapping[str, Any]) -> str:
+    """Which weights a model has, by its record or card: `epoch 10`, or the average of several epochs."""
+    average = record.get("average")
+    return describe_average(average["epochs"], average["share"]) if average else f"epoch {record['epoch']}"
+
+
 def summarize(folder: Path) -> RunSummary:
     """Read a run's folder.
 
@@ -110,7 +144,9 @@ def summarize(folder: Path) -> RunSummary:
     config, plan = _read(run.config), _read(run.plan)
     try:
         records = tuple(run.records())
-        summary = RunSummary(run, _started(run), _state(run), config, plan, records, _layer_drift(run))
+        summary = RunSummary(
+            run, _started(run), _state(run), config, plan, records, _layer_drift(run), kept_average(run)
+        )
         _ = summary.data, summary.strategy, summary.planned, summary.best, summary.metric_labels, plan["backbone"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _strange(folder, f"{type(error).__name__} {error}") from None

@@ -16,8 +16,8 @@ from ftkit.errors import FtkitError
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.run_folder import RunFolder
-from ftkit.runs.run_summary import model_record
 from ftkit.training.callbacks.checkpointing import make_card, save_model
+from ftkit.training.callbacks.model_selection import record_of_model
 from ftkit.training.events import Listener
 from ftkit.training.memory_errors import explain_memory_errors
 from ftkit.training.preparation.disk_space import require_disk_space
@@ -37,7 +37,8 @@ class Outcome:
 
     Attributes:
         records: One an epoch.
-        best: The record of the best epoch, with the metrics of its model.
+        best: The record of the best epoch, with the metrics of its model. If the model is an average of weights, the
+            record of the last epoch that it goes to, with the metrics of the average, and what it is under `average`.
     """
 
     run: RunFolder
@@ -96,6 +97,7 @@ def execute(trainer: Trainer, other_world: bool = False) -> Outcome:
         for phase in trainer.session.plan.schedule.phases:
             if phase.stop > trainer.session.progress.epoch and not trainer.session.progress.ended:
                 trainer.train_phase(phase, cache)
+        trainer.reenter_last_phase(cache)
         return _finish(trainer)
     except BaseException as raised:
         error = raised
@@ -133,8 +135,9 @@ def _finish(trainer: Trainer) -> Outcome:
         card = make_card(session, last, progress.epoch, trainer.best.last_decision)
         save_model(session, trainer.network_to_save, session.run.last, card)
     session.accelerator.wait_for_everyone()
-    best = next(record for record in records if record["epoch"] == trainer.best.best.epoch)
-    return Outcome(session.run, records, model_record(best), progress.stopped)
+    best = record_of_model(session.plan, session.run)
+    assert best is not None, "a run that has ended has records"
+    return Outcome(session.run, records, best, progress.stopped)
 
 
 def _position(session: Session) -> str:

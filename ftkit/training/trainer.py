@@ -89,6 +89,18 @@ class Trainer:
             self.stop_if_asked()
         active.stepper.close()
 
+    def reenter_last_phase(self, cache: RunCache | None) -> None:
+        """In a run that was stopped after its last epoch, evaluate the weights in the way of its last phase.
+
+        Args:
+            cache: As in `train_phase`.
+        """
+        session, epoch = self.session, self.session.progress.epoch
+        if self.active is None and epoch and session.plan.averaging is not None:
+            phase = session.plan.schedule.phase_at(epoch - 1)
+            freeze(session, phase)
+            self.feed = cache.feed(phase) if cache is not None else session.uncached
+
     def train_epoch(self, active: ActivePhase) -> None:
         """Take the steps of one epoch, from the run's position on."""
         session, plan, progress = self.session, self.session.plan, self.session.progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.metrics.selection import is_better
 from ftkit.models.parameter_groups import Modes
 from ftkit.training.session import Session
+from ftkit.training.stopping import signal_that_came
 
 if TYPE_CHECKING:
     from ftkit.activation_cache.feed import Feed
@@ -88,17 +89,49 @@ def validate(
     trained = _evaluated(session, feed, shards, TRAINED, {}, on_batch)
     evaluated = []
     for name, weights in others.items():
-        with holding(session.network, {key: broadcast_tensor(value) for key, value in weights.items()}):
-            modes.apply()
-            evaluated.append(_evaluated(session, feed, shards, name, weights, on_batch))
-    if others:
-        modes.apply()
-        session.network.eval()
+        evaluated.append(evaluate_weights(session, feed, shards, name, weights, on_batch, modes))
     selected, lower = trained, session.plan.metrics[session.plan.config.monitor].lower_is_better
     for each in evaluated:
         if is_better(each.value, selected.value, lower):
             selected = each
     return Validation(trained, tuple(evaluated), selected)
+
+
+def evaluate_weights(
+    session: Session,
+    feed: Feed,
+    shards: Shards | None,
+    name: str,
+    weights: Mapping[str, Tensor],
+    on_batch: Callable[[], None],
+    modes: Modes,
+) -> Evaluated:
+    """Evaluate other weights than the network's own, which it has again afterwards; it is left in eval mode.
+
+    Args:
+        weights: The main process's are evaluated.
+        on_batch: Called once the network has its own weights again, if a signal has come; it must end the run then.
+            Other args are those of `validate`.
+    """
+
+    def stop() -> None:
+        if signal_that_came(session):
+            raise _SignalCame
+
+    with suppress(_SignalCame):
+        try:
+            with holding(session.network, {key: broadcast_tensor(value) for key, value in weights.items()}):
+                modes.apply()
+                return _evaluated(session, feed, shards, name, weights, stop)
+        finally:
+            modes.apply()
+            session.network.eval()
+    on_batch()
+    raise AssertionError("on_batch ends the run after a signal")
+
+
+class _SignalCame(Exception):
+    """A signal has come while the network has other weights than its own, which no checkpoint may have."""
 
 
 def _evaluated(

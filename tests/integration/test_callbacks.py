@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import ftkit
 from ftkit import FtkitError, resume
 from ftkit.errors import RequestError, RunInterrupted
+from tests import inside
 from tests.conftest import MakeFolder, RunFtkit, typed
 from tests.runs import plan, result
 from tests.stopping import StopAt
@@ -54,6 +55,17 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stopped_run_ends_with_the_same_bytes(step: int, whole: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path, *ALL), StopAt(step))
+    resume(tmp_path / "run")
+    assert result(tmp_path / "run") == result(whole)
+
+
+def test_a_checkpoint_never_has_the_average_in_place_of_the_weights(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes while the average is validated."""
+    inside.stop_in_evaluation(monkeypatch, "ema", 4)
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path, *ALL))
     resume(tmp_path / "run")
     assert result(tmp_path / "run") == result(whole)
 

@@ -228,7 +228,8 @@ def _cost(result: Result) -> tuple[str, str, str]:
     trained = result.outputs.trained
     summary = trained.summary
     best = summary.best["epoch"] if summary.best else "-"
-    return f"{best} of {summary.epochs}", f"{trained.seconds:.1f}", full_count(trained.trainable)
+    average = ", averaged" if summary.best and "average" in summary.best else ""
+    return f"{best} of {summary.epochs}{average}", f"{trained.seconds:.1f}", full_count(trained.trainable)
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -240,6 +241,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "precision": one.precision,
         "metrics": {name: _plain(value) for name, value in result.metrics.items()},
         "best_epoch": summary.best["epoch"] if summary.best else None,
+        "average": summary.best.get("average") if summary.best else None,
         "epochs": summary.epochs,
         "seconds": round(one.trained.seconds, 3),
         "trainable": one.trained.trainable,

@@ -107,6 +107,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "precision", config.precision + (", by processor and network" if config.precision == "auto" else "")
     yield from _steps(plan)
     yield "best epoch", f"by validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
+    if plan.averaging is not None:
+        yield "averages", plan.averaging.describe()
 
 
 def _steps(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,8 @@ from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ftkit.cli.options import Request
     from ftkit.config.load import Resolved
     from ftkit.planning.run_plan import Plan
@@ -209,7 +211,8 @@ def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
             if skipped
             else ()
         ),
-        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation {metrics_line(best, labels)}",
+        *_averages(plan, outcome),
+        f"{_best_weights(best, plan.config.epochs)}{early}: validation {metrics_line(best, labels)}",
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
@@ -233,3 +236,35 @@ def _gain(outcome: Outcome, monitor: str, label: str) -> list[str]:
     if outcome.best["epoch"] == 0:
         return [f"probe: {monitor} {before:.4f}; fine-tuning did not improve it, so the model is the probe"]
     return [f"probe: {monitor} {before:.4f}; after fine-tuning {after:.4f} ({after - before:+.4f})"]
+
+
+def _best_weights(best: Mapping[str, Any], epochs: int) -> str:
+    """Which weights the model has."""
+    from ftkit.runs.run_summary import describe_model
+
+    return f"best model {describe_model(best)}" if "average" in best else f"best epoch {best['epoch']} of {epochs}"
+
+
+def _averages(plan: Plan, outcome: Outcome) -> list[str]:
+    """What the averages of weights gave, beside the epochs."""
+    from ftkit.runs.averages import read_averages
+    from ftkit.runs.run_summary import best_record, model_record
+
+    averages, monitor = read_averages(outcome.run), plan.config.monitor
+    epoch = best_record(outcome.records, None, monitor, plan.metrics[monitor].lower_is_better)
+    if not averages or epoch is None:
+        return []
+    label, kept = one_line(plan.metrics[monitor].label), next((each for each in averages if each.kept), None)
+    if kept is None:
+        better = f"epoch {epoch['epoch']} ({label} {_value(epoch, monitor)})"
+        return [f"averages of weights: none of {len(averages)} is better than {better}"]
+    ends = {record["epoch"]: _value(model_record(record), monitor) for record in (outcome.records[0], epoch)}
+    ends[outcome.records[-1]["epoch"]] = _value(model_record(outcome.records[-1]), monitor)
+    beside = ", ".join(f"epoch {number}: {value}" for number, value in ends.items())
+    value = _value(kept.metrics or {}, monitor)
+    return [f"averages of weights: kept {kept.describe()}, {label} {value} ({beside})"]
+
+
+def _value(metrics: Mapping[str, Any], name: str) -> str:
+    value = metrics.get(f"val_{name}")
+    return "-" if value is None else f"{value:.4f}"

@@ -143,9 +143,18 @@ def save_model(session: Session, network: nn.Module, folder: Path, card: ModelCa
 
 
 def make_card(
-    session: Session, metrics: Mapping[str, float | None], epoch: int, decision: Mapping[str, Any]
+    session: Session,
+    metrics: Mapping[str, float | None],
+    epoch: int,
+    decision: Mapping[str, Any],
+    average: Mapping[str, Any] | None = None,
 ) -> ModelCard:
-    """The card of a model with the weights after `epoch` whole epochs; `decision` as `Task.fit_decision` gives it."""
+    """The card of a model with the weights after `epoch` whole epochs.
+
+    Args:
+        decision: The result of `Task.fit_decision`.
+        average: Which weights were averaged, if the model is an average.
+    """
     plan = session.plan
     return ModelCard(
         classes=plan.splits.classes,
@@ -162,6 +171,7 @@ def make_card(
         decision=decision,
         precision=cast(Precision, session.precision.evaluation),
         dataset=_layout(plan),
+        average=average or {},
     )
 
 

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from ftkit.metrics.selection import is_better
+from ftkit.runs.averages import kept_average
 from ftkit.runs.checkpoint_files import Count
+from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_summary import best_record
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.run_context import RunContext
 
 if TYPE_CHECKING:
+    from ftkit.planning.run_plan import Plan
     from ftkit.training.trainer import Trainer
+
+
+def record_of_model(plan: Plan, run: RunFolder) -> dict[str, Any] | None:
+    """The record of the model that a run has, as `best_record` gives it; None before the first epoch."""
+    monitor = plan.config.monitor
+    return best_record(run.records(), kept_average(run), monitor, plan.metrics[monitor].lower_is_better)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ftkit.training.callbacks.plugin_events import PluginEvents
 from ftkit.training.callbacks.reporter import Reporter
 from ftkit.training.callbacks.trackers import Trackers
 from ftkit.training.callbacks.trainer_callback import Callbacks, TrainerCallback
+from ftkit.training.callbacks.weight_averaging import WeightAveraging
 from ftkit.training.callbacks.weight_drift import WeightDrift
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def make_callbacks(trainer: Trainer) -> tuple[BestEpoch, Callbacks]:
     ]
     if config.patience is not None:
         own.append(EarlyStopping(trainer))
+    if session.plan.averaging is not None:
+        own.append(WeightAveraging(trainer, session.plan.averaging))
     if session.is_main:
         own += [Trackers(trainer), PluginEvents(trainer)]
     return best, Callbacks(own, _chosen(session.plan))

@@ -12,6 +12,7 @@ from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.plugin_errors import describe_exception, plugin_location
 from ftkit.plugins import Plugin
 from ftkit.plugins.loading import TIMEOUT, plugin_timeout
+from ftkit.training.callbacks.model_selection import record_of_model
 from ftkit.training.callbacks.plugin_threads import Call, PluginThread
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.stop_signals import StopFlag
@@ -51,8 +52,8 @@ class PluginEvents(TrainerCallback):
     def on_exit(self, error: BaseException | None) -> None:
         """Call `ftkit_run_end`, and end the plugins' threads."""
         if error is None:
-            best = next((r for r in self._run.records() if r["epoch"] == self.trainer.best.best.epoch), None)
-            self._call_hooks("ftkit_run_end", status="done", record=best, error=None)
+            record = record_of_model(self.trainer.session.plan, self._run)
+            self._call_hooks("ftkit_run_end", status="done", record=record, error=None)
         else:
             interrupted = isinstance(error, RunInterrupted | KeyboardInterrupt)
             text = error.message if isinstance(error, FtkitError) else describe_exception(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from ftkit.training.callbacks.trainer_callback import TrainerCallback
 if TYPE_CHECKING:
     from ftkit.config.schema import Config
     from ftkit.metrics.report import Evaluation
+    from ftkit.runs.averages import Average
     from ftkit.training.session import Session
 
 PROJECT = "ftkit"
@@ -49,11 +50,13 @@ class Sent:
         epoch: The last one sent; -1 before the first.
         ids: The run's id in each tracker that has ids.
         missed: Epochs that a tracker failed to take, by tracker.
+        averages: The last epoch whose averages of weights were sent.
     """
 
     epoch: int = -1
     ids: dict[str, str] = field(default_factory=dict)
     missed: dict[str, list[int]] = field(default_factory=dict)
+    averages: int = -1
 
 
 class Trackers(TrainerCallback):
@@ -90,11 +93,33 @@ class Trackers(TrainerCallback):
         sent, evaluation = _sent(session), self.trainer.validation.trained.evaluation
         if not session.accelerator.trackers or epoch <= sent.epoch:
             return
+
+        def send(tracker: Any) -> None:
+            tracker.log(scalars(record), step=epoch)
+            if evaluation.has_confusion:
+                _CONFUSION[tracker.name](tracker, evaluation, epoch)
+
+        self._send(sent, epoch, send)
+        sent.epoch = epoch
+        _record_sent(session, sent)
+
+    def on_averages(self, averages: Sequence[Average]) -> None:
+        """Send the metrics of the average that is the model, as `average/accuracy`, at the last epoch."""
+        session, epoch = self.trainer.session, self.trainer.session.progress.epoch
+        kept, sent = next((each for each in averages if each.kept), None), _sent(session)
+        if kept is None or not session.accelerator.trackers or epoch <= sent.averages:
+            return
+        metrics = {f"average_{key.removeprefix('val_')}": value for key, value in (kept.metrics or {}).items()}
+        self._send(sent, epoch, lambda tracker: tracker.log(scalars(metrics), step=epoch))
+        sent.averages = epoch
+        _record_sent(session, sent)
+
+    def _send(self, sent: Sent, epoch: int, send: Callable[[Any], None]) -> None:
+        """Send to each tracker; one that fails is reported, and lacks the epoch."""
+        session = self.trainer.session
         for tracker in session.accelerator.trackers:
             try:
-                tracker.log(scalars(record), step=epoch)
-                if evaluation.has_confusion:
-                    _CONFUSION[tracker.name](tracker, evaluation, epoch)
+                send(tracker)
             except FAILURES as error:
                 missed = sent.missed.setdefault(tracker.name, [])
                 if not missed:
@@ -103,8 +128,6 @@ class Trackers(TrainerCallback):
                         "trackers continue, and its missing epochs are listed at the end"
                     )
                 missed.append(epoch)
-        sent.epoch = epoch
-        _record_sent(session, sent)
 
     def on_exit(self, error: BaseException | None) -> None:
         """Finish sending, and report what wasn't sent; the run in the trackers can be resumed."""
@@ -142,7 +165,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, Mapping):
             flat |= {f"{key}/{group}": number for group, number in value.items()}
         elif not isinstance(value, str) and key != "epoch":
-            flat[f"{part}/{name}" if part in ("train", "val") else key] = value
+            flat[f"{part}/{name}" if part in ("train", "val", "average") else key] = value
     return {name: float(value) for name, value in flat.items() if value is not None and math.isfinite(value)}
 
 

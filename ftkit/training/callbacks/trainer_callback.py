@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,7 @@ from ftkit.parts.callback import Callback
 from ftkit.plugin_errors import plugin_boundary
 
 if TYPE_CHECKING:
+    from ftkit.runs.averages import Average
     from ftkit.training.run_context import RunContext
     from ftkit.training.trainer import Trainer
 
@@ -69,6 +70,9 @@ class TrainerCallback(Callback):
 
     def on_interrupt(self) -> None:
         """A signal has come; the run ends after this."""
+
+    def on_averages(self, averages: Sequence[Average]) -> None:
+        """The averages of weights were evaluated, in a run that evaluates some."""
 
     def on_exit(self, error: BaseException | None) -> None:
         """The run is over, in whichever way."""

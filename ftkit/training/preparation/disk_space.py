@@ -40,7 +40,8 @@ def bytes_to_write(session: Session) -> int:
     parameters = dict(session.network.named_parameters())
     trained: int = sum(parameters[name].nbytes for group in thawed for name in session.built.members[group])
     weights: int = sum(tensor.nbytes for tensor in session.network.state_dict().values())
-    averages = sum(type(one).weights_to_evaluate is not Callback.weights_to_evaluate for one in plan.callbacks)
+    averages = int(plan.averaging is not None and bool(plan.averaging.epochs))
+    averages += sum(type(one).weights_to_evaluate is not Callback.weights_to_evaluate for one in plan.callbacks)
     checkpoints = plan.config.checkpoint.keep + 1
     return MODELS * weights + checkpoints * (weights + (STATES + averages) * trained)
 

@@ -26,9 +26,10 @@ FILES: Mapping[str, str] = {
     "splits.csv": "split and class of each image",
     "splits.csv.gz": "split and class of each image, compressed",
     "metrics.jsonl": "one record per epoch",
+    "averages.json": "metrics of the averages of weights",
     "weight_drift.json": "weight drift of each layer",
     "train.log": "the messages of the training",
-    "model": "the model of the best epoch",
+    "model": "the best model",
     "last": "the model of the last epoch",
     "checkpoints": "checkpoints, to resume from",
     "tensorboard": "for tensorboard --logdir",
@@ -155,6 +156,8 @@ def _lines(summary: RunSummary) -> Iterator[str]:
 
 
 def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    from ftkit.runs.run_summary import describe_model
+
     config, plan = summary.config, summary.plan
     counts = ", ".join(f"{name} {count:,}" for name, count in plan.get("data", {}).items())
     yield "run", f"{summary.run.path}, started {summary.started:%Y-%m-%d %H:%M}, {summary.state}"
@@ -168,7 +171,7 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
     batch = f"batches of {config.get('batch_size')} x {config.get('accumulate')}"
     yield "optimizer", f"{optimizer.get('name')}, lr {optimizer.get('lr'):g}, {batch}"
     if (best := summary.best) is not None:
-        yield "best", f"epoch {best['epoch']}: {_best(summary)}"
+        yield "best", f"{describe_model(best)}: {_best(summary)}"
 
 
 def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
@@ -177,12 +180,15 @@ def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
     labels = summary.metric_labels
     shown = [name for name in dict.fromkeys((*EPOCH_METRICS, summary.monitor)) if name in labels]
     rows = [("epoch", "train loss", *(f"val {one_line(labels[name])}" for name in shown), "seconds", "")]
-    best = None if summary.best is None else summary.best["epoch"]
+    best = None if summary.best is None or "average" in summary.best else summary.best["epoch"]
     for record in summary.records:
         numbers = (record.get(key) for key in ("train_loss", *(f"val_{name}" for name in shown)))
         cells = ("" if n is None else f"{n:.4f}" for n in numbers)
         mark = "best" if record["epoch"] == best else ""
         rows.append((str(record["epoch"]), *cells, f"{record['seconds']:.1f}", mark))
+    if best is None and summary.best is not None:
+        values = [summary.best.get(f"val_{name}") for name in shown]
+        rows.append(("average", "", *("" if n is None else f"{n:.4f}" for n in values), "", "best"))
     return rows
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from ftkit.errors import RequestError
 
+BATCH_SIZE = 32
+"""Images per batch by default; with `auto`, images per step, process and accumulation step."""
+
 
 @dataclass(frozen=True)
 class Batches:

@@ -29,7 +29,7 @@ def evaluation_shard(plan: Plan, images: Split, workers: int, accelerator: Accel
     """Batches of this process's shard of a split, with the transform of evaluation."""
     return evaluation_loader(
         Samples(images, evaluation(plan.preprocessing)),
-        plan.config.batch_size,
+        plan.batches.batch_size,
         workers,
         accelerator.process_index,
         accelerator.num_processes,

@@ -228,6 +228,18 @@ def test_a_batch_that_does_not_fit_is_divided(settings: dict[str, Any]) -> None:
     assert losses(divided, "val_loss") == pytest.approx(losses(whole, "val_loss"), abs=5e-3)
 
 
+@on_cuda
+def test_the_batch_size_that_fits_is_found(settings: dict[str, Any]) -> None:
+    auto = {**settings, "batch_size": "auto", "accumulate": 4, "preprocessing": {"size": 224}, "cache": {"use": False}}
+    notes = Notes()
+    with memory_limit(4.0e9):
+        outcome = ftkit.train(ftkit.plan(**auto), notes)
+    plan = json.loads((outcome.run.path / "plan.json").read_text())
+    assert plan["effective_batch"] == 128
+    assert plan["per_process_batch"] in (8, 16, 32, 64)
+    assert not any("from now on batches of" in note for note in notes.notes)
+
+
 def test_a_run_is_evaluated_on_the_device_as_in_training(settings: dict[str, Any]) -> None:
     outcome = train(settings, epochs=2)
     command = [sys.executable, "-m", "ftkit", "evaluate", str(outcome.run.path), "--device", DEVICE, "--json"]

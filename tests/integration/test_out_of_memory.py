@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import MakeFolder, RunFtkit
-from tests.runs import newest_checkpoint, records, result, tensors, weights
+from tests.runs import config, newest_checkpoint, records, result, tensors, weights
 
 PLUGIN = """
 import json
@@ -240,3 +240,78 @@ def test_processes_divide_their_batches_alike(trained: Trained) -> None:
         "computed as 2 of 2, and their gradients accumulated"
     ]
     assert_close("whole", "divided")
+
+
+def division(name: str) -> tuple[int, int]:
+    found = config(name)
+    return found["batch_size"], found["accumulate"]
+
+
+def test_auto_is_the_largest_batch_that_fits(trained: Trained) -> None:
+    """The images of a step stay the same, and so does the result."""
+    assert trained("whole", "--batch-size", "32").returncode == 0
+    done = trained("auto", "--batch-size", "auto", training=5)
+    assert done.returncode == 0, done.stderr
+    assert division("auto") == (8, 4)
+    planned = json.loads(Path("runs/auto/plan.json").read_text())
+    assert (planned["per_process_batch"], planned["effective_batch"]) == (8, 32)
+    note = "batch size auto: 8 x 4 accumulated, since 4 images of 16 x 16 pixels at a time fit on cpu, 8 don't"
+    assert [text for text in planned["notes"] if "batch size auto" in text] == [note]
+    assert note in log_of("auto")
+    assert not divisions("auto")
+    assert_close("whole", "auto")
+
+
+def test_a_run_from_what_auto_found_is_the_same_run(trained: Trained, run_ftkit: RunFtkit) -> None:
+    flags = ("--batch-size", "auto", "--accumulate", "2")
+    assert trained("auto", *flags).returncode == 0
+    assert division("auto") == (64, 1)
+    again = run_ftkit("train", "-c", "runs/auto/config.yaml", "--name", "again", "-q")
+    assert again.returncode == 0, again.stderr
+    assert result("again") == result("auto")
+
+
+def test_auto_is_kept_by_a_resumed_run(trained: Trained) -> None:
+    flags = ("--batch-size", "auto", "--epochs", "8")
+    assert trained("whole", *flags, backbone="dropping", training=4).returncode == 0
+    stopped = trained("stopped", *flags, backbone="dropping", training=4, fails_at=16)
+    assert stopped.returncode == 1, stopped.stderr
+    resumed = trained.resume("stopped")
+    assert resumed.returncode == 0, resumed.stderr
+    assert division("stopped") == division("whole")
+    assert result("stopped") == result("whole")
+
+
+def test_auto_leaves_batchnorm_enough_images(trained: Trained) -> None:
+    done = trained("failed", "--batch-size", "auto", backbone="normed", training=5)
+    assert (done.returncode, done.stderr.splitlines()[-2:]) == (
+        1,
+        [
+            "error: batch size auto: out of memory: could not allocate 20.00 MiB on cpu with 8 images at a time, and "
+            "BatchNorm layers that train want 8 or more at a time",
+            "hint: give --batch-size 8 --accumulate 4, or a smaller --image-size",
+        ],
+    )
+    assert not Path("runs/failed").exists()
+
+
+def test_the_plan_says_that_auto_is_measured(project: Path, run_ftkit: RunFtkit) -> None:
+    words = ("plan", "--data", "data", "--backbone", "mine/hungry", "--weights", "none", "--batch-size", "auto")
+    done = run_ftkit(*words)
+    assert "32 images per step (32 x 1 process)" in done.stdout
+    assert "batch size auto: how many images fit at a time is tried on the device before the run starts" in done.stdout
+    planned = json.loads(run_ftkit(*words, "--json").stdout)
+    assert (planned["per_process_batch"], planned["effective_batch"]) == (None, 32)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "largest"])
+def test_other_batch_sizes_are_refused(project: Path, run_ftkit: RunFtkit, value: str) -> None:
+    done = run_ftkit("plan", "--data", "data", "--batch-size", value)
+    assert done.returncode == 2
+    assert "--batch-size" in done.stderr
+    assert "auto" in done.stderr
+
+
+def test_runs_that_are_compared_have_the_same_batches(project: Path, run_ftkit: RunFtkit) -> None:
+    done = run_ftkit("compare", "--strategies", "full,freeze", "--data", "data", "--batch-size", "auto")
+    assert (done.returncode, "give a number" in done.stderr) == (2, True)

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import preserve_state
 from ftkit.models.logits import split_outputs
+from ftkit.models.parameter_groups import Modes
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import is_out_of_memory, memory_error
 from ftkit.tasks.training_loss import BatchLoss
+
+FEWEST_FOR_BATCHNORM = 8
+"""Images of the smallest batches on which BatchNorm layers train without being asked to: fewer are noisy."""
+
+
+def fewest_images(modes: Modes) -> int:
+    """Images that a batch which is divided to fit into memory must have."""
+    return FEWEST_FOR_BATCHNORM if any(isinstance(module, _BatchNorm) for module in modes.training) else 1
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _check_batches(plan: Plan, modes: Modes) -> None:
     """Refuse batches of one image where BatchNorm learns its statistics from them."""
     if plan.batches.smallest < 2 and any(isinstance(m, _BatchNorm) for m in modes.training):
         raise RequestError(
-            f"batch_size {plan.config.batch_size} and accumulate {plan.config.accumulate} make batches of one of the "
+            f"batch_size {plan.batches.batch_size} and accumulate {plan.batches.accumulate} make batches of one of the "
             f"{plan.batches.images} training images, which BatchNorm can't learn from",
             "raise --batch-size, or lower --accumulate",
         )

@@ -12,20 +12,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftkit.distributed.collectives import max_over_processes
 from ftkit.models.compute.memory_limit import release_memory
 from ftkit.models.parameter_groups import Modes
 from ftkit.training.memory_errors import memory_failure, position
-from ftkit.training.preparation.memory_trial import MemoryTrial
+from ftkit.training.preparation.memory_trial import FEWEST_FOR_BATCHNORM, MemoryTrial, fewest_images
 
 if TYPE_CHECKING:
     from ftkit.training.session import Session
     from ftkit.training.steps.active_phase import ActivePhase
-
-FEWEST_FOR_BATCHNORM = 8
-"""Images of the smallest micro-batch that BatchNorm layers train on without being asked to."""
 
 
 class Buffers:
@@ -51,11 +47,6 @@ class Buffers:
                 torch._foreach_copy_(buffers, copies)
 
 
-def fewest_images(modes: Modes) -> int:
-    """Images that a micro-batch must have."""
-    return FEWEST_FOR_BATCHNORM if _trains_batchnorm(modes) else 1
-
-
 def divide_batches(session: Session, modes: Modes, shortage: str) -> None:
     """Divide each batch into twice as many micro-batches, for the rest of the run.
 
@@ -79,7 +70,7 @@ def note_division(session: Session, modes: Modes, where: str) -> None:
     """Report into what batches are divided from now on."""
     parts, size = session.progress.micro_batches, session.plan.batches.largest
     each = -(-size // parts)
-    effect = f"; BatchNorm layers that train see {each} images at a time" if _trains_batchnorm(modes) else ""
+    effect = f"; BatchNorm layers that train see {each} images at a time" if fewest_images(modes) > 1 else ""
     session.listener.note(
         f"{where}: from now on batches of {size} images are computed as {parts} of {each}, and their gradients "
         f"accumulated{effect}"
@@ -112,7 +103,3 @@ def agree_on_division(session: Session, active: ActivePhase) -> None:
         divide_batches(session, active.modes, reason)
     if reason:
         note_division(session, active.modes, f"{reason} on {session.device} in {position(session)}")
-
-
-def _trains_batchnorm(modes: Modes) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in modes.training)

@@ -15,9 +15,10 @@ from ftkit.models.compute.compilation import compiler_faults
 from ftkit.models.compute.memory_limit import release_memory
 from ftkit.plugin_errors import is_out_of_memory, memory_error
 from ftkit.training.memory_errors import position
+from ftkit.training.preparation.memory_trial import fewest_images
 from ftkit.training.session import Session
 from ftkit.training.steps.apply_batch_transforms import transform_batch
-from ftkit.training.steps.batch_division import divide_batches, fewest_images, note_division
+from ftkit.training.steps.batch_division import divide_batches, note_division
 from ftkit.training.steps.batch_loss import batch_loss, seed_step
 from ftkit.training.steps.epoch_totals import EpochTotals
 

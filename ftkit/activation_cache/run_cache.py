@@ -100,7 +100,7 @@ class RunCache:
 
     def _feed(self, cut: Cut) -> Feed:
         session, evaluated = self.session, self._for_split(cut, "val")
-        share = Shard(len(session.split("val")), session.plan.config.batch_size, session.rank, session.world)
+        share = Shard(len(session.split("val")), session.plan.batches.batch_size, session.rank, session.world)
         return Feed(
             cut.train_suffix,
             CachedBatches(self, cut, "train", session.order, session.plan.cache_policy.variants),

@@ -144,7 +144,9 @@ FLAGS: tuple[Flag, ...] = (
         TRAINING,
         "optimizers",
     ),
-    Flag(("--batch-size",), "batch_size", "N", "Images per batch and process.", TRAINING),
+    Flag(
+        ("--batch-size",), "batch_size", "N|auto", "Images per batch and process; auto: what fits.", TRAINING, ("auto",)
+    ),
     Flag(("--accumulate",), "accumulate", "N", "Gradient accumulation steps.", TRAINING),
     Flag(
         ("--augment",),

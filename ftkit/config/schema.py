@@ -33,6 +33,7 @@ from ftkit.config.field_types import (
     as_digit,
     join_dotted,
 )
+from ftkit.data.batch_sizes import BATCH_SIZE
 from ftkit.transforms.preprocessing import Fit, Interpolation
 
 MOST_EPOCHS = 1_000_000
@@ -167,8 +168,9 @@ class Config(Section):
     """Number of epochs; 0 saves a model of the initial weights."""
     extended_from: int | None = Field(default=None, ge=1)
     """Number of epochs before `--extend`; later epochs train the layer groups of the last one."""
-    batch_size: int = Field(default=32, ge=1)
-    """Images per batch and process."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = BATCH_SIZE
+    """Images per batch and process. auto: 32 times `accumulate` images per step and process, in the largest batches
+    that fit into memory, tried on the device before the run."""
     accumulate: int = Field(default=1, ge=1)
     """Gradient accumulation steps: batches per optimizer step."""
     optimizer: NamedOptimizer = OptimizerChoice()

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from ftkit.errors import RequestError
 
+BATCH_SIZE = 32
+"""Images per batch by default; with `auto`, images per step, process and accumulation step."""
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -44,18 +47,23 @@ class Batches:
 
     def step(self, index: int) -> range:
         """Positions in the epoch's order that step `index` uses, over all processes."""
-        return _part(range(self.images), index, self.steps)
+        return even_part(range(self.images), index, self.steps)
 
     def batch(self, step: int, part: int, rank: int = 0) -> range:
         """Positions of batch `part` of a step in process `rank`; may be empty."""
-        return _part(self.step(step), part * self.world + rank, self.accumulate * self.world)
+        return even_part(self.step(step), part * self.world + rank, self.accumulate * self.world)
 
     @property
     def smallest(self) -> int:
         """Minimum images per batch of one process."""
         return self.images // self.steps // (self.accumulate * self.world)
 
+    @property
+    def largest(self) -> int:
+        """Maximum images per batch of one process, which may be fewer than `batch_size`."""
+        return math.ceil(math.ceil(self.images / self.steps) / (self.accumulate * self.world))
 
-def _part(whole: range, index: int, parts: int) -> range:
+
+def even_part(whole: range, index: int, parts: int) -> range:
     """Part `index` of `parts` parts, whose lengths differ by at most one."""
     return whole[len(whole) * index // parts : len(whole) * (index + 1) // parts]

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ftkit.data.loading.loader import Batch, Samples, evaluation_loader, require_readable
 from ftkit.models.compute.devices import Compute
+from ftkit.models.compute.memory_limit import InferenceInParts
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
 from ftkit.transforms.pipeline import evaluation
@@ -28,7 +29,7 @@ def evaluation_shard(plan: Plan, images: Split, workers: int, accelerator: Accel
     """Batches of this process's shard of a split, with the transform of evaluation."""
     return evaluation_loader(
         Samples(images, evaluation(plan.preprocessing)),
-        plan.config.batch_size,
+        plan.batches.batch_size,
         workers,
         accelerator.process_index,
         accelerator.num_processes,
@@ -83,6 +84,7 @@ def infer(
     A loader without a batch gives logits of the shape `(0, 0)`.
     """
     model.eval()
+    in_parts = InferenceInParts(compute, model)
     parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0, 0), torch.empty(0).long(), torch.empty(0).long())]
     with torch.inference_mode(), compute.autocast():
         for batch in loader:
@@ -90,7 +92,7 @@ def infer(
             labels, indices = found.labels, found.indices
             if not len(found):
                 continue
-            logits = torch.cat([model(part) for part in compute.inference_batches(found.images_on(compute))])
+            logits = torch.cat(in_parts(found.images_on(compute)))
             # Of the batch before: copying this one's would leave a GPU idle until the next one has arrived.
             parts[-1] = (parts[-1][0].cpu(), *parts[-1][1:])
             parts.append((logits.float(), labels, indices))

@@ -165,12 +165,11 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
             config.workers,
             len(images),
             accelerator.num_processes,
-            config.batch_size * preprocessing.channels * preprocessing.size**2 * BYTES_PER_VALUE,
+            plan.batches.batch_size * preprocessing.channels * preprocessing.size**2 * BYTES_PER_VALUE,
             tell,
         )
-        shard = (
-            evaluation_shard(plan, images, workers, accelerator) if kept is None else kept.batches(config.batch_size)
-        )
+        size = plan.batches.batch_size
+        shard = evaluation_shard(plan, images, workers, accelerator) if kept is None else kept.batches(size)
         evaluated = network if kept is None else kept.cut.eval_suffix
         with explain_worker_errors():
             features, labels = head_inputs(evaluated, layer, shard, accelerator, compute)

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
+from ftkit.config.choices import AUTO
 from ftkit.config.load import Resolved, resolve, with_choice
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
@@ -73,6 +74,12 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
         raise RequestError(
             f"{FLAG}: {repeated} is given twice" if repeated else f"{FLAG}: a name is empty",
             "write it like freeze,gradual",
+        )
+    if resolved.config.batch_size == AUTO:
+        raise RequestError(
+            f"{resolved.where('batch_size')}: auto may give each run other batches, and runs that are compared should "
+            "have the same",
+            "give a number",
         )
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed

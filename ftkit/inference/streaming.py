@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ftkit.models.compute.devices import Compute
+from ftkit.models.compute.memory_limit import InferenceInParts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,9 +48,11 @@ def stream_outputs(
         threads: Number of threads; by default as many as torch computes with, for a GPU at most `READERS`.
     """
 
+    infer = InferenceInParts(compute, network)
+
     def work(group: Sequence[T]) -> tuple[list[R], tuple[Tensor, ...]]:
         images, rest = gather(group)
-        return rest, _outputs(compute, network, images)
+        return rest, _outputs(compute, infer, images)
 
     def gather(group: Sequence[T]) -> tuple[Tensor | None, list[R]]:
         results = [read(item) for item in group]
@@ -61,7 +64,7 @@ def stream_outputs(
 
     if compute.device.type != "cpu":
         for images, rest in _in_threads(gather, groups, threads or min(READERS, torch.get_num_threads())):
-            yield rest, _outputs(compute, network, images)
+            yield rest, _outputs(compute, infer, images)
         return
     cores = torch.get_num_threads()
     try:
@@ -71,12 +74,12 @@ def stream_outputs(
         torch.set_num_threads(cores)
 
 
-def _outputs(compute: Compute, network: Callable[[Tensor], Any], images: Tensor | None) -> tuple[Tensor, ...]:
+def _outputs(compute: Compute, infer: InferenceInParts, images: Tensor | None) -> tuple[Tensor, ...]:
     if images is None:
         return ()
     # Not in inference mode: its tensors can't be used in training later.
     with torch.no_grad(), compute.autocast():
-        parts = [network(part) for part in compute.inference_batches(images)]
+        parts = infer(images)
     if isinstance(parts[0], Tensor):
         return (torch.cat(parts),)
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))

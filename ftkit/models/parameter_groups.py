@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -52,6 +53,18 @@ class Modes:
             module.training = True
         for module in self.evaluating:
             module.training = False
+
+
+@contextmanager
+def preserve_modes(network: nn.Module) -> Iterator[None]:
+    """Restores which modules are in train mode, and lets all parameters require gradients again."""
+    before = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+        network.requires_grad_(True)
 
 
 def modes_of(network: nn.Module) -> Modes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ftkit.config.choices import AUTO
 from ftkit.data.balance import balance_notes
 from ftkit.data.plugin_checks import error_prefix
 from ftkit.errors import RequestError, one_line, plural
@@ -20,6 +21,8 @@ from ftkit.plugin_errors import plugin_boundary
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Schedule
 from ftkit.transforms.augmentation import check_channels
+
+UNMEASURED_BATCHES = "batch size auto: how many images fit at a time is tried on the device before the run starts"
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -40,6 +43,7 @@ def check_plan(plan: Plan) -> Plan:
     notes += check_group_rates(config.group_lr, plan.schedule, config.strategy.name, where)
     notes += () if plan.task.exclusive else _absent_notes(plan)
     notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan) + check_averaging(plan)
+    notes += (UNMEASURED_BATCHES,) if config.batch_size == AUTO and config.epochs else ()
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
 
 

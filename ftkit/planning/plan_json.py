@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ftkit.activation_cache.policy import Use
-from ftkit.config.choices import LISTS
+from ftkit.config.choices import AUTO, LISTS
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
@@ -46,7 +46,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         if plan.averaging is None
         else {"shares": list(plan.averaging.shares), "epochs": list(plan.averaging.epochs)},
         "world_size": plan.world_size,
-        "per_process_batch": plan.config.batch_size,
+        "per_process_batch": None if plan.config.batch_size == AUTO else plan.config.batch_size,
         "effective_batch": plan.batches.effective,
         "probe": plan.probe,
         "cache": {

@@ -11,7 +11,7 @@ from ftkit.activation_cache.policy import CachePolicy, Use
 from ftkit.config.load import Resolved
 from ftkit.config.schema import Config
 from ftkit.data.balance import class_weights
-from ftkit.data.batch_sizes import Batches
+from ftkit.data.batch_sizes import BATCH_SIZE, Batches
 from ftkit.data.scan.image_scan import Findings
 from ftkit.optim.rates import peak_rates
 from ftkit.parts.backbone import Backbone, Head
@@ -88,7 +88,11 @@ class Plan:
     @cached_property
     def batches(self) -> Batches:
         assert self.splits.train is not None, "make_plan refuses data without a training split"
-        return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world_size)
+        size, accumulate = self.config.batch_size, self.config.accumulate
+        if not isinstance(size, int):
+            # Until it is measured how many of them fit into memory, the images of a step count as one batch.
+            size, accumulate = BATCH_SIZE * accumulate, 1
+        return Batches(len(self.splits.train), size, accumulate, self.world_size)
 
     @cached_property
     def cache_policy(self) -> CachePolicy:
@@ -176,7 +180,7 @@ class Plan:
         values: float = sum(self.group_parameters.values()) + trainable * (1 + kept_of_each)
         if self.config.fsdp:
             values /= self.world_size
-        return BYTES_PER_VALUE * int(values + kept * scale * self.config.batch_size)
+        return BYTES_PER_VALUE * int(values + kept * scale * self.batches.batch_size)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""

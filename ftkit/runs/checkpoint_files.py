@@ -48,6 +48,7 @@ class Progress:
         step: Optimizer steps done of the next epoch.
         loss_sum, correct, seen: Totals over the images of the epoch under way, over all processes.
         stopped: Whether a callback, such as early stopping, ends the run after the epoch.
+        micro_batches: Into how many micro-batches each batch is divided, since it didn't fit into memory.
     """
 
     epoch: Count = 0
@@ -56,6 +57,7 @@ class Progress:
     correct: Count = 0
     seen: Count = 0
     stopped: bool = False
+    micro_batches: Annotated[int, Field(ge=1)] = 1
 
     @property
     def ended(self) -> bool:

@@ -108,8 +108,8 @@ def identity(plan: Plan) -> dict[str, Any]:
         "backbone": plan.backbone.name,
         "head": asdict(plan.head),
         "seed": plan.config.seed,
-        "batch_size": plan.config.batch_size,
-        "accumulate": plan.config.accumulate,
+        "batch_size": plan.batches.batch_size,
+        "accumulate": plan.batches.accumulate,
         "epochs": plan.config.epochs,
         "world": plan.world_size,
     }

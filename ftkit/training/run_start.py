@@ -68,6 +68,8 @@ def resume_run(trainer: Trainer, other_world: bool = False) -> bool:
             f"{checkpoints}: the newest checkpoint isn't of this run: {one_line(str(error))}",
             "remove it to resume from the one before",
         ) from None
+    if session.progress.micro_batches > 1:
+        session.listener.note(f"each batch is computed as {session.progress.micro_batches} micro-batches, as before")
     rewind(session, session.progress.epoch)
     return True
 

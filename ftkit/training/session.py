@@ -36,6 +36,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.tasks.training_loss import BatchLoss, make_loss
 from ftkit.training.callbacks.unreadable_images import UnreadableImages
 from ftkit.training.events import Listener
+from ftkit.training.preparation.auto_batch_size import settle_batch_size
 from ftkit.training.steppers.fsdp import check_can_shard
 from ftkit.training.steppers.zero import require_zero
 from ftkit.training.stop_signals import StopFlag
@@ -136,6 +137,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     compute = _place_network(built.network, plan, compute_of(accelerator), accelerator.num_processes)
+    plan = settle_batch_size(plan, built.network, compute, accelerator, run, listener)
     optimizer = _optimizer(plan, built, compute, accelerator)
     workers = _workers(plan, compute, listener)
     decoded = _decoded(plan, workers, listener)
@@ -217,7 +219,7 @@ def _augments_on_device(plan: Plan, compute: Compute) -> bool:
 def _workers(plan: Plan, compute: Compute, listener: Listener) -> int:
     """Worker processes for the training images."""
     size, width = plan.preprocessing, 1 if _augments_on_device(plan, compute) else BYTES_PER_VALUE
-    nbytes = plan.config.batch_size * size.channels * size.size**2 * width
+    nbytes = plan.batches.batch_size * size.channels * size.size**2 * width
     return choose_workers(plan.config.workers, len(_split(plan, "train")), plan.world_size, nbytes, listener.note)
 
 
@@ -247,5 +249,5 @@ def _image_feed(
         network,
         loader.training_loader(samples, order, workers, pin, (size.channels, size.size, size.size)),
         network,
-        loader.evaluation_loader(val, plan.config.batch_size, workers, rank, world, pin),
+        loader.evaluation_loader(val, plan.batches.batch_size, workers, rank, world, pin),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +18,12 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.callbacks.checkpointing import make_card, save_model
 from ftkit.training.callbacks.model_selection import record_of_model
 from ftkit.training.events import Listener
-from ftkit.training.memory_errors import explain_memory_errors
+from ftkit.training.memory_errors import explain_memory_errors, position
 from ftkit.training.preparation.disk_space import require_disk_space
 from ftkit.training.preparation.gradient_check import require_gradients
 from ftkit.training.preparation.run_inputs import require_same_inputs, write_inputs
 from ftkit.training.run_start import require_unfinished, start_run
-from ftkit.training.session import Session, open_session
+from ftkit.training.session import open_session
 from ftkit.training.steppers.fsdp import network_to_save, require_computing, shard_network
 from ftkit.training.stop_signals import stop_flag
 from ftkit.training.stopping import stopped_at_once
@@ -79,9 +78,9 @@ def train(
             raise
         with (
             run.locked() if session.is_main else nullcontext(),
-            plugin_boundary(partial(_position, session)),
+            plugin_boundary(lambda: f"the run, at {position(session)}"),
             explain_worker_errors(),
-            explain_memory_errors(session, _position),
+            explain_memory_errors(session),
         ):
             return execute(trainer, other_world)
 
@@ -138,10 +137,3 @@ def _finish(trainer: Trainer) -> Outcome:
     best = record_of_model(session.plan, session.run)
     assert best is not None, "a run that has ended has records"
     return Outcome(session.run, records, best, progress.stopped)
-
-
-def _position(session: Session) -> str:
-    """The position of the run, for messages; both are counted from 1."""
-    progress, plan = session.progress, session.plan
-    step = min(progress.step + 1, plan.batches.steps)
-    return f"the run, at epoch {min(progress.epoch + 1, plan.config.epochs)}, step {step} of {plan.batches.steps}"

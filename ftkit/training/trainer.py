@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import nn
 
 from ftkit.activation_cache.feed import Feed
@@ -19,7 +18,6 @@ from ftkit.activation_cache.run_cache import RunCache
 from ftkit.distributed.processes import broadcast_buffers
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import replace_nonfinite
-from ftkit.models.compute.compilation import compiler_faults
 from ftkit.models.parameter_groups import modes_of
 from ftkit.optim.optimizers import set_learning_rates
 from ftkit.strategies.schedule import Phase
@@ -30,9 +28,9 @@ from ftkit.training.run_context import RunContext
 from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import Shards, network_to_save
 from ftkit.training.steps.active_phase import ActivePhase, enter_phase, freeze
-from ftkit.training.steps.apply_batch_transforms import transform_batch
-from ftkit.training.steps.batch_loss import batch_loss, seed_step
+from ftkit.training.steps.batch_division import agree_on_division
 from ftkit.training.steps.epoch_totals import EpochTotals
+from ftkit.training.steps.step_gradient import step_gradient
 from ftkit.training.stopping import interruption, signal_that_came
 from ftkit.training.validation import Validation, validate
 
@@ -79,6 +77,7 @@ class Trainer:
         modes = freeze(session, phase)
         self.feed = cache.feed(phase) if cache is not None else session.uncached
         self.active = active = enter_phase(session, phase, modes, self.feed, self.reach, self.shards)
+        agree_on_division(session, active)
         self.context.trainable = phase.trainable
         self.call("on_phase_start", self.context)
         while progress.epoch < phase.stop and not progress.ended:
@@ -127,22 +126,8 @@ class Trainer:
         Returns:
             False where a callback has left the step out.
         """
-        session, plan = self.session, self.session.plan
-        images = len(plan.batches.step(step))
         self.call("on_step_start")
-        total = torch.zeros((), device=session.device)
-        for part in range(plan.batches.accumulate):
-            batch = session.unreadable.readable("train", next(batches)).to(session.compute)
-            if not session.unreadable.has_enough(batch):
-                continue
-            batch = transform_batch(session, batch, step * plan.batches.accumulate + part)
-            seed_step(session, step * plan.batches.accumulate + part)
-            last = part == plan.batches.accumulate - 1
-            with active.stepper.accumulating(last), compiler_faults(plan.config.compile):
-                loss = batch_loss(session, active.model, batch, self.totals)
-                total += loss.detach()
-                # Wrappers average gradients over processes; the mean wanted is over images.
-                active.stepper.backward(loss * (session.world / images))
+        total = step_gradient(self.session, active, batches, step, self.totals)
         if not all(allows(total, step) for allows in self.callbacks.calls("allows_update")):
             active.stepper.drop()
             return False

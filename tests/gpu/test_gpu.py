@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import ftkit
 from ftkit.activation_cache import table
 from ftkit.errors import FtkitError, RunInterrupted
 from tests.gpu.conftest import DEVICE, NETWORK, SIZE, Steps
+from tests.runs import Notes
 
 on_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA itself")
 FROZEN: dict[str, Any] = {"strategy": "freeze", "epochs": 3}
@@ -37,6 +40,19 @@ class Started(ftkit.Listener):
 
 def train(settings: dict[str, Any], name: str = "run", **changes: Any) -> ftkit.Outcome:
     return ftkit.train(ftkit.plan(**{**settings, "name": name, **changes}))
+
+
+@contextmanager
+def memory_limit(nbytes: float) -> Iterator[None]:
+    """Lets this process allocate so many bytes more on the device."""
+    torch.cuda.empty_cache()
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved(0) + nbytes) / whole))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
 
 
 def losses(outcome: ftkit.Outcome, key: str = "train_loss") -> list[float]:
@@ -188,27 +204,40 @@ def test_more_processes_than_gpus_are_refused_in_one_line(settings: dict[str, An
 
 @on_cuda
 def test_running_out_of_memory_is_one_line_and_keeps_the_checkpoint(settings: dict[str, Any]) -> None:
-    free = torch.cuda.get_device_properties(0).total_memory
-    # Enough for two images, which are tried first, and for the validation, but not for the batches of the training.
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved(0) + 1.0e9) / free))
-    large: dict[str, Any] = {
-        "batch_size": 96,
-        "preprocessing": {"size": 320},
-        "strategy": "gradual",
-        "cache": {"use": False},
-    }
-    try:
-        with pytest.raises(FtkitError) as failed:
-            train(settings, **large, epochs=4)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        torch.cuda.empty_cache()
+    # Enough for two images, which are tried first, but not for eight, from which BatchNorm would learn.
+    with memory_limit(1.0e9), pytest.raises(FtkitError) as failed:
+        train(settings, batch_size=12, preprocessing={"size": 512}, cache={"use": False})
     assert failed.value.message.startswith("out of memory: could not allocate ")
-    assert "with 96 images of 320 x 320 pixels a batch" in failed.value.message
+    assert "with 12 images of 512 x 512 pixels a batch" in failed.value.message
+    assert "BatchNorm layers that train would see fewer than 8 images" in failed.value.message
     assert failed.value.hint is not None
-    assert "--batch-size 48 --accumulate 2" in failed.value.hint
+    assert "--batch-size 6 --accumulate 2" in failed.value.hint
     assert (Path(settings["output"]) / "run").is_dir()
+
+
+@on_cuda
+def test_a_batch_that_does_not_fit_is_divided(settings: dict[str, Any]) -> None:
+    """Without BatchNorm that trains, so that the result is that of whole batches."""
+    large = {"batch_size": 96, "preprocessing": {"size": 224}, "cache": {"use": False}, "strategy": "norms"}
+    network = {**settings, **large, "backbone": "convnext_tiny", "augment": "none"}
+    whole, notes = train(network, "whole"), Notes()
+    with memory_limit(6.0e9):
+        divided = ftkit.train(ftkit.plan(**{**network, "name": "divided"}), notes)
+    assert any("from now on batches of 96 images are computed as" in note for note in notes.notes)
+    assert losses(divided) == pytest.approx(losses(whole), abs=5e-3)
+    assert losses(divided, "val_loss") == pytest.approx(losses(whole, "val_loss"), abs=5e-3)
+
+
+@on_cuda
+def test_the_batch_size_that_fits_is_found(settings: dict[str, Any]) -> None:
+    auto = {**settings, "batch_size": "auto", "accumulate": 4, "preprocessing": {"size": 224}, "cache": {"use": False}}
+    notes = Notes()
+    with memory_limit(4.0e9):
+        outcome = ftkit.train(ftkit.plan(**auto), notes)
+    plan = json.loads((outcome.run.path / "plan.json").read_text())
+    assert plan["effective_batch"] == 128
+    assert plan["per_process_batch"] in (8, 16, 32, 64)
+    assert not any("from now on batches of" in note for note in notes.notes)
 
 
 def test_a_run_is_evaluated_on_the_device_as_in_training(settings: dict[str, Any]) -> None:

@@ -138,7 +138,8 @@ def _compute_options(resolved: Resolved) -> ComputeOptions:
 
     config, given = resolved.config, resolved.sources
     threads = max(1, config.workers) if isinstance(config.workers, int) else None
-    batch_size = config.batch_size if "batch_size" in given else ComputeOptions.batch_size
+    sized = "batch_size" in given and isinstance(config.batch_size, int)
+    batch_size = int(config.batch_size) if sized else ComputeOptions.batch_size
     return ComputeOptions(config.device, config.precision, threads, batch_size, config.cache.use)
 
 

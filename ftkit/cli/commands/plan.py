@@ -13,6 +13,7 @@ from ftkit.cli.options import Json, with_config
 from ftkit.cli.output import console
 from ftkit.cli.output.backbone_descriptions import preprocessing_text
 from ftkit.cli.output.descriptions import full_count, short_count
+from ftkit.config.choices import AUTO
 from ftkit.errors import one_line, plural
 
 if TYPE_CHECKING:
@@ -117,19 +118,25 @@ def _steps(plan: Plan) -> Iterator[tuple[str, str]]:
     yield (
         "steps",
         f"{plan.batches.steps:,} per epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
-        f"{plural(plan.batches.effective, 'image')} per step ({config.batch_size} x {config.accumulate} accumulated "
-        f"x {plan.world_size} process{'es' if plan.world_size > 1 else ''})",
+        f"{plural(plan.batches.effective, 'image')} per step ({_division(plan)} x {plan.world_size} "
+        f"process{'es' if plan.world_size > 1 else ''})",
     )
     if plan.world_size > 1:
         yield (
             "processes",
-            f"{plan.world_size}, each with batches of {config.batch_size}; learning rates are not scaled",
+            f"{plan.world_size}, each with batches of {plan.batches.batch_size}; learning rates are not scaled",
         )
     if config.fsdp:
         yield "fsdp", "weights, gradients and optimizer state are sharded over the processes"
     if config.zero_stage:
         sharded = "optimizer state is" if config.zero_stage == 1 else "gradients and optimizer state are"
         yield "deepspeed", f"{sharded} sharded over the processes"
+
+
+def _division(plan: Plan) -> str:
+    """The images per step of each process; with `auto`, how they are divided isn't known yet."""
+    size, accumulate = plan.config.batch_size, plan.config.accumulate
+    return str(plan.batches.batch_size) if size == AUTO else f"{size} x {accumulate} accumulated"
 
 
 def _rates(plan: Plan) -> str:

@@ -55,6 +55,10 @@ class Checkpointing(TrainerCallback):
         self._saved_at = time.monotonic()
         self._unsaved = False
         self._pending: _Pending | None = None
+        self._micro_batches = 1
+
+    def on_open(self) -> None:
+        self._micro_batches = self.trainer.session.progress.micro_batches
 
     def on_epoch_recorded(self, record: Mapping[str, Any]) -> None:
         """Write the end of an epoch, or keep in memory what has to be written later."""
@@ -74,10 +78,12 @@ class Checkpointing(TrainerCallback):
         self.write()
 
     def on_step_boundary(self) -> None:
-        """Write a checkpoint where `checkpoint.every_steps` or `checkpoint.every_minutes` asks for one."""
+        """Write a checkpoint where the config asks for one, and once batches were divided, to resume with that."""
         wanted, step = self.trainer.session.plan.config.checkpoint, self.trainer.session.progress.step
-        if (wanted.every_steps and step % wanted.every_steps == 0) or (
-            wanted.every_minutes is not None and self._seconds_have_passed(60 * wanted.every_minutes)
+        if (
+            self._were_divided()
+            or (wanted.every_steps and step % wanted.every_steps == 0)
+            or (wanted.every_minutes is not None and self._seconds_have_passed(60 * wanted.every_minutes))
         ):
             self.write()
 
@@ -105,15 +111,20 @@ class Checkpointing(TrainerCallback):
             with session.flag.unhurried():
                 save_checkpoint(session.run.checkpoints, state, session.plan.config.checkpoint.keep)
         self._saved_at, self._unsaved = time.monotonic(), False
+        self._micro_batches = progress.micro_batches
         session.accelerator.wait_for_everyone()
 
     def _epoch_is_due(self) -> bool:
         """Whether an epoch's end is written at once: a phase's last always is, others by `checkpoint.min_seconds`."""
         progress, plan = self.trainer.session.progress, self.trainer.session.plan
         ends = {0, plan.config.epochs, *(phase.stop for phase in plan.schedule.phases)}
-        if progress.stopped or progress.epoch in ends or self.trainer.shards is not None:
+        if progress.stopped or progress.epoch in ends or self.trainer.shards is not None or self._were_divided():
             return True
         return self._seconds_have_passed(plan.config.checkpoint.min_seconds)
+
+    def _were_divided(self) -> bool:
+        """Whether batches are divided further than in the last checkpoint."""
+        return self._micro_batches != self.trainer.session.progress.micro_batches
 
     def _seconds_have_passed(self, seconds: float) -> bool:
         """Since the last checkpoint, by the main process's clock."""

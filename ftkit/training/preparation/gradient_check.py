@@ -16,7 +16,7 @@ from ftkit.distributed.collectives import max_over_processes
 from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.models.compute.memory_format import preserve_state
 from ftkit.models.logits import split_outputs
-from ftkit.models.parameter_groups import set_trainable
+from ftkit.models.parameter_groups import preserve_modes, set_trainable
 from ftkit.models.weights.files import first_names
 from ftkit.plugin_errors import plugin_suffix
 from ftkit.training.session import Session
@@ -54,7 +54,8 @@ def require_gradients(session: Session) -> GradientReach:
         return GradientReach()
     without, varies, known = set[str](), False, True
     try:
-        without, varies = _without_gradient(session, thawed)
+        with preserve_modes(session.network):
+            without, varies = _without_gradient(session, thawed)
     except torch.OutOfMemoryError:
         known = False
     # Python's random numbers may choose other branches in each process; all must wait for the same gradients.
@@ -95,7 +96,6 @@ def _require_reached(
 def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], bool]:
     """Names of parameters that train and get no gradient; whether some get one in some passes only."""
     network, plan = session.network, session.plan
-    before = [(module, module.training) for module in network.modules()]
     modes = set_trainable(network, plan.schedule.groups, thawed, plan.config.train_bn)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     reached = set[str]()
@@ -117,9 +117,6 @@ def _without_gradient(session: Session, thawed: Set[str]) -> tuple[set[str], boo
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in before:
-            module.training = training
-        network.requires_grad_(True)
     return trained.keys() - once, once != always
 
 

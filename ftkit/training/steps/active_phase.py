@@ -19,6 +19,7 @@ from ftkit.training.session import Session
 from ftkit.training.steppers.fsdp import Shards
 from ftkit.training.steppers.plain import PlainStepper, Stepper
 from ftkit.training.steppers.zero import ZeroStepper
+from ftkit.training.steps.batch_division import Buffers
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ActivePhase:
         modes: Which modules are in train mode.
         feed: Network and batches, from the cut on where activations are cached.
         model: `feed.model`, wrapped for several processes and compiled where that was asked for.
+        buffers: What a step's forward passes change, for a step that starts over.
     """
 
     phase: Phase
@@ -36,6 +38,7 @@ class ActivePhase:
     feed: Feed
     model: nn.Module
     stepper: Stepper
+    buffers: Buffers
 
 
 def freeze(session: Session, phase: Phase) -> Modes:
@@ -73,14 +76,14 @@ def enter_phase(
         if config.zero_stage
         else PlainStepper(accelerator, model, session.optimizer, config.clip_grad)
     )
-    return ActivePhase(phase, modes, feed, model, stepper)
+    return ActivePhase(phase, modes, feed, model, stepper, Buffers(modes))
 
 
 def _check_batches(plan: Plan, modes: Modes) -> None:
     """Refuse batches of one image where BatchNorm learns its statistics from them."""
     if plan.batches.smallest < 2 and any(isinstance(m, _BatchNorm) for m in modes.training):
         raise RequestError(
-            f"batch_size {plan.config.batch_size} and accumulate {plan.config.accumulate} make batches of one of the "
+            f"batch_size {plan.batches.batch_size} and accumulate {plan.batches.accumulate} make batches of one of the "
             f"{plan.batches.images} training images, which BatchNorm can't learn from",
             "raise --batch-size, or lower --accumulate",
         )

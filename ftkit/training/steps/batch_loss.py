@@ -43,9 +43,15 @@ def _idle_loss(session: Session, model: nn.Module, batch: Batch) -> Tensor:
     return torch.stack([(0.0 * outputs).sum() for outputs in (logits, *auxiliary)]).sum()
 
 
-def seed_step(session: Session, batch: int) -> None:
-    """Seed the network's own random numbers, such as dropout's, by the position in the run."""
-    seed = derive(session.plan.config.seed, "step", session.progress.epoch, batch, session.rank)
+def seed_step(session: Session, batch: int, part: int = 0) -> None:
+    """Seed the network's own random numbers, such as dropout's, by the position in the run.
+
+    Args:
+        batch: The number of the batch within its epoch and process.
+        part: The number of the micro-batch within the batch.
+    """
+    place = (session.progress.epoch, batch, session.rank, *([part] if part else []))
+    seed = derive(session.plan.config.seed, "step", *place)
     if session.device.type == "cpu":
         # torch's own seeds every device there is, and takes a third of a millisecond for none.
         torch.default_generator.manual_seed(seed)

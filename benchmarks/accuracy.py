@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 
 import ftkit
 from ftkit.data.loading.loader import Samples
-from ftkit.evaluation.evaluator import evaluate_bundle
+from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
 from ftkit.models.build import BuiltModel, build_model
 from ftkit.models.bundle import load_bundle
 from ftkit.models.parameter_groups import assign_parameters
@@ -149,7 +149,7 @@ def ftkit_run(name: str | None = None, **more: Any) -> Method:
         outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
         loaded = load_bundle(outcome.run.model, precision="fp32")
-        evaluation, _ = evaluate_bundle(loaded, plan.splits.test, plan.metrics, 128)
+        evaluation, _ = evaluate_bundle(loaded, plan.splits.test, plan.metrics, ComputeOptions(batch_size=128))
         return evaluation.values["accuracy"] or 0.0
 
     return run

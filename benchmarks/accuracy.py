@@ -30,7 +30,7 @@ import torch
 from accuracy_rivals import RIVALS, WHOLE, Settings
 
 import ftkit
-from ftkit.evaluation.evaluator import evaluate_bundle
+from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
 from ftkit.models.bundle import load_bundle
 
 STRATEGIES = ("probe", "freeze", "full", "gradual", "discriminative", "freeze-unfreeze", "auto")
@@ -219,7 +219,7 @@ def ftkit_run(**more: Any) -> Callable[[Settings], float]:
         outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
         loaded = load_bundle(outcome.run.model, precision="fp32")
-        evaluation, _ = evaluate_bundle(loaded, plan.splits.test, plan.metrics, 128)
+        evaluation, _ = evaluate_bundle(loaded, plan.splits.test, plan.metrics, ComputeOptions(batch_size=128))
         return evaluation.values["accuracy"] or 0.0
 
     return run

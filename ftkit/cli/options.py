@@ -17,12 +17,17 @@ import typer
 from ftkit.cli.flags import FLAGS, RUN, Flag
 from ftkit.cli.output import console
 from ftkit.errors import FtkitError, RequestError
+from ftkit.transforms.view_choices import Tta
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.plugins import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+TtaChoice = Annotated[
+    Tta,
+    typer.Option("--tta", help="Test-time augmentation: average over an image and its mirror image, or 10 crops."),
+]
 RunsFolder = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Parent of the run folders.")]
 
 

@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Note, find_cached_prefix, ignore_note, read_cached
-from ftkit.data.loading.loader import Samples, raise_failures
+from ftkit.data.loading.loader import ReadFailure, Samples, raise_failures
 from ftkit.data.loading.order import Key
 from ftkit.files.cache_folder import CacheStore
-from ftkit.inference.streaming import grouped, stream_outputs
+from ftkit.inference.classifier import Classifier, inference_networks
+from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.finite_outputs import finite_rows, require_finite
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.models.bundle import Loaded
-from ftkit.models.compute.memory_format import cast_for_inference
 from ftkit.parts.dataset import Split
+from ftkit.parts.label_sets import Label
 from ftkit.parts.metric import Metric
 from ftkit.transforms.pipeline import evaluation
+from ftkit.transforms.view_choices import Tta
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where and how to compute.
+
+    Attributes:
+        device, precision: See `load_bundle`.
+        threads: Threads that read images and, on a CPU, compute; by default as many as torch uses.
+        batch_size: Most images at a time.
+        cache: Whether the activations of frozen layers that runs have cached may be used.
+        tta: Test-time augmentation, the views of each image whose probabilities are averaged; see `transforms.views`.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    batch_size: int = 64
+    cache: bool = True
+    tta: Tta = "none"
 
 
 def evaluate_bundle(
     loaded: Loaded,
     split: Split,
     metrics: Mapping[str, Metric],
-    batch_size: int = 64,
-    threads: int | None = None,
+    options: ComputeOptions | None = None,
     store: CacheStore | None = None,
     tell: Note = ignore_note,
 ) -> tuple[Evaluation, dict[str, Interval]]:
@@ -36,7 +58,7 @@ def evaluate_bundle(
     Args:
         metrics: The metrics by name. The other args and errors are those of `compute_logits`.
     """
-    logits = compute_logits(loaded, split, batch_size, threads, store, tell)
+    logits = compute_logits(loaded, split, options or ComputeOptions(), store, tell)
     classes = loaded.card.classes
     targets = loaded.task.targets(split.labels, len(classes))
     outputs = loaded.task.outputs(logits, targets, classes, loaded.card.decision)
@@ -48,33 +70,47 @@ def evaluate_bundle(
 def compute_logits(
     loaded: Loaded,
     split: Split,
-    batch_size: int = 64,
-    threads: int | None = None,
+    options: ComputeOptions,
     store: CacheStore | None = None,
     tell: Note = ignore_note,
 ) -> Tensor:
     """A model's logits for each image of a split, float32 `(n, classes)`, on the CPU.
 
     Args:
-        batch_size: Most images at a time.
-        threads: Threads that read images and, on a CPU, compute; by default as many as torch uses.
-        store: Activations of frozen layers that runs have cached, to read from.
+        store: Activations of frozen layers that runs have cached, to read from; of images as they are, so that they
+            aren't used for several views.
         tell: Called with a line on the cached activations that are used.
 
     Raises:
         FtkitError: An image can't be read, or the outputs for some images are not finite; the message names them.
     """
-    preprocessing, compute = loaded.card.preprocessing, loaded.compute
+    classifier = Classifier(inference_networks(loaded), loaded.task, options.tta)
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
-    groups = grouped(keys, min(batch_size, 2 * compute.inference_batch_size(preprocessing.size)))
-    samples, parts = Samples(split, evaluation(preprocessing)), []
-    with read_cached(find_cached_prefix(loaded, store), samples, store, tell, threads) as kept:
-        shape = preprocessing.channels, preprocessing.size
-        network = cast_for_inference(loaded.model, compute, *shape) if kept is None else kept.cut.eval_suffix
-        read = samples.read if kept is None else kept.read
-        for rest, outputs in stream_outputs(compute, network, groups, read, threads):
+    groups = grouped(keys, classifier.group_size(options.batch_size))
+    samples, parts = Samples(split, evaluation(loaded.card.preprocessing)), []
+    prefix = find_cached_prefix(loaded, store) if classifier.is_plain else None
+    with read_cached(prefix, samples, store, tell, options.threads) as kept:
+        network = classifier if kept is None else kept.cut.eval_suffix
+        read = _reader(classifier, split) if kept is None else kept.read
+        for rest, outputs in stream_outputs(classifier.compute, network, groups, read, options.threads):
             raise_failures(rest)
             parts.append(outputs[0].float().cpu())
     logits = torch.cat(parts)
     require_finite(finite_rows(logits), split.names)
     return logits
+
+
+def _reader(classifier: Classifier, split: Split) -> Callable[[Key], Read[tuple[Label, int] | ReadFailure]]:
+    """Reads an image of a split with its label and index, or the reason why it can't be read."""
+    samples = [Samples(split, transform) for transform in classifier.transforms]
+
+    def read(key: Key) -> Read[tuple[Label, int] | ReadFailure]:
+        images = list[Tensor]()
+        for each in samples:
+            image, rest = each.read(key)
+            if image is None:
+                return None, rest
+            images.append(image)
+        return classifier.joined(images), rest
+
+    return read

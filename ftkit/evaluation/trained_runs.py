@@ -14,7 +14,7 @@ from ftkit.activation_cache.cache_reader import Note, ignore_note, store_of
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import split_of_run
-from ftkit.evaluation.evaluator import compute_logits
+from ftkit.evaluation.evaluator import ComputeOptions, compute_logits
 from ftkit.metrics.outputs import Outputs
 from ftkit.models.bundle import load_bundle
 from ftkit.parts.dataset import SplitName
@@ -23,21 +23,6 @@ from ftkit.planning.run_splits import splits_of_run
 from ftkit.runs.model_card import read_card
 from ftkit.runs.run_lookup import find_model, run_of
 from ftkit.runs.run_summary import RunSummary, summarize
-
-
-@dataclass(frozen=True)
-class ComputeOptions:
-    """Where and how to compute.
-
-    Attributes:
-        cache: Whether the activations of frozen layers that runs have cached may be used.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    batch_size: int = 64
-    cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -143,7 +128,7 @@ def predict_split(
     labelled = split_of_run(trained.resolved, card, split)
     loaded = load_bundle(trained.bundle, options.device, options.precision, trained.resolved.registry)
     store = store_of(trained.resolved.config.cache) if options.cache else None
-    logits = compute_logits(loaded, labelled.split, options.batch_size, options.threads, store, tell)
+    logits = compute_logits(loaded, labelled.split, options, store, tell)
     names = labelled.split.names
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     changed = f"{labelled.source} has changed since {trained.path} was trained"

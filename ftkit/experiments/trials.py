@@ -24,7 +24,8 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
-    from ftkit.evaluation.trained_runs import ComputeOptions, TrainedRun
+    from ftkit.evaluation.evaluator import ComputeOptions
+    from ftkit.evaluation.trained_runs import TrainedRun
     from ftkit.parts.metric import Metric
     from ftkit.training.events import Listener
     from ftkit.training.train import Outcome

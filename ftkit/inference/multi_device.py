@@ -22,6 +22,7 @@ from ftkit.inference.predictor import Prediction, Predictor, check_bounds
 from ftkit.inference.streaming import grouped
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.runs.model_card import ModelCard, read_card
+from ftkit.transforms.view_choices import Tta
 
 BATCHES = 16
 """Batches in a chunk, which is one task of a process; at its start the device waits for images."""
@@ -35,6 +36,7 @@ class PredictionJob:
 
     Attributes:
         device, precision: See `load_bundle`.
+        tta: See `Predictor.predict`.
     """
 
     bundle: Path
@@ -42,6 +44,7 @@ class PredictionJob:
     precision: str
     top_k: int
     batch_size: int
+    tta: Tta = "none"
 
 
 def predict_files(
@@ -57,7 +60,7 @@ def predict_files(
     """
     if processes == 1:
         predictor = Predictor(_loaded(job, tell))
-        return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size)
+        return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size, job.tta)
     card = read_card(job.bundle)
     check_bounds(card.classes, job.top_k, job.batch_size)
     if card.backbone.code:
@@ -130,7 +133,7 @@ def _predict_chunk(paths: Sequence[Path]) -> list[Prediction]:
     if "error" in _WORKER:
         raise _WORKER["error"]
     job, found = _WORKER["job"], []
-    for prediction in _WORKER["predictor"].iter_predict(paths, job.top_k, job.batch_size):
+    for prediction in _WORKER["predictor"].iter_predict(paths, job.top_k, job.batch_size, job.tta):
         found.append(prediction)
         if _WORKER["stopped"].is_set():
             break

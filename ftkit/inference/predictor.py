@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,16 +14,16 @@ from torch import Tensor
 
 from ftkit.data.images import UnreadableImage, pixel_limit
 from ftkit.errors import FtkitError, RequestError, one_line, plural
+from ftkit.inference.classifier import Classifier, inference_networks
 from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, read_pixels
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.models.bundle import Loaded, load_bundle
-from ftkit.models.compute.memory_format import cast_for_inference
 from ftkit.models.model_source import locate_model
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
-from ftkit.transforms.pipeline import evaluation
 from ftkit.transforms.preprocessing import Preprocessing
+from ftkit.transforms.view_choices import Tta
 
 Ranked = tuple[tuple[str, float], ...]
 """Classes with their probabilities, best first."""
@@ -59,9 +60,7 @@ class Predictor:
         self._compute = loaded.compute
         self._model = loaded.model
         self._task = loaded.task
-        preprocessing = loaded.card.preprocessing
-        self._network = cast_for_inference(loaded.model, loaded.compute, preprocessing.channels, preprocessing.size)
-        self._transform = evaluation(preprocessing)
+        self._networks = inference_networks(loaded)
 
     @property
     def device(self) -> torch.device:
@@ -85,19 +84,26 @@ class Predictor:
     def preprocessing(self) -> Preprocessing:
         return self.card.preprocessing
 
-    def predict(self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
+    def predict(
+        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32, tta: Tta = "none"
+    ) -> list[Prediction]:
         """Classify one image or several, in order.
 
         An image is a path, the bytes of an image file, a binary file object, a PIL image, a uint8 array `(h, w)`,
         `(h, w, 3)` or `(h, w, 4)`, or a uint8 tensor `(3, h, w)`. An array or tensor of four dimensions is several.
 
+        Args:
+            batch_size: Most images at a time.
+            tta: Test-time augmentation, the views of each image whose probabilities are averaged: `none`, `flip` (the
+                image and its mirror image) or `crops` (the image, its four corners, and the mirror images of these).
+
         Raises:
             UnreadableImage: An image can't be read, or has another type; `iter_predict` continues instead.
             FtkitError: The model's outputs for an image are not finite; `iter_predict` continues instead.
-            RequestError: `top_k` or `batch_size` is out of bounds.
+            RequestError: `top_k` or `batch_size` is out of bounds, or `tta` is unknown.
         """
         predictions = []
-        for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size)):
+        for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size, tta)):
             if prediction.error == NOT_FINITE:
                 raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
             if prediction.error is not None:
@@ -107,23 +113,26 @@ class Predictor:
         return predictions
 
     def iter_predict(
-        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32
+        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32, tta: Tta = "none"
     ) -> Iterator[Prediction]:
         """Classify images, as in `predict`, in order, with a few batches in memory.
 
         An image that can't be read, or for which the outputs are not finite, gives a prediction with an `error`.
 
         Raises:
-            RequestError: `top_k` or `batch_size` is out of bounds. It is raised by the call, not by the iteration.
+            RequestError: `top_k` or `batch_size` is out of bounds, or `tta` is unknown. It is raised by the call,
+                not by the iteration.
         """
         check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
-        return self._stream(images, top_k, batch_size)
+        return self._stream(images, top_k, batch_size, Classifier(self._networks, self._task, tta))
 
-    def _stream(self, images: Source | Iterable[Source], top_k: int, batch_size: int) -> Iterator[Prediction]:
-        size = min(batch_size, 2 * self._compute.inference_batch_size(self.preprocessing.size))
-        groups = grouped(image_inputs(images), size)
-        for group, outputs in stream_outputs(self._compute, self._network, groups, self._read):
+    def _stream(
+        self, images: Source | Iterable[Source], top_k: int, batch_size: int, classifier: Classifier
+    ) -> Iterator[Prediction]:
+        groups = grouped(image_inputs(images), classifier.group_size(batch_size))
+        read = partial(_read, classifier)
+        for group, outputs in stream_outputs(classifier.compute, classifier, groups, read):
             found = iter(self._decoded(outputs[0], top_k) if outputs else ())
             for name, error in group:
                 top, labels = next(found) if error is None else ((), None)
@@ -131,19 +140,6 @@ class Predictor:
                     yield Prediction(name, *top[0], top, labels=labels)
                 else:
                     yield Prediction(name, None, None, error=error or NOT_FINITE)
-
-    def _read(self, image: ImageInput) -> Read[tuple[str, str | None]]:
-        """An image with its name, or the name with the reason why it can't be read."""
-        transform = self._transform
-        try:
-            return transform(read_pixels(image, transform.channels, transform.value_range)), (image.name, None)
-        except UnreadableImage as error:
-            return None, (image.name, error.message)
-        except RequestError:
-            raise
-        except Exception as error:
-            # Whatever is wrong with one image, the others must still be classified.
-            return None, (image.name, one_line(f"can't be read: {error or type(error).__name__}"))
 
     def _decoded(self, logits: Tensor, top_k: int) -> list[tuple[Ranked, Ranked | None]]:
         """The likeliest classes of each image, best first, and its predicted ones where it may have several.
@@ -162,6 +158,20 @@ class Predictor:
 
     def _named(self, indices: Sequence[int], probabilities: Sequence[float]) -> Ranked:
         return tuple((self.classes[index], p) for index, p in zip(indices, probabilities, strict=True))
+
+
+def _read(classifier: Classifier, image: ImageInput) -> Read[tuple[str, str | None]]:
+    """An image with its name, or the name with the reason why it can't be read."""
+    try:
+        views = [each(read_pixels(image, each.channels, each.value_range)) for each in classifier.transforms]
+        return classifier.joined(views), (image.name, None)
+    except UnreadableImage as error:
+        return None, (image.name, error.message)
+    except RequestError:
+        raise
+    except Exception as error:
+        # Whatever is wrong with one image, the others must still be classified.
+        return None, (image.name, one_line(f"can't be read: {error or type(error).__name__}"))
 
 
 def check_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:

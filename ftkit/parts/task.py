@@ -98,6 +98,20 @@ class Task(ABC):
     def scores(self, logits: Tensor) -> Tensor:
         """The probability of each class, `(b, classes)`, of logits of the same shape."""
 
+    def averaged(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """Logits `(b, classes)` whose `scores` are the weighted mean of the scores of several logits.
+
+        By default the logarithm of the mean where an image has exactly one class, and else its log-odds.
+
+        Args:
+            logits: `(k, b, classes)`, of `k` views or models.
+            weights: `(k,)`, positive, with the sum 1.
+        """
+        import torch
+
+        mean = (torch.stack([self.scores(one) for one in logits]) * weights[:, None, None]).sum(dim=0)
+        return mean.log() if self.exclusive else mean.logit()
+
     @abstractmethod
     def plain_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The sum over a batch of what the metric `loss` averages; a scalar, for the training loss of an epoch.

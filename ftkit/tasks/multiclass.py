@@ -72,6 +72,10 @@ class Multiclass(Task):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
 
+    def averaged(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """Of logarithms, in which small probabilities keep their digits."""
+        return (logits.log_softmax(dim=2) + weights.log()[:, None, None]).logsumexp(dim=0)
+
     def plain_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         from torch.nn.functional import cross_entropy
 

@@ -79,6 +79,14 @@ class Multilabel(Task):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
+    def averaged(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """Of logarithms, in which probabilities near 0 and 1 keep their digits."""
+        from torch.nn.functional import logsigmoid
+
+        shares = weights.log()[:, None, None]
+        with_class, without = ((logsigmoid(each) + shares).logsumexp(dim=0) for each in (logits, -logits))
+        return with_class - without
+
     def plain_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         from torch.nn.functional import binary_cross_entropy_with_logits
 

@@ -231,11 +231,16 @@ def _fitted(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.fit == "stretch":
         return _resize(pixels, [size, size], preprocessing)
     if preprocessing.fit == "crop":
-        cropped: Tensor = F.center_crop(_resize(_bounded(pixels), [preprocessing.resize], preprocessing), [size])
+        cropped: Tensor = F.center_crop(resized(pixels, preprocessing), [size])
         return cropped
     height, width = pixels.shape[-2:]
     factor = size / max(height, width)
     return _resize(pixels, [max(1, round(side * factor)) for side in (height, width)], preprocessing)
+
+
+def resized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The image with the shorter side resized to `preprocessing.resize`, before the central crop of `fit="crop"`."""
+    return _resize(_bounded(pixels), [preprocessing.resize], preprocessing)
 
 
 def _resize(pixels: Tensor, size: list[int], preprocessing: Preprocessing) -> Tensor:

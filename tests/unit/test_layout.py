@@ -48,6 +48,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.transforms.device_operations",
     "ftkit.transforms.device_transforms",
     "ftkit.transforms.pipeline",
+    "ftkit.transforms.views",
 )
 """Rooms and modules that compute; nothing else imports torch, which keeps `--help`, `plan`, `list` and `runs` fast."""
 TORCH_FREE = (

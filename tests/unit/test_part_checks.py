@@ -28,6 +28,7 @@ from ftkit.api import (
     Outputs,
     RequestError,
     Splits,
+    Task,
     TrainedModel,
 )
 from ftkit.testing import (
@@ -170,6 +171,9 @@ class Cautious(Multilabel):
     def scores(self, logits: Tensor) -> Tensor:
         return logits if self.fault == "scores" else super().scores(logits)
 
+    def averaged(self, logits: Tensor, weights: Tensor) -> Tensor:
+        return logits.mean(dim=0) if self.fault == "mean" else Task.averaged(self, logits, weights)
+
     def fit_decision(self, logits: Tensor, targets: Tensor) -> Mapping[str, Any]:
         return {"thresholds": torch.zeros(4)} if self.fault == "json" else {"thresholds": [0.3] * logits.shape[1]}
 
@@ -191,6 +195,7 @@ class Cautious(Multilabel):
     ("planted", "says"),
     [
         ("scores", "its scores are not from 0 to 1"),
+        ("mean", "the scores of averaged() are not the weighted mean of the scores"),
         ("json", "which isn't JSON"),
         ("decision", "and its outputs predict"),
         ("order", "doesn't move class places[i] to i"),

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ftkit.cli.commands.evaluate import digits_of
-from ftkit.cli.options import Json, with_config
+from ftkit.cli.commands.evaluate import NO_VIEWS_CACHED, digits_of
+from ftkit.cli.options import Json, TtaChoice, with_config
 from ftkit.cli.output import console
 from ftkit.errors import RequestError, one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.evaluation.comparison import Estimate, PairedComparison, Result
-    from ftkit.evaluation.trained_runs import ComputeOptions
+    from ftkit.evaluation.evaluator import ComputeOptions
     from ftkit.parts.metric import Metric
     from ftkit.parts.task import Task
+    from ftkit.transforms.view_choices import Tta
 
 app = typer.Typer()
 
@@ -56,14 +57,15 @@ def compare(
     seeds: Seeds = None,
     split: SplitChoice = None,
     unpaired: Unpaired = False,
+    tta: TtaChoice = "none",
     json: Json = False,
 ) -> None:
     """Compare runs, or strategies over seeds, on the same images."""
     if strategies is None:
-        _check_run_arguments(runs or [], seeds, resolved)
-        _compare_runs(runs or [], resolved, split, unpaired, json)
+        _check_run_arguments(runs or [], seeds, tta, resolved)
+        _compare_runs(runs or [], _compute_options(resolved, tta), resolved, split, unpaired, json)
         return
-    _check_strategy_arguments(runs or [], unpaired, resolved)
+    _check_strategy_arguments(runs or [], unpaired, tta, resolved)
     from ftkit.cli.output.trial_table import compare_strategies
 
     compare_strategies(
@@ -77,7 +79,7 @@ def compare(
     )
 
 
-def _check_run_arguments(runs: Sequence[str], seeds: int | None, resolved: Resolved) -> None:
+def _check_run_arguments(runs: Sequence[str], seeds: int | None, tta: Tta, resolved: Resolved) -> None:
     """Check that there are two runs, and no option without effect on existing runs."""
     if len(runs) < 2:
         raise RequestError(
@@ -92,14 +94,21 @@ def _check_run_arguments(runs: Sequence[str], seeds: int | None, resolved: Resol
     )
     if idle is not None:
         raise RequestError(f"{idle} has no effect on existing runs", "drop it, or give --strategies")
+    if tta != "none" and resolved.config.cache.use and "cache.use" in given:
+        raise RequestError(
+            f"{given['cache.use']} has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them"
+        )
 
 
-def _check_strategy_arguments(runs: Sequence[str], unpaired: bool, resolved: Resolved) -> None:
+def _check_strategy_arguments(runs: Sequence[str], unpaired: bool, tta: Tta, resolved: Resolved) -> None:
     """Check that no option is given that has no effect with `--strategies`."""
     if runs:
         raise RequestError(f"--strategies and {runs[0]}: give either runs or strategies to train", "drop one of them")
     if unpaired:
         raise RequestError("--unpaired has no effect with --strategies", "drop it: seeds are never paired")
+    if tta != "none":
+        why = "the metrics of validation are those that training recorded"
+        raise RequestError(f"--tta has no effect with --strategies: {why}", "drop it, or compare the runs by name")
     given = {key: where for key, where in resolved.sources.items() if where.startswith(("--", "FTKIT_"))}
     for section, why in (("strategy", "--strategies names them"), ("name", "runs are named by strategy and seed")):
         where = next((w for key, w in given.items() if key.partition(".")[0] == section), None)
@@ -109,6 +118,7 @@ def _check_strategy_arguments(runs: Sequence[str], unpaired: bool, resolved: Res
 
 def _compare_runs(
     runs: Sequence[str],
+    options: ComputeOptions,
     resolved: Resolved,
     split: Literal["val", "test"] | None,
     unpaired: bool,
@@ -122,25 +132,25 @@ def _compare_runs(
     outputs = []
     for one in trained_runs:
         console.note(f"{one.path}: {chosen} split")
-        outputs.append(predict_split(one, chosen, _compute_options(resolved), console.note))
+        outputs.append(predict_split(one, chosen, options, console.note))
         for line in outputs[-1].notes:
             console.warn(line)
     metrics = shown_metrics(resolved, outputs[0].task)
     results = compare_outputs(outputs, metrics, paired=not unpaired)
     if json:
-        console.print_json({"split": chosen, "runs": [_facts(result) for result in results]})
+        console.print_json({"split": chosen, "tta": options.tta, "runs": [_facts(result) for result in results]})
     else:
-        _show(results, metrics, chosen)
+        _show(results, metrics, chosen, options.tta)
 
 
-def _compute_options(resolved: Resolved) -> ComputeOptions:
-    from ftkit.evaluation.trained_runs import ComputeOptions
+def _compute_options(resolved: Resolved, tta: Tta = "none") -> ComputeOptions:
+    from ftkit.evaluation.evaluator import ComputeOptions
 
     config, given = resolved.config, resolved.sources
     threads = max(1, config.workers) if isinstance(config.workers, int) else None
     sized = "batch_size" in given and isinstance(config.batch_size, int)
     batch_size = int(config.batch_size) if sized else ComputeOptions.batch_size
-    return ComputeOptions(config.device, config.precision, threads, batch_size, config.cache.use)
+    return ComputeOptions(config.device, config.precision, threads, batch_size, config.cache.use, tta)
 
 
 def shown_metrics(resolved: Resolved, task: Task) -> dict[str, Metric]:
@@ -159,7 +169,7 @@ def shown_metrics(resolved: Resolved, task: Task) -> dict[str, Metric]:
     return listed if chosen else {**main_metrics(resolved.registry, task), **listed}
 
 
-def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) -> None:
+def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str, tta: Tta) -> None:
     """Print two tables: the metrics of each run, and their differences from the baseline."""
     from ftkit.metrics.bootstrap import RESAMPLES
 
@@ -167,6 +177,7 @@ def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str) 
     images = len(results[0].outputs.names)
     same_images = all(len(r.outputs.names) == images for r in results)
     title = f"{split}: {plural(images, 'image')}" if same_images else split
+    title += "" if tta == "none" else f", test-time augmentation {tta}"
     title += f"; in brackets: 95 % bootstrap intervals, {RESAMPLES:,} resamples"
     columns = ("run", *labels, "best epoch", "seconds", "trainable")
     rows = [

@@ -12,11 +12,12 @@ import typer
 
 from ftkit.cli.commands.predict import model_folder
 from ftkit.cli.flags import dataset_at
-from ftkit.cli.options import Json, RunsFolder, complete_names, project_registry
+from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, project_registry
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.parts.dataset import SplitName
+from ftkit.transforms.view_choices import Tta
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +37,7 @@ PAIRS = 15
 CLASSES = 100
 """Largest number of classes that are all listed; above, those with the lowest F1 are listed."""
 WORST = 20
+NO_VIEWS_CACHED = "activations are cached of images as they are"
 PADDING = 3
 """Characters of padding and rules around each column of a table."""
 
@@ -62,7 +64,7 @@ Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=0, help="Data loading threads; by default one per core.")
 ]
 Cached = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Use cached activations of frozen layers.", show_default=False)
+    bool | None, typer.Option("--cache/--no-cache", help="Use cached activations of frozen layers.", show_default=False)
 ]
 
 
@@ -82,31 +84,34 @@ def evaluate(
     device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
     precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
     workers: Workers = None,
-    cache: Cached = True,
+    cache: Cached = None,
+    tta: TtaChoice = "none",
     output: RunsFolder = None,
 ) -> None:
     """Evaluate a model on labelled images."""
+    if cache and tta != "none":
+        raise RequestError(f"--cache has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them")
     bundle = model_folder(model, output)
     resolved = _run_config(bundle)
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import evaluate_bundle
+    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
     metrics = _metrics(resolved, loaded, metric or [])
     _print_notes(bundle, images, loaded.notes)
-    threads = None if workers is None else max(1, workers)
-    store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
-    evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, batch_size, threads, store, console.note)
+    options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
+    store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
+    evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, options, store, console.note)
     if json:
         source = {"data": images.source, "split": images.name, "data_changed": images.changed}
-        source["precision"] = loaded.compute.precision
+        source |= {"precision": loaded.compute.precision, "tta": tta}
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
         console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
     else:
-        show(evaluation, images, intervals, metrics)
+        show(evaluation, images, intervals, metrics, tta)
 
 
 def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:
@@ -164,7 +169,11 @@ def _print_notes(bundle: Path, images: EvaluationData, warnings: Iterable[str]) 
 
 
 def show(
-    evaluation: Evaluation, images: EvaluationData, intervals: Mapping[str, Interval], metrics: Mapping[str, Metric]
+    evaluation: Evaluation,
+    images: EvaluationData,
+    intervals: Mapping[str, Interval],
+    metrics: Mapping[str, Metric],
+    tta: Tta = "none",
 ) -> None:
     """Print the metrics with confidence intervals, the metrics by class, and the confusion matrix."""
     out = console.out()
@@ -175,7 +184,8 @@ def show(
         for name, value in evaluation.values.items()
         if value is not None
     ]
-    out.print(f"{images.name}: {', '.join(shown)}, {plural(evaluation.images, 'image')}", soft_wrap=True)
+    count = plural(evaluation.images, "image") + ("" if tta == "none" else f", test-time augmentation {tta}")
+    out.print(f"{images.name}: {', '.join(shown)}, {count}", soft_wrap=True)
     out.print("in brackets: 95 % confidence intervals", soft_wrap=True)
     for name, reason in evaluation.missing.items():
         out.print(f"no {labels[name]}: {one_line(reason)}", soft_wrap=True)

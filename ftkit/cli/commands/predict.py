@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli.image_paths import find_images
-from ftkit.cli.options import RunsFolder
+from ftkit.cli.options import RunsFolder, TtaChoice
 from ftkit.cli.output import console
 from ftkit.cli.output.prediction_files import (
     Existing,
@@ -77,17 +77,18 @@ def predict(
     device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
     precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
     num_processes: Processes = 1,
+    tta: TtaChoice = "none",
     output: RunsFolder = None,
 ) -> None:
     """Predict the class of images."""
-    target = prediction_target(to, "jsonl" if as_json else form, resume)
+    target = prediction_target(to, "jsonl" if as_json else form, resume, tta)
     bundle = model_folder(model, output)
     skipped = SkippedFiles()
     images = find_images(paths, sys.stdin, skipped)
     existing = skip_predicted(target, images, top_k)
     from ftkit.inference.multi_device import PredictionJob
 
-    job = PredictionJob(bundle, device, precision, top_k, batch_size)
+    job = PredictionJob(bundle, device, precision, top_k, batch_size, tta)
     counts = _predict(job, images, target, existing, num_processes)
     _report(counts, target, skipped)
     if counts.unreadable or counts.not_finite or skipped.suspicious:
@@ -110,7 +111,8 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
     first = (image for image, _, _ in existing.least_certain)
     card, predictions = predict_files(job, chain(first, images), console.warn, processes)
     check_same_model(target, existing, islice(predictions, len(existing.least_certain)))
-    console.note(f"model: {job.bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')})")
+    views = "" if job.tta == "none" else f", test-time augmentation {job.tta}"
+    console.note(f"model: {job.bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')}){views}")
     if existing.count:
         console.note(f"{target.path}: has {plural(existing.count, 'prediction')}, resuming after {existing.last}")
     counts = _Counts(existing.count, existing.unreadable, existing.not_finite)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from ftkit.cli.output import console, streams
-from ftkit.cli.output.prediction_formats import file_errors, lines_of, require_pyarrow, write_parquet
+from ftkit.cli.output.prediction_formats import Layout, file_errors, lines_of, require_pyarrow, write_parquet
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.files.json_text import escape_undecodable
 from ftkit.metrics.finite_outputs import NOT_FINITE
+from ftkit.transforms.view_choices import Tta
 
 if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction
@@ -56,11 +57,13 @@ class Target:
     Attributes:
         path: A file; None for stdout.
         form: `table`, `jsonl`, `csv` or `parquet`.
+        tta: The test-time augmentation of the predictions; with one, each row of a file or of JSON lines or CSV has it.
         end: Bytes of the existing file to keep; None creates a new file.
     """
 
     path: Path | None
     form: str
+    tta: Tta = "none"
     end: int | None = None
 
     @property
@@ -84,20 +87,24 @@ class Target:
                 console.expect_data()
             ascii_only = not console.is_utf8(streams.RESULTS)
             for line, prediction in lines_of(
-                predictions, self.form, classes, top_k, ascii_only=ascii_only, exclusive=exclusive
+                predictions, self.form, classes, top_k, ascii_only=ascii_only, layout=self._layout(exclusive)
             ):
                 console.print_text(line)
                 if prediction is not None:
                     yield prediction
         elif self.form == "parquet":
-            yield from write_parquet(self.path, predictions, exclusive)
+            yield from write_parquet(self.path, predictions, self._layout(exclusive))
         else:
             yield from self._append(self.path, predictions, classes, top_k, exclusive)
+
+    def _layout(self, exclusive: bool) -> Layout:
+        return Layout(exclusive, None if self.tta == "none" else self.tta)
 
     def _append(
         self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int, exclusive: bool
     ) -> Iterator[Prediction]:
-        lines = lines_of(predictions, self.form, classes, top_k, heading=not self.end, exclusive=exclusive)
+        layout = self._layout(exclusive)
+        lines = lines_of(predictions, self.form, classes, top_k, heading=not self.end, layout=layout)
         with file_errors(path), path.open("xb" if self.end is None else "r+b") as file:
             file.truncate(self.end or 0)
             file.seek(0, io.SEEK_END)
@@ -107,8 +114,8 @@ class Target:
                     yield prediction
 
 
-def prediction_target(path: Path | None, form: Format, resume: bool) -> Target:
-    """The target that `--to`, `--format` and `--resume` request.
+def prediction_target(path: Path | None, form: Format, resume: bool, tta: Tta = "none") -> Target:
+    """The target that `--to`, `--format`, `--resume` and `--tta` request.
 
     Raises:
         RequestError: The file exists, has an unknown suffix, or can't be resumed.
@@ -116,7 +123,7 @@ def prediction_target(path: Path | None, form: Format, resume: bool) -> Target:
     if path is None:
         if resume:
             raise RequestError("--resume needs a file of predictions", "name it with --to FILE")
-        return Target(None, form)
+        return Target(None, form, tta)
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None or (form != "table" and form != kind):
         suffixes = ", ".join(SUFFIXES) if form == "table" else f".{form}, the format of --format"
@@ -128,21 +135,26 @@ def prediction_target(path: Path | None, form: Format, resume: bool) -> Target:
         raise RequestError(f"--to {path}: it exists already", hint)
     if kind == "parquet":
         require_pyarrow()
-    return Target(path, kind)
+    return Target(path, kind, tta)
 
 
 def skip_predicted(target: Target, images: Iterator[Path], top_k: int) -> Existing:
     """Advance `images` past those with a prediction in the target's file, in constant memory.
 
     Raises:
-        RequestError: The predictions are not of the first images in the same order, or of another `top_k`.
+        RequestError: The predictions are not of the first images in the same order, or of another `top_k` or `tta`.
     """
     existing = Existing()
     least_certain: list[tuple[float, int, Path, str]] = []
     if target.path is None or not target.path.exists():
         return existing
     with file_errors(target.path), target.path.open("rb") as file:
-        for count, (name, classes, end, label, probability) in enumerate(_kept(file, target), 1):
+        for count, (name, tta, classes, end, label, probability) in enumerate(_kept(file, target), 1):
+            if tta != target.tta:
+                raise RequestError(
+                    f"--resume: {target.path} has predictions with --tta {tta}, not --tta {target.tta}",
+                    f"give --tta {tta}, or another file",
+                )
             if classes not in (0, top_k):
                 raise RequestError(
                     f"--resume: {target.path} has {plural(classes, 'class')} per image, but --top-k is {top_k}",
@@ -185,8 +197,8 @@ def check_same_model(target: Target, existing: Existing, predictions: Iterable[P
             )
 
 
-def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str, float]]:
-    """The complete predictions in a file: image, number of classes, end offset, class, and probability.
+def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, str, int, int, str, float]]:
+    """The complete predictions in a file: image, `tta`, number of classes, end offset, class, and probability.
 
     Without a prediction the number of classes is 0, and the class is the reason.
     """
@@ -202,20 +214,22 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, int, int, str,
         if target.form == "csv":
             rows = csv.reader(lines())
             heading = next(rows, [])
-            width, labels = len(heading), heading.count("labels")
+            width, further = len(heading), [name for name in heading if name in ("tta", "labels")]
+            first = 1 + len(further)
             for row in rows:
                 if not whole or len(row) != width:
                     return
                 predicted = not row[-1]
-                label, probability = (row[1 + labels], float(row[2 + labels])) if predicted else (row[-1], 0.0)
-                yield row[0], (width - 2 - labels) // 2 if predicted else 0, end, label, probability
+                label, probability = (row[first], float(row[first + 1])) if predicted else (row[-1], 0.0)
+                tta = row[1] if "tta" in further else "none"
+                yield row[0], tta, (width - 1 - first) // 2 if predicted else 0, end, label, probability
         else:
             for line in lines():
                 if not whole:
                     return
                 row = json.loads(line)
                 label, probability = str(row["label"] or row["error"]), float(row["probability"] or 0.0)
-                yield str(row["file"]), len(row["top"]), end, label, probability
+                yield str(row["file"]), str(row.get("tta", "none")), len(row["top"]), end, label, probability
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         message = f"--resume: {target.path} isn't a file of predictions: {error}"
         raise RequestError(message, "name another file") from None

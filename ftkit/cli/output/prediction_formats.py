@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 UNREADABLE, UNUSABLE = "(unreadable)", "(not finite)"
 ROWS = 10_000
 """Rows in a row group of a Parquet file."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the rows of predictions have beside the classes.
+
+    Attributes:
+        exclusive: Whether each image has one class; otherwise predictions have `labels`.
+        tta: The test-time augmentation, which each row has; None without one.
+    """
+
+    exclusive: bool = True
+    tta: str | None = None
 
 
 @contextmanager
@@ -50,7 +64,7 @@ def require_pyarrow() -> Any:
     return pyarrow
 
 
-def write_parquet(path: Path, predictions: Iterable[Prediction], exclusive: bool = True) -> Iterator[Prediction]:
+def write_parquet(path: Path, predictions: Iterable[Prediction], layout: Layout = Layout()) -> Iterator[Prediction]:
     """Write a temporary file and rename it to `path` once it is complete."""
     pa = require_pyarrow()
     label_and_probability = pa.struct([("label", pa.string()), ("probability", pa.float32())])
@@ -61,7 +75,8 @@ def write_parquet(path: Path, predictions: Iterable[Prediction], exclusive: bool
             ("probability", pa.float32()),
             ("top", pa.list_(label_and_probability)),
             ("error", pa.string()),
-            *([] if exclusive else [("labels", pa.list_(label_and_probability))]),
+            *([] if layout.exclusive else [("labels", pa.list_(label_and_probability))]),
+            *([] if layout.tta is None else [("tta", pa.string())]),
         ]
     )
     part = path.with_name(f".{path.name}.part")
@@ -70,7 +85,7 @@ def write_parquet(path: Path, predictions: Iterable[Prediction], exclusive: bool
         try:
             with pa.parquet.ParquetWriter(part, schema) as writer:
                 for prediction in predictions:
-                    waiting.append({**_facts(prediction), "file": escape_undecodable(prediction.name)})
+                    waiting.append({**_facts(prediction, layout), "file": escape_undecodable(prediction.name)})
                     if len(waiting) == ROWS:
                         writer.write_table(pa.Table.from_pylist(waiting, schema))
                         waiting.clear()
@@ -88,23 +103,22 @@ def lines_of(
     top_k: int,
     heading: bool = True,
     ascii_only: bool = False,
-    exclusive: bool = True,
+    layout: Layout = Layout(),
 ) -> Iterator[tuple[str, Prediction | None]]:
     """Lines to print, each with its prediction; None for a heading.
 
     Args:
         ascii_only: Escape non-ASCII characters in JSON lines, for a stream that isn't UTF-8.
-        exclusive: Whether each image has one class; otherwise predictions have `labels`.
     """
     if form == "jsonl":
-        write: Callable[[Prediction], str] = partial(_json_line, ascii_only)
+        write: Callable[[Prediction], str] = partial(_json_line, ascii_only, layout)
     elif form == "csv":
         columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
         if heading:
-            labels = [] if exclusive else ["labels"]
-            yield _csv_line(["file", *labels, "label", "probability", *columns, "error"]), None
-        write = _csv_writer(top_k, exclusive)
-    elif not exclusive:
+            further = [*([] if layout.tta is None else ["tta"]), *([] if layout.exclusive else ["labels"])]
+            yield _csv_line(["file", *further, "label", "probability", *columns, "error"]), None
+        write = _csv_writer(top_k, layout)
+    elif not layout.exclusive:
         yield "file  labels" + ("" if top_k == 1 else "  most probable classes"), None
         write = partial(_labels_row, top_k)
     else:
@@ -115,11 +129,11 @@ def lines_of(
         yield write(prediction), prediction
 
 
-def _json_line(ascii_only: bool, prediction: Prediction) -> str:
-    return dump_json(_facts(prediction), ascii_only=ascii_only)
+def _json_line(ascii_only: bool, layout: Layout, prediction: Prediction) -> str:
+    return dump_json(_facts(prediction, layout), ascii_only=ascii_only)
 
 
-def _facts(prediction: Prediction) -> dict[str, Any]:
+def _facts(prediction: Prediction, layout: Layout) -> dict[str, Any]:
     """A prediction as a JSON object; values are null for an image without one."""
     return {
         "file": prediction.name,
@@ -128,6 +142,7 @@ def _facts(prediction: Prediction) -> dict[str, Any]:
         "top": _pairs(prediction.top),
         "error": prediction.error,
         **({} if prediction.labels is None else {"labels": _pairs(prediction.labels)}),
+        **({} if layout.tta is None else {"tta": layout.tta}),
     }
 
 
@@ -145,12 +160,13 @@ def _labels_row(top_k: int, prediction: Prediction) -> str:
     return "  ".join([name, *(", ".join(f"{one_line(c)} {p:.4f}" for c, p in each) or "(none)" for each in lists)])
 
 
-def _csv_writer(top_k: int, exclusive: bool) -> Callable[[Prediction], str]:
+def _csv_writer(top_k: int, layout: Layout) -> Callable[[Prediction], str]:
     def write(prediction: Prediction) -> str:
         cells = [cell for label, p in prediction.top for cell in (label, f"{p:.6f}")]
         cells = cells or [""] * (2 * top_k)
-        labels = [] if exclusive else [SEPARATOR.join(label for label, _ in prediction.labels or ())]
-        return _csv_line([prediction.name, *labels, *cells, prediction.error or ""])
+        labels = [] if layout.exclusive else [SEPARATOR.join(label for label, _ in prediction.labels or ())]
+        tta = [] if layout.tta is None else [layout.tta]
+        return _csv_line([prediction.name, *tta, *labels, *cells, prediction.error or ""])
 
     return write
 

@@ -10,7 +10,7 @@ from ftkit.errors import RequestError, RunInterrupted, one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.trained_runs import ComputeOptions
+    from ftkit.evaluation.evaluator import ComputeOptions
     from ftkit.experiments.trials import Trial, TrialResult
     from ftkit.parts.dataset import SplitName
     from ftkit.parts.metric import Metric

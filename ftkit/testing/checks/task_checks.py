@@ -30,7 +30,7 @@ def check_task(task: Task) -> None:
     Raises:
         ContractError: The class isn't a frozen dataclass, or its instance can't be pickled; a class attribute is
             missing; it refuses both kinds of labels; shapes or values of targets, scores or the fitted head are wrong;
-            or predictions, outputs or reordered targets don't agree with each other.
+            or predictions, outputs, averages or reordered targets don't agree with each other.
     """
     import torch
 
@@ -45,6 +45,7 @@ def check_task(task: Task) -> None:
     with seeded(0):
         logits = torch.randn(len(labels), CLASSES)
         _check_scores(task, logits, targets)
+        _check_averages(task, logits)
         _check_predictions(task, logits, targets)
         _check_order(task, targets)
         _check_head(task, targets)
@@ -79,6 +80,18 @@ def _check_scores(task: Task, logits: Tensor, targets: Tensor) -> None:
     correct = task.correct(logits, targets)
     valid = correct.dtype == torch.bool and tuple(correct.shape) == (len(logits),)
     require(valid, f"correct() gives {correct.dtype} {tuple(correct.shape)}, not bool ({len(logits)},)")
+
+
+def _check_averages(task: Task, logits: Tensor) -> None:
+    """The mean of the probabilities of several views or models, as logits."""
+    import torch
+
+    weights, several = torch.tensor([0.5, 0.3, 0.2]), torch.stack([logits, logits.flip(0), -2 * logits])
+    expected = sum(float(weight) * task.scores(one) for weight, one in zip(weights, several, strict=True))
+    found = task.scores(task.averaged(several, weights))
+    require(found.shape == logits.shape, f"the scores of averaged() have shape {tuple(found.shape)}")
+    close = torch.allclose(found, torch.as_tensor(expected), atol=TOLERANCE)
+    require(close, "the scores of averaged() are not the weighted mean of the scores")
 
 
 def _check_predictions(task: Task, logits: Tensor, targets: Tensor) -> None:

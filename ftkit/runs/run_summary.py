@@ -123,7 +123,7 @@ def _started(run: RunFolder) -> datetime:
 
 
 def _state(run: RunFolder) -> RunState:
-    if run.last.is_dir():
+    if run.is_finished:
         return "finished"
     return "running" if run.is_locked() else "stopped"
 

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, SCANS, TRACKERS, VALIDATIONS
+from ftkit.config.choices import (
+    BAD_IMAGE_WAYS,
+    BALANCES,
+    DECODED,
+    DEVICES,
+    ON_NAN,
+    PRECISIONS,
+    SCANS,
+    TRACKERS,
+    VALIDATIONS,
+)
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.transforms.augmentation import LEVELS

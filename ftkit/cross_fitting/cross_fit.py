@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ftkit.cross_fitting.final_model import combine, save_final
-from ftkit.cross_fitting.fold_runs import Fold, resume_command, stop_if_asked, train_folds
+from ftkit.cross_fitting.fold_runs import Fold, resume_command, train_folds
 from ftkit.cross_fitting.share_choice import Candidate, choose, evaluate_shares
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import run_on_main
@@ -122,9 +122,7 @@ def _result(
     plan: Plan, folds: Sequence[Fold], candidates: Sequence[Candidate], best: Candidate, model: str
 ) -> CrossFitting:
     return CrossFitting(
-        folds=tuple(
-            FoldResult(fold.number, *fold.plan.images, int(fold.run.records()[-1]["epoch"])) for fold in folds
-        ),
+        folds=tuple(FoldResult(fold.number, *fold.plan.images, int(fold.run.records()[-1]["epoch"])) for fold in folds),
         monitor=plan.config.monitor,
         shares=tuple(ShareResult(one.share, one.metrics) for one in candidates),
         share=best.share,

@@ -66,9 +66,7 @@ def choose(plan: Plan, candidates: Sequence[Candidate]) -> Candidate:
     return best
 
 
-def _candidate(
-    plan: Plan, images: Split, folds: Sequence[Fold], share: float, logits: Sequence[Tensor]
-) -> Candidate:
+def _candidate(plan: Plan, images: Split, folds: Sequence[Fold], share: float, logits: Sequence[Tensor]) -> Candidate:
     """The outputs of all folds in the order of the training images."""
     places = {name: place for place, name in enumerate(images.names)}
     rows = [(places[name], fold.number) for fold in folds for name in fold.images.names]

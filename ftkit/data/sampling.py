@@ -46,7 +46,7 @@ def stratified_split(
 
 
 def stratified_parts(labels: Labels, parts: int, seed: int, classes: Sequence[str] = ()) -> list[list[int]]:
-    """Divide the positions of `labels` into parts, each of about the same size and with the same fraction of each class.
+    """Divide the positions of `labels` into parts of about the same size, with about the same fraction of each class.
 
     With one label per image, sizes differ by one at most, in total and in each class. Each class is outside each part
     too; with several labels per image, if the label sets permit it.
@@ -62,7 +62,9 @@ def stratified_parts(labels: Labels, parts: int, seed: int, classes: Sequence[st
         RequestError: There are fewer samples than parts, or a class has only one sample.
     """
     if len(labels) < parts:
-        raise RequestError(f"{plural(len(labels), 'training image')} can't be divided into {parts} parts", "lower folds")
+        raise RequestError(
+            f"{plural(len(labels), 'training image')} can't be divided into {parts} parts", "lower folds"
+        )
     require_two_of_each(labels, classes)
     if isinstance(labels, LabelSets):
         return stratified_folds(labels, parts, seed)

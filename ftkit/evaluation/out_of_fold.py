@@ -85,14 +85,16 @@ def read_out_of_fold(folder: Path) -> OutOfFold:
     run = RunFolder(folder)
     try:
         with run.out_of_fold.open(encoding="utf-8", newline="") as file:
-            rows = [(row["image"], int(row["fold"])) for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
         tensors = load_file(run.out_of_fold_outputs)
-        found = OutOfFold(*zip(*rows, strict=True), tensors["targets"], tensors["logits"])  # type: ignore[arg-type]
+        names, folds = tuple(row["image"] for row in rows), tuple(int(row["fold"]) for row in rows)
+        found = OutOfFold(names, folds, tensors["targets"], tensors["logits"])
         if not len(found.names) == len(found.targets) == len(found.logits):
             raise ValueError("they have other numbers of images")
     except FileNotFoundError as error:
         raise RequestError(
-            f"{error.filename} is missing: the run isn't finished, or the file was removed", f"resume or repeat {folder}"
+            f"{error.filename} is missing: the run isn't finished, or it was removed",
+            f"resume {folder}, or repeat it",
         ) from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RequestError(

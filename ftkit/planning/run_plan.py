@@ -104,11 +104,13 @@ class Plan:
     @cached_property
     def cache_policy(self) -> CachePolicy:
         """Which phases may train on cached activations."""
+        # All folds read the same tables, which hold all of their images, for training and for validation.
+        train, val = (sum(self.images), 0) if self.config.fold or self.fold_sizes else self.images
         return CachePolicy(
             phases=self.schedule.phases,
             groups=tuple(group.name for group in self.schedule.groups),
-            train_images=self.images[0],
-            val_images=self.images[1],
+            train_images=train,
+            val_images=val,
             limit=self.config.cache.limit,
             enabled=self.config.cache.use,
             augmentations=self.config.cache.augmentations,

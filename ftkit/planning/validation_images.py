@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
-from ftkit.config.choices import AUTO
+from ftkit.config.choices import AUTO, Validation
 from ftkit.config.load import Resolved
 from ftkit.config.schema import Config
 from ftkit.data.sampling import stratified_parts, stratified_sample, stratified_split
@@ -17,8 +16,8 @@ from ftkit.parts.label_sets import count_classes
 FOLD_KEYS = ("folds", "fold")
 
 
-def choose_validation(config: Config) -> Literal["holdout", "kfold"]:
-    """How the validation images are chosen; the rule for `auto`."""
+def choose_validation(config: Config) -> Validation:
+    """How the validation images are chosen, `holdout` or `kfold`; the rule for `auto`."""
     return "holdout" if config.validation == AUTO else config.validation
 
 
@@ -43,14 +42,14 @@ def with_validation(resolved: Resolved, splits: Splits, for_training: bool) -> t
     if choose_validation(resolved.config) == "kfold":
         return _cross_fitted(resolved, splits, for_training)
     _refuse_fold_keys(resolved)
+    config, train, val = resolved.config, splits.train, splits.val
     notes: tuple[str, ...] = ()
-    config = resolved.config
-    if splits.val is None:
-        kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
-        splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
+    if val is None:
+        kept, taken = stratified_split(train.labels, config.val_fraction, config.seed, splits.classes)
+        train, val = train.subset(kept), train.subset(taken)
         notes = (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
     # Drawn from what is left, so that the validation images don't depend on it.
-    return replace(splits, train=_sampled(config, splits.train, for_training)), notes
+    return replace(splits, train=_sampled(config, train, for_training), val=val), notes
 
 
 def fold_parts(config: Config, train: Split, classes: tuple[str, ...] = ()) -> list[list[int]]:

@@ -121,7 +121,7 @@ def _folds(plan: Plan) -> str:
     sizes = f"{val:,}" if few == many else f"{few:,} or {many:,}" if many - few == 1 else f"{few:,} to {many:,}"
     return (
         f"{len(plan.fold_sizes)}, trained one after another: about {train:,} training and {sizes} validation images "
-        f"each; the final model is made of all {len(plan.fold_sizes)}; steps, memory and cache below are those of a fold"
+        "each; the final model is made of them; steps and memory below are those of one fold"
     )
 
 

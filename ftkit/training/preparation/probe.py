@@ -68,9 +68,7 @@ def fit_head(plan: Plan, layer: nn.Linear, features: Tensor, targets: Tensor) ->
     """Logistic regression on features float32 `(n, features)` for a head, as the settings of a plan ask for."""
     balanced, seed = plan.config.balance != "none", derive(plan.config.seed, "probe") % 2**32
     intercept = layer.bias is not None
-    return plan.task.fit_head(
-        features, targets, plan.num_classes, intercept=intercept, balanced=balanced, seed=seed
-    )
+    return plan.task.fit_head(features, targets, plan.num_classes, intercept=intercept, balanced=balanced, seed=seed)
 
 
 def head_layer(network: nn.Module, name: str) -> nn.Linear:

@@ -108,10 +108,9 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     # What `auto` selects is unknown without torch.
     yield "precision", config.precision + (", by processor and network" if config.precision == "auto" else "")
     yield from _steps(plan)
-    if plan.fold_sizes:
-        best = one_line(plan.metrics[config.monitor].label)
-        yield "final model", f"between the first and the last weights, by {best} of the out-of-fold outputs"
-    yield "best epoch", f"by validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
+    chosen = "between first and last weights, by out-of-fold" if plan.fold_sizes else "by validation"
+    label = one_line(plan.metrics[config.monitor].label)
+    yield "final model" if plan.fold_sizes else "best epoch", f"{chosen} {label}{_patience(plan)}"
 
 
 def _folds(plan: Plan) -> str:
@@ -120,8 +119,8 @@ def _folds(plan: Plan) -> str:
     few, many = min(plan.fold_sizes), max(plan.fold_sizes)
     sizes = f"{val:,}" if few == many else f"{few:,} or {many:,}" if many - few == 1 else f"{few:,} to {many:,}"
     return (
-        f"{len(plan.fold_sizes)}, trained one after another: about {train:,} training and {sizes} validation images "
-        "each; the final model is made of them; steps and memory below are those of one fold"
+        f"{len(plan.fold_sizes)}, trained one after another, which takes {len(plan.fold_sizes)} times as long: about "
+        f"{train:,} training and {sizes} validation images each; steps and memory below are those of one fold"
     )
 
 

@@ -51,6 +51,7 @@ def reason_without(plan: Plan) -> str:
         "--no-weight-averaging": not config.weight_averaging,
         "the run trains no epochs": not config.epochs,
         "the weights are none": plan.weights.kind == "none",
+        "a cross-fitted run averages the weights of its folds": bool(plan.fold_sizes),
         "--fsdp shards the weights": config.fsdp,
         "--zero-stage shards the training": bool(config.zero_stage),
     }

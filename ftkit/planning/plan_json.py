@@ -19,17 +19,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "backbone": plan.config.backbone,
         "weights": plan.weights.describe(),
-        "classes": list(plan.splits.classes),
-        "data": {name: len(split) for name, split in plan.splits.present()},
-        "fingerprint": plan.fingerprint,
-        "scan": {
-            "files": plan.config.scan,
-            "scanned": plan.findings.scanned,
-            "unchecked": plan.findings.unchecked,
-        },
-        "bad_images": len(plan.findings.bad),
-        "duplicates": sum(not one.contradicts for one in plan.findings.duplicates),
-        "contradictions": sum(one.contradicts for one in plan.findings.duplicates),
+        **_data(plan),
         "head": asdict(plan.head),
         "drop_path": plan.config.drop_path,
         "backbone_dropout": plan.config.backbone_dropout,
@@ -55,6 +45,24 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "phases": None if plan.cache_by_phase is None else [_use(use) for use in plan.cache_by_phase],
         },
         "notes": list(plan.notes),
+    }
+
+
+def _data(plan: Plan) -> dict[str, Any]:
+    """Classes, splits, and what the image scan found."""
+    return {
+        "classes": list(plan.splits.classes),
+        "data": {name: len(split) for name, split in plan.splits.present()},
+        "fold_sizes": list(plan.fold_sizes) or None,
+        "fingerprint": plan.fingerprint,
+        "scan": {
+            "files": plan.config.scan,
+            "scanned": plan.findings.scanned,
+            "unchecked": plan.findings.unchecked,
+        },
+        "bad_images": len(plan.findings.bad),
+        "duplicates": sum(not one.contradicts for one in plan.findings.duplicates),
+        "contradictions": sum(one.contradicts for one in plan.findings.duplicates),
     }
 
 

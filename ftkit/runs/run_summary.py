@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import is_better
 from ftkit.runs.averages import Average, describe_average, kept_average
+from ftkit.runs.cross_fitting_record import CrossFitting, read_cross_fitting
 from ftkit.runs.run_folder import RunFolder
 
 RunState = Literal["finished", "running", "stopped"]
@@ -32,6 +33,7 @@ class RunSummary:
         records: One per epoch.
         layer_drift: Weight drift by layer, once the run is finished.
         average: The average of weights that is the run's model; None where the model is of an epoch.
+        cross_fitting: What a cross-fitted run has found, once it is finished.
     """
 
     run: RunFolder
@@ -42,6 +44,7 @@ class RunSummary:
     records: tuple[Mapping[str, Any], ...]
     layer_drift: Mapping[str, Any] | None
     average: Average | None = None
+    cross_fitting: CrossFitting | None = None
 
     @property
     def data(self) -> str:
@@ -78,6 +81,17 @@ class RunSummary:
         """The record of the model, as `best_record` gives it."""
         lower = bool(self.plan["metrics"][self.monitor]["lower_is_better"])
         return best_record(self.records, self.average, self.monitor, lower)
+
+    @property
+    def fold_sizes(self) -> Sequence[int]:
+        """Number of validation images of each fold of a cross-fitted run; empty for other runs."""
+        return self.plan.get("fold_sizes") or ()
+
+    @property
+    def folds(self) -> list[RunFolder]:
+        """The runs of the folds that have begun."""
+        numbers = range(1, len(self.fold_sizes) + 1)
+        return [fold for number in numbers if (fold := RunFolder(self.run.folds / str(number))).path.is_dir()]
 
     @property
     def weight_drift(self) -> Mapping[str, float | None]:
@@ -141,11 +155,11 @@ def summarize(folder: Path) -> RunSummary:
         RequestError: A file of it is missing or isn't what ftkit wrote.
     """
     run = RunFolder(folder)
-    config, plan = _read(run.config), _read(run.plan)
+    config, plan, found = _read(run.config), _read(run.plan), read_cross_fitting(run)
     try:
         records = tuple(run.records())
         summary = RunSummary(
-            run, _started(run), _state(run), config, plan, records, _layer_drift(run), kept_average(run)
+            run, _started(run), _state(run), config, plan, records, _layer_drift(run), kept_average(run), found
         )
         _ = summary.data, summary.strategy, summary.planned, summary.best, summary.metric_labels, plan["backbone"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -159,7 +173,7 @@ def _started(run: RunFolder) -> datetime:
 
 
 def _state(run: RunFolder) -> RunState:
-    if run.last.is_dir():
+    if run.is_finished:
         return "finished"
     return "running" if run.is_locked() else "stopped"
 

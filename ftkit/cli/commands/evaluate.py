@@ -96,7 +96,7 @@ def evaluate(
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
+    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle, evaluate_logits
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
@@ -104,9 +104,17 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
-    evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, options, store, console.note)
+    stored = images.outputs
+    if stored is not None:
+        if tta != "none":
+            raise RequestError(
+                f"--tta {tta}: out-of-fold metrics come from stored outputs", "drop it, or give --split test or --data"
+            )
+        evaluation, intervals = evaluate_logits(loaded, stored.logits, stored.targets, metrics)
+    else:
+        evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, options, store, console.note)
     if json:
-        source = {"data": images.source, "split": images.name, "data_changed": images.changed}
+        source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.compute.precision, "tta": tta}
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
         console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
@@ -147,7 +155,7 @@ def _evaluation_data(
         return split_of_dataset(chosen.dataset, data or f"dataset {chosen.name}", card, split)
     if run is None:
         raise RequestError(f"{bundle} is a model without a run, so its data is unknown", "give images with --data")
-    return split_of_run(run, card, split)
+    return split_of_run(run, card, split, bundle.parent)
 
 
 def _run_config(bundle: Path) -> Resolved | None:
@@ -159,7 +167,7 @@ def _run_config(bundle: Path) -> Resolved | None:
 
 
 def _print_notes(bundle: Path, images: EvaluationData, warnings: Iterable[str]) -> None:
-    console.note(f"model {bundle} on {images.source}: {images.name} split, {plural(len(images.split), 'image')}")
+    console.note(f"model {bundle} on {images.source}: {images.title} split, {plural(len(images.split), 'image')}")
     for line in images.notes:
         console.note(f"note: {line}")
     if images.changed:
@@ -185,7 +193,7 @@ def show(
         if value is not None
     ]
     count = plural(evaluation.images, "image") + ("" if tta == "none" else f", test-time augmentation {tta}")
-    out.print(f"{images.name}: {', '.join(shown)}, {count}", soft_wrap=True)
+    out.print(f"{images.title}: {', '.join(shown)}, {count}", soft_wrap=True)
     out.print("in brackets: 95 % confidence intervals", soft_wrap=True)
     for name, reason in evaluation.missing.items():
         out.print(f"no {labels[name]}: {one_line(reason)}", soft_wrap=True)

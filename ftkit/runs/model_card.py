@@ -1,4 +1,7 @@
-"""The model card: `model.json`, which describes the weights in `model.safetensors` beside it. Needs no torch."""
+"""The model card: `model.json`, which describes the weights in `model.safetensors` beside it. Needs no torch.
+
+The card of an ensemble describes members instead, which are models in `members/1`, `members/2` and so on.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,12 @@ from ftkit.parts.backbone import Head
 from ftkit.transforms.preprocessing import Preprocessing
 
 FORMAT = 1
+ENSEMBLE_FORMAT = 2
+"""Of the card of an ensemble, which versions of ftkit without ensembles refuse by it."""
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
+MEMBERS = "members"
+"""The folder of an ensemble's members."""
 
 _OWN_SUM = re.compile(rb'"sha256": "([0-9a-f]{64})"')
 
@@ -48,6 +55,25 @@ class BackboneId:
 
 
 @dataclass(frozen=True)
+class EnsembleMember:
+    """A model of an ensemble; the n-th one, from 1, is the folder `members/n`.
+
+    Attributes:
+        card_sha256: Digest of its `model.json`, which has the digest of its weights.
+        weight: Its part of the mean of the probabilities; the weights of all members have the sum 1.
+        source: The run or model that it was copied from.
+        backbone: Name of its backbone.
+        metrics: Metrics on its own validation split.
+    """
+
+    card_sha256: str
+    weight: float
+    source: str
+    backbone: str
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What is needed to use a model, and its origin.
 
@@ -68,6 +94,7 @@ class ModelCard:
         decision: What turns scores into predictions, as `Task.fit_decision` gave it.
         precision: Numeric precision of the validation, in which the model is evaluated; `auto` if it isn't known.
         dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
+        members: The models of an ensemble, whose `preprocessing` is that of the first one; empty for a single network.
         format: The version of the bundle's layout.
     """
 
@@ -88,14 +115,17 @@ class ModelCard:
     decision: Mapping[str, Any] = field(default_factory=dict)
     precision: PrecisionName = "auto"
     dataset: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[EnsembleMember, ...] = ()
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
-        """The card as `model.json`, with the digest of the weights' file and its own.
+        """The card as `model.json`, with the digest of the weights' file, empty for an ensemble, and its own.
 
         Its own digest is computed with zeros in its place, so that the two cover every byte of both files.
         """
         content = {"format": self.format, "sha256": "0" * 64, "weights_sha256": weights_sha256, **asdict(self)}
+        if not self.members:
+            del content["members"]
         blank = dump_json(content, indent=2).encode() + b"\n"
         return blank.replace(b'"' + b"0" * 64 + b'"', f'"{hashlib.sha256(blank).hexdigest()}"'.encode(), 1)
 
@@ -119,7 +149,7 @@ def read_card_and_digest(folder: Path) -> tuple[ModelCard, str]:
     except (ValueError, KeyError, TypeError):
         raise damaged(path) from None
     whole = _is_whole(raw)
-    if isinstance(layout, int) and layout > FORMAT:
+    if isinstance(layout, int) and layout > ENSEMBLE_FORMAT:
         cause = f"written by a newer ftkit (format {layout})"
         raise RequestError(f"{path}: {cause if whole else cause + ', or damaged'}", "upgrade ftkit")
     if not whole:
@@ -160,7 +190,8 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    content = {"precision": "auto", "dataset": {}, **content}  # Early cards have neither.
+    # Early cards have neither the first nor the second, and only ensembles have members.
+    content = {"precision": "auto", "dataset": {}, "members": [], **content}
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

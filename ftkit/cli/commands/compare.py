@@ -32,7 +32,7 @@ RUN_KEYS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
 
 
 Runs = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN]...", help="Folders or names of runs; the first is the baseline.")
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs, and ensembles; the first is the baseline.")
 ]
 Strategies = Annotated[
     str | None, typer.Option("--strategies", metavar="NAME,NAME", help="Train these strategies, and compare them.")
@@ -238,8 +238,10 @@ def _cost(result: Result) -> tuple[str, str, str]:
 
     trained = result.outputs.trained
     summary = trained.summary
+    if summary is None:
+        return "-", "-", "-"
     best = summary.best["epoch"] if summary.best else "-"
-    return f"{best} of {summary.epochs}", f"{trained.seconds:.1f}", full_count(trained.trainable)
+    return f"{best} of {summary.epochs}", f"{trained.seconds or 0:.1f}", full_count(trained.trainable)
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -250,9 +252,9 @@ def _facts(result: Result) -> dict[str, Any]:
         "images": len(one.names),
         "precision": one.precision,
         "metrics": {name: _plain(value) for name, value in result.metrics.items()},
-        "best_epoch": summary.best["epoch"] if summary.best else None,
-        "epochs": summary.epochs,
-        "seconds": round(one.trained.seconds, 3),
+        "best_epoch": summary.best["epoch"] if summary and summary.best else None,
+        "epochs": summary.epochs if summary else None,
+        "seconds": None if one.trained.seconds is None else round(one.trained.seconds, 3),
         "trainable": one.trained.trainable,
         "against_baseline": None,
     }

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "train": _command("train", "Fine-tune a backbone on images and keep the best model.", WORKFLOW),
     "evaluate": _command("evaluate", "Evaluate a model on labelled images.", WORKFLOW),
     "predict": _command("predict", "Predict the class of images.", WORKFLOW),
+    "ensemble": _command("ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW),
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
     "compare": _command("compare", "Compare runs, or strategies over seeds, on the same images.", WORKFLOW),

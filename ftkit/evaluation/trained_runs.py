@@ -27,28 +27,33 @@ from ftkit.runs.run_summary import RunSummary, summarize
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run with a model, and the config of its training."""
+    """A run with a model, and the config of its training; or an ensemble, with the config of a run to compare it with.
 
-    summary: RunSummary
+    Attributes:
+        summary: None for an ensemble.
+    """
+
+    summary: RunSummary | None
     bundle: Path
     resolved: Resolved
 
     @property
     def path(self) -> Path:
-        return self.summary.run.path
+        return self.bundle if self.summary is None else self.summary.run.path
 
     @property
-    def seconds(self) -> float:
-        """Time spent on the run's epochs, the probe included."""
-        return float(sum(record["seconds"] for record in self.summary.records))
+    def seconds(self) -> float | None:
+        """Time spent on the run's epochs, the probe included; None for an ensemble."""
+        return None if self.summary is None else float(sum(record["seconds"] for record in self.summary.records))
 
     @property
     def trainable(self) -> int | None:
         """The most parameters that train at a time; a probe trains the head alone.
 
-        None for a run of an earlier ftkit, which didn't record the counts of backbones without a `summary`.
+        None for an ensemble, and for a run of an earlier ftkit, which didn't record the counts of backbones without a
+        `summary`.
         """
-        return most_trainable(self.summary.plan)
+        return None if self.summary is None else most_trainable(self.summary.plan)
 
 
 def most_trainable(plan: Mapping[str, Any]) -> int | None:
@@ -89,21 +94,28 @@ class SplitOutputs:
 
 
 def find_trained_runs(specs: Iterable[str], runs_dir: Path) -> list[TrainedRun]:
-    """Runs with their models, by folder or by name under `runs_dir`.
+    """Runs with their models, by folder or by name under `runs_dir`, and ensembles, by folder.
 
     Raises:
-        RequestError: A run is missing, has no model yet, or is a model without its run.
+        RequestError: A run is missing, has no model yet, or is a model without its run; or there are ensembles alone.
     """
-    found = []
-    for spec in specs:
-        bundle = find_model(spec, runs_dir)
-        folder = run_of(bundle)
-        if folder is None or not (folder / "config.yaml").is_file():
-            raise RequestError(
-                f"{spec} is a model on its own, without its run", "runs can be compared; ftkit evaluate takes models"
-            )
-        found.append(TrainedRun(summarize(folder), bundle, resolve(folder / "config.yaml", {}, [], {})))
-    return found
+    bundles = [(spec, find_model(spec, runs_dir)) for spec in specs]
+    found = [None if read_card(bundle).members else _trained_run(spec, bundle) for spec, bundle in bundles]
+    runs = [one for one in found if one is not None]
+    if not runs:
+        raise RequestError("there are ensembles alone, whose images are unknown", "give a run on the same images too")
+    # An ensemble is evaluated on the images of the first run.
+    ensembles = (TrainedRun(None, bundle, runs[0].resolved) for _, bundle in bundles)
+    return [ensemble if one is None else one for one, ensemble in zip(found, ensembles, strict=True)]
+
+
+def _trained_run(spec: str, bundle: Path) -> TrainedRun:
+    folder = run_of(bundle)
+    if folder is None or not (folder / "config.yaml").is_file():
+        raise RequestError(
+            f"{spec} is a model on its own, without its run", "runs can be compared; ftkit evaluate takes models"
+        )
+    return TrainedRun(summarize(folder), bundle, resolve(folder / "config.yaml", {}, [], {}))
 
 
 def common_split(trained_runs: Sequence[TrainedRun]) -> SplitName:
@@ -121,10 +133,16 @@ def predict_split(
         tell: Called with lines to report.
 
     Raises:
-        RequestError: The data is missing or has no such split, or the model can't be loaded.
+        RequestError: The data is missing or has no such split, the model can't be loaded, or it is an ensemble and the
+            split isn't test.
         FtkitError: An image can't be read.
     """
     card = read_card(trained.bundle)
+    if trained.summary is None and split != "test":
+        raise RequestError(
+            f"{trained.path} is an ensemble, whose members may have been trained on the {split} images of a run",
+            "compare on a test split",
+        )
     labelled = split_of_run(trained.resolved, card, split, trained.path)
     loaded = load_bundle(trained.bundle, options.device, options.precision, trained.resolved.registry)
     if labelled.outputs is None:
@@ -145,6 +163,9 @@ def predict_split(
         logits=logits[order],
         task=loaded.task,
         decision=card.decision,
-        notes=(*((changed,) if labelled.changed else ()), *(f"{trained.path}: {line}" for line in loaded.notes)),
-        precision=loaded.compute.precision,
+        notes=(
+            *((changed,) if labelled.changed and trained.summary else ()),
+            *(f"{trained.path}: {line}" for line in loaded.notes),
+        ),
+        precision=loaded.precision,
     )

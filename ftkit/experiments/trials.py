@@ -225,7 +225,8 @@ def evaluate_trial(
     from ftkit.evaluation.trained_runs import find_trained_runs
 
     (trained,) = find_trained_runs([str(trial.folder.path)], trial.folder.path.parent)
-    summary = trained.summary
+    summary, seconds = trained.summary, trained.seconds
+    assert summary is not None and seconds is not None, "a trial is a run"  # noqa: PT018
     best = summary.best
     assert best is not None, "a finished run has records"
     recorded = {name: best.get(f"val_{name}") for name in metrics}
@@ -235,7 +236,7 @@ def evaluate_trial(
         found["val"] = recorded | (_evaluated(trained, "val", missing, options) if missing else {})
     if "test" in splits:
         found["test"] = _evaluated(trained, "test", metrics, options)
-    return TrialResult(trial, found, int(best["epoch"]), summary.epochs, trained.seconds, trained.trainable)
+    return TrialResult(trial, found, int(best["epoch"]), summary.epochs, seconds, trained.trainable)
 
 
 def _evaluated(

@@ -89,6 +89,7 @@ def export_bundle(
     registry = Registry(tuple(dict.fromkeys((*project_plugins(), *(map(Path, run.config.plugins) if run else ())))))
     exporter = make_exporter(format_name, settings, registry)
     loaded = load_bundle(bundle, "cpu", "fp32", registry)
+    _require_one_preprocessing(loaded)
     source, images, more = _images_of_run(run and replace(run, registry=registry), loaded.card.preprocessing)
     model = _trained_model(loaded)
     batches = reference_batches(model, [random_images(model.preprocessing, COUNT), images])
@@ -162,6 +163,20 @@ def _images_of_run(run: Resolved | None, preprocessing: Preprocessing) -> tuple[
 
 def _random_only(error: FtkitError) -> str:
     return f"compared on random images alone: the run's data can't be used: {error.message}"
+
+
+def _require_one_preprocessing(loaded: Loaded) -> None:
+    """Refuse an ensemble whose members take different images: an exported model has one input.
+
+    Raises:
+        RequestError: Names the members.
+    """
+    for number, (member, _) in enumerate(loaded.members, 1):
+        if member.card.preprocessing != loaded.members[0][0].card.preprocessing:
+            raise RequestError(
+                f"{loaded.folder}: members 1 and {number} differ in preprocessing, and an export has one input",
+                "export the members, or make an ensemble of models with one preprocessing",
+            )
 
 
 def _trained_model(loaded: Loaded) -> TrainedModel:

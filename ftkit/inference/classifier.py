@@ -44,9 +44,12 @@ class MemberNetwork:
 
 def inference_networks(loaded: Loaded) -> tuple[MemberNetwork, ...]:
     """The networks of a model, their weights cast for inference."""
-    preprocessing, compute = loaded.card.preprocessing, loaded.compute
-    network = cast_for_inference(loaded.model, compute, preprocessing.channels, preprocessing.size)
-    return (MemberNetwork(network, compute, preprocessing),)
+    found = []
+    for one, weight in loaded.members or ((loaded, 1.0),):
+        preprocessing = one.card.preprocessing
+        network = cast_for_inference(one.model, one.compute, preprocessing.channels, preprocessing.size)
+        found.append(MemberNetwork(network, one.compute, preprocessing, weight))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

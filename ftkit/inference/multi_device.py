@@ -63,7 +63,7 @@ def predict_files(
         return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size, job.tta)
     card = read_card(job.bundle)
     check_bounds(card.classes, job.top_k, job.batch_size)
-    if card.backbone.code:
+    if card.backbone.code or card.members:
         _loaded(replace(job, device="cpu", precision="fp32"), tell)
     return card, _predict_in_processes(job, paths, processes)
 

@@ -57,7 +57,7 @@ class Predictor:
     def __init__(self, loaded: Loaded) -> None:
         self.card: ModelCard = loaded.card
         self.folder: Path = loaded.folder
-        self._compute = loaded.compute
+        self._compute, self._precision = loaded.compute, loaded.precision
         self._model = loaded.model
         self._task = loaded.task
         self._networks = inference_networks(loaded)
@@ -68,12 +68,21 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`."""
-        return self._compute.precision
+        """`fp32`, `bf16` or `fp16`; where the members of an ensemble differ, all of theirs."""
+        return self._precision
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits."""
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits.
+
+        Raises:
+            RequestError: It is an ensemble whose members take different images.
+        """
+        if len({network.preprocessing for network in self._networks}) > 1:
+            raise RequestError(
+                f"{self.folder}: the members of the ensemble differ in preprocessing, so it isn't one network",
+                "use predict, or load a member",
+            )
         return self._model
 
     @property
@@ -82,6 +91,7 @@ class Predictor:
 
     @property
     def preprocessing(self) -> Preprocessing:
+        """Of an ensemble, that of its first member; `predict` uses each one's own."""
         return self.card.preprocessing
 
     def predict(

@@ -1,12 +1,13 @@
 """Model bundles: `model.safetensors` and `model.json`, all that is needed to use a model, without pickle.
 
-A SHA-256 checksum covers every byte of both files, and a bundle is written completely or not at all.
+A SHA-256 checksum covers every byte of both files, and a bundle is written completely or not at all. The bundle of an
+ensemble is a `model.json`, which has the checksums of its members, and their bundles; it is read by the same function.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,13 +27,14 @@ from ftkit.files.folder_swap import current_folder
 from ftkit.models.compute.devices import Compute, choose_device
 from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.compute.precision import evaluation_precision, traits_of
+from ftkit.models.ensembles.ensemble_network import EnsembleNetwork, Reordered
 from ftkit.models.identity import network_identity
 from ftkit.models.surgery import build_network
 from ftkit.models.weights.pretrained import restore_weights
 from ftkit.parts.backbone import Backbone
 from ftkit.parts.task import Task
 from ftkit.plugins import BUILT_IN, Registry
-from ftkit.runs.model_card import CARD, WEIGHTS, BackboneId, ModelCard, damaged, read_card_and_digest
+from ftkit.runs.model_card import CARD, MEMBERS, WEIGHTS, BackboneId, ModelCard, damaged, read_card_and_digest
 from ftkit.tasks.saved_task import saved_task
 
 
@@ -41,7 +43,9 @@ class Loaded:
     """A model that is ready to use: in eval mode, on its device.
 
     Attributes:
+        model: Of an ensemble whose members differ in preprocessing, it can't be called.
         notes: Warnings for the user.
+        members: The models of an ensemble with their weights, their outputs in the order of the ensemble's classes.
     """
 
     model: nn.Module
@@ -50,6 +54,12 @@ class Loaded:
     compute: Compute
     task: Task
     notes: tuple[str, ...] = ()
+    members: tuple[tuple[Loaded, float], ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`; where the members of an ensemble differ, all of theirs."""
+        return ", ".join(sorted({one.compute.precision for one, _ in self.members} or {self.compute.precision}))
 
 
 def backbone_id(registry: Registry, name: str) -> BackboneId:
@@ -74,7 +84,7 @@ def save_bundle(
     card = replace(
         card,
         ftkit=card.ftkit or ftkit.__version__,
-        versions=card.versions or _versions(),
+        versions=card.versions or package_versions(),
         created=card.created or datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -89,7 +99,7 @@ def save_bundle(
 def load_bundle(
     folder: Path, device: str = "auto", precision: str = "auto", registry: Registry | None = None
 ) -> Loaded:
-    """Check both files of a bundle, build its backbone and load the weights.
+    """Check the files of a bundle, build its backbone and load the weights; the same for each member of an ensemble.
 
     Args:
         device: `auto`, `cuda`, `mps` or `cpu`.
@@ -103,6 +113,8 @@ def load_bundle(
     """
     folder = current_folder(folder)
     card, expected = read_card_and_digest(folder)
+    if card.members:
+        return _load_ensemble(folder, card, device, precision, registry)
     weights = folder / WEIGHTS
     if _sha256(weights) != expected:
         raise damaged(weights)
@@ -120,6 +132,32 @@ def load_bundle(
     compute = Compute(torch.device(found), chosen)
     compute = choose_memory_format(model.eval(), compute, preprocessing.channels, preprocessing.size)
     return Loaded(model, card, folder, compute, task, (*notes, warning) if warning else notes)
+
+
+def _load_ensemble(folder: Path, card: ModelCard, device: str, precision: str, registry: Registry | None) -> Loaded:
+    members, notes = list[tuple[Loaded, float]](), list[str]()
+    for number, member in enumerate(card.members, 1):
+        place = folder / MEMBERS / str(number)
+        if _sha256(place / CARD) != member.card_sha256:
+            raise damaged(place / CARD)
+        loaded = load_bundle(place, device, precision, registry)
+        if sorted(loaded.card.classes) != sorted(card.classes):
+            raise RequestError(f"{folder / CARD}: member {number} has other classes", "make the ensemble again")
+        places = class_places(card.classes, loaded.card.classes)
+        model = loaded.model if places == sorted(places) else Reordered(loaded.model, places).to(loaded.compute.device)
+        members.append((replace(loaded, model=model), member.weight))
+        notes += [f"member {number}: {line}" for line in loaded.notes]
+    task, computes = _task(card, registry or _registry(members[0][0].card), folder), {m.compute for m, _ in members}
+    found = members[0][0].compute
+    compute = found if len(computes) == 1 else Compute(found.device, "fp32")
+    network = EnsembleNetwork([one.model for one, _ in members], [weight for _, weight in members], task)
+    return Loaded(network.to(compute.device).eval(), card, folder, compute, task, tuple(notes), tuple(members))
+
+
+def class_places(classes: Sequence[str], others: Sequence[str]) -> list[int]:
+    """Where each of `classes` is among `others`, which are the same names in any order."""
+    known = {name: place for place, name in enumerate(others)}
+    return [known[name] for name in classes]
 
 
 def _registry(card: ModelCard) -> Registry:
@@ -166,7 +204,7 @@ def _build(backbone: Backbone, card: ModelCard, folder: Path) -> nn.Module:
 def _code_notes(card: ModelCard, network: nn.Module) -> tuple[str, ...]:
     """A warning where the code of a project's network has changed; with other versions of torch that is unknown."""
     known = card.backbone.code
-    if not known or card.versions != _versions() or known == network_identity(network):
+    if not known or card.versions != package_versions() or known == network_identity(network):
         return ()
     return (
         f"the code or settings of {card.backbone.name} have changed since the model was trained: "
@@ -194,7 +232,7 @@ def _sha256(path: Path) -> str:
         raise RequestError(f"{path}: can't be read: {error.strerror}") from None
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

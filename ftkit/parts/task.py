@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ftkit.errors import RequestError
 from ftkit.parts.dataset import Splits
 from ftkit.parts.label_sets import Labels, count_classes
 
@@ -182,6 +183,19 @@ class Task(ABC):
         Raises:
             RequestError: Names the invalid value.
         """
+
+    def averaged_decision(self, decisions: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> Mapping[str, Any]:
+        """The decision of an ensemble, of those of its members; by default they must be equal.
+
+        Args:
+            weights: Of the members, positive, with the sum 1.
+
+        Raises:
+            RequestError: The decisions can't be combined.
+        """
+        if any(one != decisions[0] for one in decisions):
+            raise RequestError(f"the models of task {self.name} decide in different ways, which can't be combined")
+        return decisions[0]
 
     @abstractmethod
     def predicted(self, scores: Sequence[float], decision: Mapping[str, Any]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from ftkit.errors import RequestError, unknown
 from ftkit.models.weights.head_classes import head_class_order
 from ftkit.parts.backbone import Backbone, Head, Pretrained
 from ftkit.parts.strategy import Strategy
-from ftkit.runs.model_card import CARD, WEIGHTS, read_card_and_digest
+from ftkit.runs.model_card import CARD, MEMBERS, WEIGHTS, read_card_and_digest
 from ftkit.runs.run_lookup import find_model, refuse_run_part
 from ftkit.transforms.preprocessing import Preprocessing
 
@@ -163,6 +163,8 @@ def _weights_file(path: Path, runs: Path) -> WeightSource:
             f"{bundle} has no {CARD}, so it isn't a model of ftkit's", f"name the weights file: {bundle / WEIGHTS}"
         )
     card, sha256 = read_card_and_digest(bundle)
+    if card.members:
+        raise RequestError(f"weights {path} are an ensemble, not one network", f"give one of {bundle / MEMBERS}")
     return WeightSource(
         "file",
         str(path),

@@ -1,4 +1,7 @@
-"""The model card: `model.json`, which describes the weights in `model.safetensors` beside it. Needs no torch."""
+"""The model card: `model.json`, which describes the weights in `model.safetensors` beside it. Needs no torch.
+
+The card of an ensemble describes members instead, which are models in `members/1`, `members/2` and so on.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,12 @@ from ftkit.parts.backbone import Head
 from ftkit.transforms.preprocessing import Preprocessing
 
 FORMAT = 1
+ENSEMBLE_FORMAT = 2
+"""Of the card of an ensemble, which versions of ftkit without ensembles refuse by it."""
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
+MEMBERS = "members"
+"""The folder of an ensemble's members."""
 
 _OWN_SUM = re.compile(rb'"sha256": "([0-9a-f]{64})"')
 
@@ -48,6 +55,25 @@ class BackboneId:
 
 
 @dataclass(frozen=True)
+class EnsembleMember:
+    """A model of an ensemble; the n-th one, from 1, is the folder `members/n`.
+
+    Attributes:
+        card_sha256: Digest of its `model.json`, which has the digest of its weights.
+        weight: Its part of the mean of the probabilities; the weights of all members have the sum 1.
+        source: The run or model that it was copied from.
+        backbone: Name of its backbone.
+        metrics: Metrics on its own validation split.
+    """
+
+    card_sha256: str
+    weight: float
+    source: str
+    backbone: str
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What is needed to use a model, and its origin.
 
@@ -70,6 +96,7 @@ class ModelCard:
         dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
         average: Where the weights are an average of those of several epochs: which `epochs`, and the `share` of the
             way from the first to the last of them, None for the mean. Empty for the weights of one epoch.
+        members: The models of an ensemble, whose `preprocessing` is that of the first one; empty for a single network.
         format: The version of the bundle's layout.
     """
 
@@ -91,14 +118,17 @@ class ModelCard:
     precision: PrecisionName = "auto"
     dataset: Mapping[str, Any] = field(default_factory=dict)
     average: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[EnsembleMember, ...] = ()
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
-        """The card as `model.json`, with the digest of the weights' file and its own.
+        """The card as `model.json`, with the digest of the weights' file, empty for an ensemble, and its own.
 
         Its own digest is computed with zeros in its place, so that the two cover every byte of both files.
         """
         content = {"format": self.format, "sha256": "0" * 64, "weights_sha256": weights_sha256, **asdict(self)}
+        if not self.members:
+            del content["members"]
         blank = dump_json(content, indent=2).encode() + b"\n"
         return blank.replace(b'"' + b"0" * 64 + b'"', f'"{hashlib.sha256(blank).hexdigest()}"'.encode(), 1)
 
@@ -122,7 +152,7 @@ def read_card_and_digest(folder: Path) -> tuple[ModelCard, str]:
     except (ValueError, KeyError, TypeError):
         raise damaged(path) from None
     whole = _is_whole(raw)
-    if isinstance(layout, int) and layout > FORMAT:
+    if isinstance(layout, int) and layout > ENSEMBLE_FORMAT:
         cause = f"written by a newer ftkit (format {layout})"
         raise RequestError(f"{path}: {cause if whole else cause + ', or damaged'}", "upgrade ftkit")
     if not whole:
@@ -163,7 +193,8 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    content = {"precision": "auto", "dataset": {}, "average": {}, **content}  # Early cards have none of these.
+    # Early cards have none of the first three, and only ensembles have members.
+    content = {"precision": "auto", "dataset": {}, "average": {}, "members": [], **content}
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

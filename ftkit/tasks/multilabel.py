@@ -140,6 +140,13 @@ class Multilabel(Task):
 
         return {"thresholds": best_f1_thresholds(logits.sigmoid(), targets.bool())}
 
+    def averaged_decision(self, decisions: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> Mapping[str, Any]:
+        """The weighted mean of the members' thresholds."""
+        if not any(decision.get("thresholds") for decision in decisions):
+            return {}
+        columns = zip(*(thresholds_of(one, len(_first_thresholds(decisions))) for one in decisions), strict=True)
+        return {"thresholds": [sum(w * t for w, t in zip(weights, column, strict=True)) for column in columns]}
+
     def check_decision(self, decision: Mapping[str, Any], classes: int) -> None:
         thresholds = decision.get("thresholds") or []
         is_list = isinstance(thresholds, list | tuple) and all(type(value) in (int, float) for value in thresholds)
@@ -150,6 +157,10 @@ class Multilabel(Task):
         thresholds = thresholds_of(decision, len(scores))
         above = [label for label, (score, least) in enumerate(zip(scores, thresholds, strict=True)) if score > least]
         return tuple(sorted(above, key=lambda label: -scores[label]))
+
+
+def _first_thresholds(decisions: Sequence[Mapping[str, Any]]) -> Sequence[float]:
+    return next(decision["thresholds"] for decision in decisions if decision.get("thresholds"))
 
 
 def thresholds_of(decision: Mapping[str, Any], classes: int) -> tuple[float, ...]:

@@ -145,15 +145,15 @@ def test_files_of_two_bundles_dont_mix(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_format_says_to_upgrade(bundle: Path) -> None:
-    resealed(bundle / "model.json", '"format": 1', '"format": 2')
-    with pytest.raises(RequestError, match=r"written by a newer ftkit \(format 2\) \(upgrade ftkit\)"):
+    resealed(bundle / "model.json", '"format": 1', '"format": 3')
+    with pytest.raises(RequestError, match=r"written by a newer ftkit \(format 3\) \(upgrade ftkit\)"):
         load_bundle(bundle, registry=REGISTRY)
 
 
 def test_a_newer_format_with_another_seal_is_reported_too(bundle: Path) -> None:
     path = bundle / "model.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(RequestError, match=r"written by a newer ftkit \(format 2\), or damaged \(upgrade ftkit\)"):
+    path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
+    with pytest.raises(RequestError, match=r"written by a newer ftkit \(format 3\), or damaged \(upgrade ftkit\)"):
         load_bundle(bundle, registry=REGISTRY)
 
 

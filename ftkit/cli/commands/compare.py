@@ -32,7 +32,7 @@ RUN_KEYS = {"output", "metrics", "device", "workers", "batch_size", "cache.use"}
 
 
 Runs = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN]...", help="Folders or names of runs; the first is the baseline.")
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs, and ensembles; the first is the baseline.")
 ]
 Strategies = Annotated[
     str | None, typer.Option("--strategies", metavar="NAME,NAME", help="Train these strategies, and compare them.")
@@ -239,9 +239,12 @@ def _cost(result: Result) -> tuple[str, str, str]:
 
     trained = result.outputs.trained
     summary = trained.summary
+    if summary is None:
+        return "-", "-", "-"
     best = summary.best["epoch"] if summary.best else "-"
     average = ", averaged" if summary.best and "average" in summary.best else ""
-    return f"{best} of {summary.epochs}{average}", f"{trained.seconds:.1f}", full_count(trained.trainable)
+    seconds = f"{trained.seconds or 0:.1f}"
+    return f"{best} of {summary.epochs}{average}", seconds, full_count(trained.trainable)
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -252,10 +255,10 @@ def _facts(result: Result) -> dict[str, Any]:
         "images": len(one.names),
         "precision": one.precision,
         "metrics": {name: _plain(value) for name, value in result.metrics.items()},
-        "best_epoch": summary.best["epoch"] if summary.best else None,
-        "average": summary.best.get("average") if summary.best else None,
-        "epochs": summary.epochs,
-        "seconds": round(one.trained.seconds, 3),
+        "best_epoch": summary.best["epoch"] if summary and summary.best else None,
+        "average": summary.best.get("average") if summary and summary.best else None,
+        "epochs": summary.epochs if summary else None,
+        "seconds": None if one.trained.seconds is None else round(one.trained.seconds, 3),
         "trainable": one.trained.trainable,
         "against_baseline": None,
     }

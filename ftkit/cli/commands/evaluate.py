@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +37,7 @@ PAIRS = 15
 CLASSES = 100
 """Largest number of classes that are all listed; above, those with the lowest F1 are listed."""
 WORST = 20
+VALIDATION = "an ensemble's metrics are too good on images that one of its members was trained on"
 NO_VIEWS_CACHED = "activations are cached of images as they are"
 PADDING = 3
 """Characters of padding and rules around each column of a table."""
@@ -115,7 +116,7 @@ def evaluate(
         evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, options, store, console.note)
     if json:
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
-        source |= {"precision": loaded.compute.precision, "tta": tta}
+        source |= {"precision": loaded.precision, "tta": tta}
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
         console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
     else:
@@ -152,7 +153,13 @@ def _evaluation_data(
         chosen = choose_dataset({} if data is None else dataset_at(data), sets, registry, card.dataset)
         if "value_range" in chosen.options:
             raise RequestError("--set dataset.value_range has no effect: a model has the range of its training images")
-        return split_of_dataset(chosen.dataset, data or f"dataset {chosen.name}", card, split)
+        found = split_of_dataset(chosen.dataset, data or f"dataset {chosen.name}", card, split)
+        return replace(found, notes=(*found.notes, VALIDATION)) if card.members and found.name == "val" else found
+    if card.members:
+        raise RequestError(
+            f"{bundle} is an ensemble, whose members may have been trained on each other's validation images",
+            "give images that none was trained on with --data",
+        )
     if run is None:
         raise RequestError(f"{bundle} is a model without a run, so its data is unknown", "give images with --data")
     return split_of_run(run, card, split, bundle.parent)
@@ -160,9 +167,10 @@ def _evaluation_data(
 
 def _run_config(bundle: Path) -> Resolved | None:
     from ftkit.config.load import resolve
+    from ftkit.runs.model_card import read_card
     from ftkit.runs.run_lookup import run_of
 
-    run = run_of(bundle)
+    run = None if read_card(bundle).members else run_of(bundle)
     return resolve(run / "config.yaml", {}, [], {}) if run and (run / "config.yaml").is_file() else None
 
 

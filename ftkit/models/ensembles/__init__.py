@@ -1,0 +1,1 @@
+"""Several trained models as one: the network, and the folder."""

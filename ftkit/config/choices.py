@@ -25,7 +25,7 @@ SCANS: tuple[str, ...] = get_args(Scan)
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 
 AUTO = "auto"
-"""In `task`, `loss` and `monitor`: what suits the data, or the task."""
+"""In `backbone`, `task`, `loss` and `monitor`: what suits the data, or the task."""
 
 CHOICES: tuple[str, ...] = ("dataset", "task", "augment", "strategy", "optimizer", "loss", "lr_curve")
 """Sections that name one part, with its options beside the name."""

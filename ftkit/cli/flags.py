@@ -130,7 +130,14 @@ FLAGS: tuple[Flag, ...] = (
         SCANS,
     ),
     Flag(("--task",), "task.name", "auto|multiclass|multilabel", "One or several classes per image.", DATA, "tasks"),
-    Flag(("--backbone",), "backbone", "NAME", "Network to fine-tune; see `ftkit backbones list`.", MODEL, "backbones"),
+    Flag(
+        ("--backbone",),
+        "backbone",
+        "NAME",
+        "Network to fine-tune, or auto; see `ftkit backbones list`.",
+        MODEL,
+        "backbones",
+    ),
     Flag(("--weights",), "weights", "default|none|NAME|FILE", "Initial weights.", MODEL, ("default", "none")),
     Flag(
         ("--allow-partial",),

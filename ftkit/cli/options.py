@@ -16,6 +16,7 @@ import typer
 
 from ftkit.cli.flags import FLAGS, RUN, Flag
 from ftkit.cli.output import console
+from ftkit.config.choices import AUTO
 from ftkit.errors import FtkitError, RequestError
 from ftkit.transforms.view_choices import Tta
 
@@ -180,7 +181,8 @@ def complete_names(kind: str) -> Callable[[str], list[str]]:
 
     def complete(incomplete: str) -> list[str]:
         with suppress(FtkitError):  # an invalid config; running the command reports it
-            return [name for name in project_registry(False).catalogs[kind] if name.startswith(incomplete)]
+            auto = [AUTO] if kind == "backbones" else []
+            return [n for n in (*auto, *project_registry(False).catalogs[kind]) if n.startswith(incomplete)]
         return []
 
     return complete

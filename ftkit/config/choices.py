@@ -27,7 +27,7 @@ TRACKERS: tuple[str, ...] = get_args(Tracker)
 VALIDATIONS: tuple[str, ...] = get_args(Validation)
 
 AUTO = "auto"
-"""In `task`, `loss` and `monitor`: what suits the data, or the task."""
+"""In `backbone`, `task`, `loss` and `monitor`: what suits the data, or the task."""
 
 CHOICES: tuple[str, ...] = ("dataset", "task", "augment", "strategy", "optimizer", "loss", "lr_curve")
 """Sections that name one part, with its options beside the name."""

@@ -34,7 +34,7 @@ def json_schema(registry: Registry) -> Schema:
     for section, known in names.items():
         choice = _choice(section, known, registry, definitions)
         properties[section] |= {"items": choice} if section in LISTS else choice
-    properties["backbone"]["enum"] = list(registry.backbones)
+    properties["backbone"]["enum"] = [AUTO, *registry.backbones]
     properties["monitor"]["enum"] = [AUTO, *registry.metrics]
     for section in CHOICES:
         properties[section].pop("$ref", None)

@@ -52,11 +52,13 @@ class Resolved:
         registry: The plugins.
         sources: The place of each value by dotted key: `ftkit.yaml:12`, `FTKIT_EPOCHS`, `--epochs`, `--set epochs`.
             Keys with their default are absent.
+        notes: What was chosen in place of `auto`, and why, for the notes of the plan.
     """
 
     config: Config
     registry: Registry
     sources: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def where(self, key: str) -> str:
         """A key in messages: `ftkit.yaml:12: epochs`, `--epochs`, or just `epochs` if it has its default."""
@@ -93,7 +95,8 @@ def resolve(
     _anchor_top(tree, marks)
     config = _validated(tree, sources)
     registry = Registry(tuple(Path(p) for p in config.plugins))
-    registry.backbones.get(config.backbone, where=place(sources, "backbone"))
+    if config.backbone != AUTO:
+        registry.backbones.get(config.backbone, where=place(sources, "backbone"))
     if config.monitor != AUTO:
         registry.metrics.get(config.monitor, where=place(sources, "monitor"))
     filled: dict[str, Any] = {

@@ -131,8 +131,9 @@ class Config(Section):
     task: Named = Choice(name="auto")
     """What the labels are: multiclass, one class per image; multilabel, any number; auto takes it from the data."""
 
-    backbone: str = "lenet"
-    """Backbone network; see `ftkit backbones list`."""
+    backbone: str = "auto"
+    """Backbone network; see `ftkit backbones list`. auto: chosen for the images and the machine, as `ftkit plan`
+    shows."""
     weights: str | None = None
     """Initial weights: default, none, the name of pretrained weights, or a file; by default the strategy's choice."""
     weights_key: str | None = None

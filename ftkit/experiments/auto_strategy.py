@@ -12,19 +12,24 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.recommendation_rules import AUTO
 
 
-def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
+def plan_run(
+    resolved: Resolved,
+    tell: Callable[[str], None] | None = None,
+    run: RunFolder | None = None,
+    fetch: bool = False,
+) -> Plan:
     """Plan a run; for strategy `auto`, the data is measured first, which may take a minute.
 
     Args:
         tell: Called with a line before the measurement, and before a long scan of the images.
-        run: See `make_plan`.
+        run, fetch: See `make_plan`.
 
     Raises:
         RequestError: A name, a value or the data can't be used.
         FtkitError: The measurement failed: weights are missing, or an image can't be read.
     """
     chosen, notes = resolve_auto(resolved, tell)
-    decided = make_plan(chosen, tell, run)
+    decided = make_plan(chosen, tell, run, fetch)
     return replace(decided, notes=(*notes, *decided.notes))
 
 

@@ -25,6 +25,7 @@ from ftkit.models.logits import check_outputs
 from ftkit.parts.backbone import Head
 from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
+from ftkit.planning.backbone_choice import name_backbone
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
@@ -87,8 +88,9 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
         raise RequestError(
             f"{resolved.where('epochs')} is 0, and strategy {AUTO} chooses how to train", "raise it, or leave it out"
         )
+    resolved = name_backbone(resolved)
     # Other errors in the request should be found before the measurement, which takes minutes.
-    draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell)
+    draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell, fetch=True)
     facts = find_facts(draft, tell)
     limits = Limits(
         trains=any(key.partition(".")[0] in TRAINING_KEYS for key in given), solvable=draft.probe is not None

@@ -18,6 +18,7 @@ from ftkit.experiments.auto_strategy import resolve_auto
 from ftkit.files.json_text import dump_json
 from ftkit.parts.dataset import SplitName
 from ftkit.parts.task import Task
+from ftkit.planning.backbone_choice import name_backbone
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
@@ -82,6 +83,7 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
             "have the same",
             "give a number",
         )
+    resolved = name_backbone(resolved)  # Once, so that all trials have the same.
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed
     return [_plan(name, request, seed, tell) for name, request in requests for seed in range(first, first + seeds)]
@@ -125,7 +127,7 @@ def _plan(strategy: str, resolved: Resolved, seed: int, tell: Tell | None) -> Tr
     name = f"{strategy.replace('/', '-')}-seed{seed}"
     config = resolved.config.model_copy(update={"seed": seed, "name": name})
     settled, notes = resolve_auto(replace(resolved, config=config), tell)
-    plan = make_plan(settled, tell)
+    plan = make_plan(settled, tell, fetch=True)
     has_test = plan.splits.test is not None and len(plan.splits.test) > 0
     folder, state = _folder(Path(config.output), name, plan, tell or _ignore)
     own = replace(plan.resolved, config=plan.config.model_copy(update={"name": folder.name}))

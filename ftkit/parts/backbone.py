@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ftkit.errors import RequestError
@@ -89,6 +90,8 @@ class Pretrained:
         file: Name of the file in the cache, for plans and messages.
         size_mb: Size of the file in megabytes.
         note: Training data and accuracy of the weights, in one line.
+        stored: `stored()` returns the file on this machine that `load` reads, or None where `load` has to get it first.
+            It is called by plans, so it imports no torch. None where that can't be known.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Pretrained:
     file: str = ""
     size_mb: float = 0.0
     note: str = ""
+    stored: Callable[[], Path | None] | None = None
 
 
 @dataclass(frozen=True)

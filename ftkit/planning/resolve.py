@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ftkit.config.choices import AUTO
 from ftkit.config.load import Resolved, build
 from ftkit.config.schema import Config
 from ftkit.data.plugin_checks import check_description, error_prefix
@@ -13,9 +14,11 @@ from ftkit.data.scan.scan_progress import Notify
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import run_metrics
 from ftkit.parts.backbone import Backbone, Head
+from ftkit.parts.dataset import Splits
 from ftkit.parts.random_transforms import ImageTransform
 from ftkit.parts.strategy import Strategy
 from ftkit.parts.task import Task
+from ftkit.planning.backbone_choice import name_backbone
 from ftkit.planning.cost import count_parameters
 from ftkit.planning.plan_checks import check_plan
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
@@ -23,29 +26,31 @@ from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
 from ftkit.planning.task_choice import choose_task, labels_of_task
 from ftkit.planning.validation_images import choose_validation, fold_sizes, is_cross_fitted
-from ftkit.planning.weight_source import WeightSource, require_head, weights_for
+from ftkit.planning.weight_source import WeightSource, fetch_weights, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
 from ftkit.transforms.augmentation import Augmentation
 from ftkit.transforms.preprocessing import Preprocessing
 
 
-def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | None = None) -> Plan:
+def make_plan(
+    resolved: Resolved, tell: Notify | None = None, run: RunFolder | None = None, fetch: bool = False
+) -> Plan:
     """Resolve a config against the plugins and the data, and scan the images.
 
     Args:
         tell: Called with a line of text before a long scan.
         run: The run to resume. Its images are not scanned again, since it must train on the same ones; the file of its
             initial weights is needed only if it has no checkpoint.
+        fetch: Download pretrained weights that aren't on this machine before the images are scanned.
 
     Raises:
         RequestError: A name, an option, the data or their combination can't be used.
+        FtkitError: With `fetch`, the weights can't be downloaded.
     """
     strategy: Strategy = build(resolved, "strategy")
-    resolved, backbone = _without_epochs(resolved, strategy), _backbone(resolved)
-    splits, notes = load_splits(resolved)
-    require_classes(splits, is_cross_fitted(resolved.config))
-    resolved = choose_task(_with_chosen_validation(resolved), splits)
+    resolved, splits, notes = _with_data(_without_epochs(resolved, strategy))
+    backbone = _backbone(resolved)
     splits = labels_of_task(resolved, splits)
     config = resolved.config
     weights = weights_for(resolved, backbone, strategy, None if run is None else run.path)
@@ -71,6 +76,8 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
         fold_sizes=fold_sizes(config, splits),
     )
     check_plan(plan)  # Errors of the request should come before the images are read.
+    if fetch:
+        fetch_weights(weights, tell)
     return check_plan(_without_unreadable(plan, tell, run))
 
 
@@ -78,6 +85,16 @@ def _with_chosen_validation(resolved: Resolved) -> Resolved:
     """The request that names the choice of `auto`, so that a run keeps it if the rule changes."""
     chosen = {"validation": choose_validation(resolved.config)}
     return replace(resolved, config=resolved.config.model_copy(update=chosen))
+
+
+def _with_data(resolved: Resolved) -> tuple[Resolved, Splits, tuple[str, ...]]:
+    """The request with what the data decides in place of `auto`, the splits, and notes on both."""
+    if resolved.config.backbone != AUTO:
+        _backbone(resolved)  # Its errors should come before the data is read.
+    splits, notes = load_splits(resolved)
+    require_classes(splits, is_cross_fitted(resolved.config))
+    resolved = choose_task(name_backbone(_with_chosen_validation(resolved), splits), splits)
+    return resolved, splits, (*resolved.notes, *notes)
 
 
 def _backbone(resolved: Resolved) -> Backbone:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from ftkit.errors import RequestError, unknown
 from ftkit.models.weights.head_classes import head_class_order
 from ftkit.parts.backbone import Backbone, Head, Pretrained
 from ftkit.parts.strategy import Strategy
+from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.model_card import CARD, MEMBERS, WEIGHTS, read_card_and_digest
 from ftkit.runs.run_lookup import find_model, refuse_run_part
 from ftkit.transforms.preprocessing import Preprocessing
@@ -29,6 +30,7 @@ class WeightSource:
         head: The structure of their head, if known.
         classes: The classes of their head in output order, if known.
         sha256: The expected checksum of the file, if known.
+        backbone: Name of the backbone that they are of, for the model of a run.
     """
 
     kind: Literal["none", "pretrained", "file"]
@@ -39,6 +41,7 @@ class WeightSource:
     head: Head | None = None
     classes: tuple[str, ...] | None = None
     sha256: str | None = None
+    backbone: str | None = None
 
     def describe(self) -> str:
         """One line of text."""
@@ -87,6 +90,52 @@ def _chosen(resolved: Resolved, backbone: Backbone, strategy: Strategy) -> Weigh
             raise RequestError(f"{where}: {wanted} names no weights of {backbone.name}", f"a run is given as {run}")
         raise unknown(f"weights of {backbone.name}", wanted, ["default", "none", *named], where)
     return _weights_file(Path(wanted), Path(resolved.config.output))
+
+
+def backbone_of_weights(resolved: Resolved) -> str | None:
+    """The backbone of the config's weights, for weights that belong to one: the model of a run names it.
+
+    Returns:
+        None for `default`, `none`, and where the strategy chooses.
+
+    Raises:
+        RequestError: The weights don't say which backbone they are of.
+    """
+    wanted, where = resolved.config.weights, resolved.where("weights")
+    if wanted in (None, "default", "none"):
+        return None
+    if not is_path(wanted) and not Path(wanted).exists():
+        raise RequestError(
+            f"{where}: weights {wanted!r} are those of one network, and backbone is auto",
+            "name the network too: --backbone NAME; or give --weights default or none",
+        )
+    if not Path(wanted).exists():
+        raise RequestError(f"{where}: no file {wanted}", "give default, none, or a file that is there")
+    found = _weights_file(Path(wanted), Path(resolved.config.output)).backbone
+    if found is None:
+        raise RequestError(
+            f"{where}: {wanted} doesn't say which network its weights are of, and backbone is auto",
+            "name the network too: --backbone NAME; ftkit backbones list shows the names",
+        )
+    return found
+
+
+def fetch_weights(weights: WeightSource, tell: Callable[[str], None] | None = None) -> None:
+    """Get pretrained weights that aren't on this machine, so that a failure comes before the images are read.
+
+    Args:
+        tell: Called with a line before a download.
+
+    Raises:
+        FtkitError: They can't be downloaded; says where to put the file.
+    """
+    pretrained = weights.pretrained
+    if pretrained is None or pretrained.stored is None or pretrained.stored() is not None:
+        return
+    if tell is not None:
+        tell(f"getting the weights {pretrained.file}, {pretrained.size_mb:.0f} MB")
+    with plugin_boundary(f"load of weights {pretrained.name!r}", pretrained.load):
+        pretrained.load()
 
 
 def weights_for(resolved: Resolved, backbone: Backbone, strategy: Strategy, run: Path | None = None) -> WeightSource:
@@ -173,6 +222,7 @@ def _weights_file(path: Path, runs: Path) -> WeightSource:
         head=card.head,
         classes=card.classes,
         sha256=sha256,
+        backbone=card.backbone.name,
     )
 
 

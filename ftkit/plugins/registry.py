@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ftkit
 from ftkit.errors import FtkitError, RequestError
 from ftkit.parts.backbone import Backbone
 from ftkit.parts.callback import Callback
@@ -81,7 +81,7 @@ class Registry:
         self.catalogs: dict[str, Catalog[Any]] = {
             plural: Catalog(kind.name, kind.is_valid, self) for plural, kind in KINDS.items()
         }
-        self.built_in = Owner(BUILT_IN, BUILT_IN, _version())
+        self.built_in = Owner(BUILT_IN, BUILT_IN, ftkit.__version__)
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
         self._duplicates: list[Source] = []
@@ -292,10 +292,3 @@ def _folders(offer: Offer) -> dict[str, Path]:
 def _require_file(path: Path) -> None:
     if not (path / "__init__.py" if path.is_dir() else path).is_file():
         raise RequestError(f"plugins: no file {path}", "give the path of a Python file, relative to the config file")
-
-
-def _version() -> str:
-    try:
-        return version(BUILT_IN)
-    except PackageNotFoundError:
-        return ""

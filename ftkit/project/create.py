@@ -99,7 +99,7 @@ def make_project(target: Path, request: InitRequest) -> Project:
     with open_template(request.template, request.kind, registry) as template:
         text = request.name if request.name is not None else target.resolve().name
         named = plugin_name(text, target) if template.name == "plugin" else project_name(text, target)
-        found = None if request.data is None else _stats(request.data, target)
+        found = None if request.data is None else _stats(request.data, target, registry)
         own = merge_values(template, request.values)
         placeholders = _placeholder_values(template.name, request.kind, named, found, target, version) | own
         rendered = _render(template, placeholders, named)
@@ -220,8 +220,8 @@ def _is_taken(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _stats(data: DatasetChoice, target: Path) -> DatasetStats:
-    found = compute_stats(data)
+def _stats(data: DatasetChoice, target: Path, registry: Registry) -> DatasetStats:
+    found = compute_stats(data, registry)
     if target.resolve().is_relative_to(Path(found.path).resolve()):
         raise RequestError(
             f"{target} is inside the data, {found.path}, so its folders would be read as classes",

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from ftkit.errors import one_line, plural
+from ftkit.planning.backbone_choice import SMALL, BackboneChoice
 from ftkit.project.dataset_stats import DatasetStats
 
 CLASSES_SHOWN = 20
@@ -37,9 +38,6 @@ class InitialSettings:
     batch_size: Setting
     lr: Setting
 
-
-SMALL = 40
-"""Shorter side, in pixels, up to which a network for small images is chosen."""
 
 OWN_SIZE = Setting("null", "Side of the network's square input, in pixels; null takes the backbone's default.")
 LENET_WEIGHTS = Setting("default", "Trained on hand-written digits, included in ftkit; none starts from scratch.")
@@ -99,60 +97,37 @@ def _example(package: str, module: str) -> InitialSettings:
 
 
 def _suited(stats: DatasetStats) -> InitialSettings:
-    backbone, weights = _network(stats)
-    pretrained = weights.value != "none"
+    drawn = stats.backbone.name == SMALL
     return InitialSettings(
-        backbone=backbone,
-        weights=weights,
-        image_size=_image_size(stats),
-        augment=_augment(stats),
-        strategy=_strategy(pretrained),
-        epochs=_epochs(stats.images, pretrained),
+        backbone=Setting(stats.backbone.name, "What auto chooses for these images on this machine; auto chooses anew."),
+        weights=LENET_WEIGHTS if drawn else Setting("default", "ImageNet weights; or none, or the path of a file."),
+        image_size=_image_size(stats.backbone),
+        augment=_augment(drawn),
+        strategy=Setting(
+            "gradual", "Unfreezes the network from the head down; `ftkit strategies list` lists the others."
+        ),
+        epochs=_epochs(stats.images),
         batch_size=_batch_size(stats.images),
         lr=Setting("0.001", RATES),
     )
 
 
-def _network(stats: DatasetStats) -> tuple[Setting, Setting]:
-    """The backbone and its weights."""
-    size = f"of about {stats.width} x {stats.height} pixels"
-    if stats.side > SMALL:
-        return (
-            Setting("resnet18", f"For images {size}: small, widely used, and pretrained on photographs."),
-            Setting("default", "ImageNet weights, 45 MB, downloaded once; or none, or the path of a file."),
-        )
-    if stats.grey:
-        return Setting("lenet", f"For grey images {size}: trains in seconds."), LENET_WEIGHTS
-    return (
-        Setting("cifar_resnet20", f"For images {size}: a network for 32 x 32 pixels."),
-        Setting("none", "This backbone has no weights to download, so it starts from scratch; or the path of a file."),
-    )
+def _image_size(choice: BackboneChoice) -> Setting:
+    if choice.size is None:
+        return OWN_SIZE
+    return Setting(str(choice.size), "For images of this size; null takes the backbone's default, which is slower.")
 
 
-def _strategy(pretrained: bool) -> Setting:
-    if pretrained:
-        return Setting("gradual", "Unfreezes the network from the head down; `ftkit strategies list` lists the others.")
-    return Setting("scratch", "Trains every layer at the full learning rate, since nothing is pretrained.")
-
-
-def _image_size(stats: DatasetStats) -> Setting:
-    if SMALL < stats.side < 160:
-        return Setting("128", "Close to the size of the images; the usual 224 takes three times as long.")
-    return OWN_SIZE
-
-
-def _augment(stats: DatasetStats) -> Setting:
-    if stats.grey and stats.side <= SMALL:
+def _augment(drawn: bool) -> Setting:
+    if drawn:
         return Setting("light", "Crops, but no flips, which would change letters and digits.")
     return Setting("standard", "Crops and horizontal flips; choose light where left and right matter.")
 
 
-def _epochs(images: int, pretrained: bool) -> Setting:
+def _epochs(images: int) -> Setting:
     # With few images an epoch has few steps, so more epochs are needed.
     epochs = 15 if images < 2_000 else 10 if images < 50_000 else 5
-    if pretrained:
-        return Setting(str(epochs), f"For {images} training images; with more images, fewer epochs are enough.")
-    return Setting(str(epochs * 3), f"For {images} training images, without pretrained weights.")
+    return Setting(str(epochs), f"For {images} training images; with more images, fewer epochs are enough.")
 
 
 def _batch_size(images: int) -> Setting:

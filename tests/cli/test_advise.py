@@ -58,7 +58,9 @@ def test_few_images_like_the_pretraining_data_get_the_probe(capsys: pytest.Captu
     assert facts["similarity"] > 0.7
     assert facts["weights"].startswith("MNIST")
     assert found["advice"]["strategy"] == "probe"
-    assert found["command"] == "ftkit train --train-samples 60 --device cpu --workers 0 --strategy probe"
+    assert (
+        found["command"] == "ftkit train --train-samples 60 --device cpu --workers 0 --backbone lenet --strategy probe"
+    )
 
 
 def test_the_text_has_facts_advice_reasons_and_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +84,7 @@ def test_images_unlike_the_pretraining_data_get_one_rate(
         place = tmp_path / "photos" / ("bees", "wasps")[number % 4 // 2]
         place.mkdir(parents=True, exist_ok=True)
         path.rename(place / path.name)
-    found = advised(capsys, "--data", "photos", "--workers", "0", "--device", "cpu")
+    found = advised(capsys, "--data", "photos", "--backbone", "lenet", "--workers", "0", "--device", "cpu")
     assert found["facts"]["similarity"] < 0.7
     assert found["advice"]["options"] == {"backbone_lr_scale": 1.0}
     config = config_of(found["command"], capsys)
@@ -98,7 +100,9 @@ def test_advice_overrides_the_config_file_but_not_flags(capsys: pytest.CaptureFi
     )
     found = advised(capsys, "-c", "long.yaml", "--set", "optimizer.weight_decay=0.2", "--epochs", "4")
     assert found["advice"]["strategy"] == "full"
-    assert found["notes"] == ["epochs: 4 is kept, from --epochs; recommended: 10"]
+    chosen, *notes = found["notes"]
+    assert chosen.startswith("backbone auto chose lenet: the images are grey, about 12 x 12 pixels")
+    assert notes == ["epochs: 4 is kept, from --epochs; recommended: 10"]
     config = config_of(found["command"], capsys)
     assert config["epochs"] == 4
     assert [config["optimizer"][k] for k in ("name", "lr", "weight_decay")] == ["adamw", 0.001, 0.2]
@@ -126,7 +130,7 @@ def test_without_weights_a_note_shows_how_to_get_them(capsys: pytest.CaptureFixt
 def test_rates_are_recommended_for_measured_optimizers_only(capsys: pytest.CaptureFixture[str]) -> None:
     found = advised(capsys, *FEW, "--optimizer", "sgd")
     assert found["advice"]["strategy"] == "full"
-    assert found["notes"] == ["learning rate: 0.003 is kept; recommended rates are for optimizers like adamw"]
+    assert found["notes"][1:] == ["learning rate: 0.003 is kept; recommended rates are for optimizers like adamw"]
     assert config_of(found["command"], capsys)["optimizer"]["lr"] == 0.003
 
 
@@ -211,5 +215,5 @@ def test_a_class_with_a_single_image_cant_be_measured(
     image_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_folder(tmp_path / "d", {"train": {"a": 4, "b": 1}, "val": {"a": 1, "b": 1}})
-    found = advised(capsys, "--data", str(tmp_path / "d"))
+    found = advised(capsys, "--data", str(tmp_path / "d"), "--backbone", "lenet")
     assert "a class has only one image" in found["facts"]["unmeasured"]

@@ -49,11 +49,11 @@ def config_of(project: Path) -> Any:
 
 
 def save_images(folder: Path, mode: str, size: tuple[int, int], count: int) -> Path:
-    """`count` blank images in each of two class folders."""
+    """`count` images in each of two class folders: black, or of another colour in a mode that has colours."""
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            Image.new(mode, size).save(folder / name / f"{number}.png")
+            Image.new(mode, size, "crimson" if mode == "RGB" else 0).save(folder / name / f"{number}.png")
     return folder
 
 
@@ -136,10 +136,10 @@ def test_a_new_project_passes_its_own_tests(project: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "size", "settings"),
     [
-        ("RGB", (200, 160), ("resnet18", "default", None, "standard", "gradual", 15)),
-        ("RGB", (96, 96), ("resnet18", "default", 128, "standard", "gradual", 15)),
-        ("RGB", (32, 32), ("cifar_resnet20", "none", None, "standard", "scratch", 45)),
-        ("L", (28, 28), ("lenet", "default", None, "light", "gradual", 15)),
+        ("RGB", (200, 160), (None, "standard", "gradual", 15)),
+        ("RGB", (96, 96), (192, "standard", "gradual", 15)),
+        ("RGB", (32, 32), (128, "standard", "gradual", 15)),
+        ("L", (28, 28), (None, "light", "gradual", 15)),
     ],
 )
 def test_the_settings_suit_the_images(
@@ -150,9 +150,11 @@ def test_the_settings_suit_the_images(
     assert done.returncode == 0, done.stderr
     assert f"{size[0]} x {size[1]} pixels, {'grey' if mode == 'L' else 'in colour'}" in done.stdout
     config = config_of(tmp_path / "it")
-    keys = ("backbone", "weights")
-    found = [config[key] for key in keys] + [config["preprocessing"]["size"], config["augment"]]
-    assert (*found, config["strategy"]["name"], config["epochs"]) == settings
+    found = config["preprocessing"]["size"], config["augment"], config["strategy"]["name"], config["epochs"]
+    assert (found, config["weights"]) == (settings, "default")
+    auto = json.loads(run_ftkit("plan", "--data", "images", "--json", cwd=tmp_path).stdout)
+    assert config["backbone"] == auto["backbone"]
+    assert (config["backbone"] == "lenet") == (mode == "L")
     assert config["dataset"] == {"name": "folder", "root": str(tmp_path / "images")}
     assert run_ftkit("plan", cwd=tmp_path / "it").returncode == 0
 

@@ -87,7 +87,7 @@ def test_without_a_file_the_defaults_hold(folder: Path) -> None:
     resolved = resolve()
     assert (resolved.config.dataset.name, resolved.config.backbone, resolved.config.strategy.name) == (
         "digits",
-        "lenet",
+        "auto",
         "gradual",
     )
     assert resolved.config.output == str(folder / "runs")

@@ -63,6 +63,7 @@ TORCH_FREE = (
     "ftkit.metrics.multiclass_outputs",
     "ftkit.metrics.paired_test",
     "ftkit.metrics.selection",
+    "ftkit.models.compute.cuda_driver",
     "ftkit.models.group_patterns",
     "ftkit.models.model_source",
     "ftkit.models.weights.head_classes",

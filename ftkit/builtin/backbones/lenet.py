@@ -37,7 +37,7 @@ def lenet() -> Backbone:
         head=("head",),
         build=_build,
         preprocessing=_PREPROCESSING,
-        weights=(Pretrained("MNIST", _load, _PREPROCESSING, WEIGHTS.name, 0.25, NOTE),),
+        weights=(Pretrained("MNIST", _load, _PREPROCESSING, WEIGHTS.name, 0.25, NOTE, lambda: WEIGHTS),),
         summary=_summary(),
         family="lenet",
         min_size=28,

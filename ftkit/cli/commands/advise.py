@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ GIVEN = ("--", "FTKIT_")
 
 @app.command(
     epilog="Examples:\n"
-    "  ftkit advise --data photos --backbone resnet18\n"
-    "  ftkit train --data photos --backbone resnet18 --strategy auto   measure, and train as recommended"
+    "  ftkit advise --data photos\n"
+    "  ftkit train --data photos --strategy auto   measure, and train as recommended"
 )
 @with_config
 def advise(
@@ -43,19 +43,27 @@ def advise(
     if strategy is not None:
         raise RequestError(f"{strategy}: ftkit advise chooses the strategy", "drop it; ftkit plan shows a strategy")
     from ftkit.experiments.recommend import recommend
+    from ftkit.planning.backbone_choice import name_backbone
 
-    recommendation = recommend(resolved, given, console.note)
-    command = command_line(resolved, recommendation, given)
+    named = name_backbone(resolved)
+    recommendation = recommend(named, given, console.note)
+    command = command_line(named, recommendation, given, tuple(_chosen(resolved, named, given)))
     if json:
         console.print_json(_to_json(recommendation, command))
     else:
         console.print_text("\n".join(_lines(recommendation, command)))
 
 
-def command_line(resolved: Resolved, recommendation: Recommendation, given: Mapping[str, str]) -> str:
-    """The command that trains as recommended: the given flags with the recommended values."""
+def command_line(
+    resolved: Resolved, recommendation: Recommendation, given: Mapping[str, str], chosen: Sequence[str] = ()
+) -> str:
+    """The command that trains as recommended: the given flags with the recommended values.
+
+    Args:
+        chosen: Flags for what was chosen in place of `auto` before the measurement.
+    """
     advice, advised = recommendation.advice, recommendation.resolved.config
-    words = ["ftkit", "train", *_config_file(resolved), *_repeated(resolved, given)]
+    words = ["ftkit", "train", *_config_file(resolved), *_repeated(resolved, given), *chosen]
     words += ["--strategy", advice.strategy, *_options(resolved, recommendation, "strategy")]
     if advice.epochs and "epochs" not in given:
         words += ["--epochs", str(advised.epochs)]
@@ -64,6 +72,15 @@ def command_line(resolved: Resolved, recommendation: Recommendation, given: Mapp
     if advice.epochs and not any(key.partition(".")[0] == "augment" for key in given):
         words += ["--augment", advised.augment.name, *_options(resolved, recommendation, "augment")]
     return shlex.join(words)
+
+
+def _chosen(asked: Resolved, named: Resolved, given: Mapping[str, str]) -> Iterator[str]:
+    """Flags for a backbone and an input size that were chosen, and that no repeated flag gives."""
+    before, after = asked.config, named.config
+    if before.backbone != after.backbone and not given.get("backbone", "").startswith("--"):
+        yield from ("--backbone", after.backbone)
+    if before.preprocessing.size != after.preprocessing.size:
+        yield from ("--image-size", str(after.preprocessing.size))
 
 
 def _options(resolved: Resolved, recommendation: Recommendation, section: str) -> Iterator[str]:
@@ -139,7 +156,7 @@ def _to_json(recommendation: Recommendation, command: str) -> dict[str, Any]:
     return {
         "facts": {**named, **asdict(facts), **derived},
         "advice": asdict(recommendation.advice),
-        "notes": list(recommendation.kept),
+        "notes": [*recommendation.resolved.notes, *recommendation.kept],
         "command": command,
     }
 
@@ -150,7 +167,8 @@ def _lines(recommendation: Recommendation, command: str) -> Iterator[str]:
         ("advice", _advice_text(recommendation)),
         *(("because", reason) for reason in recommendation.advice.why),
     ]
-    rows += [("note", note) for note in (*_weight_notes(recommendation), *recommendation.kept)]
+    notes = (*recommendation.resolved.notes, *_weight_notes(recommendation), *recommendation.kept)
+    rows += [("note", note) for note in notes]
     width, last = max(len(name) for name, _ in rows), ""
     for name, text in rows:
         yield f"{name if name != last else '':>{width}}  {text}"

@@ -47,7 +47,7 @@ Unpaired = Annotated[bool, typer.Option("--unpaired", help="Allow runs with othe
 @app.command(
     epilog="Examples:\n"
     "  ftkit compare runs/frozen runs/full\n"
-    "  ftkit compare --strategies freeze,gradual,full --seeds 3 --data photos --backbone resnet18"
+    "  ftkit compare --strategies freeze,gradual,full --seeds 3 --data photos"
 )
 @with_config
 def compare(

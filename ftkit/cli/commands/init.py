@@ -189,9 +189,9 @@ def _update(folder: Path, check: bool) -> None:
 def _show_data(data: DatasetStats) -> None:
     out = console.out()
     splits = ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())
-    colour = "grey" if data.grey else "in colour"
+    colour = "grey" if data.sample.grey else "in colour"
     out.print(f"found {one_line(data.path)}: {plural(len(data.counts), 'class')}; {splits} images", soft_wrap=True)
-    out.print(f"median image size {data.width} x {data.height} pixels, {colour}", soft_wrap=True)
+    out.print(f"median image size {data.sample.width} x {data.sample.height} pixels, {colour}", soft_wrap=True)
     width = max(map(len, data.counts))
     for name, count in list(data.counts.items())[:CLASSES_SHOWN]:
         out.print(f"  {one_line(name):<{width}}  {count:,}", soft_wrap=True)

@@ -44,7 +44,10 @@ def plan(
 
 
 def complete(
-    resolved: Resolved, tell: Callable[[str], None] | None = console.note, run: RunFolder | None = None
+    resolved: Resolved,
+    tell: Callable[[str], None] | None = console.note,
+    run: RunFolder | None = None,
+    fetch: bool = False,
 ) -> Plan:
     """The plan with parameter counts.
 
@@ -53,10 +56,11 @@ def complete(
 
     Args:
         tell: Called with a message before a long measurement.
+        run, fetch: See `make_plan`.
     """
     from ftkit.experiments.auto_strategy import plan_run
 
-    planned = plan_run(resolved, tell, run)
+    planned = plan_run(resolved, tell, run, fetch)
     rates = planned.config.drop_path, planned.config.backbone_dropout
     if planned.group_parameters is not None and rates == (None, None):
         return planned

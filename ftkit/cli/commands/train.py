@@ -104,7 +104,7 @@ def train(
     else:
         run, resolved = _resumed_run(request, resume, extend)
     world_size = launch.processes * launch.nodes if launch is not None else launch_env.world()
-    plan = replace(_plan(resolved, run, quiet), world_size=world_size)
+    plan = replace(_plan(resolved, run, quiet, fetch=run is None and not dry_run), world_size=world_size)
     if dry_run:
         console.print_json(plan.to_json()) if json else show(plan, console.out())
         return
@@ -138,14 +138,14 @@ def _resumed_run(request: Request, resume: str, extend: int | None) -> tuple[Pat
     return run, extended(resolved, extend) if extend else resolved
 
 
-def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
+def _plan(resolved: Resolved, run: Path | None, quiet: bool, fetch: bool) -> Plan:
     """The plan. Of several processes the main one goes first, so that downloads are there for the others."""
     from ftkit.cli.commands.plan import complete
     from ftkit.runs.run_folder import RunFolder
 
     folder = RunFolder(run) if run else None
     if launch_env.world() == 1:
-        return complete(resolved, None if quiet else console.note, folder)
+        return complete(resolved, None if quiet else console.note, folder, fetch)
     from ftkit.distributed.processes import main_first
     from ftkit.models.compute.devices import join_processes
     from ftkit.strategies.recommendation_rules import AUTO
@@ -153,7 +153,27 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
     join_processes(resolved.config)
-    return main_first(lambda: complete(resolved, None, folder))
+    named = _with_same_backbone(resolved)
+    return main_first(lambda: complete(named, None, folder, fetch))
+
+
+def _with_same_backbone(resolved: Resolved) -> Resolved:
+    """The request with the backbone that the main process chooses, since machines may differ."""
+    from dataclasses import asdict
+
+    from ftkit.config.choices import AUTO
+    from ftkit.distributed.processes import run_on_main
+    from ftkit.planning.backbone_choice import BackboneChoice, choose_backbone, with_backbone
+
+    if resolved.config.backbone != AUTO:
+        return resolved
+
+    def choose() -> dict[str, Any]:
+        choice = choose_backbone(resolved)
+        assert choice is not None, "the backbone is auto"
+        return asdict(choice)
+
+    return with_backbone(resolved, BackboneChoice(**run_on_main(choose)))
 
 
 def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
@@ -203,7 +223,7 @@ def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
     ]
     if plan.config.dataset.name == EXAMPLE:
-        lines.append("train on your own folder:  ftkit train --data FOLDER --backbone resnet18")
+        lines.append("train on your own folder:  ftkit train --data FOLDER")
     run.write_log(lines)
     for line in lines:
         console.out().print(line, soft_wrap=True)

@@ -1,6 +1,6 @@
 """Reading image files as a viewer shows them: upright, and with colour profiles applied."""
 
-from ftkit.data.images.colors import is_srgb, profile_problem, with_channels
+from ftkit.data.images.colors import is_grey, is_srgb, profile_problem, with_channels
 from ftkit.data.images.depth import DEPTH, FULL, Extremes, Range, extremes, guessed_range
 from ftkit.data.images.formats import FORMATS, IMAGE_SUFFIXES, JPEG_SUFFIXES, Support, is_image, support
 from ftkit.data.images.image_files import ImageFiles, SampleFiles, sample_file, sample_name
@@ -36,6 +36,7 @@ __all__ = [
     "decode_image",
     "extremes",
     "guessed_range",
+    "is_grey",
     "is_image",
     "is_srgb",
     "is_within_limit",

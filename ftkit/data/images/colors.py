@@ -15,6 +15,9 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16"})
 ALMOST = 1
 """A profile that changes colours by at most this many levels of 255 is treated as sRGB."""
 
+TINT = 3
+"""Largest difference of two channels, of 255, in an image that is treated as grey."""
+
 KEPT = 64
 """Maximum profiles whose transforms are cached."""
 
@@ -44,6 +47,20 @@ def with_channels(image: Image, channels: int, value_range: Range | None = None)
     elif profile:
         image = in_srgb(image, profile)
     return image if image.mode == mode else image.convert(mode)
+
+
+def is_grey(image: Image) -> bool:
+    """Whether all pixels are grey, whatever the mode is. Transparent pixels count as white; profiles are ignored."""
+    import PIL.Image
+    from PIL import ImageChops
+
+    if deep(image) or image.mode in GREY_MODES:
+        return True
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), rgba)
+    first, *others = image.convert("RGB").split()
+    return not any(any(ImageChops.difference(first, other).histogram()[TINT + 1 :]) for other in others)
 
 
 def is_srgb(image: Image) -> bool:

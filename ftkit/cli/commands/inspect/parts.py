@@ -11,6 +11,7 @@ from ftkit.cli.command_table import COMMANDS
 from ftkit.cli.lists.pager import print_paged
 from ftkit.cli.options import Json, complete_names, project_registry, warn_of_faults
 from ftkit.cli.output import console
+from ftkit.config.choices import AUTO
 from ftkit.errors import RequestError, plural
 
 if TYPE_CHECKING:
@@ -193,6 +194,9 @@ def _warn(registry: Registry, faults: list[str]) -> None:
 def _show_part(kind: str, name: str, json: bool) -> None:
     from ftkit.cli.output.part_options import class_lines, describe_class, origin
 
+    if kind == "backbones" and name == AUTO:
+        _show_auto(json)
+        return
     catalog = project_registry(all_plugins=False).catalogs[kind]
     if kind != "backbones":
         part = describe_class(catalog, name)
@@ -205,6 +209,17 @@ def _show_part(kind: str, name: str, json: bool) -> None:
         console.print_json(backbone_json(name, backbone, catalog.owner(name).name))
     else:
         _print_lines(backbone_lines(name, backbone, origin(catalog, name)))
+
+
+def _show_auto(json: bool) -> None:
+    """Describe `backbone: auto`, which isn't a backbone."""
+    from ftkit.planning.backbone_choice import SUMMARY
+
+    if json:
+        console.print_json({"name": AUTO, "description": SUMMARY})
+    else:
+        console.print_text(f"{AUTO} is not a backbone, but the default of --backbone: {SUMMARY}")
+        console.print_text("see the choice for your images: ftkit plan --data FOLDER")
 
 
 def _schedule(registry: Registry, name: str, sets: list[str], backbone: str, epochs: int) -> Schedule:

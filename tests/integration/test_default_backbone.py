@@ -348,6 +348,7 @@ def test_plans_dont_import_torch(photos: Path) -> None:
     assert done.stderr.splitlines()[-1] == "0 []"
 
 
+@pytest.mark.long
 def test_all_processes_use_the_choice_of_the_main_one(small: Path, tmp_path: Path) -> None:
     """The package is missing for the second process, which would choose another network by itself."""
     hidden = tmp_path / "hidden"

@@ -493,7 +493,7 @@ def test_data_takes_archives_and_addresses(server: Server, tmp_path: Path, run_f
     assert shown.returncode == 0, shown.stderr
     plan = json.loads(shown.stdout)
     assert plan["data"] == {"train": 2, "val": 2}
-    assert hashlib.sha256(content).hexdigest() in plan["notes"][0]
+    assert hashlib.sha256(content).hexdigest() in " ".join(plan["notes"])
     written(tmp_path / "a.tgz", content)
     shown = run_ftkit("config", "show", "--data", "a.tgz", cwd=tmp_path, env=env)
     assert f"source: {tmp_path / 'a.tgz'}" in shown.stdout

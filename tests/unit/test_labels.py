@@ -183,6 +183,7 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset={"name": "folder", "root": str(digits)},
         classes=[1, 2, 3, 4],
         label_map={n: PARITY[n] for n in (1, 2, 3, 4)},
+        backbone="lenet",
         weights="none",
         epochs=1,
         workers=0,

@@ -29,7 +29,7 @@ LABELS, COLUMN = 30, 10
 """Width in characters of the table's first two columns together, and of each further column."""
 
 
-@app.command(epilog="Example: ftkit plan --data photos --backbone resnet18 --strategy gradual")
+@app.command(epilog="Example: ftkit plan --data photos --strategy gradual")
 @with_config
 def plan(
     resolved: Resolved,

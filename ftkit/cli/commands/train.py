@@ -71,9 +71,7 @@ class TrainCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-@app.command(
-    cls=TrainCommand, epilog="Example: ftkit train --data photos --backbone resnet18 --strategy freeze --epochs 5"
-)
+@app.command(cls=TrainCommand, epilog="Example: ftkit train --data photos --strategy freeze --epochs 5")
 @with_request
 def train(
     ctx: typer.Context,

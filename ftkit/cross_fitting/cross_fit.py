@@ -96,7 +96,7 @@ def _finish(plan: Plan, run: RunFolder, folds: Sequence[Fold], flag: StopFlag) -
     decision = plan.task.fit_decision(best.found.logits, best.found.targets)
     check("before the final model is made")
     with flag.unhurried():
-        final = combine(plan, folds, best.share)
+        final = combine(folds, best.share)
         write_out_of_fold(run, best.found, plan.splits.classes, plan.task, decision)
         save_final(plan, run, final, best.metrics, decision)
         record = _record(best, folds)

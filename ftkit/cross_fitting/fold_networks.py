@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 from ftkit.cross_fitting.fold_runs import Fold
 from ftkit.evaluation.evaluator import ComputeOptions, compute_logits
 from ftkit.models.build import build_model
-from ftkit.models.bundle import Loaded, load_bundle
+from ftkit.models.bundle import load_bundle
 from ftkit.models.weights.interpolation import interpolate
 from ftkit.models.weights.pretrained import restore_weights
-from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.model_card import WEIGHTS
@@ -61,9 +59,3 @@ def first_state(plan: Plan, run: RunFolder) -> dict[str, Tensor]:
     with plugin_boundary(f"merged of strategy {plan.config.strategy.name!r}", plan.strategy):
         merged: nn.Module = plan.strategy.merged(network)
     return {name: tensor.detach().cpu().clone() for name, tensor in merged.state_dict().items()}
-
-
-def compute_with(loaded: Loaded, network: nn.Module, split: Split) -> Tensor:
-    """The outputs of another network for images that are preprocessed as for a model, float32 `(n, outputs)`."""
-    # One thread: a network that records what passes through it can't be called by several.
-    return compute_logits(replace(loaded, model=network.eval()), split, ComputeOptions(threads=1))

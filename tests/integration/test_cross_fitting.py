@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -191,18 +193,13 @@ def test_what_train_and_plan_print(data: Path, tmp_path: Path) -> None:
     assert "out-of-fold.csv" in shown
 
 
-def test_where_no_epoch_is_trained_the_head_is_fitted_on_all_images(data: Path, tmp_path: Path) -> None:
-    run = ftkit.train(planned(data, tmp_path / "runs", strategy="probe", epochs=0)).run.path
+def test_where_no_epoch_is_trained_the_head_is_the_mean_of_the_probes(data: Path, tmp_path: Path) -> None:
+    run = ftkit.train(planned(data, tmp_path, strategy="probe", epochs=0)).run.path
     assert [one["share"] for one in found(run)["shares"]] == [0]
-    assert found(run)["model"] == "initial weights, with the head fitted on all training images"
-    # The probe of a plain run on the same images, validated on others.
-    every = tmp_path / "every"
-    shutil.copytree(data / "train", every / "train")
-    shutil.copytree(data / "test", every / "val")
-    plain = {**SETTINGS, "validation": "holdout", "strategy": "probe", "epochs": 0}
-    del plain["folds"]
-    other = ftkit.train(planner(**plain)(every, tmp_path / "others")).run.path
-    assert_close(tensors(run, "model"), tensors(other, "model"), rtol=1e-4, atol=1e-5)
+    states = [tensors(run / "folds" / str(number)) for number in (1, 2, 3)]
+    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+    assert_close(tensors(run, "model"), mean)
+    assert card(run / "model")["epoch"] == 0
 
 
 def test_one_fold_alone_is_that_fold_of_the_whole(run: Path, data: Path, tmp_path: Path) -> None:
@@ -229,6 +226,22 @@ def test_stopped_in_a_fold_and_resumed_equals_never_stopped(step: int, run: Path
         ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))
     assert f"fold {(step - 1) // 8 + 1} of 3: " in caught.value.message
     assert caught.value.hint == f"ftkit train --resume {tmp_path / 'cut'}"
+    ftkit.resume(tmp_path / "cut")
+    assert result(tmp_path / "cut") == result(run)
+
+
+def test_stopped_after_the_folds_and_resumed_equals_never_stopped(run: Path, data: Path, tmp_path: Path) -> None:
+    class StopAfterFolds(ftkit.Listener):
+        def note(self, text: str) -> None:
+            if text.startswith("the 3 folds are trained"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(RunInterrupted, match="all folds are trained") as caught:
+        ftkit.train(planned(data, tmp_path, name="cut"), StopAfterFolds())
+    assert (caught.value.exit_code, caught.value.hint) == (143, f"ftkit train --resume {tmp_path / 'cut'}")
+    shown = typed("runs", "show", str(tmp_path / "cut")).stdout
+    assert "stopped" in shown
+    assert "cross-fitted, 3 folds, 3 trained" in shown
     ftkit.resume(tmp_path / "cut")
     assert result(tmp_path / "cut") == result(run)
 
@@ -333,6 +346,16 @@ def test_data_with_a_validation_split_or_a_single_image_of_a_class_is_refused(
     assert "1 class has fewer images than 5 folds, so not each fold validates them: 'b'" in done.stdout
     done = typed("plan", "--data", str(rare), "--backbone", "lenet", "--validation", "kfold", "--set", "monitor=auroc")
     assert "auroc is undefined for the validation images" in done.stderr
+
+
+def test_unreadable_images_are_left_out(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    (broken / "train" / "a" / "0000.jpg").write_bytes(b"no image")
+    run = ftkit.train(planned(broken, tmp_path / "runs", on_bad_image="skip", epochs=1)).run.path
+    assert {row["image"] for row in table(run)} == images_of(run, "train")
+    assert len(table(run)) == IMAGES - 1
+    assert json_lines(run / "bad-images.jsonl")[0]["file"].endswith("a/0000.jpg")
 
 
 def test_train_samples_are_drawn_before_the_division(data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftkit.training.preparation.probe import HeadInputs, NoProbeError
+from ftkit.training.preparation.probe import NoProbeError, _Features
 
 
 def test_a_network_that_changes_its_heads_output_is_noticed() -> None:
@@ -21,4 +21,4 @@ def test_a_network_that_changes_its_heads_output_is_noticed() -> None:
 
     network = Scaled()
     with pytest.raises(NoProbeError, match="does more with its head's output"):
-        HeadInputs(network, network.fc)(torch.ones(3, 4))
+        _Features(network, network.fc)(torch.ones(3, 4))

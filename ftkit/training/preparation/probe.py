@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from ftkit.activation_cache.feed import Feed
     from ftkit.models.compute.devices import Compute
-    from ftkit.planning.run_plan import Plan
     from ftkit.training.session import Session
 
 
@@ -53,22 +52,18 @@ def probe_head(session: Session, feed: Feed, on_batch: OnBatch | None = None) ->
     layer = head_layer(session.network, session.plan.backbone.head[0])
     features, labels = training_features(session, feed, layer, on_batch)
     require_features(features, session.split("train").names)
-    classes = session.plan.num_classes
+    classes, balanced = session.plan.num_classes, session.plan.config.balance != "none"
+    seed = derive(session.plan.config.seed, "probe") % 2**32
     fit = HeadFit(torch.zeros(classes, layer.in_features), torch.zeros(classes), 0.0)
     if session.is_main:
-        fit = fit_head(session.plan, layer, features, labels)
+        fit = session.plan.task.fit_head(
+            features, labels, classes, intercept=layer.bias is not None, balanced=balanced, seed=seed
+        )
     with torch.no_grad():
         layer.weight.copy_(broadcast_tensor(fit.weight.to(session.device)))
         if layer.bias is not None:
             layer.bias.copy_(broadcast_tensor(fit.bias.to(session.device)))
     return fit
-
-
-def fit_head(plan: Plan, layer: nn.Linear, features: Tensor, targets: Tensor) -> HeadFit:
-    """Logistic regression on features float32 `(n, features)` for a head, as the settings of a plan ask for."""
-    balanced, seed = plan.config.balance != "none", derive(plan.config.seed, "probe") % 2**32
-    intercept = layer.bias is not None
-    return plan.task.fit_head(features, targets, plan.num_classes, intercept=intercept, balanced=balanced, seed=seed)
 
 
 def head_layer(network: nn.Module, name: str) -> nn.Linear:
@@ -115,10 +110,10 @@ def head_inputs(
     Raises:
         NoProbeError: The network does more with the layer's output than return it.
     """
-    return collect_outputs(HeadInputs(network, layer), loader, accelerator, compute, on_batch, skip_unreadable)
+    return collect_outputs(_Features(network, layer), loader, accelerator, compute, on_batch, skip_unreadable)
 
 
-class HeadInputs(nn.Module):
+class _Features(nn.Module):
     """The network up to its head: returns the head's input instead of its output."""
 
     def __init__(self, network: nn.Module, layer: nn.Linear) -> None:

@@ -22,6 +22,7 @@ from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
 from ftkit.planning.task_choice import choose_task, labels_of_task
+from ftkit.planning.teacher import find_teacher
 from ftkit.planning.weight_source import WeightSource, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
@@ -66,6 +67,7 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
         probe=choose_probe(resolved, strategy, weights),
+        teacher=find_teacher(resolved, splits),
         notes=notes,
     )
     check_plan(plan)  # Errors of the request should come before the images are read.

@@ -70,6 +70,7 @@ class ModelCard:
         dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
         average: Where the weights are an average of those of several epochs: which `epochs`, and the `share` of the
             way from the first to the last of them, None for the mean. Empty for the weights of one epoch.
+        teacher: The `model` whose outputs were learned, its `backbone` and the digest of its weights; empty for none.
         format: The version of the bundle's layout.
     """
 
@@ -91,6 +92,7 @@ class ModelCard:
     precision: PrecisionName = "auto"
     dataset: Mapping[str, Any] = field(default_factory=dict)
     average: Mapping[str, Any] = field(default_factory=dict)
+    teacher: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -163,7 +165,13 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    content = {"precision": "auto", "dataset": {}, "average": {}, **content}  # Early cards have none of these.
+    content = {
+        "precision": "auto",
+        "dataset": {},
+        "average": {},
+        "teacher": {},
+        **content,
+    }  # Early cards have none of these.
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

@@ -67,6 +67,7 @@ class CachePolicy:
         train_bn: BatchNorm statistics of frozen layers are updated.
         augmented: Training images are changed at random.
         batch_transforms: Names of the batch transforms.
+        taught: A teacher computes its outputs from the images of each step.
         resampled: Images are drawn with replacement.
         train_images, val_images: Numbers of images.
         probe: The head is solved first, on variant 0 of all images.
@@ -85,6 +86,7 @@ class CachePolicy:
     train_bn: bool = False
     augmented: bool = True
     batch_transforms: tuple[str, ...] = ()
+    taught: bool = False
     resampled: bool = False
     probe: bool = False
 
@@ -105,6 +107,8 @@ class CachePolicy:
             return "the run trains no epochs"
         if self.batch_transforms:
             return f"{' and '.join(self.batch_transforms)} mix{'es' * (len(self.batch_transforms) == 1)} whole images"
+        if self.taught:
+            return "the teacher sees the images of each step"
         return EVERYTHING_TRAINS if all(map(self._trains_everything, self.phases)) else ""
 
     @property

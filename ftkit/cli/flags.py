@@ -219,6 +219,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--random-erasing",), "augment.erase", "P", "Probability of erasing a random rectangle.", TRAINING),
     Flag(("--loss",), "loss.name", "NAME", "Training loss; see `ftkit losses list`.", TRAINING, "losses"),
+    Flag(("--teacher",), "teacher", "RUN", "Run or model whose outputs are learned beside the labels.", TRAINING),
     Flag(("--label-smoothing",), "label_smoothing", "FACTOR", "Label-smoothing factor, 0 to 1.", TRAINING),
     Flag(("--clip-grad",), "clip_grad", "NORM", "Clip the gradient norm to this.", TRAINING),
     Flag(

@@ -260,6 +260,9 @@ def _anchor_top(tree: dict[str, Any], marks: Mapping[Key, Setting]) -> None:
     weights = tree.get("weights")
     if isinstance(weights, str) and is_path(weights):
         tree["weights"] = _anchored(weights, marks.get(("weights",)))
+    teacher, setting = tree.get("teacher"), marks.get(("teacher",))
+    if isinstance(teacher, str) and Path(_anchored(teacher, setting)).exists():
+        tree["teacher"] = _anchored(teacher, setting)
 
 
 def _anchored(value: Any, setting: Setting | None) -> Any:

@@ -98,6 +98,15 @@ class Cache(Section):
     """Folder of the cache; by default FTKIT_CACHE_DIR, or the user's cache folder."""
 
 
+class Distillation(Section):
+    """Training with a teacher."""
+
+    weight: float = Field(default=0.5, gt=0, le=1)
+    """Weight of the loss against the teacher's outputs, above 0 to 1; the rest is that of the labels."""
+    temperature: float = Field(default=2.0, gt=0, le=100)
+    """Temperature: divides the logits of network and teacher before their probabilities are compared."""
+
+
 class Config(Section):
     """The configuration of a run. The run folder's config.yaml starts the same run again."""
 
@@ -192,6 +201,11 @@ class Config(Section):
     """Clip the gradient norm over all parameters to this value."""
     loss: Named = Choice(name="auto")
     """Training loss: a name, or a mapping of name and options; auto is the task's default."""
+    teacher: str | None = None
+    """A trained model whose outputs the network learns beside the labels: a run or a model folder. Its classes must be
+    those of the data; they are reordered by name."""
+    distillation: Distillation = Distillation()
+    """Weight and temperature of the loss against the teacher."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label-smoothing factor, 0 or more and less than 1."""
     balance: Balance = "none"

@@ -94,6 +94,9 @@ def _training(plan: Plan) -> dict[str, Any]:
             name: {"label": metric.label, "lower_is_better": metric.lower_is_better}
             for name, metric in plan.metrics.items()
         },
+        "teacher": None
+        if plan.teacher is None
+        else {**plan.teacher.facts, **plan.config.distillation.model_dump(mode="json")},
         "loss": plan.config.loss.model_dump(mode="json"),
         "optimizer": plan.config.optimizer.model_dump(mode="json"),
         "decay_all": plan.config.decay_all,

@@ -25,6 +25,7 @@ from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
 from ftkit.planning.task_choice import choose_task, labels_of_task
+from ftkit.planning.teacher import find_teacher
 from ftkit.planning.validation_images import choose_validation, fold_sizes, is_cross_fitted
 from ftkit.planning.weight_source import WeightSource, fetch_weights, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
@@ -72,6 +73,7 @@ def make_plan(
         head=head,
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
         probe=choose_probe(resolved, strategy, weights),
+        teacher=find_teacher(resolved, splits),
         notes=notes,
         fold_sizes=fold_sizes(config, splits),
     )

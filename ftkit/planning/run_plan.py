@@ -27,6 +27,7 @@ from ftkit.parts.task import Task
 from ftkit.planning.averaging import Averaging, choose_averaging
 from ftkit.planning.cost import kept_activations
 from ftkit.planning.plan_json import plan_json
+from ftkit.planning.teacher import Teacher
 from ftkit.planning.weight_source import WeightSource
 from ftkit.strategies.schedule import Phase, Schedule
 from ftkit.transforms.augmentation import Augmentation, Unchanged
@@ -50,6 +51,7 @@ class Plan:
         fold_sizes: Number of validation images of each fold of a cross-fitted run; empty for other runs. Such a run
             has all training images in its training split and no validation split; steps, sizes and phases are those
             of the first fold.
+        teacher: The model whose outputs are learned beside the labels.
     """
 
     resolved: Resolved
@@ -71,6 +73,7 @@ class Plan:
     callbacks: tuple[Callback, ...]
     group_parameters: Mapping[str, int] | None
     probe: ProbeUse = None
+    teacher: Teacher | None = None
     notes: tuple[str, ...] = ()
     world_size: int = 1
     findings: Findings = field(default=Findings(), repr=False)
@@ -123,6 +126,7 @@ class Plan:
             train_bn=self.config.train_bn,
             augmented=not isinstance(self.augmentation, Unchanged) or bool(self.image_transforms),
             batch_transforms=tuple(item.name for item in self.config.batch_transforms),
+            taught=self.teacher is not None,
             resampled=self.config.balance == "sampler",
             probe=self.probe is not None,
         )

@@ -97,6 +97,7 @@ class ModelCard:
         average: Where the weights are an average of those of several epochs: which `epochs`, and the `share` of the
             way from the first to the last of them, None for the mean. Empty for the weights of one epoch.
         members: The models of an ensemble, whose `preprocessing` is that of the first one; empty for a single network.
+        teacher: The `model` whose outputs were learned, its `backbone` and the digest of its weights; empty for none.
         format: The version of the bundle's layout.
     """
 
@@ -119,6 +120,7 @@ class ModelCard:
     dataset: Mapping[str, Any] = field(default_factory=dict)
     average: Mapping[str, Any] = field(default_factory=dict)
     members: tuple[EnsembleMember, ...] = ()
+    teacher: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def encode(self, weights_sha256: str) -> bytes:
@@ -193,8 +195,9 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    # Early cards have none of the first three, and only ensembles have members.
-    content = {"precision": "auto", "dataset": {}, "average": {}, "members": [], **content}
+    # Early cards have none of the first three; only ensembles have members, and only distilled models a teacher.
+    optional = {"precision": "auto", "dataset": {}, "average": {}, "members": [], "teacher": {}}
+    content = {**optional, **content}
     return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
 
 

@@ -39,6 +39,7 @@ from ftkit.training.events import Listener
 from ftkit.training.preparation.auto_batch_size import settle_batch_size
 from ftkit.training.steppers.fsdp import check_can_shard
 from ftkit.training.steppers.zero import require_zero
+from ftkit.training.steps.distillation import Distillation, make_distillation
 from ftkit.training.stop_signals import StopFlag
 from ftkit.transforms import pipeline
 
@@ -52,6 +53,7 @@ class Session:
         precision: Of both, with the reason.
         built: The network, which holds the weights, and its parameters by layer group.
         uncached: The whole network with batches of images, for phases that don't use the activation cache.
+        distillation: The loss against the teacher, if there is one.
         workers: Worker processes that read training images.
         decoded: Images that are kept decoded, by split.
         network_facts: Identity of the network's code and settings.
@@ -70,6 +72,7 @@ class Session:
     built: BuiltModel
     optimizer: torch.optim.Optimizer
     loss: BatchLoss
+    distillation: Distillation | None
     order: TrainingOrder
     uncached: Feed
     workers: int
@@ -153,6 +156,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
         built=built,
         optimizer=optimizer,
         loss=make_loss(plan, accelerator.device),
+        distillation=make_distillation(plan, compute, precision.evaluation),
         order=order,
         uncached=_image_feed(plan, built.network, compute, accelerator, order, workers, decoded),
         workers=workers,

@@ -110,6 +110,10 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{_changed(plan.optimizer)}; {_curve(plan)}"
     yield from _regularisation(plan)
     yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
+    if plan.teacher is not None:
+        taught = f"weight {config.distillation.weight:g}, temperature {config.distillation.temperature:g}"
+        seen = "the augmented images of each step, at its own size and normalization"
+        yield "teacher", f"{plan.teacher.card.backbone.name} of {plan.teacher.folder}: {taught}; it sees {seen}"
     # What `auto` selects is unknown without torch.
     yield "precision", config.precision + (", by processor and network" if config.precision == "auto" else "")
     yield from _steps(plan)
@@ -245,7 +249,7 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     if policy.disabled:
         yield "cache", f"off ({policy.disabled}): frozen layers are computed in each epoch"
         return
-    if policy.batch_transforms:
+    if policy.batch_transforms or policy.taught:
         used = "for the probe only" if policy.probe else "off"
         yield "cache", f"{used} ({policy.no_training}): frozen layers are computed in each epoch"
         return

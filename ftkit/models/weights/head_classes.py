@@ -19,15 +19,30 @@ def head_class_order(weights: WeightSource, classes: Sequence[str]) -> tuple[int
     """
     if weights.classes is None:
         return None
-    places = {name: place for place, name in enumerate(weights.classes)}
+    return class_places(
+        weights.classes,
+        classes,
+        f"keep_head is set, but the head of {weights.name} is",
+        "drop --keep-head to train a new head, or rename classes with label_map",
+    )
+
+
+def class_places(there: Sequence[str], classes: Sequence[str], what: str, hint: str) -> tuple[int, ...]:
+    """For each class, its index among the outputs of a model.
+
+    Args:
+        there: The model's classes in output order.
+        what: The beginning of the message, such as "the head is".
+
+    Raises:
+        RequestError: The model is for other classes.
+    """
+    places = {name: place for place, name in enumerate(there)}
     strange = [name for name in classes if name not in places]
-    lacking = [name for name in weights.classes if name not in set(classes)]
+    lacking = [name for name in there if name not in set(classes)]
     if strange or lacking:
-        parts = [f"{what} {_few(names)}" for what, names in (("lacks", strange), ("has", lacking)) if names]
-        raise RequestError(
-            f"keep_head is set, but the head of {weights.name} is for other classes: it {' and '.join(parts)}",
-            "drop --keep-head to train a new head, or rename classes with label_map",
-        )
+        parts = [f"{which} {_few(names)}" for which, names in (("lacks", strange), ("has", lacking)) if names]
+        raise RequestError(f"{what} for other classes: it {' and '.join(parts)}", hint)
     return tuple(places[name] for name in classes)
 
 

@@ -183,6 +183,7 @@ def make_card(
         precision=cast(Precision, session.precision.evaluation),
         dataset=_layout(plan),
         average=average or {},
+        teacher={} if plan.teacher is None else plan.teacher.facts,
     )
 
 

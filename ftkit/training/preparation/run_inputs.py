@@ -57,6 +57,7 @@ def run_inputs(
         "network": dict(network or bare_facts(plan)),
         "images": images
         or {name: images_digest(split, _reads(plan)) for name, split in plan.splits.present() if name != "test"},
+        "teacher": None if plan.teacher is None else plan.teacher.sha256,
         "versions": versions(plan),
     }
 
@@ -131,6 +132,8 @@ def changed_inputs(run: RunFolder, plan: Plan) -> str | None:
         return f"{plan.weights.path or plan.weights.name} holds other weights than those that it started from"
     if before.get("network") != now["network"]:
         return f"the code or settings of {plan.backbone.name} have changed"
+    if before.get("teacher") != now["teacher"]:
+        return f"its teacher {plan.config.teacher} is another model than when it started"
     others = [name for name, digest in now["images"].items() if before.get("images", {}).get(name) != digest]
     if others:
         return f"its {others[0]} images have changed"
@@ -156,6 +159,10 @@ def _changes(session: Session) -> list[str]:
     before = read_inputs(run)
     if before is None:
         return []
+    if plan.teacher is not None and before.get("teacher") != plan.teacher.sha256:
+        raise RequestError(
+            f"{run.path} can't resume: {plan.teacher.folder} is another model than when it started", hint
+        )
     network = before.get("network", {})
     if network.get("identity") != session.network_facts["identity"]:
         if (network.get("packages"), before.get("versions")) == (session.network_facts["packages"], versions(plan)):

@@ -13,7 +13,7 @@ from ftkit.training.steps.epoch_totals import EpochTotals
 
 
 def batch_loss(session: Session, model: nn.Module, batch: Batch, totals: EpochTotals) -> Tensor:
-    """Sum of the images' losses, auxiliary classifiers included; adds the batch to the totals.
+    """Sum of the images' losses, auxiliary classifiers and teacher included; adds the batch to the totals.
 
     The totals have the plain loss of the task, so that the record can be compared with the validation loss however
     targets are smoothed or weighted. For images that a batch transform has mixed it is the loss with the mixed
@@ -28,7 +28,8 @@ def batch_loss(session: Session, model: nn.Module, batch: Batch, totals: EpochTo
         task = session.plan.task
         plain, correct = task.plain_loss(logits, batch.labels), task.correct(logits, batch.labels)
         totals.add(plain, correct.sum(), len(batch))
-    return session.loss(logits, batch.labels, auxiliary)
+    loss = session.loss(logits, batch.labels, auxiliary)
+    return loss if session.distillation is None else session.distillation.mixed(loss, logits, batch.images)
 
 
 def _idle_loss(session: Session, model: nn.Module, batch: Batch) -> Tensor:

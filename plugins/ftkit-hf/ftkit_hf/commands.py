@@ -58,6 +58,12 @@ def model_card(repository: str, facts: dict[str, Any]) -> str:
     metrics = {key: value for key, value in facts["metrics"].items() if isinstance(value, float)}
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value:.4f} |" for key, value in sorted(metrics.items()))
     size, strategy = facts["preprocessing"]["size"], facts["strategy"].get("name", "-")
+    average = facts.get("average") or {}
+    which = (
+        f"mean of epochs {average['epochs'][0]} to {average['epochs'][-1]}" if average else f"epoch {facts['epoch']}"
+    )
+    if average.get("share") is not None:
+        which = f"{average['share']} of the way from epoch {average['epochs'][0]} to epoch {average['epochs'][-1]}"
     classes = ", ".join(str(name) for name in facts["classes"][:50])
     return f"""---
 library_name: ftkit
@@ -70,7 +76,7 @@ tags: [image-classification, ftkit]
 {facts["backbone"]["name"]}, fine-tuned by ftkit {facts["ftkit"]} with the strategy {strategy},
 for {len(facts["classes"])} classes: {classes}.
 
-Input: images of {size} x {size} pixels. On its validation images, epoch {facts["epoch"]}:
+Input: images of {size} x {size} pixels. On its validation images, {which}:
 
 | | |
 | --- | --- |

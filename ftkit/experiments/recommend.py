@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast
+from torch import Tensor, nn
 
 from ftkit.activation_cache.cache_reader import Note, ignore_note, prefix_before_head, read_cached, store_of
 from ftkit.config.load import Resolved, with_choice
@@ -19,7 +21,7 @@ from ftkit.errors import RequestError
 from ftkit.evaluation.collect import evaluation_shard
 from ftkit.metrics.finite_outputs import require_features
 from ftkit.models.build import build_model, plan_accelerator
-from ftkit.models.compute.devices import compute_of
+from ftkit.models.compute.devices import Compute, compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
 from ftkit.models.logits import check_outputs
 from ftkit.parts.backbone import Head
@@ -125,7 +127,7 @@ def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
     )
     if not facts.pretrained:
         return facts
-    images = _sample(plan)
+    images = measured_sample(plan)
     sampled = plan.task.advice_basis(images.labels, plan.num_classes)
     if sampled is not None and sampled.unmeasured:
         return replace(facts, unmeasured=sampled.unmeasured)
@@ -138,11 +140,42 @@ def find_facts(plan: Plan, tell: Note | None = None) -> Facts:
     return replace(facts, probe=probe, nearest_mean=nearest, measured_on=len(images))
 
 
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """What the head of a pretrained network takes, for some images.
+
+    Attributes:
+        values: float32 `(n, features)`.
+        targets: The result of `Task.targets`.
+        network: The network that computed them, in eval mode.
+    """
+
+    values: Tensor
+    targets: Tensor
+    network: nn.Module
+    compute: Compute
+    accelerator: Accelerator
+
+
 def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float, float]:
     """The task's metric, in cross-validation, of logistic regression on frozen features and of the nearest class mean.
 
-    Every process computes the features of its shard. The main one computes the metrics, and all processes use them, so
-    that all get the same recommendation.
+    The main process computes the metrics, and all processes use them, so that all get the same recommendation.
+
+    Raises:
+        NoProbeError: The network's head isn't a linear layer on features.
+    """
+    found = frozen_features(plan, images, tell)
+    metrics = torch.zeros(2)
+    if found.accelerator.is_main_process:
+        seed = derive(plan.config.seed, "advise") % 2**32
+        metrics = torch.tensor(plan.task.cross_validate(found.values, found.targets, seed))
+    probe, nearest = broadcast(metrics.to(found.accelerator.device)).tolist()
+    return probe, nearest
+
+
+def frozen_features(plan: Plan, images: Split, tell: Note = ignore_note) -> FrozenFeatures:
+    """The features of images; every process computes those of its shard, and has those of all.
 
     Raises:
         NoProbeError: The network's head isn't a linear layer on features.
@@ -176,15 +209,10 @@ def measure(plan: Plan, images: Split, tell: Note = ignore_note) -> tuple[float,
         with explain_worker_errors():
             features, labels = head_inputs(evaluated, layer, shard, accelerator, compute)
     require_features(features, images.names)
-    found = torch.zeros(2)
-    if accelerator.is_main_process:
-        seed = derive(config.seed, "advise") % 2**32
-        found = torch.tensor(plan.task.cross_validate(features, labels, seed))
-    probe, nearest = broadcast(found.to(accelerator.device)).tolist()
-    return probe, nearest
+    return FrozenFeatures(features, labels, network, compute, accelerator)
 
 
-def _sample(plan: Plan) -> Split:
+def measured_sample(plan: Plan) -> Split:
     """The training images to measure, with the same proportions of classes."""
     train = plan.splits.train
     assert train is not None, "make_plan refuses data without a training split"

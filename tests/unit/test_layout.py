@@ -34,6 +34,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.data.loading",
     "ftkit.distributed",
     "ftkit.evaluation",
+    "ftkit.experiments.backbone_ranking",
     "ftkit.experiments.recommend",
     "ftkit.exporting",
     "ftkit.files.durable",

@@ -1,4 +1,4 @@
-"""`ftkit compare`: runs on the same images, or strategies over seeds, in one table."""
+"""`ftkit compare`: runs on the same images, strategies over seeds, or backbones, in one table."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ Runs = Annotated[
 Strategies = Annotated[
     str | None, typer.Option("--strategies", metavar="NAME,NAME", help="Train these strategies, and compare them.")
 ]
+Backbones = Annotated[
+    str | None,
+    typer.Option("--backbones", metavar="NAME[=WEIGHTS],...", help="Rank backbones by a probe on their features."),
+]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="With --backbones: begin none after 90s, 5m or 1h.")
+]
 Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds per strategy.", show_default="3")]
 SplitChoice = Annotated[
     Literal["val", "test"] | None, typer.Option("--split", help="Split to evaluate on; by default test, else val.")
@@ -47,20 +54,34 @@ Unpaired = Annotated[bool, typer.Option("--unpaired", help="Allow runs with othe
 @app.command(
     epilog="Examples:\n"
     "  ftkit compare runs/frozen runs/full\n"
-    "  ftkit compare --strategies freeze,gradual,full --seeds 3 --data photos"
+    "  ftkit compare --strategies freeze,gradual,full --seeds 3 --data photos\n"
+    "  ftkit compare --backbones efficientnet_lite0,resnet18=resnet18.pth --data photos --budget 5m"
 )
 @with_config
 def compare(
     resolved: Resolved,
     runs: Runs = None,
     strategies: Strategies = None,
+    backbones: Backbones = None,
+    budget: Budget = None,
     seeds: Seeds = None,
     split: SplitChoice = None,
     unpaired: Unpaired = False,
     tta: TtaChoice = "none",
     json: Json = False,
 ) -> None:
-    """Compare runs, or strategies over seeds, on the same images."""
+    """Compare runs, strategies over seeds, or backbones on the same images."""
+    if backbones is not None:
+        from ftkit.cli.output.backbone_table import compare_backbones
+
+        others = {"--strategies": strategies, "--seeds": seeds, "--split": split, "--unpaired": unpaired or None}
+        idle = {**others, "--tta": None if tta == "none" else tta, **dict.fromkeys(runs or [], "")}
+        compare_backbones(
+            backbones, budget, [name for name, value in idle.items() if value is not None], resolved, json
+        )
+        return
+    if budget is not None:
+        raise RequestError("--budget has no effect without --backbones", "drop it")
     if strategies is None:
         _check_run_arguments(runs or [], seeds, tta, resolved)
         _compare_runs(runs or [], _compute_options(resolved, tta), resolved, split, unpaired, json)

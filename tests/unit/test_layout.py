@@ -33,6 +33,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.data.loading",
     "ftkit.distributed",
     "ftkit.evaluation",
+    "ftkit.experiments.range_test",
     "ftkit.experiments.recommend",
     "ftkit.exporting",
     "ftkit.files.durable",

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "ensemble": _command("ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW),
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
+    "lr-find": _command("lr_find", "Measure the loss over rising learning rates, and suggest one.", WORKFLOW),
     "compare": _command("compare", "Compare runs, strategies over seeds, or backbones on the same images.", WORKFLOW),
     "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
     "config": _command("inspect.config", "Show, document and validate the configuration.", INSPECT),

@@ -35,6 +35,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.distributed",
     "ftkit.evaluation",
     "ftkit.experiments.backbone_ranking",
+    "ftkit.experiments.range_test",
     "ftkit.experiments.recommend",
     "ftkit.exporting",
     "ftkit.files.durable",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ftkit.cli.flags import FLAGS
 from ftkit.cli.options import Json, with_config
 from ftkit.cli.output import console
+from ftkit.cli.output.given_flags import given_flags, given_now
 from ftkit.errors import RequestError, plural
 
 if TYPE_CHECKING:
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from ftkit.experiments.recommend import Recommendation
 
 app = typer.Typer()
-
-GIVEN = ("--", "FTKIT_")
-"""Prefixes of the sources of values that were given for this command only."""
 
 
 @app.command(
@@ -38,7 +33,7 @@ def advise(
     json: Json = False,
 ) -> None:
     """Recommend strategy, learning rate and epochs for a dataset."""
-    given = {key: where for key, where in resolved.sources.items() if where.startswith(GIVEN)}
+    given = given_now(resolved)
     strategy = next((where for key, where in given.items() if key.partition(".")[0] == "strategy"), None)
     if strategy is not None:
         raise RequestError(f"{strategy}: ftkit advise chooses the strategy", "drop it; ftkit plan shows a strategy")
@@ -63,7 +58,7 @@ def command_line(
         chosen: Flags for what was chosen in place of `auto` before the measurement.
     """
     advice, advised = recommendation.advice, recommendation.resolved.config
-    words = ["ftkit", "train", *_config_file(resolved), *_repeated(resolved, given), *chosen]
+    words = ["ftkit", "train", *given_flags(resolved, given), *chosen]
     words += ["--strategy", advice.strategy, *_options(resolved, recommendation, "strategy")]
     if advice.epochs and "epochs" not in given:
         words += ["--epochs", str(advised.epochs)]
@@ -93,60 +88,6 @@ def _options(resolved: Resolved, recommendation: Recommendation, section: str) -
     for name, value in after.options.items():
         if before.options.get(name) != value:
             yield from ("--set", f"{section}.{name}={jsonlib.dumps(value)}")
-
-
-def _config_file(resolved: Resolved) -> tuple[str, ...]:
-    """`--config` and the file, unless it is the default file."""
-    from ftkit.config.load import DEFAULT_FILE
-
-    files = {where.rpartition(":")[0] for where in resolved.sources.values() if not where.startswith(GIVEN)}
-    return next((("--config", file) for file in files if file != str(DEFAULT_FILE)), ())
-
-
-def _repeated(resolved: Resolved, given: Mapping[str, str]) -> Iterator[str]:
-    """The flags as given. Environment variables stay set, so they are not repeated."""
-    tree = resolved.config.model_dump(mode="json")
-    flags = {flag.names[0]: flag for flag in FLAGS}
-    for where in dict.fromkeys(given.values()):
-        if where == "--data":
-            key = next(key for key, source in given.items() if source == where and key != "dataset.name")
-            yield from ("--data", _relative(str(_value_at(tree, key))))
-        elif where in flags:
-            value = _value_at(tree, flags[where].key)
-            if flags[where].repeats:
-                for part in value:
-                    yield from (where, part["name"])
-            elif isinstance(value, bool):
-                yield where if value else f"--no-{where.strip('-')}"
-            else:
-                yield from (where, ",".join(value) if isinstance(value, list) else _relative(str(value)))
-        elif where.startswith("--set "):
-            key = where.removeprefix("--set ")
-            yield from ("--set", f"{key}={_as_yaml(_value_at(tree, key))}")
-
-
-def _value_at(tree: Any, key: str) -> Any:
-    """The value of a dotted key; names may contain dots, and parts in a list are given by name or index."""
-    if isinstance(tree, list):
-        tree = {str(index): part for index, part in enumerate(tree)} | {part["name"]: part for part in tree}
-    if key in tree:
-        return tree[key]
-    first = next((name for name in tree if key.startswith(f"{name}.")), key.partition(".")[0])
-    return _value_at(tree[first], key.removeprefix(f"{first}."))
-
-
-def _as_yaml(value: object) -> str:
-    import yaml
-
-    if isinstance(value, str) and yaml.safe_load(value) == value:
-        return value
-    return jsonlib.dumps(value)
-
-
-def _relative(path: str) -> str:
-    """A path inside the working folder as a relative path."""
-    inside = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
-    return os.path.relpath(path) if inside else path
 
 
 def _to_json(recommendation: Recommendation, command: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class CachedBatches:
         self._cache, self._cut, self._split = cache, cut, split
         self.batch_sampler = sampler
         self._variants = variants
+        self._images = cache.images(split)
         self._labels = split_targets(cache.session.split(split))
         self._device_tables = DeviceTables(cache.session.device)
 
@@ -41,8 +42,8 @@ class CachedBatches:
         variants = self.batch_sampler.variants(self._variants) if self._variants > 1 else {UNAUGMENTED}
         tables = self._cache.tables(self._cut, self._split, variants)
         if tables is None:
-            lists = [[(self._variant(key), key[1], 0) for key in keys] for keys in every]
-            yield from self._cache.compute_uncached(self._cut, self._split, lists)
+            lists = [[(self._variant(key), self._images.row(key[1]), 0) for key in keys] for keys in every]
+            yield from map(self._images.of_split, self._cache.compute_uncached(self._cut, self._split, lists))
             return
         failures, rows = self._cache.failures[self._split], self._device_tables.of(tables)
         for keys in every:
@@ -53,13 +54,14 @@ class CachedBatches:
         return (epoch + draw) % self._variants
 
     def _batch(self, keys: Sequence[Key], tables: Mapping[int, Rows], failures: Mapping[int, ReadFailure]) -> Batch:
-        read = [key for key in keys if key[1] not in failures] if failures else keys
+        row = self._images.row
+        read = [key for key in keys if row(key[1]) not in failures] if failures else keys
         indices = torch.tensor([key[1] for key in read], dtype=torch.int64)
-        variants = [self._variant(key) for key in read]
+        places, variants = self._images.rows_of(indices), [self._variant(key) for key in read]
         if len(set(variants)) <= 1:
             # A batch may be empty, and the epoch may use other variants than the unaugmented one.
-            rows = tables[variants[0] if variants else next(iter(tables))].take(indices)
+            rows = tables[variants[0] if variants else next(iter(tables))].take(places)
         else:
-            rows = torch.stack([tables[variant].take(index) for variant, index in zip(variants, indices, strict=True)])
-        lost = tuple(failures[key[1]] for key in keys if key[1] in failures) if failures else ()
+            rows = torch.stack([tables[variant].take(place) for variant, place in zip(variants, places, strict=True)])
+        lost = tuple(failures[row(key[1])] for key in keys if row(key[1]) in failures) if failures else ()
         return Batch(rows, self._labels[indices], indices, lost)

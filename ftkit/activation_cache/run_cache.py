@@ -25,6 +25,7 @@ from ftkit.activation_cache.feed import Feed
 from ftkit.activation_cache.policy import Use
 from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
+from ftkit.activation_cache.table_images import RunImages, TableImages
 from ftkit.activation_cache.table_keys import TableKeys, TableSpec, open_checked_table, table_key
 from ftkit.data.loading.loader import Batch, ReadFailure
 from ftkit.data.loading.order import Key, Shard
@@ -74,6 +75,10 @@ class RunCache:
     _prefixes: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
     _keys: dict[str, TableKeys] = field(default_factory=dict)
 
+    def images(self, split: SplitName) -> TableImages:
+        """The images that the tables of a split hold."""
+        return self._images.of(split)
+
     def feed(self, phase: Phase) -> Feed:
         """What a phase trains and evaluates, and on which batches."""
         cut, use = self.cuts[phase], self.uses[phase]
@@ -119,7 +124,7 @@ class RunCache:
         return found
 
     def compute_uncached(self, cut: Cut, split: SplitName, batches: Sequence[list[Key]]) -> Iterator[Batch]:
-        """Batches whose activations are computed and not stored; their keys start with the variant."""
+        """Batches whose activations are computed and not stored; keys are of the variant and the row."""
         for values, batch in self._values([cut.name], split, batches):
             yield Batch(values[0], batch.labels, batch.indices, batch.failures) if values else batch
 
@@ -199,7 +204,7 @@ class RunCache:
     ) -> None:
         if not values:
             return
-        self.session.image_digests(split).require_same(batch.indices.tolist())
+        self.images(split).digests.require_same(batch.indices.tolist())
         try:
             for table, value in zip(tables, values, strict=True):
                 if table is not None:
@@ -220,19 +225,20 @@ class RunCache:
         plan = self.session.plan
         plain = pipeline.evaluation(plan.preprocessing)
         augmented = pipeline.training(plan.preprocessing, plan.augmentation, plan.image_transforms)
-        pixels = self.session.pixels(split)
-        return AugmentedSamples(self.session.split(split), plain, augmented, plan.config.seed, pixels)
+        images = self.images(split)
+        return AugmentedSamples(images.split, plain, augmented, plan.config.seed, images.pixels)
 
     def _opened(self, cut: Cut, split: SplitName, variant: int) -> Table | None:
         place, plan = (cut.name, split, variant), self.session.plan
         if place not in self._tables and not self.disk_error:
-            count = len(self.session.split(split))
+            images = self.images(split)
+            count = len(images.split)
             about = f"{plan.backbone.name} after {cut.name}: {count:,} {_about(split, variant)}"
             try:
                 prefix_key = self._keys_of(split).prefix_key(cut.name)
                 changes = [repr(plan.augmentation), *map(code_identity, plan.image_transforms)]
                 drawn = [plan.config.seed, variant, *changes] if variant != UNAUGMENTED else []
-                key = table_key(prefix_key, self.session.image_digests(split).digest, plan.preprocessing, drawn)
+                key = table_key(prefix_key, images.digests.digest, plan.preprocessing, drawn)
                 recompute = None if (cut.name, split) in self._compared else partial(self._row, cut, split, variant)
                 spec = TableSpec(key, about, count, cut, prefix_key)
                 self._tables[place] = open_checked_table(self._store, spec, recompute, self.session.listener.note)
@@ -262,6 +268,10 @@ class RunCache:
         for place in [place for place in self._tables if place[0] not in names]:
             self._tables.pop(place).close()
         self.unreadable = {(place, chunk) for place, chunk in self.unreadable if place in self._tables}
+
+    @cached_property
+    def _images(self) -> RunImages:
+        return RunImages(self.session)
 
     @cached_property
     def _store(self) -> CacheStore:

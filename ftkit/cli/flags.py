@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftkit.config.choices import BAD_IMAGE_WAYS, BALANCES, DECODED, DEVICES, ON_NAN, PRECISIONS, SCANS, TRACKERS
+from ftkit.config.choices import (
+    BAD_IMAGE_WAYS,
+    BALANCES,
+    DECODED,
+    DEVICES,
+    ON_NAN,
+    PRECISIONS,
+    SCANS,
+    TRACKERS,
+    VALIDATIONS,
+)
 from ftkit.errors import RequestError
 from ftkit.files.file_kinds import kind_of_file
 from ftkit.transforms.augmentation import LEVELS
@@ -93,6 +103,16 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--dataset",), "dataset.name", "NAME", "Name of a dataset; see `ftkit datasets list`.", DATA, "datasets"),
     Flag(("--train-samples",), "train_samples", "N", "Number of training images to use.", DATA),
+    Flag(
+        ("--validation",),
+        "validation",
+        "|".join(VALIDATIONS),
+        "Held-out images, or cross-fitting on all of them.",
+        DATA,
+        VALIDATIONS,
+    ),
+    Flag(("--folds",), "folds", "N", "Number of folds of cross-fitting.", DATA),
+    Flag(("--fold",), "fold", "N", "Train only this fold of cross-fitting.", DATA),
     Flag(
         ("--on-bad-image",),
         "on_bad_image",

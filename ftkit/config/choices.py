@@ -14,6 +14,7 @@ PatienceFrom = Literal["last-phase", "start"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Scan = Literal["off", "sample", "full"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Validation = Literal["auto", "holdout", "kfold"]
 
 BAD_IMAGE_WAYS: tuple[str, ...] = get_args(BadImage)
 BALANCES: tuple[str, ...] = get_args(Balance)
@@ -23,6 +24,7 @@ ON_NAN: tuple[str, ...] = get_args(OnNan)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SCANS: tuple[str, ...] = get_args(Scan)
 TRACKERS: tuple[str, ...] = get_args(Tracker)
+VALIDATIONS: tuple[str, ...] = get_args(Validation)
 
 AUTO = "auto"
 """In `task`, `loss` and `monitor`: what suits the data, or the task."""

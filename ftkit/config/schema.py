@@ -17,6 +17,7 @@ from ftkit.config.choices import (
     Precision,
     Scan,
     Tracker,
+    Validation,
 )
 from ftkit.config.field_types import (
     Choice,
@@ -106,6 +107,13 @@ class Config(Section):
     """Dataset: a name, or a mapping of name and options."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Fraction of the training images held out for validation if the dataset has no validation split."""
+    validation: Validation = "auto"
+    """Validation images. holdout: the dataset's validation split, or held-out training images; kfold: cross-fitting, in
+    which each training image is validated by a model that wasn't trained on it; auto: holdout."""
+    folds: int = Field(default=5, ge=2)
+    """Cross-fitting: number of parts that the training images are divided into, and of models that are trained."""
+    fold: int | None = Field(default=None, ge=1)
+    """Cross-fitting: train only the model of this fold, from 1; its validation images are this part."""
     train_samples: int | None = Field(default=None, ge=1)
     """Number of training images to use, a random sample stratified by class; by default all."""
     on_bad_image: BadImage = "error"

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from ftkit.data.multilabel_sampling import sample_label_sets, split_label_sets
+from ftkit.data.multilabel_sampling import sample_label_sets, split_label_sets, stratified_folds
 from ftkit.errors import RequestError, plural
 from ftkit.parts.label_sets import Labels, LabelSets, count_classes
 
@@ -32,9 +32,7 @@ def stratified_split(
     Raises:
         RequestError: A class has only one sample, which can't be in both parts.
     """
-    single = sorted(label for label, count in count_classes(labels).items() if count < 2)
-    if single:
-        raise _too_few(single, classes)
+    require_two_of_each(labels, classes)
     if isinstance(labels, LabelSets):
         taken = split_label_sets(labels, fraction, seed)
     else:
@@ -45,6 +43,44 @@ def stratified_split(
     for position in taken:
         chosen[position] = 1
     return [i for i, is_taken in enumerate(chosen) if not is_taken], taken
+
+
+def stratified_parts(labels: Labels, parts: int, seed: int, classes: Sequence[str] = ()) -> list[list[int]]:
+    """Divide the positions of `labels` into parts of about the same size, with about the same fraction of each class.
+
+    With one label per image, sizes differ by one at most, in total and in each class. Each class is outside each part
+    too; with several labels per image, if the label sets permit it.
+
+    Args:
+        parts: Their number, 2 or more.
+        classes: Class names, for messages.
+
+    Returns:
+        The positions of each part, ascending; each position is in exactly one.
+
+    Raises:
+        RequestError: There are fewer samples than parts, or a class has only one sample.
+    """
+    if len(labels) < parts:
+        raise RequestError(
+            f"{plural(len(labels), 'training image')} can't be divided into {parts} parts", "lower folds"
+        )
+    require_two_of_each(labels, classes)
+    if isinstance(labels, LabelSets):
+        return stratified_folds(labels, parts, seed)
+    order = [place for members in _shuffled(labels, seed).values() for place in members]
+    return [sorted(order[first::parts]) for first in range(parts)]
+
+
+def require_two_of_each(labels: Labels, classes: Sequence[str] = ()) -> None:
+    """Refuse a class with a single sample, which can't be in both training and validation images.
+
+    Raises:
+        RequestError: Names the class.
+    """
+    single = sorted(label for label, count in count_classes(labels).items() if count < 2)
+    if single:
+        raise _too_few(single, classes)
 
 
 def stratified_sample(labels: Labels, count: int, seed: int) -> list[int]:

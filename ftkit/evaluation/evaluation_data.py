@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ftkit.config.load import Resolved
 from ftkit.data.class_selection import apply_training_classes
 from ftkit.errors import RequestError, one_line, plural
+from ftkit.evaluation.out_of_fold import OutOfFold, read_out_of_fold
 from ftkit.metrics.finite_outputs import NAMED
 from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.parts.label_sets import count_classes
 from ftkit.planning.run_splits import load_checked, splits_of_run
+from ftkit.planning.validation_images import is_cross_fitted
 from ftkit.runs.model_card import ModelCard
 
 
@@ -24,6 +27,7 @@ class EvaluationData:
         name: The split that the images are.
         changed: Whether the data has changed since the model was trained on it.
         notes: Lines to report, such as the number of files left out.
+        outputs: The stored outputs for the images, where these are the training images of a cross-fitted run.
     """
 
     source: str
@@ -31,20 +35,39 @@ class EvaluationData:
     split: Split
     changed: bool = False
     notes: tuple[str, ...] = ()
+    outputs: OutOfFold | None = None
+
+    @property
+    def title(self) -> str:
+        """What the images are called in output."""
+        return self.name if self.outputs is None else "out-of-fold"
 
 
-def split_of_run(resolved: Resolved, card: ModelCard, split: SplitName | None) -> EvaluationData:
+def split_of_run(
+    resolved: Resolved, card: ModelCard, split: SplitName | None, run: Path | None = None
+) -> EvaluationData:
     """A split of a run's own data, split as in the run; by default test, else val.
+
+    The validation images of a cross-fitted run are its training images, with the outputs that the run has stored.
+
+    Args:
+        run: The run's folder, which has these outputs.
 
     Raises:
         RequestError: The data is missing, has no such split, or has classes that the model lacks.
     """
     splits, notes = splits_of_run(resolved)
     source = f"dataset {resolved.config.dataset.name}"
+    changed = splits.fingerprint() != card.fingerprint
+    wants_val = split == "val" or not (split or (splits.test and len(splits.test)))
+    if run is not None and wants_val and is_cross_fitted(resolved.config):
+        found = read_out_of_fold(run)
+        note = "out-of-fold: the output for each training image is that of the fold that wasn't trained on it"
+        return EvaluationData(source, "val", found.split(len(card.classes)), changed, (*notes, note), found)
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
     notes = (*notes, *_absent_note(chosen, card.classes))
-    return EvaluationData(source, name, chosen, splits.fingerprint() != card.fingerprint, notes)
+    return EvaluationData(source, name, chosen, changed, notes)
 
 
 def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: SplitName | None) -> EvaluationData:

@@ -37,9 +37,19 @@ def evaluate_bundle(
         metrics: The metrics by name. The other args and errors are those of `compute_logits`.
     """
     logits = compute_logits(loaded, split, batch_size, threads, store, tell)
-    classes = loaded.card.classes
-    targets = loaded.task.targets(split.labels, len(classes))
-    outputs = loaded.task.outputs(logits, targets, classes, loaded.card.decision)
+    return evaluate_logits(loaded, logits, loaded.task.targets(split.labels, len(loaded.card.classes)), metrics)
+
+
+def evaluate_logits(
+    loaded: Loaded, logits: Tensor, targets: Tensor, metrics: Mapping[str, Metric]
+) -> tuple[Evaluation, dict[str, Interval]]:
+    """Metrics of outputs that were computed before, and their intervals.
+
+    Args:
+        logits: Float `(n, classes)`, on the CPU.
+        targets: The result of `Task.targets`.
+    """
+    outputs = loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.decision)
     found = evaluate_outputs(outputs, metrics)
     defined = {name: metric for name, metric in metrics.items() if found.values[name] is not None}
     return found, intervals(outputs, defined)

@@ -140,10 +140,14 @@ def predict_split(
         FtkitError: An image can't be read.
     """
     card = read_card(trained.bundle)
-    labelled = split_of_run(trained.resolved, card, split)
+    labelled = split_of_run(trained.resolved, card, split, trained.path)
     loaded = load_bundle(trained.bundle, options.device, options.precision, trained.resolved.registry)
-    store = store_of(trained.resolved.config.cache) if options.cache else None
-    logits = compute_logits(loaded, labelled.split, options.batch_size, options.threads, store, tell)
+    if labelled.outputs is None:
+        store = store_of(trained.resolved.config.cache) if options.cache else None
+        logits = compute_logits(loaded, labelled.split, options.batch_size, options.threads, store, tell)
+    else:
+        tell(f"{trained.path}: {labelled.notes[-1]}")
+        logits = labelled.outputs.logits
     names = labelled.split.names
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     changed = f"{labelled.source} has changed since {trained.path} was trained"

@@ -87,13 +87,13 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
         FtkitError: The run failed; its folder is kept.
         RunInterrupted: A signal stopped the run, after a checkpoint.
     """
-    from ftkit.training.train import train
+    from ftkit.cross_fitting.cross_fit import execute
 
     plan = make_plan(trial.resolved, run=None if trial.state == "new" else trial.folder)
     plan = replace(plan, notes=(*trial.notes, *plan.notes))
     if trial.state == "new":
-        return train(plan, open_run(plan), listener)
-    return train(plan, trial.folder, listener, resume=True)
+        return execute(plan, open_run(plan), listener)
+    return execute(plan, trial.folder, listener, resume=True)
 
 
 def _with_strategy(resolved: Resolved, name: str, tell: Tell | None) -> Resolved:
@@ -154,7 +154,7 @@ def _state(folder: RunFolder, plan: Plan) -> TrialState:
     if not (folder.config.is_file() and folder.plan.is_file()):
         raise RequestError(f"{folder.path} exists and isn't a run", "remove it, or give another --output")
     _require_same(folder, plan)
-    if folder.last.is_dir():
+    if folder.is_finished:
         return "finished"
     if folder.is_locked():
         raise RequestError(f"{folder.path}: another process trains this run", "wait for it, or stop it")

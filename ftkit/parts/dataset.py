@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from ftkit.errors import RequestError, nearest
 from ftkit.files.packed_text import PackedText
@@ -155,6 +155,23 @@ class Splits:
                 # The training order depends on them.
                 digest.update(",".join(map(str, split.blocks)).encode())
         return digest.hexdigest()[:16]
+
+
+def merge_subsets(one: Split, other: Split) -> Split:
+    """The samples of two subsets of one split, in the order of that split; they have no sample in common."""
+    opens, first = one.sources()
+    places = (*first, *other.sources()[1])
+    order = sorted(range(len(places)), key=places.__getitem__)
+    names, labels = [*one.names, *other.names], [*one.labels, *other.labels]
+    blocks = None if one.blocks is None or other.blocks is None else [*one.blocks, *other.blocks]
+    merged: Any = [labels[i] for i in order]
+    return Split(
+        [names[i] for i in order],
+        LabelSets(merged, one.labels.num_classes) if isinstance(one.labels, LabelSets) else merged,
+        _Reindexed(opens, array("q", (places[i] for i in order))),
+        None if blocks is None else [blocks[i] for i in order],
+        one.stamp,
+    )
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NAMED
 from ftkit.metrics.selection import check_defined
 from ftkit.optim.rates import check_group_rates
+from ftkit.parts.callback import Callback
 from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
 from ftkit.planning.run_plan import Plan
+from ftkit.planning.validation_images import validated_splits
 from ftkit.planning.weight_source import WeightSource
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.plugins.optional_packages import is_installed
@@ -29,8 +31,8 @@ def check_plan(plan: Plan) -> Plan:
     """
     config, where = plan.config, plan.resolved.where
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
-    assert plan.splits.val is not None, "make_plan refuses data without a validation split"
-    _check_metrics(plan, plan.splits.val)
+    for validated in validated_splits(config, plan.splits):
+        _check_metrics(plan, validated)
     _require_trackers(config.tracker)
     _check_balance(plan)
     check_channels(plan.augmentation, plan.preprocessing.channels)
@@ -139,6 +141,11 @@ def _check_callbacks(plan: Plan) -> tuple[str, ...]:
     """
     config, described, notes = plan.config, plan.to_json() if plan.callbacks else {}, list[str]()
     for number, (choice, callback) in enumerate(zip(config.callbacks, plan.callbacks, strict=True)):
+        if plan.fold_sizes and type(callback).weights_to_evaluate is not Callback.weights_to_evaluate:
+            raise RequestError(
+                f"callback {choice.name!r} has no effect with kfold: the final model is made of the trained weights",
+                "drop one of the two",
+            )
         if callback.needs_whole_weights and (config.fsdp or config.zero_stage):
             flag = "--fsdp" if config.fsdp else "--zero-stage"
             raise RequestError(

@@ -21,6 +21,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "weights": plan.weights.describe(),
         "classes": list(plan.splits.classes),
         "data": {name: len(split) for name, split in plan.splits.present()},
+        "fold_sizes": list(plan.fold_sizes) or None,
         "fingerprint": plan.fingerprint,
         "scan": {
             "files": plan.config.scan,

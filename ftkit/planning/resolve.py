@@ -22,6 +22,7 @@ from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.run_splits import load_splits, require_classes
 from ftkit.planning.task_choice import choose_task, labels_of_task
+from ftkit.planning.validation_images import choose_validation, fold_sizes, is_cross_fitted
 from ftkit.planning.weight_source import WeightSource, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule
@@ -43,8 +44,8 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
     strategy: Strategy = build(resolved, "strategy")
     resolved, backbone = _without_epochs(resolved, strategy), _backbone(resolved)
     splits, notes = load_splits(resolved)
-    require_classes(splits)
-    resolved = choose_task(resolved, splits)
+    require_classes(splits, is_cross_fitted(resolved.config))
+    resolved = choose_task(_with_chosen_validation(resolved), splits)
     splits = labels_of_task(resolved, splits)
     config = resolved.config
     weights = weights_for(resolved, backbone, strategy, None if run is None else run.path)
@@ -67,9 +68,16 @@ def make_plan(resolved: Resolved, tell: Notify | None = None, run: RunFolder | N
         group_parameters=count_parameters(backbone, schedule.groups, len(splits.classes), head, preprocessing.channels),
         probe=choose_probe(resolved, strategy, weights),
         notes=notes,
+        fold_sizes=fold_sizes(config, splits),
     )
     check_plan(plan)  # Errors of the request should come before the images are read.
     return check_plan(_without_unreadable(plan, tell, run))
+
+
+def _with_chosen_validation(resolved: Resolved) -> Resolved:
+    """The request that names the choice of `auto`, so that a run keeps it if the rule changes."""
+    chosen = {"validation": choose_validation(resolved.config)}
+    return replace(resolved, config=resolved.config.model_copy(update=chosen))
 
 
 def _backbone(resolved: Resolved) -> Backbone:

@@ -46,6 +46,9 @@ class Plan:
         metrics: The metrics that are recorded for the validation split, by name.
         probe: Whether the head is solved first: `usual` where the network allows it, `required` or the run
             fails, None for not at all.
+        fold_sizes: Number of validation images of each fold of a cross-fitted run; empty for other runs. Such a run
+            has all training images in its training split and no validation split; steps, sizes and phases are those
+            of the first fold.
     """
 
     resolved: Resolved
@@ -70,6 +73,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     world_size: int = 1
     findings: Findings = field(default=Findings(), repr=False)
+    fold_sizes: tuple[int, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -85,20 +89,28 @@ class Plan:
         return self.splits.fingerprint()
 
     @cached_property
-    def batches(self) -> Batches:
+    def images(self) -> tuple[int, int]:
+        """Numbers of training and validation images; of a cross-fitted run, those of the first fold."""
         assert self.splits.train is not None, "make_plan refuses data without a training split"
-        return Batches(len(self.splits.train), self.config.batch_size, self.config.accumulate, self.world_size)
+        if self.fold_sizes:
+            return len(self.splits.train) - self.fold_sizes[0], self.fold_sizes[0]
+        assert self.splits.val is not None, "make_plan refuses data without a validation split"
+        return len(self.splits.train), len(self.splits.val)
+
+    @cached_property
+    def batches(self) -> Batches:
+        return Batches(self.images[0], self.config.batch_size, self.config.accumulate, self.world_size)
 
     @cached_property
     def cache_policy(self) -> CachePolicy:
         """Which phases may train on cached activations."""
-        assert self.splits.train is not None, "make_plan refuses data without a training split"
-        assert self.splits.val is not None, "make_plan refuses data without a validation split"
+        # All folds read the same tables, which hold all of their images, for training and for validation.
+        train, val = (sum(self.images), 0) if self.config.fold or self.fold_sizes else self.images
         return CachePolicy(
             phases=self.schedule.phases,
             groups=tuple(group.name for group in self.schedule.groups),
-            train_images=len(self.splits.train),
-            val_images=len(self.splits.val),
+            train_images=train,
+            val_images=val,
             limit=self.config.cache.limit,
             enabled=self.config.cache.use,
             augmentations=self.config.cache.augmentations,

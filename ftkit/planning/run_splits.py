@@ -9,18 +9,17 @@ from ftkit.data.class_selection import select_classes
 from ftkit.data.images import ReadWhole, sample_file
 from ftkit.data.loading.lazy_sources import PerThreadOpener
 from ftkit.data.plugin_checks import checked_splits, error_prefix, names_in_two_splits
-from ftkit.data.sampling import stratified_sample, stratified_split
 from ftkit.data.scan.image_scan import scan_images
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import SPLIT_NAMES, Dataset, Split, Splits
+from ftkit.planning.validation_images import with_validation
 from ftkit.plugin_errors import GuardedOpener, plugin_boundary, plugin_of
 
 
 def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, tuple[str, ...]]:
     """The splits of a run, and notes on them.
 
-    First classes are selected and mapped. Then a missing validation split is taken from the training images, stratified
-    and seeded. Last, `train_samples` are drawn from the rest, so that the validation images don't depend on it.
+    First classes are selected and mapped, then the validation images are chosen, see `with_validation`.
 
     Args:
         for_training: Refuse classes that only val or test have, and selected classes that the data lacks. Otherwise
@@ -37,16 +36,8 @@ def load_splits(resolved: Resolved, for_training: bool = True) -> tuple[Splits, 
         label_map = label_map and {name: label_map.get(name, name) for name in (used or splits.classes)}
     splits = select_classes(splits, used, label_map, places)
     notes = (*splits.notes, *names_in_two_splits(splits))
-    if splits.train is not None and splits.val is None:
-        kept, taken = stratified_split(splits.train.labels, config.val_fraction, config.seed, splits.classes)
-        splits = replace(splits, train=splits.train.subset(kept), val=splits.train.subset(taken))
-        notes += (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
-    if splits.train is not None and config.train_samples is not None:
-        # A trained model can be evaluated on data that has shrunk since.
-        count = config.train_samples if for_training else min(config.train_samples, len(splits.train))
-        drawn = stratified_sample(splits.train.labels, count, config.seed)
-        splits = replace(splits, train=splits.train.subset(drawn))
-    return splits, notes
+    splits, own = with_validation(resolved, splits, for_training)
+    return splits, (*notes, *own)
 
 
 def load_checked(dataset: Dataset, source: str, for_training: bool = True) -> Splits:
@@ -93,8 +84,11 @@ def splits_of_run(resolved: Resolved) -> tuple[Splits, tuple[str, ...]]:
     return kept, (*notes, *screened.notes)
 
 
-def require_classes(splits: Splits) -> None:
+def require_classes(splits: Splits, cross_fitted: bool = False) -> None:
     """Refuse data without training images, a second class (several labels per image: a first one) or validation images.
+
+    Args:
+        cross_fitted: The validation images are parts of the training images.
 
     Raises:
         RequestError: One of them is missing.
@@ -106,5 +100,5 @@ def require_classes(splits: Splits) -> None:
     if len(splits.classes) < 2 and not splits.multilabel:
         names = ", ".join(splits.classes)
         raise RequestError(f"the data has one class only ({names})", "a classifier needs two or more: add another")
-    if splits.val is None or not len(splits.val):
+    if not cross_fitted and (splits.val is None or not len(splits.val)):
         raise RequestError("the validation split is empty", "give it images, or drop it and let ftkit hold some out")

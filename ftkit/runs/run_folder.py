@@ -89,6 +89,31 @@ class RunFolder:
         return self.path / "last"
 
     @property
+    def folds(self) -> Path:
+        """The run folders of a cross-fitted run's folds, `1` and so on."""
+        return self.path / "folds"
+
+    @property
+    def out_of_fold(self) -> Path:
+        """Label, prediction, fold and scores of each training image of a cross-fitted run."""
+        return self.path / "out-of-fold.csv"
+
+    @property
+    def out_of_fold_outputs(self) -> Path:
+        """The logits that these scores are computed from."""
+        return self.path / "out-of-fold.safetensors"
+
+    @property
+    def cross_fitting(self) -> Path:
+        """What a cross-fitted run has found; written when it ends."""
+        return self.path / "cross-fitting.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended; otherwise it can be resumed."""
+        return self.last.is_dir() or self.cross_fitting.is_file()
+
+    @property
     def first(self) -> Path:
         """The parameters that the run started from; weight drift is measured from them."""
         return self.path / "first"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import is_better
+from ftkit.runs.cross_fitting_record import CrossFitting, read_cross_fitting
 from ftkit.runs.run_folder import RunFolder
 
 RunState = Literal["finished", "running", "stopped"]
@@ -30,6 +31,7 @@ class RunSummary:
         plan: The plan as it was saved.
         records: One per epoch.
         layer_drift: Weight drift by layer, once the run is finished.
+        cross_fitting: What a cross-fitted run has found, once it is finished.
     """
 
     run: RunFolder
@@ -39,6 +41,7 @@ class RunSummary:
     plan: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]
     layer_drift: Mapping[str, Any] | None
+    cross_fitting: CrossFitting | None = None
 
     @property
     def data(self) -> str:
@@ -81,6 +84,17 @@ class RunSummary:
         return best
 
     @property
+    def fold_sizes(self) -> Sequence[int]:
+        """Number of validation images of each fold of a cross-fitted run; empty for other runs."""
+        return self.plan.get("fold_sizes") or ()
+
+    @property
+    def folds(self) -> list[RunFolder]:
+        """The runs of the folds that have begun."""
+        numbers = range(1, len(self.fold_sizes) + 1)
+        return [fold for number in numbers if (fold := RunFolder(self.run.folds / str(number))).path.is_dir()]
+
+    @property
     def weight_drift(self) -> Mapping[str, float | None]:
         """Weight drift of each layer group at the last record."""
         return self.records[-1].get("weight_drift", {}) if self.records else {}
@@ -107,10 +121,10 @@ def summarize(folder: Path) -> RunSummary:
         RequestError: A file of it is missing or isn't what ftkit wrote.
     """
     run = RunFolder(folder)
-    config, plan = _read(run.config), _read(run.plan)
+    config, plan, found = _read(run.config), _read(run.plan), read_cross_fitting(run)
     try:
         records = tuple(run.records())
-        summary = RunSummary(run, _started(run), _state(run), config, plan, records, _layer_drift(run))
+        summary = RunSummary(run, _started(run), _state(run), config, plan, records, _layer_drift(run), found)
         _ = summary.data, summary.strategy, summary.planned, summary.best, summary.metric_labels, plan["backbone"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _strange(folder, f"{type(error).__name__} {error}") from None
@@ -123,7 +137,7 @@ def _started(run: RunFolder) -> datetime:
 
 
 def _state(run: RunFolder) -> RunState:
-    if run.last.is_dir():
+    if run.is_finished:
         return "finished"
     return "running" if run.is_locked() else "stopped"
 

@@ -112,5 +112,5 @@ def require_unfinished(run: RunFolder) -> None:
     Raises:
         RequestError: Its last model is there, which is written when a run ends.
     """
-    if run.last.is_dir():
+    if run.is_finished:
         raise RequestError(f"{run.path} is finished: there is nothing to resume", "start a new run")

@@ -30,6 +30,7 @@ MODULES = [
 MAY_IMPORT_TORCH = (
     "ftkit.activation_cache",
     "ftkit.builtin.backbones.networks",
+    "ftkit.cross_fitting",
     "ftkit.data.loading",
     "ftkit.distributed",
     "ftkit.evaluation",

@@ -31,6 +31,7 @@ from ftkit.data.balance import class_weights, sampling_weights
 from ftkit.data.class_selection import apply_training_classes, select_classes
 from ftkit.data.loading.loader import Samples, evaluation_loader, label_tensor
 from ftkit.data.plugin_checks import checked_splits
+from ftkit.data.sampling import stratified_parts
 from ftkit.data.scan.image_scan import scan_images
 from ftkit.parts.label_sets import count_classes
 from ftkit.training.preparation.open_run import write_splits
@@ -338,3 +339,12 @@ def test_a_dataset_may_declare_label_sets() -> None:
             return Splits(("x", "y"), Split(["a"], LabelSets([[1]], 2), _nothing))
 
     assert checked_splits(Tags().load()).multilabel
+
+
+def test_parts_of_label_sets_cover_every_position_once() -> None:
+    labels = LabelSets([(), (0,), (0, 1), (1,), (1, 2), (0, 2)] * 5, 3)
+    found = stratified_parts(labels, 4, seed=0)
+    assert sorted(place for part in found for place in part) == list(range(30))
+    for label, size in enumerate((15, 15, 10)):
+        counts = [sum(label in labels[i] for i in part) for part in found]
+        assert all(size / 4 - 2 < count < size / 4 + 2 for count in counts)

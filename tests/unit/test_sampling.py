@@ -8,6 +8,7 @@ import pytest
 
 from ftkit.api import stratified_sample, stratified_split
 from ftkit.data.balance import balance_notes, class_weights
+from ftkit.data.sampling import stratified_parts
 from ftkit.errors import RequestError
 
 
@@ -72,6 +73,28 @@ def test_counts_that_cannot_be() -> None:
         RequestError, match=r"^train_samples is 5, but there are 4 training images \(set train_samples to 4"
     ):
         stratified_sample([0, 1, 2, 2], 5, 0)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 7])
+def test_parts_cover_every_position_once_with_each_class_in_proportion(parts: int) -> None:
+    labels = [0] * 11 + [1] * 20 + [2] * 50 + [3] * 2
+    found = stratified_parts(labels, parts, seed=1)
+    assert sorted(place for part in found for place in part) == list(range(83))
+    assert all(part == sorted(part) for part in found)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    for label, size in enumerate((11, 20, 50, 2)):
+        counts = [sum(labels[i] == label for i in part) for part in found]
+        assert max(counts) - min(counts) <= 1
+        assert max(counts) < size, "each class is outside each part too"
+    assert found == stratified_parts(labels, parts, seed=1)
+    assert found != stratified_parts(labels, parts, seed=2)
+
+
+def test_parts_that_cannot_be() -> None:
+    with pytest.raises(RequestError, match="3 training images can't be divided into 4 parts"):
+        stratified_parts([0, 0, 1], 4, seed=0)
+    with pytest.raises(RequestError, match="class 'b'"):
+        stratified_parts([0, 0, 1], 2, seed=0, classes=("a", "b"))
 
 
 def test_class_weights_let_classes_count_the_same_and_images_one_on_average() -> None:

@@ -91,7 +91,7 @@ def evaluate(
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import evaluate_bundle
+    from ftkit.evaluation.evaluator import evaluate_bundle, evaluate_logits
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
@@ -99,9 +99,13 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes)
     threads = None if workers is None else max(1, workers)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache else None
-    evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, batch_size, threads, store, console.note)
+    stored = images.outputs
+    if stored is not None:
+        evaluation, intervals = evaluate_logits(loaded, stored.logits, stored.targets, metrics)
+    else:
+        evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, batch_size, threads, store, console.note)
     if json:
-        source = {"data": images.source, "split": images.name, "data_changed": images.changed}
+        source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source["precision"] = loaded.compute.precision
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
         console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
@@ -142,7 +146,7 @@ def _evaluation_data(
         return split_of_dataset(chosen.dataset, data or f"dataset {chosen.name}", card, split)
     if run is None:
         raise RequestError(f"{bundle} is a model without a run, so its data is unknown", "give images with --data")
-    return split_of_run(run, card, split)
+    return split_of_run(run, card, split, bundle.parent)
 
 
 def _run_config(bundle: Path) -> Resolved | None:
@@ -154,7 +158,7 @@ def _run_config(bundle: Path) -> Resolved | None:
 
 
 def _print_notes(bundle: Path, images: EvaluationData, warnings: Iterable[str]) -> None:
-    console.note(f"model {bundle} on {images.source}: {images.name} split, {plural(len(images.split), 'image')}")
+    console.note(f"model {bundle} on {images.source}: {images.title} split, {plural(len(images.split), 'image')}")
     for line in images.notes:
         console.note(f"note: {line}")
     if images.changed:
@@ -175,7 +179,7 @@ def show(
         for name, value in evaluation.values.items()
         if value is not None
     ]
-    out.print(f"{images.name}: {', '.join(shown)}, {plural(evaluation.images, 'image')}", soft_wrap=True)
+    out.print(f"{images.title}: {', '.join(shown)}, {plural(evaluation.images, 'image')}", soft_wrap=True)
     out.print("in brackets: 95 % confidence intervals", soft_wrap=True)
     for name, reason in evaluation.missing.items():
         out.print(f"no {labels[name]}: {one_line(reason)}", soft_wrap=True)

@@ -82,6 +82,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
+    if plan.fold_sizes:
+        yield "folds", _folds(plan)
     head = f"a head for {plan.num_classes} classes{_head(plan)}"
     yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}{_rates(plan)}"
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
@@ -106,7 +108,20 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     # What `auto` selects is unknown without torch.
     yield "precision", config.precision + (", by processor and network" if config.precision == "auto" else "")
     yield from _steps(plan)
-    yield "best epoch", f"by validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
+    chosen = "between first and last weights, by out-of-fold" if plan.fold_sizes else "by validation"
+    label = one_line(plan.metrics[config.monitor].label)
+    yield "final model" if plan.fold_sizes else "best epoch", f"{chosen} {label}{_patience(plan)}"
+
+
+def _folds(plan: Plan) -> str:
+    """The folds of a cross-fitted run, and its final model."""
+    train, val = plan.images
+    few, many = min(plan.fold_sizes), max(plan.fold_sizes)
+    sizes = f"{val:,}" if few == many else f"{few:,} or {many:,}" if many - few == 1 else f"{few:,} to {many:,}"
+    return (
+        f"{len(plan.fold_sizes)}, trained one after another, which takes {len(plan.fold_sizes)} times as long: about "
+        f"{train:,} training and {sizes} validation images each; steps and memory below are those of one fold"
+    )
 
 
 def _steps(plan: Plan) -> Iterator[tuple[str, str]]:

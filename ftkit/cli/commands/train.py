@@ -156,10 +156,10 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
 
 def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.output.progress import LiveDisplay, make_display
+    from ftkit.cross_fitting.cross_fit import execute
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.preparation.open_run import open_run
     from ftkit.training.preparation.resume_request import extend, keep_place
-    from ftkit.training.train import train
 
     run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
     if resumed:
@@ -169,7 +169,7 @@ def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other
     multiprocess_errors.note_run(run.path)
     display = make_display(run, plan.config.epochs, quiet)
     try:
-        return train(plan, run, display, resume=resumed is not None, other_world=other_world)
+        return execute(plan, run, display, resume=resumed is not None, other_world=other_world)
     except FtkitError as error:
         # The folder of a run that failed before its first step is removed.
         if launch_env.rank() == 0 and run.path.is_dir():
@@ -193,23 +193,9 @@ def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None
 
 
 def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
-    from ftkit.cli.output.progress import metrics_line, shown_labels
-    from ftkit.cli.output.weight_drift_bars import weight_drift_lines
-
-    last, labels = outcome.records[-1], shown_labels(plan)
-    labels["loss"] = labels.pop("loss")
-    best, run, out = outcome.best, outcome.run, console.out()
-    skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
-    early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
-    lines = [
-        *(weight_drift_lines(last["weight_drift"], last["epoch"]) if not quiet and last["epoch"] else ()),
-        *_gain(outcome, plan.config.monitor, plan.metrics[plan.config.monitor].label),
-        *(
-            [f"{plural(skipped, 'step was', 'steps were')} skipped: loss or gradients were not finite"]
-            if skipped
-            else ()
-        ),
-        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation {metrics_line(best, labels)}",
+    lines = _cross_fitting_lines(plan, outcome) if plan.fold_sizes else _lines(plan, outcome, quiet)
+    run = outcome.run
+    lines += [
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
@@ -218,7 +204,48 @@ def _print_summary(plan: Plan, outcome: Outcome, quiet: bool) -> None:
         lines.append("train on your own folder:  ftkit train --data FOLDER --backbone resnet18")
     run.write_log(lines)
     for line in lines:
-        out.print(line, soft_wrap=True)
+        console.out().print(line, soft_wrap=True)
+
+
+def _cross_fitting_lines(plan: Plan, outcome: Outcome) -> list[str]:
+    """The out-of-fold metrics at each share, and the choice."""
+    from ftkit.cli.output.progress import metrics_line, shown_labels
+    from ftkit.runs.cross_fitting_record import read_cross_fitting
+
+    found = read_cross_fitting(outcome.run)
+    assert found is not None, "the run is finished"
+    labels = shown_labels(plan)
+    labels["loss"] = labels.pop("loss")
+    shown = {one.share: {f"val_{name}": value for name, value in one.metrics.items()} for one in found.shares}
+    return [
+        "out-of-fold metrics by the share of the way from the first to the last weights:",
+        *(
+            f"  share {share:<5g}{metrics_line(record, labels)}{'  best' if share == found.share else ''}"
+            for share, record in shown.items()
+        ),
+        f"final model: {found.model}" + (f", at share {found.share:g}" if len(shown) > 1 else ""),
+        f"out-of-fold: {metrics_line(shown[found.share], labels)}, "
+        f"{plural(found.images, 'image')}, each by a model that wasn't trained on it",
+    ]
+
+
+def _lines(plan: Plan, outcome: Outcome, quiet: bool) -> list[str]:
+    """Weight drift, the gain over the probe, and the best epoch."""
+    from ftkit.cli.output.progress import metrics_line, shown_labels
+    from ftkit.cli.output.weight_drift_bars import weight_drift_lines
+
+    last, labels = outcome.records[-1], shown_labels(plan)
+    labels["loss"] = labels.pop("loss")
+    best = outcome.best
+    skipped = sum(record.get("skipped_steps", 0) for record in outcome.records)
+    early = f", stopped early after epoch {last['epoch']}" if outcome.stopped_early else ""
+    steps = f"{plural(skipped, 'step was', 'steps were')} skipped: loss or gradients were not finite"
+    return [
+        *(weight_drift_lines(last["weight_drift"], last["epoch"]) if not quiet and last["epoch"] else ()),
+        *_gain(outcome, plan.config.monitor, plan.metrics[plan.config.monitor].label),
+        *([steps] if skipped else ()),
+        f"best epoch {best['epoch']} of {plan.config.epochs}{early}: validation {metrics_line(best, labels)}",
+    ]
 
 
 def _gain(outcome: Outcome, monitor: str, label: str) -> list[str]:

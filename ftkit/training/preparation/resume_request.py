@@ -31,7 +31,7 @@ def latest_unfinished(runs_dir: Path) -> Path:
     Raises:
         RequestError: There is none.
     """
-    runs = [run for run in run_folders(runs_dir) if not RunFolder(run).last.is_dir()]
+    runs = [run for run in run_folders(runs_dir) if not RunFolder(run).is_finished]
     waiting = [run for run in runs if not RunFolder(run).is_locked()]
     if waiting:
         return max(waiting, key=lambda run: run.stat().st_mtime_ns)

@@ -26,6 +26,9 @@ FILES: Mapping[str, str] = {
     "splits.csv": "split and class of each image",
     "splits.csv.gz": "split and class of each image, compressed",
     "metrics.jsonl": "one record per epoch",
+    "cross-fitting.json": "folds, and out-of-fold metrics by the share of the way from the first to the last weights",
+    "out-of-fold.csv": "label, prediction, fold and scores of each training image",
+    "folds": "the run of each fold",
     "weight_drift.json": "weight drift of each layer",
     "train.log": "the messages of the training",
     "model": "the model of the best epoch",
@@ -126,6 +129,7 @@ def _facts(summary: RunSummary) -> dict[str, Any]:
         "epochs_planned": summary.planned,
         "monitor": summary.monitor,
         "best": summary.best,
+        "cross_fitting": None if summary.cross_fitting is None else summary.cross_fitting.to_json(),
     }
 
 
@@ -167,7 +171,13 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
     optimizer = config.get("optimizer", {})
     batch = f"batches of {config.get('batch_size')} x {config.get('accumulate')}"
     yield "optimizer", f"{optimizer.get('name')}, lr {optimizer.get('lr'):g}, {batch}"
-    if (best := summary.best) is not None:
+    if summary.fold_sizes:
+        trained = sum(fold.is_finished for fold in summary.folds)
+        yield "folds", f"cross-fitted, {plural(len(summary.fold_sizes), 'fold')}, {trained} trained"
+    if summary.cross_fitting is not None:
+        share = f" at share {summary.cross_fitting.share:g}" if len(summary.cross_fitting.shares) > 1 else ""
+        yield "model", f"{summary.cross_fitting.model}{share}; out-of-fold {_best(summary)}"
+    elif (best := summary.best) is not None:
         yield "best", f"epoch {best['epoch']}: {_best(summary)}"
 
 
@@ -187,7 +197,8 @@ def _epoch_rows(summary: RunSummary) -> list[tuple[str, ...]]:
 
 
 def _files(summary: RunSummary) -> Iterable[tuple[str, str]]:
-    return [(file, what) for file, what in FILES.items() if (summary.run.path / file).exists()]
+    described = {**FILES, "model": "the final model"} if summary.fold_sizes else FILES
+    return [(file, what) for file, what in described.items() if (summary.run.path / file).exists()]
 
 
 def _next(summary: RunSummary) -> Iterator[str]:

@@ -1,0 +1,61 @@
+"""The networks of the folds between their first and their last weights, and their outputs for the fold's images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ftkit.cross_fitting.fold_runs import Fold
+from ftkit.evaluation.evaluator import compute_logits
+from ftkit.models.build import build_model
+from ftkit.models.bundle import load_bundle
+from ftkit.models.weights.interpolation import interpolate
+from ftkit.models.weights.pretrained import restore_weights
+from ftkit.planning.run_plan import Plan
+from ftkit.plugin_errors import plugin_boundary
+from ftkit.runs.model_card import WEIGHTS
+from ftkit.runs.run_folder import RunFolder
+
+State = Mapping[str, Tensor]
+
+
+class FoldNetwork:
+    """A fold's network at any share of the way from its first to its last weights.
+
+    Attributes:
+        loaded: The network, with the weights that were set last.
+    """
+
+    def __init__(self, fold: Fold) -> None:
+        self.fold = fold
+        plan = fold.plan
+        self.loaded = load_bundle(fold.run.last, plan.config.device, "auto", plan.resolved.registry)
+        self._last = {name: tensor.detach().cpu().clone() for name, tensor in self.loaded.model.state_dict().items()}
+        self._first = first_state(plan, fold.run)
+
+    def at(self, share: float) -> dict[str, Tensor]:
+        """The state dict at a share, on the CPU."""
+        return interpolate(self._first, self._last, share)
+
+    def outputs(self, share: float) -> Tensor:
+        """The logits at a share for the fold's validation images, float32 `(n, classes)`.
+
+        Activations are never taken from the cache, whose content may differ when a run resumes: sums of other batches
+        end with other last digits.
+        """
+        restore_weights(self.loaded.model, self.at(share))
+        return compute_logits(self.loaded, self.fold.images)
+
+
+def first_state(plan: Plan, run: RunFolder) -> dict[str, Tensor]:
+    """The state dict of the network that a run started from, as a model of the run has it, on the CPU.
+
+    The run folder has its parameters; buffers are those of the initial weights.
+    """
+    network = build_model(plan).network
+    network.load_state_dict(load_file(run.first / WEIGHTS), strict=False)
+    with plugin_boundary(f"merged of strategy {plan.config.strategy.name!r}", plan.strategy):
+        merged: nn.Module = plan.strategy.merged(network)
+    return {name: tensor.detach().cpu().clone() for name, tensor in merged.state_dict().items()}

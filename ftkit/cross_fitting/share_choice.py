@@ -1,0 +1,84 @@
+"""The out-of-fold outputs at several shares of the way from the first to the last weights, and the best share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ftkit.cross_fitting.fold_networks import FoldNetwork
+from ftkit.cross_fitting.fold_runs import Fold
+from ftkit.evaluation.out_of_fold import OutOfFold
+from ftkit.metrics.outputs import Outputs
+from ftkit.metrics.report import evaluate_outputs
+from ftkit.metrics.selection import is_better
+from ftkit.parts.dataset import Split
+from ftkit.planning.run_plan import Plan
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The outputs of all folds at one share, together.
+
+    Attributes:
+        metrics: By name; None for one that has no value.
+        loss: The mean loss over all images.
+    """
+
+    share: float
+    found: OutOfFold
+    metrics: Mapping[str, float | None]
+    loss: float
+
+
+def evaluate_shares(plan: Plan, folds: Sequence[Fold], check: Callable[[str], None]) -> list[Candidate]:
+    """The out-of-fold outputs at each share; one share alone where no epoch was trained.
+
+    Args:
+        plan: Of the cross-fitted run.
+        check: Called before each computation with a line on it; raises if a signal has come.
+    """
+    shares = SHARES if plan.config.epochs else SHARES[:1]
+    by_share: dict[float, list[Tensor]] = {share: [] for share in shares}
+    for fold in folds:
+        network = FoldNetwork(fold)
+        for share in shares:
+            check(f"in the evaluation of fold {fold.number}")
+            by_share[share].append(network.outputs(share))
+    images = plan.splits.train
+    assert images is not None, "make_plan refuses data without a training split"
+    return [_candidate(plan, images, folds, share, logits) for share, logits in by_share.items()]
+
+
+def choose(plan: Plan, candidates: Sequence[Candidate]) -> Candidate:
+    """The best one by the monitored metric; of equals, the one with the lower loss, then with the smaller share."""
+    monitor = plan.config.monitor
+    lower, best = plan.metrics[monitor].lower_is_better, candidates[0]
+    for one in candidates[1:]:
+        value, known = (_number(each.metrics[monitor]) for each in (one, best))
+        if is_better(value, known, lower) or (value == known and one.loss < best.loss):
+            best = one
+    return best
+
+
+def _candidate(plan: Plan, images: Split, folds: Sequence[Fold], share: float, logits: Sequence[Tensor]) -> Candidate:
+    """The outputs of all folds in the order of the training images."""
+    places = {name: place for place, name in enumerate(images.names)}
+    rows = [(places[name], fold.number) for fold in folds for name in fold.images.names]
+    assert sorted(place for place, _ in rows) == list(range(len(images))), "each image is in one part"
+    order = torch.tensor([place for place, _ in rows]).argsort()
+    numbers = tuple(number for _, number in sorted(rows))
+    targets = plan.task.targets(images.labels, plan.num_classes)
+    found = OutOfFold(tuple(images.names), numbers, targets, torch.cat(list(logits))[order])
+    outputs: Outputs = plan.task.outputs(found.logits, found.targets, plan.splits.classes)
+    metrics = evaluate_outputs(outputs, plan.metrics).values
+    return Candidate(share, found, metrics, float(outputs.losses.mean()))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

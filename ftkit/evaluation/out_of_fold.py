@@ -1,0 +1,115 @@
+"""Out-of-fold outputs of a cross-fitted run: for each training image, those of the model that wasn't trained on it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ftkit.errors import RequestError
+from ftkit.files.durable import replace_file
+from ftkit.files.json_text import escape_undecodable
+from ftkit.metrics.outputs import Outputs
+from ftkit.parts.dataset import Split
+from ftkit.parts.label_sets import Label, LabelSets, label_text
+from ftkit.parts.task import Task
+from ftkit.runs.run_folder import RunFolder
+
+COLUMNS = ("image", "label", "predicted", "fold")
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The outputs for all training images, in the order of the training split.
+
+    Attributes:
+        names: Names of the images, as in `splits.csv`.
+        folds: The fold that validated each image, from 1.
+        targets: The result of `Task.targets`.
+        logits: float32 `(n, classes)`.
+    """
+
+    names: tuple[str, ...]
+    folds: tuple[int, ...]
+    targets: Tensor
+    logits: Tensor
+
+    def split(self, classes: int) -> Split:
+        """The images as a split whose images can't be opened."""
+        labels: Sequence[int] | LabelSets
+        if self.targets.ndim == 1:
+            labels = self.targets.tolist()
+        else:
+            labels = LabelSets((row.nonzero().flatten().tolist() for row in self.targets), classes)
+        return Split(self.names, labels, _refuse)
+
+
+def write_out_of_fold(
+    run: RunFolder, found: OutOfFold, classes: Sequence[str], task: Task, decision: Mapping[str, Any]
+) -> None:
+    """Write the outputs as a table for people, and as tensors; both are on disk when this returns.
+
+    Args:
+        decision: What turns scores into predictions.
+
+    Raises:
+        FtkitError: They can't be written.
+    """
+    outputs = task.outputs(found.logits, found.targets, classes, decision)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow((*COLUMNS, *classes))
+    predicted = _labels(outputs)
+    labels: Sequence[Label] = found.split(len(classes)).labels
+    rows = zip(found.names, labels, predicted, found.folds, outputs.scores.tolist(), strict=True)
+    for name, label, guess, fold, scores in rows:
+        writer.writerow((name, label_text(label, classes), label_text(guess, classes), fold, *scores))
+    replace_file(run.out_of_fold, escape_undecodable(text.getvalue()).encode())
+    tensors = {"logits": found.logits.contiguous(), "targets": found.targets.contiguous()}
+    replace_file(run.out_of_fold_outputs, save(tensors))
+
+
+def read_out_of_fold(folder: Path) -> OutOfFold:
+    """The stored outputs of a cross-fitted run.
+
+    Raises:
+        RequestError: A file is missing or damaged.
+    """
+    run = RunFolder(folder)
+    try:
+        with run.out_of_fold.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        tensors = load_file(run.out_of_fold_outputs)
+        names, folds = tuple(row["image"] for row in rows), tuple(int(row["fold"]) for row in rows)
+        found = OutOfFold(names, folds, tensors["targets"], tensors["logits"])
+        if not len(found.names) == len(found.targets) == len(found.logits):
+            raise ValueError("they have other numbers of images")
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"{error.filename} is missing: the run isn't finished, or it was removed",
+            f"resume {folder}, or repeat it",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RequestError(
+            f"{run.out_of_fold} and {run.out_of_fold_outputs.name} aren't what ftkit wrote: {error}",
+            "put them back, or train the run again",
+        ) from None
+    return found
+
+
+def _labels(outputs: Outputs) -> list[Label]:
+    """The predicted label or labels of each image."""
+    if outputs.predicted.ndim == 1:
+        return [int(one) for one in outputs.predicted]
+    return [tuple(row.nonzero()[0].tolist()) for row in outputs.predicted]
+
+
+def _refuse(index: int) -> Any:
+    raise AssertionError(f"image {index} of the stored outputs isn't read")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.config.load import Resolved
+from ftkit.data.plugin_checks import error_prefix
 from ftkit.errors import RequestError
 from ftkit.models.weights.head_classes import class_places
 from ftkit.parts.dataset import Splits
@@ -51,9 +52,10 @@ def find_teacher(resolved: Resolved, splits: Splits) -> Teacher | None:
             raise RequestError(f"{resolved.where(idle)} has no effect without a teacher", "give --teacher RUN too")
         return None
     if not config.epochs:
-        raise RequestError(f"{where} has no effect: the run trains no epochs", "drop it, or give --epochs")
-    folder = find_model(config.teacher, Path(config.output))
-    card, sha256 = read_card_and_digest(folder)
+        raise RequestError(f"{where} has no effect: the run trains no epochs", "drop it, or train some")
+    with error_prefix(where):
+        folder = find_model(config.teacher, Path(config.output))
+        card, sha256 = read_card_and_digest(folder)
     if card.task.get("name") != config.task.name:
         raise RequestError(
             f"{where}: the task of {folder} is {card.task.get('name')}, and that of the run {config.task.name}",

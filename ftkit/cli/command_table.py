@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
     "compare": _command("compare", "Compare runs, or strategies over seeds, on the same images.", WORKFLOW),
+    "sweep": _command("sweep", "Search config values by trials, on one machine or several.", WORKFLOW),
     "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
     "config": _command("inspect.config", "Show, document and validate the configuration.", INSPECT),
     "cache": _command("inspect.cache", "List and clear cached activations and decoded images.", INSPECT),

@@ -89,6 +89,11 @@ class RunFolder:
         return self.path / "last"
 
     @property
+    def pruned(self) -> Path:
+        """Why a sweep ended the run early; only written then."""
+        return self.path / "pruned.json"
+
+    @property
     def first(self) -> Path:
         """The parameters that the run started from; weight drift is measured from them."""
         return self.path / "first"

@@ -48,7 +48,7 @@ def report(opened: OpenStudy, to: Path | None, sweep: Sweep | None, json: bool) 
         console.print_json(_facts(opened, trials, best, metric, written))
         return
     _show(opened, trials, metric)
-    for line in _lines(trials, best, metric, written):
+    for line in _lines(trials, best, metric, written, opened.shown):
         console.print_text(line)
 
 
@@ -74,7 +74,9 @@ def _show(opened: OpenStudy, trials: Sequence[TrialFacts], metric: str) -> None:
     console.show_table(title, ("trial", f"val {one_line(metric)}", "state", "epochs", "seconds", *keys), rows)
 
 
-def _lines(trials: Sequence[TrialFacts], best: TrialFacts | None, metric: str, written: Path | None) -> list[str]:
+def _lines(
+    trials: Sequence[TrialFacts], best: TrialFacts | None, metric: str, written: Path | None, shown: str
+) -> list[str]:
     lines = [f"trial {one.number} failed: {one_line(one.reason)}" for one in trials if one.state == "failed"]
     lines += [
         f"trial {one.number} is running on {one_line(one.machine)}; if stopped, the same command there resumes it"
@@ -88,7 +90,7 @@ def _lines(trials: Sequence[TrialFacts], best: TrialFacts | None, metric: str, w
     if written is not None:
         lines += [f"config:          {one_line(str(written))}", f"train it again:  {command_of(written)}"]
     else:
-        lines.append("write its config: ftkit sweep --study STUDY --show --to best.yaml")
+        lines.append(f"write its config: ftkit sweep --study {shell_word(shown)} --show --to best.yaml")
     return lines
 
 

@@ -27,6 +27,7 @@ FILES: Mapping[str, str] = {
     "splits.csv.gz": "split and class of each image, compressed",
     "metrics.jsonl": "one record per epoch",
     "weight_drift.json": "weight drift of each layer",
+    "pruned.json": "why ftkit sweep ended the run early",
     "train.log": "the messages of the training",
     "model": "the model of the best epoch",
     "last": "the model of the last epoch",

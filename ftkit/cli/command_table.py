@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
     "lr-find": _command("lr_find", "Measure the loss over rising learning rates, and suggest one.", WORKFLOW),
     "compare": _command("compare", "Compare runs, strategies over seeds, or backbones on the same images.", WORKFLOW),
+    "sweep": _command("sweep", "Search config values by trials, on one machine or several.", WORKFLOW),
     "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
     "config": _command("inspect.config", "Show, document and validate the configuration.", INSPECT),
     "cache": _command("inspect.cache", "List and clear cached activations and decoded images.", INSPECT),

@@ -1,1 +1,1 @@
-"""Work that takes several trainings or measurements: recommendations, and trials over strategies and seeds."""
+"""Work that takes several trainings or measurements: recommendations, trials over strategies and seeds, sweeps."""

@@ -141,7 +141,7 @@ def _folder(output: Path, name: str, plan: Plan, tell: Tell) -> tuple[RunFolder,
     names = (name, *(f"{name}-{number}" for number in range(2, 100)))
     for each in names:
         folder = RunFolder(output / each)
-        state = _state(folder, plan)
+        state = state_of(folder, plan)
         changed = changed_inputs(folder, plan) if state != "new" else None
         if changed is None:
             return folder, state
@@ -153,7 +153,7 @@ def _ignore(line: str) -> None:
     """Ignore a line."""
 
 
-def _state(folder: RunFolder, plan: Plan) -> TrialState:
+def state_of(folder: RunFolder, plan: Plan) -> TrialState:
     """The state of a run.
 
     Raises:
@@ -172,7 +172,7 @@ def _state(folder: RunFolder, plan: Plan) -> TrialState:
 
 
 def _require_same(folder: RunFolder, plan: Plan) -> None:
-    there, wanted = _settings(resolve(folder.config, {}, [], {}).config), _settings(plan.config)
+    there, wanted = settings_of(resolve(folder.config, {}, [], {}).config), settings_of(plan.config)
     differs = next((key for key in sorted(there.keys() | wanted) if there.get(key) != wanted.get(key)), None)
     reason = ""
     if differs is not None:
@@ -183,7 +183,7 @@ def _require_same(folder: RunFolder, plan: Plan) -> None:
         raise RequestError(f"{folder.path} is another run: {reason}", "give another --output, or remove it")
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings_of(config: Config) -> dict[str, Any]:
     """Settings that a run's result depends on, by dotted key."""
     found: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():

@@ -116,7 +116,12 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended; otherwise it can be resumed."""
-        return self.last.is_dir() or self.cross_fitting.is_file()
+        return self.last.is_dir() or self.cross_fitting.is_file() or self.pruned.is_file()
+
+    @property
+    def pruned(self) -> Path:
+        """Why a sweep ended the run early; only written then."""
+        return self.path / "pruned.json"
 
     @property
     def first(self) -> Path:

@@ -18,7 +18,7 @@ from ftkit.runs.averages import Average, describe_average, kept_average
 from ftkit.runs.cross_fitting_record import CrossFitting, read_cross_fitting
 from ftkit.runs.run_folder import RunFolder
 
-RunState = Literal["finished", "running", "stopped"]
+RunState = Literal["finished", "pruned", "running", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class RunSummary:
 
     Attributes:
         started: The time when the folder was created, in local time.
-        state: `stopped` is an unfinished run that no process trains; it can be resumed.
+        state: `stopped` is an unfinished run that no process trains; it can be resumed. `pruned` is one that a sweep
+            has ended early.
         config: The config as it was saved, unchecked: its plugins need not be installed.
         plan: The plan as it was saved.
         records: One per epoch.
@@ -175,7 +176,9 @@ def _started(run: RunFolder) -> datetime:
 def _state(run: RunFolder) -> RunState:
     if run.is_finished:
         return "finished"
-    return "running" if run.is_locked() else "stopped"
+    if run.is_locked():
+        return "running"
+    return "pruned" if run.pruned.is_file() else "stopped"
 
 
 def _layer_drift(run: RunFolder) -> Mapping[str, Any] | None:

@@ -58,14 +58,14 @@ def own_request(spec: str, runs_dir: Callable[[], Path], given: Callable[[Path],
     own, asked = resolve(config, {}, [], {}), given(config)
     before, now = (dict(_leaves(r.config.model_dump(mode="json"))) for r in (own, asked))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not (key.startswith(FREE) or _is_place(asked, key)):
+        if before.get(key) != now.get(key) and not (key.startswith(FREE) or is_place(asked, key)):
             raise RequestError(
                 f"{_place(asked, key)}: a run that is resumed keeps its own {key}", "drop it, or start a new run"
             )
     return folder, asked
 
 
-def _is_place(resolved: Resolved, key: str) -> bool:
+def is_place(resolved: Resolved, key: str) -> bool:
     """Whether a setting is the location of the data, which may change; `keep_place` checks that it is the same data."""
     section, _, option = key.partition(".")
     if section != "dataset":

@@ -31,6 +31,7 @@ FILES: Mapping[str, str] = {
     "out-of-fold.csv": "label, prediction, fold and scores of each training image",
     "folds": "the run of each fold",
     "weight_drift.json": "weight drift of each layer",
+    "pruned.json": "why ftkit sweep ended the run early",
     "train.log": "the messages of the training",
     "model": "the best model",
     "last": "the model of the last epoch",

@@ -13,8 +13,8 @@ from ftkit.evaluation.out_of_fold import OutOfFold, read_out_of_fold
 from ftkit.metrics.finite_outputs import NAMED
 from ftkit.parts.dataset import Dataset, Split, SplitName, Splits, relabel
 from ftkit.parts.label_sets import count_classes
-from ftkit.planning.run_splits import load_checked, splits_of_run
-from ftkit.planning.validation_images import is_cross_fitted
+from ftkit.planning.run_data.run_splits import load_checked, splits_of_run
+from ftkit.planning.run_data.validation_images import is_cross_fitted
 from ftkit.runs.model_card import ModelCard
 
 

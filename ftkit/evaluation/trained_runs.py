@@ -19,7 +19,7 @@ from ftkit.metrics.outputs import Outputs
 from ftkit.models.bundle import load_bundle
 from ftkit.parts.dataset import SplitName
 from ftkit.parts.task import Task
-from ftkit.planning.run_splits import splits_of_run
+from ftkit.planning.run_data.run_splits import splits_of_run
 from ftkit.runs.model_card import read_card
 from ftkit.runs.run_lookup import find_model, run_of
 from ftkit.runs.run_summary import RunSummary, summarize

@@ -22,7 +22,7 @@ from ftkit.exporting.export_folder import check_target, describe_export, write_e
 from ftkit.exporting.parity import BATCHES, Parity, random_images, reference_batches
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.parts.exporter import Exporter, TrainedModel
-from ftkit.planning.run_splits import load_splits
+from ftkit.planning.run_data.run_splits import load_splits
 from ftkit.plugins import Registry
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.runs.run_lookup import run_of

@@ -13,7 +13,7 @@ from ftkit.models.compute.cuda_driver import has_cuda
 from ftkit.parts.backbone import Backbone, Pretrained
 from ftkit.parts.dataset import Splits
 from ftkit.parts.strategy import Strategy
-from ftkit.planning.run_splits import load_splits, require_classes
+from ftkit.planning.run_data.run_splits import load_splits, require_classes
 from ftkit.planning.weight_source import backbone_of_weights
 from ftkit.plugins import Registry
 

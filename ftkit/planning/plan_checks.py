@@ -16,8 +16,8 @@ from ftkit.parts.callback import Callback
 from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
 from ftkit.planning.averaging import check_averaging
+from ftkit.planning.run_data.validation_images import validated_splits
 from ftkit.planning.run_plan import Plan
-from ftkit.planning.validation_images import validated_splits
 from ftkit.planning.weight_source import WeightSource
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.plugins.optional_packages import is_installed

@@ -22,11 +22,11 @@ from ftkit.planning.backbone_choice import name_backbone
 from ftkit.planning.cost import count_parameters
 from ftkit.planning.plan_checks import check_plan
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
+from ftkit.planning.run_data.run_splits import load_splits, require_classes
+from ftkit.planning.run_data.task_choice import choose_task, labels_of_task
+from ftkit.planning.run_data.validation_images import choose_validation, fold_sizes, is_cross_fitted
 from ftkit.planning.run_plan import Plan, ProbeUse
-from ftkit.planning.run_splits import load_splits, require_classes
-from ftkit.planning.task_choice import choose_task, labels_of_task
 from ftkit.planning.teacher import find_teacher
-from ftkit.planning.validation_images import choose_validation, fold_sizes, is_cross_fitted
 from ftkit.planning.weight_source import WeightSource, fetch_weights, require_head, weights_for
 from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.schedule import Schedule, make_schedule

@@ -13,7 +13,7 @@ from ftkit.api import Splits
 from ftkit.config.load import resolve, to_yaml
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import EvaluationData, split_of_dataset, split_of_run
-from ftkit.planning.run_splits import load_splits
+from ftkit.planning.run_data.run_splits import load_splits
 from ftkit.runs.model_card import read_card
 from tests.conftest import MakeFolder, RunFtkit
 from tests.models import part

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from ftkit.cli.commands.compare import _verdict
 from ftkit.cli.commands.evaluate import digits_of
-from ftkit.cli.output.weight_drift_bars import weight_drift_lines
+from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
 from ftkit.evaluation.comparison import PairedComparison
 
 

@@ -87,7 +87,7 @@ def compare(
         _compare_runs(runs or [], _compute_options(resolved, tta), resolved, split, unpaired, json)
         return
     _check_strategy_arguments(runs or [], unpaired, tta, resolved)
-    from ftkit.cli.output.trial_table import compare_strategies
+    from ftkit.cli.output.training.trial_table import compare_strategies
 
     compare_strategies(
         strategies.split(","),

@@ -17,10 +17,10 @@ from ftkit.errors import RequestError, one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.experiments.search_space import Point
-    from ftkit.experiments.sweep_claims import Claim
-    from ftkit.experiments.sweep_results import TrialFacts
-    from ftkit.experiments.sweep_trials import Sweep
+    from ftkit.experiments.sweeps.search_space import Point
+    from ftkit.experiments.sweeps.sweep_claims import Claim
+    from ftkit.experiments.sweeps.sweep_results import TrialFacts
+    from ftkit.experiments.sweeps.sweep_trials import Sweep
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.events import Listener
 
@@ -118,9 +118,9 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Search config values by trials, on one machine or several."""
-    from ftkit.cli.output.sweep_table import check_target, report
-    from ftkit.experiments.study_storage import open_study
-    from ftkit.experiments.sweep_setup import SweepOptions, prepare_sweep
+    from ftkit.cli.output.training.sweep_table import check_target, report
+    from ftkit.experiments.sweeps.study_storage import open_study
+    from ftkit.experiments.sweeps.sweep_setup import SweepOptions, prepare_sweep
 
     if to is not None:
         check_target(to)
@@ -168,10 +168,10 @@ def _check_only_shown(request: Request, trials: int | None, search: list[str] | 
 
 def _run(ready: Sweep) -> None:
     """Train the missing trials, and print a line before and after each."""
-    from ftkit.cli.output.progress import make_display
-    from ftkit.experiments.search_space import describe
-    from ftkit.experiments.sweep_results import best_of, trial_facts
-    from ftkit.experiments.sweep_trials import run_sweep
+    from ftkit.cli.output.training.progress import make_display
+    from ftkit.experiments.sweeps.search_space import describe
+    from ftkit.experiments.sweeps.sweep_results import best_of, trial_facts
+    from ftkit.experiments.sweeps.sweep_trials import run_sweep
 
     for key, values in describe(ready.space):
         console.note(f"search {key}: {values}")

@@ -149,7 +149,7 @@ def _everything(summary: RunSummary) -> dict[str, Any]:
 
 def _lines(summary: RunSummary) -> Iterator[str]:
     from ftkit.cli.output.descriptions import aligned
-    from ftkit.cli.output.weight_drift_bars import weight_drift_lines
+    from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
 
     yield from (f"{name:>9}  {one_line(value)}" for name, value in _essentials(summary))
     if summary.records:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ftkit.config.load import is_path
 from ftkit.errors import RequestError
-from ftkit.experiments.search_space import (
+from ftkit.experiments.sweeps.search_space import (
     FLAG,
     Point,
     ResolveWith,
@@ -20,8 +20,8 @@ from ftkit.experiments.search_space import (
     resolved_at,
     single_changes,
 )
-from ftkit.experiments.study_storage import OpenStudy, keep_request, names_of, open_study, require_optuna
-from ftkit.experiments.sweep_trials import Sweep
+from ftkit.experiments.sweeps.study_storage import OpenStudy, keep_request, names_of, open_study, require_optuna
+from ftkit.experiments.sweeps.sweep_trials import Sweep
 from ftkit.experiments.trials import settings_of
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 from ftkit.errors import FtkitError
-from ftkit.experiments.study_storage import OpenStudy
+from ftkit.experiments.sweeps.study_storage import OpenStudy
 from ftkit.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ftkit.experiments.search_space import Point
-from ftkit.experiments.study_storage import OpenStudy
-from ftkit.experiments.sweep_claims import MACHINE, counted, run_of
+from ftkit.experiments.sweeps.search_space import Point
+from ftkit.experiments.sweeps.study_storage import OpenStudy
+from ftkit.experiments.sweeps.sweep_claims import MACHINE, counted, run_of
 from ftkit.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:

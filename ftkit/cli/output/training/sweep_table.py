@@ -12,9 +12,9 @@ from ftkit.errors import FtkitError, RequestError, one_line, plural, shell_word
 
 if TYPE_CHECKING:
     from ftkit.config.schema import Config
-    from ftkit.experiments.study_storage import OpenStudy
-    from ftkit.experiments.sweep_results import TrialFacts
-    from ftkit.experiments.sweep_trials import Sweep
+    from ftkit.experiments.sweeps.study_storage import OpenStudy
+    from ftkit.experiments.sweeps.sweep_results import TrialFacts
+    from ftkit.experiments.sweeps.sweep_trials import Sweep
 
 HEADER = "# The config of the best trial of a sweep, written by ftkit sweep, which replaces this file.\n"
 
@@ -38,7 +38,7 @@ def report(opened: OpenStudy, to: Path | None, sweep: Sweep | None, json: bool) 
         to: The file for the config; None for none.
         sweep: The sweep of this command; None where a study is only shown.
     """
-    from ftkit.experiments.sweep_results import best_of, trial_facts
+    from ftkit.experiments.sweeps.sweep_results import best_of, trial_facts
 
     trials = trial_facts(opened)
     best = best_of(opened, trials)
@@ -97,7 +97,7 @@ def _lines(
 def _facts(
     opened: OpenStudy, trials: Sequence[TrialFacts], best: TrialFacts | None, metric: str, written: Path | None
 ) -> dict[str, Any]:
-    from ftkit.experiments.sweep_results import is_lower_better
+    from ftkit.experiments.sweeps.sweep_results import is_lower_better
 
     return {
         "study": opened.shown,
@@ -136,7 +136,7 @@ def _write(to: Path, best: TrialFacts, sweep: Sweep | None) -> Path:
 
 def _config(best: TrialFacts, sweep: Sweep | None) -> Config:
     from ftkit.config.schema import Config
-    from ftkit.experiments.search_space import resolved_at
+    from ftkit.experiments.sweeps.search_space import resolved_at
 
     if sweep is not None:
         return resolved_at(best.values, sweep.resolve_with).config.model_copy(update={"name": None})

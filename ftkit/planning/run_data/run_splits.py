@@ -12,7 +12,7 @@ from ftkit.data.plugin_checks import checked_splits, error_prefix, names_in_two_
 from ftkit.data.scan.image_scan import scan_images
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import SPLIT_NAMES, Dataset, Split, Splits
-from ftkit.planning.validation_images import with_validation
+from ftkit.planning.run_data.validation_images import with_validation
 from ftkit.plugin_errors import GuardedOpener, plugin_boundary, plugin_of
 
 

@@ -53,7 +53,7 @@ def _splits(trials: Sequence[Trial], wanted: SplitName | None) -> tuple[SplitNam
 
 
 def _train(trial: Trial, which: str) -> None:
-    from ftkit.cli.output.progress import LiveDisplay, make_display
+    from ftkit.cli.output.training.progress import LiveDisplay, make_display
     from ftkit.experiments.trials import run_trial
 
     state = {"new": "", "stopped": ", resumed", "finished": ", already trained"}[trial.state]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftkit.config.load import Resolved
 from ftkit.data.loading.seeds import derive
 from ftkit.errors import FtkitError, RunInterrupted
-from ftkit.experiments.search_space import Point, Range, ResolveWith, Space, resolved_at
-from ftkit.experiments.study_storage import STARTUP_TRIALS, OpenStudy, StudyError
-from ftkit.experiments.sweep_claims import Claim, counted, next_trial
-from ftkit.experiments.sweep_results import TrialFacts, trial_facts
+from ftkit.experiments.sweeps.search_space import Point, Range, ResolveWith, Space, resolved_at
+from ftkit.experiments.sweeps.study_storage import STARTUP_TRIALS, OpenStudy, StudyError
+from ftkit.experiments.sweeps.sweep_claims import Claim, counted, next_trial
+from ftkit.experiments.sweeps.sweep_results import TrialFacts, trial_facts
 from ftkit.experiments.trials import Trial, run_trial, state_of
 from ftkit.planning.resolve import make_plan
 from ftkit.runs.run_folder import RunFolder

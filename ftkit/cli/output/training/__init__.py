@@ -1,0 +1,1 @@
+"""Output about plans and runs: what a run will do, its progress and its results."""

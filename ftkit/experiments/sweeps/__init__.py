@@ -1,0 +1,1 @@
+"""`ftkit sweep`: searches over config values with Optuna, whose trials are runs."""

@@ -150,6 +150,8 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool) -> Plan:
 
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
+    if resolved.config.optimizer.lr == AUTO:
+        raise RequestError("learning rate 'auto' works in one process only", "run ftkit plan, and give its rate")
     join_processes(resolved.config)
     return main_first(lambda: complete(resolved, None, folder))
 

@@ -162,7 +162,7 @@ FLAGS: tuple[Flag, ...] = (
         "strategies",
     ),
     Flag(("--epochs",), "epochs", "N", "Number of training epochs.", TRAINING),
-    Flag(("--lr",), "optimizer.lr", "RATE", "Base learning rate.", TRAINING),
+    Flag(("--lr",), "optimizer.lr", "RATE|auto", "Base learning rate; auto: by short trainings.", TRAINING, ("auto",)),
     Flag(
         ("--optimizer",),
         "optimizer.name",

@@ -112,12 +112,21 @@ def _lower(name: object) -> object:
     return name.lower() if isinstance(name, str) and "/" not in name else name
 
 
+DEFAULT_RATE = 3e-3
+
+
 class OptimizerChoice(Choice):
     """An optimizer by name with its options, and the learning rate that any optimizer has."""
 
     name: Annotated[str, BeforeValidator(_lower)] = "adamw"
-    lr: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
-    """Base learning rate; the strategy's scales and the learning-rate curve multiply it."""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = DEFAULT_RATE
+    """Base learning rate; the strategy's scales and the learning-rate curve multiply it. auto: the best of four on the
+    validation split, in short trainings before the run."""
+
+    @property
+    def rate(self) -> float:
+        """The base learning rate; the default while `auto` isn't measured yet."""
+        return self.lr if isinstance(self.lr, float) else DEFAULT_RATE
 
 
 NamedOptimizer = Annotated[OptimizerChoice, BeforeValidator(_named)]

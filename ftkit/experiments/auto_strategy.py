@@ -1,10 +1,11 @@
-"""Plans runs; strategy `auto` is replaced by the recommended one for the data."""
+"""Plans runs; strategy and learning rate `auto` are replaced by what measurements of the data recommend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from ftkit.config.choices import AUTO as AUTO_RATE
 from ftkit.config.load import Resolved
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
@@ -12,6 +13,7 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.recommendation_rules import AUTO
 
 
+<<<<<<< HEAD
 def plan_run(
     resolved: Resolved,
     tell: Callable[[str], None] | None = None,
@@ -19,6 +21,10 @@ def plan_run(
     fetch: bool = False,
 ) -> Plan:
     """Plan a run; for strategy `auto`, the data is measured first, which may take a minute.
+=======
+def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
+    """Plan a run; for strategy `auto` and learning rate `auto`, measurements come first, which may take minutes.
+>>>>>>> rates
 
     Args:
         tell: Called with a line before the measurement, and before a long scan of the images.
@@ -29,7 +35,16 @@ def plan_run(
         FtkitError: The measurement failed: weights are missing, or an image can't be read.
     """
     chosen, notes = resolve_auto(resolved, tell)
+<<<<<<< HEAD
     decided = make_plan(chosen, tell, run, fetch)
+=======
+    if chosen.config.optimizer.lr == AUTO_RATE:
+        from ftkit.experiments.rate_race import race_rates
+
+        chosen, reason = race_rates(chosen, tell)
+        notes = (*notes, reason)
+    decided = make_plan(chosen, tell, run)
+>>>>>>> rates
     return replace(decided, notes=(*notes, *decided.notes))
 
 

@@ -244,8 +244,10 @@ def _apply(resolved: Resolved, advice: Advice, given: Mapping[str, str]) -> tupl
 def _with_rate(config: Config, adam_like: bool, rate: float, given: Mapping[str, str]) -> tuple[Config, str]:
     """The config with the recommended learning rate, or a note on why another one is kept."""
     optimizer = config.optimizer
+    if optimizer.lr == AUTO:
+        return config, ""
     if "optimizer.lr" in given:
-        return config, f"learning rate: {optimizer.lr:g} is kept, from {given['optimizer.lr']}; recommended: {rate:g}"
+        return config, f"learning rate: {optimizer.rate:g} is kept, from {given['optimizer.lr']}; recommended: {rate:g}"
     if not adam_like:
-        return config, f"learning rate: {optimizer.lr:g} is kept; recommended rates are for optimizers like adamw"
+        return config, f"learning rate: {optimizer.rate:g} is kept; recommended rates are for optimizers like adamw"
     return config.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": rate})}), ""

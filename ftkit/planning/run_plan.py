@@ -150,7 +150,7 @@ class Plan:
 
     def peak_rates(self, epoch: int) -> dict[str, float]:
         """Learning rate of each trainable group in `epoch`, counted from 0, before the curve."""
-        return peak_rates(self.schedule.rows[epoch], self.config.optimizer.lr, self.config.group_lr)
+        return peak_rates(self.schedule.rows[epoch], self.config.optimizer.rate, self.config.group_lr)
 
     @cached_property
     def patience_start(self) -> int:

@@ -196,7 +196,7 @@ def _place_network(network: nn.Module, plan: Plan, compute: Compute, processes: 
 def _optimizer(plan: Plan, built: BuiltModel, compute: Compute, accelerator: Accelerator) -> torch.optim.Optimizer:
     config = plan.config
     made = build_optimizer(
-        plan.optimizer, config.optimizer.lr, built.network, built.members, config.decay_all, compute.fuses
+        plan.optimizer, config.optimizer.rate, built.network, built.members, config.decay_all, compute.fuses
     )
     return cast(torch.optim.Optimizer, accelerator.prepare_optimizer(made))
 

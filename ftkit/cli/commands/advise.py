@@ -63,7 +63,7 @@ def command_line(
     if advice.epochs and "epochs" not in given:
         words += ["--epochs", str(advised.epochs)]
     if advice.lr is not None and "optimizer.lr" not in given:
-        words += ["--lr", f"{advised.optimizer.lr:g}"]
+        words += ["--lr", f"{advised.optimizer.rate:g}"]
     if advice.epochs and not any(key.partition(".")[0] == "augment" for key in given):
         words += ["--augment", advised.augment.name, *_options(resolved, recommendation, "augment")]
     return shlex.join(words)

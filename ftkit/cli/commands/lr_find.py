@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -56,7 +57,9 @@ def lr_find(
         def note(self, text: str) -> None:
             console.note(text)
 
-    plan = complete(resolved)
+    optimizer = resolved.config.optimizer.model_copy(update={"lr": resolved.config.optimizer.rate})
+    config = resolved.config.model_copy(update={"optimizer": optimizer})
+    plan = complete(replace(resolved, config=config))
     curve = range_test(plan, Notes())
     found = curve.suggestions()
     command = shlex.join(["ftkit", "train", *given_flags(resolved, given), *_rate(found)])

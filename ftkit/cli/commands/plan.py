@@ -78,6 +78,86 @@ def show(plan: Plan, to: Console) -> None:
         to.print(f"{'note':>14}  {note}", soft_wrap=True)
 
 
+<<<<<<< HEAD
+=======
+def facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The lines of a plan as name and value."""
+    config = plan.config
+    total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
+    yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
+    head = f"a head for {plan.num_classes} classes{_head(plan)}"
+    yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}{_rates(plan)}"
+    yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
+    yield "preprocessing", preprocessing_text(plan.preprocessing)
+    yield "augment", config.augment.name + _changes(plan)
+    if plan.image_transforms:
+        added = [plan.augmentation.image_transform] if plan.augmentation.image_transform else []
+        names = added + [item.name for item in config.image_transforms]
+        yield "transforms", f"{_parts(names, plan.image_transforms)}; on each training image, after the crop"
+    if plan.batch_transforms:
+        names = [item.name for item in config.batch_transforms]
+        each = "one of them by chance on" if len(names) > 1 else "on"
+        yield "batches", f"{_parts(names, plan.batch_transforms)}; {each} each training batch"
+    if plan.callbacks:
+        yield "callbacks", _parts([item.name for item in config.callbacks], plan.callbacks)
+    if plan.probe:
+        yield "probe", "the head is initialised by logistic regression on frozen features"
+    yield from _cache(plan)
+    yield (
+        "optimizer",
+        f"{config.optimizer.name}, lr {config.optimizer.rate:g}{_changed(plan.optimizer)}; {_curve(plan)}",
+    )
+    yield from _regularisation(plan)
+    yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
+    # What `auto` selects is unknown without torch.
+    yield "precision", config.precision + (", by processor and network" if config.precision == "auto" else "")
+    yield from _steps(plan)
+    yield "best epoch", f"by validation {one_line(plan.metrics[config.monitor].label)}{_patience(plan)}"
+
+
+def _steps(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Steps, batch sizes, and the processes that share them."""
+    config = plan.config
+    yield (
+        "steps",
+        f"{plan.batches.steps:,} per epoch x {plural(config.epochs, 'epoch')} = {plan.steps:,}; "
+        f"{plural(plan.batches.effective, 'image')} per step ({_division(plan)} x {plan.world_size} "
+        f"process{'es' if plan.world_size > 1 else ''})",
+    )
+    if plan.world_size > 1:
+        yield (
+            "processes",
+            f"{plan.world_size}, each with batches of {plan.batches.batch_size}; learning rates are not scaled",
+        )
+    if config.fsdp:
+        yield "fsdp", "weights, gradients and optimizer state are sharded over the processes"
+    if config.zero_stage:
+        sharded = "optimizer state is" if config.zero_stage == 1 else "gradients and optimizer state are"
+        yield "deepspeed", f"{sharded} sharded over the processes"
+
+
+def _division(plan: Plan) -> str:
+    """The images per step of each process; with `auto`, how they are divided isn't known yet."""
+    size, accumulate = plan.config.batch_size, plan.config.accumulate
+    return str(plan.batches.batch_size) if size == AUTO else f"{size} x {accumulate} accumulated"
+
+
+def _rates(plan: Plan) -> str:
+    """The rates of the backbone's own stochastic depth and dropout, where they are set."""
+    rates = {"drop path": plan.config.drop_path, "dropout": plan.config.backbone_dropout}
+    return "".join(f", {name} {rate:g}" for name, rate in rates.items() if rate is not None)
+
+
+def _patience(plan: Plan) -> str:
+    wanted, start = plan.config.patience, plan.patience_start
+    if wanted is None:
+        return ""
+    since = f", counted from epoch {start + 1}, the start of the last phase" if start else ""
+    return f"; early stopping after {plural(wanted, 'epoch')} without improvement{since}"
+
+
+>>>>>>> rates
 def _spans(plan: Plan) -> list[tuple[int, int]]:
     """First and last epoch, from 0, of each range of epochs with equal rates."""
     runs = groupby(range(plan.config.epochs), key=lambda epoch: plan.schedule.rows[epoch])

@@ -147,6 +147,8 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool, fetch: bool) -> Pla
 
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
+    if resolved.config.optimizer.lr == AUTO:
+        raise RequestError("learning rate 'auto' works in one process only", "run ftkit plan, and give its rate")
     join_processes(resolved.config)
     named = _with_same_backbone(resolved)
     return main_first(lambda: complete(named, None, folder, fetch))

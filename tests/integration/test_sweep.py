@@ -54,7 +54,7 @@ def started(arguments: list[str]) -> subprocess.Popen[str]:
 
 def study_of(file: str = "s.journal") -> Any:
     backend = optuna.storages.journal.JournalFileBackend(file)
-    return optuna.load_study(storage=optuna.storages.JournalStorage(backend), study_name=Path(file).stem)
+    return optuna.load_study(storage=optuna.storages.JournalStorage(backend), study_name="ftkit")
 
 
 def test_trials_are_runs_and_the_best_ones_config_trains_to_the_same_metrics(
@@ -88,6 +88,20 @@ def test_trials_are_runs_and_the_best_ones_config_trains_to_the_same_metrics(
     shown, _ = swept(capsys, ["sweep", "--study", "s.journal", "--show", "--to", "shown.yaml"])
     assert shown["trials"] == found["trials"]
     assert Path("shown.yaml").read_bytes() == Path("runs/s/best.yaml").read_bytes()
+
+
+def test_a_line_that_a_full_disk_has_cut_off_is_dropped(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command(images, "--search", RATES, "--trials", "2")
+    first, _ = swept(capsys, [*arguments[:-1], "1"])
+    journal = Path("s.journal")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:20])
+    found, _ = swept(capsys, arguments)
+    assert found["trials"][0] == first["trials"][0]
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "finished"]
+    journal.rename("renamed.journal")
+    shown, _ = swept(capsys, ["sweep", "--study", "renamed.journal", "--show"])
+    assert shown["trials"] == found["trials"]
 
 
 def test_a_seed_determines_the_values(images: Path, capsys: pytest.CaptureFixture[str]) -> None:

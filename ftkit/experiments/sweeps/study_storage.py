@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 FLAG = "--study"
+STUDY_NAME = "ftkit"
+"""The study in a file or database; not named by the file, which may be renamed."""
 REQUEST = "ftkit_request"
 """The attribute of a study with the request that all its trials have in common."""
 STARTUP_TRIALS = 10
@@ -93,18 +96,22 @@ def open_study(place: str, lower_is_better: bool | None = None) -> OpenStudy:
         storage = _storage(place, create)
         if create:
             direction = "minimize" if lower_is_better else "maximize"
-            study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+            study = optuna.create_study(
+                storage=storage, study_name=STUDY_NAME, direction=direction, load_if_exists=True
+            )
         else:
-            study = optuna.load_study(storage=storage, study_name=name)
+            study = optuna.load_study(storage=storage, study_name=STUDY_NAME)
     except KeyError:
-        raise RequestError(f"{FLAG} {shown}: there is no study {name!r} in it", "ftkit sweep creates one") from None
+        raise RequestError(
+            f"{FLAG} {shown}: it has no study of ftkit sweep", "give the file or database of one"
+        ) from None
     except (OSError, ValueError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise RequestError(f"{FLAG} {shown} can't be opened: {_reason(error)}", "check the file or URL") from None
     return OpenStudy(study, name, shown)
 
 
 def names_of(place: str) -> tuple[str, str]:
-    """The name of a study, and how messages call it: without the password of a URL.
+    """The name of the folder with a study's runs, and how messages call the study: without the password of a URL.
 
     Raises:
         RequestError: The URL can't be read, or the name isn't a folder's.
@@ -175,6 +182,7 @@ def _storage(place: str, create: bool) -> BaseStorage:
     file = Path(place)
     if file.exists() or not create:
         _require_journal(file)
+        _drop_incomplete_line(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(file)))
 
@@ -193,6 +201,30 @@ def _require_journal(file: Path) -> None:
         is_journal = False
     if not is_journal:
         raise RequestError(f"{FLAG} {file} isn't a study: it has other content", "give another file")
+
+
+def _drop_incomplete_line(file: Path) -> None:
+    """Remove a last line that a full disk or a power failure has cut off; the next line would be appended to it."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if _ends_with_newline(file) or not os.access(file, os.W_OK):
+        return
+    lock = JournalFileSymlinkLock(str(file))
+    lock.acquire()
+    try:
+        # Another process may have been writing the line.
+        if not _ends_with_newline(file):
+            content = file.read_bytes()
+            os.truncate(file, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _ends_with_newline(file: Path) -> bool:
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - 1))
+        return opened.read() in (b"", b"\n")
 
 
 def _reason(error: BaseException) -> str:

@@ -13,18 +13,13 @@ from ftkit.runs.run_folder import RunFolder
 from ftkit.strategies.recommendation_rules import AUTO
 
 
-<<<<<<< HEAD
 def plan_run(
     resolved: Resolved,
     tell: Callable[[str], None] | None = None,
     run: RunFolder | None = None,
     fetch: bool = False,
 ) -> Plan:
-    """Plan a run; for strategy `auto`, the data is measured first, which may take a minute.
-=======
-def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run: RunFolder | None = None) -> Plan:
     """Plan a run; for strategy `auto` and learning rate `auto`, measurements come first, which may take minutes.
->>>>>>> rates
 
     Args:
         tell: Called with a line before the measurement, and before a long scan of the images.
@@ -35,16 +30,12 @@ def plan_run(resolved: Resolved, tell: Callable[[str], None] | None = None, run:
         FtkitError: The measurement failed: weights are missing, or an image can't be read.
     """
     chosen, notes = resolve_auto(resolved, tell)
-<<<<<<< HEAD
-    decided = make_plan(chosen, tell, run, fetch)
-=======
     if chosen.config.optimizer.lr == AUTO_RATE:
         from ftkit.experiments.rate_race import race_rates
 
         chosen, reason = race_rates(chosen, tell)
         notes = (*notes, reason)
-    decided = make_plan(chosen, tell, run)
->>>>>>> rates
+    decided = make_plan(chosen, tell, run, fetch)
     return replace(decided, notes=(*notes, *decided.notes))
 
 

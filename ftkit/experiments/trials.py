@@ -77,22 +77,13 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
             f"{FLAG}: {repeated} is given twice" if repeated else f"{FLAG}: a name is empty",
             "write it like freeze,gradual",
         )
-<<<<<<< HEAD
-    if resolved.config.batch_size == AUTO:
-        raise RequestError(
-            f"{resolved.where('batch_size')}: auto may give each run other batches, and runs that are compared should "
-            "have the same",
-            "give a number",
-        )
-    resolved = name_backbone(resolved)  # Once, so that all trials have the same.
-=======
     for key, value in (("batch_size", resolved.config.batch_size), ("optimizer.lr", resolved.config.optimizer.lr)):
         if value == AUTO:
             raise RequestError(
                 f"{resolved.where(key)}: auto may give each run another value, and compared runs should have the same",
                 "give a number",
             )
->>>>>>> rates
+    resolved = name_backbone(resolved)  # Once, so that all trials have the same.
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed
     return [_plan(name, request, seed, tell) for name, request in requests for seed in range(first, first + seeds)]

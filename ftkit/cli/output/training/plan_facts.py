@@ -41,7 +41,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.probe:
         yield "probe", "the head is initialised by logistic regression on frozen features"
     yield from _cache(plan)
-    yield "optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}{_changed(plan.optimizer)}; {_curve(plan)}"
+    optimizer = f"{config.optimizer.name}, lr {config.optimizer.rate:g}{_changed(plan.optimizer)}"
+    yield "optimizer", f"{optimizer}; {_curve(plan)}"
     yield from _regularisation(plan)
     yield "loss", config.loss.name + _changed(plan.loss) + _weighting(plan)
     if plan.teacher is not None:

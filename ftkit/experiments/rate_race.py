@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from ftkit.config.load import Resolved
 from ftkit.errors import FtkitError, RequestError, RunInterrupted, one_line, plural
 from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_data.validation_images import first_fold
 from ftkit.planning.run_plan import Plan
 from ftkit.strategies.schedule import Schedule
 from ftkit.training.preparation.open_run import open_run
@@ -43,6 +44,8 @@ class Lap:
 def race_rates(resolved: Resolved, tell: Callable[[str], None] | None = None) -> tuple[Resolved, str]:
     """The request with the rate that wins in place of `auto`, and a note for its plan with the reason.
 
+    For a cross-fitted run the trainings are those of its first fold.
+
     Args:
         tell: Called with a line before the trainings.
 
@@ -50,7 +53,7 @@ def race_rates(resolved: Resolved, tell: Callable[[str], None] | None = None) ->
         RequestError: The run has no use for a base rate.
         FtkitError: A training fails, or all of them diverge.
     """
-    plan = make_plan(resolved, tell)
+    plan = make_plan(first_fold(resolved), tell)
     _require_use(plan)
     rates, epochs = RATES[plan.optimizer.adam_like], plural(min(EPOCHS, plan.config.epochs), "epoch")
     if tell is not None:

@@ -44,6 +44,17 @@ def test_rates_for_optimizers_with_other_steps_are_others(project: Path, run_ftk
     assert not Path("runs").exists()
 
 
+def test_of_a_cross_fitted_run_the_first_fold_is_trained(project: Path, run_ftkit: RunFtkit) -> None:
+    (project / "data" / "val").rename(project / "elsewhere")
+    folds = ("--validation", "kfold", "--folds", "2")
+    found = run_ftkit("train", *FLAGS, *folds, "--lr", "auto", "--name", "auto")
+    assert found.returncode == 0, found.stderr
+    rates = {config(f"auto/folds/{fold}")["optimizer"]["lr"] for fold in (1, 2)}
+    assert rates == {config("auto")["optimizer"]["lr"]}
+    curve = run_ftkit("lr-find", *FLAGS, *folds)
+    assert (curve.returncode, "--validation kfold" in curve.stdout) == (0, True), curve.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

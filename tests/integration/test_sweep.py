@@ -262,6 +262,9 @@ def test_whole_numbers_are_a_range_of_numbers_where_the_key_takes_them(
         (["--search", RATES, "--study", "mine.yaml"], "--study mine.yaml isn't a study"),
         (["--search", RATES, "--study", "sqlite:///no/such/s.db"], "--study sqlite:///no/such/s.db can't be opened"),
         (["--show"], "--data has no effect with --show"),
+        (["--search", "label_smoothing=0..0.1", "--lr", "auto"], "--lr: a sweep doesn't take auto"),
+        (["--search", RATES, "--batch-size", "auto"], "--batch-size: a sweep doesn't take auto"),
+        (["--search", RATES, "--fold", "1", "--validation", "holdout"], "--fold"),
     ],
 )
 def test_refused_before_the_first_trial(

@@ -10,6 +10,7 @@ from itertools import product
 from ftkit.config.choices import CHOICES
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
+from ftkit.planning.run_data.validation_images import is_cross_fitted
 from ftkit.strategies.recommendation_rules import AUTO
 
 FLAG = "--search"
@@ -139,12 +140,30 @@ def resolved_at(point: Point, resolve_with: ResolveWith) -> Resolved:
         for key in point:
             text = text.replace(f"--set {key}", f"{FLAG} {key}")
         raise RequestError(text, error.hint) from None
-    if resolved.config.strategy.name == AUTO:
+    _refuse_measured(resolved)
+    return resolved
+
+
+def _refuse_measured(resolved: Resolved) -> None:
+    """Refuse what each trial would measure for itself, and cross-fitting, whose epochs are those of several models.
+
+    Raises:
+        RequestError: Names the key.
+    """
+    config = resolved.config
+    if config.strategy.name == AUTO:
         raise RequestError(
             f"{resolved.where('strategy.name')}: a sweep doesn't take strategy {AUTO}",
             f"name the strategy, or search it: {FLAG} strategy.name={DEFAULT['strategy.name']}",
         )
-    return resolved
+    for key, value in (("batch_size", config.batch_size), ("optimizer.lr", config.optimizer.lr)):
+        if value == AUTO:
+            raise RequestError(f"{resolved.where(key)}: a sweep doesn't take {AUTO}", f"give a number, or {FLAG} {key}")
+    if is_cross_fitted(config):
+        raise RequestError(
+            f"{resolved.where('validation')}: a sweep prunes by one validation split, which kfold has not",
+            "drop it, or give --fold 1",
+        )
 
 
 def check_points(space: Space, check: Callable[[Point], object]) -> None:

@@ -26,6 +26,13 @@ def is_cross_fitted(config: Config) -> bool:
     return choose_validation(config) == "kfold" and config.fold is None
 
 
+def first_fold(resolved: Resolved) -> Resolved:
+    """The request of the first fold of a cross-fitted run, for trainings before it; other requests as they are."""
+    if not is_cross_fitted(resolved.config):
+        return resolved
+    return replace(resolved, config=resolved.config.model_copy(update={"fold": 1}))
+
+
 def with_validation(resolved: Resolved, splits: Splits, for_training: bool) -> tuple[Splits, tuple[str, ...]]:
     """The splits of a run with its training and validation images, and notes on them.
 

@@ -116,7 +116,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended; otherwise it can be resumed."""
-        return self.last.is_dir() or self.cross_fitting.is_file() or self.pruned.is_file()
+        return self.last.is_dir() or self.cross_fitting.is_file()
 
     @property
     def pruned(self) -> Path:

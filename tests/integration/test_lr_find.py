@@ -12,7 +12,10 @@ import pytest
 
 from tests.conftest import MakeFolder, RunFtkit
 
-FLAGS = ("--data", "data", "--weights", "none", "--batch-size", "8", "--workers", "0", "--augment", "none")
+FLAGS = (
+    *("--data", "data", "--backbone", "lenet", "--weights", "none"),
+    *("--batch-size", "8", "--workers", "0", "--augment", "none"),
+)
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_a_backbone_without_such_layers_is_refused_by_name(
         done = run_ftkit(command, "--data", str(data), "--backbone", "lenet", flag, "0.1", cwd=Path.cwd())
         assert done.returncode == 2
         assert f"backbone lenet has no {what}" in done.stderr
-        assert done.stderr.splitlines()[-2].startswith("error: backbone lenet")
+        assert done.stderr.splitlines()[-2].startswith(f"error: {flag}: backbone lenet")
     assert not list(Path().glob("runs/*"))
     shown = run_ftkit("plan", "--data", str(data), "--backbone", "swin_t", "--weights", "none", "--drop-path", "0.2")
     assert "drop path 0.2" in shown.stdout

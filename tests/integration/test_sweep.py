@@ -171,7 +171,7 @@ def test_a_stopped_trial_is_resumed_by_the_same_command(
 def test_a_trial_of_another_machine_is_resumed_only_if_asked(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = command(images, "--search", RATES, "--trials", "2")
     swept(capsys, [*arguments[:-1], "1"])
-    attributes = {"machine": "elsewhere", "folder": "/nowhere"}
+    attributes = {"machine": "elsewhere", "folder": str(Path("not-here").absolute())}
     study_of().add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=attributes))
     found, _ = swept(capsys, arguments)
     assert [trial["state"] for trial in found["trials"]] == ["finished", "running"]
@@ -179,7 +179,7 @@ def test_a_trial_of_another_machine_is_resumed_only_if_asked(images: Path, capsy
     assert "trial 1 is running on elsewhere" in capsys.readouterr().out
     found, err = swept(capsys, [*arguments, "--take-over"])
     assert "trial 1 of 2, resumed" in err
-    assert [trial["state"] for trial in found["trials"]] == ["finished", "finished"]
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "finished"], err
     assert Path(found["trials"][1]["run"]) == Path("runs/s/trial-1").absolute()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -93,9 +94,8 @@ def _to_json(plan: Plan, curve: RateCurve, command: str) -> dict[str, Any]:
 def _lines(plan: Plan, curve: RateCurve, command: str) -> Iterator[str]:
     phase, found = plan.schedule.phases[-1], curve.suggestions()
     epochs = f"epoch {phase.stop}" if phase.stop - phase.start == 1 else f"epochs {phase.start + 1}-{phase.stop}"
-    groups = ", ".join(f"{name} x {scale:g}" for name, scale in plan.schedule.rows[-1].items())
     start = "the probe's head" if plan.probe else plan.weights.describe()
-    yield f"     phase  {epochs} of strategy {plan.config.strategy.name}: {groups}"
+    yield f"     phase  {epochs} of strategy {plan.config.strategy.name}: {_scales(plan.schedule.rows[-1])}"
     yield f"     start  {start}"
     size = plural(plan.batches.effective, "image")
     end = "then the loss diverged" if curve.diverged else "without divergence"
@@ -111,6 +111,15 @@ def _lines(plan: Plan, curve: RateCurve, command: str) -> Iterator[str]:
         yield f"{name:>10}  {rate:<8g}  {RULES[name]}"
     yield ""
     yield command
+
+
+def _scales(scales: Mapping[str, float]) -> str:
+    """The scales of the base rate; neighbouring groups with one scale are given by the first and the last."""
+    parts = []
+    for scale, names in groupby(scales, key=scales.__getitem__):
+        first, *_, last = [*names] * 2
+        parts.append(f"{first if first == last else f'{first} to {last}'} x {scale:g}")
+    return ", ".join(parts)
 
 
 def _bars(curve: RateCurve) -> Iterator[str]:

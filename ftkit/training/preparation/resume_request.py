@@ -31,7 +31,8 @@ def latest_unfinished(runs_dir: Path) -> Path:
     Raises:
         RequestError: There is none.
     """
-    runs = [run for run in run_folders(runs_dir) if not RunFolder(run).is_finished]
+    folders = [RunFolder(run) for run in run_folders(runs_dir)]
+    runs = [folder.path for folder in folders if not (folder.is_finished or folder.pruned.is_file())]
     waiting = [run for run in runs if not RunFolder(run).is_locked()]
     if waiting:
         return max(waiting, key=lambda run: run.stat().st_mtime_ns)

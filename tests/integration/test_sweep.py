@@ -198,7 +198,7 @@ def test_two_processes_share_the_trials_of_a_study(
     assert {trial["state"] for trial in found["trials"]} == {"finished"}
     assert len({trial["values"]["optimizer.lr"] for trial in found["trials"]}) == 5
     assert sorted(path.name for path in Path("runs/s").iterdir()) == sorted(
-        [*(f"trial-{n}" for n in range(5)), *(f".trial-{n}.lock" for n in range(5)), "best.yaml"]
+        [*(f"trial-{n}" for n in range(5)), *(f".trial-{n}.lock" for n in range(5)), ".claims.lock", "best.yaml"]
     )
 
 

@@ -50,7 +50,7 @@ def next_trial(opened: OpenStudy, folder: Path, trials: int, take_over: bool) ->
     """
     lock: IO[str] | None = None
     try:
-        with opened.errors():
+        with opened.errors(), _one_at_a_time(folder):
             claim, lock = _unfinished(opened, folder, take_over) or _new(opened, folder, trials) or (None, None)
         yield claim
     finally:
@@ -114,14 +114,30 @@ def _new(opened: OpenStudy, folder: Path, trials: int) -> tuple[Claim, IO[str]] 
     return None
 
 
-def _locked(run: RunFolder) -> IO[str] | None:
-    """The locked file of a trial; None where another process has it. The lock ends with the process."""
-    path = run.path.with_name(f".{run.name}.lock")
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let the processes of this machine claim one after another: a trial that was just added isn't locked yet."""
+    with _opened(folder / ".claims.lock") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(path: Path) -> IO[str]:
+    """A file to lock.
+
+    Raises:
+        FtkitError: It can't be created.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
+        return path.open("a", encoding="utf-8")
     except OSError as error:
         raise FtkitError(f"can't write {path}: {error.strerror}", "give another --output") from None
+
+
+def _locked(run: RunFolder) -> IO[str] | None:
+    """The locked file of a trial; None where another process has it. The lock ends with the process."""
+    file = _opened(run.path.with_name(f".{run.name}.lock"))
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

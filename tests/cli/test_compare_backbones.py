@@ -58,12 +58,13 @@ def test_backbones_are_ranked_and_those_that_cannot_be_measured_listed() -> None
     fastest = min(found["backbones"], key=lambda one: float(one["seconds_per_image"]))
     assert found["backbones"][0]["frontier"], "the best one, which none is better than"
     assert fastest["frontier"] or fastest["mean"] == found["backbones"][0]["mean"]
-    shown = typed("compare", *CPU, "--data", "data", "--backbones", names)
+    shown = typed("compare", *CPU, "--data", "data", "--backbones", "lenet,nosuch")
     assert "not measured: nosuch: unknown backbone" in shown.stdout
     assert "on the frontier" in shown.stdout
     assert not Path("runs").exists(), "no run is made"
 
 
+@pytest.mark.long
 def test_the_measure_repeats() -> None:
     first, second = (ranked("--data", "data", "--backbones", "lenet")["backbones"][0] for _ in range(2))
     assert first["folds"] == second["folds"]

@@ -231,7 +231,7 @@ def test_strategies_without_weights_or_epochs_are_compared(tmp_path: Path, capsy
     found, err = compared(
         capsys, "--strategies", "probe,scratch,auto", "--seeds", "1", *common, "--epochs", "1", "--weights", "default"
     )
-    assert "scratch starts from no weights" in err
+    assert "scratch starts from random weights" in err
     assert [(r["strategy"], r["epochs"]) for r in found["runs"]] == [("probe", 0), ("scratch", 1), ("auto", 1)]
     probe, scratch, auto = (series["val"]["accuracy"] for series in found["strategies"])
     assert probe["sd"] is None

@@ -30,6 +30,7 @@ import torch
 from accuracy_rivals import RIVALS, WHOLE, Settings
 
 import ftkit
+from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
 from ftkit.models.bundle import load_bundle
 
@@ -219,7 +220,8 @@ def ftkit_run(**more: Any) -> Callable[[Settings], float]:
         outcome = ftkit.train(plan)
         assert plan.splits.test is not None, "every case has test images"
         loaded = load_bundle(outcome.run.model, precision="fp32")
-        evaluation, _ = evaluate_bundle(loaded, plan.splits.test, plan.metrics, ComputeOptions(batch_size=128))
+        images = EvaluationData("the test images", "test", plan.splits.test)
+        evaluation, _ = evaluate_bundle(loaded, images, plan.metrics, ComputeOptions(batch_size=128))
         return evaluation.values["accuracy"] or 0.0
 
     return run

@@ -11,6 +11,8 @@ from torch import Tensor
 from ftkit.activation_cache.cache_reader import Note, find_cached_prefix, ignore_note, read_cached
 from ftkit.data.loading.loader import ReadFailure, Samples, raise_failures
 from ftkit.data.loading.order import Key
+from ftkit.errors import RequestError
+from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.files.cache_folder import CacheStore
 from ftkit.inference.classifier import Classifier, inference_networks
 from ftkit.inference.streaming import Read, grouped, stream_outputs
@@ -47,34 +49,48 @@ class ComputeOptions:
 
 def evaluate_bundle(
     loaded: Loaded,
-    split: Split,
+    images: EvaluationData,
     metrics: Mapping[str, Metric],
     options: ComputeOptions | None = None,
     store: CacheStore | None = None,
     tell: Note = ignore_note,
 ) -> tuple[Evaluation, dict[str, Interval]]:
-    """Metrics of a model on a split whose labels are in the order of the model's classes, and their intervals.
+    """Metrics of a model on labelled images, and their intervals.
 
     Args:
-        metrics: The metrics by name. The other args and errors are those of `compute_logits`.
+        metrics: The metrics by name. The other args and errors are those of `logits_and_targets`.
     """
-    logits = compute_logits(loaded, split, options or ComputeOptions(), store, tell)
-    return evaluate_logits(loaded, logits, loaded.task.targets(split.labels, len(loaded.card.classes)), metrics)
-
-
-def evaluate_logits(
-    loaded: Loaded, logits: Tensor, targets: Tensor, metrics: Mapping[str, Metric]
-) -> tuple[Evaluation, dict[str, Interval]]:
-    """Metrics of outputs that were computed before, and their intervals.
-
-    Args:
-        logits: Float `(n, classes)`, on the CPU.
-        targets: The result of `Task.targets`.
-    """
+    logits, targets = logits_and_targets(loaded, images, options or ComputeOptions(), store, tell)
     outputs = loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.decision)
     found = evaluate_outputs(outputs, metrics)
     defined = {name: metric for name, metric in metrics.items() if found.values[name] is not None}
     return found, intervals(outputs, defined)
+
+
+def logits_and_targets(
+    loaded: Loaded,
+    images: EvaluationData,
+    options: ComputeOptions,
+    store: CacheStore | None = None,
+    tell: Note = ignore_note,
+) -> tuple[Tensor, Tensor]:
+    """The logits of labelled images, and their targets: those that a run has stored, otherwise computed.
+
+    Args and errors as in `compute_logits`.
+
+    Raises:
+        RequestError: Other views are requested of images whose outputs are stored.
+    """
+    stored = images.outputs
+    if stored is None:
+        logits = compute_logits(loaded, images.split, options, store, tell)
+        return logits, loaded.task.targets(images.split.labels, len(loaded.card.classes))
+    if options.tta != "none":
+        raise RequestError(
+            f"--tta {options.tta}: out-of-fold metrics come from stored outputs",
+            "drop it, or evaluate a test split or other data",
+        )
+    return stored.logits, stored.targets
 
 
 def compute_logits(

@@ -14,7 +14,7 @@ from ftkit.activation_cache.cache_reader import Note, ignore_note, store_of
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import split_of_run
-from ftkit.evaluation.evaluator import ComputeOptions, compute_logits
+from ftkit.evaluation.evaluator import ComputeOptions, logits_and_targets
 from ftkit.metrics.outputs import Outputs
 from ftkit.models.bundle import load_bundle
 from ftkit.parts.dataset import SplitName
@@ -145,12 +145,10 @@ def predict_split(
         )
     labelled = split_of_run(trained.resolved, card, split, trained.path)
     loaded = load_bundle(trained.bundle, options.device, options.precision, trained.resolved.registry)
-    if labelled.outputs is None:
-        store = store_of(trained.resolved.config.cache) if options.cache else None
-        logits = compute_logits(loaded, labelled.split, options, store, tell)
-    else:
+    if labelled.outputs is not None:
         tell(f"{trained.path}: {labelled.notes[-1]}")
-        logits = labelled.outputs.logits
+    store = store_of(trained.resolved.config.cache) if options.cache else None
+    logits, targets = logits_and_targets(loaded, labelled, options, store, tell)
     names = labelled.split.names
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     changed = f"{labelled.source} has changed since {trained.path} was trained"
@@ -159,7 +157,7 @@ def predict_split(
         split=labelled.name,
         classes=card.classes,
         names=tuple(sorted(names)),
-        targets=loaded.task.targets(labelled.split.labels, len(card.classes))[order],
+        targets=targets[order],
         logits=logits[order],
         task=loaded.task,
         decision=card.decision,

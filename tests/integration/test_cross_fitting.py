@@ -378,6 +378,12 @@ def test_other_commands_take_the_run(run: Path, data: Path, tmp_path: Path) -> N
         ftkit.resume(run)
 
 
+def test_stored_outputs_are_of_the_images_as_they_are(run: Path) -> None:
+    for words in (("evaluate", str(run)), ("compare", str(run), str(run))):
+        done = typed(*words, "--split", "val", "--tta", "flip")
+        assert (done.returncode, "--tta flip: out-of-fold metrics come from stored" in done.stderr) == (2, True), words
+
+
 def test_a_listener_is_called_for_each_fold(data: Path, tmp_path: Path) -> None:
     class Started(Notes):
         runs: list[Path]

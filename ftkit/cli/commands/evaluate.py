@@ -97,7 +97,7 @@ def evaluate(
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle, evaluate_logits
+    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
@@ -105,15 +105,7 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
-    stored = images.outputs
-    if stored is not None:
-        if tta != "none":
-            raise RequestError(
-                f"--tta {tta}: out-of-fold metrics come from stored outputs", "drop it, or give --split test or --data"
-            )
-        evaluation, intervals = evaluate_logits(loaded, stored.logits, stored.targets, metrics)
-    else:
-        evaluation, intervals = evaluate_bundle(loaded, images.split, metrics, options, store, console.note)
+    evaluation, intervals = evaluate_bundle(loaded, images, metrics, options, store, console.note)
     if json:
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.precision, "tta": tta}

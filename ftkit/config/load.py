@@ -68,6 +68,10 @@ class Resolved:
         """Whether a flag or variable sets a key. A file may only repeat defaults, as a run's config.yaml does."""
         return self.sources.get(key, "").startswith(("--", "FTKIT_"))
 
+    def is_requested(self, key: str) -> bool:
+        """Whether a flag, a variable or a call of the library, which names keys as they are, sets a key."""
+        return self.is_explicit(key) or self.sources.get(key) in (key, key.partition(".")[0])
+
 
 def resolve(
     file: Path | None = None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ftkit.config.choices import AUTO as AUTO_RATE
+from ftkit.config.choices import AUTO as MEASURED
 from ftkit.config.load import Resolved
+from ftkit.config.schema import Config
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
@@ -30,13 +31,19 @@ def plan_run(
         FtkitError: The measurement failed: weights are missing, or an image can't be read.
     """
     chosen, notes = resolve_auto(resolved, tell)
-    if chosen.config.optimizer.lr == AUTO_RATE:
+    if chosen.config.optimizer.lr == MEASURED:
         from ftkit.experiments.rate_race import race_rates
 
         chosen, reason = race_rates(chosen, tell)
         notes = (*notes, reason)
     decided = make_plan(chosen, tell, run, fetch)
     return replace(decided, notes=(*notes, *decided.notes))
+
+
+def measured_key(config: Config) -> str | None:
+    """The first number of a config that is measured for each run; None where none is `auto`."""
+    numbers = {"batch_size": config.batch_size, "optimizer.lr": config.optimizer.lr}
+    return next((key for key, value in numbers.items() if value == MEASURED), None)
 
 
 def resolve_auto(resolved: Resolved, tell: Callable[[str], None] | None = None) -> tuple[Resolved, tuple[str, ...]]:

@@ -20,6 +20,7 @@ from ftkit.errors import FtkitError, RequestError
 from ftkit.experiments.rate_curve import RateCurve, has_diverged, rising_rates
 from ftkit.optim.optimizers import set_learning_rates
 from ftkit.optim.rates import peak_rates
+from ftkit.planning.plan_checks import why_no_base_rate
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.run_folder import RunFolder
@@ -45,16 +46,12 @@ def range_test(plan: Plan, listener: Listener | None = None) -> RateCurve:
         RequestError: The plan trains nothing, or not with the base rate.
         FtkitError: The network or the data can't be used.
     """
-    config = plan.config
-    if not config.epochs:
-        raise RequestError(f"strategy {config.strategy.name!r} trains no epochs, so no learning rate", "choose another")
+    reason = why_no_base_rate(plan)
+    if reason:
+        raise RequestError(f"there is no base rate to find: {reason}", "choose a strategy that trains at the base rate")
     if not plan.optimizer.uses_curve:
         raise RequestError(
-            f"optimizer {config.optimizer.name} uses the learning rate in the first step only", "choose another"
-        )
-    if set(plan.schedule.rows[-1]) <= config.group_lr.keys():
-        raise RequestError(
-            "every group that trains has its rate from group_lr: there is no base rate to find", "drop it"
+            f"optimizer {plan.config.optimizer.name} uses the learning rate in the first step only", "choose another"
         )
     with TemporaryDirectory(prefix="ftkit-lr-") as folder:
         run = RunFolder(Path(folder))

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from ftkit.config.load import Resolved
 from ftkit.errors import FtkitError, RequestError, RunInterrupted, one_line, plural
+from ftkit.planning.plan_checks import why_no_base_rate
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_data.validation_images import first_fold
 from ftkit.planning.run_plan import Plan
@@ -54,7 +55,9 @@ def race_rates(resolved: Resolved, tell: Callable[[str], None] | None = None) ->
         FtkitError: A training fails, or all of them diverge.
     """
     plan = make_plan(first_fold(resolved), tell)
-    _require_use(plan)
+    reason = why_no_base_rate(plan)
+    if reason:
+        raise RequestError(f"{plan.resolved.where('optimizer.lr')}: {reason}", "drop one of the two")
     rates, epochs = RATES[plan.optimizer.adam_like], plural(min(EPOCHS, plan.config.epochs), "epoch")
     if tell is not None:
         tell(f"learning rate auto: {len(rates)} trainings of {epochs}, at {', '.join(f'{rate:g}' for rate in rates)}")
@@ -65,15 +68,6 @@ def race_rates(resolved: Resolved, tell: Callable[[str], None] | None = None) ->
     best, label = ranked[0][-1], one_line(plan.metrics[plan.config.monitor].label)
     results = ", ".join(f"{lap.shown} at {lap.rate:g}" for lap in laps)
     return _with_rate(resolved, best), f"learning rate auto: {best:g}, by validation {label} after {epochs}: {results}"
-
-
-def _require_use(plan: Plan) -> None:
-    config = plan.config
-    where = plan.resolved.where("optimizer.lr")
-    if not config.epochs:
-        raise RequestError(f"{where}: strategy {config.strategy.name!r} trains no epochs", "drop it")
-    if set(plan.schedule.rows[-1]) <= config.group_lr.keys():
-        raise RequestError(f"{where}: every group that trains has its rate from group_lr", "drop one of the two")
 
 
 def _with_rate(resolved: Resolved, rate: float) -> Resolved:

@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from ftkit.config.choices import AUTO
 from ftkit.config.load import Resolved, resolve, with_choice
 from ftkit.config.schema import Config
 from ftkit.errors import RequestError
-from ftkit.experiments.auto_strategy import resolve_auto
+from ftkit.experiments.auto_strategy import measured_key, resolve_auto
 from ftkit.files.json_text import dump_json
 from ftkit.parts.dataset import SplitName
 from ftkit.parts.task import Task
@@ -77,12 +76,11 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
             f"{FLAG}: {repeated} is given twice" if repeated else f"{FLAG}: a name is empty",
             "write it like freeze,gradual",
         )
-    for key, value in (("batch_size", resolved.config.batch_size), ("optimizer.lr", resolved.config.optimizer.lr)):
-        if value == AUTO:
-            raise RequestError(
-                f"{resolved.where(key)}: auto may give each run another value, and compared runs should have the same",
-                "give a number",
-            )
+    if (key := measured_key(resolved.config)) is not None:
+        raise RequestError(
+            f"{resolved.where(key)}: auto may give each run another value, and compared runs should have the same",
+            "give a number",
+        )
     resolved = name_backbone(resolved)  # Once, so that all trials have the same.
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed

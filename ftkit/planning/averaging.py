@@ -71,11 +71,7 @@ def check_averaging(plan: Plan) -> tuple[str, ...]:
     reason = reason_without(plan)
     if not reason or not plan.config.weight_averaging:
         return ()
-    # The library gives the key as it is.
-    if (
-        plan.resolved.is_explicit("weight_averaging")
-        or plan.resolved.sources.get("weight_averaging") == "weight_averaging"
-    ):
+    if plan.resolved.is_requested("weight_averaging"):
         where = plan.resolved.where("weight_averaging")
         raise RequestError(f"{where} has no effect: {reason}", "drop one of the two")
     sharded = plan.config.epochs and plan.weights.kind != "none" and (plan.config.fsdp or plan.config.zero_stage)

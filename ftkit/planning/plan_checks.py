@@ -180,3 +180,13 @@ def _random_notes(weights: WeightSource, partial: bool, schedule: Schedule, stra
         f"weights are none, and strategy {strategy!r} keeps {shown} frozen {until}: layers drawn at random; give "
         "pretrained weights, or --strategy scratch, which trains all of them",
     )
+
+
+def why_no_base_rate(plan: Plan) -> str:
+    """Why a plan has no use for a base learning rate; empty where it has."""
+    config = plan.config
+    if not config.epochs:
+        return f"strategy {config.strategy.name!r} trains no epochs, so no learning rate is used"
+    if set(plan.schedule.rows[-1]) <= config.group_lr.keys():
+        return "every group that trains has its rate from group_lr"
+    return ""

@@ -183,8 +183,7 @@ def choose_probe(resolved: Resolved, strategy: Strategy, weights: WeightSource) 
         RequestError: The probe is requested or needed by the strategy, and isn't possible.
     """
     config = resolved.config
-    is_set = resolved.is_explicit("probe") or resolved.sources.get("probe") == "probe"
-    asked = strategy.probe != "usual" or (config.probe and is_set)
+    asked = strategy.probe != "usual" or (config.probe and resolved.is_requested("probe"))
     reasons = {
         "--no-probe is given": not config.probe,
         "weights are none": weights.kind == "none",

@@ -46,7 +46,7 @@ def find_teacher(resolved: Resolved, splits: Splits) -> Teacher | None:
     config, where = resolved.config, resolved.where("teacher")
     if config.teacher is None:
         idle = next(
-            (key for key in resolved.sources if key.startswith("distillation") and _is_set(resolved, key)), None
+            (key for key in resolved.sources if key.startswith("distillation") and resolved.is_requested(key)), None
         )
         if idle is not None:
             raise RequestError(f"{resolved.where(idle)} has no effect without a teacher", "give --teacher RUN too")
@@ -63,8 +63,3 @@ def find_teacher(resolved: Resolved, splits: Splits) -> Teacher | None:
         )
     places = class_places(card.classes, splits.classes, f"{where}: {folder} is", "give a teacher of the same classes")
     return Teacher(folder.absolute(), card, sha256, places)
-
-
-def _is_set(resolved: Resolved, key: str) -> bool:
-    """Whether a flag, a variable or a call of the library sets a key; a file may repeat defaults."""
-    return resolved.is_explicit(key) or resolved.sources.get(key) in (key, key.partition(".")[0])

@@ -10,6 +10,7 @@ from itertools import product
 from ftkit.config.choices import CHOICES
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
+from ftkit.experiments.auto_strategy import measured_key
 from ftkit.planning.run_data.validation_images import is_cross_fitted
 from ftkit.strategies.recommendation_rules import AUTO
 
@@ -156,9 +157,8 @@ def _refuse_measured(resolved: Resolved) -> None:
             f"{resolved.where('strategy.name')}: a sweep doesn't take strategy {AUTO}",
             f"name the strategy, or search it: {FLAG} strategy.name={DEFAULT['strategy.name']}",
         )
-    for key, value in (("batch_size", config.batch_size), ("optimizer.lr", config.optimizer.lr)):
-        if value == AUTO:
-            raise RequestError(f"{resolved.where(key)}: a sweep doesn't take {AUTO}", f"give a number, or {FLAG} {key}")
+    if (key := measured_key(config)) is not None:
+        raise RequestError(f"{resolved.where(key)}: a sweep doesn't take {AUTO}", f"give a number, or {FLAG} {key}")
     if is_cross_fitted(config):
         raise RequestError(
             f"{resolved.where('validation')}: a sweep prunes by one validation split, which kfold has not",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -22,14 +22,22 @@ def interpolate(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: 
     }
 
 
-def average(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def average(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of state dicts of one network, accumulated in float64; integers are those of the first.
 
     Models that were trained from the same initial weights can be averaged (model soups, Wortsman et al., 2022).
+
+    Args:
+        states: At least one. They are taken one after another, so that not all of them need be in memory.
     """
+    rest = iter(states)
+    first, count = dict(next(rest)), 1
+    sums = {name: tensor.double() for name, tensor in first.items() if tensor.is_floating_point()}
+    for state in rest:
+        count += 1
+        for name, total in sums.items():
+            sums[name] = total + state[name].double()
     return {
-        name: sum(state[name].double() for state in states).div(len(states)).to(tensor.dtype)  # type: ignore[union-attr]
-        if tensor.is_floating_point()
-        else tensor.clone()
-        for name, tensor in states[0].items()
+        name: sums[name].div(count).to(tensor.dtype) if name in sums else tensor.clone()
+        for name, tensor in first.items()
     }

@@ -13,6 +13,7 @@ from ftkit.data.batch_sizes import even_part
 from ftkit.data.loading.loader import Batch
 from ftkit.models.compute.compilation import compiler_faults
 from ftkit.models.compute.memory_limit import release_memory
+from ftkit.models.parameter_groups import Modes
 from ftkit.plugin_errors import is_out_of_memory, memory_error
 from ftkit.training.memory_errors import position
 from ftkit.training.preparation.memory_trial import fewest_images
@@ -93,7 +94,7 @@ def _accumulated(
             continue
         number = step * plan.batches.accumulate + part
         batch = transform_batch(session, batch, number)
-        micro = _divided(batch, session.progress.micro_batches, fewest_images(active.modes))
+        micro = _divided(batch, session.progress.micro_batches, active.modes)
         for place, each in enumerate(micro):
             seed_step(session, number, place)
             last = part == plan.batches.accumulate - 1 and place == len(micro) - 1
@@ -105,9 +106,9 @@ def _accumulated(
     return total
 
 
-def _divided(batch: Batch, parts: int, fewest: int) -> Sequence[Batch]:
-    """A batch on the device in even micro-batches, of at least `fewest` images where it has as many."""
-    parts = max(1, min(parts, len(batch) // fewest))
+def _divided(batch: Batch, parts: int, modes: Modes) -> Sequence[Batch]:
+    """A batch on the device in even micro-batches, of at least `fewest_images` where it has as many."""
+    parts = parts if parts == 1 else max(1, min(parts, len(batch) // fewest_images(modes)))
     if parts == 1:
         return (batch,)
     ranges = [even_part(range(len(batch)), place, parts) for place in range(parts)]

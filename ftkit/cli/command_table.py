@@ -27,6 +27,10 @@ def _command(name: str, help_text: str, panel: str) -> Entry:
     return Entry(f"ftkit.cli.commands.{name}:app", help_text, panel)
 
 
+def _experiment(name: str, help_text: str) -> Entry:
+    return _command(f"experiments.{name}", help_text, WORKFLOW)
+
+
 def _part(plural: str, help_text: str) -> Entry:
     return Entry(f"ftkit.cli.commands.inspect.parts:{plural}", help_text, PARTS)
 
@@ -37,12 +41,18 @@ COMMANDS: dict[str, Entry] = {
     "train": _command("train", "Fine-tune a backbone on images and keep the best model.", WORKFLOW),
     "evaluate": _command("evaluate", "Evaluate a model on labelled images.", WORKFLOW),
     "predict": _command("predict", "Predict the class of images.", WORKFLOW),
-    "ensemble": _command("ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW),
+    "ensemble": _command(
+        "experiments.ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW
+    ),
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
-    "advise": _command("advise", "Recommend strategy, learning rate and epochs for a dataset.", WORKFLOW),
-    "lr-find": _command("lr_find", "Measure the loss over rising learning rates, and suggest one.", WORKFLOW),
-    "compare": _command("compare", "Compare runs, strategies over seeds, or backbones on the same images.", WORKFLOW),
-    "sweep": _command("sweep", "Search config values by trials, on one machine or several.", WORKFLOW),
+    "advise": _experiment("advise", "Recommend strategy, learning rate and epochs for a dataset."),
+    "lr-find": _command(
+        "experiments.lr_find", "Measure the loss over rising learning rates, and suggest one.", WORKFLOW
+    ),
+    "compare": _command(
+        "experiments.compare", "Compare runs, strategies over seeds, or backbones on the same images.", WORKFLOW
+    ),
+    "sweep": _experiment("sweep", "Search config values by trials, on one machine or several."),
     "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
     "config": _command("inspect.config", "Show, document and validate the configuration.", INSPECT),
     "cache": _command("inspect.cache", "List and clear cached activations and decoded images.", INSPECT),

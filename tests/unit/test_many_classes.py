@@ -17,8 +17,8 @@ from sklearn import metrics
 from torchmetrics.functional import classification
 
 from ftkit.api import MulticlassOutputs, Split, Splits
-from ftkit.cli.commands.evaluate import show
 from ftkit.cli.output import console
+from ftkit.cli.output.evaluation_tables import print_evaluation
 from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled
@@ -97,7 +97,7 @@ def test_the_terminal_shows_the_worst_classes_and_their_number(monkeypatch: pyte
     started = time.process_time()
     evaluation = evaluate(*few_of_many(), NAMES)
     split = Split(["a", "b", "c", "d"], [5, 5, 19_999, 7], open=lambda _: None)  # type: ignore[arg-type,return-value]
-    show(
+    print_evaluation(
         evaluation, EvaluationData("data", "test", split), {}, default_metrics(REGISTRY, task_named("multiclass"), MANY)
     )
     assert time.process_time() - started < 5

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from scipy.stats import binomtest
 
-from ftkit.cli.commands.compare import _verdict
-from ftkit.cli.commands.evaluate import digits_of
+from ftkit.cli.commands.experiments.compare import _verdict
+from ftkit.cli.output.evaluation_tables import digits_of
 from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
 from ftkit.evaluation.comparison import PairedComparison
 

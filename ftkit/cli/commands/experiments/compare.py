@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ftkit.cli.commands.evaluate import NO_VIEWS_CACHED, digits_of
+from ftkit.cli.commands.evaluate import NO_VIEWS_CACHED
 from ftkit.cli.options import Json, TtaChoice, with_config
 from ftkit.cli.output import console
+from ftkit.cli.output.evaluation_tables import digits_of
 from ftkit.errors import RequestError, one_line, plural
 
 if TYPE_CHECKING:

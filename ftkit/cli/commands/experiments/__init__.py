@@ -1,0 +1,1 @@
+"""The commands that train or combine several models, or measure before a training."""

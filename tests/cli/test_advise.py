@@ -202,7 +202,7 @@ def test_plan_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
     plan = ftkit.plan(strategy="auto", train_samples=60, workers=0, device="cpu", optimizer={"lr": 0.02})
     assert plan.config.strategy.name == "full", "a rate is for training"
     assert plan.config.optimizer.lr == 0.02
-    assert any("learning rate stays 0.02" in note for note in plan.notes)
+    assert any("learning rate: 0.02 is kept" in note for note in plan.notes)
 
 
 @pytest.mark.long

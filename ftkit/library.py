@@ -45,9 +45,9 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
         RequestError: The run's name is taken, or the machine can't execute the plan.
         FtkitError: The run failed; the files that it had written are kept.
     """
-    from ftkit.cross_fitting.cross_fit import execute
+    from ftkit.recipe_search.search_run import execute_plan
 
-    return execute(plan, open_run(plan), listener)
+    return execute_plan(plan, open_run(plan), listener)
 
 
 def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Outcome:
@@ -59,11 +59,11 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
     Raises:
         RequestError: The run has no checkpoint, is finished, or its data has changed.
     """
-    from ftkit.cross_fitting.cross_fit import execute
+    from ftkit.recipe_search.search_run import execute_plan
 
     folder = RunFolder(Path(run))
     plan = make_plan(resolve(folder.config, {}, [], {}), run=folder)
-    return execute(plan, folder, listener, resume=True)
+    return execute_plan(plan, folder, listener, resume=True)
 
 
 def export(

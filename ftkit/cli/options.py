@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def _with_flags(command: Callable[..., Any], name: str, made: Callable[[dict[str
     own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     keyword = inspect.Parameter.KEYWORD_ONLY
     shown = [p.replace(annotation=hints[p.name], kind=keyword) for p in own]
-    signature = inspect.Signature([*shown, *_config_parameters()], return_annotation=None)
+    signature = inspect.Signature([*shown, *_config_parameters(_spellings(hints.values()))], return_annotation=None)
 
     @functools.wraps(command)
     def run(**arguments: Any) -> Any:
@@ -125,7 +125,14 @@ def _request(arguments: dict[str, Any]) -> Request:
     return Request(arguments["config_file"], flags, arguments["config_sets"] or [])
 
 
-def _config_parameters() -> list[inspect.Parameter]:
+def _spellings(annotations: Iterable[Any]) -> set[str]:
+    """The spellings of a command's own options."""
+    options = [each for one in annotations for each in getattr(one, "__metadata__", ())]
+    return {name for option in options for name in getattr(option, "param_decls", None) or ()}
+
+
+def _config_parameters(taken: set[str]) -> list[inspect.Parameter]:
+    """The parameters of all config flags but those whose spelling is taken by an option of the command."""
     file = Annotated[
         Path | None,
         typer.Option(
@@ -143,7 +150,7 @@ def _config_parameters() -> list[inspect.Parameter]:
         ),
     ]
     parameters = [_parameter("config_file", file), _parameter("config_sets", sets)]
-    return [*(_flag_parameter(flag) for flag in FLAGS), *parameters]
+    return [*(_flag_parameter(flag) for flag in FLAGS if taken.isdisjoint(flag.names)), *parameters]
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -137,6 +137,19 @@ def as_digit(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def as_seconds(value: object) -> object:
+    """`90s`, `30m`, `2h` or `1h30m` as a number of seconds; other values are left for validation."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", value)
+    is_time = parts and "".join(number + unit for number, unit in parts) == value.strip()
+    return sum(float(number) * SECONDS[unit] for number, unit in parts) if is_time else value
+
+
 def as_bytes(value: object) -> object:
     """`20GB` as a number of bytes."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT])?i?B?", value.strip()) if isinstance(value, str) else None

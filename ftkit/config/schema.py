@@ -29,9 +29,11 @@ from ftkit.config.field_types import (
     NamedOptimizer,
     OptimizerChoice,
     Rate,
+    Seconds,
     Section,
     as_bytes,
     as_digit,
+    as_seconds,
     join_dotted,
 )
 from ftkit.data.batch_sizes import BATCH_SIZE
@@ -122,6 +124,9 @@ class Config(Section):
     which each training image is validated by a model that wasn't trained on it; auto: holdout."""
     folds: int = Field(default=5, ge=2)
     """Cross-fitting: number of parts that the training images are divided into, and of models that are trained."""
+    budget: Annotated[Seconds | None, BeforeValidator(as_seconds)] = None
+    """Time for a search of strategy, learning rate, augmentation and number of epochs, in seconds or such as 10m or
+    1h30m: recipes are trained in turn, and the best one becomes the run. null: no search."""
     fold: int | None = Field(default=None, ge=1)
     """Cross-fitting: train only the model of this fold, from 1; its validation images are this part."""
     train_samples: int | None = Field(default=None, ge=1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ftkit.cross_fitting.fold_runs import Fold
 from ftkit.evaluation.evaluator import ComputeOptions, compute_logits
+from ftkit.files.durable import replace_file
 from ftkit.models.build import build_model
 from ftkit.models.bundle import load_bundle
 from ftkit.models.weights.interpolation import interpolate
@@ -19,6 +20,8 @@ from ftkit.runs.model_card import WEIGHTS
 from ftkit.runs.run_folder import RunFolder
 
 State = Mapping[str, Tensor]
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the way from the first to the last weights at which networks are evaluated."""
 
 
 class FoldNetwork:
@@ -47,6 +50,25 @@ class FoldNetwork:
         """
         restore_weights(self.loaded.model, self.at(share))
         return compute_logits(self.loaded, self.fold.images, ComputeOptions())
+
+
+def share_outputs(fold: Fold, check: Callable[[str], None]) -> dict[float, Tensor]:
+    """The logits of a trained fold for its validation images, by share; one share where no epoch was trained.
+
+    They are computed once and stored in the fold's folder.
+
+    Args:
+        check: Called before each computation with a line on it; raises if a signal has come.
+    """
+    stored = fold.run.share_outputs
+    if stored.is_file():
+        return {float(share): logits for share, logits in load_file(stored).items()}
+    network, found = FoldNetwork(fold), dict[float, Tensor]()
+    for share in SHARES if fold.plan.config.epochs else SHARES[:1]:
+        check(f"in the evaluation of fold {fold.number}")
+        found[share] = network.outputs(share)
+    replace_file(stored, save({f"{share:g}": logits.contiguous() for share, logits in found.items()}))
+    return found
 
 
 def first_state(plan: Plan, run: RunFolder) -> dict[str, Tensor]:

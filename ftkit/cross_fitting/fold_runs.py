@@ -57,12 +57,12 @@ def train_folds(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag, 
     folds = []
     for number in range(1, plan.config.folds + 1):
         stop_if_asked(run, flag, f"before fold {number} of {plan.config.folds}")
-        fold = _planned(plan, run, number)
+        fold = plan_fold(plan, run, number)
         fresh = [note for note in fold.plan.notes if note not in shown]
         shown += fresh
         for note in fresh if launch_env.rank() == 0 else ():
             listener.note(note)
-        _train(fold, run, listener, other_world)
+        train_fold(fold, run, listener, other_world)
         folds.append(fold)
     return folds
 
@@ -84,7 +84,7 @@ def resume_command(run: RunFolder) -> str:
     return launch_env.resume_command(str(run.path), launch_env.world())
 
 
-def _planned(plan: Plan, run: RunFolder, number: int) -> Fold:
+def plan_fold(plan: Plan, run: RunFolder, number: int) -> Fold:
     """A fold with its plan, made as `ftkit train --fold` would make it."""
     folder = RunFolder(run.folds / str(number))
     begun = run_on_main(lambda: _is_begun(folder))
@@ -111,7 +111,8 @@ def _is_begun(folder: RunFolder) -> bool:
     return folder.path.exists()
 
 
-def _train(fold: Fold, run: RunFolder, listener: Listener, other_world: bool) -> None:
+def train_fold(fold: Fold, run: RunFolder, listener: Listener, other_world: bool = False) -> None:
+    """Train a fold, or resume it; one that is finished is left as it is. Args and errors as in `train_folds`."""
     begun, finished = run_on_main(lambda: [fold.run.path.exists(), fold.run.is_finished])
     if finished:
         return

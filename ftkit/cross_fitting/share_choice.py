@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ftkit.cross_fitting.fold_networks import FoldNetwork
+from ftkit.cross_fitting.fold_networks import share_outputs
 from ftkit.cross_fitting.fold_runs import Fold
 from ftkit.evaluation.out_of_fold import OutOfFold
 from ftkit.metrics.outputs import Outputs
@@ -17,8 +17,6 @@ from ftkit.metrics.report import evaluate_outputs
 from ftkit.metrics.selection import is_better
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
-
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,13 @@ def evaluate_shares(plan: Plan, folds: Sequence[Fold], check: Callable[[str], No
 
     Args:
         plan: Of the cross-fitted run.
-        check: Called before each computation with a line on it; raises if a signal has come.
+        folds: Trained ones; all of them, or those whose images are to be evaluated.
+        check: See `share_outputs`.
     """
-    shares = SHARES if plan.config.epochs else SHARES[:1]
-    by_share: dict[float, list[Tensor]] = {share: [] for share in shares}
-    for fold in folds:
-        network = FoldNetwork(fold)
-        for share in shares:
-            check(f"in the evaluation of fold {fold.number}")
-            by_share[share].append(network.outputs(share))
     images = plan.splits.train
     assert images is not None, "make_plan refuses data without a training split"
-    return [_candidate(plan, images, folds, share, logits) for share, logits in by_share.items()]
+    outputs = [share_outputs(fold, check) for fold in folds]
+    return [_candidate(plan, images, folds, share, [one[share] for one in outputs]) for share in outputs[0]]
 
 
 def choose(plan: Plan, candidates: Sequence[Candidate]) -> Candidate:
@@ -67,14 +60,14 @@ def choose(plan: Plan, candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _candidate(plan: Plan, images: Split, folds: Sequence[Fold], share: float, logits: Sequence[Tensor]) -> Candidate:
-    """The outputs of all folds in the order of the training images."""
+    """The outputs of the folds in the order of the training images."""
     places = {name: place for place, name in enumerate(images.names)}
     rows = [(places[name], fold.number) for fold in folds for name in fold.images.names]
-    assert sorted(place for place, _ in rows) == list(range(len(images))), "each image is in one part"
     order = torch.tensor([place for place, _ in rows]).argsort()
+    evaluated = images.subset([place for place, _ in sorted(rows)])
     numbers = tuple(number for _, number in sorted(rows))
-    targets = plan.task.targets(images.labels, plan.num_classes)
-    found = OutOfFold(tuple(images.names), numbers, targets, torch.cat(list(logits))[order])
+    targets = plan.task.targets(evaluated.labels, plan.num_classes)
+    found = OutOfFold(tuple(evaluated.names), numbers, targets, torch.cat(list(logits))[order])
     outputs: Outputs = plan.task.outputs(found.logits, found.targets, plan.splits.classes)
     metrics = evaluate_outputs(outputs, plan.metrics).values
     return Candidate(share, found, metrics, float(outputs.losses.mean()))

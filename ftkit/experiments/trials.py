@@ -81,6 +81,9 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
             f"{resolved.where(key)}: auto may give each run another value, and compared runs should have the same",
             "give a number",
         )
+    if resolved.config.budget is not None:
+        where = resolved.where("budget")
+        raise RequestError(f"{where}: a search gives each run another recipe, and strategies are compared", "drop it")
     resolved = name_backbone(resolved)  # Once, so that all trials have the same.
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed

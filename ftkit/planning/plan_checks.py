@@ -35,6 +35,7 @@ def check_plan(plan: Plan) -> Plan:
     """
     config, where = plan.config, plan.resolved.where
     assert plan.splits.train is not None, "make_plan refuses data without a training split"
+    _check_budget(plan)
     for validated in validated_splits(config, plan.splits):
         _check_metrics(plan, validated)
     _require_trackers(config.tracker)
@@ -47,6 +48,17 @@ def check_plan(plan: Plan) -> Plan:
     notes += _check_callbacks(plan) + _check_patience(plan) + _rate_notes(plan) + check_averaging(plan)
     notes += (UNMEASURED_BATCHES,) if config.batch_size == AUTO and config.epochs else ()
     return replace(plan, notes=plan.notes + notes + balance_notes(config.balance, plan.splits.train.labels))
+
+
+def _check_budget(plan: Plan) -> None:
+    """Refuse a search where one model is trained, or where there is nothing to choose between."""
+    config, where = plan.config, plan.resolved.where("budget")
+    if config.budget is None:
+        return
+    if config.fold is not None:
+        raise RequestError(f"{where}: a search trains all folds, and --fold trains one", "drop one of the two")
+    if not config.epochs and config.strategy.name != "probe" and plan.resolved.is_explicit("epochs"):
+        raise RequestError(f"{where}: a search compares trainings, and --epochs is 0", "drop one of the two")
 
 
 def _absent_notes(plan: Plan) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ def _data(plan: Plan) -> dict[str, Any]:
         "classes": list(plan.splits.classes),
         "data": {name: len(split) for name, split in plan.splits.present()},
         "fold_sizes": list(plan.fold_sizes) or None,
+        "budget": plan.config.budget,
         "fingerprint": plan.fingerprint,
         "scan": {
             "files": plan.config.scan,

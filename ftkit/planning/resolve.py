@@ -83,9 +83,9 @@ def make_plan(
     return check_plan(_without_unreadable(plan, tell, run))
 
 
-def _with_chosen_validation(resolved: Resolved) -> Resolved:
+def _with_chosen_validation(resolved: Resolved, splits: Splits) -> Resolved:
     """The request that names the choice of `auto`, so that a run keeps it if the rule changes."""
-    chosen = {"validation": choose_validation(resolved.config)}
+    chosen = {"validation": choose_validation(resolved.config, splits)}
     return replace(resolved, config=resolved.config.model_copy(update=chosen))
 
 
@@ -94,8 +94,9 @@ def _with_data(resolved: Resolved) -> tuple[Resolved, Splits, tuple[str, ...]]:
     if resolved.config.backbone != AUTO:
         _backbone(resolved)  # Its errors should come before the data is read.
     splits, notes = load_splits(resolved)
+    resolved = _with_chosen_validation(resolved, splits)
     require_classes(splits, is_cross_fitted(resolved.config))
-    resolved = choose_task(name_backbone(_with_chosen_validation(resolved), splits), splits)
+    resolved = choose_task(name_backbone(resolved, splits), splits)
     return resolved, splits, (*resolved.notes, *notes)
 
 

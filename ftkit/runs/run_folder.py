@@ -99,6 +99,21 @@ class RunFolder:
         return self.path / "folds"
 
     @property
+    def share_outputs(self) -> Path:
+        """The logits for a fold's validation images, at several shares of the way to its last weights."""
+        return self.path / "share-outputs.safetensors"
+
+    @property
+    def trials(self) -> Path:
+        """The run folders of the recipes that a search has tried, which are removed when it ends."""
+        return self.path / "trials"
+
+    @property
+    def search(self) -> Path:
+        """What a search for a recipe has tried, and which one it chose."""
+        return self.path / "search.json"
+
+    @property
     def out_of_fold(self) -> Path:
         """Label, prediction, fold and scores of each training image of a cross-fitted run."""
         return self.path / "out-of-fold.csv"

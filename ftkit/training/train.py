@@ -38,12 +38,14 @@ class Outcome:
         records: One an epoch.
         best: The record of the best epoch, with the metrics of its model. If the model is an average of weights, the
             record of the last epoch that it goes to, with the metrics of the average, and what it is under `average`.
+        plan: The plan of the recipe that a search chose; None where the given plan was executed.
     """
 
     run: RunFolder
     records: list[dict[str, Any]]
     best: dict[str, Any]
     stopped_early: bool
+    plan: Plan | None = None
 
 
 def train(

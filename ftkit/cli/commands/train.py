@@ -147,6 +147,8 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool, fetch: bool) -> Pla
 
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
+    if resolved.config.budget is not None:
+        raise RequestError("--budget works in one process only", "search in one process, then train with its config")
     if resolved.config.optimizer.lr == AUTO:
         raise RequestError("learning rate 'auto' works in one process only", "run ftkit plan, and give its rate")
     join_processes(resolved.config)
@@ -175,7 +177,7 @@ def _with_same_backbone(resolved: Resolved) -> Resolved:
 
 def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.output.training.progress import LiveDisplay, make_display
-    from ftkit.cross_fitting.cross_fit import execute
+    from ftkit.recipe_search.search_run import execute_plan
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.preparation.open_run import open_run
     from ftkit.training.preparation.resume_request import extend, keep_place
@@ -188,7 +190,7 @@ def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other
     multiprocess_errors.note_run(run.path)
     display = make_display(run, plan.config.epochs, quiet)
     try:
-        return execute(plan, run, display, resume=resumed is not None, other_world=other_world)
+        return execute_plan(plan, run, display, resume=resumed is not None, other_world=other_world)
     except FtkitError as error:
         # The folder of a run that failed before its first step is removed.
         if launch_env.rank() == 0 and run.path.is_dir():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
+from ftkit.config.field_types import as_seconds
 from ftkit.errors import RequestError, one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.experiments.backbone_ranking import Measured, Ranking
 
-UNITS = {"s": 1, "m": 60, "h": 3600}
 IDLE = {
     "backbone": "--backbones names them",
     "weights": "write NAME=WEIGHTS in --backbones",
@@ -82,10 +81,10 @@ def _named(text: str) -> list[tuple[str, str | None]]:
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
-    if match is None or not float(match[1]):
+    seconds = as_seconds(text)
+    if not isinstance(seconds, int | float) or not seconds:
         raise RequestError(f"--budget {text}: not a time", "write it like 90s, 5m or 1h")
-    return float(match[1]) * UNITS[match[2]]
+    return float(seconds)
 
 
 def _show(ranking: Ranking, label: str) -> None:

@@ -46,3 +46,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines with aligned columns, two spaces apart. Nothing is truncated, so lines can be searched."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def time_text(seconds: float) -> str:
+    """A time in the largest units that fit: `45 s`, `10 min`, `1 h 30 min`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return " ".join([*([f"{hours} h"] if hours else []), *([f"{rest} min"] if rest or not hours else [])])

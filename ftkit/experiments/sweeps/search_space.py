@@ -159,6 +159,11 @@ def _refuse_measured(resolved: Resolved) -> None:
         )
     if (key := measured_key(config)) is not None:
         raise RequestError(f"{resolved.where(key)}: a sweep doesn't take {AUTO}", f"give a number, or {FLAG} {key}")
+    if config.budget is not None:
+        raise RequestError(
+            f"{resolved.where('budget')}: a search within each trial would choose what the sweep chooses",
+            "drop it; --budget of ftkit sweep is the time of all trials",
+        )
     if is_cross_fitted(config):
         raise RequestError(
             f"{resolved.where('validation')}: a sweep prunes by one validation split, which kfold has not",

@@ -16,9 +16,21 @@ from ftkit.parts.label_sets import count_classes
 FOLD_KEYS = ("folds", "fold")
 
 
-def choose_validation(config: Config) -> Validation:
-    """How the validation images are chosen, `holdout` or `kfold`; the rule for `auto`."""
-    return "holdout" if config.validation == AUTO else config.validation
+MOST_CROSS_FITTED = 5000
+"""Most training images that a search cross-fits by itself: with more, a fifth of them tells recipes apart."""
+
+
+def choose_validation(config: Config, splits: Splits | None = None) -> Validation:
+    """How the validation images are chosen, `holdout` or `kfold`; the rule for `auto`.
+
+    Args:
+        splits: The splits that the dataset has; a config whose choice was made names it.
+    """
+    if config.validation != AUTO:
+        return config.validation
+    if config.budget is None or splits is None or splits.train is None or splits.val is not None:
+        return "holdout"
+    return "kfold" if len(splits.train) <= MOST_CROSS_FITTED else "holdout"
 
 
 def is_cross_fitted(config: Config) -> bool:
@@ -46,7 +58,7 @@ def with_validation(resolved: Resolved, splits: Splits, for_training: bool) -> t
     """
     if splits.train is None:
         return splits, ()
-    if choose_validation(resolved.config) == "kfold":
+    if choose_validation(resolved.config, splits) == "kfold":
         return _cross_fitted(resolved, splits, for_training)
     _refuse_fold_keys(resolved)
     config, train, val = resolved.config, splits.train, splits.val

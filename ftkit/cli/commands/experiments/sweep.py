@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from ftkit.cli.options import Json, Request, with_request
 from ftkit.cli.output import console
+from ftkit.config.field_types import as_seconds
 from ftkit.distributed import launch_env
 from ftkit.errors import RequestError, one_line, plural
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 SWEEP = "Sweep"
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NO_LIMIT = 1_000_000
 
 Study = Annotated[
@@ -145,11 +144,10 @@ def seconds_of(text: str) -> float:
     Raises:
         RequestError: It is none, or zero.
     """
-    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not seconds:
+    seconds = as_seconds(text)
+    if not isinstance(seconds, int | float) or not seconds:
         raise RequestError(f"--budget {text} is not a time", "write it like 90s, 30m, 2h or 1h30m")
-    return seconds
+    return float(seconds)
 
 
 def resolver(request: Request) -> Callable[[Sequence[str]], Resolved]:

@@ -27,6 +27,8 @@ FILES: Mapping[str, str] = {
     "splits.csv.gz": "split and class of each image, compressed",
     "metrics.jsonl": "one record per epoch",
     "averages.json": "metrics of the averages of weights",
+    "search.json": "recipes that --budget tried, with their metrics",
+    "trials": "the run of each recipe, while the search lasts",
     "cross-fitting.json": "folds, and out-of-fold metrics by the share of the way from the first to the last weights",
     "out-of-fold.csv": "label, prediction, fold and scores of each training image",
     "folds": "the run of each fold",
@@ -147,6 +149,18 @@ def _everything(summary: RunSummary) -> dict[str, Any]:
     }
 
 
+def _search(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """What a search has tried, where the run has a budget."""
+    from ftkit.cli.output.descriptions import time_text
+    from ftkit.runs.search_record import read_search
+
+    search = read_search(summary.run)
+    if search is not None:
+        ended = f"; {search.winner} is the best: {search.reason}" if search.winner else ""
+        tried = sum(trial.trained > 0 for trial in search.trials)
+        yield "search", f"{plural(tried, 'recipe')} tried in {time_text(search.spent)}{ended}"
+
+
 def _lines(summary: RunSummary) -> Iterator[str]:
     from ftkit.cli.output.descriptions import aligned
     from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
@@ -175,6 +189,7 @@ def _essentials(summary: RunSummary) -> Iterator[tuple[str, str]]:
     optimizer = config.get("optimizer", {})
     batch = f"batches of {config.get('batch_size')} x {config.get('accumulate')}"
     yield "optimizer", f"{optimizer.get('name')}, lr {optimizer.get('lr'):g}, {batch}"
+    yield from _search(summary)
     if summary.fold_sizes:
         trained = sum(fold.is_finished for fold in summary.folds)
         yield "folds", f"cross-fitted, {plural(len(summary.fold_sizes), 'fold')}, {trained} trained"

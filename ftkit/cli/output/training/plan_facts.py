@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output.backbone_descriptions import preprocessing_text
-from ftkit.cli.output.descriptions import full_count, short_count
+from ftkit.cli.output.descriptions import full_count, short_count, time_text
 from ftkit.config.choices import AUTO
 from ftkit.errors import one_line, plural
 
@@ -21,6 +21,8 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
+    if config.budget is not None:
+        yield "search", _search(plan)
     if plan.fold_sizes:
         yield "folds", _folds(plan)
     head = f"a head for {plan.num_classes} classes{_head(plan)}"
@@ -57,6 +59,17 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "final model" if plan.fold_sizes else "best epoch", f"{chosen} {label}{_patience(plan)}"
     if plan.averaging is not None:
         yield "averages", plan.averaging.describe()
+
+
+def _search(plan: Plan) -> str:
+    """The recipes of a search; the other lines of the plan are those of the config as it is."""
+    from ftkit.recipe_search.recipes import first_recipes, fixed_keys
+
+    fixed = fixed_keys(plan.resolved)
+    names = ", ".join(trial.name for trial in first_recipes(plan, fixed))
+    kept = f"; set and not changed: {', '.join(fixed)}" if fixed else ""
+    where = "out-of-fold images" if plan.fold_sizes else "the validation split"
+    return f"{time_text(plan.config.budget or 0)}: {names}, then changes of the best, compared on {where}{kept}"
 
 
 def _folds(plan: Plan) -> str:

@@ -1,0 +1,119 @@
+"""What a search does next: a function of what it has tried, so that an interrupted search goes on as it would have.
+
+The first recipes are compared by successive halving (Jamieson and Talwalkar, 2016) with folds as the resource: all
+train on the first fold, the better half on the second one, and so on. Then changes of the best recipe are tried one at
+a time. A change is given up at the first fold after which it isn't better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ftkit.runs.search_record import RecipeSearch, RecipeTrial
+
+Further = Callable[[RecipeSearch], Sequence[RecipeTrial]]
+"""The recipes to try after the first ones, given the state of the search."""
+SPENT, NOTHING_LEFT = "the budget was spent", "no further recipe was left to try"
+TOO_LONG = "its other folds would take longer than the budget"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training: a recipe on one fold, from 1."""
+
+    trial: RecipeTrial
+    fold: int
+
+
+def next_step(search: RecipeSearch, first: Sequence[str], further: Further) -> tuple[RecipeSearch, Step | None]:
+    """The search with new verdicts, and the next training; None where the search is over, with its reason.
+
+    Args:
+        first: Names of the recipes that are compared first; all are trials of the search.
+    """
+    search, step = _halving(search, first)
+    if step is None:
+        search, step = _challenge(search, further)
+    if step is None:
+        return replace(search, reason=NOTHING_LEFT), None
+    if search.leader is not None and not _fits(search, step):
+        return replace(search, reason=SPENT), None
+    return search, step
+
+
+def _fits(search: RecipeSearch, step: Step) -> bool:
+    """Whether a training is expected to end in time for the winner's other folds."""
+    leader = search.leader
+    assert leader is not None, "a recipe has been trained"
+    trained = search.spent + search.seconds_expected(step.trial)
+    return trained + search.seconds_left(leader) <= search.budget
+
+
+def _halving(search: RecipeSearch, first: Sequence[str]) -> tuple[RecipeSearch, Step | None]:
+    """The next training of successive halving; None where one recipe is left, or all folds are used."""
+    rounds = min(search.folds, math.ceil(math.log2(max(2, len(first)))))
+    for fold in range(1, rounds + 1):
+        alive = [trial for name in first if not (trial := search.named(name)).verdict]
+        if fold > 1 and len(alive) == 1:
+            return search, None
+        for trial in alive:
+            if trial.trained < fold:
+                return search, Step(trial, fold)
+        kept = 1 if fold == rounds else math.ceil(len(first) / 2**fold)
+        ranked = _ranked(search, alive)
+        for trial in ranked[kept:]:
+            search = search.with_trial(replace(trial, verdict=_behind(search, ranked[0], fold)))
+    return search, None
+
+
+def _challenge(search: RecipeSearch, further: Further) -> tuple[RecipeSearch, Step | None]:
+    """The next training of a changed recipe; None where there is none left."""
+    while (leader := search.leader) is not None:
+        rivals = [one for one in search.trials if not one.verdict and one.name != leader.name]
+        rival = rivals[0] if rivals else next(iter(further(search)), None)
+        if rival is None:
+            return search, None
+        if rival.trained and not rival.is_better(leader, search.lower_is_better):
+            search = search.with_trial(replace(rival, verdict=_behind(search, leader, rival.trained)))
+        elif rival.trained < leader.trained:
+            return search, Step(rival, rival.trained + 1)
+        else:
+            search = search.with_trial(replace(leader, verdict=_behind(search, rival, leader.trained)))
+    return search, None
+
+
+def _ranked(search: RecipeSearch, trials: Sequence[RecipeTrial]) -> list[RecipeTrial]:
+    """Trials of as many folds, the best first; of equals, the earlier one."""
+    ranked = list[RecipeTrial]()
+    for trial in trials:
+        place = next((i for i, one in enumerate(ranked) if trial.is_better(one, search.lower_is_better)), len(ranked))
+        ranked.insert(place, trial)
+    return ranked
+
+
+def _behind(search: RecipeSearch, better: RecipeTrial, folds: int) -> str:
+    where = f" after {'fold 1' if folds == 1 else f'{folds} folds'}" if search.folds > 1 else ""
+    return f"behind {better.name}{where}"
+
+
+def choose_winner(search: RecipeSearch) -> RecipeSearch:
+    """The search with its winner: the best recipe whose other folds fit into the budget, or the one that lacks least.
+
+    Recipes that haven't been trained get the reason for the end as their verdict.
+    """
+    for trial in search.trials:
+        if not trial.trained and not trial.verdict:
+            search = search.with_trial(replace(trial, verdict=f"not tried: {search.reason}"))
+    while (leader := search.leader) is not None:
+        left = search.seconds_left(leader)
+        others = [one for one in search.trials if one.trained and one.name != leader.name]
+        quicker = [one for one in others if search.seconds_left(one) < left and not one.verdict.endswith(TOO_LONG)]
+        if search.spent + left <= search.budget or not quicker:
+            return replace(search, winner=leader.name)
+        search = search.with_trial(replace(leader, verdict=TOO_LONG))
+        if search.leader is None:
+            best = _ranked(search, quicker)[0]
+            search = search.with_trial(replace(best, verdict=""))
+    raise AssertionError("a recipe has been trained")

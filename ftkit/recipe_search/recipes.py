@@ -1,0 +1,119 @@
+"""The recipes that a search tries: first some that suit different kinds of data, then changes of the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ftkit.config.field_types import Choice
+from ftkit.config.load import Resolved, fill_choice, with_choice
+from ftkit.config.schema import Config
+from ftkit.planning.run_plan import Plan
+from ftkit.runs.search_record import RecipeSearch, RecipeTrial
+
+Changes = Mapping[str, Any]
+"""New values of config keys. For a part, its name and options."""
+
+AS_GIVEN = "as-given"
+SOURCE = "the search for a recipe"
+FACTOR = 10 / 3
+"""Between the learning rates of recipes: three such steps are a factor of 37."""
+LEVELS = ("none", "light", "standard", "strong")
+SMOOTHING, MIXUP = 0.1, 0.2
+PARTS = ("strategy", "augment")
+SEARCHED = ("strategy", "augment", "optimizer.lr", "probe", "epochs", "label_smoothing", "batch_transforms")
+"""The keys that recipes change."""
+
+
+def fixed_keys(resolved: Resolved) -> tuple[str, ...]:
+    """The keys among `SEARCHED` that a flag, a variable or the library's caller sets: no recipe changes them."""
+    requested = [key for key in resolved.sources if resolved.is_requested(key)]
+    return tuple(key for key in SEARCHED if any(one == key or one.startswith(f"{key}.") for one in requested))
+
+
+def first_recipes(plan: Plan, fixed: Collection[str]) -> tuple[RecipeTrial, ...]:
+    """The recipes that are compared first: the probe, the config as it is, and trainings of all layers.
+
+    They suit data that is more and more unlike that of the pretraining. Without what is fixed some may be the same.
+    """
+    rate = plan.config.optimizer.rate
+    two_rates, one_rate = {"name": "full"}, {"name": "full", "backbone_lr_scale": 1.0}
+    standard, new_head = {"augment": {"name": "standard"}}, {"probe": False}
+    found: dict[str, Changes] = {
+        "probe": {"strategy": {"name": "probe"}, "epochs": 0},
+        AS_GIVEN: {},
+        "two-rates": {"strategy": two_rates, **standard},
+        "two-rates-new-head": {"strategy": two_rates, **standard, "optimizer.lr": rate * FACTOR, **new_head},
+        "one-rate": {"strategy": one_rate, **standard, "optimizer.lr": rate / FACTOR, **new_head},
+    }
+    if plan.probe is None or {"strategy", "epochs"} & set(fixed):
+        del found["probe"]
+    return tuple(_new_ones(plan.resolved, found, fixed, ()))
+
+
+def further_recipes(plan: Plan, search: RecipeSearch) -> tuple[RecipeTrial, ...]:
+    """Changes of the best recipe that trains epochs, one at a time, that haven't been tried; none where none does."""
+    trained = [one for one in search.trials if one.trained and with_changes(plan.resolved, one.changes).config.epochs]
+    if not trained:
+        return ()
+    best = trained[0]
+    for one in trained[1:]:
+        if one.is_better(best, search.lower_is_better):
+            best = one
+    config = with_changes(plan.resolved, best.changes).config
+    named = {f"{best.name}+{name}": {**best.changes, **changes} for name, changes in _single_changes(plan, config)}
+    fixed = [key for key in search.fixed if key not in best.changes]
+    return tuple(_new_ones(plan.resolved, named, fixed, search.trials))
+
+
+def _single_changes(plan: Plan, config: Config) -> Iterator[tuple[str, Changes]]:
+    rate, level = config.optimizer.rate, config.augment.name
+    yield "higher-rate", {"optimizer.lr": rate * FACTOR}
+    yield "lower-rate", {"optimizer.lr": rate / FACTOR}
+    yield "longer", {"epochs": 2 * config.epochs}
+    if level in LEVELS:
+        place = LEVELS.index(level)
+        for other in (*LEVELS[place + 1 : place + 2], *LEVELS[max(0, place - 1) : place]):
+            yield f"augment-{other}", {"augment": {"name": other}}
+    if not config.label_smoothing and plan.task.exclusive:
+        yield "smoothing", {"label_smoothing": SMOOTHING}
+    if not config.batch_transforms:
+        yield "mixup", {"batch_transforms": [{"name": "mixup", "alpha": MIXUP}]}
+
+
+def _new_ones(
+    resolved: Resolved, named: Mapping[str, Changes], fixed: Collection[str], tried: Collection[RecipeTrial]
+) -> Iterator[RecipeTrial]:
+    """The recipes without changes of fixed keys that differ from each other and from those that were tried."""
+    known = [with_changes(resolved, trial.changes).config for trial in tried]
+    for name, changes in named.items():
+        kept = {key: value for key, value in changes.items() if key not in fixed}
+        config = with_changes(resolved, kept).config
+        if config not in known:
+            known.append(config)
+            yield RecipeTrial(name, kept)
+
+
+def with_changes(resolved: Resolved, changes: Changes) -> Resolved:
+    """A request with the changes of a recipe."""
+    for section in PARTS:
+        if section in changes:
+            options = {key: value for key, value in changes[section].items() if key != "name"}
+            name = changes[section]["name"]
+            resolved = with_choice(resolved, section, name, options, {f"{section}.name": SOURCE})
+    return replace(resolved, config=_with_plain_values(resolved, changes))
+
+
+def _with_plain_values(resolved: Resolved, changes: Changes) -> Config:
+    config = resolved.config
+    plain = {key: changes[key] for key in ("probe", "epochs", "label_smoothing") if key in changes}
+    if "optimizer.lr" in changes:
+        plain["optimizer"] = config.optimizer.model_copy(update={"lr": changes["optimizer.lr"]})
+    if "batch_transforms" in changes:
+        choices = [Choice.model_validate(one) for one in changes["batch_transforms"]]
+        plain["batch_transforms"] = tuple(
+            fill_choice(("batch_transforms", str(place)), choice, resolved.registry, {}, {})
+            for place, choice in enumerate(choices)
+        )
+    return config.model_copy(update=plain)

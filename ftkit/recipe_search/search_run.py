@@ -1,0 +1,161 @@
+"""A run with a budget: recipes are tried in turn, and the best one becomes the run."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ftkit.cross_fitting.cross_fit import cross_fit, execute
+from ftkit.cross_fitting.fold_runs import resume_command, stop_if_asked
+from ftkit.errors import FtkitError, RunInterrupted
+from ftkit.files.durable import replace_file
+from ftkit.files.json_text import dump_json
+from ftkit.planning.run_plan import Plan
+from ftkit.recipe_search.decisions import choose_winner, next_step
+from ftkit.recipe_search.recipes import first_recipes, fixed_keys, further_recipes
+from ftkit.recipe_search.trial_runs import TrialRun, open_trial, train_step
+from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_summary import summarize
+from ftkit.runs.search_record import RecipeSearch, RecipeTrial, read_search
+from ftkit.training.events import Listener
+from ftkit.training.preparation.open_run import write_request
+from ftkit.training.run_start import require_unfinished
+from ftkit.training.stop_signals import StopFlag, stop_flag
+from ftkit.training.train import Outcome
+
+KEPT = (".lock", "config.yaml", "plan.json", "search.json", "train.log", "trials")
+"""Files of the search's folder that the winner's don't replace as they are."""
+
+
+def execute_plan(
+    plan: Plan, run: RunFolder, listener: Listener | None = None, resume: bool = False, other_world: bool = False
+) -> Outcome:
+    """Execute a plan in a run folder: by a search where it has a budget, cross-fitted where it has folds.
+
+    Args and errors as `ftkit.training.train.train`.
+    """
+    searches = plan.config.budget is not None or (resume and run.search.is_file() and not run.is_finished)
+    if not searches:
+        return execute(plan, run, listener, resume, other_world)
+    return search_recipes(plan, run, listener or Listener(), resume)
+
+
+def search_recipes(plan: Plan, run: RunFolder, listener: Listener, resume: bool) -> Outcome:
+    """Try recipes until the budget is spent or none is left, and make the best one the run.
+
+    Raises:
+        RequestError: The run is finished.
+        FtkitError: No recipe could be trained.
+        RunInterrupted: A signal came; what was trained is on the disk.
+    """
+    if resume:
+        require_unfinished(run)
+    with stop_flag() as flag, run.locked(), _resumable(run, flag):
+        search = read_search(run) or _begin(plan)
+        _write(run, search)
+        if not search.winner:
+            search = _try_recipes(plan, run, search, listener, flag)
+            _write(run, search)
+        winner = _finished(plan, run, search, listener)
+        stop_if_asked(run, flag, f"before {search.winner} becomes the run")
+        with flag.unhurried():
+            _adopt(run, winner)
+    best, records = summarize(run.path).best, run.records()
+    assert best is not None, "the winner is finished"
+    return Outcome(run, records, dict(best), False, winner.plan)
+
+
+def _begin(plan: Plan) -> RecipeSearch:
+    fixed, budget = fixed_keys(plan.resolved), plan.config.budget
+    assert budget is not None, "execute_plan searches with a budget"
+    return RecipeSearch(
+        budget=budget,
+        folds=len(plan.fold_sizes) or 1,
+        monitor=plan.config.monitor,
+        lower_is_better=plan.metrics[plan.config.monitor].lower_is_better,
+        fixed=fixed,
+        trials=first_recipes(plan, fixed),
+    )
+
+
+@contextmanager
+def _resumable(run: RunFolder, flag: StopFlag) -> Iterator[None]:
+    """Name the command that resumes the search, wherever a signal stops it."""
+    try:
+        yield
+    except RunInterrupted as error:
+        raise RunInterrupted(error.message, resume_command(run), error.exit_code - 128) from None
+    except KeyboardInterrupt:
+        flag.acknowledge()
+        signum = flag.signum or signal.SIGINT
+        raise RunInterrupted("stopped at once", resume_command(run), signum) from None
+
+
+def _try_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listener, flag: StopFlag) -> RecipeSearch:
+    """The search with its winner, after all trainings that the budget allows."""
+    first = tuple(trial.name for trial in search.trials if "+" not in trial.name)
+
+    def further(state: RecipeSearch) -> tuple[RecipeTrial, ...]:
+        return further_recipes(plan, state)
+
+    while True:
+        search, step = next_step(search, first, further)
+        if step is None:
+            break
+        stop_if_asked(run, flag, f"before {step.trial.name}, fold {step.fold}")
+        listener.note(_announced(search, step.trial, step.fold))
+        leader = search.leader
+        limit = None if leader is None else search.budget - search.spent - search.seconds_left(leader)
+        search = search.with_trial(train_step(plan, run, step, listener, limit))
+        _write(run, search)
+    if search.leader is None:
+        reasons = "; ".join(f"{trial.name}: {trial.verdict}" for trial in search.trials if trial.verdict)
+        raise FtkitError(f"no recipe could be trained: {reasons}", "train without --budget to see the first error")
+    return choose_winner(search)
+
+
+def _announced(search: RecipeSearch, trial: RecipeTrial, fold: int) -> str:
+    """One line on the training that begins."""
+    where = f", fold {fold} of {search.folds}" if search.folds > 1 else ""
+    return f"search: {trial.name}{where}; {search.spent:.0f} of {search.budget:.0f} seconds are spent"
+
+
+def _finished(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listener) -> TrialRun:
+    """The winner's run, trained on all folds."""
+    opened = open_trial(plan, run, search.named(search.winner)) if run.trials.is_dir() else None
+    if opened is None:
+        return TrialRun(plan, run)  # It was adopted before an interruption.
+    if opened.is_cross_fitted and not opened.run.is_finished:
+        listener.note(f"search: {search.winner} has won ({search.reason}); its other folds are trained")
+        cross_fit(opened.plan, opened.run, listener, resume=True, other_world=False)
+    return opened
+
+
+def _adopt(run: RunFolder, winner: TrialRun) -> None:
+    """Make the winner's files those of the run. What marks the run as finished comes last, so this can be repeated."""
+    if winner.run.path != run.path:
+        marks = [mark.name for mark in (winner.run.last, winner.run.cross_fitting)]
+        names = sorted(each.name for each in winner.run.path.iterdir())
+        _move([winner.run.path / name for name in names if name not in {*marks, *KEPT}], run.path)
+        own = run.path.parent
+        update = {"budget": None, "output": str(own), "name": run.name}
+        config = winner.plan.config.model_copy(update=update)
+        write_request(run, replace(winner.plan, resolved=replace(winner.plan.resolved, config=config)))
+        _move([winner.run.path / name for name in names if name in marks], run.path)
+    shutil.rmtree(run.trials, ignore_errors=True)
+
+
+def _move(files: Iterable[Path], folder: Path) -> None:
+    for file in files:
+        target = folder / file.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        file.replace(target)
+
+
+def _write(run: RunFolder, search: RecipeSearch) -> None:
+    replace_file(run.search, dump_json(search.to_json(), indent=1).encode() + b"\n")

@@ -1,0 +1,134 @@
+"""The trainings of a search: each recipe has a run folder of its own, cross-fitted or with a validation split."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from ftkit.cross_fitting.fold_runs import plan_fold, train_fold
+from ftkit.cross_fitting.share_choice import choose, evaluate_shares
+from ftkit.errors import FtkitError, RunInterrupted, one_line
+from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_plan import Plan
+from ftkit.recipe_search.decisions import Step
+from ftkit.recipe_search.recipes import with_changes
+from ftkit.runs.run_folder import RunFolder
+from ftkit.runs.run_summary import summarize
+from ftkit.runs.search_record import RecipeTrial, Score
+from ftkit.strategies.schedule import Phase
+from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
+from ftkit.training.preparation.open_run import open_run
+from ftkit.training.preparation.resume_request import keep_place
+from ftkit.training.train import train
+
+
+class TimeSpentError(FtkitError):
+    """The budget is spent within a training."""
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A recipe with its plan and its run folder."""
+
+    plan: Plan
+    run: RunFolder
+
+    @property
+    def is_cross_fitted(self) -> bool:
+        return bool(self.plan.fold_sizes)
+
+
+def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
+    """A recipe's run, `trials/NAME` in the folder of the search; it is created where it isn't there.
+
+    Args:
+        plan: The plan of the search.
+    """
+    folder = RunFolder(run.trials / trial.name)
+    is_whole = folder.splits.exists() or folder.packed_splits.exists()
+    begun = folder.path.exists() and is_whole and (bool(plan.fold_sizes) or folder.inputs.is_file())
+    if folder.path.exists() and not begun:
+        shutil.rmtree(folder.path)  # The search was killed while it was made.
+    changed = with_changes(plan.resolved, trial.changes)
+    update: Mapping[str, object] = {"budget": None, "output": str(run.trials), "name": trial.name}
+    request = replace(changed, config=changed.config.model_copy(update=update))
+    planned = make_plan(request, run=folder if begun else run)
+    return TrialRun(planned, folder if begun else open_run(planned))
+
+
+def train_step(plan: Plan, run: RunFolder, step: Step, listener: Listener, limit: float | None) -> RecipeTrial:
+    """Train a recipe on one fold, or on all training images where there is a validation split, and evaluate it.
+
+    Args:
+        limit: Seconds after which the training is given up; None for no limit.
+
+    Returns:
+        The trial with one more score, or with a verdict: its training was given up, or it failed.
+
+    Raises:
+        RunInterrupted: A signal came; a checkpoint is on the disk.
+    """
+    started, timed = monotonic(), Deadline(listener, limit)
+    try:
+        opened = open_trial(plan, run, step.trial)
+        score = _train_fold(opened, step.fold, timed) if opened.is_cross_fitted else _train_whole(opened, timed)
+    except TimeSpentError as error:
+        return replace(step.trial, verdict=error.message)
+    except RunInterrupted:
+        raise
+    except FtkitError as error:
+        return replace(step.trial, verdict=one_line(f"failed: {error.message}"))
+    return step.trial.with_score(score, monotonic() - started)
+
+
+def _train_fold(opened: TrialRun, number: int, listener: Listener) -> Score:
+    """Train one fold, and evaluate it with the folds before: the best share of the way to the last weights counts."""
+    folds = [plan_fold(opened.plan, opened.run, one) for one in range(1, number + 1)]
+    train_fold(folds[-1], opened.run, listener)
+    best = choose(opened.plan, evaluate_shares(opened.plan, folds, _unchecked))
+    return Score(best.metrics[opened.plan.config.monitor], best.loss)
+
+
+def _train_whole(opened: TrialRun, listener: Listener) -> Score:
+    """Train a run with a validation split; the metrics of its model count."""
+    plan, run = opened.plan, opened.run
+    if not run.is_finished:
+        resumes = run.inputs.is_file()
+        if resumes:
+            keep_place(run, plan)
+        train(plan, run, listener, resume=resumes)
+    best = summarize(run.path).best
+    assert best is not None, "a finished run has records"
+    loss = best.get("val_loss")
+    return Score(best[f"val_{plan.config.monitor}"], math.inf if loss is None else loss)
+
+
+def _unchecked(where: str) -> None:
+    """A fold is evaluated within seconds; a signal is checked after it."""
+
+
+class Deadline(Listener):
+    """Passes events on, and gives a training up after some time."""
+
+    def __init__(self, listener: Listener, limit: float | None) -> None:
+        self._listener, self._limit, self._started = listener, limit, monotonic()
+
+    def started(self, event: RunStarted) -> None:
+        self._listener.started(event)
+
+    def phase_started(self, phase: Phase, trainable: int) -> None:
+        self._listener.phase_started(phase, trainable)
+
+    def step_done(self, event: StepDone) -> None:
+        self._listener.step_done(event)
+        if self._limit is not None and monotonic() - self._started > self._limit:
+            raise TimeSpentError("stopped: the budget was spent")
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self._listener.epoch_done(event)
+
+    def note(self, text: str) -> None:
+        self._listener.note(text)

@@ -1,0 +1,148 @@
+"""What a search for a recipe has tried, in `search.json`. Needs no torch.
+
+The file is written after each training. An interrupted search takes the same decisions from it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from ftkit.errors import RequestError
+from ftkit.metrics.selection import is_better
+from ftkit.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Score:
+    """The monitored metric and the mean loss on validation images; the metric is None where it is undefined."""
+
+    value: float | None
+    loss: float
+
+    def is_better(self, other: Score, lower_is_better: bool) -> bool:
+        """Whether it is better by the metric, or of equal metrics has the lower loss."""
+        own, known = (math.nan if one.value is None else one.value for one in (self, other))
+        return is_better(own, known, lower_is_better) or (own == known and self.loss < other.loss)
+
+
+@dataclass(frozen=True)
+class RecipeTrial:
+    """A recipe that was tried.
+
+    Attributes:
+        name: The recipe's name, and that of its run folder.
+        changes: What it changes in the config of the run, by dotted key; empty for the config as it is.
+        scores: The score on the validation images of the first fold, of the first two, and so on; one score without
+            folds.
+        seconds: The time of each training.
+        verdict: Why it isn't trained any further; empty while it may win.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    scores: tuple[Score, ...] = ()
+    seconds: tuple[float, ...] = ()
+    verdict: str = ""
+
+    @property
+    def trained(self) -> int:
+        """Number of folds that it was trained on."""
+        return len(self.scores)
+
+    def is_better(self, other: RecipeTrial, lower_is_better: bool) -> bool:
+        """Whether its score is better on the images of the folds that both were trained on."""
+        common = min(self.trained, other.trained)
+        return common > 0 and self.scores[common - 1].is_better(other.scores[common - 1], lower_is_better)
+
+    def with_score(self, score: Score, seconds: float) -> RecipeTrial:
+        """The trial after one more training."""
+        return replace(self, scores=(*self.scores, score), seconds=(*self.seconds, round(seconds, 3)))
+
+
+@dataclass(frozen=True)
+class RecipeSearch:
+    """The state of a search.
+
+    Attributes:
+        budget: Seconds to spend.
+        folds: Number of folds; 1 for a validation split.
+        monitor: Name of the metric that chooses.
+        fixed: Config keys that no recipe changes, because the user has set them.
+        trials: In the order in which they were begun.
+        winner: Name of the recipe that the run became; empty until it is chosen.
+        reason: Why the search ended; empty until then.
+    """
+
+    budget: float
+    folds: int
+    monitor: str
+    lower_is_better: bool
+    fixed: tuple[str, ...] = ()
+    trials: tuple[RecipeTrial, ...] = ()
+    winner: str = ""
+    reason: str = ""
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all trainings."""
+        return sum(sum(trial.seconds) for trial in self.trials)
+
+    @property
+    def leader(self) -> RecipeTrial | None:
+        """The best recipe so far, of those trained on the most folds among the ones that may win."""
+        open_trials = [trial for trial in self.trials if trial.trained and not trial.verdict]
+        most = max((trial.trained for trial in open_trials), default=0)
+        best = None
+        for trial in open_trials:
+            if trial.trained == most and (best is None or trial.is_better(best, self.lower_is_better)):
+                best = trial
+        return best
+
+    def named(self, name: str) -> RecipeTrial:
+        """The trial of a recipe."""
+        return next(trial for trial in self.trials if trial.name == name)
+
+    def with_trial(self, changed: RecipeTrial) -> RecipeSearch:
+        """The search with a new trial, or a new state of one."""
+        known = [trial.name for trial in self.trials]
+        if changed.name not in known:
+            return replace(self, trials=(*self.trials, changed))
+        return replace(self, trials=tuple(changed if one.name == changed.name else one for one in self.trials))
+
+    def seconds_left(self, trial: RecipeTrial) -> float:
+        """The expected time of a recipe's trainings on the folds that it lacks."""
+        return (self.folds - trial.trained) * self.seconds_expected(trial)
+
+    def seconds_expected(self, trial: RecipeTrial) -> float:
+        """The expected time of a recipe's next training: the mean of its own, else the longest of the others'."""
+        if trial.seconds:
+            return fmean(trial.seconds)
+        return max((fmean(one.seconds) for one in self.trials if one.seconds), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def read_search(run: RunFolder) -> RecipeSearch | None:
+    """The search that a run came from; None for a run without one.
+
+    Raises:
+        RequestError: The file isn't what ftkit wrote.
+    """
+    if not run.search.is_file():
+        return None
+    from pydantic import TypeAdapter
+
+    try:
+        found: RecipeSearch = TypeAdapter(RecipeSearch).validate_python(
+            json.loads(run.search.read_text(encoding="utf-8"))
+        )
+    except ValueError:
+        raise RequestError(f"{run.search} isn't what ftkit wrote", "put it back as it was, or remove the run") from None
+    return found

@@ -1,0 +1,123 @@
+"""The order of a search for a recipe: successive halving over folds, then changes of the best recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from ftkit.recipe_search.decisions import NOTHING_LEFT, SPENT, TOO_LONG, choose_winner, next_step
+from ftkit.runs.search_record import RecipeSearch, RecipeTrial, Score
+
+VALUES = {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.6, "e": 0.8}
+
+
+def new(names: Sequence[str] = tuple(VALUES), folds: int = 5, budget: float = 1000.0) -> RecipeSearch:
+    trials = tuple(RecipeTrial(name, {}) for name in names)
+    return RecipeSearch(budget, folds, "accuracy", lower_is_better=False, trials=trials)
+
+
+def run(
+    search: RecipeSearch,
+    values: Mapping[str, float],
+    further: Mapping[str, Sequence[str]] | None = None,
+    seconds: float = 1.0,
+) -> tuple[RecipeSearch, list[tuple[str, int]]]:
+    """The finished search, and its trainings, where each recipe has the same value on all folds."""
+    first, steps = tuple(trial.name for trial in search.trials), list[tuple[str, int]]()
+
+    def changed(state: RecipeSearch) -> list[RecipeTrial]:
+        assert state.leader is not None
+        known = [trial.name for trial in state.trials]
+        return [RecipeTrial(name, {}) for name in (further or {}).get(state.leader.name, ()) if name not in known]
+
+    while True:
+        search, step = next_step(search, first, changed)
+        if step is None:
+            return search, steps
+        steps.append((step.trial.name, step.fold))
+        search = search.with_trial(step.trial.with_score(Score(values[step.trial.name], 1.0), seconds))
+
+
+def test_the_better_half_goes_on_to_the_next_fold() -> None:
+    search, steps = run(new(), VALUES)
+    assert steps == [*((name, 1) for name in "abcde"), ("b", 2), ("c", 2), ("e", 2), ("b", 3), ("e", 3)]
+    assert search.reason == NOTHING_LEFT
+    assert {trial.name: trial.verdict for trial in search.trials} == {
+        "a": "behind b after fold 1",
+        "b": "",
+        "c": "behind b after 2 folds",
+        "d": "behind b after fold 1",
+        "e": "behind b after 3 folds",
+    }
+    assert choose_winner(search).winner == "b"
+
+
+def test_a_change_is_given_up_at_the_first_fold_at_which_it_is_not_better() -> None:
+    values = {**VALUES, "b+worse": 0.85, "b+better": 0.95, "b+better+again": 0.96}
+    further = {"b": ["b+worse", "b+better"], "b+better": ["b+better+again"]}
+    search, steps = run(new(), values, further)
+    changes = [step for step in steps if "+" in step[0]]
+    assert changes == [
+        ("b+worse", 1),
+        *(("b+better", fold) for fold in (1, 2, 3)),
+        *(("b+better+again", fold) for fold in (1, 2, 3)),
+    ]
+    assert search.named("b+worse").verdict == "behind b after fold 1"
+    assert search.named("b").verdict == "behind b+better after 3 folds"
+    assert choose_winner(search).winner == "b+better+again"
+
+
+def test_without_folds_each_recipe_is_trained_once() -> None:
+    search, steps = run(new(folds=1), VALUES)
+    assert steps == [(name, 1) for name in VALUES]
+    assert [trial.verdict for trial in search.trials if trial.name != "b"] == ["behind b"] * 4
+    assert choose_winner(search).winner == "b"
+
+
+def test_time_for_the_other_folds_of_the_best_is_kept() -> None:
+    # After the first recipe, its other four folds take 4 seconds, and each further training one second.
+    search, steps = run(new(budget=7.5), VALUES)
+    assert steps == [("a", 1), ("b", 1), ("c", 1)]
+    assert search.reason == SPENT
+    ended = choose_winner(search)
+    assert ended.winner == "b"
+    assert [trial.verdict for trial in ended.trials[3:]] == [f"not tried: {SPENT}"] * 2
+
+
+def test_a_recipe_whose_other_folds_take_too_long_does_not_win() -> None:
+    quick = RecipeTrial("quick", {}).with_score(Score(0.5, 1.0), 1.0)
+    slow = RecipeTrial("slow", {}).with_score(Score(0.9, 1.0), 50.0)
+    search = replace(new(("quick", "slow"), budget=100.0), trials=(quick, slow), reason=SPENT)
+    ended = choose_winner(search)
+    assert ended.winner == "quick"
+    assert ended.named("slow").verdict == TOO_LONG
+    assert choose_winner(replace(search, budget=300.0)).winner == "slow"
+
+
+def test_the_first_recipe_is_trained_whatever_the_budget() -> None:
+    search, steps = run(new(budget=0.001), VALUES)
+    assert steps == [("a", 1)]
+    assert choose_winner(search).winner == "a"
+
+
+def test_a_failed_recipe_is_passed_over() -> None:
+    search = new(("a", "b"), folds=2)
+    search = search.with_trial(replace(search.named("b"), verdict="failed: no memory"))
+    search, steps = run(search, VALUES)
+    assert steps == [("a", 1)]
+    assert choose_winner(search).winner == "a"
+
+
+@pytest.mark.parametrize(("lower", "winner"), [(False, "b"), (True, "a")])
+def test_the_direction_of_the_metric_counts(lower: bool, winner: str) -> None:
+    search = replace(new(), lower_is_better=lower)
+    assert choose_winner(run(search, VALUES)[0]).winner == winner
+
+
+def test_of_equal_metrics_the_lower_loss_is_better_and_an_undefined_one_is_worst() -> None:
+    assert Score(0.5, 1.0).is_better(Score(0.5, 2.0), False)
+    assert not Score(0.5, 2.0).is_better(Score(0.5, 1.0), False)
+    assert Score(0.1, 9.0).is_better(Score(None, 1.0), False)
+    assert not Score(None, 1.0).is_better(Score(0.1, 9.0), False)

@@ -63,7 +63,9 @@ def split_of_run(
     if run is not None and wants_val and is_cross_fitted(resolved.config):
         found = read_out_of_fold(run)
         note = "out-of-fold: the output for each training image is that of the fold that wasn't trained on it"
-        return EvaluationData(source, "val", found.split(len(card.classes)), changed, (*notes, note), found)
+        return EvaluationData(
+            source, "val", found.split(len(card.classes), splits.train), changed, (*notes, note), found
+        )
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
     notes = (*notes, *_absent_note(chosen, card.classes))

@@ -16,13 +16,13 @@ class Html(str):
     __slots__ = ()
 
 
-Child: TypeAlias = "str | int | float | None | Iterable[Child]"
+Child: TypeAlias = "str | int | float | Iterable[Child] | None"
 """Content of an element: HTML, text to escape, a number, nothing, or several of them."""
 Value = str | int | float | bool | None
 """Value of an attribute. None and False leave it out; True writes the name alone."""
 
 
-def tag(name: str, *children: Child, **attributes: Value) -> Html:
+def tag(name: str, /, *children: Child, **attributes: Value) -> Html:
     """An element.
 
     Args:

@@ -9,7 +9,7 @@ from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import Interval
 from ftkit.metrics.outputs import Outputs
 from ftkit.metrics.report import Evaluation
-from ftkit.parts.dataset import Split, Splits
+from ftkit.parts.dataset import Splits
 from ftkit.parts.metric import Metric
 from ftkit.reports.section import Omitted
 from ftkit.reports.thumbnails import Thumbnails
@@ -23,13 +23,11 @@ class Evaluated:
 
     Attributes:
         images: The images and their labels.
-        pictures: The same images, which can be opened; those of `images` can't where their outputs are stored.
         metrics: The metrics of `evaluation`, by name.
         precision: Numeric precision of the outputs.
     """
 
     images: EvaluationData
-    pictures: Split = field(repr=False)
     outputs: Outputs
     evaluation: Evaluation
     intervals: Mapping[str, Interval]

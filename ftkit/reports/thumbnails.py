@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,8 @@ QUALITY = 72
 """Of JPEG."""
 LOSSLESS = 48
 """The longer side, in pixels, up to which PNG is smaller than JPEG or looks better."""
+TOGETHER = 16
+"""Images that are made before the bytes are counted."""
 BUDGET = 3_500_000
 """Bytes of all thumbnails of a report, as base64."""
 
@@ -60,14 +65,30 @@ class Thumbnails:
         if key not in self._made:
             if self.left <= 0:
                 return None
-            self._made[key] = self._make(split, index)
+            self._made[key] = self._counted(self._make(split, index))
         return self._made[key]
 
-    def _make(self, split: Split, index: int) -> Thumbnail | None:
+    def prepare(self, split: Split, indices: Sequence[int]) -> None:
+        """Make thumbnails of images, in this order, on all cores, as far as the bytes suffice."""
+        wanted = [index for index in indices if (id(split), index) not in self._made]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(wanted), TOGETHER):
+                part = wanted[start : start + TOGETHER]
+                if self.left <= 0:
+                    return
+                for index, made in zip(part, pool.map(lambda index: self._make(split, index), part), strict=True):
+                    self._made[id(split), index] = self._counted(made)
+
+    def _make(self, split: Split, index: int) -> Thumbnail | str:
+        """A thumbnail, or why the image can't be read."""
         try:
-            made = encode(with_channels(split.open(index), 3, self._value_range))
+            return encode(with_channels(split.open(index), 3, self._value_range))
         except UnreadableImage as error:
-            self.unreadable.append(error.message)
+            return error.message
+
+    def _counted(self, made: Thumbnail | str) -> Thumbnail | None:
+        if isinstance(made, str):
+            self.unreadable.append(made)
             return None
         self.left -= len(made.uri)
         return made

@@ -44,6 +44,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.models",
     "ftkit.optim.optimizers",
     "ftkit.optim.parameter_roles",
+    "ftkit.reports",
     "ftkit.runs.checkpoint",
     "ftkit.runs.checkpoint_files",
     "ftkit.tasks",

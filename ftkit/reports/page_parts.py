@@ -48,10 +48,3 @@ def warnings(lines: Iterable[Child]) -> Html | None:
     """Lines that need attention; None without any."""
     items = [tag("li", line) for line in lines]
     return tag("ul", items, class_="warnings") if items else None
-
-
-def digits_of(images: int) -> int:
-    """The number of decimals at which one image changes the last digit of a rate."""
-    import math
-
-    return min(4, max(2, math.ceil(math.log10(images)))) if images else 2

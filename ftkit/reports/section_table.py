@@ -11,7 +11,7 @@ from ftkit.reports.sections.results.reliability_diagram import reliability_diagr
 from ftkit.reports.sections.settings.data_summary import data_summary
 from ftkit.reports.sections.settings.next_commands import next_commands
 from ftkit.reports.sections.settings.run_settings import run_settings
-from ftkit.reports.sections.training.curves import curves
+from ftkit.reports.sections.training.epoch_curves import curves
 from ftkit.reports.sections.training.drift_bars import drift_bars
 from ftkit.reports.sections.training.schedule_picture import schedule_picture
 

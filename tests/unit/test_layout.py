@@ -65,6 +65,7 @@ TORCH_FREE = (
     "ftkit.metrics.multilabel_outputs",
     "ftkit.metrics.multiclass_outputs",
     "ftkit.metrics.paired_test",
+    "ftkit.metrics.rounding",
     "ftkit.metrics.selection",
     "ftkit.models.compute.cuda_driver",
     "ftkit.models.group_patterns",

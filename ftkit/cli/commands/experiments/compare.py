@@ -14,8 +14,8 @@ import typer
 from ftkit.cli.commands.evaluate import NO_VIEWS_CACHED
 from ftkit.cli.options import Json, TtaChoice, with_config
 from ftkit.cli.output import console
-from ftkit.cli.output.evaluation_tables import digits_of
 from ftkit.errors import RequestError, one_line, plural
+from ftkit.metrics.rounding import digits_of
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved

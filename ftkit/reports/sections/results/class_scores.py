@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ftkit.metrics.report import ClassScores, Evaluation
+from ftkit.metrics.rounding import digits_of
 from ftkit.reports.charts.bars import bar
 from ftkit.reports.markup import Child, Html, count, number, tag
-from ftkit.reports.page_parts import digits_of, hint, table
+from ftkit.reports.page_parts import hint, table
 from ftkit.reports.report_data import ReportData
 from ftkit.reports.section import Omitted
 

@@ -6,8 +6,9 @@ import math
 
 from ftkit.errors import plural
 from ftkit.metrics.report import Evaluation
+from ftkit.metrics.rounding import digits_of
 from ftkit.reports.markup import Child, Html, count, number, tag
-from ftkit.reports.page_parts import digits_of, hint, scrolling, table
+from ftkit.reports.page_parts import hint, scrolling, table
 from ftkit.reports.report_data import ReportData
 from ftkit.reports.section import Omitted
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ftkit.errors import one_line, plural
 from ftkit.metrics.bootstrap import MOST_RESAMPLED, Interval
+from ftkit.metrics.rounding import digits_of
 from ftkit.parts.metric import Metric
 from ftkit.reports.charts.bars import interval_bar
 from ftkit.reports.markup import Child, Html, count, number, tag
-from ftkit.reports.page_parts import digits_of, hint, unseen, warnings
+from ftkit.reports.page_parts import hint, unseen, warnings
 from ftkit.reports.report_data import Evaluated, ReportData
 from ftkit.reports.section import Omitted
 

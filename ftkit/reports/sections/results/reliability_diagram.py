@@ -66,49 +66,35 @@ def _verdict(gap: float) -> str:
 
 def _picture(images: Array, right: Array, confidence: Array, error: float) -> Html:
     width, most = SIDE / BINS, max(1, int(images.max()))
-    bars, strip = list[Html](), list[Html]()
-    for place, (n, hits, total) in enumerate(zip(images.tolist(), right.tolist(), confidence.tolist(), strict=True)):
-        if not n:
-            continue
-        x, height = LEFT + place * width + 1, SIDE * hits / n
-        title = tag("title", f"{plural(n, 'image')}: confidence {total / n:.3f}, accuracy {hits / n:.3f}")
-        faint = " faint" if n < FEW else ""
-        bars.append(
-            tag(
-                "rect",
-                title,
-                x=round(x, 1),
-                y=round(TOP + SIDE - height, 1),
-                width=round(width - 2, 1),
-                height=round(max(height, 1), 1),
-                class_=f"fill s1{faint}",
-            )
-        )
-        y = round(TOP + SIDE * (1 - total / n), 1)
-        bars.append(tag("path", d=f"M{round(x, 1)} {y}h{round(width - 2, 1)}", class_="expected"))
-        tall = max(1.0, (STRIP - 16) * n / most)
-        strip.append(
-            tag(
-                "rect",
-                tag("title", plural(n, "image")),
-                x=round(x, 1),
-                width=round(width - 2, 1),
-                y=round(TOP + SIDE + STRIP - tall + 26, 1),
-                height=round(tall, 1),
-                class_="fill s3",
-            )
-        )
+    columns = [
+        _bin(LEFT + place * width + 1, width - 2, n, hits, total, most)
+        for place, (n, hits, total) in enumerate(zip(images.tolist(), right.tolist(), confidence.tolist(), strict=True))
+        if n
+    ]
     return tag(
         "svg",
         _grid(),
-        *bars,
+        columns,
         tag("path", d=f"M{LEFT} {TOP + SIDE}L{LEFT + SIDE} {TOP}", class_="diagonal"),
-        *strip,
         tag("text", f"images, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
         viewBox=f"0 0 {LEFT + SIDE + 14} {TOP + SIDE + STRIP + 32}",
         role="img",
         aria_label=f"Reliability diagram, calibration error {error:.4f}; the table has the numbers",
     )
+
+
+def _bin(x: float, width: float, images: int, right: float, confidence: float, most: int) -> list[Html]:
+    """A bin: the bar of its accuracy, the line of its mean confidence, and below, the bar of its number of images."""
+    accuracy, mean = right / images, confidence / images
+    title = tag("title", f"{plural(images, 'image')}: confidence {mean:.3f}, accuracy {accuracy:.3f}")
+    height, tall = max(SIDE * accuracy, 1.0), max(1.0, (STRIP - 16) * images / most)
+    style = "fill s1" + (" faint" if images < FEW else "")
+    left, wide, bottom = round(x, 1), round(width, 1), TOP + SIDE + STRIP + 26
+    return [
+        tag("rect", title, x=left, y=round(TOP + SIDE - height, 1), width=wide, height=round(height, 1), class_=style),
+        tag("path", d=f"M{left} {round(TOP + SIDE * (1 - mean), 1)}h{wide}", class_="expected"),
+        tag("rect", x=left, y=round(bottom - tall, 1), width=wide, height=round(tall, 1), class_="fill s3"),
+    ]
 
 
 def _grid() -> list[Html]:

@@ -9,26 +9,26 @@ from functools import cache
 from importlib import resources
 
 import ftkit
-from ftkit.reports.markup import Html, join, tag
-from ftkit.reports.report_data import ReportData
-from ftkit.reports.section import Omitted, Section
+from ftkit.reports.markup import Html, tag
+from ftkit.reports.section import Data, Omitted, Section
 
 
-def page(data: ReportData, sections: Iterable[Section], header: Html) -> Html:
-    """The report of a run as an HTML document.
+def page(title: str, header: Html, data: Data, sections: Iterable[Section[Data]]) -> Html:
+    """A report as an HTML document.
 
     Args:
+        title: For the window.
         header: The heading of the page.
     """
     built = [(section, section.build(data)) for section in sections]
-    present = [(section, content) for section, content in built if isinstance(content, Html)]
-    omitted = [(section, content) for section, content in built if isinstance(content, Omitted)]
-    parts = [*(_section(section, content) for section, content in present), *([_left_out(omitted)] if omitted else [])]
-    return document(f"{data.summary.run.name}: report", header, [section for section, _ in present], parts)
+    omitted = [(section.title, content.reason) for section, content in built if isinstance(content, Omitted)]
+    present = [(section.name, section.title, content) for section, content in built if isinstance(content, Html)]
+    parts = [_section(*one) for one in present]
+    return document(title, header, [one[:2] for one in present], parts + ([_left_out(omitted)] if omitted else []))
 
 
-def document(title: str, header: Html, sections: Sequence[Section], parts: Sequence[Html]) -> Html:
-    """An HTML document with a list of its sections."""
+def document(title: str, header: Html, sections: Sequence[tuple[str, str]], parts: Sequence[Html]) -> Html:
+    """An HTML document with a list of its sections, each as its anchor and its title."""
     style, script = _text("report.css"), _text("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
@@ -44,7 +44,7 @@ def document(title: str, header: Html, sections: Sequence[Section], parts: Seque
         tag("title", title),
         tag("style", Html(style)),
     )
-    contents = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+    contents = [tag("li", tag("a", heading, href=f"#{name}")) for name, heading in sections]
     body = tag(
         "body",
         tag("a", "Skip to the results", class_="skip", href="#main"),
@@ -61,20 +61,14 @@ def document(title: str, header: Html, sections: Sequence[Section], parts: Seque
     return Html(f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
 
 
-def _section(section: Section, content: Html) -> Html:
-    heading = f"{section.name}-title"
-    return tag("section", tag("h2", section.title, id=heading), content, id=section.name, aria_labelledby=heading)
+def _section(name: str, title: str, content: Html) -> Html:
+    heading = f"{name}-title"
+    return tag("section", tag("h2", title, id=heading), content, id=name, aria_labelledby=heading)
 
 
-def _left_out(omitted: Sequence[tuple[Section, Omitted]]) -> Html:
-    rows = [tag("li", tag("b", section.title), ": ", content.reason, ".") for section, content in omitted]
-    return tag(
-        "section",
-        tag("h2", "Not in this report", id="omitted-title"),
-        tag("ul", rows, class_="plain"),
-        id="omitted",
-        aria_labelledby="omitted-title",
-    )
+def _left_out(omitted: Sequence[tuple[str, str]]) -> Html:
+    rows = [tag("li", tag("b", title), ": ", reason, ".") for title, reason in omitted]
+    return _section("omitted", "Not in this report", tag("ul", rows, class_="plain"))
 
 
 @cache
@@ -85,6 +79,3 @@ def _text(name: str) -> str:
 def _digest(text: str) -> str:
     """A hash that a content security policy allows an inline style or script by."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-__all__ = ["document", "join", "page"]

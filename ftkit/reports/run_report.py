@@ -73,7 +73,7 @@ def write_report(
     if isinstance(data.evaluated, Omitted):
         warn(f"the report has no results: {data.evaluated.reason}")
     target = to or RunFolder(run).report
-    replace_file(target, page(data, SECTIONS, run_header(data)).encode())
+    replace_file(target, page(f"{run.resolve().name}: report", run_header(data), data, SECTIONS).encode())
     return target
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from ftkit.reports.markup import Html
 
-if TYPE_CHECKING:
-    from ftkit.reports.report_data import ReportData
+Data = TypeVar("Data")
+"""What sections are made of: `ReportData` for the report of a run."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,8 @@ class Omitted:
     reason: str
 
 
-Build = Callable[["ReportData"], Html | Omitted]
-
-
 @dataclass(frozen=True)
-class Section:
+class Section(Generic[Data]):
     """A section of a report.
 
     Attributes:
@@ -34,4 +31,4 @@ class Section:
 
     name: str
     title: str
-    build: Build
+    build: Callable[[Data], Html | Omitted]

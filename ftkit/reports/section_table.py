@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftkit.reports.report_data import ReportData
 from ftkit.reports.section import Section
 from ftkit.reports.sections.results.class_scores import class_scores
 from ftkit.reports.sections.results.confusion_matrix import confusion_matrix
@@ -11,11 +12,11 @@ from ftkit.reports.sections.results.reliability_diagram import reliability_diagr
 from ftkit.reports.sections.settings.data_summary import data_summary
 from ftkit.reports.sections.settings.next_commands import next_commands
 from ftkit.reports.sections.settings.run_settings import run_settings
-from ftkit.reports.sections.training.epoch_curves import curves
 from ftkit.reports.sections.training.drift_bars import drift_bars
+from ftkit.reports.sections.training.epoch_curves import curves
 from ftkit.reports.sections.training.schedule_picture import schedule_picture
 
-SECTIONS: tuple[Section, ...] = (
+SECTIONS: tuple[Section[ReportData], ...] = (
     Section("results", "Results", headline),
     Section("confusion", "Confusion matrix", confusion_matrix),
     Section("mistakes", "Mistakes", mistakes),

@@ -272,7 +272,7 @@ def test_many_classes_show_the_most_confused_pairs(tmp_path: Path, image_folder:
     counts = {f"kind{i:02d}": 1 for i in range(35)} | {"kind07": 4}
     images = image_folder(tmp_path / "many", {"train": counts, "val": counts}, (12, 12))
     run = ftkit.train(
-        plan(images, tmp_path / "runs", name="many", backbone="lenet", epochs=0, strategy="full")
+        plan(images, tmp_path / "runs", name="many", backbone="lenet", epochs=0, strategy="full", report=True)
     ).run.path
     measured, page = json.loads(typed("evaluate", str(run), "--json").stdout), Page(run / "report.html")
     names = [one["name"] for one in measured["classes"]]

@@ -30,7 +30,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder, b
     content = first.read_bytes()
     first.write_bytes(last.read_bytes())
     last.write_bytes(content)
-    settings = {"backbone": "lenet", "strategy": "gradual", "weights": "default", "epochs": 2}
+    settings = {"backbone": "lenet", "strategy": "gradual", "weights": "default", "epochs": 2, "report": True}
     return ftkit.train(plan(data, root / "runs", name="run", **settings)).run.report
 
 

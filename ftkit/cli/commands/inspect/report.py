@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,13 +12,17 @@ from ftkit.cli.commands.inspect.runs import runs_folder
 from ftkit.cli.options import RunsFolder
 from ftkit.cli.output import console
 from ftkit.config.choices import Device, Precision
-from ftkit.errors import RequestError, shell_word
+from ftkit.errors import RequestError
 from ftkit.parts.dataset import SplitName
+
+if TYPE_CHECKING:
+    from ftkit.evaluation.evaluator import ComputeOptions
 
 app = typer.Typer()
 
 Runs = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN]", help="Folder or name of a run; by default the latest one.")
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", help="Run, by default the latest one; or several, which are compared."),
 ]
 To = Annotated[
     Path | None,
@@ -29,7 +34,8 @@ To = Annotated[
     epilog="Examples:\n"
     "  ftkit report                             write report.html into the folder of the latest run\n"
     "  ftkit report runs/ants --split val       with the results on the validation images\n"
-    "  ftkit report runs/ants --to ants.html    write another file"
+    "  ftkit report runs/ants --to ants.html    write another file\n"
+    "  ftkit report runs/ants runs/bees --to both.html    compare runs on the same images"
 )
 def report(
     runs: Runs = None,
@@ -40,16 +46,28 @@ def report(
     output: RunsFolder = None,
 ) -> None:
     """Write the report of a run: results, mistakes, training and data as one HTML file."""
-    if runs and len(runs) > 1:
-        words = " ".join(map(shell_word, runs))
-        raise RequestError(f"{len(runs)} runs: a report is of one", f"ftkit compare {words} --report FILE")
     _check_target(to)
-    folder = _run(runs[0] if runs else None, output)
     from ftkit.evaluation.evaluator import ComputeOptions
+
+    options = ComputeOptions(device, precision)
+    if runs and len(runs) > 1:
+        _compare(runs, output, to, split, options)
+        return
+    folder = _run(runs[0] if runs else None, output)
     from ftkit.reports.run_report import write_report
 
-    written = write_report(folder, to, split, ComputeOptions(device, precision), console.warn)
-    console.print_text(str(written))
+    console.print_text(str(write_report(folder, to, split, options, console.warn)))
+
+
+def _compare(
+    runs: Sequence[str], output: Path | None, to: Path | None, split: SplitName | None, options: ComputeOptions
+) -> None:
+    if to is None:
+        raise RequestError(f"a comparison of {len(runs)} runs is in no run's folder", "name its file with --to FILE")
+    from ftkit.reports.comparing.comparison_report import write_comparison
+
+    write_comparison(runs, runs_folder(output), to, split, options, console.note)
+    console.print_text(str(to))
 
 
 def _run(spec: str | None, output: Path | None) -> Path:

@@ -11,6 +11,7 @@ from ftkit.evaluation.mistakes import Ranked, find_least_confident, find_mistake
 from ftkit.parts.label_sets import label_set
 from ftkit.reports.markup import Html, number, tag
 from ftkit.reports.page_parts import hint
+from ftkit.reports.picture_figure import picture
 from ftkit.reports.report_data import Evaluated, ReportData
 from ftkit.reports.section import Omitted
 from ftkit.reports.thumbnails import Thumbnail
@@ -87,18 +88,7 @@ def _chosen(found: Evaluated, ranked: Ranked, limits: tuple[int, int, int]) -> I
 def _figure(found: Evaluated, place: int, pair: Pair, score: float, thumbnail: Thumbnail | None) -> Html:
     path, classes = sample_name(found.images.split, place), found.outputs.classes
     label, predicted = (", ".join(classes[index] for index in one) or "none" for one in pair)
-    if thumbnail is None:
-        picture = tag("div", "can't be read", class_="no-picture")
-    else:
-        picture = tag(
-            "img",
-            src=Html(thumbnail.uri),
-            width=thumbnail.width,
-            height=thumbnail.height,
-            alt=f"{path}: label {label}, predicted {predicted}",
-            decoding="async",
-            class_="pixels" if max(thumbnail.width, thumbnail.height) <= 64 else None,
-        )
+    shown = picture(thumbnail, f"{path}: label {label}, predicted {predicted}")
     right = pair[0] == pair[1]
     names = (
         [tag("span", label, class_="label")]
@@ -112,4 +102,4 @@ def _figure(found: Evaluated, place: int, pair: Pair, score: float, thumbnail: T
         tag("span", path.rpartition("/")[2], class_="path", title=path),
     )
     key = ";".join(",".join(map(str, one)) for one in pair) if len(pair[0]) != 1 or len(pair[1]) != 1 else None
-    return tag("figure", picture, caption, data_pair=key or f"{pair[0][0]},{pair[1][0]}")
+    return tag("figure", shown, caption, data_pair=key or f"{pair[0][0]},{pair[1][0]}")

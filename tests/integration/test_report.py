@@ -99,7 +99,7 @@ def names() -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    settings = {"backbone": "lenet", "strategy": "gradual", "weights": "default"}
+    settings = {"backbone": "lenet", "strategy": "gradual", "weights": "default", "report": True}
     return ftkit.train(plan(data, tmp_path_factory.mktemp("runs"), name="mine", **settings)).run.path
 
 
@@ -193,7 +193,8 @@ def _metrics(content: bytes, folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN", "RUN"], "2 runs: a report is of one"),
+        (["RUN", "RUN"], "a comparison of 2 runs is in no run's folder"),
+        (["RUN", "RUN", "--to", "both.html", "--split", "train"], "runs are compared on val or test"),
         (["RUN", "--to", "report.pdf"], "its name doesn't end in .html"),
         (["RUN", "--split", "test"], "has no test split"),
         (["nowhere"], "nowhere"),
@@ -208,6 +209,36 @@ def test_what_is_refused(arguments: list[str], message: str, run: Path, tmp_path
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    settings = {"backbone": "lenet", "strategy": "freeze", "weights": "default", "seed": 3}
+    return ftkit.train(plan(data, tmp_path_factory.mktemp("runs"), name="other", **settings)).run.path
+
+
+def test_a_comparison_has_the_numbers_of_compare(run: Path, other: Path, tmp_path: Path) -> None:
+    done = typed("report", str(run), str(other), "--to", str(tmp_path / "both.html"))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/both.html\n"), done.stderr
+    page = Page(tmp_path / "both.html")
+    compared = json.loads(typed("compare", str(run), str(other), "--json").stdout)["runs"]
+    metrics = list(compared[0]["metrics"])
+    for row, one in zip(page.rows["metrics"][1:], compared, strict=True):
+        assert row[1 : 1 + len(metrics)] == [pytest.approx(one["metrics"][name]["value"]) for name in metrics]
+    against = compared[1]["against_baseline"]
+    assert page.rows["differences"][1][:4] == [
+        "other",
+        against["only_this_correct"],
+        against["only_baseline_correct"],
+        pytest.approx(against["p"]),
+    ]
+    differences = [pytest.approx(against["differences"][name]["value"]) for name in metrics]
+    assert page.rows["differences"][1][4:] == differences
+    assert ["strategy.name", "gradual", "freeze"] in page.rows["settings"]
+    assert "other: not significantly different from mine on 9 images" in page.sections["differences"]
+    only = against["only_this_correct"] + against["only_baseline_correct"]
+    assert len(page.images) == only
+    assert all(link.startswith(("#", "data:")) for link in page.links)
 
 
 def test_without_its_images_a_report_has_the_training_alone(run: Path, tmp_path: Path, data: Path) -> None:

@@ -62,8 +62,8 @@ def paired_differences(data: ComparisonData) -> Html | Omitted:
     ]
     verdicts = [tag("li", verdict(name, first, a, images, accuracy), ".") for name, a in rest]
     explained = (
-        f"Differences from {first}, with 95 % intervals. p: McNemar's exact test on {plural(images, 'image')}; the null "
-        f"hypothesis is equal {accuracy}."
+        f"Differences from {first}, with 95 % intervals. p: McNemar's exact test on {plural(images, 'image')}; "
+        f"the null hypothesis is equal {accuracy}."
     )
     return tag("div", tag("ul", verdicts, class_="plain"), hint(explained), table(heads, rows, "Paired differences"))
 

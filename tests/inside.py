@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from torch import Tensor
@@ -186,3 +186,12 @@ def evaluation_batches(paths: Sequence[Path], workers: int) -> Iterator[Any]:
     split = Split([str(path) for path in paths], [0] * len(paths), ImageFiles(Path(), [str(path) for path in paths]))
     with explain_worker_errors():
         yield from evaluation_loader(Samples(split, evaluation(Preprocessing(size=24))), 2, workers)
+
+
+def failing_report(patch: pytest.MonkeyPatch) -> None:
+    """The page of a report can't be made."""
+
+    def fail(*args: object) -> NoReturn:
+        raise ValueError("broken")
+
+    patch.setattr("ftkit.reports.run_report.page", fail)

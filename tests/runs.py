@@ -14,7 +14,14 @@ from torch import Tensor
 import ftkit
 from tests.conftest import typed
 
-BASE: dict[str, Any] = {"backbone": "cifar_resnet20", "weights": "none", "batch_size": 6, "workers": 0, "epochs": 2}
+BASE: dict[str, Any] = {
+    "backbone": "cifar_resnet20",
+    "weights": "none",
+    "batch_size": 6,
+    "workers": 0,
+    "epochs": 2,
+    "report": False,
+}
 """Settings of a run of seconds."""
 
 
@@ -39,6 +46,7 @@ def checkpointed_often(data: Path) -> dict[str, Any]:
         "epochs": 2,
         "workers": 0,
         "checkpoint": {"every_steps": 3},
+        "report": False,
         "dataset": {"name": "folder", "root": str(data)},
     }
 

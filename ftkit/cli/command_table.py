@@ -54,6 +54,9 @@ COMMANDS: dict[str, Entry] = {
     ),
     "sweep": _experiment("sweep", "Search config values by trials, on one machine or several."),
     "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
+    "report": _command(
+        "inspect.report", "Write the report of a run: results, mistakes, training and data as one HTML file.", INSPECT
+    ),
     "config": _command("inspect.config", "Show, document and validate the configuration.", INSPECT),
     "cache": _command("inspect.cache", "List and clear cached activations and decoded images.", INSPECT),
     "plugins": _command("inspect.plugins", "List and check plugins.", INSPECT),

@@ -278,6 +278,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--cache-dir",), "cache.dir", "FOLDER", "Folder of the activation cache.", MACHINE),
     Flag(("--cache-limit",), "cache.limit", "SIZE", "Maximum size of the activation cache, such as 20GB.", MACHINE),
     Flag(("--callback",), "callbacks", "NAME", "Training callback; may be repeated.", RUN, "callbacks", repeats=True),
+    Flag(("--report",), "report", None, "Write report.html into the run folder at the end.", RUN),
     Flag(
         ("--tracker",),
         "tracker",

@@ -248,6 +248,9 @@ class Config(Section):
     workers: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
     """Number of data-loading processes; 0 loads images in the training process."""
 
+    report: bool = True
+    """At the end of the run, write report.html into the run folder, with the results on the test split, else on the
+    validation split."""
     tracker: tuple[Tracker, ...] = ()
     """Experiment trackers to log to, in addition to the run folder."""
     output: str = "runs"

@@ -94,12 +94,13 @@ def plan_fold(plan: Plan, run: RunFolder, number: int) -> Fold:
 
 
 def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
-    # Weights between the first and the last are compared for all folds together.
+    # Weights between the first and the last are compared, and a report is written, for all folds together.
     update: Mapping[str, object] = {
         "fold": number,
         "output": str(folds),
         "name": str(number),
         "weight_averaging": False,
+        "report": False,
     }
     return replace(resolved, config=resolved.config.model_copy(update=update))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ftkit.errors import RequestError
+from ftkit.errors import RequestError, one_line, plural
 from ftkit.evaluation.trained_runs import SplitOutputs
 from ftkit.metrics.bootstrap import Interval, interval, resampled
 from ftkit.metrics.paired_test import LEVEL, mcnemar, smallest_difference
 from ftkit.metrics.report import metric_value
+from ftkit.metrics.rounding import digits_of
 from ftkit.metrics.selection import check_defined
 from ftkit.parts.metric import Array, Metric
 
@@ -82,6 +84,25 @@ def compare(
         return results
     others = zip(results[1:], draws[1:], strict=True)
     return [results[0], *(replace(r, against=_against(results[0], draws[0], r, draw)) for r, draw in others)]
+
+
+def verdict(name: str, first: str, against: PairedComparison, images: int, accuracy: str = "accuracy") -> str:
+    """The result of the test, with the smallest significant difference, since p alone hides the test's power."""
+    more = against.only_this - against.only_first
+    if against.is_chance:
+        least = f"{against.smallest_difference / images:.{digits_of(images)}f} in {accuracy}"
+        return (
+            f"{name}: not significantly different from {first} on {plural(images, 'image')}: "
+            f"{more:+d} correct; {against.smallest_difference} ({least}) would be significant"
+        )
+    return f"{name}: significantly {'better' if more > 0 else 'worse'} than {first} (p below 0.05)"
+
+
+def run_names(results: Sequence[Result]) -> list[str]:
+    """Names of the runs, or paths for runs with equal names."""
+    paths = [r.outputs.trained.path for r in results]
+    known = Counter(path.name for path in paths)
+    return [one_line(path.name if known[path.name] == 1 else str(path)) for path in paths]
 
 
 def _aligned(first: SplitOutputs, other: SplitOutputs) -> SplitOutputs:

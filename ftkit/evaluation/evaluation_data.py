@@ -44,7 +44,11 @@ class EvaluationData:
 
 
 def split_of_run(
-    resolved: Resolved, card: ModelCard, split: SplitName | None, run: Path | None = None
+    resolved: Resolved,
+    card: ModelCard,
+    split: SplitName | None,
+    run: Path | None = None,
+    loaded: tuple[Splits, tuple[str, ...]] | None = None,
 ) -> EvaluationData:
     """A split of a run's own data, split as in the run; by default test, else val.
 
@@ -52,18 +56,21 @@ def split_of_run(
 
     Args:
         run: The run's folder, which has these outputs.
+        loaded: The run's splits, and notes on them, where they have been loaded already.
 
     Raises:
         RequestError: The data is missing, has no such split, or has classes that the model lacks.
     """
-    splits, notes = splits_of_run(resolved)
+    splits, notes = loaded or splits_of_run(resolved)
     source = f"dataset {resolved.config.dataset.name}"
     changed = splits.fingerprint() != card.fingerprint
     wants_val = split == "val" or not (split or (splits.test and len(splits.test)))
     if run is not None and wants_val and is_cross_fitted(resolved.config):
         found = read_out_of_fold(run)
         note = "out-of-fold: the output for each training image is that of the fold that wasn't trained on it"
-        return EvaluationData(source, "val", found.split(len(card.classes)), changed, (*notes, note), found)
+        return EvaluationData(
+            source, "val", found.split(len(card.classes), splits.train), changed, (*notes, note), found
+        )
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
     notes = (*notes, *_absent_note(chosen, card.classes))

@@ -18,6 +18,7 @@ from ftkit.inference.classifier import Classifier, inference_networks
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.finite_outputs import finite_rows, require_finite
+from ftkit.metrics.outputs import Outputs
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Split
@@ -60,8 +61,23 @@ def evaluate_bundle(
     Args:
         metrics: The metrics by name. The other args and errors are those of `logits_and_targets`.
     """
+    return evaluate_with_intervals(bundle_outputs(loaded, images, options, store, tell), metrics)
+
+
+def bundle_outputs(
+    loaded: Loaded,
+    images: EvaluationData,
+    options: ComputeOptions | None = None,
+    store: CacheStore | None = None,
+    tell: Note = ignore_note,
+) -> Outputs:
+    """The outputs of a model for labelled images; args and errors as in `logits_and_targets`."""
     logits, targets = logits_and_targets(loaded, images, options or ComputeOptions(), store, tell)
-    outputs = loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.decision)
+    return loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.decision)
+
+
+def evaluate_with_intervals(outputs: Outputs, metrics: Mapping[str, Metric]) -> tuple[Evaluation, dict[str, Interval]]:
+    """Metrics of outputs by name, and their intervals."""
     found = evaluate_outputs(outputs, metrics)
     defined = {name: metric for name, metric in metrics.items() if found.values[name] is not None}
     return found, intervals(outputs, defined)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ftkit.data.images.reading import UnreadableImage
 from ftkit.errors import RequestError
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import escape_undecodable
@@ -41,14 +42,23 @@ class OutOfFold:
     targets: Tensor
     logits: Tensor
 
-    def split(self, classes: int) -> Split:
-        """The images as a split whose images can't be opened."""
+    def split(self, classes: int, train: Split | None = None) -> Split:
+        """The images as a split.
+
+        Args:
+            train: The training images, which have these names; without them, or where one of them isn't there any
+                more, the images can't be opened.
+        """
         labels: Sequence[int] | LabelSets
         if self.targets.ndim == 1:
             labels = self.targets.tolist()
         else:
             labels = LabelSets((row.nonzero().flatten().tolist() for row in self.targets), classes)
-        return Split(self.names, labels, _refuse)
+        known = {name: place for place, name in enumerate(train.names)} if train is not None else {}
+        places = [known[name] for name in self.names if name in known]
+        if train is None or len(places) < len(self.names):
+            return Split(self.names, labels, _refuse)
+        return replace(train.subset(places), labels=labels)
 
 
 def write_out_of_fold(
@@ -112,4 +122,4 @@ def _labels(outputs: Outputs) -> list[Label]:
 
 
 def _refuse(index: int) -> Any:
-    raise AssertionError(f"image {index} of the stored outputs isn't read")
+    raise UnreadableImage(f"image {index} of the stored outputs isn't among the images of the run")

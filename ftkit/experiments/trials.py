@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FLAG = "--strategies"
 
-WITHOUT_EFFECT = ("checkpoint", "device", "metrics", "name", "output", "tracker", "workers")
+WITHOUT_EFFECT = ("checkpoint", "device", "metrics", "name", "output", "report", "tracker", "workers")
 """Settings in which an existing run may differ from the request: they don't change its result."""
 
 Tell = Callable[[str], None]
@@ -84,6 +84,7 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
     if resolved.config.budget is not None:
         where = resolved.where("budget")
         raise RequestError(f"{where}: a search gives each run another recipe, and strategies are compared", "drop it")
+    require_no_report(resolved)
     resolved = name_backbone(resolved)  # Once, so that all trials have the same.
     requests = [(name, _with_strategy(resolved, name, tell)) for name in strategies]
     first = resolved.config.seed
@@ -100,11 +101,23 @@ def run_trial(trial: Trial, listener: Listener | None = None) -> Outcome:
     """
     from ftkit.cross_fitting.cross_fit import execute
 
-    plan = make_plan(trial.resolved, run=None if trial.state == "new" else trial.folder)
+    own = replace(trial.resolved, config=trial.resolved.config.model_copy(update={"report": False}))
+    plan = make_plan(own, run=None if trial.state == "new" else trial.folder)
     plan = replace(plan, notes=(*trial.notes, *plan.notes))
     if trial.state == "new":
         return execute(plan, open_run(plan), listener)
     return execute(plan, trial.folder, listener, resume=True)
+
+
+def require_no_report(resolved: Resolved) -> None:
+    """Refuse a request for reports of trials, which there may be hundreds of.
+
+    Raises:
+        RequestError: A flag or a variable asks for them.
+    """
+    if resolved.config.report and resolved.is_requested("report"):
+        where = resolved.where("report")
+        raise RequestError(f"{where} has no effect: trials have no report", "write one of a trial with ftkit report")
 
 
 def _with_strategy(resolved: Resolved, name: str, tell: Tell | None) -> Resolved:

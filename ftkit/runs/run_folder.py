@@ -149,6 +149,11 @@ class RunFolder:
         return self.path / "weight_drift.json"
 
     @property
+    def report(self) -> Path:
+        """The report as an HTML page."""
+        return self.path / "report.html"
+
+    @property
     def trackers(self) -> Path:
         """The epochs sent to trackers, and the run's id in each."""
         return self.path / "trackers.json"

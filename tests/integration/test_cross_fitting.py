@@ -170,6 +170,21 @@ def test_evaluate_has_the_metrics_of_the_stored_outputs(run: Path, data: Path) -
     assert (test["split"], test["images"]) == ("test", 6)
 
 
+def test_mistakes_are_those_of_the_stored_outputs(run: Path, data: Path, tmp_path: Path) -> None:
+    done = typed("evaluate", str(run), "--split", "val", "--mistakes", str(tmp_path / "wrong.csv"))
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "wrong.csv").open(encoding="utf-8", newline="") as file:
+        listed = list(csv.DictReader(file))
+    wrong = {row["image"]: row for row in table(run) if row["label"] != row["predicted"]}
+    assert {row["image"] for row in listed} == {str(data / name) for name in wrong}
+    for row in listed:
+        stored = wrong[str(Path(row["image"]).relative_to(data))]
+        score = float(stored[stored["predicted"]])
+        assert (row["label"], row["predicted"]) == (stored["label"], stored["predicted"])
+        assert float(row["score"]) == pytest.approx(score, abs=1e-6)
+        assert float(row["margin"]) == pytest.approx(score - float(stored[stored["label"]]), abs=1e-6)
+
+
 def test_what_train_and_plan_print(data: Path, tmp_path: Path) -> None:
     flags = ["--data", str(data), "--backbone", "lenet", "--validation", "kfold", "--folds", "3", "--epochs", "1"]
     flags += ["--workers", "0", "--device", "cpu"]

@@ -35,18 +35,18 @@ class CalibrationError(Metric):
     def value(self, outputs: Outputs) -> float:
         import numpy as np
 
-        bins, gaps = _binned(outputs)
+        bins, gaps = confidence_bins(outputs)
         return float(np.abs(np.bincount(bins, gaps, BINS)).sum() / len(outputs))
 
     def resampler(self, outputs: Outputs) -> Resampler:
         import numpy as np
 
-        bins, gaps = _binned(outputs)
+        bins, gaps = confidence_bins(outputs)
         sums = sums_by_group(np.arange(len(bins)), bins, (len(bins), BINS), gaps)
         return lambda counts: np.asarray(np.abs(counts @ sums).sum(axis=1) / len(bins))
 
 
-def _binned(outputs: Outputs) -> tuple[Array, Array]:
+def confidence_bins(outputs: Outputs) -> tuple[Array, Array]:
     """The bin of each image, int64 `(n,)`, and its confidence less whether it is right, float64 `(n,)`."""
     import numpy as np
 

@@ -14,6 +14,7 @@ from ftkit.cli.flags import dataset_at
 from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, project_registry
 from ftkit.cli.output import console
 from ftkit.cli.output.evaluation_tables import print_evaluation
+from ftkit.cli.output.mistake_files import mistakes_target
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, plural
 from ftkit.parts.dataset import SplitName
@@ -54,12 +55,19 @@ Workers = Annotated[
 Cached = Annotated[
     bool | None, typer.Option("--cache/--no-cache", help="Use cached activations of frozen layers.", show_default=False)
 ]
+Mistakes = Annotated[
+    Path | None,
+    typer.Option(
+        "--mistakes", metavar="FILE|FOLDER", help="Write the wrong predictions: .csv, .jsonl or a folder of links."
+    ),
+]
 
 
 @app.command(
     epilog="Examples:\n"
     "  ftkit evaluate runs/ants                     on the run's test split, or else its validation split\n"
-    "  ftkit evaluate runs/ants --data new-photos   on other images, with classes matched by name"
+    "  ftkit evaluate runs/ants --data new-photos   on other images, with classes matched by name\n"
+    "  ftkit evaluate runs/ants --mistakes wrong    links to the images with a wrong prediction, by pair of classes"
 )
 def evaluate(
     model: Model = None,
@@ -74,17 +82,19 @@ def evaluate(
     workers: Workers = None,
     cache: Cached = None,
     tta: TtaChoice = "none",
+    mistakes: Mistakes = None,
     output: RunsFolder = None,
 ) -> None:
     """Evaluate a model on labelled images."""
     if cache and tta != "none":
         raise RequestError(f"--cache has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them")
+    target = None if mistakes is None else mistakes_target(mistakes)
     bundle = model_folder(model, output)
     resolved = _run_config(bundle)
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
+    from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
@@ -92,7 +102,10 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
-    evaluation, intervals = evaluate_bundle(loaded, images, metrics, options, store, console.note)
+    outputs = bundle_outputs(loaded, images, options, store, console.note)
+    evaluation, intervals = evaluate_with_intervals(outputs, metrics)
+    if target is not None:
+        console.note(target.write(outputs, images.split))
     if json:
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.precision, "tta": tta}

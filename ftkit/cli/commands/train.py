@@ -108,6 +108,7 @@ def train(
     outcome = _train(plan, run, quiet, extend is not None, other_world)
     if launch_env.rank() == 0:
         _print_result(plan, outcome, json, quiet)
+        _write_report(plan, outcome, quiet)
 
 
 def _check_only_with_resume(flags: dict[str, object]) -> None:
@@ -214,3 +215,11 @@ def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None
     except streams.StdoutClosed:
         # The run is complete and on disk.
         console.note(f"stdout is closed; see the result with ftkit runs show {shell_word(outcome.run.path)}")
+
+
+def _write_report(plan: Plan, outcome: Outcome, quiet: bool) -> None:
+    from ftkit.reports.after_training import report_at_end
+
+    written = report_at_end(outcome.plan or plan, outcome.run, console.warn)
+    if written is not None and not quiet:
+        console.note(f"report: {written}")

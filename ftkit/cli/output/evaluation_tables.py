@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ftkit.cli.output import console
 from ftkit.cli.output.console import COLUMN_PADDING
 from ftkit.errors import one_line, plural
+from ftkit.metrics.rounding import digits_of
 from ftkit.transforms.view_choices import Tta
 
 if TYPE_CHECKING:
@@ -51,11 +52,6 @@ def print_evaluation(
     out.print(_class_table(evaluation))
     if evaluation.has_confusion:
         out.print(_confusion_table(evaluation, out.width) or _pairs_table(evaluation))
-
-
-def digits_of(images: int) -> int:
-    """The number of decimals at which one image changes the last digit of a rate."""
-    return min(4, max(2, math.ceil(math.log10(images))))
 
 
 def _interval_text(interval: Interval | None, digits: int) -> str:

@@ -31,6 +31,7 @@ FIXED = (
     "name",
     "output",
     "plugins",
+    "report",
     "scan",
     "seed",
     "task",

@@ -22,12 +22,12 @@ from ftkit.experiments.sweeps.search_space import (
 )
 from ftkit.experiments.sweeps.study_storage import OpenStudy, keep_request, names_of, open_study, require_optuna
 from ftkit.experiments.sweeps.sweep_trials import Sweep
-from ftkit.experiments.trials import settings_of
+from ftkit.experiments.trials import require_no_report, settings_of
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.training.preparation.resume_request import is_place
 
-MACHINE_KEYS = ("cache", "checkpoint", "device", "name", "output", "plugins", "tracker", "workers")
+MACHINE_KEYS = ("cache", "checkpoint", "device", "name", "output", "plugins", "report", "tracker", "workers")
 """Sections in which the machines of a sweep may differ."""
 
 Tell = Callable[[str], None]
@@ -58,6 +58,7 @@ def prepare_sweep(options: SweepOptions, resolve_with: ResolveWith, tell: Tell) 
     """
     require_optuna()
     base = resolve_with(())
+    require_no_report(base)
     name, _ = names_of(options.study)
     texts = parse_space(options.search)
     for key in texts:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ftkit.cli.commands.evaluate import NO_VIEWS_CACHED
 from ftkit.cli.options import Json, TtaChoice, with_config
 from ftkit.cli.output import console
-from ftkit.cli.output.evaluation_tables import digits_of
-from ftkit.errors import RequestError, one_line, plural
+from ftkit.cli.output.comparison_tables import comparison_json, print_comparison
+from ftkit.errors import RequestError
 
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
-    from ftkit.evaluation.comparison import Estimate, PairedComparison, Result
     from ftkit.evaluation.evaluator import ComputeOptions
     from ftkit.parts.metric import Metric
     from ftkit.parts.task import Task
@@ -160,9 +158,11 @@ def _compare_runs(
     metrics = shown_metrics(resolved, outputs[0].task)
     results = compare_outputs(outputs, metrics, paired=not unpaired)
     if json:
-        console.print_json({"split": chosen, "tta": options.tta, "runs": [_facts(result) for result in results]})
+        console.print_json(
+            {"split": chosen, "tta": options.tta, "runs": [comparison_json(result) for result in results]}
+        )
     else:
-        _show(results, metrics, chosen, options.tta)
+        print_comparison(results, metrics, chosen, options.tta)
 
 
 def _compute_options(resolved: Resolved, tta: Tta = "none") -> ComputeOptions:
@@ -189,113 +189,3 @@ def shown_metrics(resolved: Resolved, task: Task) -> dict[str, Metric]:
     check_task(listed, task, resolved.where("metrics"))
     chosen = any(where.startswith(("--", "FTKIT_")) for where in sources)
     return listed if chosen else {**main_metrics(resolved.registry, task), **listed}
-
-
-def _show(results: Sequence[Result], metrics: Mapping[str, Metric], split: str, tta: Tta) -> None:
-    """Print two tables: the metrics of each run, and their differences from the baseline."""
-    from ftkit.metrics.bootstrap import RESAMPLES
-
-    names, labels = _names(results), [one_line(metric.label) for metric in metrics.values()]
-    images = len(results[0].outputs.names)
-    same_images = all(len(r.outputs.names) == images for r in results)
-    title = f"{split}: {plural(images, 'image')}" if same_images else split
-    title += "" if tta == "none" else f", test-time augmentation {tta}"
-    title += f"; in brackets: 95 % bootstrap intervals, {RESAMPLES:,} resamples"
-    columns = ("run", *labels, "best epoch", "seconds", "trainable")
-    rows = [
-        (name, *(_estimate(result.metrics[metric]) for metric in metrics), *_cost(result))
-        for name, result in zip(names, results, strict=True)
-    ]
-    console.show_table(title, columns, rows)
-    rest = [(name, r.against) for name, r in zip(names, results, strict=True) if r.against is not None]
-    if not rest:
-        return
-    heads = ("only it correct", f"only {names[0]} correct", "p", *labels)
-    rows = [
-        (
-            name,
-            str(a.only_this),
-            str(a.only_first),
-            f"{a.p:.3g}",
-            *(_estimate(a.differences[metric], "+.4f") for metric in metrics),
-        )
-        for name, a in rest
-    ]
-    console.show_table(f"paired differences from {names[0]}", ("run", *heads), rows)
-    accuracy = results[0].outputs.task.accuracy
-    console.print_text(f"p: McNemar's exact test; the null hypothesis is equal {accuracy}")
-    for name, against in rest:
-        console.print_text(_verdict(name, names[0], against, images, accuracy))
-
-
-def _verdict(name: str, first: str, against: PairedComparison, images: int, accuracy: str = "accuracy") -> str:
-    """The result of the test, with the smallest significant difference, since p alone hides the test's power."""
-    more = against.only_this - against.only_first
-    if against.is_chance:
-        least = f"{against.smallest_difference / images:.{digits_of(images)}f} in {accuracy}"
-        return (
-            f"{name}: not significantly different from {first} on {plural(images, 'image')}: "
-            f"{more:+d} correct; {against.smallest_difference} ({least}) would be significant"
-        )
-    return f"{name}: significantly {'better' if more > 0 else 'worse'} than {first} (p below 0.05)"
-
-
-def _names(results: Sequence[Result]) -> list[str]:
-    """Names of the runs, or paths for runs with equal names."""
-    paths = [r.outputs.trained.path for r in results]
-    known = Counter(path.name for path in paths)
-    return [one_line(path.name if known[path.name] == 1 else str(path)) for path in paths]
-
-
-def _estimate(value: Estimate, form: str = ".4f") -> str:
-    point, interval = value
-    if point is None:
-        return "-"
-    if interval.low is None or interval.high is None:
-        return f"{point:{form}}"
-    return f"{point:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
-def _cost(result: Result) -> tuple[str, str, str]:
-    from ftkit.cli.output.descriptions import full_count
-
-    trained = result.outputs.trained
-    summary = trained.summary
-    if summary is None:
-        return "-", "-", "-"
-    best = summary.best["epoch"] if summary.best else "-"
-    average = ", averaged" if summary.best and "average" in summary.best else ""
-    seconds = f"{trained.seconds or 0:.1f}"
-    return f"{best} of {summary.epochs}{average}", seconds, full_count(trained.trainable)
-
-
-def _facts(result: Result) -> dict[str, Any]:
-    one, against = result.outputs, result.against
-    summary = one.trained.summary
-    facts = {
-        "run": str(one.trained.path),
-        "images": len(one.names),
-        "precision": one.precision,
-        "metrics": {name: _plain(value) for name, value in result.metrics.items()},
-        "best_epoch": summary.best["epoch"] if summary and summary.best else None,
-        "average": summary.best.get("average") if summary and summary.best else None,
-        "epochs": summary.epochs if summary else None,
-        "seconds": None if one.trained.seconds is None else round(one.trained.seconds, 3),
-        "trainable": one.trained.trainable,
-        "against_baseline": None,
-    }
-    if against is not None:
-        differences = {name: _plain(value) for name, value in against.differences.items()}
-        facts["against_baseline"] = {
-            "differences": differences,
-            "only_baseline_correct": against.only_first,
-            "only_this_correct": against.only_this,
-            "p": against.p,
-            "significant": not against.is_chance,
-            "smallest_significant_difference": against.smallest_difference / len(one.names),
-        }
-    return facts
-
-
-def _plain(value: Estimate) -> dict[str, float | None]:
-    return {"value": value[0], "low": value[1].low, "high": value[1].high}

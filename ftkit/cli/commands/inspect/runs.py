@@ -33,6 +33,7 @@ FILES: Mapping[str, str] = {
     "out-of-fold.csv": "label, prediction, fold and scores of each training image",
     "folds": "the run of each fold",
     "weight_drift.json": "weight drift of each layer",
+    "report.html": "results, mistakes, training and data as a page",
     "pruned.json": "why ftkit sweep ended the run early",
     "train.log": "the messages of the training",
     "model": "the best model",
@@ -45,7 +46,7 @@ FILES: Mapping[str, str] = {
 @app.command("list", epilog="Example: ftkit runs list --output runs")
 def list_runs(output: RunsFolder = None, json: Json = False) -> None:
     """List the runs in a folder, the newest first."""
-    place = _runs_folder(output)
+    place = runs_folder(output)
     found = _summaries(place)
     if json:
         console.print_json([_facts(summary) for summary in found])
@@ -70,7 +71,7 @@ def show_run(
     from ftkit.runs.run_lookup import find_run
     from ftkit.runs.run_summary import summarize
 
-    place = Path() if Path(name).is_dir() else _runs_folder(output)
+    place = Path() if Path(name).is_dir() else runs_folder(output)
     summary = summarize(find_run(name, place))
     if json:
         console.print_json(_everything(summary))
@@ -79,7 +80,8 @@ def show_run(
         console.print_text(line)
 
 
-def _runs_folder(output: Path | None) -> Path:
+def runs_folder(output: Path | None) -> Path:
+    """The parent of the run folders: `--output`, else that of the config."""
     if output is not None:
         return output
     from ftkit.config.load import resolve

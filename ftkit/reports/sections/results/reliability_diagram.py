@@ -1,0 +1,120 @@
+"""Reliability diagram: how often predictions of a confidence are right."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ftkit.builtin.metrics.calibration_error import BINS, confidence_bins
+from ftkit.errors import plural
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.parts.metric import Array
+from ftkit.reports.markup import Child, Html, count, number, tag
+from ftkit.reports.page_parts import folded, hint, table
+from ftkit.reports.report_data import ReportData
+from ftkit.reports.section import Omitted
+
+SIDE, LEFT, TOP, STRIP = 300, 48, 10, 56
+"""Sizes of the diagram, and of the strip of counts below it."""
+FEW = 10
+"""Images of a bin below which its accuracy says little; such bins are drawn faintly."""
+
+
+def reliability_diagram(data: ReportData) -> Html | Omitted:
+    """Accuracy by confidence, with the calibration error that `ftkit evaluate` computes from the same bins."""
+    found = data.evaluated
+    if isinstance(found, Omitted):
+        return found
+    outputs = found.outputs
+    if not isinstance(outputs, MulticlassOutputs):
+        return Omitted("calibration error is defined for one label per image")
+    if not outputs.finite.all():
+        return Omitted("the outputs for some images are not finite")
+    bins, gaps = confidence_bins(outputs)
+    images = np.bincount(bins, minlength=BINS)
+    right = np.bincount(bins, outputs.right, BINS)
+    confidence = np.bincount(bins, gaps, BINS) + right
+    error = float(np.abs(confidence - right).sum() / len(outputs))
+    mean, accuracy = float(confidence.sum() / len(outputs)), float(right.sum() / len(outputs))
+    explained = (
+        "Predictions are grouped by the probability of the predicted class. A bar is the share of right predictions in "
+        "its group, the orange line their mean probability: they should agree. "
+        f"Faint bars have fewer than {FEW} images."
+    )
+    summary = tag(
+        "p",
+        "Calibration error ",
+        tag("b", number(error, 4)),
+        ": mean confidence ",
+        number(mean, 4),
+        ", accuracy ",
+        number(accuracy, 4),
+        f". {_verdict(mean - accuracy)}",
+    )
+    picture = tag("figure", _picture(images, right, confidence, error), class_="reliability")
+    return tag(
+        "div",
+        hint(explained),
+        tag("div", picture, tag("div", summary, _table(images, right, confidence)), class_="beside"),
+    )
+
+
+def _verdict(gap: float) -> str:
+    if abs(gap) < 0.01:
+        return "On average, the model is as confident as it is right."
+    return "On average, the model is too confident." if gap > 0 else "On average, the model is not confident enough."
+
+
+def _picture(images: Array, right: Array, confidence: Array, error: float) -> Html:
+    width, most = SIDE / BINS, max(1, int(images.max()))
+    columns = [
+        _bin(LEFT + place * width + 1, width - 2, n, hits, total, most)
+        for place, (n, hits, total) in enumerate(zip(images.tolist(), right.tolist(), confidence.tolist(), strict=True))
+        if n
+    ]
+    return tag(
+        "svg",
+        _grid(),
+        columns,
+        tag("path", d=f"M{LEFT} {TOP + SIDE}L{LEFT + SIDE} {TOP}", class_="diagonal"),
+        tag("text", f"images, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
+        viewBox=f"0 0 {LEFT + SIDE + 14} {TOP + SIDE + STRIP + 32}",
+        role="img",
+        aria_label=f"Reliability diagram, calibration error {error:.4f}; the table has the numbers",
+    )
+
+
+def _bin(x: float, width: float, images: int, right: float, confidence: float, most: int) -> list[Html]:
+    """A bin: the bar of its accuracy, the line of its mean confidence, and below, the bar of its number of images."""
+    accuracy, mean = right / images, confidence / images
+    title = tag("title", f"{plural(images, 'image')}: confidence {mean:.3f}, accuracy {accuracy:.3f}")
+    height, tall = max(SIDE * accuracy, 1.0), max(1.0, (STRIP - 16) * images / most)
+    style = "fill s1" + (" faint" if images < FEW else "")
+    left, wide, bottom = round(x, 1), round(width, 1), TOP + SIDE + STRIP + 26
+    return [
+        tag("rect", title, x=left, y=round(TOP + SIDE - height, 1), width=wide, height=round(height, 1), class_=style),
+        tag("path", d=f"M{left} {round(TOP + SIDE * (1 - mean), 1)}h{wide}", class_="expected"),
+        tag("rect", x=left, y=round(bottom - tall, 1), width=wide, height=round(tall, 1), class_="fill s3"),
+    ]
+
+
+def _grid() -> list[Html]:
+    found = []
+    for tenth in range(0, 11, 2):
+        x, y = LEFT + SIDE * tenth / 10, TOP + SIDE * (1 - tenth / 10)
+        found.append(tag("path", d=f"M{LEFT} {y:g}h{SIDE}", class_="grid"))
+        found.append(tag("text", f"{tenth / 10:g}", x=LEFT - 8, y=y + 4, class_="tick end"))
+        found.append(tag("text", f"{tenth / 10:g}", x=x, y=TOP + SIDE + 18, class_="tick middle"))
+    found.append(tag("text", "accuracy", x=-(TOP + SIDE / 2), y=13, class_="tick middle turned"))
+    found.append(tag("text", "confidence", x=LEFT + SIDE, y=TOP + SIDE + 40, class_="tick end"))
+    return found
+
+
+def _table(images: Array, right: Array, confidence: Array) -> Html:
+    rows = list[list[Child]]()
+    for place, (n, hits, total) in enumerate(zip(images.tolist(), right.tolist(), confidence.tolist(), strict=True)):
+        if n:
+            rows.append(
+                [f"{place / BINS:.2f} to {(place + 1) / BINS:.2f}", count(n), number(total / n, 4), number(hits / n, 4)]
+            )
+    heads = ("confidence from", "images", "mean confidence", "accuracy")
+    return folded("The numbers", table(heads, rows, "Accuracy by confidence"))

@@ -1,0 +1,1 @@
+"""Sections on the data, the settings and the next commands."""

@@ -76,6 +76,32 @@ class CsvFile(Dataset):
     def load_for_evaluation(self) -> Splits:
         return self._joined(for_training=False)
 
+    def header(self) -> list[str]:
+        """The names of all columns."""
+        return next(_read(self.path.expanduser()), (0, list[str]()))[1]
+
+    def column(self, name: str) -> dict[str, str] | None:
+        """The values of a further column by the name of the image, of its first row; None if there is no such column.
+
+        Raises:
+            RequestError: The file can't be read.
+        """
+        lines = _read(self.path.expanduser())
+        _, header = next(lines, (0, list[str]()))
+        if name not in header:
+            return None
+        image, place = find_columns(self, header, self.path).image, header.index(name)
+        found: dict[str, str] = {}
+        for _, values in lines:
+            found.setdefault(self.sample_name(values[image]), values[place])
+        return found
+
+    def sample_name(self, image: str) -> str:
+        """The name of a sample for the value of its image column."""
+        name = image + ("" if image.lower().endswith(self.image_suffix.lower()) else self.image_suffix)
+        # Path takes five times as long.
+        return Path(name).as_posix() if UNUSUAL.search(name) else name
+
     def _joined(self, for_training: bool) -> Splits:
         require_label_options(self)
         path = self.path.expanduser()
@@ -114,13 +140,9 @@ class CsvFile(Dataset):
                 raise RequestError(
                     f"{where}: no value in column {header[columns.image]!r} (image_column)", "fill it in"
                 )
-            suffix = "" if image.lower().endswith(self.image_suffix.lower()) else self.image_suffix
             labels = labels_of(values, header, columns, self.separator, where)
             side: SplitName = "train" if columns.split is None else _split_name(values[columns.split], where)
-            name = image + suffix
-            # Path takes five times as long.
-            name = Path(name).as_posix() if UNUSUAL.search(name) else name
-            rows.append(_Row(number, name, known.setdefault(labels, labels), side))
+            rows.append(_Row(number, self.sample_name(image), known.setdefault(labels, labels), side))
         if not rows:
             raise RequestError(f"{path} has a header but no rows", "list one image per row")
         return rows

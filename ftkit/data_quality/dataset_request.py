@@ -39,6 +39,20 @@ class LoadedData:
             for index in range(len(split)):
                 yield name, split, index
 
+    def rows(self) -> Iterator[tuple[SplitName, Split, slice]]:
+        """Each split with the rows of its images, which are numbered in the order of `samples`."""
+        start = 0
+        for name, split in self.splits.present():
+            yield name, split, slice(start, start + len(split))
+            start += len(split)
+
+    def place(self, row: int) -> tuple[SplitName, Split, int]:
+        """The split of a row, and the position in it."""
+        for name, split, rows in self.rows():
+            if row < rows.stop:
+                return name, split, row - rows.start
+        raise IndexError(row)
+
     def labels(self) -> Iterator[Label]:
         """The label of each image, in the order of `samples`."""
         for _, split in self.splits.present():

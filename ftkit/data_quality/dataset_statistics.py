@@ -69,7 +69,7 @@ def data_statistics(measured: MeasuredSplits) -> DataStatistics:
     """The statistics of measured images."""
     splits, classes = measured.data.splits, measured.data.splits.classes
     counts = {str(name): tuple(class_counts(split.labels, len(classes))) for name, split in splits.present()}
-    own = {str(name): _statistics(measured, np.arange(len(measured))[rows]) for name, _, rows in measured.splits()}
+    own = {str(name): _statistics(measured, np.arange(len(measured))[rows]) for name, _, rows in measured.data.rows()}
     return DataStatistics(measured.data.source, classes, counts, _statistics(measured, np.arange(len(measured))), own)
 
 

@@ -17,7 +17,7 @@ from ftkit.data.scan.scan_table import ScanResult, ScanTable
 from ftkit.data_quality.dataset_request import LoadedData
 from ftkit.data_quality.image_measures import LUMA, Measures, measure_file, measure_image
 from ftkit.errors import FtkitError
-from ftkit.parts.dataset import Split, SplitName
+from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_unreadable_image
 
 Floats = NDArray[np.float32]
@@ -60,20 +60,6 @@ class MeasuredSplits:
         """Mean grey level from 0 to 1, `(n,)`."""
         found: Floats = (self.means @ LUMA).astype(np.float32)
         return found
-
-    def splits(self) -> Iterator[tuple[SplitName, Split, slice]]:
-        """Each split with its rows."""
-        start = 0
-        for name, split in self.data.splits.present():
-            yield name, split, slice(start, start + len(split))
-            start += len(split)
-
-    def place(self, row: int) -> tuple[SplitName, Split, int]:
-        """The split of a row, and the position in it."""
-        for name, split, rows in self.splits():
-            if row < rows.stop:
-                return name, split, row - rows.start
-        raise IndexError(row)
 
 
 def measure_splits(data: LoadedData, notify: Notify | None = None) -> MeasuredSplits:

@@ -45,7 +45,7 @@ def check_classes(measured: MeasuredSplits) -> Iterator[Finding]:
 def _missing(classes: tuple[str, ...], counts: Counts) -> Iterator[Finding]:
     """Classes of one split that another one lacks: an error if it is the training split."""
     for name, own in counts.items() if len(counts) > 1 else ():
-        others = np.sum([other for split, other in counts.items() if split != name], axis=0, dtype=np.int64)
+        others = np.stack([other for split, other in counts.items() if split != name]).sum(axis=0)
         absent = np.flatnonzero((own == 0) & (others > 0)).tolist()
         if absent:
             severity: Severity = "error" if name == "train" else "warning"

@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 def check_duplicates(measured: MeasuredSplits, groups: DuplicateGroups) -> Iterator[Finding]:
     """The findings on copies; a group may be in two of them, and identical images aren't reported as near ones too."""
     split_of = np.zeros(len(measured), dtype=np.int64)
-    for number, (_, _, rows) in enumerate(measured.splits()):
+    for number, (_, _, rows) in enumerate(measured.data.rows()):
         split_of[rows] = number
     numbers: dict[object, int] = {}
     labels = (numbers.setdefault(label, len(numbers)) for label in measured.data.labels())

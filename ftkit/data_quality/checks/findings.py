@@ -84,7 +84,7 @@ def csv_rows(findings: Iterable[Finding]) -> Iterator[tuple[str, ...]]:
 
 def image_ref(measured: MeasuredSplits, row: int) -> ImageRef:
     """The image of a row."""
-    name, split, index = measured.place(row)
+    name, split, index = measured.data.place(row)
     return ImageRef(name, split.names[index], measured.data.label_text(split, index))
 
 

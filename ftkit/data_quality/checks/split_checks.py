@@ -25,7 +25,7 @@ def check_split_distributions(measured: MeasuredSplits) -> Iterator[Finding]:
     from scipy.stats import ks_2samp
 
     columns = _columns(measured)
-    rows = {name: np.flatnonzero(measured.readable[part]) + part.start for name, _, part in measured.splits()}
+    rows = {name: np.flatnonzero(measured.readable[part]) + part.start for name, _, part in measured.data.rows()}
     pairs = [pair for pair in combinations(rows, 2) if all(len(rows[name]) > 1 for name in pair)]
     for one, other in pairs:
         different = []
@@ -48,7 +48,7 @@ def check_group_leakage(measured: MeasuredSplits, groups: SampleGroups) -> Itera
         items = tuple(Item((image_ref(measured, int(row)),)) for row in lost)
         yield Finding("no-group", "warning", f"{plural(len(lost), 'image')} without a group", items)
     splits_of: dict[int, dict[str, NDArray[np.int64]]] = defaultdict(dict)
-    for name, _, part in measured.splits():
+    for name, _, part in measured.data.rows():
         numbers = groups.numbers[part]
         order = np.argsort(numbers, kind="stable")
         starts = np.flatnonzero(np.diff(numbers[order], prepend=-2))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from ftkit.cli.commands.data import check, stats
+from ftkit.cli.commands.data import audit, check, stats
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe, audit, correct and split datasets.")
 app.command("check", epilog=check.EXAMPLES)(check.check_command)
+app.command("audit", epilog=audit.EXAMPLES)(audit.audit_command)
 app.command("stats", epilog=stats.EXAMPLES)(stats.stats_command)

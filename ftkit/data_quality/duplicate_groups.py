@@ -11,7 +11,12 @@ from scipy.sparse.csgraph import connected_components
 
 from ftkit.data.scan.close_hashes import close_pairs
 from ftkit.data.scan.duplicates import first_equal
+from ftkit.data.scan.image_scan import scan_rows
+from ftkit.data.scan.scan_cache import open_scan_cache
+from ftkit.data.scan.scan_progress import Notify
+from ftkit.data.scan.scan_rows import choose_rows
 from ftkit.data.scan.scan_table import ScanTable
+from ftkit.data_quality.dataset_request import LoadedData
 
 Integers = NDArray[np.int64]
 
@@ -45,6 +50,15 @@ class DuplicateGroups:
         _, numbers = connected_components(links, directed=False)
         _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         return cls(exact, first[inverse])
+
+
+def scan_data(data: LoadedData, notify: Notify | None = None) -> ScanTable:
+    """The image scan of all files of a dataset; only files that aren't cached are read.
+
+    Args:
+        notify: Called with a progress note every few seconds.
+    """
+    return scan_rows(choose_rows(data.splits, "full", 0), open_scan_cache(), notify)
 
 
 def members(groups: Integers) -> list[Integers]:

@@ -27,14 +27,14 @@ def require_new(path: Path, flag: str, suffixes: Sequence[str] = ()) -> None:
         raise RequestError(f"{flag} {path}: there is no folder {path.parent}", "create it, or name another file")
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ",") -> None:
     """Write a table as CSV in UTF-8.
 
     Raises:
         FtkitError: It can't be written.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
     replace_file(path, escape_undecodable(text.getvalue()).encode())

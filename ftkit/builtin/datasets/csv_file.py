@@ -78,7 +78,7 @@ class CsvFile(Dataset):
 
     def header(self) -> list[str]:
         """The names of all columns."""
-        return next(_read(self.path.expanduser()), (0, list[str]()))[1]
+        return next(read_rows(self.path.expanduser()), (0, list[str]()))[1]
 
     def column(self, name: str) -> dict[str, str] | None:
         """The values of a further column by the name of the image, of its first row; None if there is no such column.
@@ -86,7 +86,7 @@ class CsvFile(Dataset):
         Raises:
             RequestError: The file can't be read.
         """
-        lines = _read(self.path.expanduser())
+        lines = read_rows(self.path.expanduser())
         _, header = next(lines, (0, list[str]()))
         if name not in header:
             return None
@@ -106,7 +106,7 @@ class CsvFile(Dataset):
         require_label_options(self)
         path = self.path.expanduser()
         root = path.parent if self.root is None else self.root.expanduser()
-        lines = _read(path)
+        lines = read_rows(path)
         _, header = next(lines, (0, []))
         if not header:
             raise RequestError(f"{path} is empty", "write a header and one image per row")
@@ -164,14 +164,18 @@ _REMEDIES = {
 }
 
 
-def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of each nonblank line, the header first."""
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and values of each nonblank line of a table, the header first; spaces around values are removed.
+
+    Raises:
+        RequestError: The file can't be read.
+    """
     kind = kind_of_file(path) if path.is_file() else None
     if kind is not None:
         raise RequestError(f"{path} is {kind}, not a CSV file", _REMEDIES.get(kind, "give a CSV file with a header"))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(file.readline())
+            delimiter = delimiter_of(file.readline())
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for values in reader:
@@ -187,7 +191,7 @@ def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise RequestError(f"{path}: can't be read: {reason}", "set dataset.path to a CSV file") from None
 
 
-def _delimiter(header: str) -> str:
+def delimiter_of(header: str) -> str:
     """The most frequent separator of the header."""
     return max(DELIMITERS, key=header.count)
 

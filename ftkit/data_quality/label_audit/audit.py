@@ -226,16 +226,17 @@ def _listed(images: AuditImages, suspects: _Suspects) -> tuple[AuditedImage, ...
     distances = neighbour_distances(images.features)
     relative = distances / (float(np.median(distances)) or 1.0)
     labels = list(images.data.labels())
-    rows: list[int] = suspects.rows.tolist()
-    suggested: dict[int, Label] = dict(zip(rows, suspects.suggested, strict=True))
-    copies = _contradicting(images, labels, suspects.own)
+    copies, suggested = _contradicting(images, labels, suspects.own), list(labels)
+    for row, (label, _) in copies.items():
+        suggested[row] = label
+    suspected: list[int] = suspects.rows.tolist()
+    for row, label in zip(suspected, suspects.suggested, strict=True):
+        suggested[row] = label
     far = outliers(distances).tolist()
-    problems = {LABEL: set(suggested), COPY: set(copies), OUTLIER: set(far)}
+    problems = {LABEL: set(suspected), COPY: set(copies), OUTLIER: set(far)}
     found, classes = [], images.data.splits.classes
-    for row in dict.fromkeys((*suggested, *copies, *far)):
+    for row in dict.fromkeys((*suspected, *copies, *far)):
         name, split, index = images.data.place(row)
-        other, detail = copies.get(row, (labels[row], ""))
-        better: Label = suggested.get(row, other)
         score = suspects.own[row]
         found.append(
             AuditedImage(
@@ -243,11 +244,11 @@ def _listed(images: AuditImages, suspects: _Suspects) -> tuple[AuditedImage, ...
                 split=name,
                 name=split.names[index],
                 given=label_text(labels[row], classes),
-                suggested=label_text(better, classes),
+                suggested=label_text(suggested[row], classes),
                 problems=tuple(problem for problem, rows in problems.items() if row in rows),
                 score=None if np.isnan(score) else float(score),
                 distance=float(relative[row]),
-                detail=detail,
+                detail=copies[row][1] if row in copies else "",
             )
         )
     return tuple(found)

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Note
 from ftkit.config.load import Resolved, with_choice
-from ftkit.data.scan.image_scan import scan_rows
-from ftkit.data.scan.scan_cache import open_scan_cache
-from ftkit.data.scan.scan_rows import choose_rows
 from ftkit.data_quality.dataset_request import LoadedData, load_data
-from ftkit.data_quality.duplicate_groups import DuplicateGroups
+from ftkit.data_quality.duplicate_groups import DuplicateGroups, scan_data
 from ftkit.errors import RequestError
 from ftkit.experiments.recommend import FrozenFeatures, frozen_features
 from ftkit.parts.dataset import Splits, merge_subsets
@@ -86,7 +83,7 @@ def audit_images(plan: Plan, tell: Note) -> AuditImages:
         )
         order = _order(plan.splits, data.splits)
         features, targets = features[order], targets[order]
-    scan = scan_rows(choose_rows(data.splits, "full", 0), open_scan_cache(), tell)
+    scan = scan_data(data, tell)
     notes = (*plan.resolved.notes, *(note for note in plan.notes if "can't be read" in note))
     return AuditImages(plan, data, features, targets, DuplicateGroups.of(scan), notes)
 

@@ -53,6 +53,7 @@ COMMANDS: dict[str, Entry] = {
         "experiments.compare", "Compare runs, strategies over seeds, or backbones on the same images.", WORKFLOW
     ),
     "sweep": _experiment("sweep", "Search config values by trials, on one machine or several."),
+    "data": _command("data.group", "Check, describe, audit, correct and split datasets.", WORKFLOW),
     "runs": _command("inspect.runs", "List and show training runs.", INSPECT),
     "report": _command(
         "inspect.report", "Write the report of a run: results, mistakes, training and data as one HTML file.", INSPECT

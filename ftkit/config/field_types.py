@@ -141,13 +141,21 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+def seconds_of(text: str) -> float | None:
+    """The seconds of a time such as `90s`, `30m`, `2h` or `1h30m`; None for other text."""
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
+    is_time = parts and "".join(number + unit for number, unit in parts) == text.strip()
+    return sum(float(number) * SECONDS[unit] for number, unit in parts) if is_time else None
+
+
 def as_seconds(value: object) -> object:
-    """`90s`, `30m`, `2h` or `1h30m` as a number of seconds; other values are left for validation."""
+    """A time as text as a number of seconds; numbers are left for validation."""
     if not isinstance(value, str):
         return value
-    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", value)
-    is_time = parts and "".join(number + unit for number, unit in parts) == value.strip()
-    return sum(float(number) * SECONDS[unit] for number, unit in parts) if is_time else value
+    seconds = seconds_of(value)
+    if seconds is None:
+        raise PydanticCustomError("not_a_time", "a time such as 90s, 10m or 1h30m")
+    return seconds
 
 
 def as_bytes(value: object) -> object:

@@ -207,7 +207,7 @@ def test_what_train_and_plan_print(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "--budget", "soon"], "--budget: soon"),
+        (["plan", "--budget", "soon"], "--budget: must be a time such as 90s, 10m or 1h30m"),
         (["plan", "--budget", "0s"], "--budget"),
         (["plan", "--budget", "1m", "--validation", "kfold", "--fold", "1"], "a search trains all folds"),
         (["plan", "--budget", "1m", "--epochs", "0"], "a search compares trainings"),

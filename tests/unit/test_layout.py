@@ -32,6 +32,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.builtin.backbones.networks",
     "ftkit.cross_fitting",
     "ftkit.data.loading",
+    "ftkit.data_quality",
     "ftkit.distributed",
     "ftkit.evaluation",
     "ftkit.experiments.backbone_ranking",

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from scipy.stats import binomtest
 
-from ftkit.cli.commands.experiments.compare import _verdict
-from ftkit.cli.output.evaluation_tables import digits_of
+from ftkit.evaluation.comparison import PairedComparison, verdict
+from ftkit.metrics.rounding import digits_of
 from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
-from ftkit.evaluation.comparison import PairedComparison
 
 
 def test_metrics_have_the_digits_that_the_number_of_images_justifies() -> None:
@@ -18,13 +17,13 @@ def test_metrics_have_the_digits_that_the_number_of_images_justifies() -> None:
 
 def test_a_comparison_reports_significance_and_power() -> None:
     against = PairedComparison({}, only_first=1, only_this=3, p=0.625)
-    assert _verdict("full", "frozen", against, 39) == (
+    assert verdict("full", "frozen", against, 39) == (
         "full: not significantly different from frozen on 39 images: +2 correct; "
         "6 (0.15 in accuracy) would be significant"
     )
     sure = replace(against, only_first=1, only_this=14, p=float(binomtest(1, 15).pvalue))
-    assert _verdict("full", "frozen", sure, 39) == "full: significantly better than frozen (p below 0.05)"
-    assert "worse than" in _verdict("full", "frozen", replace(sure, only_first=14, only_this=1), 39)
+    assert verdict("full", "frozen", sure, 39) == "full: significantly better than frozen (p below 0.05)"
+    assert "worse than" in verdict("full", "frozen", replace(sure, only_first=14, only_this=1), 39)
 
 
 def test_bars_are_as_long_as_the_weight_drift() -> None:

@@ -76,11 +76,37 @@ class CsvFile(Dataset):
     def load_for_evaluation(self) -> Splits:
         return self._joined(for_training=False)
 
+    def header(self) -> list[str]:
+        """The names of all columns."""
+        return next(read_rows(self.path.expanduser()), (0, list[str]()))[1]
+
+    def column(self, name: str) -> dict[str, str] | None:
+        """The values of a further column by the name of the image, of its first row; None if there is no such column.
+
+        Raises:
+            RequestError: The file can't be read.
+        """
+        lines = read_rows(self.path.expanduser())
+        _, header = next(lines, (0, list[str]()))
+        if name not in header:
+            return None
+        image, place = find_columns(self, header, self.path).image, header.index(name)
+        found: dict[str, str] = {}
+        for _, values in lines:
+            found.setdefault(self.sample_name(values[image]), values[place])
+        return found
+
+    def sample_name(self, image: str) -> str:
+        """The name of a sample for the value of its image column."""
+        name = image + ("" if image.lower().endswith(self.image_suffix.lower()) else self.image_suffix)
+        # Path takes five times as long.
+        return Path(name).as_posix() if UNUSUAL.search(name) else name
+
     def _joined(self, for_training: bool) -> Splits:
         require_label_options(self)
         path = self.path.expanduser()
         root = path.parent if self.root is None else self.root.expanduser()
-        lines = _read(path)
+        lines = read_rows(path)
         _, header = next(lines, (0, []))
         if not header:
             raise RequestError(f"{path} is empty", "write a header and one image per row")
@@ -114,13 +140,9 @@ class CsvFile(Dataset):
                 raise RequestError(
                     f"{where}: no value in column {header[columns.image]!r} (image_column)", "fill it in"
                 )
-            suffix = "" if image.lower().endswith(self.image_suffix.lower()) else self.image_suffix
             labels = labels_of(values, header, columns, self.separator, where)
             side: SplitName = "train" if columns.split is None else _split_name(values[columns.split], where)
-            name = image + suffix
-            # Path takes five times as long.
-            name = Path(name).as_posix() if UNUSUAL.search(name) else name
-            rows.append(_Row(number, name, known.setdefault(labels, labels), side))
+            rows.append(_Row(number, self.sample_name(image), known.setdefault(labels, labels), side))
         if not rows:
             raise RequestError(f"{path} has a header but no rows", "list one image per row")
         return rows
@@ -142,14 +164,18 @@ _REMEDIES = {
 }
 
 
-def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of each nonblank line, the header first."""
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and values of each nonblank line of a table, the header first; spaces around values are removed.
+
+    Raises:
+        RequestError: The file can't be read.
+    """
     kind = kind_of_file(path) if path.is_file() else None
     if kind is not None:
         raise RequestError(f"{path} is {kind}, not a CSV file", _REMEDIES.get(kind, "give a CSV file with a header"))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(file.readline())
+            delimiter = delimiter_of(file.readline())
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for values in reader:
@@ -165,7 +191,7 @@ def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise RequestError(f"{path}: can't be read: {reason}", "set dataset.path to a CSV file") from None
 
 
-def _delimiter(header: str) -> str:
+def delimiter_of(header: str) -> str:
     """The most frequent separator of the header."""
     return max(DELIMITERS, key=header.count)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
-from ftkit.config.field_types import as_seconds
+from ftkit.config.field_types import seconds_of
 from ftkit.errors import RequestError, one_line, plural
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def _named(text: str) -> list[tuple[str, str | None]]:
 
 
 def _seconds(text: str) -> float:
-    seconds = as_seconds(text)
-    if not isinstance(seconds, int | float) or not seconds:
+    seconds = seconds_of(text)
+    if not seconds:
         raise RequestError(f"--budget {text}: not a time", "write it like 90s, 5m or 1h")
-    return float(seconds)
+    return seconds
 
 
 def _show(ranking: Ranking, label: str) -> None:

@@ -107,9 +107,26 @@ def nearest_of_other_kinds(hashes: Words, known: Flags, kinds: Positions) -> Clo
     """
     import numpy as np
 
-    places = known.nonzero()[0]
-    halves, labels = hashes[places], kinds[places]
     found: Closest = {}
+    for one, two, distance in close_pairs(hashes, known):
+        other = (kinds[one] != kinds[two]).nonzero()[0]
+        one, two = one[other], two[other]
+        _keep_closest(found, np.maximum(one, two), np.minimum(one, two), distance[other])
+    return found
+
+
+def close_pairs(hashes: Words, known: Flags) -> Iterator[tuple[Positions, Positions, Counts]]:
+    """Pairs of close images, as two arrays of positions and one of distances; a pair may occur several times.
+
+    Of many images with an equal band, each is compared with those that follow it in the order of their hashes.
+
+    Args:
+        hashes, known: As for `nearest_of_other_kinds`.
+    """
+    import numpy as np
+
+    places = known.nonzero()[0]
+    halves = hashes[places]
     by_hash = np.lexsort(tuple(halves.T))
     for band in _bands(halves):
         order = by_hash[band[by_hash].argsort(kind="stable")]
@@ -122,8 +139,4 @@ def nearest_of_other_kinds(hashes: Words, known: Flags, kinds: Positions) -> Clo
             if not len(rows):
                 break
             near, distance = _close(ordered, rows, ordered, rows + step)
-            one, two = order[rows[near]], order[rows[near] + step]
-            other = (labels[one] != labels[two]).nonzero()[0]
-            one, two = places[one[other]], places[two[other]]
-            _keep_closest(found, np.maximum(one, two), np.minimum(one, two), distance[other])
-    return found
+            yield places[order[rows[near]]], places[order[rows[near] + step]], distance

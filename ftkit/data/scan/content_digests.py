@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftkit.data.images import DEPTH, SampleFiles, UnreadableImage, load_upright, sample_file
 from ftkit.data.scan.scan_cache import open_scan_cache
@@ -14,6 +15,9 @@ from ftkit.errors import FtkitError
 from ftkit.files.file_identity import DIGEST_BYTES, content_digest, file_stamp
 from ftkit.parts.dataset import Split
 from ftkit.plugin_errors import is_unreadable_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 UNREADABLE = bytes(DIGEST_BYTES)
 """Digest of an image that can't be read; no result of it is cached."""
@@ -111,6 +115,11 @@ def _pixels(split: Split, index: int) -> bytes:
     except Exception:
         # PIL decodes lazily; the error is raised when the image is read for training.
         return UNREADABLE
+    return pixel_digest(image)
+
+
+def pixel_digest(image: Image) -> bytes:
+    """A digest of the pixels of a decoded image and of all that changes their colours, `DIGEST_BYTES` bytes."""
     digest = hashlib.blake2b(f"{image.mode} {image.size}\n".encode(), digest_size=DIGEST_BYTES)
     if image.palette is not None:
         digest.update(image.palette.tobytes())

@@ -159,7 +159,7 @@ def _across_pairs(later: _Scanned, earlier: _Scanned) -> Iterator[Pair]:
 
     contents = np.concatenate([earlier.contents, later.contents])
     known = np.concatenate([earlier.has_content, later.has_content])
-    first, start = _first_equal(contents, known), len(earlier.contents)
+    first, start = first_equal(contents, known), len(earlier.contents)
     exact = {int(place): int(first[start + place]) for place in (first[start:] < start).nonzero()[0]}
     near = nearest(later.hashes, later.has_hash, earlier.hashes, earlier.has_hash)
     for place in sorted(exact.keys() | near.keys()):
@@ -170,7 +170,7 @@ def _across_pairs(later: _Scanned, earlier: _Scanned) -> Iterator[Pair]:
             yield place, other, distance
 
 
-def _first_equal(values: Words, known: Flags) -> Positions:
+def first_equal(values: Words, known: Flags) -> Positions:
     """The position of the first row with the same values, for each row; its own for unknown rows.
 
     Args:
@@ -195,7 +195,7 @@ def _contradictions(split: _Scanned, labels: Sequence[Label]) -> Iterator[Pair]:
 
     numbers: dict[Label, int] = {}
     kinds = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
-    first = _first_equal(split.contents, split.has_content)
+    first = first_equal(split.contents, split.has_content)
     near = nearest_of_other_kinds(split.hashes, split.has_hash, kinds)
     exact = {int(place): int(first[place]) for place in (kinds[first] != kinds).nonzero()[0]}
     for place in sorted(exact.keys() | near.keys()):

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ftkit.data.images import (
     FORMATS,
@@ -30,6 +30,9 @@ from ftkit.files.file_identity import content_digest
 from ftkit.parts.dataset import SPLIT_NAMES, Split, SplitName, Splits
 from ftkit.parts.label_sets import count_classes
 from ftkit.plugin_errors import is_unreadable_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NAMED = 5
 """Maximum files named in a message."""
@@ -186,21 +189,26 @@ def _keyed(file: str) -> tuple[bytes | None, ScanResult]:
 
 def scan_file(file: str) -> ScanResult:
     """Decode one file, as training does."""
+    return scan_and_decode(file)[0]
+
+
+def scan_and_decode(file: str) -> tuple[ScanResult, Image | None]:
+    """The scan result of a file, with its image for other measurements; None for an unreadable file."""
     try:
         image, kind = open_with_format(file)
         hashed = perceptual_hash(image)
         content = content_digest(file)
     except UnreadableImage as error:
-        return ScanResult(error=error.message.removeprefix(one_line(f"{file}: ")))
+        return ScanResult(error=error.message.removeprefix(one_line(f"{file}: "))), None
     except (OSError, ValueError) as error:
-        return ScanResult(error=f"can't be read: {error}")
+        return ScanResult(error=f"can't be read: {error}"), None
     suffix = Path(file).suffix.lower()
     known = FORMATS.get(suffix)
     misnamed = None if known is None or kind in known.kinds else f"named {suffix}, but its content is {kind}"
     warnings = [warning for warning in (misnamed, profile_problem(image)) if warning is not None]
     found = extremes(image)
     values = None if found is None else (found.low, found.high, found.whole)
-    return ScanResult(None, "; ".join(warnings) or None, content, hashed, values)
+    return ScanResult(None, "; ".join(warnings) or None, content, hashed, values), image
 
 
 def _names(split: Split) -> list[str]:

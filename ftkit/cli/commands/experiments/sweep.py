@@ -11,7 +11,7 @@ import typer
 
 from ftkit.cli.options import Json, Request, with_request
 from ftkit.cli.output import console
-from ftkit.config.field_types import as_seconds
+from ftkit.config.field_types import seconds_of
 from ftkit.distributed import launch_env
 from ftkit.errors import RequestError, one_line, plural
 
@@ -131,23 +131,23 @@ def sweep(
         raise RequestError("ftkit sweep trains in one process", "start it several times, with the same --study")
     if trials is None and budget is None:
         raise RequestError("neither --trials nor --budget is given", "give the number of trials: --trials 20")
-    seconds = None if budget is None else seconds_of(budget)
+    seconds = None if budget is None else _seconds(budget)
     options = SweepOptions(study, tuple(search or ()), trials or NO_LIMIT, seconds, prune, take_over)
     ready = prepare_sweep(options, resolver(request), console.note)
     _run(ready)
     report(ready.opened, to or ready.folder / "best.yaml", ready, json)
 
 
-def seconds_of(text: str) -> float:
+def _seconds(text: str) -> float:
     """The seconds of a time such as `90s`, `30m`, `2h` or `1h30m`.
 
     Raises:
         RequestError: It is none, or zero.
     """
-    seconds = as_seconds(text)
-    if not isinstance(seconds, int | float) or not seconds:
+    seconds = seconds_of(text)
+    if not seconds:
         raise RequestError(f"--budget {text} is not a time", "write it like 90s, 30m, 2h or 1h30m")
-    return float(seconds)
+    return seconds
 
 
 def resolver(request: Request) -> Callable[[Sequence[str]], Resolved]:

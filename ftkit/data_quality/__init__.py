@@ -1,0 +1,1 @@
+"""Checks, statistics and label audits of datasets, and new splits, corrections and labelling queues."""

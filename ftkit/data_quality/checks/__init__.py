@@ -1,0 +1,1 @@
+"""Checks of a dataset: each finds one kind of problem."""

@@ -1,0 +1,271 @@
+"""The audit of a dataset's labels: probable label errors, contradicting copies, outliers and overlapping classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ftkit.activation_cache.cache_reader import Note
+from ftkit.config.load import Resolved
+from ftkit.data.loading.seeds import derive
+from ftkit.data_quality.dataset_request import LoadedData
+from ftkit.data_quality.duplicate_groups import members
+from ftkit.data_quality.label_audit.audit_images import AuditImages, audit_images, audit_plan
+from ftkit.data_quality.label_audit.confident_learning import (
+    find_label_errors,
+    find_label_set_errors,
+    overlapping_classes,
+)
+from ftkit.data_quality.label_audit.neighbours import neighbour_distances, outliers
+from ftkit.data_quality.label_audit.out_of_fold_probe import (
+    choose_folds,
+    components,
+    head_scores,
+    label_set_folds,
+    probe_scores,
+)
+from ftkit.errors import RequestError, plural
+from ftkit.evaluation.out_of_fold import read_out_of_fold
+from ftkit.parts.label_sets import Label, LabelSets, label_set, label_text
+
+LABEL, COPY, OUTLIER = "label", "duplicate", "outlier"
+"""Problems of an image."""
+MOST_OVERLAPS = 20
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AuditedImage:
+    """An image with a problem.
+
+    Attributes:
+        row: Its number in the order of `LoadedData.samples`.
+        given, suggested: Class names; the suggestion is the given label for an outlier.
+        problems: Of `label`, `duplicate` and `outlier`.
+        score: The out-of-fold probability of the given label; of several labels, that of the least probable one. None
+            for an image without scores.
+        distance: Mean cosine distance to the nearest images, divided by the median of all images.
+    """
+
+    row: int
+    split: str
+    name: str
+    given: str
+    suggested: str
+    problems: tuple[str, ...]
+    score: float | None
+    distance: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LabelAudit:
+    """The result of an audit.
+
+    Attributes:
+        data: The images that were audited.
+        scored: What the scores are from.
+        rate: The estimated share of wrong labels; None with several labels per image.
+        images: Images with problems: probable label errors, the least probable label first, then contradicting copies,
+            then outliers.
+        overlaps: Pairs of classes, with the estimated share of all images that have one label and are of the other.
+        notes: Lines to report.
+    """
+
+    data: LoadedData
+    scored: str
+    rate: float | None
+    images: tuple[AuditedImage, ...]
+    overlaps: tuple[tuple[str, str, float], ...]
+    notes: tuple[str, ...]
+
+    def count(self, problem: str) -> int:
+        return sum(problem in image.problems for image in self.images)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "data": self.data.source,
+            "images": self.data.count,
+            "scores": self.scored,
+            "estimated_error_rate": self.rate,
+            "counts": {problem: self.count(problem) for problem in (LABEL, COPY, OUTLIER)},
+            "problems": [{k: v for k, v in vars(image).items() if k != "row"} for image in self.images],
+            "overlapping_classes": [{"classes": [a, b], "share": share} for a, b, share in self.overlaps],
+            "notes": self.notes,
+        }
+
+
+CSV_COLUMNS = ("image", "split", "given", "label", "action", "problems", "score", "distance", "detail")
+"""`ftkit data fix` reads image, label and action; a person fills in the action."""
+
+
+def csv_rows(audit: LabelAudit) -> list[tuple[object, ...]]:
+    return [
+        (
+            image.name, image.split, image.given, image.suggested, "", "|".join(image.problems),
+            "" if image.score is None else f"{image.score:.4f}", f"{image.distance:.3f}", image.detail,
+        )
+        for image in audit.images
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Suspects:
+    """Probable label errors.
+
+    Attributes:
+        rows: The least probable label first.
+        suggested: The suggested label of each of them.
+        own: The probability of the given label of every image; NaN for images without scores.
+        joint: See `LabelErrors`; None with several labels per image.
+    """
+
+    rows: Integers
+    suggested: Sequence[Label]
+    own: Floats
+    joint: Floats | None
+
+
+def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit:
+    """Audit the labels of a dataset.
+
+    Args:
+        run: The folder of a cross-fitted run, whose stored out-of-fold outputs are used; None to compute those of a
+            probe on the features of a pretrained network.
+        tell: Called with lines on the progress.
+
+    Raises:
+        RequestError: The data or the network can't be used.
+        FtkitError: The weights can't be downloaded, or an image can't be read.
+    """
+    plan = audit_plan(resolved, tell)
+    images = audit_images(plan, tell)
+    if run is None:
+        scores, judged = _probed(images)
+        scored = f"out-of-fold probe on features of {plan.backbone.name}"
+    else:
+        scores, judged = _stored(images, run)
+        scored = f"out-of-fold outputs of {run}"
+    suspects = _suspects(images, scores, judged)
+    notes = list(images.notes)
+    if not judged.all():
+        notes.append(f"{plural(int((~judged).sum()), 'image')} without scores: {_unjudged(run)}")
+    joint, classes = suspects.joint, plan.splits.classes
+    pairs = [] if joint is None else overlapping_classes(joint)[:MOST_OVERLAPS]
+    return LabelAudit(
+        data=images.data,
+        scored=scored,
+        rate=None if joint is None else float(1 - np.trace(joint)),
+        images=_listed(images, suspects),
+        overlaps=tuple((classes[a], classes[b], share) for a, b, share in pairs),
+        notes=tuple(notes),
+    )
+
+
+def _unjudged(run: Path | None) -> str:
+    if run is not None:
+        return "the run has none for them; only copies and outliers are looked for among these"
+    return "no other image of their class is in another fold"
+
+
+def _probed(images: AuditImages) -> tuple[Floats, NDArray[np.bool_]]:
+    """The scores of a probe, `(n, classes)`, and which images have some."""
+    plan, groups = images.plan, images.duplicates.near
+    seed, classes = derive(plan.config.seed, "audit") % 2**32, plan.num_classes
+    x = components(images.features)
+    if plan.task.exclusive:
+        labels = images.targets.numpy()
+        return probe_scores(x, labels, choose_folds(labels, groups, seed), classes, seed)
+    sets = LabelSets((label_set(label) for label in images.data.labels()), classes)
+    scores = head_scores(x, images.targets, plan.task, label_set_folds(sets, groups, seed), seed)
+    return scores, np.ones(len(scores), dtype=np.bool_)
+
+
+def _stored(images: AuditImages, run: Path) -> tuple[Floats, NDArray[np.bool_]]:
+    """The stored out-of-fold scores of a run, matched by the names of its training images."""
+    found = read_out_of_fold(run)
+    places = {name: place for place, name in enumerate(found.names)}
+    order = torch.tensor(
+        [places.get(split.names[i], -1) if name != "test" else -1 for name, split, i in images.data.samples()]
+    )
+    judged = order >= 0
+    if not judged.any() or found.logits.shape[1] != images.plan.num_classes:
+        raise RequestError(f"{run}: its stored outputs are of other images or classes", "train the run again")
+    scores = torch.zeros(len(order), images.plan.num_classes)
+    scores[judged] = images.plan.task.scores(found.logits[order[judged]])
+    return scores.numpy(), judged.numpy()
+
+
+def _suspects(images: AuditImages, scores: Floats, judged: NDArray[np.bool_]) -> _Suspects:
+    if images.plan.task.exclusive:
+        labels = images.targets.numpy()
+        own = np.where(judged, scores[np.arange(len(labels)), labels], np.nan)
+        errors = find_label_errors(scores, labels, judged)
+        return _Suspects(errors.rows, errors.suggested.tolist(), own, errors.joint)
+    targets = images.targets.bool().numpy()
+    wrong, own = np.zeros_like(targets), np.full(targets.shape, np.nan, dtype=np.float32)
+    wrong[judged], own[judged] = find_label_set_errors(scores[judged], targets[judged])
+    least = np.where(wrong, own, np.inf).min(axis=1)
+    rows = np.flatnonzero(wrong.any(axis=1))
+    rows = rows[np.argsort(least[rows], kind="stable")]
+    suggested = [tuple(np.flatnonzero(targets[row] ^ wrong[row]).tolist()) for row in rows]
+    return _Suspects(rows, suggested, own.min(axis=1), None)
+
+
+def _listed(images: AuditImages, suspects: _Suspects) -> tuple[AuditedImage, ...]:
+    """Every image with a problem once, label errors first."""
+    distances = neighbour_distances(images.features)
+    relative = distances / (float(np.median(distances)) or 1.0)
+    labels = list(images.data.labels())
+    copies, suggested = _contradicting(images, labels, suspects.own), list(labels)
+    for row, (label, _) in copies.items():
+        suggested[row] = label
+    suspected: list[int] = suspects.rows.tolist()
+    for row, label in zip(suspected, suspects.suggested, strict=True):
+        suggested[row] = label
+    far = outliers(distances).tolist()
+    problems = {LABEL: set(suspected), COPY: set(copies), OUTLIER: set(far)}
+    found, classes = [], images.data.splits.classes
+    for row in dict.fromkeys((*suspected, *copies, *far)):
+        name, split, index = images.data.place(row)
+        score = suspects.own[row]
+        found.append(
+            AuditedImage(
+                row=row,
+                split=name,
+                name=split.names[index],
+                given=label_text(labels[row], classes),
+                suggested=label_text(suggested[row], classes),
+                problems=tuple(problem for problem, rows in problems.items() if row in rows),
+                score=None if np.isnan(score) else float(score),
+                distance=float(relative[row]),
+                detail=copies[row][1] if row in copies else "",
+            )
+        )
+    return tuple(found)
+
+
+def _contradicting(images: AuditImages, labels: Sequence[Label], own: Floats) -> Mapping[int, tuple[Label, str]]:
+    """The suggested label of each image with a copy of another label: the most frequent one, of equals the most
+    probable one; and the copy."""
+    found: dict[int, tuple[Label, str]] = {}
+    for rows in members(images.duplicates.near):
+        counts: Counter[Label] = Counter(labels[row] for row in rows)
+        if len(counts) < 2:
+            continue
+        best = {label: max(np.nan_to_num(own[row]) for row in rows if labels[row] == label) for label in counts}
+        chosen = max(counts, key=lambda label: (counts[label], best[label]))
+        for row in rows.tolist():
+            other = next(one for one in rows.tolist() if labels[one] != labels[row])
+            name, split, index = images.data.place(other)
+            found[row] = chosen, f"copy of {split.names[index]} ({name}, {images.data.label_text(split, index)})"
+    return found

@@ -1,0 +1,1 @@
+"""Which unlabelled images to label next, and files for labelling tools."""

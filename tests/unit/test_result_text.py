@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from scipy.stats import binomtest
 
+from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
 from ftkit.evaluation.comparison import PairedComparison, verdict
 from ftkit.metrics.rounding import digits_of
-from ftkit.cli.output.training.weight_drift_bars import weight_drift_lines
 
 
 def test_metrics_have_the_digits_that_the_number_of_images_justifies() -> None:

@@ -21,10 +21,7 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     total = None if plan.group_parameters is None else sum(plan.group_parameters.values())
     counts = ", ".join(f"{name} {len(split):,}" for name, split in plan.splits.present())
     yield "data", f"{config.dataset.name}: {plan.num_classes} classes ({_few(plan.splits.classes)}); {counts}"
-    if config.budget is not None:
-        yield "search", _search(plan)
-    if plan.fold_sizes:
-        yield "folds", _folds(plan)
+    yield from _trainings(plan)
     head = f"a head for {plan.num_classes} classes{_head(plan)}"
     yield "backbone", f"{plan.backbone.name}: {full_count(total)} parameters with {head}{_rates(plan)}"
     yield "weights", plan.weights.describe() + ("; head kept" if config.keep_head else "")
@@ -59,6 +56,14 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "final model" if plan.fold_sizes else "best epoch", f"{chosen} {label}{_patience(plan)}"
     if plan.averaging is not None:
         yield "averages", plan.averaging.describe()
+
+
+def _trainings(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The search and the folds, where a run is of more than one training."""
+    if plan.config.budget is not None:
+        yield "search", _search(plan)
+    if plan.fold_sizes:
+        yield "folds", _folds(plan)
 
 
 def _search(plan: Plan) -> str:

@@ -38,8 +38,8 @@ def execute_plan(
 
     Args and errors as `ftkit.training.train.train`.
     """
-    searches = plan.config.budget is not None or (resume and run.search.is_file() and not run.is_finished)
-    if not searches:
+    # Without the first, the config is the winner's already, and its files were about to become the run's.
+    if plan.config.budget is None and not run.trials.is_dir():
         return execute(plan, run, listener, resume, other_world)
     return search_recipes(plan, run, listener or Listener(), resume)
 
@@ -126,9 +126,7 @@ def _announced(search: RecipeSearch, trial: RecipeTrial, fold: int) -> str:
 
 def _finished(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listener) -> TrialRun:
     """The winner's run, trained on all folds."""
-    opened = open_trial(plan, run, search.named(search.winner)) if run.trials.is_dir() else None
-    if opened is None:
-        return TrialRun(plan, run)  # It was adopted before an interruption.
+    opened = open_trial(plan, run, search.named(search.winner))
     if opened.is_cross_fitted and not opened.run.is_finished:
         listener.note(f"search: {search.winner} has won ({search.reason}); its other folds are trained")
         cross_fit(opened.plan, opened.run, listener, resume=True, other_world=False)
@@ -137,24 +135,27 @@ def _finished(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listen
 
 def _adopt(run: RunFolder, winner: TrialRun) -> None:
     """Make the winner's files those of the run. What marks the run as finished comes last, so this can be repeated."""
-    if winner.run.path != run.path:
-        marks = [mark.name for mark in (winner.run.last, winner.run.cross_fitting)]
-        names = sorted(each.name for each in winner.run.path.iterdir())
-        _move([winner.run.path / name for name in names if name not in {*marks, *KEPT}], run.path)
-        own = run.path.parent
-        update = {"budget": None, "output": str(own), "name": run.name}
-        config = winner.plan.config.model_copy(update=update)
-        write_request(run, replace(winner.plan, resolved=replace(winner.plan.resolved, config=config)))
-        _move([winner.run.path / name for name in names if name in marks], run.path)
+    marks = [mark.name for mark in (winner.run.last, winner.run.cross_fitting)]
+    names = sorted(each.name for each in winner.run.path.iterdir())
+    _move([winner.run.path / name for name in names if name not in {*marks, *KEPT}], run.path)
+    update = {"budget": None, "output": str(run.path.parent), "name": run.name}
+    config = winner.plan.config.model_copy(update=update)
+    write_request(run, replace(winner.plan, resolved=replace(winner.plan.resolved, config=config)))
+    _move([winner.run.path / name for name in names if name in marks], run.path)
     shutil.rmtree(run.trials, ignore_errors=True)
 
 
 def _move(files: Iterable[Path], folder: Path) -> None:
     for file in files:
         target = folder / file.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        file.replace(target)
+        try:
+            if target.is_dir():
+                shutil.rmtree(target)
+            file.replace(target)
+        except OSError as error:
+            raise FtkitError(
+                f"{file} can't be moved to {target}: {error.strerror}", f"make {folder} writable, then resume the run"
+            ) from error
 
 
 def _write(run: RunFolder, search: RecipeSearch) -> None:

@@ -48,15 +48,21 @@ def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
         plan: The plan of the search.
     """
     folder = RunFolder(run.trials / trial.name)
-    is_whole = folder.splits.exists() or folder.packed_splits.exists()
-    begun = folder.path.exists() and is_whole and (bool(plan.fold_sizes) or folder.inputs.is_file())
+    # The files of a finished one may be on their way into the folder of the search.
+    done = folder.is_finished
+    begun = done or (folder.inputs.is_file() if not plan.fold_sizes else _has_splits(folder))
     if folder.path.exists() and not begun:
         shutil.rmtree(folder.path)  # The search was killed while it was made.
     changed = with_changes(plan.resolved, trial.changes)
     update: Mapping[str, object] = {"budget": None, "output": str(run.trials), "name": trial.name}
     request = replace(changed, config=changed.config.model_copy(update=update))
-    planned = make_plan(request, run=folder if begun else run)
+    planned = make_plan(request, run=folder if begun and not done else run)
     return TrialRun(planned, folder if begun else open_run(planned))
+
+
+def _has_splits(folder: RunFolder) -> bool:
+    """Whether the list of images, which is written last when a folder is made, is there."""
+    return folder.splits.exists() or folder.packed_splits.exists()
 
 
 def train_step(plan: Plan, run: RunFolder, step: Step, listener: Listener, limit: float | None) -> RecipeTrial:

@@ -224,3 +224,31 @@ def test_refused_in_one_line(arguments: list[str], message: str, data: Path, tmp
 def test_the_library_refuses_a_budget_that_is_no_time(data: Path) -> None:
     with pytest.raises(RequestError, match="budget"):
         planned(data, budget="soon")
+
+
+def test_interrupted_while_the_winner_becomes_the_run(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each attempt fails after one file of the winner has moved, and is resumed.
+    attempts, ended, move = 0, False, Path.replace
+
+    def moved(file: Path, target: Path) -> Path:
+        if file.parent.parent.name == "trials":
+            if limit[0] == 0:
+                raise OSError(28, "No space left on device")
+            limit[0] -= 1
+        return move(file, target)
+
+    monkeypatch.setattr(Path, "replace", moved)
+    while not ended:
+        limit = [1]
+        try:
+            ftkit.resume(tmp_path / "cut") if attempts else ftkit.train(planned(data, tmp_path, name="cut"))
+            ended = True
+        except ftkit.FtkitError as error:
+            assert "No space left on device" in error.message
+            attempts += 1
+    assert attempts > 4
+    assert weights(tmp_path / "cut", "model") == weights(run, "model")
+    assert records(tmp_path / "cut") == records(run)
+    assert not (tmp_path / "cut" / "trials").exists()

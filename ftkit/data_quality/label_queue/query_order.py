@@ -77,11 +77,15 @@ def uncertain_and_diverse(features: Tensor, margin: Floats, count: int, seed: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # Of images that are all alike.
         _, chosen = kmeans_plusplus(
-            unit, min(count, distinct), sample_weight=weights, random_state=seed, n_local_trials=1
+            unit,
+            min(count, distinct),
+            sample_weight=weights,
+            random_state=seed,
+            n_local_trials=None if count <= FEW_DRAWN else 1,
         )
     first = list(dict.fromkeys(chosen.tolist()))
-    rest = [place for place in range(len(pool)) if place not in set(first)]
-    found: Integers = pool[np.array([*first, *rest][:count], dtype=np.int64)]
+    rest = np.setdiff1d(np.arange(len(pool)), first)
+    found: Integers = pool[np.concatenate([np.array(first, dtype=np.int64), rest])[:count]]
     return found
 
 

@@ -22,6 +22,7 @@ from ftkit.runs.cross_fitting_record import CrossFitting, FoldResult, ShareResul
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.events import Listener
 from ftkit.training.preparation.run_inputs import changed_inputs, run_inputs
+from ftkit.training.run_calibration import calibration_of_run, sample_of_run
 from ftkit.training.run_start import require_unfinished
 from ftkit.training.stop_signals import StopFlag, stop_flag
 from ftkit.training.train import Outcome, train
@@ -94,11 +95,14 @@ def _finish(plan: Plan, run: RunFolder, folds: Sequence[Fold], flag: StopFlag) -
     candidates = evaluate_shares(plan, folds, check)
     best = choose(plan, candidates)
     decision = plan.task.fit_decision(best.found.logits, best.found.targets)
+    calibration = calibration_of_run(
+        plan, sample_of_run(plan, best.found.logits, best.found.targets), "out-of-fold outputs of the training images"
+    )
     check("before the final model is made")
     with flag.unhurried():
         final = combine(folds, best.share)
-        write_out_of_fold(run, best.found, plan.splits.classes, plan.task, decision)
-        save_final(plan, run, final, best.metrics, decision)
+        write_out_of_fold(run, best.found, plan.splits.classes, plan.task, decision, calibration)
+        save_final(plan, run, final, best.metrics, decision, calibration)
         record = _record(best, folds)
         run.rewind_records(-1)
         run.append_record(record)

@@ -100,6 +100,7 @@ def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
         "output": str(folds),
         "name": str(number),
         "weight_averaging": False,
+        "calibration": "off",
     }
     return replace(resolved, config=resolved.config.model_copy(update=update))
 

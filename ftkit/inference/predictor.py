@@ -58,8 +58,9 @@ class Predictor:
         self.card: ModelCard = loaded.card
         self.folder: Path = loaded.folder
         self._compute, self._precision = loaded.compute, loaded.precision
-        self._model = loaded.model
+        self._model = loaded.calibrated
         self._task = loaded.task
+        self._decision = loaded.card.applied_decision
         self._networks = inference_networks(loaded)
 
     @property
@@ -73,7 +74,7 @@ class Predictor:
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits.
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` calibrated logits.
 
         Raises:
             RequestError: It is an ensemble whose members take different images.
@@ -162,7 +163,7 @@ class Predictor:
         tops = [self._named(order, probabilities) if usable else () for usable, order, probabilities in rows]
         if self._task.exclusive:
             return [(top, None) for top in tops]
-        chosen = [(row, self._task.predicted(row, self.card.decision)) for row in scores.tolist()]
+        chosen = [(row, self._task.predicted(row, self._decision)) for row in scores.tolist()]
         labels = [self._named(order, [row[i] for i in order]) for row, order in chosen]
         return [(top, own if top else None) for top, own in zip(tops, labels, strict=True)]
 

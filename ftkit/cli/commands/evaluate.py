@@ -13,6 +13,7 @@ from ftkit.cli.commands.predict import model_folder
 from ftkit.cli.flags import dataset_at
 from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, project_registry
 from ftkit.cli.output import console
+from ftkit.cli.output.calibration_lines import calibration_json, measured_lines
 from ftkit.cli.output.evaluation_tables import print_evaluation
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, plural
@@ -84,7 +85,8 @@ def evaluate(
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_bundle
+    from ftkit.evaluation.calibration_on_images import calibration_on_images
+    from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
@@ -92,14 +94,21 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
-    evaluation, intervals = evaluate_bundle(loaded, images, metrics, options, store, console.note)
+    outputs = bundle_outputs(loaded, images, options, store, console.note)
+    evaluation, intervals = evaluate_with_intervals(outputs, metrics)
+    errors = calibration_on_images(loaded, outputs)
     if json:
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.precision, "tta": tta}
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
-        console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
+        calibration = calibration_json(loaded.card.calibration, errors)
+        console.print_json(
+            {"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds, "calibration": calibration}
+        )
     else:
         print_evaluation(evaluation, images, intervals, metrics, tta)
+        for line in measured_lines(loaded.card.calibration, errors):
+            console.print_text(line)
 
 
 def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:

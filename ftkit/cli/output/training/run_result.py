@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ftkit.cli.output.calibration_lines import fitted_lines
 from ftkit.errors import one_line, plural, shell_word
 
 if TYPE_CHECKING:
@@ -18,9 +19,12 @@ EXAMPLE = "digits"
 
 def result_lines(plan: Plan, outcome: Outcome, quiet: bool) -> list[str]:
     """Lines of text on a finished run; with `quiet` without the weight drift."""
+    from ftkit.runs.model_card import read_card
+
     lines = _cross_fitting_lines(plan, outcome) if plan.fold_sizes else _lines(plan, outcome, quiet)
     run = outcome.run
     lines += [
+        *fitted_lines(read_card(run.model).calibration),
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
@@ -28,6 +32,21 @@ def result_lines(plan: Plan, outcome: Outcome, quiet: bool) -> list[str]:
     if plan.config.dataset.name == EXAMPLE:
         lines.append("train on your own folder:  ftkit train --data FOLDER")
     return lines
+
+
+def result_json(outcome: Outcome) -> dict[str, Any]:
+    """A finished run as JSON values."""
+    from dataclasses import asdict
+
+    from ftkit.runs.model_card import read_card
+
+    calibration = read_card(outcome.run.model).calibration
+    return {
+        "run": str(outcome.run.path),
+        "best": outcome.best,
+        "epochs": outcome.records,
+        "calibration": None if calibration is None else asdict(calibration),
+    }
 
 
 def _cross_fitting_lines(plan: Plan, outcome: Outcome) -> list[str]:

@@ -175,6 +175,11 @@ def read_card_and_digest(folder: Path) -> tuple[ModelCard, str]:
         ) from None
 
 
+def card_digest(folder: Path) -> str:
+    """The digest of a model's card, by which files beside it refer to the model."""
+    return hashlib.sha256(_read(current_folder(folder) / CARD)).hexdigest()
+
+
 def damaged(path: Path) -> RequestError:
     """The error for a file of a model whose bytes have changed since it was written."""
     return RequestError(

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 import ftkit
 from ftkit.testing import draw_image
-from ftkit.uncertainty.calibration import Calibration
 from tests.conftest import typed
-from tests.models import backbone, save_model
+from tests.models import Calibration, backbone, save_model
 from tests.runs import card
 
 CLASSES = ("ants", "bees", "owls")
@@ -141,10 +140,20 @@ def test_a_calibration_for_other_classes_is_refused() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model isn't sure enough: half of each label is smoothed away."""
-    settings = {"backbone": "lenet", "weights": "none", "strategy": "full", "epochs": 5, "label_smoothing": 0.5}
-    more = {"optimizer": {"lr": 0.005}, "batch_size": 30, "device": "cpu", "precision": "fp32", "workers": 0}
+    settings: dict[str, Any] = {
+        "backbone": "lenet",
+        "weights": "none",
+        "strategy": "full",
+        "epochs": 5,
+        "label_smoothing": 0.5,
+        "optimizer": {"lr": 0.005},
+        "batch_size": 30,
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+    }
     folder = tmp_path_factory.mktemp("runs")
-    return ftkit.train(ftkit.plan(output=str(folder), name="digits", **settings, **more)).run.path
+    return ftkit.train(ftkit.plan(output=str(folder), name="digits", **settings)).run.path
 
 
 def test_a_run_fits_its_calibration_on_validation_images(run: Path) -> None:

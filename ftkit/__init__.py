@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ftkit.errors import FtkitError, RequestError
     from ftkit.exporting.model_export import Export
     from ftkit.inference.predictor import Prediction, Predictor, load
+    from ftkit.inference.uncertain_predictions import Uncertainty
     from ftkit.library import export, plan, resume, train
     from ftkit.planning.run_plan import Plan
     from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
@@ -37,6 +38,7 @@ __all__ = [
     "RequestError",
     "RunStarted",
     "StepDone",
+    "Uncertainty",
     "__version__",
     "export",
     "load",
@@ -57,6 +59,7 @@ _MODULES = {
     "RequestError": "ftkit.errors",
     "RunStarted": "ftkit.training.events",
     "StepDone": "ftkit.training.events",
+    "Uncertainty": "ftkit.inference.uncertain_predictions",
     "export": "ftkit.library",
     "load": "ftkit.inference.predictor",
     "plan": "ftkit.library",

@@ -14,9 +14,10 @@ from ftkit.api import Backbone, Preprocessing
 from ftkit.models.bundle import backbone_id, save_bundle
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
+from ftkit.uncertainty.calibration import Calibration
 
 REGISTRY = Registry()
-__all__ = ["REGISTRY", "Registry", "backbone", "make_run", "part", "parts", "save_model"]
+__all__ = ["REGISTRY", "Calibration", "Registry", "backbone", "make_run", "part", "parts", "save_model"]
 
 
 def part(kind: str, name: str) -> Any:

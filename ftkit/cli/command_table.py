@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "plan": _command("plan", "Show the plan of a training: layer groups, learning rates, steps, memory.", WORKFLOW),
     "train": _command("train", "Fine-tune a backbone on images and keep the best model.", WORKFLOW),
     "evaluate": _command("evaluate", "Evaluate a model on labelled images.", WORKFLOW),
+    "calibrate": _command("calibrate", "Prepare a model for prediction sets and rejection.", WORKFLOW),
     "predict": _command("predict", "Predict the class of images.", WORKFLOW),
     "ensemble": _command(
         "experiments.ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW

@@ -10,6 +10,7 @@ from typing import Any
 from ftkit.config.choices import (
     BAD_IMAGE_WAYS,
     BALANCES,
+    CALIBRATIONS,
     DECODED,
     DEVICES,
     ON_NAN,
@@ -259,6 +260,7 @@ FLAGS: tuple[Flag, ...] = (
         "Evaluate averages of weights too at the end, and keep the best.",
         TRAINING,
     ),
+    Flag(("--calibration",), "calibration", "|".join(CALIBRATIONS), "Calibration method.", TRAINING, CALIBRATIONS),
     Flag(("--seed",), "seed", "N", "Random seed.", TRAINING),
     Flag(("--precision",), "precision", "|".join(PRECISIONS), "Numeric precision.", MACHINE, PRECISIONS),
     Flag(("--device",), "device", "|".join(DEVICES), "Device to train on.", MACHINE, DEVICES),

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 AugmentOn = Literal["auto", "workers", "device"]
 BadImage = Literal["error", "skip"]
 Balance = Literal["none", "sampler", "weights"]
+CalibrationMethod = Literal["auto", "off", "temperature", "vector"]
 Decoded = Literal["off", "ram", "disk"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNan = Literal["error", "skip"]
@@ -18,6 +19,7 @@ Validation = Literal["auto", "holdout", "kfold"]
 
 BAD_IMAGE_WAYS: tuple[str, ...] = get_args(BadImage)
 BALANCES: tuple[str, ...] = get_args(Balance)
+CALIBRATIONS: tuple[str, ...] = get_args(CalibrationMethod)
 DECODED: tuple[str, ...] = get_args(Decoded)
 DEVICES: tuple[str, ...] = get_args(Device)
 ON_NAN: tuple[str, ...] = get_args(OnNan)

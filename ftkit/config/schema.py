@@ -10,6 +10,7 @@ from ftkit.config.choices import (
     AugmentOn,
     BadImage,
     Balance,
+    CalibrationMethod,
     Decoded,
     Device,
     OnNan,
@@ -232,6 +233,10 @@ class Config(Section):
     weight_averaging: bool = True
     """After the last epoch, also evaluate weights between the first and the last ones and the mean of the last epochs,
     and keep the best. Only with pretrained weights."""
+    calibration: CalibrationMethod = "auto"
+    """Calibration of the model's probabilities on validation outputs, kept where it lowers the log loss of images that
+    it wasn't fitted on. temperature: one factor for all logits; vector: a factor and a summand for each class; auto:
+    temperature; off: none."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Random seed."""
 

@@ -14,17 +14,22 @@ from ftkit.cross_fitting.share_choice import Candidate, choose, evaluate_shares
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import run_on_main
 from ftkit.errors import FtkitError, RequestError, RunInterrupted, plural
+from ftkit.evaluation.calibration_images import CROSS_FITTED, store_scores
 from ftkit.evaluation.out_of_fold import write_out_of_fold
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import dump_json
+from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.cross_fitting_record import CrossFitting, FoldResult, ShareResult
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.events import Listener
 from ftkit.training.preparation.run_inputs import changed_inputs, run_inputs
+from ftkit.training.run_calibration import calibration_of_run, sample_of_run
 from ftkit.training.run_start import require_unfinished
 from ftkit.training.stop_signals import StopFlag, stop_flag
 from ftkit.training.train import Outcome, train
+from ftkit.uncertainty.calibrated_network import calibrated_logits
+from ftkit.uncertainty.calibration import Calibration
 
 
 def execute(
@@ -94,17 +99,29 @@ def _finish(plan: Plan, run: RunFolder, folds: Sequence[Fold], flag: StopFlag) -
     candidates = evaluate_shares(plan, folds, check)
     best = choose(plan, candidates)
     decision = plan.task.fit_decision(best.found.logits, best.found.targets)
+    calibration = calibration_of_run(
+        plan, sample_of_run(plan, best.found.logits, best.found.targets), "out-of-fold outputs of the training images"
+    )
     check("before the final model is made")
     with flag.unhurried():
         final = combine(folds, best.share)
-        write_out_of_fold(run, best.found, plan.splits.classes, plan.task, decision)
-        save_final(plan, run, final, best.metrics, decision)
+        write_out_of_fold(run, best.found, plan.splits.classes, plan.task, decision, calibration)
+        save_final(plan, run, final, best.metrics, decision, calibration)
+        _store_scores(plan, run, best, calibration)
         record = _record(best, folds)
         run.rewind_records(-1)
         run.append_record(record)
         result = _result(plan, folds, candidates, best, final.description)
         replace_file(run.cross_fitting, dump_json(result.to_json(), indent=1).encode() + b"\n")
     return record
+
+
+def _store_scores(plan: Plan, run: RunFolder, best: Candidate, calibration: Calibration | None) -> None:
+    """Store the scores that prediction sets and rejection need, where each image has one class."""
+    logits = calibrated_logits(best.found.logits, calibration)
+    outputs = plan.task.outputs(logits, best.found.targets, plan.splits.classes)
+    if isinstance(outputs, MulticlassOutputs) and outputs.finite.all():
+        store_scores(run.model, outputs, CROSS_FITTED, True)
 
 
 def _record(best: Candidate, folds: Sequence[Fold]) -> dict[str, Any]:

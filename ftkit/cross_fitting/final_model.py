@@ -14,6 +14,7 @@ from ftkit.models.weights.interpolation import average
 from ftkit.models.weights.pretrained import restore_weights
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
+from ftkit.uncertainty.calibration import Calibration
 
 AVERAGE = "average of the folds' weights"
 
@@ -48,13 +49,19 @@ def combine(folds: Sequence[Fold], share: float) -> FinalModel:
 
 
 def save_final(
-    plan: Plan, run: RunFolder, final: FinalModel, metrics: Mapping[str, float | None], decision: Mapping[str, Any]
+    plan: Plan,
+    run: RunFolder,
+    final: FinalModel,
+    metrics: Mapping[str, float | None],
+    decision: Mapping[str, Any],
+    calibration: Calibration | None,
 ) -> None:
     """Write the final model into the run's folder.
 
     Args:
         metrics: The out-of-fold metrics.
         decision: What turns scores into predictions, fitted on the out-of-fold outputs.
+        calibration: Fitted on them too.
 
     Raises:
         FtkitError: It can't be written.
@@ -65,6 +72,7 @@ def save_final(
         epoch=final.epochs,
         fingerprint=plan.fingerprint,
         decision=decision,
+        calibration=calibration,
         versions={},
         created="",
         ftkit="",

@@ -101,6 +101,7 @@ def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
         "name": str(number),
         "weight_averaging": False,
         "report": False,
+        "calibration": "off",
     }
     return replace(resolved, config=resolved.config.model_copy(update=update))
 

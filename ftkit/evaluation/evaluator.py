@@ -26,6 +26,7 @@ from ftkit.parts.label_sets import Label
 from ftkit.parts.metric import Metric
 from ftkit.transforms.pipeline import evaluation
 from ftkit.transforms.view_choices import Tta
+from ftkit.uncertainty.calibrated_network import calibrated_logits, calibrated_network
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def bundle_outputs(
 ) -> Outputs:
     """The outputs of a model for labelled images; args and errors as in `logits_and_targets`."""
     logits, targets = logits_and_targets(loaded, images, options or ComputeOptions(), store, tell)
-    return loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.decision)
+    return loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.applied_decision)
 
 
 def evaluate_with_intervals(outputs: Outputs, metrics: Mapping[str, Metric]) -> tuple[Evaluation, dict[str, Interval]]:
@@ -90,7 +91,7 @@ def logits_and_targets(
     store: CacheStore | None = None,
     tell: Note = ignore_note,
 ) -> tuple[Tensor, Tensor]:
-    """The logits of labelled images, and their targets: those that a run has stored, otherwise computed.
+    """The calibrated logits of labelled images, and their targets: those of a run's stored outputs, else computed.
 
     Args and errors as in `compute_logits`.
 
@@ -106,7 +107,7 @@ def logits_and_targets(
             f"--tta {options.tta}: out-of-fold metrics come from stored outputs",
             "drop it, or evaluate a test split or other data",
         )
-    return stored.logits, stored.targets
+    return calibrated_logits(stored.logits, loaded.card.calibration), stored.targets
 
 
 def compute_logits(
@@ -116,7 +117,7 @@ def compute_logits(
     store: CacheStore | None = None,
     tell: Note = ignore_note,
 ) -> Tensor:
-    """A model's logits for each image of a split, float32 `(n, classes)`, on the CPU.
+    """A model's calibrated logits for each image of a split, float32 `(n, classes)`, on the CPU.
 
     Args:
         store: Activations of frozen layers that runs have cached, to read from; of images as they are, so that they
@@ -132,9 +133,10 @@ def compute_logits(
     samples, parts = Samples(split, evaluation(loaded.card.preprocessing)), []
     prefix = find_cached_prefix(loaded, store) if classifier.is_plain else None
     with read_cached(prefix, samples, store, tell, options.threads) as kept:
-        network = classifier if kept is None else kept.cut.eval_suffix
+        suffix = None if kept is None else kept.cut.eval_suffix
+        network = suffix and calibrated_network(suffix, loaded.card.calibration, loaded.compute.device)
         read = _reader(classifier, split) if kept is None else kept.read
-        for rest, outputs in stream_outputs(classifier.compute, network, groups, read, options.threads):
+        for rest, outputs in stream_outputs(classifier.compute, network or classifier, groups, read, options.threads):
             raise_failures(rest)
             parts.append(outputs[0].float().cpu())
     logits = torch.cat(parts)

@@ -22,6 +22,8 @@ from ftkit.parts.dataset import Split
 from ftkit.parts.label_sets import Label, LabelSets, label_text
 from ftkit.parts.task import Task
 from ftkit.runs.run_folder import RunFolder
+from ftkit.uncertainty.calibrated_network import calibrated_logits
+from ftkit.uncertainty.calibration import Calibration, calibrated_decision
 
 COLUMNS = ("image", "label", "predicted", "fold")
 
@@ -62,17 +64,24 @@ class OutOfFold:
 
 
 def write_out_of_fold(
-    run: RunFolder, found: OutOfFold, classes: Sequence[str], task: Task, decision: Mapping[str, Any]
+    run: RunFolder,
+    found: OutOfFold,
+    classes: Sequence[str],
+    task: Task,
+    decision: Mapping[str, Any],
+    calibration: Calibration | None = None,
 ) -> None:
     """Write the outputs as a table for people, and as tensors; both are on disk when this returns.
 
     Args:
-        decision: What turns scores into predictions.
+        decision: What turns uncalibrated scores into predictions.
+        calibration: Of the scores in the table; the tensors are uncalibrated.
 
     Raises:
         FtkitError: They can't be written.
     """
-    outputs = task.outputs(found.logits, found.targets, classes, decision)
+    applied = calibrated_decision(decision, calibration, len(classes))
+    outputs = task.outputs(calibrated_logits(found.logits, calibration), found.targets, classes, applied)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow((*COLUMNS, *classes))

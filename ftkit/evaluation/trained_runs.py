@@ -160,7 +160,7 @@ def predict_split(
         targets=targets[order],
         logits=logits[order],
         task=loaded.task,
-        decision=card.decision,
+        decision=card.applied_decision,
         notes=(
             *((changed,) if labelled.changed and trained.summary else ()),
             *(f"{trained.path}: {line}" for line in loaded.notes),

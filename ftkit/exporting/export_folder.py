@@ -81,7 +81,8 @@ def describe_export(name: str, exporter: Exporter, options: Mapping[str, Any], c
         "output": {"shape": ["batch", len(card.classes)], "dtype": "float32", "values": "logits"},
         "classes": card.classes,
         "task": card.task,
-        "decision": card.decision,
+        "decision": card.applied_decision,
+        "calibration": None if card.calibration is None else asdict(card.calibration),
         "preprocessing": {
             **asdict(preprocessing),
             "channels": preprocessing.channels,

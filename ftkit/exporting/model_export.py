@@ -180,5 +180,5 @@ def _require_one_preprocessing(loaded: Loaded) -> None:
 
 
 def _trained_model(loaded: Loaded) -> TrainedModel:
-    network = loaded.model.requires_grad_(False).to(memory_format=torch.contiguous_format)
+    network = loaded.calibrated.requires_grad_(False).to(memory_format=torch.contiguous_format)
     return TrainedModel(network, loaded.card.classes, loaded.card.preprocessing)

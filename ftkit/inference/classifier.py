@@ -18,6 +18,7 @@ from ftkit.transforms.pipeline import Transform, evaluation
 from ftkit.transforms.preprocessing import Preprocessing
 from ftkit.transforms.view_choices import VIEWS, Tta
 from ftkit.transforms.views import Views, with_mirrored
+from ftkit.uncertainty.calibrated_network import calibrated_network
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ class MemberNetwork:
 
 
 def inference_networks(loaded: Loaded) -> tuple[MemberNetwork, ...]:
-    """The networks of a model, their weights cast for inference."""
+    """The networks of a model, their weights cast for inference; they give calibrated logits."""
     found = []
     for one, weight in loaded.members or ((loaded, 1.0),):
         preprocessing = one.card.preprocessing
         network = cast_for_inference(one.model, one.compute, preprocessing.channels, preprocessing.size)
+        network = calibrated_network(network, one.card.calibration, one.compute.device)
         found.append(MemberNetwork(network, one.compute, preprocessing, weight))
     return tuple(found)
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from ftkit.errors import FtkitError
 from ftkit.inference.predictor import Prediction, Predictor, check_bounds
 from ftkit.inference.streaming import grouped
+from ftkit.inference.uncertain_predictions import Uncertainty
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.runs.model_card import ModelCard, read_card
 from ftkit.transforms.view_choices import Tta
@@ -36,7 +37,7 @@ class PredictionJob:
 
     Attributes:
         device, precision: See `load_bundle`.
-        tta: See `Predictor.predict`.
+        tta, uncertainty: See `Predictor.predict`.
     """
 
     bundle: Path
@@ -45,6 +46,7 @@ class PredictionJob:
     top_k: int
     batch_size: int
     tta: Tta = "none"
+    uncertainty: Uncertainty = field(default_factory=Uncertainty)
 
 
 def predict_files(
@@ -60,7 +62,7 @@ def predict_files(
     """
     if processes == 1:
         predictor = Predictor(_loaded(job, tell))
-        return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size, job.tta)
+        return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size, job.tta, job.uncertainty)
     card = read_card(job.bundle)
     check_bounds(card.classes, job.top_k, job.batch_size)
     if card.backbone.code or card.members:
@@ -133,7 +135,7 @@ def _predict_chunk(paths: Sequence[Path]) -> list[Prediction]:
     if "error" in _WORKER:
         raise _WORKER["error"]
     job, found = _WORKER["job"], []
-    for prediction in _WORKER["predictor"].iter_predict(paths, job.top_k, job.batch_size, job.tta):
+    for prediction in _WORKER["predictor"].iter_predict(paths, job.top_k, job.batch_size, job.tta, job.uncertainty):
         found.append(prediction)
         if _WORKER["stopped"].is_set():
             break

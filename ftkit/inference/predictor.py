@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ftkit.errors import FtkitError, RequestError, one_line, plural
 from ftkit.inference.classifier import Classifier, inference_networks
 from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, read_pixels
 from ftkit.inference.streaming import Read, grouped, stream_outputs
+from ftkit.inference.uncertain_predictions import Uncertainty, UncertaintyRule, uncertainty_rule
 from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.models.model_source import locate_model
@@ -35,11 +36,14 @@ class Prediction:
 
     Attributes:
         name: The path as it was given; for an image in memory, its file's name or its position, from 0.
-        label: The likeliest class; None where there is an `error`.
+        label: The likeliest class; None where there is an `error`, and where the model abstains.
         probability: Probability of that class, from 0 to 1.
         top: The likeliest classes with their probabilities, best first.
         labels: The classes above their thresholds with their probabilities, best first, for an image with several
             classes; None where each image has one class.
+        prediction_set: The classes that include the true one as often as the `coverage` that was asked for says, with
+            their probabilities, best first; None if none was.
+        abstained: Whether there is no label because the likeliest class isn't probable enough.
         error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
 
@@ -49,6 +53,8 @@ class Prediction:
     top: Ranked = ()
     error: str | None = None
     labels: Ranked | None = None
+    prediction_set: Ranked | None = None
+    abstained: bool = False
 
 
 class Predictor:
@@ -58,8 +64,9 @@ class Predictor:
         self.card: ModelCard = loaded.card
         self.folder: Path = loaded.folder
         self._compute, self._precision = loaded.compute, loaded.precision
-        self._model = loaded.model
+        self._model = loaded.calibrated
         self._task = loaded.task
+        self._decision = loaded.card.applied_decision
         self._networks = inference_networks(loaded)
 
     @property
@@ -73,7 +80,7 @@ class Predictor:
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits.
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` calibrated logits.
 
         Raises:
             RequestError: It is an ensemble whose members take different images.
@@ -95,7 +102,12 @@ class Predictor:
         return self.card.preprocessing
 
     def predict(
-        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32, tta: Tta = "none"
+        self,
+        images: Source | Iterable[Source],
+        top_k: int = 1,
+        batch_size: int = 32,
+        tta: Tta = "none",
+        uncertainty: Uncertainty | None = None,
     ) -> list[Prediction]:
         """Classify one image or several, in order.
 
@@ -106,14 +118,16 @@ class Predictor:
             batch_size: Most images at a time.
             tta: Test-time augmentation, the views of each image whose probabilities are averaged: `none`, `flip` (the
                 image and its mirror image) or `crops` (the image, its four corners, and the mirror images of these).
+            uncertainty: Prediction sets and rejection.
 
         Raises:
             UnreadableImage: An image can't be read, or has another type; `iter_predict` continues instead.
             FtkitError: The model's outputs for an image are not finite; `iter_predict` continues instead.
-            RequestError: `top_k` or `batch_size` is out of bounds, or `tta` is unknown.
+            RequestError: `top_k` or `batch_size` is out of bounds, `tta` is unknown, or the model can't give that
+                `uncertainty`.
         """
         predictions = []
-        for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size, tta)):
+        for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size, tta, uncertainty)):
             if prediction.error == NOT_FINITE:
                 raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
             if prediction.error is not None:
@@ -123,48 +137,71 @@ class Predictor:
         return predictions
 
     def iter_predict(
-        self, images: Source | Iterable[Source], top_k: int = 1, batch_size: int = 32, tta: Tta = "none"
+        self,
+        images: Source | Iterable[Source],
+        top_k: int = 1,
+        batch_size: int = 32,
+        tta: Tta = "none",
+        uncertainty: Uncertainty | None = None,
     ) -> Iterator[Prediction]:
         """Classify images, as in `predict`, in order, with a few batches in memory.
 
         An image that can't be read, or for which the outputs are not finite, gives a prediction with an `error`.
 
         Raises:
-            RequestError: `top_k` or `batch_size` is out of bounds, or `tta` is unknown. It is raised by the call,
-                not by the iteration.
+            RequestError: As in `predict`. It is raised by the call, not by the iteration.
         """
         check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
-        return self._stream(images, top_k, batch_size, Classifier(self._networks, self._task, tta))
+        rule = uncertainty_rule(uncertainty or Uncertainty(), self.folder, self.card, self._task.exclusive)
+        decode = partial(self._decoded, top_k, rule)
+        return self._stream(images, batch_size, Classifier(self._networks, self._task, tta), decode)
 
     def _stream(
-        self, images: Source | Iterable[Source], top_k: int, batch_size: int, classifier: Classifier
+        self,
+        images: Source | Iterable[Source],
+        batch_size: int,
+        classifier: Classifier,
+        decode: Callable[[Tensor], Iterable[Prediction]],
     ) -> Iterator[Prediction]:
         groups = grouped(image_inputs(images), classifier.group_size(batch_size))
         read = partial(_read, classifier)
         for group, outputs in stream_outputs(classifier.compute, classifier, groups, read):
-            found = iter(self._decoded(outputs[0], top_k) if outputs else ())
+            found = iter(decode(outputs[0]) if outputs else ())
             for name, error in group:
-                top, labels = next(found) if error is None else ((), None)
-                if top:
-                    yield Prediction(name, *top[0], top, labels=labels)
-                else:
-                    yield Prediction(name, None, None, error=error or NOT_FINITE)
+                yield replace(next(found), name=name) if error is None else Prediction(name, None, None, error=error)
 
-    def _decoded(self, logits: Tensor, top_k: int) -> list[tuple[Ranked, Ranked | None]]:
-        """The likeliest classes of each image, best first, and its predicted ones where it may have several.
-
-        Empty where the outputs are not finite.
-        """
+    def _decoded(self, top_k: int, rule: UncertaintyRule, logits: Tensor) -> list[Prediction]:
+        """The predictions of images, yet without a name, from their logits `(b, classes)`."""
         scores = self._task.scores(logits.float())
         values, indices = scores.topk(top_k, dim=1)
         rows = zip(finite_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True)
         tops = [self._named(order, probabilities) if usable else () for usable, order, probabilities in rows]
         if self._task.exclusive:
-            return [(top, None) for top in tops]
-        chosen = [(row, self._task.predicted(row, self.card.decision)) for row in scores.tolist()]
+            sets = rule.sets(logits)
+            if sets is None:
+                return [self._exclusive(top, rule) for top in tops]
+            each = zip(tops, sets, scores.tolist(), strict=True)
+            return [
+                replace(self._exclusive(top, rule), prediction_set=self._named(members, [own[i] for i in members]))
+                if top
+                else self._exclusive(top, rule)
+                for top, members, own in each
+            ]
+        chosen = [(row, self._task.predicted(row, self._decision)) for row in scores.tolist()]
         labels = [self._named(order, [row[i] for i in order]) for row, order in chosen]
-        return [(top, own if top else None) for top, own in zip(tops, labels, strict=True)]
+        return [
+            Prediction("", *top[0], top, labels=own) if top else Prediction("", None, None, error=NOT_FINITE)
+            for top, own in zip(tops, labels, strict=True)
+        ]
+
+    def _exclusive(self, top: Ranked, rule: UncertaintyRule) -> Prediction:
+        """The prediction of an image that has one class; without likeliest classes its outputs are not finite."""
+        if not top:
+            return Prediction("", None, None, error=NOT_FINITE)
+        (label, probability), *_ = top
+        abstained = rule.threshold is not None and probability < rule.threshold
+        return Prediction("", None if abstained else label, probability, top, abstained=abstained)
 
     def _named(self, indices: Sequence[int], probabilities: Sequence[float]) -> Ranked:
         return tuple((self.classes[index], p) for index, p in zip(indices, probabilities, strict=True))

@@ -36,6 +36,7 @@ from ftkit.parts.task import Task
 from ftkit.plugins import BUILT_IN, Registry
 from ftkit.runs.model_card import CARD, MEMBERS, WEIGHTS, BackboneId, ModelCard, damaged, read_card_and_digest
 from ftkit.tasks.saved_task import saved_task
+from ftkit.uncertainty.calibrated_network import calibrated_network
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Loaded:
     """A model that is ready to use: in eval mode, on its device.
 
     Attributes:
-        model: Of an ensemble whose members differ in preprocessing, it can't be called.
+        model: Gives uncalibrated logits. Of an ensemble whose members differ in preprocessing, it can't be called.
         notes: Warnings for the user.
-        members: The models of an ensemble with their weights, their outputs in the order of the ensemble's classes.
+        members: The models of an ensemble with their weights, their outputs in the order of the ensemble's classes;
+            they give calibrated logits, and their cards have no calibration.
     """
 
     model: nn.Module
@@ -55,6 +57,11 @@ class Loaded:
     task: Task
     notes: tuple[str, ...] = ()
     members: tuple[tuple[Loaded, float], ...] = ()
+
+    @property
+    def calibrated(self) -> nn.Module:
+        """The model with calibrated logits."""
+        return calibrated_network(self.model, self.card.calibration, self.compute.device)
 
     @property
     def precision(self) -> str:
@@ -144,8 +151,10 @@ def _load_ensemble(folder: Path, card: ModelCard, device: str, precision: str, r
         if sorted(loaded.card.classes) != sorted(card.classes):
             raise RequestError(f"{folder / CARD}: member {number} has other classes", "make the ensemble again")
         places = class_places(card.classes, loaded.card.classes)
-        model = loaded.model if places == sorted(places) else Reordered(loaded.model, places).to(loaded.compute.device)
-        members.append((replace(loaded, model=model), member.weight))
+        model = loaded.calibrated
+        model = model if places == sorted(places) else Reordered(model, places).to(loaded.compute.device)
+        own = replace(loaded.card, calibration=None)
+        members.append((replace(loaded, model=model, card=own), member.weight))
         notes += [f"member {number}: {line}" for line in loaded.notes]
     task, computes = _task(card, registry or _registry(members[0][0].card), folder), {m.compute for m, _ in members}
     found = members[0][0].compute

@@ -23,6 +23,7 @@ from ftkit.plugin_errors import plugin_boundary
 from ftkit.plugins.optional_packages import is_installed
 from ftkit.strategies.schedule import Schedule
 from ftkit.transforms.augmentation import check_channels
+from ftkit.uncertainty.calibration import can_calibrate
 
 UNMEASURED_BATCHES = "batch size auto: how many images fit at a time is tried on the device before the run starts"
 
@@ -40,6 +41,7 @@ def check_plan(plan: Plan) -> Plan:
         _check_metrics(plan, validated)
     _require_trackers(config.tracker)
     _check_balance(plan)
+    _check_calibration(plan)
     check_channels(plan.augmentation, plan.preprocessing.channels)
     _check_cached_augmentations(plan)
     notes = _random_notes(plan.weights, config.allow_partial, plan.schedule, config.strategy.name)
@@ -147,6 +149,15 @@ def _check_balance(plan: Plan) -> None:
         raise RequestError(
             f"{plan.resolved.where('balance')}: weights are for one class per image, and the task is {plan.task.name}",
             "set loss.pos_weight=balanced to weight the positive targets of rare classes, or give --balance sampler",
+        )
+
+
+def _check_calibration(plan: Plan) -> None:
+    """Refuse a calibration that was asked for where the probabilities are of another kind."""
+    method, where = plan.config.calibration, plan.resolved.where("calibration")
+    if method not in ("auto", "off") and not can_calibrate(plan.task):
+        raise RequestError(
+            f"{where}: the probabilities of task {plan.task.name} aren't a softmax or a sigmoid", "give off"
         )
 
 

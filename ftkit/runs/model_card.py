@@ -19,6 +19,7 @@ from ftkit.files.folder_swap import current_folder
 from ftkit.files.json_text import dump_json
 from ftkit.parts.backbone import Head
 from ftkit.transforms.preprocessing import Preprocessing
+from ftkit.uncertainty.calibration import Calibration, calibrated_decision
 
 FORMAT = 1
 ENSEMBLE_FORMAT = 2
@@ -91,12 +92,13 @@ class ModelCard:
         origin: Where classes were chosen or mapped: by class of the training data, which of `classes` it
             counts as, None where its images weren't used.
         task: Its name and options.
-        decision: What turns scores into predictions, as `Task.fit_decision` gave it.
+        decision: What turns scores into predictions, as `Task.fit_decision` gave it, for uncalibrated ones.
         precision: Numeric precision of the validation, in which the model is evaluated; `auto` if it isn't known.
         dataset: The name of the training data's dataset, and its `layout_options`; empty in cards of early versions.
         average: Where the weights are an average of those of several epochs: which `epochs`, and the `share` of the
             way from the first to the last of them, None for the mean. Empty for the weights of one epoch.
         members: The models of an ensemble, whose `preprocessing` is that of the first one; empty for a single network.
+        calibration: What is done to the logits before they become probabilities; None if none was fitted.
         teacher: The `model` whose outputs were learned, its `backbone` and the digest of its weights; empty for none.
         format: The version of the bundle's layout.
     """
@@ -121,7 +123,13 @@ class ModelCard:
     average: Mapping[str, Any] = field(default_factory=dict)
     members: tuple[EnsembleMember, ...] = ()
     teacher: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
     format: int = FORMAT
+
+    @property
+    def applied_decision(self) -> Mapping[str, Any]:
+        """What turns calibrated scores into predictions."""
+        return calibrated_decision(self.decision, self.calibration, len(self.classes))
 
     def encode(self, weights_sha256: str) -> bytes:
         """The card as `model.json`, with the digest of the weights' file, empty for an ensemble, and its own.
@@ -167,6 +175,11 @@ def read_card_and_digest(folder: Path) -> tuple[ModelCard, str]:
         ) from None
 
 
+def card_digest(folder: Path) -> str:
+    """The digest of a model's card, by which files beside it refer to the model."""
+    return hashlib.sha256(_read(current_folder(folder) / CARD)).hexdigest()
+
+
 def damaged(path: Path) -> RequestError:
     """The error for a file of a model whose bytes have changed since it was written."""
     return RequestError(
@@ -195,10 +208,21 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     """The card from its JSON, each value checked by its type: a right digest doesn't prove that ftkit wrote it."""
     from pydantic import TypeAdapter
 
-    # Early cards have none of the first three; only ensembles have members, and only distilled models a teacher.
-    optional = {"precision": "auto", "dataset": {}, "average": {}, "members": [], "teacher": {}}
+    # Early cards have none of these; only ensembles have members, and only distilled models a teacher.
+    optional: dict[str, Any] = {
+        "precision": "auto",
+        "dataset": {},
+        "average": {},
+        "members": [],
+        "teacher": {},
+        "calibration": None,
+    }
     content = {**optional, **content}
-    return TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
+    card = TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
+    fault = card.calibration.check(len(card.classes)) if card.calibration is not None else ""
+    if fault:
+        raise ValueError(f"calibration: {fault}")
+    return card
 
 
 def first_validation_error(error: Exception) -> str:

@@ -54,6 +54,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.transforms.device_transforms",
     "ftkit.transforms.pipeline",
     "ftkit.transforms.views",
+    "ftkit.uncertainty",
 )
 """Rooms and modules that compute; nothing else imports torch, which keeps `--help`, `plan`, `list` and `runs` fast."""
 TORCH_FREE = (
@@ -75,6 +76,8 @@ TORCH_FREE = (
     "ftkit.training.events",
     "ftkit.training.preparation.open_run",
     "ftkit.training.preparation.resume_request",
+    "ftkit.uncertainty.calibration",
+    "ftkit.uncertainty.set_methods",
 )
 """Modules of those rooms that `plan`, `list` and `runs` import, and so are free of torch all the same."""
 

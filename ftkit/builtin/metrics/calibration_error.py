@@ -25,31 +25,39 @@ def ftkit_metrics() -> Mapping[str, type[Metric]]:
 class CalibrationError(Metric):
     """Mean distance between confidence and accuracy, by the L1 norm, over bins weighted with their images.
 
+    With several labels per image, the confidence is the probability of a class, and each pair of an image and a class
+    counts once: the distance is that between probability and frequency.
+
     Resamples have a greater error than the images themselves, so a bootstrap interval would be biased.
     """
 
     label = "calibration error"
     lower_is_better = True
+    tasks = ("multiclass", "multilabel")
     resampled = False
 
     def value(self, outputs: Outputs) -> float:
         import numpy as np
 
-        bins, gaps = confidence_bins(outputs)
-        return float(np.abs(np.bincount(bins, gaps, BINS)).sum() / len(outputs))
+        _, bins, gaps = confidence_bins(outputs)
+        return float(np.abs(np.bincount(bins, gaps, BINS)).sum() / len(bins))
 
     def resampler(self, outputs: Outputs) -> Resampler:
         import numpy as np
 
-        bins, gaps = confidence_bins(outputs)
-        sums = sums_by_group(np.arange(len(bins)), bins, (len(bins), BINS), gaps)
+        images, bins, gaps = confidence_bins(outputs)
+        sums = sums_by_group(images, bins, (len(outputs), BINS), gaps)
         return lambda counts: np.asarray(np.abs(counts @ sums).sum(axis=1) / len(bins))
 
 
-def confidence_bins(outputs: Outputs) -> tuple[Array, Array]:
-    """The bin of each image, int64 `(n,)`, and its confidence less whether it is right, float64 `(n,)`."""
+def confidence_bins(outputs: Outputs) -> tuple[Array, Array, Array]:
+    """The image, the bin, and the confidence less whether it is right, of each confidence, `(m,)` each."""
     import numpy as np
 
-    assert isinstance(outputs, MulticlassOutputs), "of no other task"
-    confidence = outputs.confidence.clip(max=BELOW_ONE)
-    return np.digitize(confidence, np.linspace(0, 1, BINS + 1)) - 1, confidence - outputs.right
+    if isinstance(outputs, MulticlassOutputs):
+        images, confidence, right = np.arange(len(outputs)), outputs.confidence, outputs.right
+    else:
+        images = np.repeat(np.arange(len(outputs)), len(outputs.classes))
+        confidence, right = outputs.scores.ravel(), outputs.targets.ravel()
+    bins = np.digitize(confidence.clip(max=BELOW_ONE), np.linspace(0, 1, BINS + 1)) - 1
+    return images, bins, confidence.clip(max=BELOW_ONE) - right

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftkit.cli.commands.predict import model_folder
+from ftkit.cli.commands.predict import ByClass, Coverage, SetsMethod, model_folder
 from ftkit.cli.flags import dataset_at
 from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, project_registry
 from ftkit.cli.output import console
+from ftkit.cli.output.calibration_lines import calibration_json, measured_lines
 from ftkit.cli.output.evaluation_tables import print_evaluation
 from ftkit.cli.output.mistake_files import mistakes_target
+from ftkit.cli.output.uncertainty_tables import coverage_lines, risk_table, uncertainty_json
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, plural
 from ftkit.parts.dataset import SplitName
@@ -83,6 +85,9 @@ def evaluate(
     cache: Cached = None,
     tta: TtaChoice = "none",
     mistakes: Mistakes = None,
+    coverage: Coverage = None,
+    set_method: SetsMethod = None,
+    by_class: ByClass = False,
     output: RunsFolder = None,
 ) -> None:
     """Evaluate a model on labelled images."""
@@ -90,29 +95,45 @@ def evaluate(
         raise RequestError(f"--cache has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them")
     target = None if mistakes is None else mistakes_target(mistakes)
     bundle = model_folder(model, output)
-    resolved = _run_config(bundle)
-    images = _evaluation_data(bundle, data, sets or [], split, resolved)
+    resolved = run_config(bundle)
+    images = evaluation_images(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
+    from ftkit.evaluation.calibration_on_images import calibration_on_images
     from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
+    from ftkit.evaluation.set_coverage import set_coverage
+    from ftkit.inference.uncertain_predictions import Uncertainty, uncertainty_rule
+    from ftkit.metrics.multiclass_outputs import MulticlassOutputs
     from ftkit.models.bundle import load_bundle
+    from ftkit.uncertainty.rejection import risk_coverage
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
     metrics = _metrics(resolved, loaded, metric or [])
-    _print_notes(bundle, images, loaded.notes)
+    rule = uncertainty_rule(Uncertainty(coverage, set_method, by_class), bundle, loaded.card, loaded.task.exclusive)
+    _print_notes(bundle, images, loaded.notes, rule.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
     outputs = bundle_outputs(loaded, images, options, store, console.note)
     evaluation, intervals = evaluate_with_intervals(outputs, metrics)
     if target is not None:
         console.note(target.write(outputs, images.split))
+    errors = calibration_on_images(loaded, outputs)
+    curve = risk_coverage(outputs.confidence, outputs.right) if isinstance(outputs, MulticlassOutputs) else None
+    held = None
+    if coverage is not None and isinstance(outputs, MulticlassOutputs):
+        held = set_coverage(outputs, rule, coverage)
     if json:
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.precision, "tta": tta}
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
-        console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
+        calibration = calibration_json(loaded.card.calibration, errors)
+        found = {"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds}
+        console.print_json({**found, "calibration": calibration, **uncertainty_json(curve, held)})
     else:
         print_evaluation(evaluation, images, intervals, metrics, tta)
+        for line in (*measured_lines(loaded.card.calibration, errors), *coverage_lines(held)):
+            console.print_text(line)
+        risk_table(curve)
 
 
 def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:
@@ -128,7 +149,7 @@ def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) ->
     return found | named
 
 
-def _evaluation_data(
+def evaluation_images(
     bundle: Path, data: str | None, sets: Sequence[str], split: SplitName | None, run: Resolved | None
 ) -> EvaluationData:
     """The images to evaluate on: those of `--data` and `--set`, or those of the model's run.
@@ -157,7 +178,7 @@ def _evaluation_data(
     return split_of_run(run, card, split, bundle.parent)
 
 
-def _run_config(bundle: Path) -> Resolved | None:
+def run_config(bundle: Path) -> Resolved | None:
     from ftkit.config.load import resolve
     from ftkit.runs.model_card import read_card
     from ftkit.runs.run_lookup import run_of
@@ -166,9 +187,9 @@ def _run_config(bundle: Path) -> Resolved | None:
     return resolve(run / "config.yaml", {}, [], {}) if run and (run / "config.yaml").is_file() else None
 
 
-def _print_notes(bundle: Path, images: EvaluationData, warnings: Iterable[str]) -> None:
+def _print_notes(bundle: Path, images: EvaluationData, warnings: Iterable[str], notes: Iterable[str]) -> None:
     console.note(f"model {bundle} on {images.source}: {images.title} split, {plural(len(images.split), 'image')}")
-    for line in images.notes:
+    for line in (*images.notes, *notes):
         console.note(f"note: {line}")
     if images.changed:
         console.warn(f"{images.source} has changed since the model was trained: metrics are not comparable")

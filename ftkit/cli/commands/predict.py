@@ -26,11 +26,13 @@ from ftkit.cli.output.prediction_files import (
 )
 from ftkit.config.choices import Device, Precision
 from ftkit.data.walk import SkippedFiles
-from ftkit.errors import one_line, plural
+from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NOT_FINITE
+from ftkit.uncertainty.set_methods import SetMethod
 
 if TYPE_CHECKING:
     from ftkit.inference.multi_device import PredictionJob
+    from ftkit.inference.uncertain_predictions import Uncertainty
     from ftkit.runs.model_card import ModelCard
 
 app = typer.Typer()
@@ -52,6 +54,19 @@ To = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="With --to: resume a .jsonl or .csv file that an interrupted command left.")
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option("--coverage", metavar="P", help="Add the smallest set of classes that holds the true one this often."),
+]
+SetsMethod = Annotated[SetMethod | None, typer.Option("--sets", help="How sets are made; by default lac.")]
+ByClass = Annotated[bool, typer.Option("--by-class", help="With --coverage: hold it for each class.")]
+MinConfidence = Annotated[
+    float | None, typer.Option("--min-confidence", metavar="P", help="Predict unknown below this probability.")
+]
+RejectRisk = Annotated[
+    float | None,
+    typer.Option("--reject-risk", metavar="P", help="Predict unknown as needed for at most this part of errors."),
 ]
 Processes = Annotated[
     int, typer.Option("--num-processes", metavar="N", min=1, help="Processes; each uses one of the GPUs, if any.")
@@ -78,17 +93,30 @@ def predict(
     precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
     num_processes: Processes = 1,
     tta: TtaChoice = "none",
+    coverage: Coverage = None,
+    sets: SetsMethod = None,
+    by_class: ByClass = False,
+    min_confidence: MinConfidence = None,
+    reject_risk: RejectRisk = None,
     output: RunsFolder = None,
 ) -> None:
     """Predict the class of images."""
     target = prediction_target(to, "jsonl" if as_json else form, resume, tta)
+    target.sets = coverage is not None
+    target.abstains = min_confidence is not None or reject_risk is not None
+    if resume and (target.sets or target.abstains):
+        raise RequestError("--resume: a file with sets or rejections can't be resumed", "drop --resume")
     bundle = model_folder(model, output)
     skipped = SkippedFiles()
     images = find_images(paths, sys.stdin, skipped)
     existing = skip_predicted(target, images, top_k)
     from ftkit.inference.multi_device import PredictionJob
+    from ftkit.inference.uncertain_predictions import Uncertainty
 
-    job = PredictionJob(bundle, device, precision, top_k, batch_size, tta)
+    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk)
+    for line in _rule_notes(asked, bundle):
+        console.note(line)
+    job = PredictionJob(bundle, device, precision, top_k, batch_size, tta, asked)
     counts = _predict(job, images, target, existing, num_processes)
     _report(counts, target, skipped)
     if counts.unreadable or counts.not_finite or skipped.suspicious:
@@ -102,6 +130,7 @@ class _Counts:
     total: int
     unreadable: int
     not_finite: int
+    abstained: int = 0
 
 
 def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existing: Existing, processes: int) -> _Counts:
@@ -120,6 +149,7 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
         with closing(target.write(predictions, card.classes, job.top_k, _is_exclusive(card))) as written:
             for prediction in written:
                 counts.total += 1
+                counts.abstained += prediction.abstained
                 counts.not_finite += prediction.error == NOT_FINITE
                 counts.unreadable += prediction.error not in (None, NOT_FINITE)
     except KeyboardInterrupt:
@@ -127,6 +157,22 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
             console.note(f"{target.path} has the predictions so far: add --resume to the same command to resume")
         raise
     return counts
+
+
+def _rule_notes(asked: Uncertainty, bundle: Path) -> tuple[str, ...]:
+    """Lines on the sets and the rejection that were asked for.
+
+    Raises:
+        RequestError: The model can't give them.
+    """
+    from ftkit.inference.uncertain_predictions import uncertainty_rule
+    from ftkit.runs.model_card import read_card
+
+    asked.check()
+    if not (asked.has_sets or asked.abstains):
+        return ()
+    card = read_card(bundle)
+    return uncertainty_rule(asked, bundle, card, _is_exclusive(card)).notes
 
 
 def _is_exclusive(card: ModelCard) -> bool:
@@ -141,6 +187,8 @@ def _is_exclusive(card: ModelCard) -> bool:
 def _report(counts: _Counts, target: Target, skipped: SkippedFiles) -> None:
     if target.path is not None:
         console.note(f"{plural(counts.total, 'prediction')} in {target.path}")
+    if target.abstains:
+        console.note(f"{counts.abstained} of {plural(counts.total, 'image')} predicted as unknown")
     if counts.unreadable:
         console.note(f"{counts.unreadable} of {plural(counts.total, 'file')} can't be read")
     if counts.not_finite:

@@ -14,7 +14,7 @@ from ftkit.cli.launcher import launch_from_flags
 from ftkit.cli.launcher import run as run_agent
 from ftkit.cli.options import Json, with_request
 from ftkit.cli.output import console, streams
-from ftkit.cli.output.training.run_result import result_lines
+from ftkit.cli.output.training.run_result import result_json, result_lines
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, shell_word
 
@@ -205,7 +205,7 @@ def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other
 def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None:
     try:
         if json:
-            console.print_json({"run": str(outcome.run.path), "best": outcome.best, "epochs": outcome.records})
+            console.print_json(result_json(outcome))
         else:
             lines = result_lines(plan, outcome, quiet)
             outcome.run.write_log(lines)

@@ -58,6 +58,7 @@ class Target:
         path: A file; None for stdout.
         form: `table`, `jsonl`, `csv` or `parquet`.
         tta: The test-time augmentation of the predictions; with one, each row of a file or of JSON lines or CSV has it.
+        sets, abstains: See `Layout`.
         end: Bytes of the existing file to keep; None creates a new file.
     """
 
@@ -65,6 +66,8 @@ class Target:
     form: str
     tta: Tta = "none"
     end: int | None = None
+    sets: bool = False
+    abstains: bool = False
 
     @property
     def resumable(self) -> bool:
@@ -98,7 +101,7 @@ class Target:
             yield from self._append(self.path, predictions, classes, top_k, exclusive)
 
     def _layout(self, exclusive: bool) -> Layout:
-        return Layout(exclusive, None if self.tta == "none" else self.tta)
+        return Layout(exclusive, None if self.tta == "none" else self.tta, self.sets, self.abstains)
 
     def _append(
         self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int, exclusive: bool
@@ -197,6 +200,12 @@ def check_same_model(target: Target, existing: Existing, predictions: Iterable[P
             )
 
 
+def _refuse_uncertainty(columns: Iterable[str]) -> None:
+    found = [name for name in ("set", "abstained") if name in columns]
+    if found:
+        raise ValueError(f"its rows have {found[0]!r}, which can't be resumed")
+
+
 def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, str, int, int, str, float]]:
     """The complete predictions in a file: image, `tta`, number of classes, end offset, class, and probability.
 
@@ -214,6 +223,7 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, str, int, int,
         if target.form == "csv":
             rows = csv.reader(lines())
             heading = next(rows, [])
+            _refuse_uncertainty(heading)
             width, further = len(heading), [name for name in heading if name in ("tta", "labels")]
             first = 1 + len(further)
             for row in rows:
@@ -228,6 +238,7 @@ def _kept(file: IO[bytes], target: Target) -> Iterator[tuple[str, str, int, int,
                 if not whole:
                     return
                 row = json.loads(line)
+                _refuse_uncertainty(row)
                 label, probability = str(row["label"] or row["error"]), float(row["probability"] or 0.0)
                 yield str(row["file"]), str(row.get("tta", "none")), len(row["top"]), end, label, probability
     except (ValueError, KeyError, TypeError, csv.Error) as error:

@@ -19,7 +19,7 @@ from ftkit.parts.label_sets import SEPARATOR
 if TYPE_CHECKING:
     from ftkit.inference.predictor import Prediction
 
-UNREADABLE, UNUSABLE = "(unreadable)", "(not finite)"
+UNREADABLE, UNUSABLE, UNKNOWN = "(unreadable)", "(not finite)", "(unknown)"
 ROWS = 10_000
 """Rows in a row group of a Parquet file."""
 
@@ -31,10 +31,20 @@ class Layout:
     Attributes:
         exclusive: Whether each image has one class; otherwise predictions have `labels`.
         tta: The test-time augmentation, which each row has; None without one.
+        sets: Whether each row has a prediction set.
+        abstains: Whether the model may abstain, so that each row says whether it did.
     """
 
     exclusive: bool = True
     tta: str | None = None
+    sets: bool = False
+    abstains: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of CSV between the file and the label."""
+        wanted = {"tta": self.tta is not None, "labels": not self.exclusive, "set": self.sets}
+        return [name for name, has in (wanted | {"abstained": self.abstains}).items() if has]
 
 
 @contextmanager
@@ -77,6 +87,8 @@ def write_parquet(path: Path, predictions: Iterable[Prediction], layout: Layout 
             ("error", pa.string()),
             *([] if layout.exclusive else [("labels", pa.list_(label_and_probability))]),
             *([] if layout.tta is None else [("tta", pa.string())]),
+            *([("set", pa.list_(label_and_probability))] if layout.sets else []),
+            *([("abstained", pa.bool_())] if layout.abstains else []),
         ]
     )
     part = path.with_name(f".{path.name}.part")
@@ -115,15 +127,15 @@ def lines_of(
     elif form == "csv":
         columns = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
         if heading:
-            further = [*([] if layout.tta is None else ["tta"]), *([] if layout.exclusive else ["labels"])]
-            yield _csv_line(["file", *further, "label", "probability", *columns, "error"]), None
+            yield _csv_line(["file", *layout.columns, "label", "probability", *columns, "error"]), None
         write = _csv_writer(top_k, layout)
     elif not layout.exclusive:
         yield "file  labels" + ("" if top_k == 1 else "  most probable classes"), None
         write = partial(_labels_row, top_k)
     else:
-        width = max(map(len, (UNREADABLE, UNUSABLE, *map(one_line, classes))))
-        yield "  ".join([*[f"{'class':<{width}}  probability"] * top_k, "file"]), None
+        width = max(map(len, (UNREADABLE, UNUSABLE, UNKNOWN, *map(one_line, classes))))
+        heads = [*[f"{'class':<{width}}  probability"] * top_k, "file", *(["set"] if layout.sets else [])]
+        yield "  ".join(heads), None
         write = _table_writer(width, top_k)
     for prediction in predictions:
         yield write(prediction), prediction
@@ -143,6 +155,8 @@ def _facts(prediction: Prediction, layout: Layout) -> dict[str, Any]:
         "error": prediction.error,
         **({} if prediction.labels is None else {"labels": _pairs(prediction.labels)}),
         **({} if layout.tta is None else {"tta": layout.tta}),
+        **({"set": None if prediction.error else _pairs(prediction.prediction_set or ())} if layout.sets else {}),
+        **({"abstained": prediction.abstained} if layout.abstains else {}),
     }
 
 
@@ -164,9 +178,15 @@ def _csv_writer(top_k: int, layout: Layout) -> Callable[[Prediction], str]:
     def write(prediction: Prediction) -> str:
         cells = [cell for label, p in prediction.top for cell in (label, f"{p:.6f}")]
         cells = cells or [""] * (2 * top_k)
-        labels = [] if layout.exclusive else [SEPARATOR.join(label for label, _ in prediction.labels or ())]
-        tta = [] if layout.tta is None else [layout.tta]
-        return _csv_line([prediction.name, *tta, *labels, *cells, prediction.error or ""])
+        if prediction.abstained:
+            cells[0] = ""
+        further = {
+            "tta": layout.tta or "",
+            "labels": SEPARATOR.join(label for label, _ in prediction.labels or ()),
+            "set": SEPARATOR.join(label for label, _ in prediction.prediction_set or ()),
+            "abstained": prediction.top[0][0] if prediction.abstained else "",
+        }
+        return _csv_line([prediction.name, *(further[name] for name in layout.columns), *cells, prediction.error or ""])
 
     return write
 
@@ -183,10 +203,13 @@ def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
 
     def write(prediction: Prediction) -> str:
         top = [f"{one_line(label):<{width}}  {p:11.4f}" for label, p in prediction.top]
+        if prediction.abstained:
+            top[0] = f"{UNKNOWN:<{width}}  {prediction.top[0][1]:11.4f}"
         mark = UNUSABLE if prediction.error == NOT_FINITE else UNREADABLE
         cells = top or [f"{mark:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
         why = f"  ({one_line(prediction.error)})" if prediction.error else ""
-        return "  ".join([*cells, one_line(prediction.name)]) + why
+        members = ", ".join(one_line(label) for label, _ in prediction.prediction_set or ())
+        return "  ".join([*cells, one_line(prediction.name), *([f"{{{members}}}"] if members else [])]) + why
 
     return write
 

@@ -37,6 +37,11 @@ class ImageDigests:
     _contents: bytearray = field(repr=False)
     _marks: array[int] = field(repr=False)
 
+    def contents(self) -> list[bytes]:
+        """The digest of each image's content, `UNREADABLE` for images that can't be read; empty with a stamp."""
+        size = DIGEST_BYTES
+        return [bytes(self._contents[at : at + size]) for at in range(0, len(self._contents), size)]
+
     def is_same(self, index: int) -> bool:
         """Whether a sample's file still has the same content; call it after reading the file."""
         file = sample_file(self._split, index)

@@ -149,7 +149,7 @@ def _card(sources: Sequence[_Source], shares: Sequence[float]) -> ModelCard:
     first, cards = sources[0].card, [source.card for source in sources]
     task = saved_task(first.task, Registry(project_plugins()), str(sources[0].folder / CARD))
     orders = [class_places(first.classes, card.classes) for card in cards]
-    decisions = [task.reordered_decision(one.decision, order) for one, order in zip(cards, orders, strict=True)]
+    decisions = [task.reordered_decision(one.applied_decision, order) for one, order in zip(cards, orders, strict=True)]
     names = ", ".join(sorted({card.backbone.name for card in cards}))
     members = tuple(
         EnsembleMember(one.card_sha256, share, str(one.folder), one.card.backbone.name, one.card.metrics)

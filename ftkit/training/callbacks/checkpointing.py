@@ -25,12 +25,14 @@ from ftkit.runs.checkpoint import save_checkpoint
 from ftkit.runs.model_card import ModelCard
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.checkpoint_state import state_of
+from ftkit.training.run_calibration import calibration_of_run
 from ftkit.training.session import Session
 from ftkit.training.validation import holding
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
     from ftkit.training.trainer import Trainer
+    from ftkit.uncertainty.calibration_fit import CalibrationSample
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class _Pending:
 
     Attributes:
         values: The tensors on the CPU by name that the current phase can change.
+        sample: What its calibration is fitted on once it is written.
     """
 
     card: ModelCard
     values: Mapping[str, Tensor]
+    sample: CalibrationSample | None
 
 
 class Checkpointing(TrainerCallback):
@@ -69,12 +73,12 @@ class Checkpointing(TrainerCallback):
         if not self._epoch_is_due():
             self._unsaved = True
             if card is not None:
-                self._pending = _Pending(card, _changing(network, selected.weights))
+                self._pending = _Pending(card, _changing(network, selected.weights), selected.sample)
             return
         if card is not None:
             self._pending = None
             with holding(network, selected.weights):
-                save_model(session, network, session.run.model, card)
+                save_model(session, network, session.run.model, calibrated_card(session, card, selected.sample))
         self.write()
 
     def on_step_boundary(self) -> None:
@@ -103,8 +107,9 @@ class Checkpointing(TrainerCallback):
         totals = self.trainer.totals.over_processes(session.accelerator)
         progress.loss_sum, progress.correct, progress.seen = totals
         if self._pending is not None:
+            card = calibrated_card(session, self._pending.card, self._pending.sample)
             with holding(session.network, self._pending.values):
-                save_model(session, session.network, session.run.model, self._pending.card)
+                save_model(session, session.network, session.run.model, card)
             self._pending = None
         state = state_of(self.trainer)
         if session.is_main:
@@ -185,6 +190,11 @@ def make_card(
         average=average or {},
         teacher={} if plan.teacher is None else plan.teacher.facts,
     )
+
+
+def calibrated_card(session: Session, card: ModelCard, sample: CalibrationSample | None) -> ModelCard:
+    """The card of a run's model with its calibration."""
+    return replace(card, calibration=calibration_of_run(session.plan, sample, "validation images"))
 
 
 def _layout(plan: Plan) -> Mapping[str, Any]:

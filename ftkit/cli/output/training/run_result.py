@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ftkit.cli.output.calibration_lines import fitted_lines
+from ftkit.cli.output.training.search_table import search_lines
 from ftkit.errors import one_line, plural, shell_word
 
 if TYPE_CHECKING:
@@ -18,12 +20,14 @@ EXAMPLE = "digits"
 
 def result_lines(plan: Plan, outcome: Outcome, quiet: bool) -> list[str]:
     """Lines of text on a finished run; with `quiet` without the weight drift."""
-    searched = _search_lines(plan, outcome)
+    from ftkit.runs.model_card import read_card
+
+    searched = search_lines(plan, outcome)
     plan = outcome.plan or plan
-    lines = searched
-    lines += _cross_fitting_lines(plan, outcome) if plan.fold_sizes else _lines(plan, outcome, quiet)
+    lines = [*searched, *(_cross_fitting_lines(plan, outcome) if plan.fold_sizes else _lines(plan, outcome, quiet))]
     run = outcome.run
     lines += [
+        *fitted_lines(read_card(run.model).calibration),
         f"model: {run.model}",
         f"evaluate it:               ftkit evaluate {shell_word(run.path)}",
         f"predict your images:       ftkit predict IMAGE_OR_FOLDER --model {shell_word(run.path)}",
@@ -33,39 +37,19 @@ def result_lines(plan: Plan, outcome: Outcome, quiet: bool) -> list[str]:
     return lines
 
 
-def _search_lines(plan: Plan, outcome: Outcome) -> list[str]:
-    """The recipes that a search has tried, and its winner; none for another run."""
-    from ftkit.cli.output.descriptions import time_text
-    from ftkit.runs.search_record import read_search
+def result_json(outcome: Outcome) -> dict[str, Any]:
+    """A finished run as JSON values."""
+    from dataclasses import asdict
 
-    search = read_search(outcome.run)
-    if search is None:
-        return []
-    label, width = one_line(plan.metrics[search.monitor].label), max(len(trial.name) for trial in search.trials)
-    lines = [f"recipes by validation {label}, each on the first folds:" if search.folds > 1 else f"recipes by {label}:"]
-    for trial in search.trials:
-        scores = " ".join("-" if score.value is None else f"{score.value:.4f}" for score in trial.scores) or "-"
-        state = "best" if trial.name == search.winner else trial.verdict
-        lines.append(f"  {trial.name:<{width}}  {scores}  {time_text(sum(trial.seconds))}  {state}")
-        lines += [f"  {'':<{width}}  {_changes_text(trial.changes)}"] if trial.changes else []
-    lines.append(f"search: {time_text(search.spent)} of {time_text(search.budget)} spent, {search.reason}")
-    return lines
+    from ftkit.runs.model_card import read_card
 
-
-def _changes_text(changes: Mapping[str, Any]) -> str:
-    """The changes of a recipe as `key value`."""
-    found = []
-    for key, value in changes.items():
-        parts = value if isinstance(value, list) else [value]
-        found += [f"{key} {_part_text(part)}" for part in parts]
-    return ", ".join(found)
-
-
-def _part_text(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
-    options = [f"{key} {option:g}" for key, option in value.items() if key != "name"]
-    return " ".join([str(value["name"]), *([f"({', '.join(options)})"] if options else [])])
+    calibration = read_card(outcome.run.model).calibration
+    return {
+        "run": str(outcome.run.path),
+        "best": outcome.best,
+        "epochs": outcome.records,
+        "calibration": None if calibration is None else asdict(calibration),
+    }
 
 
 def _cross_fitting_lines(plan: Plan, outcome: Outcome) -> list[str]:

@@ -29,7 +29,7 @@ def reliability_diagram(data: ReportData) -> Html | Omitted:
         return Omitted("calibration error is defined for one label per image")
     if not outputs.finite.all():
         return Omitted("the outputs for some images are not finite")
-    bins, gaps = confidence_bins(outputs)
+    _, bins, gaps = confidence_bins(outputs)
     images = np.bincount(bins, minlength=BINS)
     right = np.bincount(bins, outputs.right, BINS)
     confidence = np.bincount(bins, gaps, BINS) + right

@@ -1,0 +1,47 @@
+"""The recipes that a search has tried, at the end of `ftkit train --budget`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftkit.cli.output.descriptions import time_text
+from ftkit.errors import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ftkit.planning.run_plan import Plan
+    from ftkit.training.train import Outcome
+
+
+def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
+    """The recipes with their metrics, times and verdicts; none for a run without a search."""
+    from ftkit.runs.search_record import read_search
+
+    search = read_search(outcome.run)
+    if search is None:
+        return []
+    label, width = one_line(plan.metrics[search.monitor].label), max(len(trial.name) for trial in search.trials)
+    lines = [f"recipes by validation {label}, each on the first folds:" if search.folds > 1 else f"recipes by {label}:"]
+    for trial in search.trials:
+        scores = " ".join("-" if score.value is None else f"{score.value:.4f}" for score in trial.scores) or "-"
+        state = "best" if trial.name == search.winner else trial.verdict
+        lines.append(f"  {trial.name:<{width}}  {scores}  {time_text(sum(trial.seconds))}  {state}")
+        lines += [f"  {'':<{width}}  {_changes_text(trial.changes)}"] if trial.changes else []
+    return [*lines, f"search: {time_text(search.spent)} of {time_text(search.budget)} spent, {search.reason}"]
+
+
+def _changes_text(changes: Mapping[str, Any]) -> str:
+    """The changes of a recipe as `key value`."""
+    found = []
+    for key, value in changes.items():
+        parts = value if isinstance(value, list) else [value]
+        found += [f"{key} {_part_text(part)}" for part in parts]
+    return ", ".join(found)
+
+
+def _part_text(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
+    options = [f"{key} {option:g}" for key, option in value.items() if key != "name"]
+    return " ".join([str(value["name"]), *([f"({', '.join(options)})"] if options else [])])

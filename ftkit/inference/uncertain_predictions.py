@@ -1,0 +1,147 @@
+"""Prediction sets and rejection, as they are asked for, applied to the outputs of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ftkit.errors import RequestError, plural, unknown
+from ftkit.files.folder_swap import current_folder
+from ftkit.parts.metric import Array
+from ftkit.runs.model_card import ModelCard, card_digest
+from ftkit.uncertainty.calibration_scores import CalibrationScores, read_scores
+from ftkit.uncertainty.conformal_scores import FREE_RANKS, set_members
+from ftkit.uncertainty.rejection import rejection_rule, rejection_rules
+from ftkit.uncertainty.set_methods import METHODS, SetMethod
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What a prediction says of how sure it is.
+
+    Attributes:
+        coverage: Give the smallest set of classes that holds the true one this often, between 0 and 1.
+        sets: How sets are made: `lac`, `aps` or `raps`; see `ftkit.uncertainty.conformal_scores`.
+        by_class: Hold the coverage for the images of each class, instead of for all together.
+        min_confidence: Abstain where the likeliest class has a lower probability.
+        reject_risk: Abstain below the probability above which at most this part of the predictions is wrong.
+    """
+
+    coverage: float | None = None
+    sets: SetMethod | None = None
+    by_class: bool = False
+    min_confidence: float | None = None
+    reject_risk: float | None = None
+
+    @property
+    def has_sets(self) -> bool:
+        return self.coverage is not None
+
+    @property
+    def abstains(self) -> bool:
+        return self.min_confidence is not None or self.reject_risk is not None
+
+    def check(self) -> None:
+        """Refuse values out of bounds, and values without effect.
+
+        Raises:
+            RequestError: Names the value.
+        """
+        for name, value in (("coverage", self.coverage), ("reject-risk", self.reject_risk)):
+            if value is not None and not 0 < value < 1:
+                raise RequestError(f"{name} is {value:g}", "give a number between 0 and 1")
+        if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
+            raise RequestError(f"min-confidence is {self.min_confidence:g}", "give a number above 0, up to 1")
+        if self.min_confidence is not None and self.reject_risk is not None:
+            raise RequestError("min-confidence and reject-risk both set the lowest confidence", "give one of them")
+        if self.sets is not None and self.sets not in METHODS:
+            raise unknown("sets", str(self.sets), METHODS)
+        if self.coverage is None and (self.sets is not None or self.by_class):
+            name = "by-class" if self.sets is None else "sets"
+            raise RequestError(f"{name} has no effect without coverage", "give coverage too")
+
+
+@dataclass(frozen=True, eq=False)
+class UncertaintyRule:
+    """What is done to the outputs of one model.
+
+    Attributes:
+        limits: The largest score of a class in a set: one, or one for each class; None without sets.
+        threshold: The lowest confidence of a prediction; None to predict always.
+        notes: Lines to report on the model's calibration images.
+    """
+
+    method: SetMethod = "lac"
+    limits: float | Array | None = None
+    threshold: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def sets(self, logits: Tensor) -> list[list[int]] | None:
+        """The classes in the set of each image, the likeliest first; None without sets."""
+        if self.limits is None:
+            return None
+        probabilities = logits.double().softmax(dim=1).cpu().numpy()
+        members = set_members(probabilities, self.method, self.limits)
+        orders = np.argsort(-probabilities, axis=1, kind="stable")
+        return [order[row[order]].tolist() for order, row in zip(orders, members, strict=True)]
+
+
+def uncertainty_rule(asked: Uncertainty, folder: Path, card: ModelCard, exclusive: bool) -> UncertaintyRule:
+    """What a model does to give what is asked for.
+
+    Args:
+        folder, card: The model's.
+        exclusive: Whether it predicts one class for each image.
+
+    Raises:
+        RequestError: A value is out of bounds or has no effect, or the model has no or too few calibration images.
+    """
+    asked.check()
+    if not (asked.has_sets or asked.abstains):
+        return UncertaintyRule()
+    if not exclusive:
+        raise RequestError(
+            "prediction sets and rejection are for one class per image, and the model has several",
+            "drop these options",
+        )
+    method: SetMethod = asked.sets or "lac"
+    if method == "raps" and len(card.classes) <= FREE_RANKS:
+        raise RequestError(f"raps is the same as aps with {FREE_RANKS} classes or fewer", "give --sets aps")
+    if asked.coverage is None and asked.reject_risk is None:
+        return UncertaintyRule(threshold=asked.min_confidence)
+    scores = read_scores(current_folder(folder), card_digest(folder))
+    limits, notes = _limits(asked, method, scores, card.classes)
+    threshold = asked.min_confidence if asked.reject_risk is None else _threshold(asked.reject_risk, scores)
+    if asked.reject_risk is not None:
+        notes = (*notes, f"predictions below a probability of {threshold:.4f} are rejected")
+    return UncertaintyRule(method, limits, threshold, notes)
+
+
+def _limits(
+    asked: Uncertainty, method: SetMethod, scores: CalibrationScores, classes: tuple[str, ...]
+) -> tuple[float | Array | None, tuple[str, ...]]:
+    """The limits of sets, and notes on them."""
+    if asked.coverage is None:
+        return None, ()
+    notes = [f"sets ({method}) with a coverage of {asked.coverage:g}, from {scores.describe}"]
+    if not asked.by_class:
+        return scores.limit(method, asked.coverage), tuple(notes)
+    limits = scores.class_limits(method, asked.coverage, len(classes))
+    always = [name for name, limit in zip(classes, limits.tolist(), strict=True) if not np.isfinite(limit)]
+    if always:
+        notes.append(f"{plural(len(always), 'class is', 'classes are')} in every set, of too few images: {always[0]}")
+    return limits, tuple(notes)
+
+
+def _threshold(risk: float, scores: CalibrationScores) -> float:
+    rule = rejection_rule(scores.confidence, scores.right, risk)
+    if rule is None:
+        lowest = min(one.bound for one in rejection_rules(scores.confidence, scores.right))
+        raise RequestError(
+            f"reject-risk {risk:g}: {scores.describe} can't show an error rate that low; the lowest is {lowest:.3g}",
+            "give a higher risk, or more images to ftkit calibrate",
+        )
+    return rule.threshold

@@ -1,0 +1,1 @@
+"""How far outputs can be trusted: calibration of probabilities, prediction sets, and unusual images."""

@@ -18,7 +18,7 @@ from torchmetrics.functional import classification
 
 from ftkit.api import MulticlassOutputs, Split, Splits
 from ftkit.cli.output import console
-from ftkit.cli.output.evaluation_tables import print_evaluation
+from ftkit.cli.output.evaluating.evaluation_tables import print_evaluation
 from ftkit.data.class_selection import select_classes
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.metrics.bootstrap import interval, resampled

@@ -10,7 +10,7 @@ from ftkit.cli.commands.evaluate import Data, Model, Sets, Workers, evaluation_i
 from ftkit.cli.commands.predict import model_folder
 from ftkit.cli.options import Json, RunsFolder
 from ftkit.cli.output import console
-from ftkit.cli.output.uncertainty_tables import calibration_table
+from ftkit.cli.output.evaluating.uncertainty_tables import calibration_table
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import shell_word
 from ftkit.parts.dataset import SplitName

@@ -13,10 +13,10 @@ from ftkit.cli.commands.predict import ByClass, Coverage, SetsMethod, model_fold
 from ftkit.cli.flags import dataset_at
 from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, project_registry
 from ftkit.cli.output import console
-from ftkit.cli.output.calibration_lines import calibration_json, measured_lines
-from ftkit.cli.output.evaluation_tables import print_evaluation
-from ftkit.cli.output.mistake_files import mistakes_target
-from ftkit.cli.output.uncertainty_tables import coverage_lines, risk_table, uncertainty_json
+from ftkit.cli.output.evaluating.calibration_lines import calibration_json, measured_lines
+from ftkit.cli.output.evaluating.evaluation_tables import print_evaluation
+from ftkit.cli.output.evaluating.mistake_files import mistakes_target
+from ftkit.cli.output.evaluating.uncertainty_tables import coverage_lines, risk_table, uncertainty_json
 from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, plural
 from ftkit.parts.dataset import SplitName
@@ -24,8 +24,12 @@ from ftkit.parts.dataset import SplitName
 if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.evaluation.evaluation_data import EvaluationData
+    from ftkit.evaluation.set_coverage import SetCoverage
+    from ftkit.inference.uncertain_predictions import UncertaintyRule
+    from ftkit.metrics.outputs import Outputs
     from ftkit.models.bundle import Loaded
     from ftkit.parts.metric import Metric
+    from ftkit.uncertainty.rejection import RiskCoverage
 
 app = typer.Typer()
 
@@ -101,11 +105,8 @@ def evaluate(
     from ftkit.config.schema import Cache
     from ftkit.evaluation.calibration_on_images import calibration_on_images
     from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
-    from ftkit.evaluation.set_coverage import set_coverage
     from ftkit.inference.uncertain_predictions import Uncertainty, uncertainty_rule
-    from ftkit.metrics.multiclass_outputs import MulticlassOutputs
     from ftkit.models.bundle import load_bundle
-    from ftkit.uncertainty.rejection import risk_coverage
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
     metrics = _metrics(resolved, loaded, metric or [])
@@ -118,10 +119,7 @@ def evaluate(
     if target is not None:
         console.note(target.write(outputs, images.split))
     errors = calibration_on_images(loaded, outputs)
-    curve = risk_coverage(outputs.confidence, outputs.right) if isinstance(outputs, MulticlassOutputs) else None
-    held = None
-    if coverage is not None and isinstance(outputs, MulticlassOutputs):
-        held = set_coverage(outputs, rule, coverage)
+    curve, held = _confidence_results(outputs, rule, coverage)
     if json:
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.precision, "tta": tta}
@@ -134,6 +132,20 @@ def evaluate(
         for line in (*measured_lines(loaded.card.calibration, errors), *coverage_lines(held)):
             console.print_text(line)
         risk_table(curve)
+
+
+def _confidence_results(
+    outputs: Outputs, rule: UncertaintyRule, coverage: float | None
+) -> tuple[RiskCoverage | None, SetCoverage | None]:
+    """The risk-coverage curve, and the coverage of prediction sets, where each image has one class."""
+    from ftkit.evaluation.set_coverage import set_coverage
+    from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+    from ftkit.uncertainty.rejection import risk_coverage
+
+    if not isinstance(outputs, MulticlassOutputs):
+        return None, None
+    held = None if coverage is None else set_coverage(outputs, rule, coverage)
+    return risk_coverage(outputs.confidence, outputs.right), held
 
 
 def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:

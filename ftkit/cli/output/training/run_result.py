@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftkit.cli.output.calibration_lines import fitted_lines
+from ftkit.cli.output.evaluating.calibration_lines import fitted_lines
 from ftkit.cli.output.training.search_table import search_lines
 from ftkit.errors import one_line, plural, shell_word
 

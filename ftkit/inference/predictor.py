@@ -6,16 +6,20 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ftkit.data.images import UnreadableImage, pixel_limit
-from ftkit.errors import FtkitError, RequestError, one_line, plural
+from ftkit.errors import FtkitError, RequestError, one_line, plural, unknown
+from ftkit.explanation.grad_cam import ExplainedNetwork
 from ftkit.inference.classifier import Classifier, inference_networks
-from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, read_pixels
+from ftkit.inference.heat_maps import BATCH, HeatMap, MappedImage, explained_networks, read_views, stream_heat_maps
+from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, try_read
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
 from ftkit.models.bundle import Loaded, load_bundle
@@ -60,7 +64,7 @@ class Predictor:
         self._compute, self._precision = loaded.compute, loaded.precision
         self._model = loaded.model
         self._task = loaded.task
-        self._networks = inference_networks(loaded)
+        self._loaded, self._networks = loaded, inference_networks(loaded)
 
     @property
     def device(self) -> torch.device:
@@ -114,11 +118,7 @@ class Predictor:
         """
         predictions = []
         for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size, tta)):
-            if prediction.error == NOT_FINITE:
-                raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
-            if prediction.error is not None:
-                in_memory = "image " * (prediction.name == str(position))
-                raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
+            _require(prediction, position)
             predictions.append(prediction)
         return predictions
 
@@ -136,6 +136,68 @@ class Predictor:
         check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
         return self._stream(images, top_k, batch_size, Classifier(self._networks, self._task, tta))
+
+    def explain(self, image: Source, class_name: str | None = None) -> NDArray[np.float32]:
+        """Which parts of an image raise the score of a class: a heat map by Grad-CAM.
+
+        Args:
+            image: As in `predict`.
+            class_name: By default the predicted class; where there may be several, the likeliest.
+
+        Returns:
+            Float32 `(height, width)` of the upright image, with a largest value of 1; 0 everywhere where no part raises
+            the score. It is 0 where preprocessing cuts the image off. Of an ensemble it is the mean over its members.
+
+        Raises:
+            UnreadableImage: The image can't be read, or has another type.
+            FtkitError: The model's outputs are not finite.
+            RequestError: The class is unknown, or the network has no layer with a value for each part of the image.
+        """
+        found = next(iter(self.iter_explain([image], class_name)))
+        _require(found.prediction, 0)
+        assert found.values is not None, "there is no error"
+        return found.values
+
+    def iter_explain(
+        self,
+        images: Source | Iterable[Source],
+        class_name: str | None = None,
+        top_k: int = 1,
+        batch_size: int = BATCH,
+        max_side: int | None = None,
+    ) -> Iterator[HeatMap]:
+        """Predictions of images with heat maps, in order, with a few batches in memory.
+
+        Args:
+            class_name: As in `explain`.
+            top_k, batch_size: As in `iter_predict`.
+            max_side: Images with a longer side than this, in pixels, are reduced to it, with their maps.
+
+        Raises:
+            RequestError: As `iter_predict` and `explain`; it is raised by the call, not by the iteration.
+        """
+        check_bounds(self.classes, top_k, batch_size)
+        if class_name is not None and class_name not in self.classes:
+            raise unknown("class", class_name, self.classes)
+        label = None if class_name is None else self.classes.index(class_name)
+        pixel_limit()
+        explained, classifier = self._explained, Classifier(self._networks, self._task)
+        inputs = image_inputs(images)
+        mapped = stream_heat_maps(classifier, explained, inputs, label, max_side, batch_size)
+        return (self._heat_map(one, top_k) for one in mapped)
+
+    @cached_property
+    def _explained(self) -> tuple[ExplainedNetwork, ...]:
+        return explained_networks(self._loaded, self._networks)
+
+    def _heat_map(self, one: MappedImage, top_k: int) -> HeatMap:
+        if one.logits is None:
+            return HeatMap(Prediction(one.name, None, None, error=one.error))
+        ((top, labels),) = self._decoded(one.logits, top_k)
+        if not top:
+            return HeatMap(Prediction(one.name, None, None, error=NOT_FINITE))
+        prediction = Prediction(one.name, *top[0], top, labels=labels)
+        return HeatMap(prediction, self.classes[one.label], one.values, one.image)
 
     def _stream(
         self, images: Source | Iterable[Source], top_k: int, batch_size: int, classifier: Classifier
@@ -170,18 +232,23 @@ class Predictor:
         return tuple((self.classes[index], p) for index, p in zip(indices, probabilities, strict=True))
 
 
+def _require(prediction: Prediction, position: int) -> None:
+    """Raise the error of a prediction, where it has one.
+
+    Args:
+        position: Of the image among those given.
+    """
+    if prediction.error == NOT_FINITE:
+        raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
+    if prediction.error is not None:
+        in_memory = "image " * (prediction.name == str(position))
+        raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
+
+
 def _read(classifier: Classifier, image: ImageInput) -> Read[tuple[str, str | None]]:
     """An image with its name, or the name with the reason why it can't be read."""
-    try:
-        views = [each(read_pixels(image, each.channels, each.value_range)) for each in classifier.transforms]
-        return classifier.joined(views), (image.name, None)
-    except UnreadableImage as error:
-        return None, (image.name, error.message)
-    except RequestError:
-        raise
-    except Exception as error:
-        # Whatever is wrong with one image, the others must still be classified.
-        return None, (image.name, one_line(f"can't be read: {error or type(error).__name__}"))
+    found, error = try_read(partial(read_views, classifier), image)
+    return None if found is None else found[1], (image.name, error)
 
 
 def check_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftkit.errors import FtkitError, RequestError
     from ftkit.exporting.model_export import Export
-    from ftkit.inference.predictor import Prediction, Predictor, load
+    from ftkit.inference.heat_maps import HeatMap
+    from ftkit.inference.predictions import Prediction
+    from ftkit.inference.predictor import Predictor, load
     from ftkit.inference.uncertain_predictions import Uncertainty
     from ftkit.library import export, plan, resume, train
     from ftkit.planning.run_plan import Plan
@@ -30,6 +32,7 @@ __all__ = [
     "EpochDone",
     "Export",
     "FtkitError",
+    "HeatMap",
     "Listener",
     "Outcome",
     "Plan",
@@ -51,6 +54,7 @@ _MODULES = {
     "EpochDone": "ftkit.training.events",
     "Export": "ftkit.exporting.model_export",
     "FtkitError": "ftkit.errors",
+    "HeatMap": "ftkit.inference.heat_maps",
     "Listener": "ftkit.training.events",
     "Outcome": "ftkit.training.train",
     "Plan": "ftkit.planning.run_plan",

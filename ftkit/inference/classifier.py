@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftkit.errors import unknown
 from ftkit.models.bundle import Loaded
@@ -30,7 +30,7 @@ class MemberNetwork:
         preprocessing: What its images go through.
     """
 
-    network: Callable[[Tensor], Tensor]
+    network: nn.Module
     compute: Compute
     preprocessing: Preprocessing
     weight: float = 1.0
@@ -110,16 +110,17 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of stacked images, `(b, classes)`; with several networks or views float32."""
         if self.is_plain:
-            return self.networks[0].network(images)
-        views, logits, weights = self._unpacked(images), list[Tensor](), list[float]()
+            plain: Tensor = self.networks[0].network(images)
+            return plain
+        views, logits, weights = self.unpacked(images), list[Tensor](), list[float]()
         for network in self.networks:
             logits.append(network.logits(views[network.preprocessing]))
             weights += [network.weight / VIEWS[self.tta]] * VIEWS[self.tta]
         found = torch.cat(logits)
         return self.task.averaged(found, torch.tensor(weights, device=found.device))
 
-    def _unpacked(self, images: Tensor) -> dict[Preprocessing, Tensor]:
-        """The views for each preprocessing, `(b, views, channels, size, size)`."""
+    def unpacked(self, images: Tensor) -> dict[Preprocessing, Tensor]:
+        """The views for each preprocessing, `(b, views, channels, size, size)`; of several networks or views."""
         found: dict[Preprocessing, Tensor] = {}
         parts = torch.split(images, [sum(views.widths) for views in self._views], dim=1)
         for views, part in zip(self._views, parts, strict=True):

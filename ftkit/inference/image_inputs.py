@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ftkit.data.images import Range, UnreadableImage, load_upright
 from ftkit.data.loading.pixels import content_pixels, file_pixels, pixels_of
-from ftkit.errors import one_line
+from ftkit.errors import RequestError, one_line
 
+T = TypeVar("T")
 Array = NDArray[np.uint8]
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | Array | Tensor
 """An image: the path of a file; a file's content, as bytes or a binary file object; a PIL image; a uint8 array
@@ -145,3 +146,15 @@ def read_pixels(image: ImageInput, channels: int, value_range: Range | None) -> 
     except UnreadableImage as error:
         raise UnreadableImage(error.message.removeprefix(one_line(f"{image.name}: "))) from None
     raise UnreadableImage(image.error or "it has no pixels")
+
+
+def try_read(read: Callable[[ImageInput], T], image: ImageInput) -> tuple[T | None, str | None]:
+    """What `read` returns of an image, or the reason why it can't be read: the other images must still be used."""
+    try:
+        return read(image), None
+    except UnreadableImage as error:
+        return None, error.message
+    except RequestError:
+        raise
+    except Exception as error:
+        return None, one_line(f"can't be read: {error or type(error).__name__}")

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from ftkit.errors import FtkitError
-from ftkit.inference.predictor import Prediction, Predictor, check_bounds
+from ftkit.inference.predictions import Prediction
+from ftkit.inference.predictor import Predictor, check_bounds
 from ftkit.inference.streaming import grouped
 from ftkit.inference.uncertain_predictions import Uncertainty
 from ftkit.models.bundle import Loaded, load_bundle
@@ -61,13 +62,18 @@ def predict_files(
         FtkitError: The model can't be loaded or used; later also where a process was killed.
     """
     if processes == 1:
-        predictor = Predictor(_loaded(job, tell))
+        predictor = load_predictor(job, tell)
         return predictor.card, predictor.iter_predict(paths, job.top_k, job.batch_size, job.tta, job.uncertainty)
     card = read_card(job.bundle)
     check_bounds(card.classes, job.top_k, job.batch_size)
     if card.backbone.code or card.members:
         _loaded(replace(job, device="cpu", precision="fp32"), tell)
     return card, _predict_in_processes(job, paths, processes)
+
+
+def load_predictor(job: PredictionJob, tell: Callable[[str], None]) -> Predictor:
+    """The model of a job; `tell` is called with lines to report on it."""
+    return Predictor(_loaded(job, tell))
 
 
 def _loaded(job: PredictionJob, tell: Callable[[str], None]) -> Loaded:

@@ -4,57 +4,31 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from ftkit.data.images import UnreadableImage, pixel_limit
-from ftkit.errors import FtkitError, RequestError, one_line, plural
+from ftkit.errors import FtkitError, RequestError, one_line, plural, unknown
+from ftkit.explanation.grad_cam import ExplainedNetwork
 from ftkit.inference.classifier import Classifier, inference_networks
-from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, read_pixels
+from ftkit.inference.heat_maps import BATCH, HeatMap, MappedImage, explained_networks, read_views, stream_heat_maps
+from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, try_read
+from ftkit.inference.predictions import Decoder, Prediction
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.inference.uncertain_predictions import Uncertainty, UncertaintyRule, uncertainty_rule
-from ftkit.metrics.finite_outputs import NOT_FINITE, finite_rows
+from ftkit.metrics.finite_outputs import NOT_FINITE
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.models.model_source import locate_model
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.transforms.preprocessing import Preprocessing
 from ftkit.transforms.view_choices import Tta
-
-Ranked = tuple[tuple[str, float], ...]
-"""Classes with their probabilities, best first."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A model's prediction for one image.
-
-    Attributes:
-        name: The path as it was given; for an image in memory, its file's name or its position, from 0.
-        label: The likeliest class; None where there is an `error`, and where the model abstains.
-        probability: Probability of that class, from 0 to 1.
-        top: The likeliest classes with their probabilities, best first.
-        labels: The classes above their thresholds with their probabilities, best first, for an image with several
-            classes; None where each image has one class.
-        prediction_set: The classes that include the true one as often as the `coverage` that was asked for says, with
-            their probabilities, best first; None if none was.
-        abstained: Whether there is no label because the likeliest class isn't probable enough.
-        error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
-    """
-
-    name: str
-    label: str | None
-    probability: float | None
-    top: Ranked = ()
-    error: str | None = None
-    labels: Ranked | None = None
-    prediction_set: Ranked | None = None
-    abstained: bool = False
 
 
 class Predictor:
@@ -66,8 +40,7 @@ class Predictor:
         self._compute, self._precision = loaded.compute, loaded.precision
         self._model = loaded.calibrated
         self._task = loaded.task
-        self._decision = loaded.card.applied_decision
-        self._networks = inference_networks(loaded)
+        self._loaded, self._networks = loaded, inference_networks(loaded)
 
     @property
     def device(self) -> torch.device:
@@ -128,11 +101,7 @@ class Predictor:
         """
         predictions = []
         for position, prediction in enumerate(self.iter_predict(images, top_k, batch_size, tta, uncertainty)):
-            if prediction.error == NOT_FINITE:
-                raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
-            if prediction.error is not None:
-                in_memory = "image " * (prediction.name == str(position))
-                raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
+            _require(prediction, position)
             predictions.append(prediction)
         return predictions
 
@@ -154,15 +123,77 @@ class Predictor:
         check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
         rule = uncertainty_rule(uncertainty or Uncertainty(), self.folder, self.card, self._task.exclusive)
-        decode = partial(self._decoded, top_k, rule)
+        decode = Decoder(self._loaded, top_k, rule)
         return self._stream(images, batch_size, Classifier(self._networks, self._task, tta), decode)
+
+    def explain(self, image: Source, class_name: str | None = None) -> NDArray[np.float32]:
+        """Which parts of an image raise the score of a class: a heat map by Grad-CAM.
+
+        Args:
+            image: As in `predict`.
+            class_name: By default the predicted class; where there may be several, the likeliest.
+
+        Returns:
+            Float32 `(height, width)` of the upright image, with a largest value of 1; 0 everywhere where no part raises
+            the score. It is 0 where preprocessing cuts the image off. Of an ensemble it is the mean over its members.
+
+        Raises:
+            UnreadableImage: The image can't be read, or has another type.
+            FtkitError: The model's outputs are not finite.
+            RequestError: The class is unknown, or the network has no layer with a value for each part of the image.
+        """
+        found = next(iter(self.iter_explain([image], class_name)))
+        _require(found.prediction, 0)
+        assert found.values is not None, "there is no error"
+        return found.values
+
+    def iter_explain(
+        self,
+        images: Source | Iterable[Source],
+        class_name: str | None = None,
+        top_k: int = 1,
+        batch_size: int = BATCH,
+        max_side: int | None = None,
+    ) -> Iterator[HeatMap]:
+        """Predictions of images with heat maps, in order, with a few batches in memory.
+
+        Args:
+            class_name: As in `explain`.
+            top_k, batch_size: As in `iter_predict`.
+            max_side: Images with a longer side than this, in pixels, are reduced to it, with their maps.
+
+        Raises:
+            RequestError: As `iter_predict` and `explain`; it is raised by the call, not by the iteration.
+        """
+        check_bounds(self.classes, top_k, batch_size)
+        if class_name is not None and class_name not in self.classes:
+            raise unknown("class", class_name, self.classes)
+        label = None if class_name is None else self.classes.index(class_name)
+        pixel_limit()
+        explained, classifier = self._explained, Classifier(self._networks, self._task)
+        inputs = image_inputs(images)
+        mapped = stream_heat_maps(classifier, explained, inputs, label, max_side, batch_size)
+        return (self._heat_map(one, top_k) for one in mapped)
+
+    @cached_property
+    def _explained(self) -> tuple[ExplainedNetwork, ...]:
+        return explained_networks(self._loaded, self._networks)
+
+    def _heat_map(self, one: MappedImage, top_k: int) -> HeatMap:
+        if one.logits is None:
+            return HeatMap(Prediction(one.name, None, None, error=one.error))
+        (prediction,) = Decoder(self._loaded, top_k, UncertaintyRule())(one.logits)
+        prediction = replace(prediction, name=one.name)
+        if prediction.error is not None:
+            return HeatMap(prediction)
+        return HeatMap(prediction, self.classes[one.label], one.values, one.image)
 
     def _stream(
         self,
         images: Source | Iterable[Source],
         batch_size: int,
         classifier: Classifier,
-        decode: Callable[[Tensor], Iterable[Prediction]],
+        decode: Decoder,
     ) -> Iterator[Prediction]:
         groups = grouped(image_inputs(images), classifier.group_size(batch_size))
         read = partial(_read, classifier)
@@ -171,54 +202,24 @@ class Predictor:
             for name, error in group:
                 yield replace(next(found), name=name) if error is None else Prediction(name, None, None, error=error)
 
-    def _decoded(self, top_k: int, rule: UncertaintyRule, logits: Tensor) -> list[Prediction]:
-        """The predictions of images, yet without a name, from their logits `(b, classes)`."""
-        scores = self._task.scores(logits.float())
-        values, indices = scores.topk(top_k, dim=1)
-        rows = zip(finite_rows(logits).tolist(), indices.tolist(), values.tolist(), strict=True)
-        tops = [self._named(order, probabilities) if usable else () for usable, order, probabilities in rows]
-        if self._task.exclusive:
-            sets = rule.sets(logits)
-            if sets is None:
-                return [self._exclusive(top, rule) for top in tops]
-            each = zip(tops, sets, scores.tolist(), strict=True)
-            return [
-                replace(self._exclusive(top, rule), prediction_set=self._named(members, [own[i] for i in members]))
-                if top
-                else self._exclusive(top, rule)
-                for top, members, own in each
-            ]
-        chosen = [(row, self._task.predicted(row, self._decision)) for row in scores.tolist()]
-        labels = [self._named(order, [row[i] for i in order]) for row, order in chosen]
-        return [
-            Prediction("", *top[0], top, labels=own) if top else Prediction("", None, None, error=NOT_FINITE)
-            for top, own in zip(tops, labels, strict=True)
-        ]
 
-    def _exclusive(self, top: Ranked, rule: UncertaintyRule) -> Prediction:
-        """The prediction of an image that has one class; without likeliest classes its outputs are not finite."""
-        if not top:
-            return Prediction("", None, None, error=NOT_FINITE)
-        (label, probability), *_ = top
-        abstained = rule.threshold is not None and probability < rule.threshold
-        return Prediction("", None if abstained else label, probability, top, abstained=abstained)
+def _require(prediction: Prediction, position: int) -> None:
+    """Raise the error of a prediction, where it has one.
 
-    def _named(self, indices: Sequence[int], probabilities: Sequence[float]) -> Ranked:
-        return tuple((self.classes[index], p) for index, p in zip(indices, probabilities, strict=True))
+    Args:
+        position: Of the image among those given.
+    """
+    if prediction.error == NOT_FINITE:
+        raise FtkitError(one_line(f"{prediction.name}: {NOT_FINITE}"), "try another precision, or train anew")
+    if prediction.error is not None:
+        in_memory = "image " * (prediction.name == str(position))
+        raise UnreadableImage(f"{in_memory}{prediction.name}: {prediction.error}")
 
 
 def _read(classifier: Classifier, image: ImageInput) -> Read[tuple[str, str | None]]:
     """An image with its name, or the name with the reason why it can't be read."""
-    try:
-        views = [each(read_pixels(image, each.channels, each.value_range)) for each in classifier.transforms]
-        return classifier.joined(views), (image.name, None)
-    except UnreadableImage as error:
-        return None, (image.name, error.message)
-    except RequestError:
-        raise
-    except Exception as error:
-        # Whatever is wrong with one image, the others must still be classified.
-        return None, (image.name, one_line(f"can't be read: {error or type(error).__name__}"))
+    found, error = try_read(partial(read_views, classifier), image)
+    return None if found is None else found[1], (image.name, error)
 
 
 def check_bounds(classes: Sequence[str], top_k: int, batch_size: int) -> None:

@@ -48,6 +48,7 @@ class Loaded:
         notes: Warnings for the user.
         members: The models of an ensemble with their weights, their outputs in the order of the ensemble's classes;
             they give calibrated logits, and their cards have no calibration.
+        backbone: Describes the network; None for an ensemble.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Loaded:
     task: Task
     notes: tuple[str, ...] = ()
     members: tuple[tuple[Loaded, float], ...] = ()
+    backbone: Backbone | None = None
 
     @property
     def calibrated(self) -> nn.Module:
@@ -138,7 +140,8 @@ def load_bundle(
     chosen, warning = evaluation_precision(precision, card.precision, found, lambda: traits_of(model))
     compute = Compute(torch.device(found), chosen)
     compute = choose_memory_format(model.eval(), compute, preprocessing.channels, preprocessing.size)
-    return Loaded(model, card, folder, compute, task, (*notes, warning) if warning else notes)
+    notes = (*notes, warning) if warning else notes
+    return Loaded(model, card, folder, compute, task, notes, backbone=backbone.for_size(preprocessing.size))
 
 
 def _load_ensemble(folder: Path, card: ModelCard, device: str, precision: str, registry: Registry | None) -> Loaded:

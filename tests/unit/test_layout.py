@@ -38,6 +38,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.experiments.backbone_ranking",
     "ftkit.experiments.range_test",
     "ftkit.experiments.recommend",
+    "ftkit.explanation",
     "ftkit.exporting",
     "ftkit.files.durable",
     "ftkit.inference",

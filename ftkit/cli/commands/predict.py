@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -32,6 +32,7 @@ from ftkit.uncertainty.set_methods import SetMethod
 
 if TYPE_CHECKING:
     from ftkit.inference.multi_device import PredictionJob
+    from ftkit.inference.predictions import Prediction
     from ftkit.inference.uncertain_predictions import Uncertainty
     from ftkit.runs.model_card import ModelCard
 
@@ -71,12 +72,21 @@ RejectRisk = Annotated[
 Processes = Annotated[
     int, typer.Option("--num-processes", metavar="N", min=1, help="Processes; each uses one of the GPUs, if any.")
 ]
+Explain = Annotated[
+    Path | None,
+    typer.Option("--explain", metavar="FOLDER", help="Write a heat map over each image into a new folder."),
+]
+ExplainClass = Annotated[
+    str | None,
+    typer.Option("--explain-class", metavar="NAME", help="With --explain: the class; by default the predicted one."),
+]
 
 
 @app.command(
     epilog="Examples:\n"
     "  ftkit predict photo.jpg                              predict with the latest model\n"
     "  ftkit predict new-photos --model runs/ants --top-k 3\n"
+    "  ftkit predict new-photos --explain heat-maps          show which parts of each image decide\n"
     "  find . -name '*.jpg' | ftkit predict - --format csv\n"
     "  ftkit predict archive --to predictions.jsonl --resume    write a file, and resume it when interrupted"
 )
@@ -98,12 +108,19 @@ def predict(
     by_class: ByClass = False,
     min_confidence: MinConfidence = None,
     reject_risk: RejectRisk = None,
+    explain: Explain = None,
+    explain_class: ExplainClass = None,
     output: RunsFolder = None,
 ) -> None:
     """Predict the class of images."""
+    from ftkit.inference.uncertain_predictions import Uncertainty
+
+    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk)
+    others = {"--resume": resume, "--num-processes": num_processes > 1, "--tta": tta != "none"}
+    others |= {"--coverage": asked.has_sets, "--min-confidence and --reject-risk": asked.abstains}
+    _check_explain(explain, explain_class, others)
     target = prediction_target(to, "jsonl" if as_json else form, resume, tta)
-    target.sets = coverage is not None
-    target.abstains = min_confidence is not None or reject_risk is not None
+    target.sets, target.abstains = asked.has_sets, asked.abstains
     if resume and (target.sets or target.abstains):
         raise RequestError("--resume: a file with sets or rejections can't be resumed", "drop --resume")
     bundle = model_folder(model, output)
@@ -111,16 +128,30 @@ def predict(
     images = find_images(paths, sys.stdin, skipped)
     existing = skip_predicted(target, images, top_k)
     from ftkit.inference.multi_device import PredictionJob
-    from ftkit.inference.uncertain_predictions import Uncertainty
 
-    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk)
     for line in _rule_notes(asked, bundle):
         console.note(line)
     job = PredictionJob(bundle, device, precision, top_k, batch_size, tta, asked)
-    counts = _predict(job, images, target, existing, num_processes)
+    if explain is None:
+        counts = _predict(job, images, target, existing, num_processes)
+    else:
+        counts = _explain(job, images, target, explain, explain_class)
     _report(counts, target, skipped)
     if counts.unreadable or counts.not_finite or skipped.suspicious:
         raise typer.Exit(1)
+
+
+def _check_explain(folder: Path | None, class_name: str | None, others: Mapping[str, bool]) -> None:
+    """Refuse flags that have no effect together.
+
+    Args:
+        others: Flags that heat maps aren't made with, and whether each is given.
+    """
+    if folder is None and class_name is not None:
+        raise RequestError("--explain-class has no effect without --explain FOLDER", "add it, or drop --explain-class")
+    given = next((flag for flag, there in others.items() if there), None)
+    if folder is not None and given is not None:
+        raise RequestError(f"--explain can't be combined with {given}", "drop one of them")
 
 
 @dataclass
@@ -140,11 +171,45 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
     first = (image for image, _, _ in existing.least_certain)
     card, predictions = predict_files(job, chain(first, images), console.warn, processes)
     check_same_model(target, existing, islice(predictions, len(existing.least_certain)))
-    views = "" if job.tta == "none" else f", test-time augmentation {job.tta}"
-    console.note(f"model: {job.bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')}){views}")
+    _note_model(job, card)
     if existing.count:
         console.note(f"{target.path}: has {plural(existing.count, 'prediction')}, resuming after {existing.last}")
     counts = _Counts(existing.count, existing.unreadable, existing.not_finite)
+    _write(job, card, predictions, target, counts)
+    return counts
+
+
+def _explain(
+    job: PredictionJob, images: Iterator[Path], target: Target, folder: Path, class_name: str | None
+) -> _Counts:
+    """Predict the images, write the predictions to the target, and heat maps into the folder."""
+    from ftkit.inference.explained_files import INDEX, ExplainedCounts, ExplainRequest, predict_and_explain
+    from ftkit.inference.multi_device import load_predictor
+
+    predictor, explained = load_predictor(job, console.warn), ExplainedCounts()
+    request = ExplainRequest(folder, class_name)
+    predictions = predict_and_explain(predictor, images, request, explained, job.top_k, job.batch_size)
+    _note_model(job, predictor.card)
+    counts = _Counts(0, 0, 0)
+    _write(job, predictor.card, predictions, target, counts)
+    console.note(f"{plural(explained.written, 'heat map')} in {folder}, listed in {folder / INDEX}")
+    if explained.empty:
+        console.note(
+            f"{explained.empty:,} of them {'is' if explained.empty == 1 else 'are'} empty: no part of the image raises "
+            "the score of the class"
+        )
+    return counts
+
+
+def _note_model(job: PredictionJob, card: ModelCard) -> None:
+    views = "" if job.tta == "none" else f", test-time augmentation {job.tta}"
+    console.note(f"model: {job.bundle} ({card.backbone.name}, {plural(len(card.classes), 'class')}){views}")
+
+
+def _write(
+    job: PredictionJob, card: ModelCard, predictions: Iterator[Prediction], target: Target, counts: _Counts
+) -> None:
+    """Write the predictions to the target and count them."""
     try:
         with closing(target.write(predictions, card.classes, job.top_k, _is_exclusive(card))) as written:
             for prediction in written:
@@ -156,7 +221,6 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
         if target.resumable:
             console.note(f"{target.path} has the predictions so far: add --resume to the same command to resume")
         raise
-    return counts
 
 
 def _rule_notes(asked: Uncertainty, bundle: Path) -> tuple[str, ...]:

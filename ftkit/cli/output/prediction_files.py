@@ -19,7 +19,7 @@ from ftkit.metrics.finite_outputs import NOT_FINITE
 from ftkit.transforms.view_choices import Tta
 
 if TYPE_CHECKING:
-    from ftkit.inference.predictor import Prediction
+    from ftkit.inference.predictions import Prediction
 
 Format = Literal["table", "jsonl", "csv"]
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}

@@ -17,7 +17,7 @@ from ftkit.metrics.finite_outputs import NOT_FINITE
 from ftkit.parts.label_sets import SEPARATOR
 
 if TYPE_CHECKING:
-    from ftkit.inference.predictor import Prediction
+    from ftkit.inference.predictions import Prediction
 
 UNREADABLE, UNUSABLE, UNKNOWN = "(unreadable)", "(not finite)", "(unknown)"
 ROWS = 10_000

@@ -58,7 +58,7 @@ _MODULES = {
     "Listener": "ftkit.training.events",
     "Outcome": "ftkit.training.train",
     "Plan": "ftkit.planning.run_plan",
-    "Prediction": "ftkit.inference.predictor",
+    "Prediction": "ftkit.inference.predictions",
     "Predictor": "ftkit.inference.predictor",
     "RequestError": "ftkit.errors",
     "RunStarted": "ftkit.training.events",

@@ -44,6 +44,9 @@ class Prediction:
         prediction_set: The classes that include the true one as often as the `coverage` that was asked for says, with
             their probabilities, best first; None if none was.
         abstained: Whether there is no label because the likeliest class isn't probable enough.
+        novelty: Part of the model's validation images that are at least as unlike them as this one; None unless it was
+            asked for.
+        unlike: Whether that part is at most the rate that was asked for.
         error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
 
@@ -55,6 +58,8 @@ class Prediction:
     labels: Ranked | None = None
     prediction_set: Ranked | None = None
     abstained: bool = False
+    novelty: float | None = None
+    unlike: bool = False
 
 
 class Predictor:
@@ -153,8 +158,11 @@ class Predictor:
         """
         check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
-        rule = uncertainty_rule(uncertainty or Uncertainty(), self.folder, self.card, self._task.exclusive)
-        decode = partial(self._decoded, top_k, rule)
+        asked = uncertainty or Uncertainty()
+        if asked.novelty is not None and tta != "none":
+            raise RequestError(f"novelty isn't known with tta {tta}: means of probabilities have no energy", "drop one")
+        rule = uncertainty_rule(asked, self.folder, self.card, self._task.exclusive)
+        decode = partial(self._with_novelty, top_k, rule)
         return self._stream(images, batch_size, Classifier(self._networks, self._task, tta), decode)
 
     def _stream(
@@ -170,6 +178,15 @@ class Predictor:
             found = iter(decode(outputs[0]) if outputs else ())
             for name, error in group:
                 yield replace(next(found), name=name) if error is None else Prediction(name, None, None, error=error)
+
+    def _with_novelty(self, top_k: int, rule: UncertaintyRule, logits: Tensor) -> list[Prediction]:
+        found, novelty = self._decoded(top_k, rule, logits), rule.novelty(logits)
+        if novelty is None:
+            return found
+        return [
+            one if one.error else replace(one, novelty=value, unlike=value <= rule.rate)
+            for one, value in zip(found, novelty, strict=True)
+        ]
 
     def _decoded(self, top_k: int, rule: UncertaintyRule, logits: Tensor) -> list[Prediction]:
         """The predictions of images, yet without a name, from their logits `(b, classes)`."""

@@ -68,6 +68,10 @@ RejectRisk = Annotated[
     float | None,
     typer.Option("--reject-risk", metavar="P", help="Predict unknown as needed for at most this part of errors."),
 ]
+Novelty = Annotated[
+    float | None,
+    typer.Option("--novelty", metavar="RATE", help="Flag images unlike the validation images, at this rate of alarms."),
+]
 Processes = Annotated[
     int, typer.Option("--num-processes", metavar="N", min=1, help="Processes; each uses one of the GPUs, if any.")
 ]
@@ -98,14 +102,16 @@ def predict(
     by_class: ByClass = False,
     min_confidence: MinConfidence = None,
     reject_risk: RejectRisk = None,
+    novelty: Novelty = None,
     output: RunsFolder = None,
 ) -> None:
     """Predict the class of images."""
     target = prediction_target(to, "jsonl" if as_json else form, resume, tta)
     target.sets = coverage is not None
     target.abstains = min_confidence is not None or reject_risk is not None
-    if resume and (target.sets or target.abstains):
-        raise RequestError("--resume: a file with sets or rejections can't be resumed", "drop --resume")
+    target.novelty = novelty is not None
+    if resume and (target.sets or target.abstains or target.novelty):
+        raise RequestError("--resume: a file with sets, rejections or novelties can't be resumed", "drop --resume")
     bundle = model_folder(model, output)
     skipped = SkippedFiles()
     images = find_images(paths, sys.stdin, skipped)
@@ -113,7 +119,7 @@ def predict(
     from ftkit.inference.multi_device import PredictionJob
     from ftkit.inference.uncertain_predictions import Uncertainty
 
-    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk)
+    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk, novelty)
     for line in _rule_notes(asked, bundle):
         console.note(line)
     job = PredictionJob(bundle, device, precision, top_k, batch_size, tta, asked)
@@ -131,6 +137,7 @@ class _Counts:
     unreadable: int
     not_finite: int
     abstained: int = 0
+    unlike: int = 0
 
 
 def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existing: Existing, processes: int) -> _Counts:
@@ -150,6 +157,7 @@ def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existin
             for prediction in written:
                 counts.total += 1
                 counts.abstained += prediction.abstained
+                counts.unlike += prediction.unlike
                 counts.not_finite += prediction.error == NOT_FINITE
                 counts.unreadable += prediction.error not in (None, NOT_FINITE)
     except KeyboardInterrupt:
@@ -169,7 +177,7 @@ def _rule_notes(asked: Uncertainty, bundle: Path) -> tuple[str, ...]:
     from ftkit.runs.model_card import read_card
 
     asked.check()
-    if not (asked.has_sets or asked.abstains):
+    if asked == type(asked)():
         return ()
     card = read_card(bundle)
     return uncertainty_rule(asked, bundle, card, _is_exclusive(card)).notes
@@ -189,6 +197,8 @@ def _report(counts: _Counts, target: Target, skipped: SkippedFiles) -> None:
         console.note(f"{plural(counts.total, 'prediction')} in {target.path}")
     if target.abstains:
         console.note(f"{counts.abstained} of {plural(counts.total, 'image')} predicted as unknown")
+    if target.novelty:
+        console.note(f"{counts.unlike} of {plural(counts.total, 'image')} unlike the validation images")
     if counts.unreadable:
         console.note(f"{counts.unreadable} of {plural(counts.total, 'file')} can't be read")
     if counts.not_finite:

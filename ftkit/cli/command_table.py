@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "evaluate": _command("evaluate", "Evaluate a model on labelled images.", WORKFLOW),
     "calibrate": _command("calibrate", "Prepare a model for prediction sets and rejection.", WORKFLOW),
     "predict": _command("predict", "Predict the class of images.", WORKFLOW),
+    "shift": _command("shift", "Compare unlabelled images with a model's validation images.", WORKFLOW),
     "ensemble": _command(
         "experiments.ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW
     ),

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from ftkit.cross_fitting.final_model import combine, save_final
+from ftkit.cross_fitting.final_model import combine, final_card
 from ftkit.cross_fitting.fold_runs import Fold, resume_command, train_folds
 from ftkit.cross_fitting.share_choice import Candidate, choose, evaluate_shares
 from ftkit.distributed import launch_env
@@ -19,12 +19,12 @@ from ftkit.evaluation.out_of_fold import write_out_of_fold
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import dump_json
 from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.models.bundle import save_bundle
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.cross_fitting_record import CrossFitting, FoldResult, ShareResult
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.events import Listener
 from ftkit.training.preparation.run_inputs import changed_inputs, run_inputs
-from ftkit.training.run_calibration import calibration_of_run, sample_of_run
 from ftkit.training.run_start import require_unfinished
 from ftkit.training.stop_signals import StopFlag, stop_flag
 from ftkit.training.train import Outcome, train
@@ -98,16 +98,13 @@ def _finish(plan: Plan, run: RunFolder, folds: Sequence[Fold], flag: StopFlag) -
 
     candidates = evaluate_shares(plan, folds, check)
     best = choose(plan, candidates)
-    decision = plan.task.fit_decision(best.found.logits, best.found.targets)
-    calibration = calibration_of_run(
-        plan, sample_of_run(plan, best.found.logits, best.found.targets), "out-of-fold outputs of the training images"
-    )
     check("before the final model is made")
     with flag.unhurried():
         final = combine(folds, best.share)
-        write_out_of_fold(run, best.found, plan.splits.classes, plan.task, decision, calibration)
-        save_final(plan, run, final, best.metrics, decision, calibration)
-        _store_scores(plan, run, best, calibration)
+        card = final_card(plan, final, best.found, best.metrics)
+        write_out_of_fold(run, best.found, plan.splits.classes, plan.task, card.decision, card.calibration)
+        save_bundle(run.model, final.loaded.model, card)
+        _store_scores(plan, run, best, card.calibration)
         record = _record(best, folds)
         run.rewind_records(-1)
         run.append_record(record)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 from ftkit.cross_fitting.fold_networks import FoldNetwork
 from ftkit.cross_fitting.fold_runs import Fold
-from ftkit.models.bundle import Loaded, save_bundle
+from ftkit.evaluation.out_of_fold import OutOfFold
+from ftkit.models.bundle import Loaded
 from ftkit.models.weights.interpolation import average
 from ftkit.models.weights.pretrained import restore_weights
 from ftkit.planning.run_plan import Plan
-from ftkit.runs.run_folder import RunFolder
-from ftkit.uncertainty.calibration import Calibration
+from ftkit.runs.model_card import ModelCard
+from ftkit.training.run_calibration import calibrated_card
+from ftkit.uncertainty.calibration_fit import calibration_sample
 
+SOURCE = "out-of-fold outputs of the training images"
 AVERAGE = "average of the folds' weights"
 
 
@@ -48,33 +50,20 @@ def combine(folds: Sequence[Fold], share: float) -> FinalModel:
     return FinalModel(first.loaded, AVERAGE, epochs)
 
 
-def save_final(
-    plan: Plan,
-    run: RunFolder,
-    final: FinalModel,
-    metrics: Mapping[str, float | None],
-    decision: Mapping[str, Any],
-    calibration: Calibration | None,
-) -> None:
-    """Write the final model into the run's folder.
+def final_card(plan: Plan, final: FinalModel, found: OutOfFold, metrics: Mapping[str, float | None]) -> ModelCard:
+    """The card of the final model; its decision and its calibration are fitted on the out-of-fold outputs.
 
     Args:
         metrics: The out-of-fold metrics.
-        decision: What turns scores into predictions, fitted on the out-of-fold outputs.
-        calibration: Fitted on them too.
-
-    Raises:
-        FtkitError: It can't be written.
     """
     card = replace(
         final.loaded.card,
         metrics={f"val_{name}": value for name, value in metrics.items()},
         epoch=final.epochs,
         fingerprint=plan.fingerprint,
-        decision=decision,
-        calibration=calibration,
+        decision=plan.task.fit_decision(found.logits, found.targets),
         versions={},
         created="",
         ftkit="",
     )
-    save_bundle(run.model, final.loaded.model, card)
+    return calibrated_card(plan, card, calibration_sample(found.logits, found.targets), SOURCE)

@@ -29,6 +29,9 @@ class Prediction:
         prediction_set: The classes that include the true one as often as the `coverage` that was asked for says, with
             their probabilities, best first; None if none was.
         abstained: Whether there is no label because the likeliest class isn't probable enough.
+        novelty: Part of the model's validation images that are at least as unlike them as this one; None unless it was
+            asked for.
+        unlike: Whether that part is at most the rate that was asked for.
         error: Why there is no prediction, or None: the image can't be read, or the model's outputs are not finite.
     """
 
@@ -40,6 +43,8 @@ class Prediction:
     labels: Ranked | None = None
     prediction_set: Ranked | None = None
     abstained: bool = False
+    novelty: float | None = None
+    unlike: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,15 @@ class Decoder:
 
     def __call__(self, logits: Tensor) -> list[Prediction]:
         """The predictions of images, yet without a name, from their logits `(b, classes)`."""
+        found, novelty = self._classified(logits), self.rule.novelty(logits)
+        if novelty is None:
+            return found
+        return [
+            one if one.error else replace(one, novelty=value, unlike=value <= self.rule.rate)
+            for one, value in zip(found, novelty, strict=True)
+        ]
+
+    def _classified(self, logits: Tensor) -> list[Prediction]:
         task, rule = self.loaded.task, self.rule
         scores = task.scores(logits.float())
         values, indices = scores.topk(self.top_k, dim=1)

@@ -122,7 +122,10 @@ class Predictor:
         """
         check_bounds(self.classes, top_k, batch_size)
         pixel_limit()
-        rule = uncertainty_rule(uncertainty or Uncertainty(), self.folder, self.card, self._task.exclusive)
+        asked = uncertainty or Uncertainty()
+        if asked.novelty is not None and tta != "none":
+            raise RequestError(f"novelty isn't known with tta {tta}: means of probabilities have no energy", "drop one")
+        rule = uncertainty_rule(asked, self.folder, self.card, self._task.exclusive)
         decode = Decoder(self._loaded, top_k, rule)
         return self._stream(images, batch_size, Classifier(self._networks, self._task, tta), decode)
 

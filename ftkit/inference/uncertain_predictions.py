@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from ftkit.parts.metric import Array
 from ftkit.runs.model_card import ModelCard, card_digest
 from ftkit.uncertainty.calibration_scores import CalibrationScores, read_scores
 from ftkit.uncertainty.conformal_scores import FREE_RANKS, set_members
+from ftkit.uncertainty.novelty import energies, novelties
+from ftkit.uncertainty.reference_outputs import ReferenceOutputs
 from ftkit.uncertainty.rejection import rejection_rule, rejection_rules
 from ftkit.uncertainty.set_methods import METHODS, SetMethod
 
@@ -27,6 +29,8 @@ class Uncertainty:
         sets: How sets are made: `lac`, `aps` or `raps`; see `ftkit.uncertainty.conformal_scores`.
         by_class: Hold the coverage for the images of each class, instead of for all together.
         min_confidence: Abstain where the likeliest class has a lower probability.
+        novelty: Say how unlike the validation images each image is, and flag those that are so to a degree that this
+            part of the validation images is.
         reject_risk: Abstain below the probability above which at most this part of the predictions is wrong.
     """
 
@@ -35,6 +39,7 @@ class Uncertainty:
     by_class: bool = False
     min_confidence: float | None = None
     reject_risk: float | None = None
+    novelty: float | None = None
 
     @property
     def has_sets(self) -> bool:
@@ -50,7 +55,7 @@ class Uncertainty:
         Raises:
             RequestError: Names the value.
         """
-        for name, value in (("coverage", self.coverage), ("reject-risk", self.reject_risk)):
+        for name, value in (("coverage", self.coverage), ("reject-risk", self.reject_risk), ("novelty", self.novelty)):
             if value is not None and not 0 < value < 1:
                 raise RequestError(f"{name} is {value:g}", "give a number between 0 and 1")
         if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
@@ -71,13 +76,26 @@ class UncertaintyRule:
     Attributes:
         limits: The largest score of a class in a set: one, or one for each class; None without sets.
         threshold: The lowest confidence of a prediction; None to predict always.
-        notes: Lines to report on the model's calibration images.
+        reference: What images are compared with for their novelty; None without it.
+        rate: Part of the reference images that are flagged.
+        exclusive: Whether an image has one class.
+        notes: Lines to report.
     """
 
     method: SetMethod = "lac"
     limits: float | Array | None = None
     threshold: float | None = None
+    reference: ReferenceOutputs | None = None
+    rate: float = 0.0
+    exclusive: bool = True
     notes: tuple[str, ...] = ()
+
+    def novelty(self, logits: Tensor) -> list[float] | None:
+        """The novelty of each image, from 0 to 1; None where it wasn't asked for."""
+        if self.reference is None:
+            return None
+        found: list[float] = novelties(energies(logits, self.exclusive).cpu().numpy(), self.reference).tolist()
+        return found
 
     def sets(self, logits: Tensor) -> list[list[int]] | None:
         """The classes in the set of each image, the likeliest first; None without sets."""
@@ -100,6 +118,21 @@ def uncertainty_rule(asked: Uncertainty, folder: Path, card: ModelCard, exclusiv
         RequestError: A value is out of bounds or has no effect, or the model has no or too few calibration images.
     """
     asked.check()
+    rule = _sets_and_rejection(asked, folder, card, exclusive)
+    if asked.novelty is None:
+        return rule
+    if card.reference is None:
+        cause = "an ensemble, whose outputs have no energy" if card.members else "a model without them"
+        raise RequestError(
+            f"novelty is relative to the outputs for validation images, and {folder} is {cause}",
+            "use a member" if card.members else "train it again, with 50 validation images or more",
+        )
+    images = f"{card.reference.images:,} {card.reference.source}"
+    note = f"novelty: an image is unlike the {images} if at most {asked.novelty:.3g} of them are as unlike"
+    return replace(rule, reference=card.reference, rate=asked.novelty, exclusive=exclusive, notes=(*rule.notes, note))
+
+
+def _sets_and_rejection(asked: Uncertainty, folder: Path, card: ModelCard, exclusive: bool) -> UncertaintyRule:
     if not (asked.has_sets or asked.abstains):
         return UncertaintyRule()
     if not exclusive:
@@ -117,7 +150,7 @@ def uncertainty_rule(asked: Uncertainty, folder: Path, card: ModelCard, exclusiv
     threshold = asked.min_confidence if asked.reject_risk is None else _threshold(asked.reject_risk, scores)
     if asked.reject_risk is not None:
         notes = (*notes, f"predictions below a probability of {threshold:.4f} are rejected")
-    return UncertaintyRule(method, limits, threshold, notes)
+    return UncertaintyRule(method, limits, threshold, notes=notes)
 
 
 def _limits(

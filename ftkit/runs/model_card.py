@@ -20,6 +20,7 @@ from ftkit.files.json_text import dump_json
 from ftkit.parts.backbone import Head
 from ftkit.transforms.preprocessing import Preprocessing
 from ftkit.uncertainty.calibration import Calibration, calibrated_decision
+from ftkit.uncertainty.reference_outputs import ReferenceOutputs
 
 FORMAT = 1
 ENSEMBLE_FORMAT = 2
@@ -99,6 +100,7 @@ class ModelCard:
             way from the first to the last of them, None for the mean. Empty for the weights of one epoch.
         members: The models of an ensemble, whose `preprocessing` is that of the first one; empty for a single network.
         calibration: What is done to the logits before they become probabilities; None if none was fitted.
+        reference: What is known of the outputs for validation images, to compare other images with; None if nothing is.
         teacher: The `model` whose outputs were learned, its `backbone` and the digest of its weights; empty for none.
         format: The version of the bundle's layout.
     """
@@ -124,6 +126,7 @@ class ModelCard:
     members: tuple[EnsembleMember, ...] = ()
     teacher: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    reference: ReferenceOutputs | None = None
     format: int = FORMAT
 
     @property
@@ -210,6 +213,7 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
 
     # Early cards have none of these; only ensembles have members, and only distilled models a teacher.
     optional: dict[str, Any] = {
+        "reference": None,
         "precision": "auto",
         "dataset": {},
         "average": {},
@@ -219,9 +223,13 @@ def _decode(content: Mapping[str, Any]) -> ModelCard:
     }
     content = {**optional, **content}
     card = TypeAdapter(ModelCard).validate_python({f.name: content[f.name] for f in fields(ModelCard)})
-    fault = card.calibration.check(len(card.classes)) if card.calibration is not None else ""
-    if fault:
-        raise ValueError(f"calibration: {fault}")
+    faults = {
+        "calibration": card.calibration.check(len(card.classes)) if card.calibration is not None else "",
+        "reference": card.reference.check() if card.reference is not None else "",
+    }
+    for name, fault in faults.items():
+        if fault:
+            raise ValueError(f"{name}: {fault}")
     return card
 
 

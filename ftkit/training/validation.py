@@ -18,14 +18,13 @@ from ftkit.metrics.finite_outputs import NOT_FINITE, few_names, finite_rows
 from ftkit.metrics.report import Evaluation, evaluate_outputs
 from ftkit.metrics.selection import is_better
 from ftkit.models.parameter_groups import Modes
-from ftkit.training.run_calibration import sample_of_run
 from ftkit.training.session import Session
 from ftkit.training.stopping import signal_that_came
+from ftkit.uncertainty.calibration_fit import CalibrationSample, calibration_sample
 
 if TYPE_CHECKING:
     from ftkit.activation_cache.feed import Feed
     from ftkit.training.steppers.fsdp import Shards
-    from ftkit.uncertainty.calibration_fit import CalibrationSample
 
 TRAINED = "trained"
 """Name of the weights that the optimizer trains."""
@@ -40,8 +39,7 @@ class Evaluated:
         weights: A callback's weights by name in the network's state dict; empty for those that train.
         value: The monitored metric; NaN where it isn't defined.
         decision: What turns scores into predictions, fitted on the validation images.
-        sample: Outputs that a calibration can be fitted on; None in other processes than the main one, and with
-            `calibration: off`.
+        sample: Outputs that a calibration can be fitted on; None in other processes than the main one.
     """
 
     name: str
@@ -162,7 +160,7 @@ def _evaluated(
     # make_plan refuses to monitor a metric that the data doesn't have; None is one of outputs that aren't finite.
     value = evaluation.values[plan.config.monitor]
     decision = plan.task.fit_decision(logits, labels) if finite_rows(logits).all() else {}
-    sample = sample_of_run(plan, logits, labels) if session.is_main else None
+    sample = calibration_sample(logits, labels) if session.is_main else None
     return Evaluated(name, evaluation, weights, math.nan if value is None else value, decision, sample)
 
 

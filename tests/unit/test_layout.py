@@ -78,6 +78,7 @@ TORCH_FREE = (
     "ftkit.training.preparation.open_run",
     "ftkit.training.preparation.resume_request",
     "ftkit.uncertainty.calibration",
+    "ftkit.uncertainty.reference_outputs",
     "ftkit.uncertainty.set_methods",
 )
 """Modules of those rooms that `plan`, `list` and `runs` import, and so are free of torch all the same."""

@@ -69,6 +69,10 @@ RejectRisk = Annotated[
     float | None,
     typer.Option("--reject-risk", metavar="P", help="Predict unknown as needed for at most this part of errors."),
 ]
+Novelty = Annotated[
+    float | None,
+    typer.Option("--novelty", metavar="RATE", help="Flag images unlike the validation images, at this rate of alarms."),
+]
 Processes = Annotated[
     int, typer.Option("--num-processes", metavar="N", min=1, help="Processes; each uses one of the GPUs, if any.")
 ]
@@ -108,6 +112,7 @@ def predict(
     by_class: ByClass = False,
     min_confidence: MinConfidence = None,
     reject_risk: RejectRisk = None,
+    novelty: Novelty = None,
     explain: Explain = None,
     explain_class: ExplainClass = None,
     output: RunsFolder = None,
@@ -115,14 +120,15 @@ def predict(
     """Predict the class of images."""
     from ftkit.inference.uncertain_predictions import Uncertainty
 
-    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk)
+    asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk, novelty)
     others = {"--resume": resume, "--num-processes": num_processes > 1, "--tta": tta != "none"}
     others |= {"--coverage": asked.has_sets, "--min-confidence and --reject-risk": asked.abstains}
+    others["--novelty"] = novelty is not None
     _check_explain(explain, explain_class, others)
     target = prediction_target(to, "jsonl" if as_json else form, resume, tta)
-    target.sets, target.abstains = asked.has_sets, asked.abstains
-    if resume and (target.sets or target.abstains):
-        raise RequestError("--resume: a file with sets or rejections can't be resumed", "drop --resume")
+    target.sets, target.abstains, target.novelty = asked.has_sets, asked.abstains, novelty is not None
+    if resume and (target.sets or target.abstains or target.novelty):
+        raise RequestError("--resume: a file with sets, rejections or novelties can't be resumed", "drop --resume")
     bundle = model_folder(model, output)
     skipped = SkippedFiles()
     images = find_images(paths, sys.stdin, skipped)
@@ -162,6 +168,7 @@ class _Counts:
     unreadable: int
     not_finite: int
     abstained: int = 0
+    unlike: int = 0
 
 
 def _predict(job: PredictionJob, images: Iterator[Path], target: Target, existing: Existing, processes: int) -> _Counts:
@@ -215,6 +222,7 @@ def _write(
             for prediction in written:
                 counts.total += 1
                 counts.abstained += prediction.abstained
+                counts.unlike += prediction.unlike
                 counts.not_finite += prediction.error == NOT_FINITE
                 counts.unreadable += prediction.error not in (None, NOT_FINITE)
     except KeyboardInterrupt:
@@ -233,7 +241,7 @@ def _rule_notes(asked: Uncertainty, bundle: Path) -> tuple[str, ...]:
     from ftkit.runs.model_card import read_card
 
     asked.check()
-    if not (asked.has_sets or asked.abstains):
+    if asked == type(asked)():
         return ()
     card = read_card(bundle)
     return uncertainty_rule(asked, bundle, card, _is_exclusive(card)).notes
@@ -253,6 +261,8 @@ def _report(counts: _Counts, target: Target, skipped: SkippedFiles) -> None:
         console.note(f"{plural(counts.total, 'prediction')} in {target.path}")
     if target.abstains:
         console.note(f"{counts.abstained} of {plural(counts.total, 'image')} predicted as unknown")
+    if target.novelty:
+        console.note(f"{counts.unlike} of {plural(counts.total, 'image')} unlike the validation images")
     if counts.unreadable:
         console.note(f"{counts.unreadable} of {plural(counts.total, 'file')} can't be read")
     if counts.not_finite:

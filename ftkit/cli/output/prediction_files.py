@@ -58,7 +58,7 @@ class Target:
         path: A file; None for stdout.
         form: `table`, `jsonl`, `csv` or `parquet`.
         tta: The test-time augmentation of the predictions; with one, each row of a file or of JSON lines or CSV has it.
-        sets, abstains: See `Layout`.
+        sets, abstains, novelty: See `Layout`.
         end: Bytes of the existing file to keep; None creates a new file.
     """
 
@@ -68,6 +68,7 @@ class Target:
     end: int | None = None
     sets: bool = False
     abstains: bool = False
+    novelty: bool = False
 
     @property
     def resumable(self) -> bool:
@@ -101,7 +102,7 @@ class Target:
             yield from self._append(self.path, predictions, classes, top_k, exclusive)
 
     def _layout(self, exclusive: bool) -> Layout:
-        return Layout(exclusive, None if self.tta == "none" else self.tta, self.sets, self.abstains)
+        return Layout(exclusive, None if self.tta == "none" else self.tta, self.sets, self.abstains, self.novelty)
 
     def _append(
         self, path: Path, predictions: Iterable[Prediction], classes: tuple[str, ...], top_k: int, exclusive: bool
@@ -201,7 +202,7 @@ def check_same_model(target: Target, existing: Existing, predictions: Iterable[P
 
 
 def _refuse_uncertainty(columns: Iterable[str]) -> None:
-    found = [name for name in ("set", "abstained") if name in columns]
+    found = [name for name in ("set", "abstained", "novelty") if name in columns]
     if found:
         raise ValueError(f"its rows have {found[0]!r}, which can't be resumed")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ftkit.inference.predictions import Prediction
 
 UNREADABLE, UNUSABLE, UNKNOWN = "(unreadable)", "(not finite)", "(unknown)"
+UNLIKE = "unlike the validation images"
 ROWS = 10_000
 """Rows in a row group of a Parquet file."""
 
@@ -33,18 +34,21 @@ class Layout:
         tta: The test-time augmentation, which each row has; None without one.
         sets: Whether each row has a prediction set.
         abstains: Whether the model may abstain, so that each row says whether it did.
+        novelty: Whether each row has a novelty, and whether the image is unlike the validation images.
     """
 
     exclusive: bool = True
     tta: str | None = None
     sets: bool = False
     abstains: bool = False
+    novelty: bool = False
 
     @property
     def columns(self) -> list[str]:
         """The columns of CSV between the file and the label."""
         wanted = {"tta": self.tta is not None, "labels": not self.exclusive, "set": self.sets}
-        return [name for name, has in (wanted | {"abstained": self.abstains}).items() if has]
+        wanted |= {"abstained": self.abstains, "novelty": self.novelty, "unlike": self.novelty}
+        return [name for name, has in wanted.items() if has]
 
 
 @contextmanager
@@ -89,6 +93,7 @@ def write_parquet(path: Path, predictions: Iterable[Prediction], layout: Layout 
             *([] if layout.tta is None else [("tta", pa.string())]),
             *([("set", pa.list_(label_and_probability))] if layout.sets else []),
             *([("abstained", pa.bool_())] if layout.abstains else []),
+            *([("novelty", pa.float32()), ("unlike", pa.bool_())] if layout.novelty else []),
         ]
     )
     part = path.with_name(f".{path.name}.part")
@@ -157,6 +162,7 @@ def _facts(prediction: Prediction, layout: Layout) -> dict[str, Any]:
         **({} if layout.tta is None else {"tta": layout.tta}),
         **({"set": None if prediction.error else _pairs(prediction.prediction_set or ())} if layout.sets else {}),
         **({"abstained": prediction.abstained} if layout.abstains else {}),
+        **({"novelty": _rounded(prediction.novelty), "unlike": prediction.unlike} if layout.novelty else {}),
     }
 
 
@@ -171,7 +177,8 @@ def _labels_row(top_k: int, prediction: Prediction) -> str:
         mark = UNUSABLE if prediction.error == NOT_FINITE else UNREADABLE
         return f"{name}  {mark}  ({one_line(prediction.error)})"
     lists = [prediction.labels or (), *([] if top_k == 1 else [prediction.top])]
-    return "  ".join([name, *(", ".join(f"{one_line(c)} {p:.4f}" for c, p in each) or "(none)" for each in lists)])
+    texts = [", ".join(f"{one_line(c)} {p:.4f}" for c, p in each) or "(none)" for each in lists]
+    return "  ".join([name, *texts, *([UNLIKE] if prediction.unlike else [])])
 
 
 def _csv_writer(top_k: int, layout: Layout) -> Callable[[Prediction], str]:
@@ -185,6 +192,8 @@ def _csv_writer(top_k: int, layout: Layout) -> Callable[[Prediction], str]:
             "labels": SEPARATOR.join(label for label, _ in prediction.labels or ()),
             "set": SEPARATOR.join(label for label, _ in prediction.prediction_set or ()),
             "abstained": prediction.top[0][0] if prediction.abstained else "",
+            "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
+            "unlike": str(prediction.unlike).lower(),
         }
         return _csv_line([prediction.name, *(further[name] for name in layout.columns), *cells, prediction.error or ""])
 
@@ -209,7 +218,8 @@ def _table_writer(width: int, top_k: int) -> Callable[[Prediction], str]:
         cells = top or [f"{mark:<{width}}  {'':11}", *[" " * (width + 13)] * (top_k - 1)]
         why = f"  ({one_line(prediction.error)})" if prediction.error else ""
         members = ", ".join(one_line(label) for label, _ in prediction.prediction_set or ())
-        return "  ".join([*cells, one_line(prediction.name), *([f"{{{members}}}"] if members else [])]) + why
+        marks = [*([f"{{{members}}}"] if members else []), *([UNLIKE] if prediction.unlike else [])]
+        return "  ".join([*cells, one_line(prediction.name), *marks]) + why
 
     return write
 

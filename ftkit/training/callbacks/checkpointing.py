@@ -25,7 +25,7 @@ from ftkit.runs.checkpoint import save_checkpoint
 from ftkit.runs.model_card import ModelCard
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.checkpoint_state import state_of
-from ftkit.training.run_calibration import calibration_of_run
+from ftkit.training.run_calibration import calibrated_card
 from ftkit.training.session import Session
 from ftkit.training.validation import holding
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
     from ftkit.training.trainer import Trainer
     from ftkit.uncertainty.calibration_fit import CalibrationSample
+
+
+VALIDATION = "validation images"
+"""What calibrations are fitted on."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,12 @@ class Checkpointing(TrainerCallback):
         if card is not None:
             self._pending = None
             with holding(network, selected.weights):
-                save_model(session, network, session.run.model, calibrated_card(session, card, selected.sample))
+                save_model(
+                    session,
+                    network,
+                    session.run.model,
+                    calibrated_card(session.plan, card, selected.sample, VALIDATION),
+                )
         self.write()
 
     def on_step_boundary(self) -> None:
@@ -107,7 +116,7 @@ class Checkpointing(TrainerCallback):
         totals = self.trainer.totals.over_processes(session.accelerator)
         progress.loss_sum, progress.correct, progress.seen = totals
         if self._pending is not None:
-            card = calibrated_card(session, self._pending.card, self._pending.sample)
+            card = calibrated_card(session.plan, self._pending.card, self._pending.sample, VALIDATION)
             with holding(session.network, self._pending.values):
                 save_model(session, session.network, session.run.model, card)
             self._pending = None
@@ -190,11 +199,6 @@ def make_card(
         average=average or {},
         teacher={} if plan.teacher is None else plan.teacher.facts,
     )
-
-
-def calibrated_card(session: Session, card: ModelCard, sample: CalibrationSample | None) -> ModelCard:
-    """The card of a run's model with its calibration."""
-    return replace(card, calibration=calibration_of_run(session.plan, sample, "validation images"))
 
 
 def _layout(plan: Plan) -> Mapping[str, Any]:

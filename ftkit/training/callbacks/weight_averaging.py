@@ -23,9 +23,10 @@ from ftkit.models.weights.interpolation import interpolate
 from ftkit.planning.averaging import LEAST, Averaging
 from ftkit.runs.averages import Average, encode_averages, kept_average
 from ftkit.runs.model_card import WEIGHTS
-from ftkit.training.callbacks.checkpointing import calibrated_card, make_card, save_model
+from ftkit.training.callbacks.checkpointing import VALIDATION, make_card, save_model
 from ftkit.training.callbacks.model_selection import Best
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
+from ftkit.training.run_calibration import calibrated_card
 from ftkit.training.run_context import RunContext
 from ftkit.training.validation import Evaluated, evaluate_weights, holding
 
@@ -130,7 +131,7 @@ class WeightAveraging(TrainerCallback):
         if session.is_main:
             epoch = average.epochs[-1]
             card = make_card(session, evaluated.metrics, epoch, evaluated.decision, average.facts)
-            card = calibrated_card(session, card, evaluated.sample)
+            card = calibrated_card(session.plan, card, evaluated.sample, VALIDATION)
             with holding(session.network, self._weights(average)):
                 save_model(session, session.network, session.run.model, card)
 

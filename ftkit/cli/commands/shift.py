@@ -1,0 +1,102 @@
+"""`ftkit shift`: whether unlabelled images are unlike a model's validation images, and its estimated accuracy."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftkit.cli.commands.predict import Model, Paths, Processes, model_folder
+from ftkit.cli.image_paths import find_images
+from ftkit.cli.options import Json, RunsFolder
+from ftkit.cli.output import console
+from ftkit.config.choices import Device, Precision
+from ftkit.data.walk import SkippedFiles
+from ftkit.errors import RequestError, one_line, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ftkit.inference.predictor import Prediction
+    from ftkit.uncertainty.novelty import Shift
+
+app = typer.Typer()
+
+SIGNIFICANT = 0.01
+"""The p-value below which images count as shifted."""
+
+
+@app.command(epilog="Example: ftkit shift this-weeks-photos --model runs/ants")
+def shift(
+    paths: Paths,
+    model: Model = None,
+    rate: Annotated[
+        float, typer.Option("--novelty", metavar="RATE", help="Part of the validation images that count as unlike.")
+    ] = 0.01,
+    json: Json = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images per batch.")] = 32,
+    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    num_processes: Processes = 1,
+    output: RunsFolder = None,
+) -> None:
+    """Compare unlabelled images with a model's validation images."""
+    bundle = model_folder(model, output)
+    skipped = SkippedFiles()
+    images = find_images(paths, sys.stdin, skipped)
+    from ftkit.inference.multi_device import PredictionJob, predict_files
+    from ftkit.inference.uncertain_predictions import Uncertainty
+    from ftkit.uncertainty.novelty import measure_shift
+
+    job = PredictionJob(bundle, device, precision, 1, batch_size, uncertainty=Uncertainty(novelty=rate))
+    card, predictions = predict_files(job, images, console.warn, num_processes)
+    novelty, confidence, left_out = _columns(predictions)
+    if not novelty:
+        raise RequestError("there is no image that can be read", "give other paths")
+    import numpy as np
+
+    assert card.reference is not None, "checked before the first prediction"
+    sure = np.frombuffer(confidence) if len(confidence) == len(novelty) else None
+    found = measure_shift(np.frombuffer(novelty), sure, card.reference, rate)
+    if json:
+        console.print_json({"model": str(bundle), "left_out": left_out, **asdict(found)})
+    else:
+        for line in shift_lines(found, card.reference.images):
+            console.print_text(line)
+    if left_out:
+        console.note(f"{left_out} of {plural(left_out + len(novelty), 'image')} left out: without a prediction")
+    if lines := list(skipped.lines()):
+        console.note(one_line(f"skipped: {'; '.join(lines)}"))
+    if left_out or skipped.suspicious:
+        raise typer.Exit(1)
+
+
+def _columns(predictions: Iterable[Prediction]) -> tuple[array[float], array[float], int]:
+    """The novelty and, with one class per image, the confidence of each image; the number without a prediction."""
+    novelty, confidence, left_out = array("d"), array("d"), 0
+    for one in predictions:
+        if one.novelty is None or one.probability is None:
+            left_out += 1
+            continue
+        novelty.append(one.novelty)
+        if one.labels is None:
+            confidence.append(one.probability)
+    return novelty, confidence, left_out
+
+
+def shift_lines(found: Shift, reference: int) -> list[str]:
+    """The comparison in words."""
+    verdict = "they differ" if found.p < SIGNIFICANT else "no difference is shown"
+    lines = [
+        f"{plural(found.images, 'image')} compared with {reference:,} validation images: {verdict} "
+        f"(Kolmogorov-Smirnov distance {found.distance:.3f}, p = {found.p:.2g})",
+        f"unlike the validation images: {found.unlike:.1%}, of which {found.rate:.1%} are expected",
+    ]
+    if found.accuracy is not None and found.interval is not None:
+        bounds = "[{:.3f}, {:.3f}]".format(*found.interval)
+        known = f"on the validation images {found.reference_accuracy:.3f}"
+        lines.append(f"estimated accuracy: {found.accuracy:.3f} {bounds}; {known}")
+    return lines

@@ -87,6 +87,7 @@ def test_the_estimated_accuracy_follows_the_accuracy() -> None:
     for factor, most in ((1.0, 0.02), (0.8, 0.1)):
         other = drawn(5000, 7, factor)
         found = measure_shift(novelty_of(other, known), other.confidence, known, 0.01)
+        assert found.accuracy is not None
         assert found.accuracy == (other.confidence >= known.threshold).mean()
         assert found.accuracy == pytest.approx(other.right.mean(), abs=most)
         assert found.interval is not None

@@ -20,7 +20,7 @@ from ftkit.errors import RequestError, one_line, plural
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ftkit.inference.predictor import Prediction
+    from ftkit.inference.predictions import Prediction
     from ftkit.uncertainty.novelty import Shift
 
 app = typer.Typer()

@@ -22,7 +22,7 @@ from ftkit.uncertainty.set_methods import METHODS, SetMethod
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What a prediction says of how sure it is.
+    """Prediction sets, rejection and novelty, as requested of `predict`.
 
     Attributes:
         coverage: Give the smallest set of classes that holds the true one this often, between 0 and 1.

@@ -1,4 +1,4 @@
-"""Rejection: what a model's error rate is where it answers only for the images that it is most confident about."""
+"""Rejection: predictions of low confidence are replaced by `unknown`, and the others have a lower error rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ftkit.parts.metric import Array
 
 CONFIDENCE = 0.95
-"""Probability with which the error rate of answers is at most the one that was asked for."""
+"""Probability with which the error rate of the kept predictions is at most the requested one."""
 POINTS = 200
 TRIED = 20
 """Thresholds that a rule is chosen from."""
@@ -18,7 +18,7 @@ TRIED = 20
 
 @dataclass(frozen=True)
 class RiskPoint:
-    """Answers for the images with a confidence of `threshold` or more: their part of all images, and error rate."""
+    """Predictions with a confidence of `threshold` or more: their share of all images, and their error rate."""
 
     threshold: float
     coverage: float
@@ -27,11 +27,11 @@ class RiskPoint:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """The error rate of the answers at each part of images that are answered, the most confident first.
+    """The error rate of the most confident predictions, by their share of all images.
 
     Attributes:
-        area: The mean error rate over all parts (AURC; Geifman and El-Yaniv, 2017).
-        points: At most `POINTS`, by ascending coverage; the last one answers for every image.
+        area: The mean error rate over all shares (AURC; Geifman and El-Yaniv, 2017).
+        points: At most `POINTS`, by ascending coverage; the last one is for all images.
     """
 
     area: float
@@ -43,13 +43,13 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: Array, right: Array) -> RiskCoverage:
-    """The curve of images; those of equal confidence are answered together.
+    """The curve of images; those of equal confidence are kept or rejected together.
 
     Args:
         confidence: `(n,)`.
         right: Whether each prediction is right, bool `(n,)`.
     """
-    counts, wrong, thresholds = _answered(confidence, right)
+    counts, wrong, thresholds = _kept(confidence, right)
     images, risks = len(confidence), wrong / counts
     area = float((risks * np.diff(counts, prepend=0)).sum() / images)
     if len(counts) > POINTS:
@@ -61,7 +61,7 @@ def risk_coverage(confidence: Array, right: Array) -> RiskCoverage:
     return RiskCoverage(area, tuple(RiskPoint(*point) for point in points))
 
 
-def _answered(confidence: Array, right: Array) -> tuple[Array, Array, Array]:
+def _kept(confidence: Array, right: Array) -> tuple[Array, Array, Array]:
     """Number of images at or above each distinct confidence, how many are wrong, and that confidence, descending."""
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
@@ -71,10 +71,10 @@ def _answered(confidence: Array, right: Array) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class RejectionRule:
-    """Answer only with a confidence of `threshold` or more.
+    """Keep predictions with a confidence of `threshold` or more.
 
     Attributes:
-        bound: The error rate that answers have at most, with a probability of 95 %.
+        bound: With a probability of 95 %, the error rate of the kept predictions is at most this.
         coverage, risk: On the calibration images.
     """
 
@@ -85,9 +85,9 @@ class RejectionRule:
 
 
 def rejection_rule(confidence: Array, right: Array, risk: float) -> RejectionRule | None:
-    """The rule that answers most, of those whose error rate is shown to be at most `risk`; None if none is.
+    """The rule that keeps most predictions with an error bound of at most `risk`; None if there is none.
 
-    Tried are the thresholds that answer 5 %, 10 % and so on of the calibration images. Each error rate is bounded so
+    The thresholds that keep 5 %, 10 % and so on of the calibration images are tried. Each error rate is bounded so
     that all bounds hold together with a probability of 95 % (as by Geifman and El-Yaniv, Selective Classification for
     Deep Neural Networks, 2017, who search by bisection). The rate on the calibration images themselves would be too
     good, since the threshold is chosen by it.
@@ -102,7 +102,7 @@ def rejection_rule(confidence: Array, right: Array, risk: float) -> RejectionRul
 
 def rejection_rules(confidence: Array, right: Array) -> list[RejectionRule]:
     """The rules that are tried, with their bounds."""
-    counts, wrong, thresholds = _answered(confidence, right)
+    counts, wrong, thresholds = _kept(confidence, right)
     wanted = np.ceil(np.arange(1, TRIED + 1) / TRIED * len(confidence))
     chosen = np.unique(np.searchsorted(counts, wanted))
     bounds = upper_bound(wrong[chosen], counts[chosen], (1 - CONFIDENCE) / TRIED)

@@ -118,7 +118,7 @@ def test_evaluate_counts_the_sets_that_hold_the_true_class() -> None:
     assert curve[-1]["risk"] == pytest.approx(1 - found["accuracy"])
     shown = typed("evaluate", "model", "--data", "new", "--coverage", "0.8", *EXACT).stdout
     assert f"sets (lac) at coverage 0.8: {found['sets']['coverage']:.4f} [" in shown
-    assert "Error rate where only the most confident predictions are answers" in shown
+    assert "Error rate of the most confident predictions" in shown
 
 
 def test_unknown_below_a_confidence() -> None:

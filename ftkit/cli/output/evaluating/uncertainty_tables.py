@@ -34,14 +34,14 @@ def calibration_table(scores: CalibrationScores) -> None:
     if rows:
         console.show_table("Largest score in a set", ("coverage", "lac", "aps"), rows)
     rules = [(risk, rejection_rule(scores.confidence, scores.right, risk)) for risk in RISKS]
-    answers = [
+    rows = [
         (f"{risk:g}", "-", "-") if rule is None else (f"{risk:g}", f"{rule.threshold:.4f}", f"{rule.coverage:.1%}")
         for risk, rule in rules
     ]
     console.show_table(
-        "Rejection: the errors among answers are at most this part, with 95 % confidence",
-        ("reject-risk", "lowest probability", "answered"),
-        answers,
+        "Rejection: with 95 % confidence, the error rate of the kept predictions is at most reject-risk",
+        ("reject-risk", "lowest probability", "kept"),
+        rows,
     )
 
 
@@ -51,8 +51,8 @@ def risk_table(curve: RiskCoverage | None) -> None:
         return
     points = [curve.at(coverage) for coverage in SHOWN]
     rows = [(f"{one.coverage:.1%}", f"{one.threshold:.4f}", f"{one.risk:.4f}") for one in dict.fromkeys(points)]
-    title = f"Error rate where only the most confident predictions are answers (area {curve.area:.4f})"
-    console.show_table(title, ("answered", "lowest probability", "error rate"), rows)
+    title = f"Error rate of the most confident predictions (area under the risk-coverage curve {curve.area:.4f})"
+    console.show_table(title, ("coverage", "lowest probability", "error rate"), rows)
 
 
 def coverage_lines(found: SetCoverage | None) -> list[str]:

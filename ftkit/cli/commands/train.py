@@ -220,6 +220,8 @@ def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None
 def _write_report(plan: Plan, outcome: Outcome, quiet: bool) -> None:
     from ftkit.reports.after_training import report_at_end
 
+    if plan.config.report and not quiet:
+        console.note("writing the report")
     written = report_at_end(outcome.plan or plan, outcome.run, console.warn)
     if written is not None and not quiet:
         console.note(f"report: {written}")

@@ -39,7 +39,7 @@ def _cell(data: ComparisonData, metric: str, estimate: Estimate, place: int) -> 
     highs = [one.high for one in bounds if one.high is not None]
     bar = interval_bar(value, interval.low, interval.high, (min(lows), max(highs)), data.style(place))
     low, high = number(interval.low, digits), number(interval.high, digits)
-    return tag("div", number(value, digits), bar, tag("span", low, " to ", high, class_="card-interval"), class_="rate")
+    return tag("div", number(value, digits), bar, tag("span", low, "–", high, class_="card-interval"), class_="rate")
 
 
 def paired_differences(data: ComparisonData) -> Html | Omitted:
@@ -73,4 +73,4 @@ def _difference(estimate: Estimate, digits: int) -> Html:
     if value is None or interval.low is None or interval.high is None:
         return number(value, digits)
     low, high = number(interval.low, digits), number(interval.high, digits)
-    return tag("div", number(value, digits), tag("span", low, " to ", high, class_="card-interval"), class_="rate")
+    return tag("div", number(value, digits), tag("span", low, "–", high, class_="card-interval"), class_="rate")

@@ -12,7 +12,7 @@ from ftkit.parts.label_sets import label_text
 from ftkit.reports.comparing.comparison_data import ComparisonData
 from ftkit.reports.markup import Html, tag
 from ftkit.reports.page_parts import hint
-from ftkit.reports.picture_figure import picture
+from ftkit.reports.picture_figure import gallery, picture
 from ftkit.reports.section import Omitted
 
 EACH = 30
@@ -39,7 +39,7 @@ def _gallery(data: ComparisonData, images: Split, found: list[int], winner: int,
     shown = f", of which {len(figures)} are shown" if len(figures) < len(found) else ""
     text = f"{plural(len(found), 'image')}{shown}, with the prediction of {data.names[loser]}."
     title = f"Right for {data.names[winner]}, wrong for {data.names[loser]}"
-    return tag("div", tag("h3", title), hint(text), tag("div", figures, class_="gallery"), class_="part")
+    return tag("div", tag("h3", title), hint(text), gallery(figures), class_="part")
 
 
 def _figure(data: ComparisonData, images: Split, place: int, loser: int) -> Html:

@@ -30,32 +30,35 @@ def confusion_matrix(data: ReportData) -> Html | Omitted:
     if len(evaluation.classes) > LARGEST:
         return _pairs(evaluation)
     explained = (
-        "Rows are the labels, columns the predictions. Colour is the share of the row's images. "
-        "Choose a number to see its pictures."
+        "Rows are the labels, columns the predictions. A stronger colour is a larger share of the row's images; "
+        "orange is relative to the most frequent confusion. Choose a number to see its pictures."
     )
     return tag("div", hint(explained), scrolling(_matrix(evaluation), "Confusion matrix"), _dialog())
 
 
 def _matrix(evaluation: Evaluation) -> Html:
-    names = evaluation.classes
+    names, support = evaluation.classes, evaluation.support.tolist()
+    worst = max((n / support[i] for i, j, n in evaluation.pairs.tolist() if i != j), default=1.0)
     heads = [tag("th", tag("span", name), scope="col", title=f"predicted {name}") for name in names]
-    rows = [
-        tag(
-            "tr", tag("th", name, scope="row", title=name), [_cell(names, i, j, n, sum(row)) for j, n in enumerate(row)]
-        )
-        for i, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True))
-    ]
+    rows = []
+    for i, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True)):
+        shares = [n / support[i] / (1.0 if i == j else worst) for j, n in enumerate(row) if support[i]]
+        cells = [_cell(names, i, j, n, share) for j, (n, share) in enumerate(zip(row, shares, strict=False))]
+        rows.append(tag("tr", tag("th", name, scope="row", title=name), cells or [tag("td", "–")] * len(names)))
     corner = tag("td", tag("span", "label \\ predicted"), class_="corner")
     return tag("table", tag("thead", tag("tr", corner, heads)), tag("tbody", rows), class_="confusion")
 
 
-def _cell(names: tuple[str, ...], i: int, j: int, images: int, support: int) -> Html:
-    """A number that opens its pictures."""
+def _cell(names: tuple[str, ...], i: int, j: int, images: int, strength: float) -> Html:
+    """A number that opens its pictures.
+
+    Args:
+        strength: Of the colour, 0 to 1.
+    """
     right = "right" if i == j else "wrong"
     if not images:
         return tag("td", tag("span", "0"), class_=f"none {right}")
-    level = max(1, math.ceil(LEVELS * images / support))
-    return tag("td", _opener(names, i, j, images), class_=f"{right} m{level}")
+    return tag("td", _opener(names, i, j, images), class_=f"{right} m{max(1, math.ceil(LEVELS * strength))}")
 
 
 def _opener(names: tuple[str, ...], i: int, j: int, images: int) -> Html:

@@ -11,7 +11,7 @@ from ftkit.evaluation.mistakes import Ranked, find_least_confident, find_mistake
 from ftkit.parts.label_sets import label_set
 from ftkit.reports.markup import Html, number, tag
 from ftkit.reports.page_parts import hint
-from ftkit.reports.picture_figure import picture
+from ftkit.reports.picture_figure import gallery, picture
 from ftkit.reports.report_data import Evaluated, ReportData
 from ftkit.reports.section import Omitted
 from ftkit.reports.thumbnails import Thumbnail
@@ -40,7 +40,7 @@ def mistakes(data: ReportData) -> Html | Omitted:
     scored = f"Under each picture: its label, the prediction, and the probability of {decision}."
     rest = "" if len(figures) == len(ranked) else " ftkit evaluate --mistakes FILE writes all of them."
     counted = f"{len(figures):,} of {plural(len(ranked), 'mistake')}, the most confident first. "
-    return tag("div", hint(f"{counted}{scored}{rest}"), tag("div", figures, class_="gallery"))
+    return tag("div", hint(f"{counted}{scored}{rest}"), gallery(figures))
 
 
 def least_confident(data: ReportData) -> Html | Omitted:
@@ -56,7 +56,7 @@ def least_confident(data: ReportData) -> Html | Omitted:
         return Omitted("no prediction is right")
     figures = _figures(data, found, ranked, (RIGHT, EACH_CLASS, ALL_RIGHT))
     counted = f"{len(figures):,} of {plural(len(ranked), 'right prediction')}, the least confident first"
-    return tag("div", hint(f"{counted}, with some of each class."), tag("div", figures, class_="gallery"))
+    return tag("div", hint(f"{counted}, with some of each class."), gallery(figures))
 
 
 def _figures(data: ReportData, found: Evaluated, ranked: Ranked, limits: tuple[int, int, int]) -> list[Html]:

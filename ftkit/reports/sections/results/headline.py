@@ -58,7 +58,7 @@ def _interval(value: float, interval: Interval | None, metric: Metric, digits: i
     if interval is None or interval.low is None or interval.high is None:
         return None
     top = max(interval.high * 1.25, value) if metric.lower_is_better else 1.0
-    text: list[Child] = [unseen("95 % interval "), number(interval.low, digits), " to ", number(interval.high, digits)]
+    text: list[Child] = [unseen("95 % interval "), number(interval.low, digits), "–", number(interval.high, digits)]
     bar = interval_bar(value, interval.low, interval.high, (0.0, top))
     return tag("div", bar, tag("div", text, class_="card-interval"))
 

@@ -77,7 +77,7 @@ def _picture(images: Array, right: Array, confidence: Array, error: float) -> Ht
         columns,
         tag("path", d=f"M{LEFT} {TOP + SIDE}L{LEFT + SIDE} {TOP}", class_="diagonal"),
         tag("text", f"images, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
-        viewBox=f"0 0 {LEFT + SIDE + 14} {TOP + SIDE + STRIP + 32}",
+        viewBox=f"0 0 {LEFT + SIDE + 14} {TOP + SIDE + STRIP + 38}",
         role="img",
         aria_label=f"Reliability diagram, calibration error {error:.4f}; the table has the numbers",
     )
@@ -89,7 +89,7 @@ def _bin(x: float, width: float, images: int, right: float, confidence: float, m
     title = tag("title", f"{plural(images, 'image')}: confidence {mean:.3f}, accuracy {accuracy:.3f}")
     height, tall = max(SIDE * accuracy, 1.0), max(1.0, (STRIP - 16) * images / most)
     style = "fill s1" + (" faint" if images < FEW else "")
-    left, wide, bottom = round(x, 1), round(width, 1), TOP + SIDE + STRIP + 26
+    left, wide, bottom = round(x, 1), round(width, 1), TOP + SIDE + STRIP + 32
     return [
         tag("rect", title, x=left, y=round(TOP + SIDE - height, 1), width=wide, height=round(height, 1), class_=style),
         tag("path", d=f"M{left} {round(TOP + SIDE * (1 - mean), 1)}h{wide}", class_="expected"),

@@ -22,7 +22,7 @@ def curves(data: ReportData) -> Html | Omitted:
     summary = data.summary
     histories = _histories(summary)
     if max(map(len, histories), default=0) < 2:
-        return Omitted("the run has no trained epoch")
+        return Omitted("a curve needs two epochs or more")
     phases = [(phase["epochs"][0] + 1, phase["epochs"][1]) for phase in summary.plan["phases"]]
     best = summary.best["epoch"] if summary.best and not summary.fold_sizes else None
     charts = [

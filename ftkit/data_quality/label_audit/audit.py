@@ -74,7 +74,9 @@ class LabelAudit:
     Attributes:
         data: The images that were audited.
         scored: What the scores are from.
-        rate: The estimated share of wrong labels; None with several labels per image.
+        agreement: The share of images whose likeliest class by the scores is the given one; None with several labels
+            per image, as the next one. The lower it is, the more right labels are among the probable errors.
+        rate: The share of wrong labels that confident learning estimates; too high where the agreement is low.
         images: Images with problems: probable label errors, the least probable label first, then contradicting copies,
             then outliers.
         overlaps: Pairs of classes, with the estimated share of all images that have one label and are of the other.
@@ -83,6 +85,7 @@ class LabelAudit:
 
     data: LoadedData
     scored: str
+    agreement: float | None
     rate: float | None
     images: tuple[AuditedImage, ...]
     overlaps: tuple[tuple[str, str, float], ...]
@@ -96,6 +99,7 @@ class LabelAudit:
             "data": self.data.source,
             "images": self.data.count,
             "scores": self.scored,
+            "agreement": self.agreement,
             "estimated_error_rate": self.rate,
             "counts": {problem: self.count(problem) for problem in (LABEL, COPY, OUTLIER)},
             "problems": [{k: v for k, v in vars(image).items() if k != "row"} for image in self.images],
@@ -164,11 +168,17 @@ def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit
     return LabelAudit(
         data=images.data,
         scored=scored,
+        agreement=None if joint is None else _agreement(images, scores, judged),
         rate=None if joint is None else float(1 - np.trace(joint)),
         images=_listed(images, suspects),
         overlaps=tuple((classes[a], classes[b], share) for a, b, share in pairs),
         notes=tuple(notes),
     )
+
+
+def _agreement(images: AuditImages, scores: Floats, judged: NDArray[np.bool_]) -> float:
+    labels = images.targets.numpy()[judged]
+    return float((scores[judged].argmax(axis=1) == labels).mean()) if len(labels) else 0.0
 
 
 def _unjudged(run: Path | None) -> str:

@@ -27,10 +27,11 @@ SECTIONS = {
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; overflow-wrap: anywhere;
+  padding: 1rem; }
 ul.images { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); list-style: none;
   padding: 0; }
-ul.images li { border: 1px solid var(--line); border-radius: .5rem; overflow: hidden; overflow-wrap: anywhere; }
+ul.images li { border: 1px solid var(--line); border-radius: .5rem; overflow: hidden; }
 ul.images img { aspect-ratio: 1; background: var(--soft); display: block; object-fit: contain; width: 100%; }
 ul.images p { font-size: .85rem; margin: .4rem .6rem; }
 ul.images .name { opacity: .7; font-size: .75rem; }
@@ -61,8 +62,8 @@ def gallery_html(audit: LabelAudit, most: int) -> str:
 
 def _summary(audit: LabelAudit) -> Iterator[str]:
     yield f"{plural(audit.data.count, 'image')}; scores: {audit.scored}."
-    if audit.rate is not None:
-        yield f"Estimated share of wrong labels by confident learning: {audit.rate:.1%}."
+    if audit.agreement is not None:
+        yield f"The likeliest class is the given label for {audit.agreement:.1%} of the images."
     yield from audit.notes
 
 

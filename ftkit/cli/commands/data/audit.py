@@ -116,8 +116,9 @@ def _write(audit: LabelAudit, to: Path, most: int) -> None:
 def _print(audit: LabelAudit, to: Path | None, most: int = 10) -> None:
     for note in audit.notes:
         console.note(f"note: {note}")
-    rate = "" if audit.rate is None else f"; estimated share of wrong labels {audit.rate:.1%}"
-    console.print_text(one_line(f"{audit.data.source}: {plural(audit.data.count, 'image')}, {audit.scored}{rate}"))
+    console.print_text(one_line(f"{audit.data.source}: {plural(audit.data.count, 'image')}, {audit.scored}"))
+    if audit.agreement is not None:
+        console.print_text(f"the likeliest class is the given label for {audit.agreement:.1%} of the images")
     for problem, title in (
         ("label", "probable label error"),
         ("duplicate", "copies with different labels"),

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftkit.metrics.bootstrap import wilson
 from ftkit.metrics.multiclass_outputs import MulticlassOutputs
 from ftkit.metrics.outputs import Outputs
 from ftkit.parts.metric import Array
@@ -78,7 +77,8 @@ class Shift:
             the reference images have as many images as wrong predictions (ATC; Garg et al., Leveraging Unlabeled Data
             to Predict Out-of-Distribution Performance, 2022).
             It is None where an image may have several labels.
-        interval: Wilson's 95 % interval of that part, which has the chance of drawing the images alone.
+        mean_confidence: The mean probability of the predicted classes, another estimate of the accuracy, which was too
+            high where that one was too low.
         reference_accuracy: Of the reference images.
     """
 
@@ -88,7 +88,7 @@ class Shift:
     unlike: float
     rate: float
     accuracy: float | None
-    interval: tuple[float, float] | None
+    mean_confidence: float | None
     reference_accuracy: float
 
 
@@ -106,21 +106,13 @@ def measure_shift(novelty: Array, confidence: Array | None, reference: Reference
     steps = np.arange(1, count + 1) / count
     distance = float(max((steps - ordered).max(), (ordered - (steps - 1 / count)).max()))
     effective = max(1, round(count * reference.images / (count + reference.images)))
-    accuracy, interval = None if confidence is None else _estimated(confidence, reference), None
-    if accuracy is not None:
-        bounds = wilson(round(accuracy * count), count)
-        interval = None if bounds.low is None or bounds.high is None else (bounds.low, bounds.high)
     return Shift(
         images=count,
         distance=distance,
         p=float(kstwo.sf(distance, effective)),
         unlike=float((novelty <= rate).mean()),
         rate=rate,
-        accuracy=accuracy,
-        interval=interval,
+        accuracy=None if confidence is None else float((confidence >= reference.threshold).mean()),
+        mean_confidence=None if confidence is None else float(confidence.mean()),
         reference_accuracy=reference.accuracy,
     )
-
-
-def _estimated(confidence: Array, reference: ReferenceOutputs) -> float:
-    return float((confidence >= reference.threshold).mean())

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binom, binomtest
 
 from ftkit import RequestError
-from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.api import MulticlassOutputs
 from ftkit.uncertainty.calibration_scores import read_scores, scores_of, write_scores
 from ftkit.uncertainty.conformal_scores import class_scores, least_images, limits_by_class, quantile, set_members
 from ftkit.uncertainty.rejection import rejection_rule, rejection_rules, risk_coverage, upper_bound

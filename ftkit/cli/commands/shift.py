@@ -95,8 +95,9 @@ def shift_lines(found: Shift, reference: int) -> list[str]:
         f"(Kolmogorov-Smirnov distance {found.distance:.3f}, p = {found.p:.2g})",
         f"unlike the validation images: {found.unlike:.1%}, of which {found.rate:.1%} are expected",
     ]
-    if found.accuracy is not None and found.interval is not None:
-        bounds = "[{:.3f}, {:.3f}]".format(*found.interval)
-        known = f"on the validation images {found.reference_accuracy:.3f}"
-        lines.append(f"estimated accuracy: {found.accuracy:.3f} {bounds}; {known}")
+    if found.accuracy is not None and found.mean_confidence is not None:
+        lines.append(
+            f"estimated accuracy: {found.accuracy:.3f} by thresholded confidence, {found.mean_confidence:.3f} by mean "
+            f"confidence; on the validation images {found.reference_accuracy:.3f}"
+        )
     return lines

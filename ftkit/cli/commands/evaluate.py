@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,9 @@ from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, proje
 from ftkit.cli.output import console
 from ftkit.cli.output.evaluation_tables import print_evaluation
 from ftkit.cli.output.mistake_files import mistakes_target
-from ftkit.config.choices import Device, Precision
+from ftkit.cli.slicing.slice_options import MinSlice, SliceBy, Slicing, outputs_and_slices, slice_flags
+from ftkit.cli.slicing.slice_table import print_slices, slices_json
+from ftkit.config.choices import AUTO, Device, Precision
 from ftkit.errors import RequestError, plural
 from ftkit.parts.dataset import SplitName
 
@@ -67,7 +69,8 @@ Mistakes = Annotated[
     epilog="Examples:\n"
     "  ftkit evaluate runs/ants                     on the run's test split, or else its validation split\n"
     "  ftkit evaluate runs/ants --data new-photos   on other images, with classes matched by name\n"
-    "  ftkit evaluate runs/ants --mistakes wrong    links to the images with a wrong prediction, by pair of classes"
+    "  ftkit evaluate runs/ants --mistakes wrong    links to the images with a wrong prediction, by pair of classes\n"
+    "  ftkit evaluate runs/ants --slices            parts of the images with a lower accuracy"
 )
 def evaluate(
     model: Model = None,
@@ -83,18 +86,22 @@ def evaluate(
     cache: Cached = None,
     tta: TtaChoice = "none",
     mistakes: Mistakes = None,
+    slices: Slicing = False,
+    slice_by: SliceBy = None,
+    min_slice: MinSlice = None,
     output: RunsFolder = None,
 ) -> None:
     """Evaluate a model on labelled images."""
     if cache and tta != "none":
         raise RequestError(f"--cache has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them")
+    wanted = slice_flags(slices, slice_by or [], min_slice, cache)
     target = None if mistakes is None else mistakes_target(mistakes)
     bundle = model_folder(model, output)
     resolved = _run_config(bundle)
     images = _evaluation_data(bundle, data, sets or [], split, resolved)
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
-    from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
+    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_with_intervals
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
@@ -102,7 +109,7 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
-    outputs = bundle_outputs(loaded, images, options, store, console.note)
+    outputs, found = outputs_and_slices(loaded, images, options, store, _monitored(resolved, loaded, metrics), wanted)
     evaluation, intervals = evaluate_with_intervals(outputs, metrics)
     if target is not None:
         console.note(target.write(outputs, images.split))
@@ -110,9 +117,12 @@ def evaluate(
         source = {"data": images.source, "split": images.title, "data_changed": images.changed}
         source |= {"precision": loaded.precision, "tta": tta}
         bounds = {name: asdict(interval) for name, interval in intervals.items()}
-        console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds})
+        further = {} if found is None else {"slices": slices_json(found, images.split.names)}
+        console.print_json({"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds, **further})
     else:
         print_evaluation(evaluation, images, intervals, metrics, tta)
+        if found is not None:
+            print_slices(found, metrics[found.metric].label, images.split.names)
 
 
 def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) -> dict[str, Metric]:
@@ -126,6 +136,12 @@ def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) ->
     named = named_metrics(registry, names, "--metric")
     check_task(named, task, "--metric")
     return found | named
+
+
+def _monitored(resolved: Resolved | None, loaded: Loaded, metrics: Mapping[str, Metric]) -> tuple[str, Metric]:
+    """The metric that selects the best epoch of the model's run."""
+    chosen = loaded.task.monitor if resolved is None or resolved.config.monitor == AUTO else resolved.config.monitor
+    return chosen, metrics[chosen]
 
 
 def _evaluation_data(

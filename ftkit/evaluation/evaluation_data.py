@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftkit.config.load import Resolved
+from ftkit.config.load import Resolved, build
 from ftkit.data.class_selection import apply_training_classes
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.evaluation.out_of_fold import OutOfFold, read_out_of_fold
@@ -28,6 +28,7 @@ class EvaluationData:
         changed: Whether the data has changed since the model was trained on it.
         notes: Lines to report, such as the number of files left out.
         outputs: The stored outputs for the images, where these are the training images of a cross-fitted run.
+        dataset: That the images are from.
     """
 
     source: str
@@ -36,6 +37,7 @@ class EvaluationData:
     changed: bool = False
     notes: tuple[str, ...] = ()
     outputs: OutOfFold | None = None
+    dataset: Dataset | None = None
 
     @property
     def title(self) -> str:
@@ -62,6 +64,7 @@ def split_of_run(
         RequestError: The data is missing, has no such split, or has classes that the model lacks.
     """
     splits, notes = loaded or splits_of_run(resolved)
+    dataset: Dataset = build(resolved, "dataset")
     source = f"dataset {resolved.config.dataset.name}"
     changed = splits.fingerprint() != card.fingerprint
     wants_val = split == "val" or not (split or (splits.test and len(splits.test)))
@@ -69,12 +72,12 @@ def split_of_run(
         found = read_out_of_fold(run)
         note = "out-of-fold: the output for each training image is that of the fold that wasn't trained on it"
         return EvaluationData(
-            source, "val", found.split(len(card.classes), splits.train), changed, (*notes, note), found
+            source, "val", found.split(len(card.classes), splits.train), changed, (*notes, note), found, dataset
         )
     name, chosen = choose_split(splits, split, ("test", "val"), source)
     chosen = relabel(chosen, splits.classes, card.classes, f"{source}, {name} split")
     notes = (*notes, *_absent_note(chosen, card.classes))
-    return EvaluationData(source, name, chosen, changed, notes)
+    return EvaluationData(source, name, chosen, changed, notes, dataset=dataset)
 
 
 def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: SplitName | None) -> EvaluationData:
@@ -91,7 +94,8 @@ def split_of_dataset(dataset: Dataset, source: str, card: ModelCard, split: Spli
     splits = apply_training_classes(loaded, card.origin, card.classes, source)
     name, chosen = choose_split(splits, split, ("test", "val", "train"), source)
     chosen = relabel(chosen, splits.classes, card.classes, source)
-    return EvaluationData(source, name, chosen, notes=(*splits.notes, *_absent_note(chosen, card.classes)))
+    notes = (*splits.notes, *_absent_note(chosen, card.classes))
+    return EvaluationData(source, name, chosen, notes=notes, dataset=dataset)
 
 
 def _absent_note(split: Split, classes: Sequence[str]) -> tuple[str, ...]:

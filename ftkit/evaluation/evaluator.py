@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import Note, find_cached_prefix, ignore_note, read_cached
-from ftkit.data.loading.loader import ReadFailure, Samples, raise_failures
+from ftkit.data.loading.loader import Pixels, ReadFailure, Samples, raise_failures
 from ftkit.data.loading.order import Key
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import EvaluationData
@@ -135,7 +135,7 @@ def compute_logits(
     with read_cached(prefix, samples, store, tell, options.threads) as kept:
         suffix = None if kept is None else kept.cut.eval_suffix
         network = suffix and calibrated_network(suffix, loaded.card.calibration, loaded.compute.device)
-        read = _reader(classifier, split) if kept is None else kept.read
+        read = split_reader(classifier, split) if kept is None else kept.read
         for rest, outputs in stream_outputs(classifier.compute, network or classifier, groups, read, options.threads):
             raise_failures(rest)
             parts.append(outputs[0].float().cpu())
@@ -144,9 +144,15 @@ def compute_logits(
     return logits
 
 
-def _reader(classifier: Classifier, split: Split) -> Callable[[Key], Read[tuple[Label, int] | ReadFailure]]:
-    """Reads an image of a split with its label and index, or the reason why it can't be read."""
-    samples = [Samples(split, transform) for transform in classifier.transforms]
+def split_reader(
+    classifier: Classifier, split: Split, pixels: Pixels | None = None
+) -> Callable[[Key], Read[tuple[Label, int] | ReadFailure]]:
+    """Reads an image of a split with its label and index, or the reason why it can't be read.
+
+    Args:
+        pixels: As `Samples` takes it.
+    """
+    samples = [Samples(split, transform, pixels=pixels) for transform in classifier.transforms]
 
     def read(key: Key) -> Read[tuple[Label, int] | ReadFailure]:
         images = list[Tensor]()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,9 @@ from ftkit.cli.output.evaluating.calibration_lines import calibration_json, meas
 from ftkit.cli.output.evaluating.evaluation_tables import print_evaluation
 from ftkit.cli.output.evaluating.mistake_files import mistakes_target
 from ftkit.cli.output.evaluating.uncertainty_tables import coverage_lines, risk_table, uncertainty_json
-from ftkit.config.choices import Device, Precision
+from ftkit.cli.slicing.slice_options import MinSlice, SliceBy, Slicing, outputs_and_slices, slice_flags
+from ftkit.cli.slicing.slice_table import print_slices, slices_json
+from ftkit.config.choices import AUTO, Device, Precision
 from ftkit.errors import RequestError, plural
 from ftkit.parts.dataset import SplitName
 
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
     from ftkit.config.load import Resolved
     from ftkit.evaluation.evaluation_data import EvaluationData
     from ftkit.evaluation.set_coverage import SetCoverage
+    from ftkit.evaluation.slicing.slices import Slices
     from ftkit.inference.uncertain_predictions import UncertaintyRule
+    from ftkit.metrics.bootstrap import Interval
     from ftkit.metrics.outputs import Outputs
+    from ftkit.metrics.report import Evaluation
     from ftkit.models.bundle import Loaded
     from ftkit.parts.metric import Metric
+    from ftkit.transforms.view_choices import Tta
+    from ftkit.uncertainty.calibration import CalibrationErrors
     from ftkit.uncertainty.rejection import RiskCoverage
 
 app = typer.Typer()
@@ -73,7 +80,8 @@ Mistakes = Annotated[
     epilog="Examples:\n"
     "  ftkit evaluate runs/ants                     on the run's test split, or else its validation split\n"
     "  ftkit evaluate runs/ants --data new-photos   on other images, with classes matched by name\n"
-    "  ftkit evaluate runs/ants --mistakes wrong    links to the images with a wrong prediction, by pair of classes"
+    "  ftkit evaluate runs/ants --mistakes wrong    links to the images with a wrong prediction, by pair of classes\n"
+    "  ftkit evaluate runs/ants --slices            parts of the images with a lower accuracy"
 )
 def evaluate(
     model: Model = None,
@@ -92,11 +100,15 @@ def evaluate(
     coverage: Coverage = None,
     set_method: SetsMethod = None,
     by_class: ByClass = False,
+    slices: Slicing = False,
+    slice_by: SliceBy = None,
+    min_slice: MinSlice = None,
     output: RunsFolder = None,
 ) -> None:
     """Evaluate a model on labelled images."""
     if cache and tta != "none":
         raise RequestError(f"--cache has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them")
+    wanted = slice_flags(slices, slice_by or [], min_slice, cache)
     target = None if mistakes is None else mistakes_target(mistakes)
     bundle = model_folder(model, output)
     resolved = run_config(bundle)
@@ -104,7 +116,7 @@ def evaluate(
     from ftkit.activation_cache.cache_reader import store_of
     from ftkit.config.schema import Cache
     from ftkit.evaluation.calibration_on_images import calibration_on_images
-    from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
+    from ftkit.evaluation.evaluator import ComputeOptions, evaluate_with_intervals
     from ftkit.inference.uncertain_predictions import Uncertainty, uncertainty_rule
     from ftkit.models.bundle import load_bundle
 
@@ -114,24 +126,50 @@ def evaluate(
     _print_notes(bundle, images, loaded.notes, rule.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
-    outputs = bundle_outputs(loaded, images, options, store, console.note)
-    evaluation, intervals = evaluate_with_intervals(outputs, metrics)
+    outputs, slices_found = outputs_and_slices(
+        loaded, images, options, store, _monitored(resolved, loaded, metrics), wanted
+    )
     if target is not None:
         console.note(target.write(outputs, images.split))
-    errors = calibration_on_images(loaded, outputs)
-    curve, held = _confidence_results(outputs, rule, coverage)
+    evaluation, intervals = evaluate_with_intervals(outputs, metrics)
+    errors, (curve, held) = calibration_on_images(loaded, outputs), _confidence_results(outputs, rule, coverage)
+    results = _Results(loaded, images, metrics, evaluation, intervals, errors, curve, held, slices_found)
     if json:
-        source = {"data": images.source, "split": images.title, "data_changed": images.changed}
-        source |= {"precision": loaded.precision, "tta": tta}
-        bounds = {name: asdict(interval) for name, interval in intervals.items()}
-        calibration = calibration_json(loaded.card.calibration, errors)
-        found = {"model": str(bundle), **source, **evaluation.to_json(), "intervals": bounds}
-        console.print_json({**found, "calibration": calibration, **uncertainty_json(curve, held)})
+        console.print_json({"model": str(bundle), **results.to_json(tta)})
     else:
-        print_evaluation(evaluation, images, intervals, metrics, tta)
-        for line in (*measured_lines(loaded.card.calibration, errors), *coverage_lines(held)):
+        results.show(tta)
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What an evaluation has found, as it is printed."""
+
+    loaded: Loaded
+    images: EvaluationData
+    metrics: Mapping[str, Metric]
+    evaluation: Evaluation
+    intervals: Mapping[str, Interval]
+    errors: CalibrationErrors | None
+    curve: RiskCoverage | None
+    sets: SetCoverage | None
+    slices: Slices | None
+
+    def to_json(self, tta: Tta) -> dict[str, Any]:
+        images = self.images
+        found = {"data": images.source, "split": images.title, "data_changed": images.changed}
+        found |= {"precision": self.loaded.precision, "tta": tta, **self.evaluation.to_json()}
+        found |= {"intervals": {name: asdict(interval) for name, interval in self.intervals.items()}}
+        found |= {"calibration": calibration_json(self.loaded.card.calibration, self.errors)}
+        found |= uncertainty_json(self.curve, self.sets)
+        return found if self.slices is None else {**found, "slices": slices_json(self.slices, images.split.names)}
+
+    def show(self, tta: Tta) -> None:
+        print_evaluation(self.evaluation, self.images, self.intervals, self.metrics, tta)
+        for line in (*measured_lines(self.loaded.card.calibration, self.errors), *coverage_lines(self.sets)):
             console.print_text(line)
-        risk_table(curve)
+        risk_table(self.curve)
+        if self.slices is not None:
+            print_slices(self.slices, self.metrics[self.slices.metric].label, self.images.split.names)
 
 
 def _confidence_results(
@@ -159,6 +197,12 @@ def _metrics(resolved: Resolved | None, loaded: Loaded, names: Sequence[str]) ->
     named = named_metrics(registry, names, "--metric")
     check_task(named, task, "--metric")
     return found | named
+
+
+def _monitored(resolved: Resolved | None, loaded: Loaded, metrics: Mapping[str, Metric]) -> tuple[str, Metric]:
+    """The metric that selects the best epoch of the model's run."""
+    chosen = loaded.task.monitor if resolved is None or resolved.config.monitor == AUTO else resolved.config.monitor
+    return chosen, metrics[chosen]
 
 
 def evaluation_images(

@@ -1,0 +1,1 @@
+"""`ftkit evaluate --slices`: its flags, and the table of slices."""

@@ -15,6 +15,7 @@ from ftkit.reports.section import Omitted
 from ftkit.reports.thumbnails import Thumbnails
 from ftkit.runs.model_card import ModelCard
 from ftkit.runs.run_summary import RunSummary
+from ftkit.uncertainty.calibration import CalibrationErrors
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Evaluated:
         images: The images and their labels.
         metrics: The metrics of `evaluation`, by name.
         precision: Numeric precision of the outputs.
+        calibration: The calibration error on these images, with and without the model's calibration; None where the
+            task has none, or outputs aren't finite.
     """
 
     images: EvaluationData
@@ -33,6 +36,7 @@ class Evaluated:
     intervals: Mapping[str, Interval]
     metrics: Mapping[str, Metric]
     precision: str
+    calibration: CalibrationErrors | None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ftkit.activation_cache.cache_reader import store_of
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import FtkitError, RequestError
+from ftkit.evaluation.calibration_on_images import calibration_on_images
 from ftkit.evaluation.evaluation_data import split_of_run
 from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
 from ftkit.files.durable import replace_file
@@ -120,8 +121,9 @@ def _evaluated(
         store = store_of(resolved.config.cache) if options.cache else None
         outputs = bundle_outputs(model, images, options, store)
         evaluation, intervals = evaluate_with_intervals(outputs, metrics)
+        errors = calibration_on_images(model, outputs) if outputs.finite.all() else None
     except FtkitError as error:
         if isinstance(error, RequestError) and split is not None:
             raise
         return Omitted(error.message)
-    return Evaluated(images, outputs, evaluation, intervals, metrics, model.precision)
+    return Evaluated(images, outputs, evaluation, intervals, metrics, model.precision, errors)

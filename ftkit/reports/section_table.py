@@ -9,6 +9,7 @@ from ftkit.reports.sections.results.confusion_matrix import confusion_matrix
 from ftkit.reports.sections.results.galleries import least_confident, mistakes
 from ftkit.reports.sections.results.headline import headline
 from ftkit.reports.sections.results.reliability_diagram import reliability_diagram
+from ftkit.reports.sections.results.risk_curve import risk_curve
 from ftkit.reports.sections.settings.data_summary import data_summary
 from ftkit.reports.sections.settings.next_commands import next_commands
 from ftkit.reports.sections.settings.run_settings import run_settings
@@ -22,6 +23,7 @@ SECTIONS: tuple[Section[ReportData], ...] = (
     Section("mistakes", "Mistakes", mistakes),
     Section("classes", "Classes", class_scores),
     Section("reliability", "Reliability", reliability_diagram),
+    Section("rejection", "Rejecting uncertain images", risk_curve),
     Section("least-confident", "Right, with little confidence", least_confident),
     Section("curves", "Learning curves", curves),
     Section("schedule", "Schedule", schedule_picture),

@@ -124,6 +124,11 @@ def test_training_writes_a_report(run: Path, measured: dict[str, Any], names: tu
     assert confusion == measured["confusion"]
     assert [row[0] for row in page.rows["confusion"][1:]] == list(names)
     assert f"Calibration error {measured['calibration_error']:.4f}" in page.sections["reliability"]
+    curve = measured["risk_coverage"]
+    assert f"The area below the curve is {curve['area']:.4f}." in page.sections["rejection"]
+    points = [[pytest.approx(p[key]) for key in ("coverage", "threshold", "risk")] for p in curve["points"]]
+    assert all(row in points for row in page.rows["rejection"][1:])
+    assert page.rows["rejection"][-1] == points[-1]
 
 
 def test_intervals_are_those_of_evaluate(run: Path, measured: dict[str, Any]) -> None:
@@ -295,6 +300,11 @@ def test_several_labels_per_image(digits_run: Path) -> None:
         )
     ]
     assert "an image may have several labels" in page.sections["omitted"]
+    reliability, calibration = page.sections["reliability"], measured["calibration"]
+    assert f"Calibration error {calibration['error']:.4f}" in reliability
+    assert calibration["method"] == "none" or (
+        f"without it the error would be {calibration['uncalibrated_error']:.4f}" in reliability
+    )
     wrong = round((1 - measured["subset_accuracy"]) * measured["images"])
     assert f"of {wrong} mistakes" in page.sections["mistakes"]
 

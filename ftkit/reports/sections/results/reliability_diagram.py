@@ -7,11 +7,13 @@ import numpy as np
 from ftkit.builtin.metrics.calibration_error import BINS, confidence_bins
 from ftkit.errors import plural
 from ftkit.metrics.multiclass_outputs import MulticlassOutputs
+from ftkit.metrics.outputs import Outputs
 from ftkit.parts.metric import Array
 from ftkit.reports.markup import Child, Html, count, number, tag
 from ftkit.reports.page_parts import folded, hint, table
 from ftkit.reports.report_data import ReportData
 from ftkit.reports.section import Omitted
+from ftkit.uncertainty.calibration import CalibrationErrors
 
 SIDE, LEFT, TOP, STRIP = 300, 48, 10, 56
 """Sizes of the diagram, and of the strip of counts below it."""
@@ -24,41 +26,51 @@ def reliability_diagram(data: ReportData) -> Html | Omitted:
     found = data.evaluated
     if isinstance(found, Omitted):
         return found
-    outputs = found.outputs
-    if not isinstance(outputs, MulticlassOutputs):
-        return Omitted("calibration error is defined for one label per image")
-    if not outputs.finite.all():
-        return Omitted("the outputs for some images are not finite")
-    _, bins, gaps = confidence_bins(outputs)
-    images = np.bincount(bins, minlength=BINS)
-    right = np.bincount(bins, outputs.right, BINS)
+    if found.calibration is None:
+        return Omitted("the task has no calibration error, or the outputs for some images are not finite")
+    _, bins, gaps = confidence_bins(found.outputs)
+    counts = np.bincount(bins, minlength=BINS)
+    right = np.bincount(bins, _right(found.outputs), BINS)
     confidence = np.bincount(bins, gaps, BINS) + right
-    error = float(np.abs(confidence - right).sum() / len(outputs))
-    mean, accuracy = float(confidence.sum() / len(outputs)), float(right.sum() / len(outputs))
-    explained = (
-        "Predictions are grouped by the probability of the predicted class. A bar is the share of right predictions in "
-        "its group, the orange line their mean probability: they should agree. "
-        f"Faint bars have fewer than {FEW} images."
-    )
-    summary = tag(
-        "p",
-        "Calibration error ",
-        tag("b", number(error, 4)),
-        ": mean confidence ",
-        number(mean, 4),
-        ", accuracy ",
-        number(accuracy, 4),
-        f". {_verdict(mean - accuracy)}",
-    )
-    picture = tag("figure", _picture(images, right, confidence, error), class_="reliability")
-    return tag(
-        "div",
-        hint(explained),
-        tag("div", picture, tag("div", summary, _table(images, right, confidence)), class_="beside"),
-    )
+    error = float(np.abs(confidence - right).sum() / len(bins))
+    mean, accuracy = float(confidence.sum() / len(bins)), float(right.sum() / len(bins))
+    single = isinstance(found.outputs, MulticlassOutputs)
+    names = ("confidence", "accuracy") if single else ("probability", "frequency")
+    values = [tag("b", number(error, 4)), f": mean {names[0]} ", number(mean, 4), f", {names[1]} ", number(accuracy, 4)]
+    calibrated = _calibration(data, found.calibration)
+    text = tag("p", "Calibration error ", values, f". {_verdict(mean - accuracy, single)} ", calibrated)
+    picture = tag("figure", _picture(counts, right, confidence, error), class_="reliability")
+    beside = tag("div", picture, tag("div", text, _table(counts, right, confidence)), class_="beside")
+    return tag("div", hint(_explanation(found.outputs)), beside)
 
 
-def _verdict(gap: float) -> str:
+def _right(outputs: Outputs) -> Array:
+    """Whether each confidence belongs to a prediction that is right, or to a class that the image has, bool `(m,)`."""
+    return outputs.right if isinstance(outputs, MulticlassOutputs) else outputs.targets.ravel()
+
+
+def _explanation(outputs: Outputs) -> str:
+    grouped = (
+        "Predictions are grouped by the probability of the predicted class. A bar is the share of right ones in a group"
+        if isinstance(outputs, MulticlassOutputs)
+        else "Pairs of an image and a class are grouped by the probability of the class. A bar is the share of pairs "
+        "in a group in which the image has the class"
+    )
+    return f"{grouped}, the orange line the mean probability: they should agree. Faint bars have fewer than {FEW}."
+
+
+def _calibration(data: ReportData, errors: CalibrationErrors) -> list[Child]:
+    """What the calibration of the model has changed."""
+    used = None if data.card is None else data.card.calibration
+    if used is None or errors.uncalibrated_error is None:
+        return ["The probabilities are not calibrated."]
+    fitted = f"The probabilities are calibrated ({used.describe()}, fitted on {plural(used.images, 'image')}); "
+    return [fitted, "without it the error would be ", number(errors.uncalibrated_error, 4), "."]
+
+
+def _verdict(gap: float, single: bool) -> str:
+    if not single:
+        return ""
     if abs(gap) < 0.01:
         return "On average, the model is as confident as it is right."
     return "On average, the model is too confident." if gap > 0 else "On average, the model is not confident enough."

@@ -15,7 +15,7 @@ SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 def risk_curve(data: ReportData) -> Html | Omitted:
-    """Error rate by the part of the images that is answered."""
+    """The error rate of the most confident predictions, by their share of the images."""
     found = data.evaluated
     if isinstance(found, Omitted):
         return found
@@ -30,15 +30,15 @@ def risk_curve(data: ReportData) -> Html | Omitted:
         [number(one.coverage, 3), number(one.threshold, 4), number(one.risk, 4)] for one in points
     ]
     explained = (
-        "If predictions below a probability are rejected, fewer images are answered, and fewer answers are wrong. "
+        "If predictions below a probability are rejected, fewer images have a prediction, and fewer predictions are wrong. "
         "The area below the curve is ",
         number(curve.area, 4),
         ". ftkit predict --min-confidence and --reject-risk reject.",
     )
     chart = curve_chart(
-        ("part of the images that is answered", [one.coverage for one in curve.points]),
+        ("share of the images with a prediction", [one.coverage for one in curve.points]),
         ("error rate", [one.risk for one in curve.points]),
-        f"Error rate by the part of the images that is answered, with an area of {curve.area:.4f}",
+        f"Error rate by the share of the images with a prediction, with an area of {curve.area:.4f}",
     )
-    numbers = table(("answered", "lowest probability", "error rate"), rows, "Error rate by part answered")
+    numbers = table(("coverage", "lowest probability", "error rate"), rows, "Error rate by coverage")
     return tag("div", hint(*explained), tag("div", chart, numbers, class_="beside"))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 
+from ftkit.api import Splits
+from ftkit.data_quality.dataset_request import LoadedData
+from ftkit.data_quality.label_audit.audit import LABEL, OUTLIER, AuditedImage, LabelAudit
 from ftkit.data_quality.label_audit.confident_learning import (
     confident_joint,
     find_label_errors,
@@ -76,8 +81,24 @@ def test_the_farthest_images_are_outliers() -> None:
     distances = neighbour_distances(torch.from_numpy(features).float())
     assert outliers(distances).tolist() == [150, 77]
     assert distances[201] == distances[0] > 1e-5
+    # Neither the image itself nor its copy is a neighbour.
+    corners = torch.eye(3)[[0, 1, 0, 2]]
+    assert neighbour_distances(corners).tolist() == [1, 1, 1, 1]
     assert neighbour_distances(torch.ones(1, 4)).tolist() == [0]
     assert outliers(np.empty(0)).tolist() == []
+
+
+def test_outliers_are_listed_by_distance_and_label_errors_by_score() -> None:
+    images = tuple(
+        AuditedImage(row, "train", f"{row}.png", "a", "b", problems, score, distance)
+        for row, (problems, score, distance) in enumerate(
+            [((LABEL,), 0.1, 1.0), ((LABEL, OUTLIER), 0.2, 2.0), ((OUTLIER,), 0.9, 3.0)]
+        )
+    )
+    data = LoadedData("data", cast(Any, None), Splits(("a", "b"), None))
+    audit = LabelAudit(data, "a probe", 0.9, 0.1, images, (), ())
+    assert [image.row for image in audit.having(LABEL)] == [0, 1]
+    assert [image.row for image in audit.having(OUTLIER)] == [2, 1]
 
 
 def test_copies_are_in_one_fold_and_classes_in_all() -> None:

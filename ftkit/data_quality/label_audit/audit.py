@@ -91,8 +91,10 @@ class LabelAudit:
     overlaps: tuple[tuple[str, str, float], ...]
     notes: tuple[str, ...]
 
-    def count(self, problem: str) -> int:
-        return sum(problem in image.problems for image in self.images)
+    def having(self, problem: str) -> list[AuditedImage]:
+        """The images with a problem, the worst first."""
+        found = [image for image in self.images if problem in image.problems]
+        return sorted(found, key=lambda image: -image.distance) if problem == OUTLIER else found
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -101,7 +103,7 @@ class LabelAudit:
             "scores": self.scored,
             "agreement": self.agreement,
             "estimated_error_rate": self.rate,
-            "counts": {problem: self.count(problem) for problem in (LABEL, COPY, OUTLIER)},
+            "counts": {problem: len(self.having(problem)) for problem in (LABEL, COPY, OUTLIER)},
             "problems": [{k: v for k, v in vars(image).items() if k != "row"} for image in self.images],
             "overlapping_classes": [{"classes": [a, b], "share": share} for a, b, share in self.overlaps],
             "notes": self.notes,

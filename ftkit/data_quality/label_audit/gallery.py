@@ -68,7 +68,7 @@ def _summary(audit: LabelAudit) -> Iterator[str]:
 
 
 def _section(audit: LabelAudit, problem: str, most: int) -> Iterator[str]:
-    found = [image for image in audit.images if problem in image.problems]
+    found = audit.having(problem)
     if not found:
         return
     title, text = SECTIONS[problem]

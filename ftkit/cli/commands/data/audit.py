@@ -124,8 +124,8 @@ def _print(audit: LabelAudit, to: Path | None, most: int = 10) -> None:
         ("duplicate", "copies with different labels"),
         ("outlier", "outlier"),
     ):
-        count = audit.count(problem)
-        found = [image for image in audit.images if problem in image.problems][:most]
+        every = audit.having(problem)
+        count, found = len(every), every[:most]
         console.print_text(f"{count:,} {title}" if problem == "duplicate" else plural(count, title))
         for image in found:
             console.print_text(f"  {one_line(_line(image, problem))}")

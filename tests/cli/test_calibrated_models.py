@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import ftkit
+from ftkit.errors import RunInterrupted
 from ftkit.testing import draw_image
 from tests.conftest import typed
 from tests.models import Calibration, backbone, save_model
-from tests.runs import card
+from tests.runs import card, weights
+from tests.stopping import StopAt
 
 CLASSES = ("ants", "bees", "owls")
 TEMPERATURE = Calibration("temperature", (0.5,), source="validation images", images=99)
@@ -137,23 +139,34 @@ def test_a_calibration_for_other_classes_is_refused() -> None:
     assert "a factor isn't positive" in typed("predict", "photos", "--model", "forged").stderr
 
 
+SETTINGS: dict[str, Any] = {
+    "backbone": "lenet",
+    "weights": "none",
+    "strategy": "full",
+    "epochs": 5,
+    "label_smoothing": 0.5,
+    "optimizer": {"lr": 0.005},
+    "batch_size": 30,
+    "device": "cpu",
+    "precision": "fp32",
+    "workers": 0,
+}
+"""A run on the digits whose model isn't sure enough: half of each label is smoothed away."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose model isn't sure enough: half of each label is smoothed away."""
-    settings: dict[str, Any] = {
-        "backbone": "lenet",
-        "weights": "none",
-        "strategy": "full",
-        "epochs": 5,
-        "label_smoothing": 0.5,
-        "optimizer": {"lr": 0.005},
-        "batch_size": 30,
-        "device": "cpu",
-        "precision": "fp32",
-        "workers": 0,
-    }
-    folder = tmp_path_factory.mktemp("runs")
-    return ftkit.train(ftkit.plan(output=str(folder), name="digits", **settings)).run.path
+    return ftkit.train(ftkit.plan(output=str(tmp_path_factory.mktemp("runs")), name="digits", **SETTINGS)).run.path
+
+
+def test_a_stopped_run_ends_with_the_same_calibration(run: Path, tmp_path: Path) -> None:
+    stopped = ftkit.plan(output=str(tmp_path), name="digits", **SETTINGS)
+    with pytest.raises(RunInterrupted):
+        ftkit.train(stopped, StopAt(100))
+    ftkit.resume(tmp_path / "digits")
+    assert weights(tmp_path / "digits", "model") == weights(run, "model")
+    for name in ("calibration", "reference"):
+        assert card(tmp_path / "digits" / "model")[name] == card(run / "model")[name]
 
 
 def test_a_run_fits_its_calibration_on_validation_images(run: Path) -> None:

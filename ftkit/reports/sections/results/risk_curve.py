@@ -30,8 +30,8 @@ def risk_curve(data: ReportData) -> Html | Omitted:
         [number(one.coverage, 3), number(one.threshold, 4), number(one.risk, 4)] for one in points
     ]
     explained = (
-        "If predictions below a probability are rejected, fewer images have a prediction, and fewer of these are wrong. "
-        "The area below the curve is ",
+        "If predictions below a probability are rejected, fewer images have a prediction, and fewer predictions are "
+        "wrong. The area below the curve is ",
         number(curve.area, 4),
         ". ftkit predict --min-confidence and --reject-risk reject.",
     )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ftkit.runs.search_record import RecipeSearch, RecipeTrial
+from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial
 
 Further = Callable[[RecipeSearch], Sequence[RecipeTrial]]
 """The recipes to try after the first ones, given the state of the search."""

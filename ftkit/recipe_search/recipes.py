@@ -10,7 +10,7 @@ from ftkit.config.field_types import Choice
 from ftkit.config.load import Resolved, fill_choice, with_choice
 from ftkit.config.schema import Config
 from ftkit.planning.run_plan import Plan
-from ftkit.runs.search_record import RecipeSearch, RecipeTrial
+from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial
 
 Changes = Mapping[str, Any]
 """New values of config keys. For a part, its name and options."""

@@ -17,10 +17,10 @@ from ftkit.files.json_text import dump_json
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.decisions import choose_winner, next_step
 from ftkit.recipe_search.recipes import first_recipes, fixed_keys, further_recipes
+from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, read_search
 from ftkit.recipe_search.trial_runs import TrialRun, open_trial, train_step
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import summarize
-from ftkit.runs.search_record import RecipeSearch, RecipeTrial, read_search
 from ftkit.training.events import Listener
 from ftkit.training.preparation.open_run import write_request
 from ftkit.training.run_start import require_unfinished

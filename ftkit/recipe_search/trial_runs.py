@@ -15,9 +15,9 @@ from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.decisions import Step
 from ftkit.recipe_search.recipes import with_changes
+from ftkit.recipe_search.search_record import RecipeTrial, Score
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import summarize
-from ftkit.runs.search_record import RecipeTrial, Score
 from ftkit.strategies.schedule import Phase
 from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
 from ftkit.training.preparation.open_run import open_run

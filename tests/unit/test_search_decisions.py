@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ftkit.recipe_search.decisions import NOTHING_LEFT, SPENT, TOO_LONG, choose_winner, next_step
-from ftkit.runs.search_record import RecipeSearch, RecipeTrial, Score
+from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, Score
 
 VALUES = {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.6, "e": 0.8}
 

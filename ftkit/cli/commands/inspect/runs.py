@@ -154,7 +154,7 @@ def _everything(summary: RunSummary) -> dict[str, Any]:
 def _search(summary: RunSummary) -> Iterator[tuple[str, str]]:
     """What a search has tried, where the run has a budget."""
     from ftkit.cli.output.descriptions import time_text
-    from ftkit.runs.search_record import read_search
+    from ftkit.recipe_search.search_record import read_search
 
     search = read_search(summary.run)
     if search is not None:

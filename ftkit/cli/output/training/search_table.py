@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
     """The recipes with their metrics, times and verdicts; none for a run without a search."""
-    from ftkit.runs.search_record import read_search
+    from ftkit.recipe_search.search_record import read_search
 
     search = read_search(outcome.run)
     if search is None:

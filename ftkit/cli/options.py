@@ -128,7 +128,8 @@ def _request(arguments: dict[str, Any]) -> Request:
 def _spellings(annotations: Iterable[Any]) -> set[str]:
     """The spellings of a command's own options."""
     options = [each for one in annotations for each in getattr(one, "__metadata__", ())]
-    return {name for option in options for name in getattr(option, "param_decls", None) or ()}
+    # In an annotation, typer has the first spelling in place of the default.
+    return {name for each in options for name in (each.default, *(each.param_decls or ())) if isinstance(name, str)}
 
 
 def _config_parameters(taken: set[str]) -> list[inspect.Parameter]:

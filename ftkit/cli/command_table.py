@@ -48,6 +48,9 @@ COMMANDS: dict[str, Entry] = {
     ),
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _experiment("advise", "Recommend strategy, learning rate and epochs for a dataset."),
+    "learning-curve": _command(
+        "experiments.learning_curve", "Estimate what more training images would give.", WORKFLOW
+    ),
     "lr-find": _command(
         "experiments.lr_find", "Measure the loss over rising learning rates, and suggest one.", WORKFLOW
     ),

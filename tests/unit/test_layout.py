@@ -36,6 +36,8 @@ MAY_IMPORT_TORCH = (
     "ftkit.distributed",
     "ftkit.evaluation",
     "ftkit.experiments.backbone_ranking",
+    "ftkit.experiments.learning_curve",
+    "ftkit.experiments.power_law",
     "ftkit.experiments.range_test",
     "ftkit.experiments.recommend",
     "ftkit.explanation",

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "ensemble": _command(
         "experiments.ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW
     ),
+    "extend": _experiment("extend", "Add classes or images to a trained model without training it again."),
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _experiment("advise", "Recommend strategy, learning rate and epochs for a dataset."),
     "learning-curve": _command(

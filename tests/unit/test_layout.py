@@ -36,6 +36,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.distributed",
     "ftkit.evaluation",
     "ftkit.experiments.backbone_ranking",
+    "ftkit.experiments.extended_model",
     "ftkit.experiments.learning_curve",
     "ftkit.experiments.power_law",
     "ftkit.experiments.range_test",

@@ -46,8 +46,12 @@ COMMANDS: dict[str, Entry] = {
     "ensemble": _command(
         "experiments.ensemble", "Make one model of several, which averages their probabilities.", WORKFLOW
     ),
+    "extend": _experiment("extend", "Add classes or images to a trained model without training it again."),
     "export": _command("export", "Export a model to another format, and check its outputs.", WORKFLOW),
     "advise": _experiment("advise", "Recommend strategy, learning rate and epochs for a dataset."),
+    "learning-curve": _command(
+        "experiments.learning_curve", "Estimate what more training images would give.", WORKFLOW
+    ),
     "lr-find": _command(
         "experiments.lr_find", "Measure the loss over rising learning rates, and suggest one.", WORKFLOW
     ),

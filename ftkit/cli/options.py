@@ -115,7 +115,7 @@ def _request(arguments: dict[str, Any]) -> Request:
         )
     flags: dict[str, tuple[str, Any]] = {}
     for flag in FLAGS:
-        value = arguments[flag.parameter]
+        value = arguments.get(flag.parameter)  # A command's own option may have its spelling.
         if value in (None, []):
             continue
         value = flag.parse(value) if isinstance(value, str) else value

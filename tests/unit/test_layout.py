@@ -49,6 +49,8 @@ MAY_IMPORT_TORCH = (
     "ftkit.models",
     "ftkit.optim.optimizers",
     "ftkit.optim.parameter_roles",
+    "ftkit.recipe_search.search_run",
+    "ftkit.recipe_search.trial_runs",
     "ftkit.reports",
     "ftkit.runs.checkpoint",
     "ftkit.runs.checkpoint_files",

@@ -25,6 +25,7 @@ from ftkit.planning.run_data.run_splits import load_checked, splits_of_run
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.training.preparation.probe import head_layer
+from ftkit.uncertainty.calibrated_network import calibrated_logits
 
 HELD_OUT = 0.2
 """The share of the further images that is evaluated where they have no validation or test split."""
@@ -117,7 +118,7 @@ def extend_model(loaded: Loaded, run: Resolved, more: FurtherImages, target: Pat
     features = torch.cat([parts[0].features, parts[2].features])
     labels = torch.cat([parts[0].labels, parts[2].labels])
     fit = loaded.task.fit_head(features, labels, len(classes), intercept=layer.bias is not None, seed=run.config.seed)
-    heads = (layer.weight.detach().float().cpu(), _bias(layer)), (fit.weight, fit.bias)
+    heads = _old_head(loaded, layer), (fit.weight, fit.bias)
     measured = tuple(_measured(len(old), heads, parts[1], parts[3]))
     card = _card(loaded, classes, measured)
     save_bundle(target, _network(loaded, card, fit.weight, fit.bias), card)
@@ -147,8 +148,14 @@ def _head(network: nn.Module, loaded: Loaded) -> nn.Linear:
     return head_layer(network, loaded.backbone.head[0])
 
 
-def _bias(layer: nn.Linear) -> Tensor:
-    return torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().float().cpu()
+def _old_head(loaded: Loaded, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weights and biases of the head with the calibration of its outputs."""
+    weight = layer.weight.detach().float().cpu()
+    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().float().cpu()
+    zeros = torch.zeros(1, len(weight))
+    start = calibrated_logits(zeros, loaded.card.calibration)[0]
+    scale = calibrated_logits(zeros + 1, loaded.card.calibration)[0] - start
+    return weight * scale[:, None], bias * scale + start
 
 
 def _old_images(run: Resolved, classes: Sequence[str]) -> tuple[Split, Split]:
@@ -262,6 +269,8 @@ def _card(loaded: Loaded, classes: tuple[str, ...], measured: Sequence[Measured]
         metrics=metrics,
         fingerprint="",
         average={},
+        calibration=None,
+        reference=None,
         teacher={},
         created="",
         versions=package_versions(),

@@ -13,12 +13,13 @@ from ftkit.errors import unknown
 from ftkit.models.bundle import Loaded
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import cast_for_inference
+from ftkit.models.ensembles.ensemble_network import Reordered
 from ftkit.parts.task import Task
 from ftkit.transforms.pipeline import Transform, evaluation
 from ftkit.transforms.preprocessing import Preprocessing
 from ftkit.transforms.view_choices import VIEWS, Tta
 from ftkit.transforms.views import Views, with_mirrored
-from ftkit.uncertainty.calibrated_network import calibrated_network
+from ftkit.uncertainty.calibrated_network import CalibratedNetwork, calibrated_network
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ def inference_networks(loaded: Loaded) -> tuple[MemberNetwork, ...]:
         network = calibrated_network(network, one.card.calibration, one.compute.device)
         found.append(MemberNetwork(network, one.compute, preprocessing, weight))
     return tuple(found)
+
+
+def backbone_network(network: nn.Module) -> nn.Module:
+    """The network that a backbone describes, within one that reorders or calibrates its outputs."""
+    while isinstance(network, Reordered | CalibratedNetwork):
+        network = network.network
+    return network
 
 
 @dataclass(frozen=True)

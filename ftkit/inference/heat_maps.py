@@ -16,12 +16,10 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 from ftkit.explanation.grad_cam import ExplainedNetwork, Pass, Recorder, recorders
 from ftkit.explanation.image_place import map_on_image
 from ftkit.explanation.target_layer import find_target_layer
-from ftkit.inference.classifier import Classifier, MemberNetwork
+from ftkit.inference.classifier import Classifier, MemberNetwork, backbone_network
 from ftkit.inference.image_inputs import ImageInput, read_pixels, try_read
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.models.bundle import Loaded
-from ftkit.models.ensembles.ensemble_network import Reordered
-from ftkit.uncertainty.calibrated_network import CalibratedNetwork
 
 if TYPE_CHECKING:
     from ftkit.inference.predictions import Prediction
@@ -89,9 +87,7 @@ def explained_networks(loaded: Loaded, networks: Iterable[MemberNetwork]) -> tup
     """
     found = []
     for (one, _), member in zip(loaded.members or ((loaded, 1.0),), networks, strict=True):
-        inner = member.network
-        while isinstance(inner, Reordered | CalibratedNetwork):
-            inner = inner.network
+        inner = backbone_network(member.network)
         assert one.backbone is not None, "of a single network"
         layer = find_target_layer(inner, one.backbone, one.card.preprocessing, one.compute)
         found.append(ExplainedNetwork(member.network, inner, layer))

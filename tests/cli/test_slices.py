@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.stats import binomtest, false_discovery_control, fisher_exact
 
 from tests.conftest import typed
-from tests.models import make_run, save_model
+from tests.models import Calibration, make_run, save_model
 
 CLASSES = ("ants", "bees")
 CAMERAS = (("A", 40, 30), ("[/B]", 40, 4), ("C", 6, 3))
@@ -124,6 +124,14 @@ def test_clusters_of_features(work: Path) -> None:
     rows = found["slices"]["slices"]
     assert sorted(row["images"] for row in rows) == [40, 86], "dark and bright images"
     assert all(len(row["examples"]) == 3 for row in rows)
+
+
+def test_clusters_of_a_calibrated_model(work: Path, tmp_path: Path) -> None:
+    """Its network has the calibration around the one that the backbone describes."""
+    save_model(tmp_path / "model", CLASSES, calibration=Calibration("temperature", (2.0,)))
+    flags = ("--data", "table.csv", "--slice-by", "cluster", "--min-slice", "5", "--json")
+    done = typed("evaluate", str(tmp_path / "model"), *flags, cwd=work)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

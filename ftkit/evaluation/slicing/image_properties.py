@@ -19,7 +19,7 @@ from ftkit.data.loading.pixels import sample_pixels
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import ComputeOptions, split_reader
 from ftkit.evaluation.slicing.groupings import Grouping, by_cluster, by_range
-from ftkit.inference.classifier import Classifier, inference_networks
+from ftkit.inference.classifier import Classifier, backbone_network, inference_networks
 from ftkit.inference.streaming import grouped, stream_outputs
 from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Split
@@ -112,7 +112,7 @@ def _features(loaded: Loaded, classifier: Classifier, wanted: bool) -> Iterator[
         return
     seen, backbone = _Seen(), loaded.backbone
     assert backbone is not None, "of a single network"
-    head = classifier.networks[0].network.get_submodule(backbone.head[0])
+    head = backbone_network(classifier.networks[0].network).get_submodule(backbone.head[0])
 
     def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
         seen.features = inputs[0].detach()

@@ -38,7 +38,6 @@ class Predictor:
         self.card: ModelCard = loaded.card
         self.folder: Path = loaded.folder
         self._compute, self._precision = loaded.compute, loaded.precision
-        self._model = loaded.calibrated
         self._task = loaded.task
         self._loaded, self._networks = loaded, inference_networks(loaded)
 
@@ -53,17 +52,32 @@ class Predictor:
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` calibrated logits.
+        """The network, in eval mode; `(batch, channels, size, size)` gives `(batch, classes)` logits.
+
+        They aren't calibrated; of an ensemble, its members' are.
 
         Raises:
             RequestError: It is an ensemble whose members take different images.
         """
+        self._require_one_network()
+        return self._loaded.model
+
+    @property
+    def calibrated_network(self) -> torch.nn.Module:
+        """The network followed by the model's calibration: the logits that `predict` makes probabilities of.
+
+        Raises:
+            RequestError: As for `network`.
+        """
+        self._require_one_network()
+        return self._loaded.calibrated
+
+    def _require_one_network(self) -> None:
         if len({network.preprocessing for network in self._networks}) > 1:
             raise RequestError(
                 f"{self.folder}: the members of the ensemble differ in preprocessing, so it isn't one network",
                 "use predict, or load a member",
             )
-        return self._model
 
     @property
     def classes(self) -> tuple[str, ...]:

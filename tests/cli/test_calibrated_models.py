@@ -78,7 +78,7 @@ def test_predictions_have_calibrated_probabilities() -> None:
     assert probabilities("vector").shape == others.shape
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        mine = ftkit.load("vector", device="cpu", precision="fp32").network(images)
+        mine = ftkit.load("vector", device="cpu", precision="fp32").calibrated_network(images)
         theirs = raw.network(images)
     same(mine, theirs * torch.tensor(VECTOR.scale) + torch.tensor(VECTOR.bias))
 
@@ -116,7 +116,7 @@ def test_evaluate_compares_with_the_probabilities_before() -> None:
     assert found["uncalibrated_error"] == pytest.approx(plain["calibration_error"], abs=1e-6)
     assert found["error_interval"]["low"] <= found["error_interval"]["high"]
     shown = typed("evaluate", "warm", "--data", "photos", *EXACT).stdout
-    assert f"calibration: temperature 2; calibration error {found['uncalibrated_error']:.4f}" in shown
+    assert f"calibration: temperature 2; calibration error {found['uncalibrated_error']:.2f}" in shown
 
 
 def test_an_exported_model_is_calibrated() -> None:
@@ -127,7 +127,7 @@ def test_an_exported_model_is_calibrated() -> None:
     exported = torch.export.load(next(Path("exported").glob("*.pt2"))).module()
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        same(exported(images), ftkit.load("vector", device="cpu", precision="fp32").network(images))
+        same(exported(images), ftkit.load("vector", device="cpu", precision="fp32").calibrated_network(images))
 
 
 def test_a_calibration_for_other_classes_is_refused() -> None:

@@ -165,9 +165,12 @@ class _Results:
 
     def show(self, tta: Tta) -> None:
         print_evaluation(self.evaluation, self.images, self.intervals, self.metrics, tta)
-        for line in (*measured_lines(self.loaded.card.calibration, self.errors), *coverage_lines(self.sets)):
+        for line in (
+            *measured_lines(self.loaded.card.calibration, self.errors, self.evaluation.images),
+            *coverage_lines(self.sets),
+        ):
             console.print_text(line)
-        risk_table(self.curve)
+        risk_table(self.curve, self.evaluation.images)
         if self.slices is not None:
             print_slices(self.slices, self.metrics[self.slices.metric].label, self.images.split.names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import one_line
+from ftkit.metrics.rounding import digits_of
 
 if TYPE_CHECKING:
     from ftkit.uncertainty.calibration import Bounds, Calibration, CalibrationErrors
@@ -21,16 +22,16 @@ def fitted_lines(calibration: Calibration | None) -> list[str]:
     if calibration.loss is None or calibration.calibrated_loss is None or calibration.errors is None:
         return lines
     losses = f"cross-validated log loss {calibration.loss:.4f} without, {calibration.calibrated_loss:.4f} with it"
-    return [*lines, f"  {losses}; {_errors_text(calibration.errors)}"]
+    return [*lines, f"  {losses}; {_errors_text(calibration.errors, digits_of(calibration.images))}"]
 
 
-def measured_lines(calibration: Calibration | None, errors: CalibrationErrors | None) -> list[str]:
+def measured_lines(calibration: Calibration | None, errors: CalibrationErrors | None, images: int) -> list[str]:
     """What an evaluation has found on other images."""
     if errors is None:
         return []
     has_one = calibration is not None and calibration.method != "none"
     of = calibration.describe() if calibration is not None and has_one else "none"
-    return [f"calibration: {of}; {_errors_text(errors)}"]
+    return [f"calibration: {of}; {_errors_text(errors, digits_of(images))}"]
 
 
 def calibration_json(calibration: Calibration | None, errors: CalibrationErrors | None) -> dict[str, Any] | None:
@@ -52,16 +53,16 @@ def _with_ends(bounds: Bounds) -> dict[str, float | None]:
     return dict(zip(("low", "high"), bounds, strict=True))
 
 
-def _errors_text(errors: CalibrationErrors) -> str:
-    own = f"{errors.error:.4f}{bounds_text(errors.error_interval)}"
+def _errors_text(errors: CalibrationErrors, digits: int) -> str:
+    own = f"{errors.error:.{digits}f}{bounds_text(errors.error_interval, digits)}"
     if errors.uncalibrated_error is None:
         return f"calibration error {own}"
-    before = f"{errors.uncalibrated_error:.4f}{bounds_text(errors.uncalibrated_error_interval)}"
-    change = errors.error - errors.uncalibrated_error
-    return f"calibration error {before} without, {own} with it: {change:+.4f}{bounds_text(errors.change_interval)}"
+    before = f"{errors.uncalibrated_error:.{digits}f}{bounds_text(errors.uncalibrated_error_interval, digits)}"
+    change = f"{errors.error - errors.uncalibrated_error:+.{digits}f}{bounds_text(errors.change_interval, digits)}"
+    return f"calibration error {before} without, {own} with it: {change}"
 
 
-def bounds_text(bounds: Bounds) -> str:
+def bounds_text(bounds: Bounds, digits: int = 4) -> str:
     """An interval in brackets after a space; empty without one."""
     low, high = bounds
-    return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output import console
 from ftkit.errors import RequestError
+from ftkit.metrics.rounding import digits_of
 
 if TYPE_CHECKING:
     from ftkit.evaluation.set_coverage import SetCoverage
@@ -45,13 +46,14 @@ def calibration_table(scores: CalibrationScores) -> None:
     )
 
 
-def risk_table(curve: RiskCoverage | None) -> None:
+def risk_table(curve: RiskCoverage | None, images: int) -> None:
     """Print the error rate of the most confident predictions, if an image has one class."""
     if curve is None:
         return
-    points = [curve.at(coverage) for coverage in SHOWN]
-    rows = [(f"{one.coverage:.1%}", f"{one.threshold:.4f}", f"{one.risk:.4f}") for one in dict.fromkeys(points)]
-    title = f"Error rate of the most confident predictions (area under the risk-coverage curve {curve.area:.4f})"
+    points, digits = dict.fromkeys(curve.at(coverage) for coverage in SHOWN), digits_of(images)
+    rows = [(f"{one.coverage:.1%}", f"{one.threshold:.{digits}f}", f"{one.risk:.{digits}f}") for one in points]
+    area = f"{curve.area:.{digits}f}"
+    title = f"Error rate of the most confident predictions (area under the risk-coverage curve {area})"
     console.show_table(title, ("coverage", "lowest probability", "error rate"), rows)
 
 

@@ -90,7 +90,7 @@ FAMILIES = (
     "mobilenet_v3_small", "resnext50_32x4d", "swin_v2_t", "vit_b_32", "wide_resnet50_2", "cifar_resnet20",
     "efficientnet_lite0",
 )  # fmt: skip
-QUICK_FAMILIES = ("alexnet", "lenet", "mobilenet_v3_small", "vit_b_32")
+QUICK_FAMILIES = ("lenet", "mobilenet_v3_small")
 
 
 @pytest.mark.parametrize(

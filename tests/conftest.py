@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,17 @@ collect_ignore = ["fixtures"]
 def pytest_unconfigure() -> None:
     """Workers of pytest-xdist end without the finalizer that would do it."""
     _CACHE.cleanup()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs end without a report, but in the tests of reports; a process that a test starts writes one."""
+    from tests import inside  # It imports torch, which must find the number of threads set.
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.name.rpartition("/")[2].startswith("test_report"):
+            inside.without_reports(patch)
+        yield
 
 
 Layout = Mapping[str, int | Mapping[str, int]]

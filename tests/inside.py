@@ -195,3 +195,8 @@ def failing_report(patch: pytest.MonkeyPatch) -> None:
         raise ValueError("broken")
 
     patch.setattr("ftkit.reports.run_report.page", fail)
+
+
+def without_reports(patch: pytest.MonkeyPatch) -> None:
+    """No run writes a report at its end: it takes as long as the training of a few images."""
+    patch.setattr("ftkit.reports.after_training.report_at_end", lambda *args: None)

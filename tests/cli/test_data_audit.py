@@ -131,6 +131,7 @@ def test_several_labels_per_image(tmp_path: Path) -> None:
     assert found["estimated_error_rate"] is None
 
 
+@pytest.mark.long
 def test_a_cross_fitted_run_gives_its_own_outputs(digits: Path, tmp_path: Path) -> None:
     dataset = {"name": "csv", "path": str(digits / "digits.csv")}
     settings: dict[str, Any] = {"validation": "kfold", "folds": 2, "epochs": 1, "strategy": "probe", "workers": 0}

@@ -25,6 +25,7 @@ def curve(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return typed("learning-curve", "--data", str(data), *NETWORK, *flags)
 
 
+@pytest.mark.long
 def test_five_sizes_and_what_more_images_give(data: Path) -> None:
     done = curve(data, "--json", "--repeats", "2")
     assert done.returncode == 0, done.stderr

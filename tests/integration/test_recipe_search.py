@@ -109,7 +109,8 @@ def test_evaluate_predict_and_runs_read_it_as_any_run(run: Path, data: Path) -> 
     assert "search.json" in shown.stdout
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(17, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("step", [3, 17])
 def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted) as caught:
         ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))

@@ -17,6 +17,8 @@ from tests.conftest import typed
 from tests.multilabel import PROPERTIES, write_digits, write_table
 from tests.runs import card
 
+pytestmark = pytest.mark.long
+
 LENET = ("--backbone", "lenet", "--device", "cpu", "--precision", "fp32", "--workers", "0")
 COUNT = 300
 WRONG = {f"{number:03d}.png": (number * 7) % 9 + 1 for number in range(0, COUNT, 20)}
@@ -131,7 +133,6 @@ def test_several_labels_per_image(tmp_path: Path) -> None:
     assert found["estimated_error_rate"] is None
 
 
-@pytest.mark.long
 def test_a_cross_fitted_run_gives_its_own_outputs(digits: Path, tmp_path: Path) -> None:
     dataset = {"name": "csv", "path": str(digits / "digits.csv")}
     settings: dict[str, Any] = {"validation": "kfold", "folds": 2, "epochs": 1, "strategy": "probe", "workers": 0}

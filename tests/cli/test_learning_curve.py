@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import MakeFolder, typed
 
+pytestmark = pytest.mark.long
+
 CLASSES = ("ants", "[/bees]")
 NETWORK = ("--backbone", "lenet", "--image-size", "28")
 
@@ -25,7 +27,6 @@ def curve(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return typed("learning-curve", "--data", str(data), *NETWORK, *flags)
 
 
-@pytest.mark.long
 def test_five_sizes_and_what_more_images_give(data: Path) -> None:
     done = curve(data, "--json", "--repeats", "2")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,8 @@ from scipy.stats import binomtest, false_discovery_control, fisher_exact
 from tests.conftest import typed
 from tests.models import Calibration, make_run, save_model
 
+pytestmark = pytest.mark.long
+
 CLASSES = ("ants", "bees")
 CAMERAS = (("A", 40, 30), ("[/B]", 40, 4), ("C", 6, 3))
 """Cameras with their numbers of images, and how many of these show ants: the model says that all do."""

@@ -81,6 +81,7 @@ def test_the_best_of_the_first_recipes_has_the_best_score(run: Path) -> None:
     assert ahead == {max(FIRST, key=key)}
 
 
+@pytest.mark.long
 def test_the_winner_is_the_run(run: Path, data: Path, tmp_path: Path) -> None:
     search, config = found(run), yaml.safe_load((run / "config.yaml").read_text())
     (winner,) = (trial for trial in search["trials"] if trial["name"] == search["winner"])
@@ -96,6 +97,7 @@ def test_the_winner_is_the_run(run: Path, data: Path, tmp_path: Path) -> None:
     assert records(again) == records(run)
 
 
+@pytest.mark.long
 def test_evaluate_predict_and_runs_read_it_as_any_run(run: Path, data: Path) -> None:
     done = typed("evaluate", str(run), "--split", "val", "--json")
     assert done.returncode == 0, done.stderr
@@ -159,6 +161,7 @@ def test_a_budget_that_is_spent_at_once_gives_the_first_recipe(data: Path, tmp_p
     assert any("as-given has won (the budget was spent)" in note for note in notes.notes)
 
 
+@pytest.mark.long
 def test_with_a_validation_split_recipes_are_compared_on_it(
     image_folder: MakeFolder, tmp_path: Path, run: Path
 ) -> None:

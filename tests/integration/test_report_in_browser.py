@@ -12,6 +12,8 @@ from tests.browser import Browser, started
 from tests.conftest import MakeFolder
 from tests.runs import plan
 
+pytestmark = pytest.mark.long
+
 CLASSES = {"ants": 5, "bees with a very long name that would not fit on a phone": 4, "cicadas": 3}
 WIDTHS = (1280, 390, 360)
 

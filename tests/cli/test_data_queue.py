@@ -15,6 +15,8 @@ from ftkit.testing import draw_image, make_image_folder
 from tests.conftest import typed
 from tests.models import save_model
 
+pytestmark = pytest.mark.long
+
 EXACT = ("--device", "cpu", "--precision", "fp32")
 
 

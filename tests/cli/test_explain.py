@@ -16,6 +16,8 @@ from ftkit.testing import draw_image
 from tests.conftest import RunFtkit, typed
 from tests.models import save_model
 
+pytestmark = pytest.mark.long
+
 CLASSES = ("ants", "[/bees]", "owls")
 SIDE, PATCH = 28, 8
 

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from tests.conftest import MakeFolder, typed
 from tests.models import save_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:

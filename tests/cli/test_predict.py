@@ -59,7 +59,7 @@ def expected(path: Path, folder: Path) -> list[float]:
     model = ftkit.load(folder / "runs" / "mine")
     with torch.no_grad():
         images = evaluation_input(model.preprocessing, path)[None]
-        found: list[float] = model._model(images).softmax(1)[0].tolist()
+        found: list[float] = model.calibrated_network(images).softmax(1)[0].tolist()
     return found
 
 

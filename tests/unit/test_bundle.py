@@ -336,7 +336,8 @@ def test_what_isnt_there_is_reported_with_the_remedy(tmp_path: Path) -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(ftkit.__all__) == [
         "EpochDone", "Export", "FtkitError", "HeatMap", "Listener", "Outcome", "Plan", "Prediction", "Predictor",
-        "RequestError", "RunStarted", "StepDone", "Uncertainty", "__version__", "export", "load", "plan", "resume", "train",
+        "RequestError", "RunStarted", "StepDone", "Uncertainty", "__version__", "export", "load", "plan",
+        "resume", "train",
     ]  # fmt: skip
     for name in ftkit.__all__:
         assert getattr(ftkit, name) is not None

@@ -16,7 +16,7 @@ import typer
 
 from ftkit.cli.flags import FLAGS, RUN, Flag
 from ftkit.cli.output import console
-from ftkit.config.choices import AUTO
+from ftkit.config.choices import AUTO, Device, Precision
 from ftkit.errors import FtkitError, RequestError
 from ftkit.transforms.view_choices import Tta
 
@@ -29,6 +29,8 @@ TtaChoice = Annotated[
     Tta,
     typer.Option("--tta", help="Test-time augmentation: average over an image and its mirror image, or 10 crops."),
 ]
+DeviceChoice = Annotated[Device, typer.Option("--device", help="Device to compute on.")]
+PrecisionChoice = Annotated[Precision, typer.Option("--precision", help="Numeric precision.")]
 RunsFolder = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Parent of the run folders.")]
 
 

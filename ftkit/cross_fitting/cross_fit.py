@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from ftkit.cross_fitting.final_model import combine, final_card
-from ftkit.cross_fitting.fold_runs import Fold, resume_command, train_folds
+from ftkit.cross_fitting.fold_runs import Fold, resume_command, stopped_at_once, train_folds
 from ftkit.cross_fitting.share_choice import Candidate, choose, evaluate_shares
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import run_on_main
@@ -55,7 +54,7 @@ def cross_fit(plan: Plan, run: RunFolder, listener: Listener, resume: bool, othe
     is_main = launch_env.rank() == 0
     if resume:
         require_unfinished(run)
-    with stop_flag() as flag, _stopped_at_once(run, flag), run.locked() if is_main else nullcontext():
+    with stop_flag() as flag, stopped_at_once(run, flag, _stopped), run.locked() if is_main else nullcontext():
         try:
             run_on_main(partial(_check_inputs, plan, run, resume))
             folds = train_folds(plan, run, listener, flag, other_world)
@@ -144,13 +143,7 @@ def _result(
     )
 
 
-@contextmanager
-def _stopped_at_once(run: RunFolder, flag: StopFlag) -> Iterator[None]:
-    """Turn an interrupt, by a second Ctrl-C or after the time limit, into the command that resumes the run."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        flag.acknowledge()
-        done = sum(RunFolder(folder).is_finished for folder in run.folds.glob("[0-9]*"))
-        text = f"stopped at once; {plural(done, 'fold is', 'folds are')} trained"
-        raise RunInterrupted(text, resume_command(run), flag.signum or signal.SIGINT) from None
+def _stopped(run: RunFolder) -> str:
+    """What to say of a run that was stopped at once."""
+    done = sum(RunFolder(folder).is_finished for folder in run.folds.glob("[0-9]*"))
+    return f"stopped at once; {plural(done, 'fold is', 'folds are')} trained"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,6 +79,20 @@ def stop_if_asked(run: RunFolder, flag: StopFlag, where: str) -> None:
     if signum:
         flag.acknowledge()
         raise RunInterrupted(f"stopped {where}", resume_command(run), signum)
+
+
+@contextmanager
+def stopped_at_once(run: RunFolder, flag: StopFlag, describe: Callable[[RunFolder], str]) -> Iterator[None]:
+    """Turn an interrupt, by a second Ctrl-C or after the time limit, into the command that resumes the run.
+
+    Args:
+        describe: Returns the message.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        flag.acknowledge()
+        raise RunInterrupted(describe(run), resume_command(run), flag.signum or signal.SIGINT) from None
 
 
 def resume_command(run: RunFolder) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from ftkit.cross_fitting.fold_runs import Fold
 from ftkit.evaluation.out_of_fold import OutOfFold
 from ftkit.metrics.outputs import Outputs
 from ftkit.metrics.report import evaluate_outputs
-from ftkit.metrics.selection import is_better
+from ftkit.metrics.selection import is_better_or_equal_with_lower_loss
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
 
@@ -53,8 +52,8 @@ def choose(plan: Plan, candidates: Sequence[Candidate]) -> Candidate:
     monitor = plan.config.monitor
     lower, best = plan.metrics[monitor].lower_is_better, candidates[0]
     for one in candidates[1:]:
-        value, known = (_number(each.metrics[monitor]) for each in (one, best))
-        if is_better(value, known, lower) or (value == known and one.loss < best.loss):
+        found, known = ((each.metrics[monitor], each.loss) for each in (one, best))
+        if is_better_or_equal_with_lower_loss(found, known, lower):
             best = one
     return best
 
@@ -71,7 +70,3 @@ def _candidate(plan: Plan, images: Split, folds: Sequence[Fold], share: float, l
     outputs: Outputs = plan.task.outputs(found.logits, found.targets, plan.splits.classes)
     metrics = evaluate_outputs(outputs, plan.metrics).values
     return Candidate(share, found, metrics, float(outputs.losses.mean()))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

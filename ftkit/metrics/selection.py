@@ -118,6 +118,20 @@ def check_defined(
             )
 
 
+def is_better_or_equal_with_lower_loss(
+    one: tuple[float | None, float], best: tuple[float | None, float], lower_is_better: bool
+) -> bool:
+    """Whether a metric and a loss are better than the best so far: by the metric, or of equal metrics by the loss.
+
+    Args:
+        one, best: The metric, None where it is undefined, and the loss.
+    """
+    (value, loss), (known, least) = one, best
+    return is_better(math.nan if value is None else value, known, lower_is_better) or (
+        value is not None and value == known and loss < least
+    )
+
+
 def is_better(value: float, best: float | None, lower_is_better: bool) -> bool:
     """Whether a value of a metric is better than the best so far; any value is better than one that isn't finite."""
     # Records hold null for NaN and infinities alike, and a resumed run must not tell them apart.

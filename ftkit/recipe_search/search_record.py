@@ -6,14 +6,13 @@ The file is written after each training. An interrupted search takes the same de
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from ftkit.errors import RequestError
-from ftkit.metrics.selection import is_better
+from ftkit.metrics.selection import is_better_or_equal_with_lower_loss
 from ftkit.runs.run_folder import RunFolder
 
 
@@ -26,8 +25,7 @@ class Score:
 
     def is_better(self, other: Score, lower_is_better: bool) -> bool:
         """Whether it is better by the metric, or of equal metrics has the lower loss."""
-        own, known = (math.nan if one.value is None else one.value for one in (self, other))
-        return is_better(own, known, lower_is_better) or (own == known and self.loss < other.loss)
+        return is_better_or_equal_with_lower_loss((self.value, self.loss), (other.value, other.loss), lower_is_better)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ftkit.cross_fitting.cross_fit import cross_fit, execute
-from ftkit.cross_fitting.fold_runs import resume_command, stop_if_asked
+from ftkit.cross_fitting.fold_runs import resume_command, stop_if_asked, stopped_at_once
 from ftkit.errors import FtkitError, RunInterrupted
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import dump_json
@@ -86,13 +85,10 @@ def _begin(plan: Plan) -> RecipeSearch:
 def _resumable(run: RunFolder, flag: StopFlag) -> Iterator[None]:
     """Name the command that resumes the search, wherever a signal stops it."""
     try:
-        yield
+        with stopped_at_once(run, flag, lambda _: "stopped at once"):
+            yield
     except RunInterrupted as error:
         raise RunInterrupted(error.message, resume_command(run), error.exit_code - 128) from None
-    except KeyboardInterrupt:
-        flag.acknowledge()
-        signum = flag.signum or signal.SIGINT
-        raise RunInterrupted("stopped at once", resume_command(run), signum) from None
 
 
 def _try_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listener, flag: StopFlag) -> RecipeSearch:

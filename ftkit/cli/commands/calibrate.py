@@ -8,10 +8,9 @@ import typer
 
 from ftkit.cli.commands.evaluate import Data, Model, Sets, Workers, evaluation_images, run_config
 from ftkit.cli.commands.predict import model_folder
-from ftkit.cli.options import Json, RunsFolder
+from ftkit.cli.options import DeviceChoice, Json, PrecisionChoice, RunsFolder
 from ftkit.cli.output import console
 from ftkit.cli.output.evaluating.uncertainty_tables import calibration_table
-from ftkit.config.choices import Device, Precision
 from ftkit.errors import shell_word
 from ftkit.parts.dataset import SplitName
 
@@ -34,8 +33,8 @@ def calibrate(
     sets: Sets = None,
     json: Json = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.")] = 64,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     workers: Workers = None,
     output: RunsFolder = None,
 ) -> None:

@@ -11,7 +11,15 @@ import typer
 
 from ftkit.cli.commands.predict import ByClass, Coverage, SetsMethod, model_folder
 from ftkit.cli.flags import dataset_at
-from ftkit.cli.options import Json, RunsFolder, TtaChoice, complete_names, project_registry
+from ftkit.cli.options import (
+    DeviceChoice,
+    Json,
+    PrecisionChoice,
+    RunsFolder,
+    TtaChoice,
+    complete_names,
+    project_registry,
+)
 from ftkit.cli.output import console
 from ftkit.cli.output.evaluating.calibration_lines import calibration_json, measured_lines
 from ftkit.cli.output.evaluating.evaluation_tables import print_evaluation
@@ -19,7 +27,7 @@ from ftkit.cli.output.evaluating.mistake_files import mistakes_target
 from ftkit.cli.output.evaluating.uncertainty_tables import coverage_lines, risk_table, uncertainty_json
 from ftkit.cli.slicing.slice_options import MinSlice, SliceBy, Slicing, outputs_and_slices, slice_flags
 from ftkit.cli.slicing.slice_table import print_slices, slices_json
-from ftkit.config.choices import AUTO, Device, Precision
+from ftkit.config.choices import AUTO
 from ftkit.errors import RequestError, plural
 from ftkit.parts.dataset import SplitName
 
@@ -91,8 +99,8 @@ def evaluate(
     metric: FurtherMetrics = None,
     json: Json = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.")] = 64,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     workers: Workers = None,
     cache: Cached = None,
     tta: TtaChoice = "none",

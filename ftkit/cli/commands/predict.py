@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli.image_paths import find_images
-from ftkit.cli.options import RunsFolder, TtaChoice
+from ftkit.cli.options import DeviceChoice, PrecisionChoice, RunsFolder, TtaChoice
 from ftkit.cli.output import console
 from ftkit.cli.output.prediction_files import (
     Existing,
@@ -24,7 +24,6 @@ from ftkit.cli.output.prediction_files import (
     prediction_target,
     skip_predicted,
 )
-from ftkit.config.choices import Device, Precision
 from ftkit.data.walk import SkippedFiles
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NOT_FINITE
@@ -103,8 +102,8 @@ def predict(
     to: To = None,
     resume: Resume = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images per batch.")] = 32,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     num_processes: Processes = 1,
     tta: TtaChoice = "none",
     coverage: Coverage = None,

@@ -11,9 +11,8 @@ import typer
 
 from ftkit.cli.commands.predict import Model, Paths, Processes, model_folder
 from ftkit.cli.image_paths import find_images
-from ftkit.cli.options import Json, RunsFolder
+from ftkit.cli.options import DeviceChoice, Json, PrecisionChoice, RunsFolder
 from ftkit.cli.output import console
-from ftkit.config.choices import Device, Precision
 from ftkit.data.walk import SkippedFiles
 from ftkit.errors import RequestError, one_line, plural
 
@@ -38,8 +37,8 @@ def shift(
     ] = 0.01,
     json: Json = False,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images per batch.")] = 32,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     num_processes: Processes = 1,
     output: RunsFolder = None,
 ) -> None:

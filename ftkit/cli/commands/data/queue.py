@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ftkit.cli.commands.predict import Model, model_folder
-from ftkit.cli.options import Json, RunsFolder
+from ftkit.cli.options import DeviceChoice, Json, PrecisionChoice, RunsFolder
 from ftkit.cli.output import console
-from ftkit.config.choices import Device, Precision
 from ftkit.data.walk import SkippedFiles
 from ftkit.errors import RequestError, one_line, plural
 
@@ -58,8 +57,8 @@ def queue_command(
     url_prefix: Prefix = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.")] = 32,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     output: RunsFolder = None,
     json: Json = False,
 ) -> None:

@@ -10,9 +10,8 @@ import typer
 
 from ftkit.cli.commands.predict import model_folder
 from ftkit.cli.flags import dataset_at
-from ftkit.cli.options import Json, RunsFolder
+from ftkit.cli.options import DeviceChoice, Json, PrecisionChoice, RunsFolder
 from ftkit.cli.output import console
-from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError, one_line, plural, shell_word
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ def extend(
     to: To,
     sets: Sets = None,
     json: Json = False,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     output: RunsFolder = None,
 ) -> None:
     """Add classes or images to a trained model without training it again."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftkit.cli.commands.inspect.runs import runs_folder
-from ftkit.cli.options import RunsFolder
+from ftkit.cli.options import DeviceChoice, PrecisionChoice, RunsFolder
 from ftkit.cli.output import console
-from ftkit.config.choices import Device, Precision
 from ftkit.errors import RequestError
 from ftkit.parts.dataset import SplitName
 
@@ -41,8 +40,8 @@ def report(
     runs: Runs = None,
     split: Annotated[SplitName | None, typer.Option("--split", help="Split; by default test, else val.")] = None,
     to: To = None,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Numeric precision.")] = "auto",
+    device: DeviceChoice = "auto",
+    precision: PrecisionChoice = "auto",
     output: RunsFolder = None,
 ) -> None:
     """Write the report of a run: results, mistakes, training and data as one HTML file."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ftkit.data.images.image_files import sample_name
 from ftkit.errors import RequestError, plural
 from ftkit.evaluation.mistakes import Ranked, find_least_confident, find_mistakes, predicted_classes
+from ftkit.metrics.outputs import Outputs
 from ftkit.parts.label_sets import label_set
 from ftkit.reports.markup import Html, number, tag
 from ftkit.reports.page_parts import hint
@@ -26,15 +27,10 @@ Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 def mistakes(data: ReportData) -> Html | Omitted:
     """The mistakes, the most confident first."""
-    found = data.evaluated
-    if isinstance(found, Omitted):
-        return found
-    try:
-        ranked = find_mistakes(found.outputs)
-    except RequestError as error:
-        return Omitted(error.message)
-    if not len(ranked):
-        return Omitted(f"all {plural(len(found.outputs), 'prediction')} are right")
+    ranking = _ranking(data, find_mistakes, lambda count: f"all {plural(count, 'prediction')} are right")
+    if isinstance(ranking, Omitted):
+        return ranking
+    found, ranked = ranking
     figures = _figures(data, found, ranked, (MISTAKES, EACH_PAIR, ALL_MISTAKES))
     decision = "the prediction" if found.outputs.predicted.ndim == 1 else "the most confident wrong decision on a class"
     scored = f"Under each picture: its label, the prediction, and the probability of {decision}."
@@ -45,18 +41,31 @@ def mistakes(data: ReportData) -> Html | Omitted:
 
 def least_confident(data: ReportData) -> Html | Omitted:
     """Right predictions, the least confident first."""
+    ranking = _ranking(data, find_least_confident, lambda count: "no prediction is right")
+    if isinstance(ranking, Omitted):
+        return ranking
+    found, ranked = ranking
+    figures = _figures(data, found, ranked, (RIGHT, EACH_CLASS, ALL_RIGHT))
+    counted = f"{len(figures):,} of {plural(len(ranked), 'right prediction')}, the least confident first"
+    return tag("div", hint(f"{counted}, with some of each class."), gallery(figures))
+
+
+def _ranking(
+    data: ReportData, find: Callable[[Outputs], Ranked], none: Callable[[int], str]
+) -> tuple[Evaluated, Ranked] | Omitted:
+    """The evaluated model with the images of a gallery, or why there are none.
+
+    Args:
+        none: Returns the reason where no image is found, from the number of images.
+    """
     found = data.evaluated
     if isinstance(found, Omitted):
         return found
     try:
-        ranked = find_least_confident(found.outputs)
+        ranked = find(found.outputs)
     except RequestError as error:
         return Omitted(error.message)
-    if not len(ranked):
-        return Omitted("no prediction is right")
-    figures = _figures(data, found, ranked, (RIGHT, EACH_CLASS, ALL_RIGHT))
-    counted = f"{len(figures):,} of {plural(len(ranked), 'right prediction')}, the least confident first"
-    return tag("div", hint(f"{counted}, with some of each class."), gallery(figures))
+    return (found, ranked) if len(ranked) else Omitted(none(len(found.outputs)))
 
 
 def _figures(data: ReportData, found: Evaluated, ranked: Ranked, limits: tuple[int, int, int]) -> list[Html]:

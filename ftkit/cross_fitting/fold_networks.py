@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ftkit.cross_fitting.fold_runs import Fold
 from ftkit.evaluation.evaluator import ComputeOptions, compute_logits
 from ftkit.files.durable import replace_file
+from ftkit.files.tensor_files import load_tensors
 from ftkit.models.build import build_model
 from ftkit.models.bundle import load_bundle
 from ftkit.models.weights.interpolation import interpolate
@@ -62,7 +63,7 @@ def share_outputs(fold: Fold, check: Callable[[str], None]) -> dict[float, Tenso
     """
     stored = fold.run.share_outputs
     if stored.is_file():
-        return {float(share): logits for share, logits in load_file(stored).items()}
+        return {float(share): logits for share, logits in load_tensors(stored, "remove it, and resume the run: it is computed again").items()}
     network, found = FoldNetwork(fold), dict[float, Tensor]()
     for share in SHARES if fold.plan.config.epochs else SHARES[:1]:
         check(f"in the evaluation of fold {fold.number}")
@@ -77,7 +78,7 @@ def first_state(plan: Plan, run: RunFolder) -> dict[str, Tensor]:
     The run folder has its parameters; buffers are those of the initial weights.
     """
     network = build_model(plan).network
-    network.load_state_dict(load_file(run.first / WEIGHTS), strict=False)
+    network.load_state_dict(load_tensors(run.first / WEIGHTS), strict=False)
     with plugin_boundary(f"merged of strategy {plan.config.strategy.name!r}", plan.strategy):
         merged: nn.Module = plan.strategy.merged(network)
     return {name: tensor.detach().cpu().clone() for name, tensor in merged.state_dict().items()}

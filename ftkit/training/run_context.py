@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ftkit.files.tensor_files import load_tensors
 from ftkit.runs.model_card import WEIGHTS
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class RunContext:
 
     def first_weights(self) -> Mapping[str, Tensor]:
         """The parameters as they were before the first step of the run, by name, on the CPU, read from the disk."""
-        return load_file(self._session.run.first / WEIGHTS)
+        return load_tensors(self._session.run.first / WEIGHTS)
 
     def note(self, text: str) -> None:
         """Print one line for the user; where several processes call it, the main one's is printed."""

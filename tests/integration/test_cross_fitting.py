@@ -316,6 +316,24 @@ def test_a_fold_that_was_killed_while_its_folder_was_made_is_made_anew(run: Path
     assert result(cut) == result(run)
 
 
+@pytest.mark.parametrize("name", ["share-outputs.safetensors", "first/model.safetensors"])
+def test_a_damaged_file_of_a_fold_is_named(name: str, run: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(run, cut)
+    (cut / "cross-fitting.json").unlink()
+    damaged, outputs = cut / "folds" / "1" / name, cut / "folds" / "1" / "share-outputs.safetensors"
+    whole = damaged.read_bytes()
+    outputs.unlink()
+    damaged.write_bytes(whole[:-1])
+    failed = typed("train", "--resume", str(cut))
+    assert failed.returncode == 2
+    assert f"{damaged} can't be read" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    damaged.unlink() if damaged == outputs else damaged.write_bytes(whole)
+    ftkit.resume(cut)
+    assert result(cut) == result(run)
+
+
 def test_a_finished_run_and_changed_data_are_not_resumed(data: Path, run: Path, tmp_path: Path) -> None:
     assert "is finished" in typed("train", "--resume", str(run)).stderr
     other = tmp_path / "data"

@@ -116,6 +116,19 @@ def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(da
     assert result(tmp_path / "cut" / "run") == result(tmp_path / "whole" / "run")
 
 
+def test_a_damaged_file_of_the_first_weights_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path, weight_averaging=False), StopAt(8))
+    first = tmp_path / "run" / "first" / "model.safetensors"
+    whole = first.read_bytes()
+    for content, says in ((whole[:-1], "can't be read"), (None, "is missing")):
+        first.unlink() if content is None else first.write_bytes(content)
+        with pytest.raises(RequestError, match=rf"first/model.safetensors {says}"):
+            resume(tmp_path / "run")
+    first.write_bytes(whole)
+    resume(tmp_path / "run")
+
+
 def test_frozen_groups_stay_byte_identical_buffers_included(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.explanation",
     "ftkit.exporting",
     "ftkit.files.durable",
+    "ftkit.files.tensor_files",
     "ftkit.inference",
     "ftkit.metrics",
     "ftkit.models",

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
+
+from ftkit.files.tensor_files import open_tensors
 
 
 @dataclass
@@ -86,7 +87,7 @@ def _parameters(
 ) -> Iterator[tuple[str, str, int, float, float]]:
     """Group, name, size, distance and initial norm of each parameter."""
     parameters = dict(network.named_parameters())
-    with torch.no_grad(), safe_open(first, "pt") as file:
+    with torch.no_grad(), open_tensors(first) as file:
         for group, names in members.items():
             for name in names:
                 parameter = parameters[name]

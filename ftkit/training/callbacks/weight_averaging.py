@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import replace_nonfinite
+from ftkit.files.tensor_files import open_tensors
 from ftkit.metrics.selection import is_better
 from ftkit.models.parameter_groups import Modes, modes_of
 from ftkit.models.weights.interpolation import interpolate
@@ -153,7 +153,7 @@ class WeightAveraging(TrainerCallback):
 
     def _first(self, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The first values of tensors; those of parameters are read from the disk."""
-        with safe_open(self.trainer.session.run.first / WEIGHTS, "pt") as file:
+        with open_tensors(self.trainer.session.run.first / WEIGHTS) as file:
             return {
                 name: (self._first_buffers[name] if name in self._first_buffers else file.get_tensor(name)).to(
                     tensor.device

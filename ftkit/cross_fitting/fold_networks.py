@@ -63,7 +63,8 @@ def share_outputs(fold: Fold, check: Callable[[str], None]) -> dict[float, Tenso
     """
     stored = fold.run.share_outputs
     if stored.is_file():
-        return {float(share): logits for share, logits in load_tensors(stored, "remove it, and resume the run: it is computed again").items()}
+        tensors = load_tensors(stored, "remove it, and resume the run: it is computed again")
+        return {float(share): logits for share, logits in tensors.items()}
     network, found = FoldNetwork(fold), dict[float, Tensor]()
     for share in SHARES if fold.plan.config.epochs else SHARES[:1]:
         check(f"in the evaluation of fold {fold.number}")

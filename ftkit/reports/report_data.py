@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ftkit.evaluation.evaluation_data import EvaluationData
+from ftkit.evaluation.slicing.slices import Slices
 from ftkit.metrics.bootstrap import Interval
 from ftkit.metrics.outputs import Outputs
 from ftkit.metrics.report import Evaluation
+from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Splits
 from ftkit.parts.metric import Metric
 from ftkit.reports.section import Omitted
@@ -23,13 +25,16 @@ class Evaluated:
     """The run's model, evaluated on a split as `ftkit evaluate` does.
 
     Attributes:
+        model: The model that was evaluated.
         images: The images and their labels.
         metrics: The metrics of `evaluation`, by name.
         precision: Numeric precision of the outputs.
         calibration: The calibration error on these images, with and without the model's calibration; None where the
             task has none, or outputs aren't finite.
+        slices: The metric that selects the best epoch on parts of the images, or why there are none.
     """
 
+    model: Loaded = field(repr=False)
     images: EvaluationData
     outputs: Outputs
     evaluation: Evaluation
@@ -37,6 +42,7 @@ class Evaluated:
     metrics: Mapping[str, Metric]
     precision: str
     calibration: CalibrationErrors | None
+    slices: Slices | Omitted
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,18 @@ from ftkit.activation_cache.cache_reader import store_of
 from ftkit.config.load import Resolved, resolve
 from ftkit.errors import FtkitError, RequestError
 from ftkit.evaluation.calibration_on_images import calibration_on_images
-from ftkit.evaluation.evaluation_data import split_of_run
+from ftkit.evaluation.evaluation_data import EvaluationData, split_of_run
 from ftkit.evaluation.evaluator import ComputeOptions, bundle_outputs, evaluate_with_intervals
+from ftkit.evaluation.slicing.sliced_evaluation import SliceRequest, sliced_outputs
+from ftkit.evaluation.slicing.slices import Slices, find_slices
+from ftkit.files.cache_folder import CacheStore
 from ftkit.files.durable import replace_file
 from ftkit.files.folder_swap import current_folder
+from ftkit.metrics.outputs import Outputs
 from ftkit.metrics.selection import run_metrics
-from ftkit.models.bundle import load_bundle
+from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.parts.dataset import SplitName, Splits
+from ftkit.parts.metric import Metric
 from ftkit.planning.run_data.run_splits import splits_of_run
 from ftkit.reports.page import page
 from ftkit.reports.report_data import Evaluated, ReportData
@@ -42,6 +47,8 @@ class RunInputs:
     notes: tuple[str, ...]
 
 
+MOST_SLICED = 5000
+"""Most images whose size, brightness, sharpness and features a report measures."""
 Warn = Callable[[str], None]
 
 
@@ -119,11 +126,30 @@ def _evaluated(
         model = load_bundle(bundle, options.device, options.precision, resolved.registry)
         metrics = run_metrics(resolved, model.task, len(card.classes))
         store = store_of(resolved.config.cache) if options.cache else None
-        outputs = bundle_outputs(model, images, options, store)
+        outputs, slices = _outputs_and_slices(model, images, options, store, metrics, resolved.config.monitor)
         evaluation, intervals = evaluate_with_intervals(outputs, metrics)
         errors = calibration_on_images(model, outputs) if outputs.finite.all() else None
     except FtkitError as error:
         if isinstance(error, RequestError) and split is not None:
             raise
         return Omitted(error.message)
-    return Evaluated(images, outputs, evaluation, intervals, metrics, model.precision, errors)
+    return Evaluated(model, images, outputs, evaluation, intervals, metrics, model.precision, errors, slices)
+
+
+def _outputs_and_slices(
+    model: Loaded,
+    images: EvaluationData,
+    options: ComputeOptions,
+    store: CacheStore | None,
+    metrics: Mapping[str, Metric],
+    monitor: str,
+) -> tuple[Outputs, Slices | Omitted]:
+    """The outputs of the model, and the slices where there are few enough images to measure these."""
+    many = len(images.split)
+    if many > MOST_SLICED:
+        reason = f"{many:,} images aren't measured for a report; ftkit evaluate --slices does it"
+        return bundle_outputs(model, images, options, store), Omitted(reason)
+    outputs, groupings = sliced_outputs(model, images, SliceRequest(), options, store)
+    if not outputs.finite.all():
+        return outputs, Omitted("some outputs aren't finite")
+    return outputs, find_slices(outputs, monitor, metrics[monitor], groupings)

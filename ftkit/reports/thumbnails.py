@@ -68,6 +68,12 @@ class Thumbnails:
             self._made[key] = self._counted(self._make(split, index))
         return self._made[key]
 
+    def add(self, image: Image) -> Thumbnail:
+        """The thumbnail of an RGB image that isn't one of a split; its bytes are counted."""
+        made = encode(image)
+        self.left -= len(made.uri)
+        return made
+
     def prepare(self, split: Split, indices: Sequence[int]) -> None:
         """Make thumbnails of images, in this order, on all cores, as far as the bytes suffice."""
         wanted = [index for index in indices if (id(split), index) not in self._made]

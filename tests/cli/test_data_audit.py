@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 import ftkit
 from tests.conftest import typed
 from tests.multilabel import PROPERTIES, write_digits, write_table
+from tests.planted_errors import COUNT, WRONG, write_planted
+from tests.report_page import Page
 from tests.runs import card
 
 pytestmark = pytest.mark.long
 
 LENET = ("--backbone", "lenet", "--device", "cpu", "--precision", "fp32", "--workers", "0")
-COUNT = 300
-WRONG = {f"{number:03d}.png": (number * 7) % 9 + 1 for number in range(0, COUNT, 20)}
-"""Image -> how far its label is moved."""
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 digits, of which 15 have a wrong label, and `true.csv`."""
-    folder = tmp_path_factory.mktemp("digits")
-    split = ftkit.plan(dataset="digits", backbone="lenet", device="cpu").splits.train
-    assert split is not None
-    rows, true = [("path", "label")], [("path", "label")]
-    for place in range(COUNT):
-        image, label = split[place]
-        assert isinstance(image, Image.Image)
-        assert isinstance(label, int)
-        name = f"{place:03d}.png"
-        image.save(folder / name)
-        true.append((name, f"d{label}"))
-        rows.append((name, f"d{(label + WRONG.get(name, 0)) % 10}"))
-    write_table(folder / "digits.csv", rows)
-    write_table(folder / "true.csv", true)
-    return folder
+    return write_planted(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +62,12 @@ def test_the_table_and_the_gallery(audited: tuple[dict[str, Any], Path]) -> None
     assert [(r["image"], r["given"], r["label"], r["action"]) for r in rows] == [
         (one["name"], one["given"], one["suggested"], "") for one in found["problems"]
     ]
-    page = (to / "gallery.html").read_text(encoding="utf-8")
-    pictures = re.findall(r'<img alt="([^"]*)" loading="lazy" src="data:image/jpeg;base64,[A-Za-z0-9+/=]+">', page)
+    page = Page(to / "gallery.html")
+    pictures = [Path((image["alt"] or "").partition(": ")[0]).name for image in page.images]
     labels = [one["name"] for one in found["problems"] if "label" in one["problems"]]
     assert pictures[:5] == labels[:5]
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert f"5 of {len(labels)} images" in page.sections["label-errors"]
     assert typed("data", "audit", ".", "--to", str(to)).returncode == 2
 
 

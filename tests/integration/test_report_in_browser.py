@@ -9,7 +9,8 @@ import pytest
 
 import ftkit
 from tests.browser import Browser, started
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, typed
+from tests.planted_errors import write_planted
 from tests.runs import plan
 
 pytestmark = pytest.mark.long
@@ -36,16 +37,44 @@ def report(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder, b
     return ftkit.train(plan(data, root / "runs", name="run", **settings)).run.report
 
 
+def shown_pictures(browser: Browser, page: Path, width: int, dark: bool = False) -> int:
+    """Open a page, check that it is shown whole, and return the number of its pictures."""
+    browser.open(page, width, dark=dark)
+    pictures = browser.run("Promise.all([...document.images].map(i => i.decode())).then(() => document.images.length)")
+    # Folded pictures have no size on the screen.
+    seen = (
+        "[...document.images].every(i => i.naturalWidth > 0 && i.alt && (i.clientWidth > 40 || i.closest('details')))"
+    )
+    assert browser.run(seen)
+    assert browser.run("document.documentElement.scrollWidth") <= width, "no horizontal scroll"
+    assert browser.requests() == [page.absolute().as_uri()]
+    assert browser.problems() == []
+    return int(pictures)
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_planted(tmp_path_factory.mktemp("planted"))
+    flags = ("--backbone", "lenet", "--device", "cpu", "--workers", "0", "--to", str(folder / "found"))
+    done = typed("data", "audit", str(folder / "digits.csv"), *flags)
+    assert done.returncode == 0, done.stderr
+    return folder / "found" / "gallery.html"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_several_labels_per_image(width: int, browser: Browser, digits_run: Path) -> None:
+    assert shown_pictures(browser, digits_run / "report.html", width) > 10
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_an_audit(width: int, browser: Browser, audit: Path) -> None:
+    assert shown_pictures(browser, audit, width) > 10
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_is_shown_whole(width: int, dark: bool, browser: Browser, report: Path, tmp_path: Path) -> None:
-    browser.open(report, width, dark=dark)
-    pictures = browser.run("Promise.all([...document.images].map(i => i.decode())).then(() => document.images.length)")
-    assert pictures == sum(CLASSES.values())
-    assert browser.run("[...document.images].every(i => i.naturalWidth > 0 && i.clientWidth > 40 && i.alt)")
-    assert browser.run("document.documentElement.scrollWidth") <= width, "no horizontal scroll"
-    assert browser.requests() == [report.absolute().as_uri()]
-    assert browser.problems() == []
+    assert shown_pictures(browser, report, width, dark) >= sum(CLASSES.values())
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(18, 21, 26)" if dark else "rgb(246, 247, 249)")
     browser.screenshot(tmp_path / "page.png")

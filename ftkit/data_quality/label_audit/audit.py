@@ -18,11 +18,7 @@ from ftkit.data.loading.seeds import derive
 from ftkit.data_quality.dataset_request import LoadedData
 from ftkit.data_quality.duplicate_groups import members
 from ftkit.data_quality.label_audit.audit_images import AuditImages, audit_images, audit_plan
-from ftkit.data_quality.label_audit.confident_learning import (
-    find_label_errors,
-    find_label_set_errors,
-    overlapping_classes,
-)
+from ftkit.data_quality.label_audit.confident_learning import Suspects, find_suspects, overlapping_classes
 from ftkit.data_quality.label_audit.neighbours import neighbour_distances, outliers
 from ftkit.data_quality.label_audit.out_of_fold_probe import (
     choose_folds,
@@ -81,6 +77,7 @@ class LabelAudit:
             then outliers.
         overlaps: Pairs of classes, with the estimated share of all images that have one label and are of the other.
         notes: Lines to report.
+        value_range: See `Preprocessing`.
     """
 
     data: LoadedData
@@ -90,6 +87,7 @@ class LabelAudit:
     images: tuple[AuditedImage, ...]
     overlaps: tuple[tuple[str, str, float], ...]
     notes: tuple[str, ...]
+    value_range: tuple[float, float] | None = None
 
     def having(self, problem: str) -> list[AuditedImage]:
         """The images with a problem, the worst first."""
@@ -124,23 +122,6 @@ def csv_rows(audit: LabelAudit) -> list[tuple[object, ...]]:
     ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Suspects:
-    """Probable label errors.
-
-    Attributes:
-        rows: The least probable label first.
-        suggested: The suggested label of each of them.
-        own: The probability of the given label of every image; NaN for images without scores.
-        joint: See `LabelErrors`; None with several labels per image.
-    """
-
-    rows: Integers
-    suggested: Sequence[Label]
-    own: Floats
-    joint: Floats | None
-
-
 def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit:
     """Audit the labels of a dataset.
 
@@ -161,7 +142,7 @@ def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit
     else:
         scores, judged = _stored(images, run)
         scored = f"out-of-fold outputs of {run}"
-    suspects = _suspects(images, scores, judged)
+    suspects = find_suspects(scores, images.targets.numpy(), judged, plan.task.exclusive)
     notes = list(images.notes)
     if not judged.all():
         notes.append(f"{plural(int((~judged).sum()), 'image')} without scores: {_unjudged(run)}")
@@ -175,6 +156,7 @@ def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit
         images=_listed(images, suspects),
         overlaps=tuple((classes[a], classes[b], share) for a, b, share in pairs),
         notes=tuple(notes),
+        value_range=plan.preprocessing.value_range,
     )
 
 
@@ -217,23 +199,7 @@ def _stored(images: AuditImages, run: Path) -> tuple[Floats, NDArray[np.bool_]]:
     return scores.numpy(), judged.numpy()
 
 
-def _suspects(images: AuditImages, scores: Floats, judged: NDArray[np.bool_]) -> _Suspects:
-    if images.plan.task.exclusive:
-        labels = images.targets.numpy()
-        own = np.where(judged, scores[np.arange(len(labels)), labels], np.nan)
-        errors = find_label_errors(scores, labels, judged)
-        return _Suspects(errors.rows, errors.suggested.tolist(), own, errors.joint)
-    targets = images.targets.bool().numpy()
-    wrong, own = np.zeros_like(targets), np.full(targets.shape, np.nan, dtype=np.float32)
-    wrong[judged], own[judged] = find_label_set_errors(scores[judged], targets[judged])
-    least = np.where(wrong, own, np.inf).min(axis=1)
-    rows = np.flatnonzero(wrong.any(axis=1))
-    rows = rows[np.argsort(least[rows], kind="stable")]
-    suggested = [tuple(np.flatnonzero(targets[row] ^ wrong[row]).tolist()) for row in rows]
-    return _Suspects(rows, suggested, own.min(axis=1), None)
-
-
-def _listed(images: AuditImages, suspects: _Suspects) -> tuple[AuditedImage, ...]:
+def _listed(images: AuditImages, suspects: Suspects) -> tuple[AuditedImage, ...]:
     """Every image with a problem once, label errors first."""
     distances = neighbour_distances(images.features)
     relative = distances / (float(np.median(distances)) or 1.0)

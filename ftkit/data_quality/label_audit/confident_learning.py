@@ -10,10 +10,14 @@ selecting by the margin between the two classes for each entry of the joint (doc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ftkit.parts.label_sets import Label
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
@@ -80,6 +84,47 @@ def _joint(counts: Integers, labels: Integers) -> Floats:
     shares = np.bincount(labels, minlength=len(counts)) / max(len(labels), 1)
     found: Floats = filled / filled.sum(axis=1, keepdims=True) * shares[:, None]
     return found
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Images whose label, or one of whose labels, is probably wrong.
+
+    Attributes:
+        rows: Their positions, `(m,)`, the least probable label first.
+        suggested: The suggested label of each of them.
+        own: The probability of the given label of every image, `(n,)`; with several labels per image, that of the
+            least probable one. NaN for images without scores.
+        joint: See `LabelErrors`; None with several labels per image.
+    """
+
+    rows: Integers
+    suggested: Sequence[Label]
+    own: Floats
+    joint: Floats | None
+
+
+def find_suspects(scores: Floats, targets: NDArray[Any], judged: Flags, exclusive: bool) -> Suspects:
+    """The probable label errors of images with one class each, or with several labels.
+
+    Args:
+        scores: The probability of each class, `(n, classes)`, of models that weren't trained on the image.
+        targets: The label of each image, `(n,)`, or which labels it has, `(n, classes)`.
+        judged: Which images have scores, `(n,)`.
+        exclusive: Whether each image has one class.
+    """
+    if exclusive:
+        own = np.where(judged, scores[np.arange(len(targets)), targets], np.nan)
+        errors = find_label_errors(scores, targets, judged)
+        return Suspects(errors.rows, errors.suggested.tolist(), own, errors.joint)
+    given = targets.astype(np.bool_)
+    wrong, own = np.zeros_like(given), np.full(given.shape, np.nan, dtype=np.float32)
+    wrong[judged], own[judged] = find_label_set_errors(scores[judged], given[judged])
+    least = np.where(wrong, own, np.inf).min(axis=1)
+    rows = np.flatnonzero(wrong.any(axis=1))
+    rows = rows[np.argsort(least[rows], kind="stable")]
+    suggested = [tuple(np.flatnonzero(given[row] ^ wrong[row]).tolist()) for row in rows]
+    return Suspects(rows, suggested, own.min(axis=1), None)
 
 
 def find_label_set_errors(scores: Floats, targets: Flags) -> tuple[Flags, Floats]:

@@ -95,9 +95,13 @@ def logits_and_groupings(
 
 
 def _numeric(values: Array, wanted: Sequence[str]) -> list[Grouping]:
-    texts = {SIZE: "{:.0f}".format, ASPECT: "{:.2f}".format, BRIGHTNESS: "{:.2f}".format, BLUR: "{:.4g}".format}
+    texts = {SIZE: "{:.0f}".format, ASPECT: "{:.2f}".format, BRIGHTNESS: "{:.2f}".format, BLUR: _sharpness}
     rows = zip(texts.items(), values.T, strict=True)
     return [by_range(name, column, text) for (name, text), column in rows if name in wanted]
+
+
+def _sharpness(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class _Seen(threading.local):

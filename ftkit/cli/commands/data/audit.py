@@ -100,14 +100,13 @@ def _cross_fitted(path: str | None, flags: dict[str, tuple[str, Any]]) -> Path |
 
 def _write(audit: LabelAudit, to: Path, most: int) -> None:
     from ftkit.data_quality.label_audit.audit import CSV_COLUMNS, csv_rows
-    from ftkit.data_quality.label_audit.gallery import gallery_html
     from ftkit.data_quality.table_files import write_csv
     from ftkit.files.durable import replace_folder
+    from ftkit.reports.auditing.audit_page import audit_page
 
     def write(folder: Path) -> None:
         write_csv(folder / "label-errors.csv", CSV_COLUMNS, csv_rows(audit))
-        page = gallery_html(audit, most)
-        (folder / "gallery.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+        (folder / "gallery.html").write_text(audit_page(audit, most), encoding="utf-8")
 
     replace_folder(to, write)
     console.note(f"{to / 'label-errors.csv'}: {plural(len(audit.images), 'row')}; {to / 'gallery.html'}")

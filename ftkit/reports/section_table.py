@@ -12,7 +12,7 @@ from ftkit.reports.sections.results.heat_map_gallery import heat_maps
 from ftkit.reports.sections.results.label_errors import label_errors
 from ftkit.reports.sections.results.reliability_diagram import reliability_diagram
 from ftkit.reports.sections.results.risk_curve import risk_curve
-from ftkit.reports.sections.results.slice_table import slice_table
+from ftkit.reports.sections.results.worst_slices import worst_slices
 from ftkit.reports.sections.settings.data_summary import data_summary
 from ftkit.reports.sections.settings.next_commands import next_commands
 from ftkit.reports.sections.settings.run_settings import run_settings
@@ -26,7 +26,7 @@ SECTIONS: tuple[Section[ReportData], ...] = (
     Section("mistakes", "Mistakes", mistakes),
     Section("heat-maps", "Heat maps", heat_maps),
     Section("classes", "Classes", class_scores),
-    Section("slices", "Slices", slice_table),
+    Section("slices", "Slices", worst_slices),
     Section("reliability", "Reliability", reliability_diagram),
     Section("rejection", "Rejecting uncertain images", risk_curve),
     Section("least-confident", "Right, with little confidence", least_confident),

@@ -17,7 +17,7 @@ PICTURED = 4
 """Clusters of which pictures are shown, the worst first."""
 
 
-def slice_table(data: ReportData) -> Html | Omitted:
+def worst_slices(data: ReportData) -> Html | Omitted:
     """The slices with the worst values, and pictures of the clusters among them."""
     evaluated = data.evaluated
     if isinstance(evaluated, Omitted):

@@ -47,7 +47,7 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
     """
     from ftkit.recipe_search.search_run import execute_plan
 
-    return _with_report(plan, execute_plan(plan, open_run(plan), listener), listener)
+    return _completed(plan, execute_plan(plan, open_run(plan), listener), listener)
 
 
 def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Outcome:
@@ -63,14 +63,17 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
 
     folder = RunFolder(Path(run))
     plan = make_plan(resolve(folder.config, {}, [], {}), run=folder)
-    return _with_report(plan, execute_plan(plan, folder, listener, resume=True), listener)
+    return _completed(plan, execute_plan(plan, folder, listener, resume=True), listener)
 
 
-def _with_report(plan: Plan, outcome: Outcome, listener: Listener | None) -> Outcome:
-    """Write the report of a run, if its config asks for one; what it lacks is a note."""
+def _completed(plan: Plan, outcome: Outcome, listener: Listener | None) -> Outcome:
+    """Store features of a run and write its report, if its config asks for these; what is missing is a note."""
+    from ftkit.evaluation.feature_statistics import features_at_end
     from ftkit.reports.after_training import report_at_end
 
-    report_at_end(outcome.plan or plan, outcome.run, listener.note if listener is not None else lambda line: None)
+    warn = listener.note if listener is not None else lambda line: None
+    features_at_end(outcome.plan or plan, outcome.run, warn)
+    report_at_end(outcome.plan or plan, outcome.run, warn)
     return outcome
 
 

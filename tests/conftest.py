@@ -46,7 +46,7 @@ def no_reports(request: pytest.FixtureRequest) -> Iterator[None]:
     from tests import inside  # It imports torch, which must find the number of threads set.
 
     with pytest.MonkeyPatch.context() as patch:
-        if not request.node.name.rpartition("/")[2].startswith("test_report"):
+        if not request.node.name.rpartition("/")[2].startswith(("test_report", "test_novelty")):
             inside.without_reports(patch)
         yield
 

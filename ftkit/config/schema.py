@@ -253,6 +253,9 @@ class Config(Section):
     workers: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
     """Number of data-loading processes; 0 loads images in the training process."""
 
+    novelty_features: bool = True
+    """At the end of the run, store features of up to 2,000 training images beside the model: predict --novelty then
+    depends on the distance to them too."""
     report: bool = True
     """At the end of the run, write report.html into the run folder, with the results on the test split, else on the
     validation split."""

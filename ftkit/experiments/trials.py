@@ -32,7 +32,17 @@ if TYPE_CHECKING:
 
 FLAG = "--strategies"
 
-WITHOUT_EFFECT = ("checkpoint", "device", "metrics", "name", "output", "report", "tracker", "workers")
+WITHOUT_EFFECT = (
+    "checkpoint",
+    "device",
+    "metrics",
+    "name",
+    "novelty_features",
+    "output",
+    "report",
+    "tracker",
+    "workers",
+)
 """Settings in which an existing run may differ from the request: they don't change its result."""
 
 Tell = Callable[[str], None]

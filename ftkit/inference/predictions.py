@@ -60,9 +60,13 @@ class Decoder:
     top_k: int
     rule: UncertaintyRule
 
-    def __call__(self, logits: Tensor) -> list[Prediction]:
-        """The predictions of images, yet without a name, from their logits `(b, classes)`."""
-        found, novelty = self._classified(logits), self.rule.novelty(logits)
+    def __call__(self, logits: Tensor, features: Tensor | None = None) -> list[Prediction]:
+        """The predictions of images, yet without a name, from their logits `(b, classes)`.
+
+        Args:
+            features: See `UncertaintyRule.novelty`.
+        """
+        found, novelty = self._classified(logits), self.rule.novelty(logits, features)
         if novelty is None:
             return found
         return [

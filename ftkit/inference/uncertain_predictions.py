@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ftkit.errors import RequestError, plural, unknown
 from ftkit.files.folder_swap import current_folder
+from ftkit.inference.head_features import flat_features
 from ftkit.parts.metric import Array
 from ftkit.runs.model_card import ModelCard, card_digest
 from ftkit.uncertainty.calibration_scores import CalibrationScores, read_scores
 from ftkit.uncertainty.conformal_scores import FREE_RANKS, set_members
+from ftkit.uncertainty.feature_reference import FeatureReference, read_reference
 from ftkit.uncertainty.novelty import energies, novelties
 from ftkit.uncertainty.reference_outputs import ReferenceOutputs
 from ftkit.uncertainty.rejection import rejection_rule, rejection_rules
@@ -77,6 +79,7 @@ class UncertaintyRule:
         limits: The largest score of a class in a set: one, or one for each class; None without sets.
         threshold: The lowest confidence of a prediction; None to predict always.
         reference: What images are compared with for their novelty; None without it.
+        features: Features of training images, which the novelty then depends on too.
         rate: Part of the reference images that are flagged.
         exclusive: Whether an image has one class.
         notes: Lines to report.
@@ -86,15 +89,27 @@ class UncertaintyRule:
     limits: float | Array | None = None
     threshold: float | None = None
     reference: ReferenceOutputs | None = None
+    features: FeatureReference | None = None
     rate: float = 0.0
     exclusive: bool = True
     notes: tuple[str, ...] = ()
 
-    def novelty(self, logits: Tensor) -> list[float] | None:
-        """The novelty of each image, from 0 to 1; None where it wasn't asked for."""
+    def novelty(self, logits: Tensor, features: Tensor | None) -> list[float] | None:
+        """The novelty of each image, from 0 to 1; None where it wasn't asked for.
+
+        Args:
+            features: What the head of the network takes, where `features` are known, `(b, ...)`.
+        """
         if self.reference is None:
             return None
-        found: list[float] = novelties(energies(logits, self.exclusive).cpu().numpy(), self.reference).tolist()
+        energy = energies(logits, self.exclusive).cpu().numpy()
+        if self.features is None:
+            ranks = novelties(energy, self.reference.energies, self.reference.images)
+        else:
+            assert features is not None, "the predictor computes them where they are known"
+            sums = self.features.sums(energy, self.features.distances(flat_features(features).cpu()))
+            ranks = novelties(sums, self.features.values.tolist(), int(self.features.images))
+        found: list[float] = ranks.tolist()
         return found
 
     def sets(self, logits: Tensor) -> list[list[int]] | None:
@@ -127,9 +142,20 @@ def uncertainty_rule(asked: Uncertainty, folder: Path, card: ModelCard, exclusiv
             f"novelty is relative to the outputs for validation images, and {folder} is {cause}",
             "use a member" if card.members else "train it again, with 50 validation images or more",
         )
-    images = f"{card.reference.images:,} {card.reference.source}"
-    note = f"novelty: an image is unlike the {images} if at most {asked.novelty:.3g} of them are as unlike"
-    return replace(rule, reference=card.reference, rate=asked.novelty, exclusive=exclusive, notes=(*rule.notes, note))
+    features = read_reference(current_folder(folder), card_digest(folder))
+    count, measure = card.reference.images, "energy"
+    if features is not None:
+        count, measure = int(features.images), f"energy and distance to {len(features.features):,} training images"
+    images = f"{count:,} {card.reference.source}"
+    note = f"novelty ({measure}): an image is unlike the {images} if at most {asked.novelty:.3g} of them are as unlike"
+    return replace(
+        rule,
+        reference=card.reference,
+        features=features,
+        rate=asked.novelty,
+        exclusive=exclusive,
+        notes=(*rule.notes, note),
+    )
 
 
 def _sets_and_rejection(asked: Uncertainty, folder: Path, card: ModelCard, exclusive: bool) -> UncertaintyRule:

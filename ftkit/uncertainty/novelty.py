@@ -7,6 +7,7 @@ is the negative sum over the classes of log(1 + exp(logit)) (Wang, Liu, Bocchier
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,17 +51,19 @@ def reference_outputs(outputs: Outputs, source: str) -> ReferenceOutputs | None:
     return ReferenceOutputs(source, len(outputs), tuple(found.tolist()), accuracy, threshold)
 
 
-def novelties(found: Array, reference: ReferenceOutputs) -> Array:
-    """Part of the reference images with an energy at least as high, `(n,)`, interpolated; 1 over them for the highest.
+def novelties(found: Array, values: Sequence[float], images: int) -> Array:
+    """Part of the reference images with a value at least as high, `(n,)`, interpolated; 1 over them for the highest.
 
     For images like the reference images it is uniform between 0 and 1, so that flagging those below a rate flags that
     part of them.
 
     Args:
-        found: Energies `(n,)`.
+        found: Energies, or other values that are higher for less familiar images, `(n,)`.
+        values: Those of the reference images at equally spaced ranks, ascending.
+        images: Number of reference images.
     """
-    ranks = np.interp(found, reference.energies, np.linspace(0, 1, len(reference.energies)))
-    above: Array = (1 - ranks).clip(1 / (reference.images + 1), 1)
+    ranks = np.interp(found, values, np.linspace(0, 1, len(values)))
+    above: Array = (1 - ranks).clip(1 / (images + 1), 1)
     return above
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,53 @@ def test_predictions_with_novelty() -> None:
     shown = typed("predict", "noise", "--model", "runs/digits", "--novelty", "0.05")
     assert shown.stdout.count("unlike the validation images") == sum(row["unlike"] for row in noise)
     assert f"{sum(row['unlike'] for row in noise)} of 30 images unlike the validation images" in shown.stderr
+
+
+def test_features_of_training_images_find_more_than_the_energy(tmp_path: Path) -> None:
+    done = typed("predict", "noise", "--model", "runs/digits", "--novelty", "0.05")
+    assert "novelty (energy and distance to 1,000 training images)" in done.stderr
+    shutil.copytree("runs/digits/model", tmp_path / "energy")
+    (tmp_path / "energy" / "features.safetensors").unlink()
+    done = typed("predict", "noise", "--model", str(tmp_path / "energy"), "--novelty", "0.05", "--json")
+    assert "novelty (energy):" in done.stderr
+    energy = [json.loads(line)["unlike"] for line in done.stdout.splitlines()]
+    assert sum(row["unlike"] for row in rows("noise", "--novelty", "0.05")) > sum(energy)
+
+
+def test_features_of_another_model_are_refused(tmp_path: Path) -> None:
+    shutil.copytree("runs/digits/model", tmp_path / "other")
+    file = tmp_path / "other" / "features.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    done = typed("predict", "noise", "--model", str(tmp_path / "other"), "--novelty", "0.05")
+    assert done.returncode == 2
+    assert f"{file} can't be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("settings", [{"validation": "kfold", "folds": 2}, {"novelty_features": False}])
+def test_runs_with_and_without_features(settings: dict[str, Any], tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        "backbone": "lenet",
+        "weights": "default",
+        "strategy": "probe",
+        "device": "cpu",
+        "workers": 0,
+    }
+    data = {"name": "folder", "root": str(class_folders(tmp_path))} if "validation" in settings else {"name": "digits"}
+    run = ftkit.train(ftkit.plan(dataset=data, output=str(tmp_path / "runs"), name="run", **own, **settings)).run
+    assert (run.model / "features.safetensors").is_file() is ("validation" in settings)
+    (one,) = ftkit.load(run).predict(["known/000.png"], uncertainty=Uncertainty(novelty=0.05))
+    assert one.novelty is not None
+    assert 0 < one.novelty <= 1
+
+
+def class_folders(folder: Path) -> Path:
+    """The images of `known` without a validation split, in class folders by their number."""
+    for number in range(120):
+        target = folder / "data" / "train" / "ab"[number % 2]
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f"known/{number:03d}.png", target)
+    return folder / "data"
 
 
 def test_a_shift_and_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +48,8 @@ def shift(
     images = find_images(paths, sys.stdin, skipped)
     from ftkit.inference.multi_device import PredictionJob, predict_files
     from ftkit.inference.uncertain_predictions import Uncertainty
+    from ftkit.runs.model_card import card_digest
+    from ftkit.uncertainty.feature_reference import read_reference
     from ftkit.uncertainty.novelty import measure_shift
 
     job = PredictionJob(bundle, device, precision, 1, batch_size, uncertainty=Uncertainty(novelty=rate))
@@ -59,11 +61,14 @@ def shift(
 
     assert card.reference is not None, "checked before the first prediction"
     sure = np.frombuffer(confidence) if len(confidence) == len(novelty) else None
-    found = measure_shift(np.frombuffer(novelty), sure, card.reference, rate)
+    # The novelty is relative to a sample of the validation images where it depends on their features.
+    features = read_reference(bundle, card_digest(bundle))
+    reference = card.reference if features is None else replace(card.reference, images=int(features.images))
+    found = measure_shift(np.frombuffer(novelty), sure, reference, rate)
     if json:
         console.print_json({"model": str(bundle), "left_out": left_out, **asdict(found)})
     else:
-        for line in shift_lines(found, card.reference.images):
+        for line in shift_lines(found, reference.images):
             console.print_text(line)
     if left_out:
         console.note(f"{left_out} of {plural(left_out + len(novelty), 'image')} left out: without a prediction")

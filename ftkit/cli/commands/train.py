@@ -108,7 +108,7 @@ def train(
     outcome = _train(plan, run, quiet, extend is not None, other_world)
     if launch_env.rank() == 0:
         _print_result(plan, outcome, json, quiet)
-        _write_report(plan, outcome, quiet)
+        _complete(plan, outcome, quiet)
 
 
 def _check_only_with_resume(flags: dict[str, object]) -> None:
@@ -217,9 +217,13 @@ def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None
         console.note(f"stdout is closed; see the result with ftkit runs show {shell_word(outcome.run.path)}")
 
 
-def _write_report(plan: Plan, outcome: Outcome, quiet: bool) -> None:
+def _complete(plan: Plan, outcome: Outcome, quiet: bool) -> None:
+    from ftkit.evaluation.feature_statistics import features_at_end
     from ftkit.reports.after_training import report_at_end
 
+    if plan.config.novelty_features and not quiet:
+        console.note("storing features of training images, for predict --novelty")
+    features_at_end(outcome.plan or plan, outcome.run, console.warn)
     if plan.config.report and not quiet:
         console.note("writing the report")
     written = report_at_end(outcome.plan or plan, outcome.run, console.warn)

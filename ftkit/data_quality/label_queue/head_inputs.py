@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ftkit.data.images import ImageFiles
 from ftkit.data.loading.loader import ReadFailure, Samples, raise_failures
 from ftkit.data.loading.order import Key
 from ftkit.errors import RequestError
+from ftkit.inference.head_features import with_features
 from ftkit.inference.streaming import grouped, stream_outputs
 from ftkit.metrics.finite_outputs import finite_rows
 from ftkit.models.bundle import Loaded
@@ -62,14 +61,15 @@ def split_outputs(loaded: Loaded, split: Split, registry: Registry, batch_size: 
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
     places, features, logits, failures = list[int](), list[Tensor](), list[Tensor](), dict[int, str]()
     try:
-        with _with_features(loaded.model, registry.backbones.get(loaded.card.backbone.name).head[0]) as network:
+        head = head_layer(loaded.model, registry.backbones.get(loaded.card.backbone.name).head[0])
+        with with_features(loaded.model, head) as network:
             for rest, outputs in stream_outputs(loaded.compute, network, grouped(keys, batch_size), _reader(samples)):
                 raise_failures(one for _, one in rest if isinstance(one, ReadFailure) and not one.skippable)
                 failures |= {index: one.reason for index, one in rest if isinstance(one, ReadFailure)}
                 places += [index for index, one in rest if not isinstance(one, ReadFailure)]
                 if outputs:
                     logits.append(outputs[0].float().cpu())
-                    features.append(outputs[1].float().cpu())
+                    features.append(_rows(outputs[1]))
     except NoProbeError as error:
         raise RequestError(error.message, "the queue needs a model whose head is one linear layer") from None
     if not places:
@@ -91,27 +91,12 @@ def _reader(samples: Samples) -> Any:
     return read
 
 
-@contextmanager
-def _with_features(network: nn.Module, head: str) -> Iterator[Any]:
-    """The network as a function that returns its logits and the input of its head; safe with threads.
+def _rows(features: Tensor) -> Tensor:
+    """One row of features for each image, float32.
 
     Raises:
-        NoProbeError: The head isn't a linear layer.
+        NoProbeError: There is more.
     """
-    seen = threading.local()
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.features = inputs[0]
-
-    def call(images: Tensor) -> tuple[Tensor, Tensor]:
-        seen.features = None
-        logits = network(images)
-        if seen.features is None or seen.features.ndim != 2:
-            raise NoProbeError("the network's head doesn't take one row of features for each image")
-        return logits, seen.features
-
-    hook = head_layer(network, head).register_forward_pre_hook(keep)
-    try:
-        yield call
-    finally:
-        hook.remove()
+    if features.ndim != 2:
+        raise NoProbeError("the network's head doesn't take one row of features for each image")
+    return features.float().cpu()

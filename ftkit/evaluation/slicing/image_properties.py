@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import ComputeOptions, split_reader
 from ftkit.evaluation.slicing.groupings import Grouping, by_cluster, by_range
 from ftkit.inference.classifier import Classifier, backbone_network, inference_networks
+from ftkit.inference.head_features import flat_features, with_features
 from ftkit.inference.streaming import grouped, stream_outputs
 from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Split
@@ -104,35 +104,20 @@ def _sharpness(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-class _Seen(threading.local):
-    features: Tensor | None = None
-
-
 @contextmanager
 def _features(loaded: Loaded, classifier: Classifier, wanted: bool) -> Iterator[Any]:
-    """The network, which where they are wanted also returns what its head sees, `(b, features)`."""
+    """The network, which where they are wanted also returns what its head takes."""
     if not wanted:
         yield classifier
         return
-    seen, backbone = _Seen(), loaded.backbone
-    assert backbone is not None, "of a single network"
-    head = backbone_network(classifier.networks[0].network).get_submodule(backbone.head[0])
-
-    def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen.features = inputs[0].detach()
-
-    def network(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = classifier(images)
-        assert seen.features is not None, "a network calls its head"
-        return logits, seen.features[: len(logits)]
-
-    with ExitStack() as stack:
-        stack.callback(head.register_forward_pre_hook(keep).remove)
+    assert loaded.backbone is not None, "of a single network"
+    head = backbone_network(classifier.networks[0].network).get_submodule(loaded.backbone.head[0])
+    with with_features(classifier, head) as network:
         yield network
 
 
 def _projected(features: Tensor) -> Tensor:
-    flat = features.float().flatten(2).mean(dim=2) if features.ndim > 2 else features.float()
+    flat = flat_features(features)
     width = flat.shape[1]
     if width <= MOST_FEATURES:
         return flat

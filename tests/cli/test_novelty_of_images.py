@@ -104,7 +104,7 @@ def test_features_of_another_model_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"validation": "kfold", "folds": 2}, {"novelty_features": False}])
 def test_runs_with_and_without_features(settings: dict[str, Any], tmp_path: Path) -> None:
-    own: dict[str, Any] = {
+    own: dict[str, Any] = {"backbone": "lenet", "weights": "default", "strategy": "probe", "workers": 0}
         "backbone": "lenet",
         "weights": "default",
         "strategy": "probe",

@@ -105,12 +105,6 @@ def test_features_of_another_model_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{"validation": "kfold", "folds": 2}, {"novelty_features": False}])
 def test_runs_with_and_without_features(settings: dict[str, Any], tmp_path: Path) -> None:
     own: dict[str, Any] = {"backbone": "lenet", "weights": "default", "strategy": "probe", "workers": 0}
-        "backbone": "lenet",
-        "weights": "default",
-        "strategy": "probe",
-        "device": "cpu",
-        "workers": 0,
-    }
     data = {"name": "folder", "root": str(class_folders(tmp_path))} if "validation" in settings else {"name": "digits"}
     run = ftkit.train(ftkit.plan(dataset=data, output=str(tmp_path / "runs"), name="run", **own, **settings)).run
     assert (run.model / "features.safetensors").is_file() is ("validation" in settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
+import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,14 @@ def write_checked(path: Path, key: str, value: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = key.encode() + b"\n" + dump_json(value).encode()
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".tmp-{path.name}-", delete=False) as file:
-        try:
-            file.write(_digest(content) + b"\n" + content)
-            file.close()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    # Several processes may write it; tempfile's files could be read by their owner alone.
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(_digest(content) + b"\n" + content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _digest(content: bytes) -> bytes:

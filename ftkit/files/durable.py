@@ -78,7 +78,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # safetensors refuses shared and strided storage; copies have neither.
     copies = {name: _copy(tensor) for name, tensor in tensors.items()}
     try:
+        # Newer versions of safetensors make files that their owner alone can read, whatever the umask is.
+        path.touch()
+        mode = path.stat().st_mode
         save_file(copies, path)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -173,6 +173,17 @@ def test_a_keep_head_of_another_size_is_refused(data: Path, tmp_path: Path) -> N
         ftkit.train(plan(data, tmp_path, keep_head=True, weights=str(tmp_path / "five.safetensors")))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no permission bits")
+def test_files_have_the_permissions_of_other_new_files(data: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"backbone": "lenet", "epochs": 1}
+    ftkit.train(plan(data, tmp_path / "runs", name="one", **settings))
+    ftkit.train(plan(data / "train", tmp_path / "runs", name="folds", validation="kfold", folds=2, **settings))
+    (tmp_path / "new").touch()
+    written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert {path.name for path in written} >= {"model.safetensors", "optimizer.safetensors", "conformal.json"}
+    assert {path.stat().st_mode for path in written} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_a_run_that_cant_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="fp16 doesn't work on the CPU"):
         ftkit.train(plan(data, tmp_path, device="cpu", precision="fp16"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import nn
 
 from ftkit.api import Backbone, RequestError, group_of, nearest
@@ -141,9 +141,7 @@ def save(model: nn.Module, folder: Path) -> None:
     heads = tuple(f"{name}." for name in config.modules_to_save or ())
     state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(heads)}
     folder.mkdir()
-    save_file(
-        {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
+    tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # safetensors' save_file makes files that their owner alone can read.
+    (folder / "adapter_model.safetensors").write_bytes(save_tensors(tensors, metadata={"format": "pt"}))
     config.save_pretrained(str(folder))

@@ -137,3 +137,54 @@ def test_layers_that_are_not_there_are_refused_with_the_names(project: Project) 
 def test_options_that_mean_nothing_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(RequestError, match=says):
         Lora(**options)  # type: ignore[arg-type]
+
+
+SQUARE = '''
+from ftkit.api import Backbone, LayerGroup, Preprocessing, hookimpl
+
+
+def build(classes):
+    from torch import nn
+
+    class Network(nn.Module):
+        """Its control flow depends on the size of the images, which a trace can't follow."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8))
+            self.body = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8))
+            self.head = nn.Linear(8, classes)
+
+        def forward(self, images):
+            low = self.stem(images)
+            if low.shape[2] != max(low.shape[2], low.shape[3]):
+                raise ValueError("images must be square")
+            return self.head(self.body(low.relu()).relu().mean((2, 3)))
+
+    return Network()
+
+
+@hookimpl
+def ftkit_backbones():
+    groups = tuple(LayerGroup(name, name) for name in ("stem", "body", "head"))
+    return {"square": Backbone("nets/square", groups, ("head",), build, Preprocessing(32))}
+'''
+
+
+def test_what_is_below_the_first_adapter_is_cached_and_the_result_is_the_same(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "cache"))
+    (project.path / "nets.py").write_text(SQUARE)
+    line = ("train", "--backbone", "nets/square", "--weights", "none", "--strategy", "lora/lora", "--epochs", "3")
+    more = ("--set", "plugins=[nets.py]", "--set", "strategy.layers=body", "--augment", "none", "--no-probe", "-q")
+    found = {}
+    for name, cache, tables in (("plain", "--no-cache", 0), ("cached", "--cache", 2)):
+        sizes = ("--batch-size", "4", "--workers", "0", "--precision", "fp32")
+        done = project.run(*line, *more, *sizes, "--name", name, cache)
+        assert done.returncode == 0, done.stderr
+        assert project.run("cache", "list").stdout.count("nets/square after body.0") == tables
+        found[name] = load_file(project.path / "runs" / name / "last" / "model.safetensors")
+    assert found["cached"].keys() == found["plain"].keys()
+    for name, value in found["plain"].items():
+        torch.testing.assert_close(found["cached"][name], value, rtol=0, atol=1e-5, msg=name)

@@ -100,6 +100,8 @@ def typed(
             code: Any = main(list(args))
         except SystemExit as stop:
             code = stop.code
+        finally:
+            assert "LAUNCH_FOLDER_OF_FTKIT" not in os.environ, "a launcher leaves the environment as it was"
     return subprocess.CompletedProcess(args, code or 0, out.getvalue(), err.getvalue())
 
 

@@ -9,6 +9,8 @@ import sys
 import tempfile
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -80,15 +82,28 @@ def launch_from_flags(
 
 def run(launch: Launch, arguments: list[str]) -> int:
     """Run `ftkit` with these arguments in each process; returns the exit code of the first failure, or 0."""
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="ftkit-launch-") as place:
+    with tempfile.TemporaryDirectory(prefix="ftkit-launch-") as place, _process_state_kept():
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
         # The elastic agent's own signal handlers would end the run without a checkpoint, and override ignored signals.
         # An unknown signal name turns them off.
         os.environ |= {launch_env.LAUNCH: place, "TORCHELASTIC_SIGNALS_TO_HANDLE": "none"}
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
         return _watch(_make_agent(launch, arguments, place), Path(place))
+
+
+@contextmanager
+def _process_state_kept() -> Iterator[None]:
+    """Restore environment variables, logging and warnings at the end, for a caller of `main` that continues."""
+    before, disabled = dict(os.environ), logging.root.manager.disable
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        logging.disable(disabled)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _make_agent(launch: Launch, arguments: list[str], place: str) -> LocalElasticAgent:

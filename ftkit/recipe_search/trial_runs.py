@@ -50,7 +50,7 @@ def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
     folder = RunFolder(run.trials / trial.name)
     # The files of a finished one may be on their way into the folder of the search.
     done = folder.is_finished
-    begun = done or (folder.inputs.is_file() if not plan.fold_sizes else _has_splits(folder))
+    begun = done or (folder.config if plan.fold_sizes else folder.inputs).is_file()
     if folder.path.exists() and not begun:
         shutil.rmtree(folder.path)  # The search was killed while it was made.
     changed = with_changes(plan.resolved, trial.changes)
@@ -58,11 +58,6 @@ def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
     request = replace(changed, config=changed.config.model_copy(update=update))
     planned = make_plan(request, run=folder if begun and not done else run)
     return TrialRun(planned, folder if begun else open_run(planned))
-
-
-def _has_splits(folder: RunFolder) -> bool:
-    """Whether the list of images, which is written last when a folder is made, is there."""
-    return folder.splits.exists() or folder.packed_splits.exists()
 
 
 def train_step(plan: Plan, run: RunFolder, step: Step, listener: Listener, limit: float | None) -> RecipeTrial:

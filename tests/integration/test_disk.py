@@ -115,6 +115,18 @@ def test_the_faults_reach_every_kind_of_operation(operations: list[str]) -> None
     assert len(operations) > 50
 
 
+def test_a_fault_while_the_run_folder_is_made_leaves_none(
+    settings: dict[str, Any], operations: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [number for number, operation in enumerate(operations, start=1) if operation.endswith("config.yaml")]
+    assert configs[-1] > 4
+    for number in range(2, configs[-1] + 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        failed_at(settings, folder, number, KINDS[number % len(KINDS)], capsys)
+        assert not (folder / "runs" / "run").exists(), operations[number - 1]
+
+
 @pytest.mark.parametrize("part", range(6))
 def test_a_fault_anywhere_is_one_line_and_nothing_is_lost(
     part: int,

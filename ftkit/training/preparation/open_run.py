@@ -37,24 +37,30 @@ def open_run(plan: Plan) -> RunFolder:
 def _create(plan: Plan) -> RunFolder:
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
-    write_request(folder, plan)
     packed = sum(len(split) for _, split in plan.splits.present()) > MOST_LINES
-    _put(folder.packed_splits if packed else folder.splits, lambda file: write_splits(file, plan.splits))
-    folder.append_list(folder.bad_images, plan.findings.bad)
-    folder.append_list(folder.duplicates, plan.findings.duplicates)
+    try:
+        _put(folder.packed_splits if packed else folder.splits, lambda file: write_splits(file, plan.splits))
+        folder.append_list(folder.bad_images, plan.findings.bad)
+        folder.append_list(folder.duplicates, plan.findings.duplicates)
+        write_request(folder, plan)
+    except BaseException:
+        folder.discard()
+        raise
     return folder
 
 
 def write_request(folder: RunFolder, plan: Plan) -> None:
-    """Write a run's config and plan into its folder, with the parameters counted.
+    """Write a run's plan, with the parameters counted, and its config into its folder.
+
+    The config is written last: a folder that has one can be resumed.
 
     Raises:
         FtkitError: They can't be written.
     """
     from ftkit.models.build import with_parameter_counts
 
-    write_config(folder, plan.config)
     _write(folder.plan, dump_json(with_parameter_counts(plan).to_json(), indent=1))
+    write_config(folder, plan.config)
 
 
 def write_config(folder: RunFolder, config: Config) -> None:

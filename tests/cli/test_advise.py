@@ -180,6 +180,7 @@ def test_wrong_requests_are_refused_before_anything_is_measured(
 # Strategy auto
 
 
+@pytest.mark.long
 def test_auto_trains_as_recommended_and_saves_its_choice(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--strategy", "auto", "--epochs", "1", "--name", "mine", *FEW, "--json"]) == 0
     assert "measuring the features of lenet on 60 training images" in capsys.readouterr().err

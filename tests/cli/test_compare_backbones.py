@@ -39,6 +39,7 @@ def ranked(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_backbones_are_ranked_and_those_that_cannot_be_measured_listed() -> None:
     names = "lenet,nosuch,cifar_resnet20=resnet.pth,cifar_resnet32,cifar_resnet44=gone.pth"
     found = ranked("--data", "data", "--backbones", names)

@@ -73,6 +73,7 @@ def test_a_run_on_cached_activations_has_the_bytes_of_one_without(digits: Path, 
     assert result(cached)[2] == result(uncached)[2]
 
 
+@pytest.mark.long
 def test_two_processes_have_the_metrics_of_one(digits: Path, tmp_path: Path) -> None:
     arguments = (
         "train", "--dataset", "csv", "--set", f"dataset.path={digits / 'digits.csv'}", "--set", "dataset.separator='|'",

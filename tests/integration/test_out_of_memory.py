@@ -214,6 +214,7 @@ def test_evaluation_in_parts_gives_the_same(trained: Trained, run_ftkit: RunFtki
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
+@pytest.mark.long
 def test_features_and_frozen_activations_are_computed_in_parts(trained: Trained) -> None:
     assert trained("first").returncode == 0
     flags = ("--weights", "runs/first/last/model.safetensors", "--epochs", "1")

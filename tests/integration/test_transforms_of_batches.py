@@ -189,6 +189,7 @@ def test_a_plugins_faults_are_named(how: str, says: str, data: Path, tmp_path: P
     assert says in caught.value.message
 
 
+@pytest.mark.long
 def test_two_processes_draw_their_own_numbers_and_resume_exactly(data: Path, run_ftkit: RunFtkit) -> None:
     flags = ["--data", str(data), "--backbone", "lenet", "--strategy", "full", "--epochs", "2", "--batch-size", "3"]
     flags += ["--mixup", "0.4", "--cutmix", "1", "--workers", "0", "--num-processes", "2", "--device", "cpu"]

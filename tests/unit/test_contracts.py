@@ -72,6 +72,7 @@ class ByRank(Strategy):
         return {groups[-1]: 1.0 + float(os.environ.get("RANK", "0"))}
 
 
+@pytest.mark.long
 def test_processes_must_end_with_the_same_weights() -> None:
     check_strategy(Gradual(), lengths=(2,), processes=2)
     assert "2 processes end with different weights" in fault(

@@ -68,6 +68,7 @@ def test_the_imports_of_long_code_are_found(tmp_path: Path, monkeypatch: pytest.
     assert "own_part" in list(imports(compile("\n".join(lines), "long.py", "exec"), ""))
 
 
+@pytest.mark.long
 def test_the_identity_is_the_same_in_every_process() -> None:
     code = (
         "import torch, torchvision; from ftkit.models.identity import network_identity as i;"

@@ -16,6 +16,7 @@ import typer
 
 from ftkit.cli.flags import FLAGS, RUN, Flag
 from ftkit.cli.output import console
+from ftkit.config import DEFAULT_FILE
 from ftkit.config.choices import AUTO, Device, Precision
 from ftkit.errors import FtkitError, RequestError
 from ftkit.transforms.view_choices import Tta
@@ -93,10 +94,15 @@ def project_registry(all_plugins: bool = True) -> Registry:
     Args:
         all_plugins: Load all plugins now, and warn of broken ones.
     """
-    from ftkit.config.load import project_plugins
     from ftkit.plugins import Registry
 
-    registry = Registry(project_plugins())
+    plugins: tuple[Path, ...] = ()
+    # What validates a config takes a quarter of a second to import.
+    if DEFAULT_FILE.exists():
+        from ftkit.config.load import project_plugins
+
+        plugins = project_plugins()
+    registry = Registry(plugins)
     if all_plugins:
         registry.load_all()
         warn_of_faults(registry)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ftkit.config import DEFAULT_FILE
 from ftkit.config.choices import AUTO, CHOICES, LISTS
 from ftkit.config.field_types import Choice
 from ftkit.config.plugin_options import all_options, make, members, option_fields, option_types, strategy_in
@@ -26,7 +27,6 @@ from ftkit.transforms.augmentation import LEVELS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_FILE = Path("ftkit.yaml")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
 CATALOGS: Mapping[str, str] = {
     "dataset": "datasets",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ftkit.config.load import DEFAULT_FILE, build, resolve
+from ftkit.config import DEFAULT_FILE
+from ftkit.config.load import build, resolve
 from ftkit.config.plugin_options import is_required, make, option_fields
 from ftkit.config.problems import ConfigError
 from ftkit.config.sources import from_flags, merge

@@ -29,7 +29,7 @@ def given_flags(resolved: Resolved, given: Mapping[str, str]) -> list[str]:
 
 def _config_file(resolved: Resolved) -> tuple[str, ...]:
     """`--config` and the file, unless it is the default file."""
-    from ftkit.config.load import DEFAULT_FILE
+    from ftkit.config import DEFAULT_FILE
 
     files = {where.rpartition(":")[0] for where in resolved.sources.values() if not where.startswith(GIVEN)}
     return next((("--config", file) for file in files if file != str(DEFAULT_FILE)), ())

@@ -62,7 +62,8 @@ def resolve_data(
     Raises:
         RequestError: No data is named, or `--set` has another key.
     """
-    from ftkit.config.load import DEFAULT_FILE, resolve
+    from ftkit.config import DEFAULT_FILE
+    from ftkit.config.load import resolve
 
     for item in sets:
         first = item.partition("=")[0].strip().partition(".")[0]

@@ -73,7 +73,8 @@ def validate(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Config file; by default ./ftkit.yaml.")] = None,
 ) -> None:
     """Check every key, name and value of a config file."""
-    from ftkit.config.load import DEFAULT_FILE, resolve
+    from ftkit.config import DEFAULT_FILE
+    from ftkit.config.load import resolve
 
     if file is None and not DEFAULT_FILE.exists():
         raise RequestError(f"no {DEFAULT_FILE} in this folder", "name the file: ftkit config validate FILE")

@@ -27,8 +27,9 @@ from tests.stopping import StopAt
 LARGE, SMALL, DEPTHWISE = NetworkTraits(10**7), NetworkTraits(60_000), NetworkTraits(10**7, trains_depthwise=True)
 
 
-def hardware(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True} | dict.fromkeys(instructions, True))
+def hardware(monkeypatch: pytest.MonkeyPatch, *instructions: str, name: str = "AMD EPYC") -> None:
+    found = {"avx2": True, "cpu_name": name} | dict.fromkeys(instructions, True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,15 @@ def test_auto_on_a_cpu(
     assert choose_precision("auto", "cpu", lambda: traits) == Precision(training, evaluation, reason)
     for asked in ("fp32", "bf16"):
         assert choose_precision(asked, "cpu", lambda: traits) == Precision(asked, asked)
+
+
+@pytest.mark.parametrize(("more", "expected"), [((), "fp32"), (("amx_bf16",), "bf16")])
+def test_intel_processors_are_fast_in_bf16_with_amx_alone(
+    monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], expected: str
+) -> None:
+    hardware(monkeypatch, "avx512_bf16", *more, name="Intel Xeon")
+    found = choose_precision("auto", "cpu", lambda: LARGE)
+    assert (found.training, found.evaluation) == (expected, expected)
 
 
 @pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "fp32")])

@@ -115,8 +115,8 @@ def bf16_hardware(device: str) -> str:
     if device == "cuda":
         return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     found = torch.cpu.get_capabilities() if device == "cpu" else {}
-    # Without AMX, Intel's processors are slower with it: ResNet-18 is computed at 0.65 times the speed of fp32, on an AMD
-    # EPYC at 1.8 times. Virtual machines may hide AMX.
+    # Without AMX, Intel's processors are slower with it: ResNet-18 has 0.65 times the speed of fp32, on an AMD EPYC 1.8
+    # times. Virtual machines may hide AMX.
     slow = {"avx512_bf16"} if "Intel" in str(found.get("cpu_name", "")) else set()
     return next((name for flag, name in BF16_INSTRUCTIONS.items() if found.get(flag) and flag not in slow), "")
 

@@ -24,6 +24,7 @@ from ftkit.testing import draw_image
 from tests.broken_plugins import install
 from tests.conftest import typed
 from tests.models import backbone, save_model
+from tests.predictions import alike
 from tests.sessions import session
 from tests.transformed import evaluation_input
 
@@ -197,7 +198,7 @@ def test_a_sideways_photograph_is_turned_upright(inside: Path, tmp_path: Path) -
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     model = ftkit.load("mine")
     by_file = model.predict([tmp_path / "turned.png", upright, Image.open(tmp_path / "turned.png")], top_k=3)
-    assert by_file[0].top == by_file[1].top == by_file[2].top
+    assert alike(*by_file)
 
 
 def test_predict_raises_where_iter_predict_continues(inside: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import ftkit
 from tests.conftest import RunFtkit
+from tests.predictions import alike
 from tests.runs import config
 
 SIZE = 32
@@ -61,8 +62,7 @@ def test_the_setting_goes_with_the_model(run_ftkit: RunFtkit, tmp_path: Path) ->
     assert model.preprocessing.value_range == (0.0, 4095.0)
     file = data / "left" / "0.png"
     eight = Image.fromarray((np.asarray(Image.open(file)) / 4095 * 255).round().astype(np.uint8))
-    tops = [p.top for p in model.predict([file, Image.open(file), file.read_bytes(), eight])]
-    assert len(set(tops)) == 1
+    assert alike(*model.predict([file, Image.open(file), file.read_bytes(), eight]))
     done = run_ftkit("train", "--resume", "runs/r", "--extend", "1", "-q", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -76,7 +76,7 @@ def test_floats_are_read_by_one_rule_that_is_kept(run_ftkit: RunFtkit, tmp_path:
     model = ftkit.load(tmp_path / "runs" / "r", device="cpu")
     assert model.preprocessing.value_range == (0.0, 255.0)
     black = Image.new("L", (SIZE, SIZE), 1)
-    assert model.predict(data / "left" / "dim.tiff")[0].top == model.predict(black)[0].top
+    assert alike(*model.predict(data / "left" / "dim.tiff"), *model.predict(black))
     assert config(tmp_path / "runs" / "r")["dataset"]["value_range"] == [0, 255]
 
 

@@ -15,8 +15,8 @@ from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.evaluation.evaluator import ComputeOptions, split_reader
 from ftkit.evaluation.out_of_fold import read_out_of_fold
 from ftkit.files.folder_swap import current_folder
-from ftkit.inference.classifier import Classifier, backbone_network, inference_networks
-from ftkit.inference.head_features import flat_features, with_features
+from ftkit.inference.classifier import Classifier, inference_networks
+from ftkit.inference.head_features import classifier_with_features, flat_features
 from ftkit.inference.streaming import grouped, stream_outputs
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.parts.dataset import Split
@@ -102,12 +102,10 @@ def outputs_and_features(loaded: Loaded, split: Split) -> tuple[Tensor, Tensor]:
     Raises:
         FtkitError: An image can't be read.
     """
-    assert loaded.backbone is not None, "of a single network"
     classifier = Classifier(inference_networks(loaded), loaded.task)
-    head = backbone_network(classifier.networks[0].network).get_submodule(loaded.backbone.head[0])
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
     groups, logits, features = grouped(keys, classifier.group_size(ComputeOptions().batch_size)), [], []
-    with with_features(classifier, head) as network:
+    with classifier_with_features(loaded, classifier) as network:
         for rest, outputs in stream_outputs(classifier.compute, network, groups, split_reader(classifier, split)):
             raise_failures(rest)
             logits.append(outputs[0].float().cpu())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 from torch import Tensor, nn
+
+from ftkit.inference.classifier import Classifier, backbone_network
+from ftkit.models.bundle import Loaded
 
 WithFeatures: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 """Returns the logits of images, `(b, classes)`, and what the head takes, `(b, ...)`."""
@@ -34,6 +37,13 @@ def with_features(network: Callable[[Tensor], Tensor], head: nn.Module) -> Itera
         yield call
     finally:
         hook.remove()
+
+
+def classifier_with_features(loaded: Loaded, classifier: Classifier) -> AbstractContextManager[WithFeatures]:
+    """The classifier of a single network as a function that also returns what its head takes."""
+    assert loaded.backbone is not None, "of a single network"
+    head = backbone_network(classifier.networks[0].network).get_submodule(loaded.backbone.head[0])
+    return with_features(classifier, head)
 
 
 def flat_features(features: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from ftkit.data.images import UnreadableImage, pixel_limit
 from ftkit.errors import FtkitError, RequestError, one_line, plural, unknown
 from ftkit.explanation.grad_cam import ExplainedNetwork
-from ftkit.inference.classifier import Classifier, backbone_network, inference_networks
-from ftkit.inference.head_features import with_features
+from ftkit.inference.classifier import Classifier, inference_networks
+from ftkit.inference.head_features import classifier_with_features
 from ftkit.inference.heat_maps import BATCH, HeatMap, MappedImage, explained_networks, read_views, stream_heat_maps
 from ftkit.inference.image_inputs import ImageInput, Source, image_inputs, try_read
 from ftkit.inference.predictions import Decoder, Prediction
@@ -217,20 +216,13 @@ class Predictor:
     ) -> Iterator[Prediction]:
         groups = grouped(image_inputs(images), classifier.group_size(batch_size))
         read = partial(_read, classifier)
-        with self._features(classifier, decode.rule) as network:
+        plain = nullcontext(classifier)
+        with plain if decode.rule.features is None else classifier_with_features(self._loaded, classifier) as network:
             for group, outputs in stream_outputs(classifier.compute, network, groups, read):
                 found = iter(decode(*outputs) if outputs else ())
                 for name, error in group:
                     failed = Prediction(name, None, None, error=error)
                     yield replace(next(found), name=name) if error is None else failed
-
-    def _features(self, classifier: Classifier, rule: UncertaintyRule) -> AbstractContextManager[Any]:
-        """The classifier, which also returns what its head takes where novelty depends on it."""
-        backbone = self._loaded.backbone
-        if rule.features is None or backbone is None:
-            return nullcontext(classifier)
-        head = backbone_network(classifier.networks[0].network).get_submodule(backbone.head[0])
-        return with_features(classifier, head)
 
 
 def _require(prediction: Prediction, position: int) -> None:

@@ -10,6 +10,7 @@ only for that model, whose digest it has.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,11 @@ class FeatureReference:
     values: Tensor
     images: Tensor
 
+    @cached_property
+    def _known(self) -> Tensor:
+        """The features in float32, which are compared with each batch."""
+        return self.features.float()
+
     def sums(self, energy: Array, distance: Array) -> Array:
         """Energy and distance in standard deviations, summed, `(n,)`."""
         found: Array = ((np.stack([energy, distance], 1) - self.centre.numpy()) / self.spread.numpy()).sum(axis=1)
@@ -60,7 +66,7 @@ class FeatureReference:
             features: `(b, d)`.
             itself: Whether the images are those of the reference, each of which is then left out for itself.
         """
-        known, found = self.features.float(), list[Tensor]()
+        known, found = self._known, list[Tensor]()
         for part in torch.split(normalised(features), BLOCK):
             nearest = (part @ known.T).topk(min(NEIGHBOUR + itself, len(known)), dim=1).values
             found.append(1 - nearest[:, -1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from ftkit.data.loading.pixels import sample_pixels
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import ComputeOptions, split_reader
 from ftkit.evaluation.slicing.groupings import Grouping, by_cluster, by_range
-from ftkit.inference.classifier import Classifier, backbone_network, inference_networks
-from ftkit.inference.head_features import flat_features, with_features
+from ftkit.inference.classifier import Classifier, inference_networks
+from ftkit.inference.head_features import classifier_with_features, flat_features
 from ftkit.inference.streaming import grouped, stream_outputs
 from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Split
@@ -82,7 +81,9 @@ def logits_and_groupings(
     keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
     groups = grouped(keys, classifier.group_size(options.batch_size))
     logits, features = list[Tensor](), list[Tensor]()
-    with _features(loaded, classifier, CLUSTER in wanted) as network:
+    # The features are a second output, where they are wanted.
+    plain = nullcontext(classifier)
+    with classifier_with_features(loaded, classifier) if CLUSTER in wanted else plain as network:
         read = split_reader(classifier, split, pixels)
         for rest, outputs in stream_outputs(classifier.compute, network, groups, read, options.threads):
             raise_failures(rest)
@@ -102,18 +103,6 @@ def _numeric(values: Array, wanted: Sequence[str]) -> list[Grouping]:
 
 def _sharpness(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-@contextmanager
-def _features(loaded: Loaded, classifier: Classifier, wanted: bool) -> Iterator[Any]:
-    """The network, which where they are wanted also returns what its head takes."""
-    if not wanted:
-        yield classifier
-        return
-    assert loaded.backbone is not None, "of a single network"
-    head = backbone_network(classifier.networks[0].network).get_submodule(loaded.backbone.head[0])
-    with with_features(classifier, head) as network:
-        yield network
 
 
 def _projected(features: Tensor) -> Tensor:

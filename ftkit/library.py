@@ -11,7 +11,6 @@ from ftkit.experiments.auto_strategy import plan_run
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
-from ftkit.training.preparation.open_run import open_run
 
 if TYPE_CHECKING:
     from ftkit.exporting.model_export import Export
@@ -45,9 +44,9 @@ def train(plan: Plan, listener: Listener | None = None) -> Outcome:
         RequestError: The run's name is taken, or the machine can't execute the plan.
         FtkitError: The run failed; the files that it had written are kept.
     """
-    from ftkit.recipe_search.search_run import execute_plan
+    from ftkit.recipe_search.search_run import execute_plan, open_planned
 
-    return _completed(plan, execute_plan(plan, open_run(plan), listener), listener)
+    return _completed(plan, execute_plan(plan, open_planned(plan), listener), listener)
 
 
 def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Outcome:

@@ -21,8 +21,9 @@ BASE: dict[str, Any] = {
     "workers": 0,
     "epochs": 2,
     "report": False,
+    "budget": None,
 }
-"""Settings of a run of seconds."""
+"""Settings of a run of seconds, one training with held-out images unless a test asks for more."""
 
 
 def plan(data: Path, where: Path | str = "run", **settings: Any) -> ftkit.Plan:

@@ -162,7 +162,14 @@ FLAGS: tuple[Flag, ...] = (
         TRAINING,
         "strategies",
     ),
-    Flag(("--budget",), "budget", "TIME", "Search strategy, rate and augmentation for 10m or 2h.", TRAINING),
+    Flag(
+        ("--budget",),
+        "budget",
+        "TIME|auto|none",
+        "Search strategy, rate and augmentation for 10m or 2h.",
+        TRAINING,
+        ("auto", "none"),
+    ),
     Flag(("--epochs",), "epochs", "N", "Number of training epochs.", TRAINING),
     Flag(("--lr",), "optimizer.lr", "RATE|auto", "Base learning rate; auto: by short trainings.", TRAINING, ("auto",)),
     Flag(

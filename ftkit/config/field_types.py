@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
+from ftkit.config.choices import AUTO
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
@@ -149,12 +151,14 @@ def seconds_of(text: str) -> float | None:
 
 
 def as_seconds(value: object) -> object:
-    """A time as text as a number of seconds; numbers are left for validation."""
-    if not isinstance(value, str):
+    """A time as text as a number of seconds, and `none` as None; `auto` and numbers are left for validation."""
+    if value == "none":
+        return None
+    if not isinstance(value, str) or value == AUTO:
         return value
     seconds = seconds_of(value)
     if seconds is None:
-        raise PydanticCustomError("not_a_time", "a time such as 90s, 10m or 1h30m")
+        raise PydanticCustomError("not_a_time", "a time such as 90s, 10m or 1h30m, or auto or none")
     return seconds
 
 

@@ -122,12 +122,14 @@ class Config(Section):
     """Fraction of the training images held out for validation if the dataset has no validation split."""
     validation: Validation = "auto"
     """Validation images. holdout: the dataset's validation split, or held-out training images; kfold: cross-fitting, in
-    which each training image is validated by a model that wasn't trained on it; auto: holdout."""
+    which each training image is validated by a model that wasn't trained on it; auto: kfold for 1,000 images or fewer
+    with pretrained weights, no validation split and a budget that isn't null, otherwise holdout."""
     folds: int = Field(default=5, ge=2)
     """Cross-fitting: number of parts that the training images are divided into, and of models that are trained."""
-    budget: Annotated[Seconds | None, BeforeValidator(as_seconds)] = None
+    budget: Annotated[Seconds | Literal["auto"] | None, BeforeValidator(as_seconds)] = "auto"
     """Time for a search of strategy, learning rate, augmentation and number of epochs, in seconds or such as 10m or
-    1h30m: recipes are trained in turn, and the best one becomes the run. null: no search."""
+    1h30m: recipes are trained in turn, and the best one becomes the run. auto: three recipes are compared on the folds
+    of a cross-fitted run that sets none of these; null: no search."""
     fold: int | None = Field(default=None, ge=1)
     """Cross-fitting: train only the model of this fold, from 1; its validation images are this part."""
     train_samples: int | None = Field(default=None, ge=1)

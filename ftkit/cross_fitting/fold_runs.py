@@ -113,6 +113,7 @@ def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
     # Weights between the first and the last are compared, and a report is written, for all folds together.
     update: Mapping[str, object] = {
         "fold": number,
+        "budget": None,
         "output": str(folds),
         "name": str(number),
         "weight_averaging": False,

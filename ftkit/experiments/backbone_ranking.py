@@ -17,6 +17,7 @@ from ftkit.experiments.recommend import FrozenFeatures, frozen_features, measure
 from ftkit.metrics.report import metric_value
 from ftkit.parts.label_sets import Labels, LabelSets, count_classes, label_set
 from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_data.validation_images import with_one_recipe
 from ftkit.planning.run_plan import Plan
 from ftkit.tasks.logme import logme
 
@@ -118,7 +119,7 @@ def _plans(
     resolved: Resolved, backbones: Sequence[tuple[str, str | None]], unmeasured: dict[str, str]
 ) -> Iterator[tuple[str, Plan]]:
     """A plan for each backbone, all made before the first is measured; reasons for those that have none."""
-    plans = dict[str, Plan]()
+    plans, resolved = dict[str, Plan](), with_one_recipe(resolved)
     for name, weights in backbones:
         config = resolved.config.model_copy(update={"backbone": name, "weights": weights or "default"})
         try:

@@ -14,7 +14,7 @@ from ftkit.config.load import Resolved
 from ftkit.errors import FtkitError, RequestError, RunInterrupted, one_line, plural
 from ftkit.planning.plan_checks import why_no_base_rate
 from ftkit.planning.resolve import make_plan
-from ftkit.planning.run_data.validation_images import first_fold
+from ftkit.planning.run_data.validation_images import single_training
 from ftkit.planning.run_plan import Plan
 from ftkit.strategies.schedule import Schedule
 from ftkit.training.preparation.open_run import open_run
@@ -54,7 +54,7 @@ def race_rates(resolved: Resolved, tell: Callable[[str], None] | None = None) ->
         RequestError: The run has no use for a base rate.
         FtkitError: A training fails, or all of them diverge.
     """
-    plan = make_plan(first_fold(resolved), tell)
+    plan = make_plan(single_training(resolved), tell)
     reason = why_no_base_rate(plan)
     if reason:
         raise RequestError(f"{plan.resolved.where('optimizer.lr')}: {reason}", "drop one of the two")

@@ -29,6 +29,7 @@ from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
 from ftkit.planning.backbone_choice import name_backbone
 from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_data.validation_images import with_one_recipe
 from ftkit.planning.run_plan import BYTES_PER_VALUE, Plan
 from ftkit.strategies.recommendation_rules import AUTO, Advice, Facts, Limits, advise
 from ftkit.training.preparation.probe import NoProbeError, head_inputs, head_layer
@@ -92,7 +93,7 @@ def recommend(resolved: Resolved, given: Mapping[str, str], tell: Note | None = 
         )
     resolved = name_backbone(resolved)
     # Other errors in the request should be found before the measurement, which takes minutes.
-    draft = make_plan(with_choice(resolved, "strategy", "full", {}, {}), tell, fetch=True)
+    draft = make_plan(with_choice(with_one_recipe(resolved), "strategy", "full", {}, {}), tell, fetch=True)
     facts = find_facts(draft, tell)
     limits = Limits(
         trains=any(key.partition(".")[0] in TRAINING_KEYS for key in given), solvable=draft.probe is not None

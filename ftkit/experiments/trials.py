@@ -19,6 +19,7 @@ from ftkit.parts.dataset import SplitName
 from ftkit.parts.task import Task
 from ftkit.planning.backbone_choice import name_backbone
 from ftkit.planning.resolve import make_plan
+from ftkit.planning.run_data.validation_images import with_one_recipe
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.run_folder import RunFolder
 from ftkit.training.preparation.open_run import open_run
@@ -91,6 +92,7 @@ def plan_trials(resolved: Resolved, strategies: Sequence[str], seeds: int, tell:
             f"{resolved.where(key)}: auto may give each run another value, and compared runs should have the same",
             "give a number",
         )
+    resolved = with_one_recipe(resolved)
     if resolved.config.budget is not None:
         where = resolved.where("budget")
         raise RequestError(f"{where}: a search gives each run another recipe, and strategies are compared", "drop it")

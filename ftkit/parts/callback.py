@@ -84,3 +84,8 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, in every process; tensors are on the CPU."""
+
+
+def replaces_weights(callback: Callback) -> bool:
+    """Whether a callback's weights may become the model in place of those that are trained."""
+    return type(callback).weights_to_evaluate is not Callback.weights_to_evaluate

@@ -90,7 +90,7 @@ def choose_backbone(resolved: Resolved, splits: Splits | None = None) -> Backbon
         return BackboneChoice(of_weights, f"the weights {config.weights} are of that network")
     if splits is None:
         splits, _ = load_splits(resolved)
-        require_classes(splits)
+        require_classes(splits, cross_fitted=splits.val is None)
     assert splits.train is not None, "require_classes refuses data without a training split"
     strategy: Strategy = build(resolved, "strategy")
     fresh = (config.weights or strategy.default_weights) == "none"

@@ -12,7 +12,7 @@ from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NAMED
 from ftkit.metrics.selection import check_defined
 from ftkit.optim.rates import check_group_rates
-from ftkit.parts.callback import Callback
+from ftkit.parts.callback import replaces_weights
 from ftkit.parts.dataset import Split
 from ftkit.parts.task import class_counts
 from ftkit.planning.averaging import check_averaging
@@ -55,7 +55,7 @@ def check_plan(plan: Plan) -> Plan:
 def _check_budget(plan: Plan) -> None:
     """Refuse a search where one model is trained, or where there is nothing to choose between."""
     config, where = plan.config, plan.resolved.where("budget")
-    if config.budget is None:
+    if config.budget in (None, AUTO):
         return
     if config.fold is not None:
         raise RequestError(f"{where}: a search trains all folds, and --fold trains one", "drop one of the two")
@@ -169,7 +169,7 @@ def _check_callbacks(plan: Plan) -> tuple[str, ...]:
     """
     config, described, notes = plan.config, plan.to_json() if plan.callbacks else {}, list[str]()
     for number, (choice, callback) in enumerate(zip(config.callbacks, plan.callbacks, strict=True)):
-        if plan.fold_sizes and type(callback).weights_to_evaluate is not Callback.weights_to_evaluate:
+        if plan.fold_sizes and replaces_weights(callback):
             raise RequestError(
                 f"callback {choice.name!r} has no effect with kfold: the final model is made of the trained weights",
                 "drop one of the two",

@@ -24,7 +24,12 @@ from ftkit.planning.plan_checks import check_plan
 from ftkit.planning.preprocessing_overrides import choose_preprocessing
 from ftkit.planning.run_data.run_splits import load_splits, require_classes
 from ftkit.planning.run_data.task_choice import choose_task, labels_of_task
-from ftkit.planning.run_data.validation_images import choose_validation, fold_sizes, is_cross_fitted
+from ftkit.planning.run_data.validation_images import (
+    choose_validation,
+    fold_sizes,
+    is_cross_fitted,
+    with_one_recipe,
+)
 from ftkit.planning.run_plan import Plan, ProbeUse
 from ftkit.planning.teacher import find_teacher
 from ftkit.planning.weight_source import WeightSource, fetch_weights, require_head, weights_for
@@ -49,6 +54,8 @@ def make_plan(
         RequestError: A name, an option, the data or their combination can't be used.
         FtkitError: With `fetch`, the weights can't be downloaded.
     """
+    if run is not None:
+        resolved = with_one_recipe(resolved)  # The config of a run names the choices; older versions made none.
     strategy: Strategy = build(resolved, "strategy")
     resolved, splits, notes = _with_data(_without_epochs(resolved, strategy))
     backbone = _backbone(resolved)
@@ -85,7 +92,7 @@ def make_plan(
 
 def _with_chosen_validation(resolved: Resolved, splits: Splits) -> Resolved:
     """The request that names the choice of `auto`, so that a run keeps it if the rule changes."""
-    chosen = {"validation": choose_validation(resolved.config, splits)}
+    chosen = {"validation": choose_validation(resolved, splits)}
     return replace(resolved, config=resolved.config.model_copy(update=chosen))
 
 

@@ -1,8 +1,11 @@
 """What a search does next: a function of what it has tried, so that an interrupted search goes on as it would have.
 
-The first recipes are compared by successive halving (Jamieson and Talwalkar, 2016) with folds as the resource: all
-train on the first fold, the better half on the second one, and so on. Then changes of the best recipe are tried one at
-a time. A change is given up at the first fold after which it isn't better.
+Without a budget, recipes race (Maron and Moore, 1994): all train on each fold in turn, and those that are clearly worse
+than the best one are given up.
+
+With a budget, the first recipes are compared by successive halving (Jamieson and Talwalkar, 2016) with folds as the
+resource: all train on the first fold, the better half on the second one, and so on. Then changes of the best recipe are
+tried one at a time. A change is given up at the first fold after which it isn't better.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial
 Further = Callable[[RecipeSearch], Sequence[RecipeTrial]]
 """The recipes to try after the first ones, given the state of the search."""
 SPENT, NOTHING_LEFT = "the budget was spent", "no further recipe was left to try"
+ONE_LEFT, ALL_FOLDS = "the others are clearly worse", "all folds are used"
 TOO_LONG = "its other folds would take longer than the budget"
 
 
@@ -33,6 +37,8 @@ def next_step(search: RecipeSearch, first: Sequence[str], further: Further) -> t
     Args:
         first: Names of the recipes that are compared first; all are trials of the search.
     """
+    if search.budget is None:
+        return _race(search)
     search, step = _halving(search, first)
     if step is None:
         search, step = _challenge(search, further)
@@ -47,8 +53,24 @@ def _fits(search: RecipeSearch, step: Step) -> bool:
     """Whether a training is expected to end in time for the winner's other folds."""
     leader = search.leader
     assert leader is not None, "a recipe has been trained"
-    trained = search.spent + search.seconds_expected(step.trial)
-    return trained + search.seconds_left(leader) <= search.budget
+    return search.has_time_for(search.seconds_expected(step.trial) + search.seconds_left(leader))
+
+
+def _race(search: RecipeSearch) -> tuple[RecipeSearch, Step | None]:
+    """The next training of a race; None where one recipe is left, or all folds are used."""
+    for fold in range(1, search.folds + 1):
+        alive = [trial for trial in search.trials if not trial.verdict]
+        if fold > 1 and len(alive) == 1:
+            return replace(search, reason=ONE_LEFT), None
+        for trial in alive:
+            if trial.trained < fold:
+                return search, Step(trial, fold)
+        ranked = _ranked(search, alive)
+        for trial in ranked[1:]:
+            best, own = ranked[0].scores[fold - 1], trial.scores[fold - 1]
+            if fold == search.folds or best.is_clearly_better(own, search.lower_is_better):
+                search = search.with_trial(replace(trial, verdict=_behind(search, ranked[0], fold)))
+    return replace(search, reason=ALL_FOLDS), None
 
 
 def _halving(search: RecipeSearch, first: Sequence[str]) -> tuple[RecipeSearch, Step | None]:
@@ -110,7 +132,7 @@ def choose_winner(search: RecipeSearch) -> RecipeSearch:
         left = search.seconds_left(leader)
         others = [one for one in search.trials if one.trained and one.name != leader.name]
         quicker = [one for one in others if search.seconds_left(one) < left and not one.verdict.endswith(TOO_LONG)]
-        if search.spent + left <= search.budget or not quicker:
+        if search.has_time_for(left) or not quicker:
             return replace(search, winner=leader.name)
         search = search.with_trial(replace(leader, verdict=TOO_LONG))
         if search.leader is None:

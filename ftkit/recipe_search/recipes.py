@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ftkit.config.choices import AUTO
 from ftkit.config.field_types import Choice
 from ftkit.config.load import Resolved, fill_choice, with_choice
 from ftkit.config.schema import Config
+from ftkit.distributed import launch_env
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial
 
@@ -22,6 +24,8 @@ FACTOR = 10 / 3
 LEVELS = ("none", "light", "standard", "strong")
 SMOOTHING, MIXUP = 0.1, 0.2
 PARTS = ("strategy", "augment")
+RACING = (AS_GIVEN, "two-rates", "two-rates-new-head")
+"""Recipes that race without a budget. The first has the probe too, at share 0 of the way to the last weights."""
 SEARCHED = ("strategy", "augment", "optimizer.lr", "probe", "epochs", "label_smoothing", "batch_transforms")
 """The keys that recipes change."""
 
@@ -30,6 +34,28 @@ def fixed_keys(resolved: Resolved) -> tuple[str, ...]:
     """The keys among `SEARCHED` that a flag, a variable or the library's caller sets: no recipe changes them."""
     requested = [key for key in resolved.sources if resolved.is_requested(key)]
     return tuple(key for key in SEARCHED if any(one == key or one.startswith(f"{key}.") for one in requested))
+
+
+def searched_recipes(plan: Plan) -> tuple[RecipeTrial, ...]:
+    """The recipes that a run compares first; none where it has no search.
+
+    With budget `auto` these are the recipes of a race, for a cross-fitted run that sets none of what they change. A
+    race works in one process only.
+    """
+    if plan.config.budget is None:
+        return ()
+    if plan.config.budget != AUTO:
+        return first_recipes(plan, fixed_keys(plan.resolved))
+    if not plan.fold_sizes or not plan.config.epochs or launch_env.world() > 1:
+        return ()
+    racing = tuple(trial for trial in first_recipes(plan, ()) if trial.name in RACING)
+    changed = {key for trial in racing for key in trial.changes}
+    return () if changed & {key for key in SEARCHED if _is_set(plan.resolved, key)} else racing
+
+
+def _is_set(resolved: Resolved, key: str) -> bool:
+    """Whether a key, or one below it, has a value from anywhere."""
+    return any(one == key or one.startswith(f"{key}.") for one in resolved.sources)
 
 
 def first_recipes(plan: Plan, fixed: Collection[str]) -> tuple[RecipeTrial, ...]:
@@ -43,8 +69,8 @@ def first_recipes(plan: Plan, fixed: Collection[str]) -> tuple[RecipeTrial, ...]
     found: dict[str, Changes] = {
         "probe": {"strategy": {"name": "probe"}, "epochs": 0},
         AS_GIVEN: {},
-        "two-rates": {"strategy": two_rates, **standard},
-        "two-rates-new-head": {"strategy": two_rates, **standard, "optimizer.lr": rate * FACTOR, **new_head},
+        "two-rates": {"strategy": two_rates, **standard, "optimizer.lr": rate * FACTOR},
+        "two-rates-new-head": {"strategy": two_rates, "optimizer.lr": rate * FACTOR, **new_head},
         "one-rate": {"strategy": one_rate, **standard, "optimizer.lr": rate / FACTOR, **new_head},
     }
     if plan.probe is None or {"strategy", "epochs"} & set(fixed):

@@ -18,14 +18,29 @@ from ftkit.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Score:
-    """The monitored metric and the mean loss on validation images; the metric is None where it is undefined."""
+    """The monitored metric and the mean loss on validation images.
+
+    Attributes:
+        value: The metric; None where it is undefined.
+        interval: Bounds of its 95 % interval over images; None where it has none.
+    """
 
     value: float | None
     loss: float
+    interval: tuple[float, float] | None = None
 
     def is_better(self, other: Score, lower_is_better: bool) -> bool:
         """Whether it is better by the metric, or of equal metrics has the lower loss."""
         return is_better_or_equal_with_lower_loss((self.value, self.loss), (other.value, other.loss), lower_is_better)
+
+    def is_clearly_better(self, other: Score, lower_is_better: bool) -> bool:
+        """Whether all of its interval is better than all of the other's."""
+        if self.interval is None or other.interval is None:
+            return False
+        low, high = (self, other) if lower_is_better else (other, self)
+        assert low.interval is not None, "both have one"
+        assert high.interval is not None, "both have one"
+        return low.interval[1] < high.interval[0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class RecipeSearch:
     """The state of a search.
 
     Attributes:
-        budget: Seconds to spend.
+        budget: Seconds to spend; None for a race, which ends when one recipe is left or all folds are used.
         folds: Number of folds; 1 for a validation split.
         monitor: Name of the metric that chooses.
         fixed: Config keys that no recipe changes, because the user has set them.
@@ -76,7 +91,7 @@ class RecipeSearch:
         reason: Why the search ended; empty until then.
     """
 
-    budget: float
+    budget: float | None
     folds: int
     monitor: str
     lower_is_better: bool
@@ -89,6 +104,10 @@ class RecipeSearch:
     def spent(self) -> float:
         """Seconds of all trainings."""
         return sum(sum(trial.seconds) for trial in self.trials)
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether the budget leaves that much time."""
+        return self.budget is None or self.spent + seconds <= self.budget
 
     @property
     def leader(self) -> RecipeTrial | None:

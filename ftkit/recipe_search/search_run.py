@@ -10,18 +10,20 @@ from pathlib import Path
 
 from ftkit.cross_fitting.cross_fit import cross_fit, execute
 from ftkit.cross_fitting.fold_runs import resume_command, stop_if_asked, stopped_at_once
-from ftkit.errors import FtkitError, RunInterrupted
+from ftkit.distributed import launch_env
+from ftkit.errors import FtkitError, RequestError, RunInterrupted
 from ftkit.files.durable import replace_file
 from ftkit.files.json_text import dump_json
 from ftkit.planning.run_plan import Plan
-from ftkit.recipe_search.decisions import choose_winner, next_step
-from ftkit.recipe_search.recipes import first_recipes, fixed_keys, further_recipes
+from ftkit.recipe_search.decisions import ALL_FOLDS, choose_winner, next_step
+from ftkit.recipe_search.recipes import fixed_keys, further_recipes, searched_recipes
 from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, read_search
 from ftkit.recipe_search.trial_runs import TrialRun, open_trial, train_step
+from ftkit.runs import run_folder
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import summarize
 from ftkit.training.events import Listener
-from ftkit.training.preparation.open_run import write_request
+from ftkit.training.preparation.open_run import open_run, write_request
 from ftkit.training.run_start import require_unfinished
 from ftkit.training.stop_signals import StopFlag, stop_flag
 from ftkit.training.train import Outcome
@@ -37,14 +39,26 @@ def execute_plan(
 
     Args and errors as `ftkit.training.train.train`.
     """
-    # Without the first, the config is the winner's already, and its files were about to become the run's.
-    if plan.config.budget is None and not run.trials.is_dir():
+    search = read_search(run)
+    # With a winner, its files were about to become the run's.
+    if search is None or (search.winner and not run.trials.is_dir()):
         return execute(plan, run, listener, resume, other_world)
-    return search_recipes(plan, run, listener or Listener(), resume)
+    if launch_env.world() > 1:
+        raise RequestError(f"{run.path} compares recipes, which works in one process only", "resume it in one process")
+    return search_recipes(plan, run, search, listener or Listener(), resume)
 
 
-def search_recipes(plan: Plan, run: RunFolder, listener: Listener, resume: bool) -> Outcome:
+def open_planned(plan: Plan) -> RunFolder:
+    """Create the folder of a run, with what it will search; errors as `open_run`."""
+    search = _begin(plan)
+    return open_run(plan, {} if search is None else {run_folder.SEARCH: _text(search)})
+
+
+def search_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listener, resume: bool) -> Outcome:
     """Try recipes until the budget is spent or none is left, and make the best one the run.
+
+    Args:
+        search: Its state in the run folder.
 
     Raises:
         RequestError: The run is finished.
@@ -54,8 +68,6 @@ def search_recipes(plan: Plan, run: RunFolder, listener: Listener, resume: bool)
     if resume:
         require_unfinished(run)
     with stop_flag() as flag, run.locked(), _resumable(run, flag):
-        search = read_search(run) or _begin(plan)
-        _write(run, search)
         if not search.winner:
             search = _try_recipes(plan, run, search, listener, flag)
             _write(run, search)
@@ -68,16 +80,20 @@ def search_recipes(plan: Plan, run: RunFolder, listener: Listener, resume: bool)
     return Outcome(run, records, dict(best), False, winner.plan)
 
 
-def _begin(plan: Plan) -> RecipeSearch:
-    fixed, budget = fixed_keys(plan.resolved), plan.config.budget
-    assert budget is not None, "execute_plan searches with a budget"
+def _begin(plan: Plan) -> RecipeSearch | None:
+    """The search of a run before its first training; None for a run without one."""
+    trials = searched_recipes(plan)
+    if not trials:
+        return None
+    budget = plan.config.budget if isinstance(plan.config.budget, float) else None
+    fixed = () if budget is None else fixed_keys(plan.resolved)
     return RecipeSearch(
         budget=budget,
         folds=len(plan.fold_sizes) or 1,
         monitor=plan.config.monitor,
         lower_is_better=plan.metrics[plan.config.monitor].lower_is_better,
         fixed=fixed,
-        trials=first_recipes(plan, fixed),
+        trials=trials,
     )
 
 
@@ -105,18 +121,21 @@ def _try_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Lis
         stop_if_asked(run, flag, f"before {step.trial.name}, fold {step.fold}")
         listener.note(_announced(search, step.trial, step.fold))
         leader = search.leader
-        limit = None if leader is None else search.budget - search.spent - search.seconds_left(leader)
+        left = None if leader is None else search.seconds_left(leader)
+        limit = None if left is None or search.budget is None else search.budget - search.spent - left
         search = search.with_trial(train_step(plan, run, step, listener, limit))
         _write(run, search)
     if search.leader is None:
         reasons = "; ".join(f"{trial.name}: {trial.verdict}" for trial in search.trials if trial.verdict)
-        raise FtkitError(f"no recipe could be trained: {reasons}", "train without --budget to see the first error")
+        raise FtkitError(f"no recipe could be trained: {reasons}", "give --budget none to see the first error")
     return choose_winner(search)
 
 
 def _announced(search: RecipeSearch, trial: RecipeTrial, fold: int) -> str:
     """One line on the training that begins."""
     where = f", fold {fold} of {search.folds}" if search.folds > 1 else ""
+    if search.budget is None:
+        return f"comparing recipes: {trial.name}{where}"
     return f"search: {trial.name}{where}; {search.spent:.0f} of {search.budget:.0f} seconds are spent"
 
 
@@ -124,7 +143,8 @@ def _finished(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listen
     """The winner's run, trained on all folds."""
     opened = open_trial(plan, run, search.named(search.winner))
     if opened.is_cross_fitted and not opened.run.is_finished:
-        listener.note(f"search: {search.winner} has won ({search.reason}); its other folds are trained")
+        rest = "its folds are evaluated" if search.reason == ALL_FOLDS else "its other folds are trained"
+        listener.note(f"search: {search.winner} has won ({search.reason}); {rest}")
         cross_fit(opened.plan, opened.run, listener, resume=True, other_world=False)
     return opened
 
@@ -155,4 +175,8 @@ def _move(files: Iterable[Path], folder: Path) -> None:
 
 
 def _write(run: RunFolder, search: RecipeSearch) -> None:
-    replace_file(run.search, dump_json(search.to_json(), indent=1).encode() + b"\n")
+    replace_file(run.search, _text(search).encode())
+
+
+def _text(search: RecipeSearch) -> str:
+    return dump_json(search.to_json(), indent=1) + "\n"

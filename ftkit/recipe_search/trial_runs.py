@@ -11,6 +11,7 @@ from time import monotonic
 from ftkit.cross_fitting.fold_runs import plan_fold, train_fold
 from ftkit.cross_fitting.share_choice import choose, evaluate_shares
 from ftkit.errors import FtkitError, RunInterrupted, one_line
+from ftkit.metrics.bootstrap import intervals
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.decisions import Step
@@ -89,8 +90,13 @@ def _train_fold(opened: TrialRun, number: int, listener: Listener) -> Score:
     """Train one fold, and evaluate it with the folds before: the best share of the way to the last weights counts."""
     folds = [plan_fold(opened.plan, opened.run, one) for one in range(1, number + 1)]
     train_fold(folds[-1], opened.run, listener)
-    best = choose(opened.plan, evaluate_shares(opened.plan, folds, _unchecked))
-    return Score(best.metrics[opened.plan.config.monitor], best.loss)
+    plan = opened.plan
+    best, monitor = choose(plan, evaluate_shares(plan, folds, _unchecked)), plan.config.monitor
+    outputs = plan.task.outputs(best.found.logits, best.found.targets, plan.splits.classes)
+    defined = {monitor: plan.metrics[monitor]} if best.metrics[monitor] is not None and outputs.finite.all() else {}
+    found = intervals(outputs, defined).get(monitor)
+    bounds = None if found is None or found.low is None or found.high is None else (found.low, found.high)
+    return Score(best.metrics[monitor], best.loss, bounds)
 
 
 def _train_whole(opened: TrialRun, listener: Listener) -> Score:

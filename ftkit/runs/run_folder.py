@@ -16,6 +16,9 @@ from typing import Any
 from ftkit.errors import FtkitError, RequestError, shell_word
 from ftkit.files.json_text import dump_json
 
+SEARCH = "search.json"
+"""Name of the file with what a search has tried."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -111,7 +114,7 @@ class RunFolder:
     @property
     def search(self) -> Path:
         """What a search for a recipe has tried, and which one it chose."""
-        return self.path / "search.json"
+        return self.path / SEARCH
 
     @property
     def out_of_fold(self) -> Path:

@@ -348,8 +348,8 @@ def test_a_finished_run_and_changed_data_are_not_resumed(data: Path, run: Path, 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--folds", "4"], "--folds has no effect without kfold"),
-        (["--fold", "1"], "--fold has no effect without kfold"),
+        (["--folds", "4", "--budget", "none"], "--folds has no effect without kfold"),
+        (["--fold", "1", "--budget", "none"], "--fold has no effect without kfold"),
         (["--validation", "kfold", "--fold", "6"], "--fold is 6, but there are 5 folds"),
         (["--validation", "kfold", "--set", "val_fraction=0.1"], "val_fraction has no effect with kfold"),
         (["--validation", "kfold", "--folds", "21"], "20 training images can't be divided into 21 parts"),

@@ -303,7 +303,7 @@ def ftkit_datasets():
 def test_of_a_plugins_remote_data_one_block_is_read() -> None:
     Path("own.py").write_text(PLUGIN)
     Path("ftkit.yaml").write_text("plugins: [./own.py]\ndataset: own/remote\n")
-    name, size, _ = chosen(planned("--device", "cpu"))
+    name, size, _ = chosen(planned("--device", "cpu", "--budget", "none"))
     assert (name.startswith("efficientnet"), size) == (True, 160)
     assert {int(line) for line in Path("opened").read_text().split()} < set(range(20))
 

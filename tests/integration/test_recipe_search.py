@@ -31,7 +31,7 @@ FIXED: dict[str, Any] = {
 """Set, so that few recipes are left."""
 SETTINGS: dict[str, Any] = {"backbone": "lenet", "weights": "default", "batch_size": 8, "folds": 2, "precision": "fp32"}
 planned = planner(**SETTINGS, **FIXED, budget="1h")
-FIRST = ("as-given", "two-rates-new-head", "one-rate")
+FIRST = ("as-given", "two-rates", "two-rates-new-head", "one-rate")
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,9 @@ def test_recipes_that_keep_what_is_set_are_compared(run: Path) -> None:
     assert (search["folds"], search["monitor"], search["budget"]) == (2, "accuracy", 3600)
     assert set(search["fixed"]) == FIXED.keys()
     trials = {trial["name"]: trial for trial in search["trials"]}
-    assert tuple(trials)[:3] == FIRST
+    assert tuple(trials)[:4] == FIRST
     assert trials["as-given"]["changes"] == {}
+    assert trials["two-rates"]["changes"] == {"optimizer.lr": pytest.approx(0.01)}
     assert trials["two-rates-new-head"]["changes"] == {"optimizer.lr": pytest.approx(0.01), "probe": False}
     assert trials["one-rate"]["changes"] == {"optimizer.lr": pytest.approx(0.0009), "probe": False}
     assert all(trial["scores"] for trial in trials.values())

@@ -126,7 +126,7 @@ def test_the_fingerprint_follows(digits: Path) -> None:
 
 def test_held_out_and_drawn_images_are_stratified_by_target(tmp_path: Path, image_folder: MakeFolder) -> None:
     data = image_folder(tmp_path / "data", dict.fromkeys(DIGITS, 10), (12, 12))
-    splits, notes = load(data, label_map=PARITY, train_samples=20)
+    splits, notes = load(data, label_map=PARITY, train_samples=20, validation="holdout")
     assert splits.train is not None
     assert splits.val is not None
     assert [splits.train.labels.count(label) for label in (0, 1)] == [10, 10]

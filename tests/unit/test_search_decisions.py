@@ -7,13 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from ftkit.recipe_search.decisions import NOTHING_LEFT, SPENT, TOO_LONG, choose_winner, next_step
+from ftkit.recipe_search.decisions import (
+    ALL_FOLDS,
+    NOTHING_LEFT,
+    ONE_LEFT,
+    SPENT,
+    TOO_LONG,
+    choose_winner,
+    next_step,
+)
 from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, Score
 
 VALUES = {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.6, "e": 0.8}
 
 
-def new(names: Sequence[str] = tuple(VALUES), folds: int = 5, budget: float = 1000.0) -> RecipeSearch:
+def new(names: Sequence[str] = tuple(VALUES), folds: int = 5, budget: float | None = 1000.0) -> RecipeSearch:
     trials = tuple(RecipeTrial(name, {}) for name in names)
     return RecipeSearch(budget, folds, "accuracy", lower_is_better=False, trials=trials)
 
@@ -23,8 +31,13 @@ def run(
     values: Mapping[str, float],
     further: Mapping[str, Sequence[str]] | None = None,
     seconds: float = 1.0,
+    width: float | None = None,
 ) -> tuple[RecipeSearch, list[tuple[str, int]]]:
-    """The finished search, and its trainings, where each recipe has the same value on all folds."""
+    """The finished search, and its trainings, where each recipe has the same value on all folds.
+
+    Args:
+        width: Of the interval of each value after one fold; after `n` folds it is an `n`-th.
+    """
     first, steps = tuple(trial.name for trial in search.trials), list[tuple[str, int]]()
 
     def changed(state: RecipeSearch) -> list[RecipeTrial]:
@@ -37,7 +50,9 @@ def run(
         if step is None:
             return search, steps
         steps.append((step.trial.name, step.fold))
-        search = search.with_trial(step.trial.with_score(Score(values[step.trial.name], 1.0), seconds))
+        value, half = values[step.trial.name], None if width is None else width / (2 * step.fold)
+        bounds = None if half is None else (value - half, value + half)
+        search = search.with_trial(step.trial.with_score(Score(value, 1.0, bounds), seconds))
 
 
 def test_the_better_half_goes_on_to_the_next_fold() -> None:
@@ -121,3 +136,43 @@ def test_of_equal_metrics_the_lower_loss_is_better_and_an_undefined_one_is_worst
     assert not Score(0.5, 2.0).is_better(Score(0.5, 1.0), False)
     assert Score(0.1, 9.0).is_better(Score(None, 1.0), False)
     assert not Score(None, 1.0).is_better(Score(0.1, 9.0), False)
+
+
+def test_in_a_race_the_clearly_worse_are_given_up() -> None:
+    search, steps = run(new(("a", "b", "c"), budget=None), {"a": 0.5, "b": 0.9, "c": 0.7}, width=0.5)
+    # Intervals of a and b are apart after two folds (0.25 wide), those of c and b after three.
+    assert steps == [*((name, 1) for name in "abc"), *((name, 2) for name in "abc"), ("b", 3), ("c", 3)]
+    assert search.reason == ONE_LEFT
+    assert search.named("a").verdict == "behind b after 2 folds"
+    assert search.named("c").verdict == "behind b after 3 folds"
+    assert choose_winner(search).winner == "b"
+
+
+@pytest.mark.parametrize("width", [None, 3.0])
+def test_a_race_without_a_clear_difference_uses_all_folds(width: float | None) -> None:
+    search, steps = run(new(("a", "b"), folds=3, budget=None), VALUES, width=width)
+    assert steps == [(name, fold) for fold in (1, 2, 3) for name in "ab"]
+    assert search.reason == ALL_FOLDS
+    assert search.named("a").verdict == "behind b after 3 folds"
+    assert choose_winner(search).winner == "b"
+
+
+def test_in_a_race_by_a_loss_the_lower_interval_is_better() -> None:
+    search = replace(new(("a", "b"), budget=None), lower_is_better=True)
+    search, steps = run(search, VALUES, width=0.1)
+    assert (steps, search.named("b").verdict) == ([("a", 1), ("b", 1)], "behind a after fold 1")
+
+
+def test_a_race_goes_on_without_a_recipe_that_failed() -> None:
+    search = new(("a", "b"), folds=2, budget=None)
+    search = search.with_trial(replace(search.named("a"), verdict="failed: no memory"))
+    search, steps = run(search, VALUES)
+    assert steps == [("b", 1)]
+    assert (search.reason, choose_winner(search).winner) == (ONE_LEFT, "b")
+
+
+def test_a_race_in_which_all_fail_ends() -> None:
+    search = new(("a",), folds=2, budget=None)
+    search = search.with_trial(replace(search.named("a"), verdict="failed: no memory"))
+    search, steps = run(search, VALUES)
+    assert (steps, search.leader) == ([], None)

@@ -148,13 +148,20 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool, fetch: bool) -> Pla
 
     if resolved.config.strategy.name == AUTO:
         raise RequestError("strategy 'auto' works in one process only", "run ftkit advise, and give its strategy")
-    if resolved.config.budget is not None:
+    if resolved.config.budget not in (None, AUTO):
         raise RequestError("--budget works in one process only", "search in one process, then train with its config")
     if resolved.config.optimizer.lr == AUTO:
         raise RequestError("learning rate 'auto' works in one process only", "run ftkit plan, and give its rate")
     join_processes(resolved.config)
     named = _with_same_backbone(resolved)
-    return main_first(lambda: complete(named, None, folder, fetch))
+    planned = main_first(lambda: complete(named, None, folder, fetch))
+    return planned if run or planned.config.budget is None or not planned.fold_sizes else _with_note(planned)
+
+
+def _with_note(plan: Plan) -> Plan:
+    """The plan with a note on what several processes leave out."""
+    note = "recipes are compared in one process only; here the config is trained as it is"
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _with_same_backbone(resolved: Resolved) -> Resolved:
@@ -178,12 +185,11 @@ def _with_same_backbone(resolved: Resolved) -> Resolved:
 
 def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other_world: bool) -> Outcome:
     from ftkit.cli.output.training.progress import LiveDisplay, make_display
-    from ftkit.recipe_search.search_run import execute_plan
+    from ftkit.recipe_search.search_run import execute_plan, open_planned
     from ftkit.runs.run_folder import RunFolder
-    from ftkit.training.preparation.open_run import open_run
     from ftkit.training.preparation.resume_request import extend, keep_place
 
-    run: RunFolder = RunFolder(resumed) if resumed else open_run(plan)
+    run: RunFolder = RunFolder(resumed) if resumed else open_planned(plan)
     if resumed:
         keep_place(run, plan)
     if extending and launch_env.rank() == 0:

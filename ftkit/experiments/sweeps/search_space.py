@@ -11,7 +11,7 @@ from ftkit.config.choices import CHOICES
 from ftkit.config.load import Resolved
 from ftkit.errors import RequestError
 from ftkit.experiments.auto_strategy import measured_key
-from ftkit.planning.run_data.validation_images import is_cross_fitted
+from ftkit.planning.run_data.validation_images import is_cross_fitted, with_one_recipe
 from ftkit.strategies.recommendation_rules import AUTO
 
 FLAG = "--search"
@@ -130,7 +130,7 @@ def make_space(texts: Mapping[str, str], resolve_with: ResolveWith) -> dict[str,
 
 
 def resolved_at(point: Point, resolve_with: ResolveWith) -> Resolved:
-    """The request with the values of a trial.
+    """The request with the values of a trial, which is one training.
 
     Raises:
         RequestError: A value is invalid; the message names `--search` and the key.
@@ -143,7 +143,7 @@ def resolved_at(point: Point, resolve_with: ResolveWith) -> Resolved:
             text = text.replace(f"--set {key}", f"{FLAG} {key}")
         raise RequestError(text, error.hint) from None
     _refuse_measured(resolved)
-    return resolved
+    return with_one_recipe(resolved)
 
 
 def _refuse_measured(resolved: Resolved) -> None:
@@ -160,7 +160,7 @@ def _refuse_measured(resolved: Resolved) -> None:
         )
     if (key := measured_key(config)) is not None:
         raise RequestError(f"{resolved.where(key)}: a sweep doesn't take {AUTO}", f"give a number, or {FLAG} {key}")
-    if config.budget is not None:
+    if config.budget not in (None, AUTO):
         raise RequestError(
             f"{resolved.where('budget')}: a search within each trial would choose what the sweep chooses",
             "drop it; --budget of ftkit sweep is the time of all trials",

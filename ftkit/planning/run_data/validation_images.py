@@ -5,41 +5,72 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftkit.config.choices import AUTO, Validation
-from ftkit.config.load import Resolved
+from ftkit.config.load import Resolved, build
 from ftkit.config.schema import Config
 from ftkit.data.sampling import stratified_parts, stratified_sample, stratified_split
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NAMED
+from ftkit.parts.callback import replaces_weights
 from ftkit.parts.dataset import Split, Splits
 from ftkit.parts.label_sets import count_classes
+from ftkit.parts.strategy import Strategy
 
 FOLD_KEYS = ("folds", "fold")
 
 
-MOST_CROSS_FITTED = 5000
-"""Most training images that a search cross-fits by itself: with more, a fifth of them tells recipes apart."""
+MOST_SEARCHED = 5000
+"""Most training images that a search with a budget cross-fits: with more, a fifth of them tells recipes apart."""
+
+MOST_CROSS_FITTED = 1000
+"""Most training images that a run cross-fits by itself: with more, a fifth of them tells epochs apart."""
 
 
-def choose_validation(config: Config, splits: Splits | None = None) -> Validation:
+def choose_validation(resolved: Resolved, splits: Splits) -> Validation:
     """How the validation images are chosen, `holdout` or `kfold`; the rule for `auto`.
 
     Args:
-        splits: The splits that the dataset has; a config whose choice was made names it.
+        splits: The splits that the dataset has.
     """
+    config, train = resolved.config, splits.train
     if config.validation != AUTO:
         return config.validation
-    if config.budget is None or splits is None or splits.train is None or splits.val is not None:
+    if config.budget is None or train is None or splits.val is not None:
         return "holdout"
-    return "kfold" if len(splits.train) <= MOST_CROSS_FITTED else "holdout"
+    if config.budget != AUTO:
+        return "kfold" if len(train) <= MOST_SEARCHED else "holdout"
+    if "val_fraction" in resolved.sources or _needs_one_training(resolved) or train.multilabel:
+        return "holdout"
+    counts = count_classes(_sampled(config, train, for_training=False).labels)
+    in_each_part = min(counts.values(), default=0) >= config.folds
+    return "kfold" if in_each_part and counts.total() <= MOST_CROSS_FITTED else "holdout"
+
+
+def _needs_one_training(resolved: Resolved) -> bool:
+    """Whether the weights of several trainings can't be averaged: they start at random, or callbacks replace them."""
+    strategy: Strategy = build(resolved, "strategy")
+    if (resolved.config.weights or strategy.default_weights) == "none":
+        return True
+    return any(replaces_weights(callback) for callback in build(resolved, "callbacks"))
 
 
 def is_cross_fitted(config: Config) -> bool:
-    """Whether a run trains a model for each fold, and then its own model from these."""
-    return choose_validation(config) == "kfold" and config.fold is None
+    """Whether a run trains a model for each fold, and then its own model from these; `auto` counts as no."""
+    return config.validation == "kfold" and config.fold is None
 
 
-def first_fold(resolved: Resolved) -> Resolved:
-    """The request of the first fold of a cross-fitted run, for trainings before it; other requests as they are."""
+def with_one_recipe(resolved: Resolved) -> Resolved:
+    """The request without what `auto` would add to one training: cross-fitting and a search."""
+    config, update = resolved.config, dict[str, object]()
+    if config.budget == AUTO:
+        update["budget"] = None
+        if config.validation == AUTO:
+            update["validation"] = "holdout"
+    return replace(resolved, config=config.model_copy(update=update))
+
+
+def single_training(resolved: Resolved) -> Resolved:
+    """The request for trainings before a run: of the first fold where cross-fitting is asked for."""
+    resolved = with_one_recipe(resolved)
     if not is_cross_fitted(resolved.config):
         return resolved
     return replace(resolved, config=resolved.config.model_copy(update={"fold": 1}))
@@ -58,7 +89,9 @@ def with_validation(resolved: Resolved, splits: Splits, for_training: bool) -> t
     """
     if splits.train is None:
         return splits, ()
-    if choose_validation(resolved.config, splits) == "kfold":
+    if not for_training:
+        resolved = with_one_recipe(resolved)  # The config of a run names the choice; older versions made none.
+    if choose_validation(resolved, splits) == "kfold":
         return _cross_fitted(resolved, splits, for_training)
     _refuse_fold_keys(resolved)
     config, train, val = resolved.config, splits.train, splits.val

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ftkit.errors import FtkitError
-from ftkit.parts.callback import Callback
+from ftkit.parts.callback import replaces_weights
 from ftkit.training.session import Session
 
 MODELS = 4
@@ -41,7 +41,7 @@ def bytes_to_write(session: Session) -> int:
     trained: int = sum(parameters[name].nbytes for group in thawed for name in session.built.members[group])
     weights: int = sum(tensor.nbytes for tensor in session.network.state_dict().values())
     averages = int(plan.averaging is not None and bool(plan.averaging.epochs))
-    averages += sum(type(one).weights_to_evaluate is not Callback.weights_to_evaluate for one in plan.callbacks)
+    averages += sum(replaces_weights(one) for one in plan.callbacks)
     checkpoints = plan.config.checkpoint.keep + 1
     return MODELS * weights + checkpoints * (weights + (STATES + averages) * trained)
 

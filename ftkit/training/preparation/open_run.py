@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO, cast
 
 from ftkit.config.load import to_yaml
@@ -23,18 +24,22 @@ MOST_LINES = 100_000
 """Images that `splits.csv` lists; with more the list is compressed, which makes it about a tenth as large."""
 
 
-def open_run(plan: Plan) -> RunFolder:
-    """Create a run folder with the plan and the config; one for all processes."""
+def open_run(plan: Plan, others: Mapping[str, str] = MappingProxyType({})) -> RunFolder:
+    """Create a run folder with the plan and the config; one for all processes.
+
+    Args:
+        others: Further files to write, by name.
+    """
     if launch_env.world() == 1:
-        return _create(plan)
+        return _create(plan, others)
     from ftkit.distributed.processes import run_on_main
     from ftkit.models.compute.devices import join_processes
 
     join_processes(plan.config)
-    return RunFolder(Path(run_on_main(lambda: str(_create(replace(plan, world_size=launch_env.world())).path))))
+    return RunFolder(Path(run_on_main(lambda: str(_create(replace(plan, world_size=launch_env.world()), others).path))))
 
 
-def _create(plan: Plan) -> RunFolder:
+def _create(plan: Plan, others: Mapping[str, str]) -> RunFolder:
     config: Config = plan.config
     folder = create_run(Path(config.output), config.name, config.backbone, config.strategy.name)
     packed = sum(len(split) for _, split in plan.splits.present()) > MOST_LINES
@@ -42,6 +47,8 @@ def _create(plan: Plan) -> RunFolder:
         _put(folder.packed_splits if packed else folder.splits, lambda file: write_splits(file, plan.splits))
         folder.append_list(folder.bad_images, plan.findings.bad)
         folder.append_list(folder.duplicates, plan.findings.duplicates)
+        for name, text in others.items():
+            _write(folder.path / name, text)
         write_request(folder, plan)
     except BaseException:
         folder.discard()

@@ -41,8 +41,10 @@ def learning_curve(resolved: Resolved, at: At = None, repeats: Repeats = 3, json
     from ftkit.experiments.learning_curve import measure_learning_curve
     from ftkit.planning.backbone_choice import name_backbone
     from ftkit.planning.resolve import make_plan
+    from ftkit.planning.run_data.validation_images import with_one_recipe
 
-    plan = make_plan(with_choice(name_backbone(resolved), "strategy", "full", {}, {}), console.note, fetch=True)
+    one = with_one_recipe(name_backbone(resolved))
+    plan = make_plan(with_choice(one, "strategy", "full", {}, {}), console.note, fetch=True)
     if plan.weights.kind == "none":
         raise RequestError(
             f"{plan.backbone.name} has no pretrained weights here, so its features say nothing about the images",

@@ -52,7 +52,7 @@ def lr_find(
         raise RequestError("lr-find works in one process only", "start it without a launcher")
     from ftkit.cli.commands.plan import complete
     from ftkit.experiments.range_test import range_test
-    from ftkit.planning.run_data.validation_images import first_fold
+    from ftkit.planning.run_data.validation_images import single_training
     from ftkit.training.events import Listener
 
     class Notes(Listener):
@@ -61,7 +61,7 @@ def lr_find(
 
     optimizer = resolved.config.optimizer.model_copy(update={"lr": resolved.config.optimizer.rate})
     config = resolved.config.model_copy(update={"optimizer": optimizer})
-    plan = complete(first_fold(replace(resolved, config=config)))
+    plan = complete(single_training(replace(resolved, config=config)))
     curve = range_test(plan, Notes())
     found = curve.suggestions()
     command = shlex.join(["ftkit", "train", *given_flags(resolved, given), *_rate(found)])

@@ -27,7 +27,7 @@ FILES: Mapping[str, str] = {
     "splits.csv.gz": "split and class of each image, compressed",
     "metrics.jsonl": "one record per epoch",
     "averages.json": "metrics of the averages of weights",
-    "search.json": "recipes that --budget tried, with their metrics",
+    "search.json": "the recipes that were compared, with their metrics",
     "trials": "the run of each recipe, while the search lasts",
     "cross-fitting.json": "folds, and out-of-fold metrics by the share of the way from the first to the last weights",
     "out-of-fold.csv": "label, prediction, fold and scores of each training image",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ftkit.errors import one_line, plural
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
+    from ftkit.recipe_search.search_record import RecipeTrial
 
 
 def facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -60,21 +61,26 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _trainings(plan: Plan) -> Iterator[tuple[str, str]]:
     """The search and the folds, where a run is of more than one training."""
-    if plan.config.budget is not None:
-        yield "search", _search(plan)
+    from ftkit.recipe_search.recipes import searched_recipes
+
+    recipes = searched_recipes(plan)
+    if recipes:
+        yield "recipes" if plan.config.budget == AUTO else "search", _search(plan, recipes)
     if plan.fold_sizes:
         yield "folds", _folds(plan)
 
 
-def _search(plan: Plan) -> str:
+def _search(plan: Plan, recipes: Sequence[RecipeTrial]) -> str:
     """The recipes of a search; the other lines of the plan are those of the config as it is."""
-    from ftkit.recipe_search.recipes import first_recipes, fixed_keys
+    from ftkit.recipe_search.recipes import fixed_keys
 
+    budget, names = plan.config.budget, ", ".join(trial.name for trial in recipes)
+    if not isinstance(budget, float):
+        return f"{names}, compared on out-of-fold images; lines below are of the first (--budget none trains it alone)"
     fixed = fixed_keys(plan.resolved)
-    names = ", ".join(trial.name for trial in first_recipes(plan, fixed))
     kept = f"; set and not changed: {', '.join(fixed)}" if fixed else ""
     where = "out-of-fold images" if plan.fold_sizes else "the validation split"
-    return f"{time_text(plan.config.budget or 0)}: {names}, then changes of the best, compared on {where}{kept}"
+    return f"{time_text(budget)}: {names}, then changes of the best, compared on {where}{kept}"
 
 
 def _folds(plan: Plan) -> str:

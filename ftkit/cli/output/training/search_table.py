@@ -1,4 +1,4 @@
-"""The recipes that a search has tried, at the end of `ftkit train --budget`."""
+"""The recipes that a search has tried, at the end of `ftkit train`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
         state = "best" if trial.name == search.winner else trial.verdict
         lines.append(f"  {trial.name:<{width}}  {scores}  {time_text(sum(trial.seconds))}  {state}")
         lines += [f"  {'':<{width}}  {_changes_text(trial.changes)}"] if trial.changes else []
-    return [*lines, f"search: {time_text(search.spent)} of {time_text(search.budget)} spent, {search.reason}"]
+    spent = time_text(search.spent) + ("" if search.budget is None else f" of {time_text(search.budget)}")
+    return [*lines, f"search: {spent} spent, {search.reason}"]
 
 
 def _changes_text(changes: Mapping[str, Any]) -> str:

@@ -1,0 +1,204 @@
+"""The default with few images and no validation split: cross-fitting, and a race of recipes on the folds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ftkit
+from ftkit.errors import RunInterrupted
+from tests.conftest import MakeFolder, typed
+from tests.runs import Notes, records, weights
+from tests.stopping import StopAt
+
+CLASSES = {"a": 8, "b": 7, "c": 5}
+SETTINGS: dict[str, Any] = {
+    "backbone": "lenet",
+    "batch_size": 8,
+    "epochs": 2,
+    "folds": 2,
+    "precision": "fp32",
+    "workers": 0,
+    "report": False,
+}
+RECIPES = ["as-given", "two-rates", "two-rates-new-head"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    return image_folder(tmp_path_factory.mktemp("data"), {"train": CLASSES, "test": dict.fromkeys(CLASSES, 2)})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return ftkit.train(planned(data, tmp_path_factory.mktemp("runs"), name="whole")).run.path
+
+
+def planned(data: Path, where: Path, **settings: Any) -> ftkit.Plan:
+    folder = {"name": "folder", "root": str(data)}
+    return ftkit.plan(**(SETTINGS | {"dataset": folder, "output": str(where)} | settings))
+
+
+def found(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "search.json").read_text())
+    return {**content, "trials": [{**trial, "seconds": len(trial["seconds"])} for trial in content["trials"]]}
+
+
+def test_the_recipes_are_compared_on_the_folds(run: Path) -> None:
+    search, config = found(run), yaml.safe_load((run / "config.yaml").read_text())
+    assert [trial["name"] for trial in search["trials"]] == RECIPES
+    assert (search["budget"], search["folds"], search["monitor"]) == (None, 2, "accuracy")
+    assert search["reason"] in ("all folds are used", "the others are clearly worse")
+    for trial in search["trials"]:
+        low, high = trial["scores"][0]["interval"]
+        assert low <= trial["scores"][0]["value"] <= high
+    winner = next(trial for trial in search["trials"] if trial["name"] == search["winner"])
+    assert winner["verdict"] == ""
+    assert (config["budget"], config["validation"]) == (None, "kfold")
+    assert config["strategy"]["name"] == winner["changes"].get("strategy", {"name": "gradual"})["name"]
+    assert config["probe"] == winner["changes"].get("probe", True)
+    assert not (run / "trials").exists()
+    assert (run / "model").is_dir()
+
+
+def test_the_config_of_the_run_trains_its_winner_alone(run: Path, tmp_path: Path) -> None:
+    again = ftkit.train(ftkit.plan(run / "config.yaml", output=str(tmp_path), name="again")).run.path
+    assert not (again / "search.json").exists()
+    assert weights(again, "model") == weights(run, "model")
+    assert records(again) == records(run)
+
+
+@pytest.mark.parametrize("step", [3, 14])
+def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))
+    ftkit.resume(tmp_path / "cut")
+    assert found(tmp_path / "cut") == found(run)
+    assert weights(tmp_path / "cut", "model") == weights(run, "model")
+
+
+KILLED = """
+import os, signal, sys
+import ftkit
+
+class Killer(ftkit.Listener):
+    def note(self, text):
+        if {when!r} in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+ftkit.train(ftkit.plan(**{settings!r}), Killer())
+"""
+
+
+@pytest.mark.parametrize("when", ["as-given, fold 1", "has won"])
+def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path, tmp_path: Path) -> None:
+    place = {"dataset": {"name": "folder", "root": str(data)}, "output": str(tmp_path), "name": "cut"}
+    code = KILLED.format(when=when, settings=SETTINGS | place)
+    killed = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = typed("train", "--resume", str(tmp_path / "cut"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert found(tmp_path / "cut") == found(run)
+    assert weights(tmp_path / "cut", "model") == weights(run, "model")
+
+
+def test_what_the_config_sets_is_trained_as_it_is(data: Path, tmp_path: Path) -> None:
+    plan = planned(data, tmp_path, strategy="freeze")
+    assert (plan.config.validation, len(plan.fold_sizes)) == ("kfold", 2)
+    folder = ftkit.train(plan).run.path
+    assert not (folder / "search.json").exists()
+    assert (folder / "cross-fitting.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"budget": None},
+        {"validation": "holdout"},
+        {"val_fraction": 0.3},
+        {"weights": "none"},
+        {"strategy": "scratch"},
+        {"callbacks": ["ema"]},
+        {"folds": 6},
+    ],
+    ids=str,
+)
+def test_images_are_held_out(settings: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    plan = planned(data, tmp_path, **settings)
+    assert (plan.config.validation, plan.fold_sizes) == ("holdout", ())
+    assert plan.splits.val is not None
+
+
+def test_images_are_held_out_of_many(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", {"train": {"a": 501, "b": 500}}, size=(28, 28))
+    assert planned(data, tmp_path, scan="off").config.validation == "holdout"
+    assert planned(data, tmp_path, scan="off", train_samples=1000).config.validation == "kfold"
+
+
+def test_a_validation_split_is_used(image_folder: MakeFolder, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data", {"train": CLASSES, "val": dict.fromkeys(CLASSES, 2)})
+    assert planned(data, tmp_path).config.validation == "holdout"
+
+
+FLAGS = ["--backbone", "lenet", "--folds", "2", "--epochs", "1", "--workers", "0", "--device", "cpu"]
+
+
+def test_what_plan_and_train_print(data: Path, tmp_path: Path) -> None:
+    plan = typed("plan", "--data", str(data), *FLAGS, cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr
+    assert "recipes  as-given, two-rates, two-rates-new-head, compared on out-of-fold images" in plan.stdout
+    done = typed("train", "--data", str(data), *FLAGS, "--name", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "recipes by validation accuracy, each on the first folds:"
+    assert "search: " in done.stdout
+    shown = typed("runs", "show", "mine", cwd=tmp_path)
+    assert "3 recipes tried in " in shown.stdout
+
+
+def test_several_processes_train_the_config_as_it_is(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = typed("train", "--data", str(data), *FLAGS, "--num-processes", "2", "--name", "both", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "recipes are compared in one process only" in capfd.readouterr().err
+    assert (tmp_path / "runs" / "both" / "cross-fitting.json").is_file()
+    assert not (tmp_path / "runs" / "both" / "search.json").exists()
+
+
+def test_a_race_is_not_resumed_in_several_processes(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path, name="cut"), StopAt(2))
+    done = typed("train", "--resume", str(tmp_path / "cut"), "--num-processes", "2")
+    assert done.returncode == 2, done.stderr
+    assert "works in one process only" in capfd.readouterr().err
+
+
+def test_commands_of_one_training_hold_images_out(data: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(data), "--backbone", "lenet", "--epochs", "1", "--workers", "0"]
+    done = typed("compare", "--strategies", "freeze,full", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for folder in (tmp_path / "runs").iterdir():
+        if (folder / "config.yaml").is_file():
+            assert yaml.safe_load((folder / "config.yaml").read_text())["validation"] == "holdout"
+    place = ["--data", str(data), "--workers", "0"]
+    network = ["--backbone", "lenet"]
+    for command in (["lr-find", *network, "--epochs", "1"], ["advise", *network], ["compare", "--backbones", "lenet"]):
+        done = typed(*command, *place, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_notes_name_the_recipe_and_the_fold(data: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    ftkit.train(planned(data, tmp_path), notes)
+    assert "comparing recipes: as-given, fold 1 of 2" in notes.notes
+    assert any(note.startswith("search: ") and " has won (" in note for note in notes.notes)

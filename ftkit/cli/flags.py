@@ -162,14 +162,7 @@ FLAGS: tuple[Flag, ...] = (
         TRAINING,
         "strategies",
     ),
-    Flag(
-        ("--budget",),
-        "budget",
-        "TIME|auto|none",
-        "Search strategy, rate and augmentation for 10m or 2h.",
-        TRAINING,
-        ("auto", "none"),
-    ),
+    Flag(("--budget",), "budget", "TIME|none", "Search recipes for 10m or 2h; none: no search.", TRAINING, ("none",)),
     Flag(("--epochs",), "epochs", "N", "Number of training epochs.", TRAINING),
     Flag(("--lr",), "optimizer.lr", "RATE|auto", "Base learning rate; auto: by short trainings.", TRAINING, ("auto",)),
     Flag(

@@ -67,6 +67,15 @@ class RecipeTrial:
         """Number of folds that it was trained on."""
         return len(self.scores)
 
+    @property
+    def changes_text(self) -> str:
+        """What it changes, as `key value, key value`; empty for the config as it is."""
+        found = []
+        for key, value in self.changes.items():
+            parts = value if isinstance(value, list) else [value]
+            found += [f"{key} {_part_text(part)}" for part in parts]
+        return ", ".join(found)
+
     def is_better(self, other: RecipeTrial, lower_is_better: bool) -> bool:
         """Whether its score is better on the images of the folds that both were trained on."""
         common = min(self.trained, other.trained)
@@ -144,6 +153,14 @@ class RecipeSearch:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+
+def _part_text(value: Any) -> str:
+    """A plain value, or a part's name and options."""
+    if not isinstance(value, dict):
+        return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
+    options = [f"{key} {option:g}" for key, option in value.items() if key != "name"]
+    return " ".join([str(value["name"]), *([f"({', '.join(options)})"] if options else [])])
 
 
 def read_search(run: RunFolder) -> RecipeSearch | None:

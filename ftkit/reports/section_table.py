@@ -16,6 +16,7 @@ from ftkit.reports.sections.results.worst_slices import worst_slices
 from ftkit.reports.sections.settings.data_summary import data_summary
 from ftkit.reports.sections.settings.next_commands import next_commands
 from ftkit.reports.sections.settings.run_settings import run_settings
+from ftkit.reports.sections.training.compared_recipes import compared_recipes
 from ftkit.reports.sections.training.drift_bars import drift_bars
 from ftkit.reports.sections.training.epoch_curves import curves
 from ftkit.reports.sections.training.schedule_picture import schedule_picture
@@ -31,6 +32,7 @@ SECTIONS: tuple[Section[ReportData], ...] = (
     Section("rejection", "Rejecting uncertain images", risk_curve),
     Section("least-confident", "Right, with little confidence", least_confident),
     Section("label-errors", "Probable label errors", label_errors),
+    Section("recipes", "Recipes", compared_recipes),
     Section("curves", "Learning curves", curves),
     Section("schedule", "Schedule", schedule_picture),
     Section("drift", "Weight drift", drift_bars),

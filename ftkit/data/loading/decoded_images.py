@@ -37,6 +37,9 @@ CGROUP = Path("/sys/fs/cgroup")
 SPARE = 0.8
 """Fraction of the free memory that the cache may use."""
 
+MOST_BYTES, MOST_IMAGES, MOST_OF_MEMORY = 10**9, 5000, 0.25
+"""Limits of `auto`: bytes of the decoded images, their number, and the fraction of the available memory."""
+
 Shape = tuple[int, int]
 """Height and width; (0, 0) for an image that isn't cached."""
 
@@ -79,6 +82,8 @@ def open_decoded_caches(
     """
     if config.decoded == "off":
         return {}
+    if config.decoded == "auto":
+        return _small_caches(splits, channels, config, workers, value_range)
     if workers and START != "fork":
         raise RequestError("--decoded-cache needs worker processes started by fork", "give --workers 0")
     sizes = {name: decoded_sizes(split, channels) for name, split in splits.items()}
@@ -92,6 +97,24 @@ def open_decoded_caches(
     notify(f"decoded images are cached: {total / 1e9:.2f} GB in {where}")
     return {
         name: open_decoded_cache(splits[name], size, config, about[name], value_range) for name, size in sizes.items()
+    }
+
+
+def _small_caches(
+    splits: Mapping[SplitName, Split], channels: int, config: Cache, workers: int, value_range: Range | None
+) -> dict[SplitName, DecodedCache]:
+    """The caches in memory by `auto`; none where the images are many or large, or aren't files."""
+    if (workers and START != "fork") or sum(map(len, splits.values())) > MOST_IMAGES:
+        return {}
+    sizes = {name: decoded_sizes(split, channels) for name, split in splits.items()}
+    total = sum(size.nbytes for size in sizes.values()) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not 0 < total <= min(MOST_BYTES, MOST_OF_MEMORY * available_memory()):
+        return {}
+    in_memory = config.model_copy(update={"decoded": "ram"})
+    return {
+        name: open_decoded_cache(splits[name], size, in_memory, "", value_range)
+        for name, size in sizes.items()
+        if size.nbytes
     }
 
 

@@ -167,7 +167,7 @@ def _value(value: float | tuple[float, float]) -> str:
 def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     """The use of the activation cache and of the cache of decoded images."""
     config, uses = plan.config.cache, plan.cache_by_phase
-    if config.decoded != "off":
+    if config.decoded not in (AUTO, "off"):
         yield "decoded", f"decoded images are cached {'in memory' if config.decoded == 'ram' else 'on disk'}"
     policy = plan.cache_policy
     if policy.disabled:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftkit.cli.output.descriptions import time_text
 from ftkit.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ftkit.planning.run_plan import Plan
     from ftkit.training.train import Outcome
 
@@ -27,22 +25,6 @@ def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
         scores = " ".join("-" if score.value is None else f"{score.value:.4f}" for score in trial.scores) or "-"
         state = "best" if trial.name == search.winner else trial.verdict
         lines.append(f"  {trial.name:<{width}}  {scores}  {time_text(sum(trial.seconds))}  {state}")
-        lines += [f"  {'':<{width}}  {_changes_text(trial.changes)}"] if trial.changes else []
+        lines += [f"  {'':<{width}}  {trial.changes_text}"] if trial.changes else []
     spent = time_text(search.spent) + ("" if search.budget is None else f" of {time_text(search.budget)}")
     return [*lines, f"search: {spent} spent, {search.reason}"]
-
-
-def _changes_text(changes: Mapping[str, Any]) -> str:
-    """The changes of a recipe as `key value`."""
-    found = []
-    for key, value in changes.items():
-        parts = value if isinstance(value, list) else [value]
-        found += [f"{key} {_part_text(part)}" for part in parts]
-    return ", ".join(found)
-
-
-def _part_text(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
-    options = [f"{key} {option:g}" for key, option in value.items() if key != "name"]
-    return " ".join([str(value["name"]), *([f"({', '.join(options)})"] if options else [])])

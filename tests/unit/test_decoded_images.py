@@ -32,14 +32,15 @@ def trained(data: Path, name: str, **settings: Any) -> bytes:
     return (ftkit.train(plan).run.last / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("where", ["ram", "disk"])
+@pytest.mark.parametrize("where", ["ram", "disk", "auto"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_ends_with_the_very_weights_that_it_would_have_had(data: Path, where: str, workers: int) -> None:
-    plain = trained(data, "plain", workers=0)
+    plain = trained(data, "plain", workers=0, cache={"decoded": "off"})
     assert trained(data, "kept", workers=workers, cache={"decoded": where}) == plain
 
 
-def test_an_image_is_decoded_once_by_whichever_worker(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def decodings(data: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
+    """The images that a run of two epochs decodes for its cache, in order."""
     seen = data.parent / "seen"
 
     def counted(split: Split, index: int, channels: int, value_range: Range | None) -> torch.Tensor:
@@ -48,9 +49,22 @@ def test_an_image_is_decoded_once_by_whichever_worker(data: Path, monkeypatch: p
         return sample_pixels(split, index, channels, value_range)
 
     monkeypatch.setattr(decoded_images, "sample_pixels", counted)
-    trained(data, "kept", workers=2, cache={"decoded": "ram"})
-    names = seen.read_text().split()
+    trained(data, "kept", **settings)
+    return seen.read_text().split() if seen.exists() else []
+
+
+@pytest.mark.parametrize("where", ["ram", "auto"])
+def test_an_image_is_decoded_once_by_whichever_worker(where: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = decodings(data, monkeypatch, workers=2, cache={"decoded": where})
     assert len(names) == len(set(names)) == 26
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_BYTES", 1000), ("MOST_IMAGES", 25), ("MOST_OF_MEMORY", 1e-9)])
+def test_many_or_large_images_are_not_kept(
+    limit: str, value: float, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoded_images, limit, value)
+    assert decodings(data, monkeypatch, workers=0) == []
 
 
 def test_another_run_finds_them_on_disk_and_clear_removes_them(

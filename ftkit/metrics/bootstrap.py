@@ -69,14 +69,20 @@ def intervals(outputs: Outputs, metrics: Mapping[str, Metric]) -> dict[str, Inte
     """
     found, rest = dict[str, Interval](), dict[str, Metric]()
     for name, metric in metrics.items():
-        values = metric.per_image(outputs) if isinstance(metric, MeanMetric) else None
-        if values is not None and values.dtype == np.bool_:
-            found[name] = wilson(int(values.sum()), len(outputs))
+        counted = hits(metric, outputs)
+        if counted is not None:
+            found[name] = wilson(int(counted.sum()), len(outputs))
         elif metric.resampled:
             rest[name] = metric
     if rest and len(outputs) <= MOST_RESAMPLED:
         found |= {name: interval(values) for name, values in resampled(outputs, rest).items()}
     return found
+
+
+def hits(metric: Metric, outputs: Outputs) -> Array | None:
+    """Whether each image counts, bool `(n,)`, for a metric that is a rate of images; None for others."""
+    values = metric.per_image(outputs) if isinstance(metric, MeanMetric) else None
+    return values if values is not None and values.dtype == np.bool_ else None
 
 
 def wilson(right: int, images: int) -> Interval:

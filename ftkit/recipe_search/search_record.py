@@ -6,14 +6,18 @@ The file is written after each training. An interrupted search takes the same de
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from ftkit.errors import RequestError
 from ftkit.metrics.selection import is_better_or_equal_with_lower_loss
 from ftkit.runs.run_folder import RunFolder
+
+Z = NormalDist().inv_cdf(0.975)
+"""Standard errors to each side in a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +27,28 @@ class Score:
     Attributes:
         value: The metric; None where it is undefined.
         interval: Bounds of its 95 % interval over images; None where it has none.
+        hits: `1` or `0` for each image, where the metric is a rate of images, such as accuracy; kept for the last score
+            of a recipe.
     """
 
     value: float | None
     loss: float
     interval: tuple[float, float] | None = None
+    hits: str = ""
 
     def is_better(self, other: Score, lower_is_better: bool) -> bool:
         """Whether it is better by the metric, or of equal metrics has the lower loss."""
         return is_better_or_equal_with_lower_loss((self.value, self.loss), (other.value, other.loss), lower_is_better)
 
     def is_clearly_better(self, other: Score, lower_is_better: bool) -> bool:
-        """Whether all of its interval is better than all of the other's."""
+        """Whether the difference of both is larger than chance allows, by a 95 % interval.
+
+        Rates of the same images are compared image by image, other metrics by whether their own intervals are apart.
+        """
+        if self.hits and len(self.hits) == len(other.hits):
+            differences = [int(one) - int(two) for one, two in zip(self.hits, other.hits, strict=True)]
+            mean = fmean(differences) * (-1 if lower_is_better else 1)
+            return mean > Z * stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else False
         if self.interval is None or other.interval is None:
             return False
         low, high = (self, other) if lower_is_better else (other, self)
@@ -83,7 +97,8 @@ class RecipeTrial:
 
     def with_score(self, score: Score, seconds: float) -> RecipeTrial:
         """The trial after one more training."""
-        return replace(self, scores=(*self.scores, score), seconds=(*self.seconds, round(seconds, 3)))
+        earlier = (replace(one, hits="") for one in self.scores)
+        return replace(self, scores=(*earlier, score), seconds=(*self.seconds, round(seconds, 3)))
 
 
 @dataclass(frozen=True)

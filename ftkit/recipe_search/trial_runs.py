@@ -11,7 +11,7 @@ from time import monotonic
 from ftkit.cross_fitting.fold_runs import plan_fold, train_fold
 from ftkit.cross_fitting.share_choice import choose, evaluate_shares
 from ftkit.errors import FtkitError, RunInterrupted, one_line
-from ftkit.metrics.bootstrap import intervals
+from ftkit.metrics.bootstrap import hits, intervals
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.decisions import Step
@@ -95,8 +95,10 @@ def _train_fold(opened: TrialRun, number: int, listener: Listener) -> Score:
     outputs = plan.task.outputs(best.found.logits, best.found.targets, plan.splits.classes)
     defined = {monitor: plan.metrics[monitor]} if best.metrics[monitor] is not None and outputs.finite.all() else {}
     found = intervals(outputs, defined).get(monitor)
+    counted = hits(plan.metrics[monitor], outputs) if defined else None
+    each = "" if counted is None else "".join("01"[int(hit)] for hit in counted)
     bounds = None if found is None or found.low is None or found.high is None else (found.low, found.high)
-    return Score(best.metrics[monitor], best.loss, bounds)
+    return Score(best.metrics[monitor], best.loss, bounds, each)
 
 
 def _train_whole(opened: TrialRun, listener: Listener) -> Score:

@@ -176,3 +176,27 @@ def test_a_race_in_which_all_fail_ends() -> None:
     search = search.with_trial(replace(search.named("a"), verdict="failed: no memory"))
     search, steps = run(search, VALUES)
     assert (steps, search.leader) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "clearly"),
+    [
+        ("1" * 10, "0" * 4 + "1" * 6, True),  # 4 of 10 images differ, all in one direction.
+        ("1" * 9 + "0", "0" + "1" * 9, False),  # One each.
+        ("1" * 5 + "0" * 5, "1" * 4 + "0" * 6, False),  # One.
+        ("10", "1", False),  # Of other images.
+        ("1", "0", False),
+    ],
+)
+def test_rates_are_compared_image_by_image(first: str, second: str, clearly: bool) -> None:
+    one, two = (Score(0.5, 1.0, None, hits) for hits in (first, second))
+    assert one.is_clearly_better(two, lower_is_better=False) is clearly
+    assert two.is_clearly_better(one, lower_is_better=True) is clearly
+    assert not two.is_clearly_better(one, lower_is_better=False)
+
+
+def test_only_the_last_score_keeps_its_hits() -> None:
+    trial = (
+        RecipeTrial("a", {}).with_score(Score(0.5, 1.0, None, "01"), 1.0).with_score(Score(0.5, 1.0, None, "0101"), 1.0)
+    )
+    assert [score.hits for score in trial.scores] == ["", "0101"]

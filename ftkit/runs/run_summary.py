@@ -169,7 +169,7 @@ def summarize(folder: Path) -> RunSummary:
 
 
 def _started(run: RunFolder) -> datetime:
-    # Written when the folder was created, and never again.
+    # Written when the folder was created; later changes keep its time.
     return datetime.fromtimestamp(run.config.stat().st_mtime).astimezone()
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def planned(data: Path, where: Path, **settings: Any) -> ftkit.Plan:
 def found(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "search.json").read_text())
     return {**content, "trials": [{**trial, "seconds": len(trial["seconds"])} for trial in content["trials"]]}
+
+
+def test_the_run_started_before_its_recipes(run: Path, data: Path) -> None:
+    shown = json.loads(typed("runs", "show", str(run), "--json").stdout)
+    assert datetime.fromisoformat(shown["started"]).timestamp() < (run / "splits.csv").stat().st_mtime + 2
+    assert (run / "config.yaml").stat().st_mtime < (run / "plan.json").stat().st_mtime
 
 
 def test_the_recipes_are_compared_on_the_folds(run: Path) -> None:

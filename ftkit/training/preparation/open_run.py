@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,9 +72,15 @@ def write_request(folder: RunFolder, plan: Plan) -> None:
 
 
 def write_config(folder: RunFolder, config: Config) -> None:
-    """Write a run's config into its folder; errors as in `write_request`."""
+    """Write a run's config into its folder; errors as in `write_request`.
+
+    The file keeps the time of its first writing, which is that of the run's start.
+    """
+    begun = folder.config.stat() if folder.config.exists() else None
     # A run that is started from this config is another run with another name.
     _write(folder.config, to_yaml(config.model_copy(update={"name": None})))
+    if begun is not None:
+        os.utime(folder.config, ns=(begun.st_atime_ns, begun.st_mtime_ns))
 
 
 def write_splits(file: TextIO, splits: Splits) -> None:

@@ -79,7 +79,7 @@ def first_state(plan: Plan, run: RunFolder) -> dict[str, Tensor]:
     The run folder has its parameters; buffers are those of the initial weights.
     """
     network = build_model(plan).network
-    network.load_state_dict(load_tensors(run.first / WEIGHTS), strict=False)
+    restore_weights(network, load_tensors(run.first / WEIGHTS), strict=False)
     with plugin_boundary(f"merged of strategy {plan.config.strategy.name!r}", plan.strategy):
         merged: nn.Module = plan.strategy.merged(network)
     return {name: tensor.detach().cpu().clone() for name, tensor in merged.state_dict().items()}

@@ -19,6 +19,7 @@ from ftkit.evaluation.evaluation_data import choose_split
 from ftkit.files.folder_swap import current_folder
 from ftkit.models.bundle import Loaded, package_versions, save_bundle
 from ftkit.models.surgery import build_network
+from ftkit.models.weights.pretrained import restore_weights
 from ftkit.parts.dataset import Dataset, Split, relabel
 from ftkit.parts.label_sets import LabelSets, count_classes
 from ftkit.planning.run_data.run_splits import load_checked, splits_of_run
@@ -215,7 +216,7 @@ def _network(loaded: Loaded, card: ModelCard, weight: Tensor, bias: Tensor) -> n
         network = build_network(loaded.backbone, len(card.classes), card.head, card.preprocessing.channels)
     ours = network.state_dict()
     same = {key: value for key, value in loaded.model.state_dict().items() if value.shape == ours[key].shape}
-    network.load_state_dict(same, strict=False)
+    restore_weights(network, same, strict=False)
     layer = _head(network, loaded)
     with torch.no_grad():
         layer.weight.copy_(weight)

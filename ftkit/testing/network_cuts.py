@@ -104,14 +104,16 @@ def _check_step(network: nn.Module, cut: Cut, images: Tensor, rows: Tensor, mode
     """One step of SGD with the whole network and with the suffix, from the same weights, gives the same bytes."""
     import torch
 
+    from ftkit.models.weights.pretrained import restore_weights
+
     before = {name: value.clone() for name, value in network.state_dict().items()}
     after: list[dict[str, Tensor]] = []
     for module, value in ((network, images), (cut.train_suffix, rows.clone())):
-        network.load_state_dict(before)
+        restore_weights(network, before)
         modes.apply()
         _step(module, value)
         after.append({name: value.clone() for name, value in network.state_dict().items()})
-    network.load_state_dict(before)
+    restore_weights(network, before)
     for name, whole in after[0].items():
         equal = torch.allclose(whole, after[1][name], rtol=0, atol=0, equal_nan=True)
         require(equal, f"with the cut after {cut.name} training gives another {name}")

@@ -56,6 +56,8 @@ everyone = pytest.mark.parametrize("name", BACKBONES)
 
 @cache
 def on_meta(name: str) -> nn.Module:
+    if name.startswith("regnet"):  # It computes its widths by tensors, which have no values there.
+        return backbone(name).build(CLASSES).to("meta")
     with torch.device("meta"):
         return backbone(name).build(CLASSES)
 

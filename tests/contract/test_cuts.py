@@ -17,4 +17,6 @@ NEVER = {"inception_v3": 1, "googlenet": 1}
 def test_a_network_is_cut_below_each_group_that_trains(name: str) -> None:
     described = backbone(name)
     places = check_cuts(described, SMALL.get(name, max(described.min_size, 32 - 32 % described.size_step)))
-    assert len({place.name for place in places}) == len(places) - NEVER.get(name, 0)
+    # A value has one name where it is traced, and another where it is replayed.
+    values = {(place.name.partition("(")[0].removesuffix(".cat"), place.nbytes) for place in places}
+    assert len(values) == len(places) - NEVER.get(name, 0)

@@ -345,6 +345,16 @@ def test_a_finished_run_and_changed_data_are_not_resumed(data: Path, run: Path, 
         ftkit.resume(tmp_path / "runs" / "cut")
 
 
+def test_a_network_that_loads_no_weights_without_their_version(data: Path, tmp_path: Path) -> None:
+    # torchvision's MNASNet refuses them; files of tensors have no version.
+    settings = {"backbone": "mnasnet0_5", "preprocessing": {"size": 32}, "epochs": 1}
+    first = ftkit.train(
+        planned(data, tmp_path, name="first", weights="none", validation="holdout", folds=5, **settings)
+    )
+    again = planned(data, tmp_path, name="again", weights=str(first.run.path), strategy="full", **settings)
+    assert (ftkit.train(again).run.path / "cross-fitting.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

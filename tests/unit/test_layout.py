@@ -131,6 +131,16 @@ def test_nothing_that_is_read_can_run_code(pattern: str) -> None:
     assert found == []
 
 
+def test_weights_are_restored_with_the_versions_of_modules() -> None:
+    # A plain dict of tensors has no versions, without which some networks refuse it: restore_weights adds them.
+    others = r"(optimizer|scaler|callbacks|resumed)\.load_state_dict\("
+    found = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = re.sub(others, "", path.read_text(encoding="utf-8"))
+        found |= {path.relative_to(PACKAGE).as_posix()} if ".load_state_dict(" in text else set()
+    assert found == {"models/surgery.py", "models/weights/pretrained.py"}
+
+
 def test_every_torch_load_is_of_weights_only() -> None:
     unsafe = [
         f"{path.relative_to(REPOSITORY)}:{call.lineno}"

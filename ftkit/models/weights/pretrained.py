@@ -250,17 +250,20 @@ def _require_fit(
     return fit
 
 
-def restore_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def restore_weights(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
     """Load all tensors of a network that was built in the same way.
 
     Files don't store module versions, without which some modules refuse to load; the network's own are used.
+
+    Args:
+        strict: Whether tensors may not be missing or surplus.
 
     Raises:
         RuntimeError: A tensor is missing, surplus, or has another shape.
     """
     taken = OrderedDict(state)
     taken._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(taken, strict=True)
+    model.load_state_dict(taken, strict)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -21,6 +21,7 @@ from ftkit.errors import FtkitError, RequestError, one_line
 from ftkit.models.build import build_architecture
 from ftkit.models.compute.devices import Compute
 from ftkit.models.compute.memory_format import preserve_state
+from ftkit.models.weights.pretrained import restore_weights
 from ftkit.planning.run_plan import Plan
 
 LEAST, MOST = 0.005, 0.1
@@ -148,7 +149,7 @@ def network_to_save(network: nn.Module, shards: Shards | None, plan: Plan, is_ma
     if not is_main:
         return network
     copy = build_architecture(plan)
-    copy.load_state_dict(state)
+    restore_weights(copy, state)
     return copy
 
 

@@ -58,6 +58,10 @@ def format_value(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+class SettingsError(FtkitError):
+    """A training that its settings made fail, by a loss that isn't finite or too little memory; others may work."""
+
+
 class RequestError(FtkitError):
     """The request is wrong: an unknown name, key or value, or data that can't be used."""
 

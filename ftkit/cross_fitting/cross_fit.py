@@ -56,7 +56,7 @@ def cross_fit(plan: Plan, run: RunFolder, listener: Listener, resume: bool, othe
         require_unfinished(run)
     with stop_flag() as flag, stopped_at_once(run, flag, _stopped), run.locked() if is_main else nullcontext():
         try:
-            run_on_main(partial(_check_inputs, plan, run, resume))
+            run_on_main(partial(check_inputs, plan, run, resume))
             folds = train_folds(plan, run, listener, flag, other_world)
         except FtkitError:
             if is_main and not resume and not any(run.folds.glob("*")):
@@ -68,7 +68,7 @@ def cross_fit(plan: Plan, run: RunFolder, listener: Listener, resume: bool, othe
     return Outcome(run, [record], record, False)
 
 
-def _check_inputs(plan: Plan, run: RunFolder, resume: bool) -> None:
+def check_inputs(plan: Plan, run: RunFolder, resume: bool) -> None:
     """Record the inputs of a new run; refuse to resume one whose inputs have changed.
 
     Raises:

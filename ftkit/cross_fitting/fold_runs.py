@@ -12,7 +12,7 @@ from pathlib import Path
 from ftkit.config.load import Resolved
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import main_first, run_on_main
-from ftkit.errors import RunInterrupted
+from ftkit.errors import FtkitError, RunInterrupted, one_line, plural
 from ftkit.parts.dataset import Split
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
@@ -106,7 +106,23 @@ def plan_fold(plan: Plan, run: RunFolder, number: int) -> Fold:
     begun = run_on_main(lambda: _is_begun(folder))
     request = _request(plan.resolved, run.folds, number)
     planned = main_first(lambda: make_plan(request, run=folder if begun else None))
+    require_same_images(plan.splits.train, planned.splits.train, planned.splits.val)
     return Fold(number, replace(planned, world_size=plan.world_size), folder)
+
+
+def require_same_images(whole: Split | None, *parts: Split | None) -> None:
+    """Require that the images of a fold, or of a recipe, are those of the run.
+
+    Raises:
+        FtkitError: The data has changed while the run was training.
+    """
+    names = {name for part in parts if part is not None for name in part.names}
+    if whole is None or names != set(whole.names):
+        changed = sorted(names.symmetric_difference(() if whole is None else whole.names))
+        raise FtkitError(
+            f"{plural(len(changed), 'training image')} came or went while the run was training: {one_line(changed[0])}",
+            "put the data back as it was, then resume the run",
+        )
 
 
 def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:

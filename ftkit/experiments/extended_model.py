@@ -23,6 +23,7 @@ from ftkit.models.weights.pretrained import restore_weights
 from ftkit.parts.dataset import Dataset, Split, relabel
 from ftkit.parts.label_sets import LabelSets, count_classes
 from ftkit.planning.run_data.run_splits import load_checked, splits_of_run
+from ftkit.planning.run_data.validation_images import is_cross_fitted
 from ftkit.plugins import Registry
 from ftkit.runs.model_card import ModelCard
 from ftkit.training.preparation.probe import head_layer
@@ -164,6 +165,11 @@ def _old_images(run: Resolved, classes: Sequence[str]) -> tuple[Split, Split]:
     source = f"dataset {run.config.dataset.name}"
     if splits.train is None:
         raise RequestError(f"{source} has no training images any more", "put them back")
+    if is_cross_fitted(run.config) and splits.test is None:
+        raise RequestError(
+            f"{source} has no test split, and the run is cross-fitted: its model was trained on all images",
+            "add a test split, on which forgetting is measured, or extend a run that was trained with --budget none",
+        )
     _, held = choose_split(splits, None, ("test", "val"), source)
     train, held = (relabel(split, splits.classes, classes, source) for split in (splits.train, held))
     return train, held

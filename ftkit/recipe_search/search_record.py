@@ -25,6 +25,7 @@ class Score:
     """The monitored metric and the mean loss on validation images.
 
     Attributes:
+        loss: None where it isn't finite, which is the worst.
         value: The metric; None where it is undefined.
         interval: Bounds of its 95 % interval over images; None where it has none.
         hits: `1` or `0` for each image, where the metric is a rate of images, such as accuracy; kept for the last score
@@ -32,13 +33,14 @@ class Score:
     """
 
     value: float | None
-    loss: float
+    loss: float | None
     interval: tuple[float, float] | None = None
     hits: str = ""
 
     def is_better(self, other: Score, lower_is_better: bool) -> bool:
         """Whether it is better by the metric, or of equal metrics has the lower loss."""
-        return is_better_or_equal_with_lower_loss((self.value, self.loss), (other.value, other.loss), lower_is_better)
+        ours, theirs = ((one.value, math.inf if one.loss is None else one.loss) for one in (self, other))
+        return is_better_or_equal_with_lower_loss(ours, theirs, lower_is_better)
 
     def is_clearly_better(self, other: Score, lower_is_better: bool) -> bool:
         """Whether the difference of both is larger than chance allows, by a 95 % interval.

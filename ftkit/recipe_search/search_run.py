@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ftkit.cross_fitting.cross_fit import cross_fit, execute
+from ftkit.cross_fitting.cross_fit import check_inputs, cross_fit, execute
 from ftkit.cross_fitting.fold_runs import resume_command, stop_if_asked, stopped_at_once
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
@@ -68,6 +68,7 @@ def search_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: L
     if resume:
         require_unfinished(run)
     with stop_flag() as flag, run.locked(), _resumable(run, flag):
+        check_inputs(plan, run, resume)
         if not search.winner:
             search = _try_recipes(plan, run, search, listener, flag)
             _write(run, search)

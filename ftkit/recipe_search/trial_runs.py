@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from ftkit.cross_fitting.fold_runs import plan_fold, train_fold
+from ftkit.cross_fitting.fold_runs import plan_fold, require_same_images, train_fold
 from ftkit.cross_fitting.share_choice import choose, evaluate_shares
-from ftkit.errors import FtkitError, RunInterrupted, one_line
+from ftkit.errors import FtkitError, RequestError, SettingsError, one_line
 from ftkit.metrics.bootstrap import hits, intervals
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
@@ -22,6 +22,7 @@ from ftkit.runs.run_summary import summarize
 from ftkit.strategies.schedule import Phase
 from ftkit.training.events import EpochDone, Listener, RunStarted, StepDone
 from ftkit.training.preparation.open_run import open_run
+from ftkit.training.preparation.probe import NoProbeError
 from ftkit.training.preparation.resume_request import keep_place
 from ftkit.training.train import train
 
@@ -58,6 +59,7 @@ def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
     update: Mapping[str, object] = {"budget": None, "output": str(run.trials), "name": trial.name}
     request = replace(changed, config=changed.config.model_copy(update=update))
     planned = make_plan(request, run=folder if begun and not done else run)
+    require_same_images(plan.splits.train, planned.splits.train)
     return TrialRun(planned, folder if begun else open_run(planned))
 
 
@@ -72,16 +74,19 @@ def train_step(plan: Plan, run: RunFolder, step: Step, listener: Listener, limit
 
     Raises:
         RunInterrupted: A signal came; a checkpoint is on the disk.
+        FtkitError: The training failed by what isn't the recipe's fault, such as an unreadable image.
     """
     started, timed = monotonic(), Deadline(listener, limit)
     try:
         opened = open_trial(plan, run, step.trial)
+    except RequestError as error:
+        make_plan(plan.resolved, run=run)  # Where this fails too, it isn't the recipe's fault.
+        return replace(step.trial, verdict=one_line(f"failed: {error.message}"))
+    try:
         score = _train_fold(opened, step.fold, timed) if opened.is_cross_fitted else _train_whole(opened, timed)
     except TimeSpentError as error:
         return replace(step.trial, verdict=error.message)
-    except RunInterrupted:
-        raise
-    except FtkitError as error:
+    except (SettingsError, NoProbeError) as error:
         return replace(step.trial, verdict=one_line(f"failed: {error.message}"))
     return step.trial.with_score(score, monotonic() - started)
 
@@ -98,7 +103,7 @@ def _train_fold(opened: TrialRun, number: int, listener: Listener) -> Score:
     counted = hits(plan.metrics[monitor], outputs) if defined else None
     each = "" if counted is None else "".join("01"[int(hit)] for hit in counted)
     bounds = None if found is None or found.low is None or found.high is None else (found.low, found.high)
-    return Score(best.metrics[monitor], best.loss, bounds, each)
+    return Score(best.metrics[monitor], _finite(best.loss), bounds, each)
 
 
 def _train_whole(opened: TrialRun, listener: Listener) -> Score:
@@ -112,7 +117,11 @@ def _train_whole(opened: TrialRun, listener: Listener) -> Score:
     best = summarize(run.path).best
     assert best is not None, "a finished run has records"
     loss = best.get("val_loss")
-    return Score(best[f"val_{plan.config.monitor}"], math.inf if loss is None else loss)
+    return Score(best[f"val_{plan.config.monitor}"], _finite(loss))
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _unchecked(where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ftkit.errors import FtkitError
+from ftkit.errors import FtkitError, SettingsError
 from ftkit.plugin_errors import is_out_of_memory, memory_error
 from ftkit.runs.checkpoint import has_checkpoint
 from ftkit.training.session import Session
@@ -33,7 +33,7 @@ def explain_memory_errors(session: Session) -> Iterator[None]:
         raise memory_failure(session, memory_error(error)) from error
 
 
-def memory_failure(session: Session, shortage: str, reason: str = "") -> FtkitError:
+def memory_failure(session: Session, shortage: str, reason: str = "") -> SettingsError:
     """The error of a run whose memory ran out.
 
     Args:
@@ -42,7 +42,7 @@ def memory_failure(session: Session, shortage: str, reason: str = "") -> FtkitEr
     """
     batches, side, parts = session.plan.batches, session.plan.preprocessing.size, session.progress.micro_batches
     saved = "the newest checkpoint is whole" if has_checkpoint(session.run.checkpoints) else "no checkpoint yet"
-    return FtkitError(
+    return SettingsError(
         f"{shortage} on {session.device} with {-(-batches.batch_size // parts)} images of {side} x {side} pixels a "
         f"batch, in the run, at {position(session)}; {f'{reason}; ' if reason else ''}{saved}",
         _remedy(batches.batch_size, batches.accumulate, parts, session.compute.precision),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 import ftkit
+from ftkit import FtkitError, RequestError
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder, typed
 from tests.runs import Notes, records, weights
@@ -115,6 +118,102 @@ def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path
     assert done.returncode == 0, done.stderr
     assert found(tmp_path / "cut") == found(run)
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
+
+
+def test_a_race_does_not_resume_on_other_images(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(copy, tmp_path, name="cut"), StopAt(3))
+    shutil.copy(copy / "train/a/0000.jpg", copy / "train/a/9999.jpg")
+    with pytest.raises(RequestError, match=r"can't resume: its train images have changed"):
+        ftkit.resume(tmp_path / "cut")
+
+
+class Change(ftkit.Listener):
+    """Calls a function when a recipe begins its training on a fold."""
+
+    def __init__(self, when: str, change: Callable[[], object]) -> None:
+        self.when, self.change = when, change
+
+    def note(self, text: str) -> None:
+        if self.when in text:
+            self.change()
+
+
+def test_images_that_go_during_a_race_end_it_in_one_line(data: Path, run: Path, tmp_path: Path) -> None:
+    copy, away = tmp_path / "data", tmp_path / "away.jpg"
+    shutil.copytree(data, copy)
+    image = copy / "train/a/0000.jpg"
+    with pytest.raises(FtkitError, match=r"1 training image came or went while the run was training: .*0000\.jpg"):
+        ftkit.train(planned(copy, tmp_path, name="cut"), Change("two-rates, fold 1", lambda: image.rename(away)))
+    away.rename(image)
+    ftkit.resume(tmp_path / "cut")
+    assert weights(tmp_path / "cut", "model") == weights(run, "model")
+
+
+def test_what_is_not_the_fault_of_a_recipe_ends_the_race(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    image = copy / "train/b/0001.png"
+    image.write_bytes(b"no image")
+    flags = ["--data", str(copy), *FLAGS, "--scan", "off", "--set", "report=false"]
+    done = typed("train", *flags, "--name", "cut", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "0001.png" in done.stderr.splitlines()[-2]
+    assert "repair or remove it" in done.stderr.splitlines()[-1]
+    assert [trial["verdict"] for trial in found(tmp_path / "runs/cut")["trials"]] == ["", "", ""]
+
+
+def test_resumed_by_a_relative_path_its_config_has_the_whole_one(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted):
+        ftkit.train(planned(data, tmp_path / "runs", name="cut"), StopAt(3))
+    assert typed("train", "--resume", "runs/cut", cwd=tmp_path).returncode == 0
+    assert yaml.safe_load((tmp_path / "runs/cut/config.yaml").read_text())["output"] == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--ema", "0.9"], "a callback brings weights of its own"),
+        (["--set", "val_fraction=0.3"], "val_fraction is set"),
+        (["--strategy", "scratch"], "the weights start at random"),
+        (["--budget", "none"], "budget is none"),
+        (["--folds", "9"], "a class has fewer images than 9 folds"),
+        (["--scan", "off", "--on-bad-image", "skip"], "not all are read before training"),
+    ],
+)
+def test_folds_without_effect_say_why(flags: list[str], reason: str, data: Path, tmp_path: Path) -> None:
+    done = typed("plan", "--data", str(data), *FLAGS, *flags, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    line, hint = done.stderr.strip().splitlines()
+    assert line.startswith("error: --folds has no effect without kfold: images are held out, since ")
+    assert line.endswith(reason)
+    assert hint == "hint: drop it, or change that"
+
+
+def test_folds_go_with_what_is_measured_before_the_run(data: Path, tmp_path: Path) -> None:
+    done = typed("plan", "--data", str(data), *FLAGS, "--lr", "auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_extend_is_refused_with_the_reason(run: Path, data: Path, tmp_path: Path) -> None:
+    done = typed("train", "--resume", str(run), "--extend", "1")
+    assert done.returncode == 2
+    assert "is cross-fitted" in done.stderr
+    only = tmp_path / "only"
+    shutil.copytree(data / "train", only / "train")
+    assert typed("train", "--data", str(only), *FLAGS, "--name", "base", cwd=tmp_path).returncode == 0
+    done = typed("extend", "base", "--data", str(data), "--to", "more", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has no test split, and the run is cross-fitted" in done.stderr
+
+
+def test_the_json_of_a_plan_has_the_recipes(data: Path, tmp_path: Path) -> None:
+    plan = json.loads(typed("plan", "--data", str(data), *FLAGS, "--json", cwd=tmp_path).stdout)
+    assert list(plan["recipes"]) == RECIPES
+    plan = json.loads(typed("plan", "--data", str(data), *FLAGS, "--strategy", "full", "--json", cwd=tmp_path).stdout)
+    assert plan["recipes"] is None
 
 
 def test_what_the_config_sets_is_trained_as_it_is(data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -35,9 +35,17 @@ def plan(
     """Show the plan of a training: layer groups, learning rates, steps, memory."""
     complete_plan = complete(resolved)
     if json:
-        console.print_json(complete_plan.to_json())
+        console.print_json(plan_json(complete_plan))
     else:
         show(complete_plan, console.out())
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan for `--json`, with the recipes that the run compares first."""
+    from ftkit.recipe_search.recipes import searched_recipes
+
+    recipes = {trial.name: dict(trial.changes) for trial in searched_recipes(plan)}
+    return {**plan.to_json(), "recipes": recipes or None}
 
 
 def complete(

@@ -91,7 +91,7 @@ def train(
             raise SystemExit(run_agent(launch, ctx.find_root().obj))
     multiprocess_errors.stop_with_agent()
     quiet = quiet or launch_env.rank() > 0
-    from ftkit.cli.commands.plan import show
+    from ftkit.cli.commands.plan import plan_json, show
 
     if resume is None:
         _check_only_with_resume({"--extend": extend, "--allow-world-size-change": other_world})
@@ -101,7 +101,7 @@ def train(
     world_size = launch.processes * launch.nodes if launch is not None else launch_env.world()
     plan = replace(_plan(resolved, run, quiet, fetch=run is None and not dry_run), world_size=world_size)
     if dry_run:
-        console.print_json(plan.to_json()) if json else show(plan, console.out())
+        console.print_json(plan_json(plan)) if json else show(plan, console.out())
         return
     if not quiet and not json:
         show(plan, console.err())
@@ -189,7 +189,7 @@ def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.preparation.resume_request import extend, keep_place
 
-    run: RunFolder = RunFolder(resumed) if resumed else open_planned(plan)
+    run: RunFolder = RunFolder(resumed.absolute()) if resumed else open_planned(plan)
     if resumed:
         keep_place(run, plan)
     if extending and launch_env.rank() == 0:

@@ -31,26 +31,43 @@ def choose_validation(resolved: Resolved, splits: Splits) -> Validation:
     Args:
         splits: The splits that the dataset has.
     """
+    if resolved.config.validation != AUTO:
+        return resolved.config.validation
+    return "kfold" if why_held_out(resolved, splits) is None else "holdout"
+
+
+def why_held_out(resolved: Resolved, splits: Splits) -> str | None:
+    """Why `auto` holds images out; None where it cross-fits."""
     config, train = resolved.config, splits.train
-    if config.validation != AUTO:
-        return config.validation
-    if config.budget is None or train is None or splits.val is not None:
-        return "holdout"
-    if config.budget != AUTO:
-        return "kfold" if len(train) <= MOST_SEARCHED else "holdout"
-    if "val_fraction" in resolved.sources or _needs_one_training(resolved) or train.multilabel:
-        return "holdout"
-    counts = count_classes(_sampled(config, train, for_training=False).labels)
-    in_each_part = min(counts.values(), default=0) >= config.folds
-    return "kfold" if in_each_part and counts.total() <= MOST_CROSS_FITTED else "holdout"
+    if train is None or splits.val is not None:
+        return "the data has a validation split"
+    if config.budget is None:
+        return "budget is none"
+    most = MOST_CROSS_FITTED if config.budget == AUTO else MOST_SEARCHED
+    images = min(len(train), config.train_samples or len(train))
+    if images > most:
+        return f"there are {images:,} training images, and auto cross-fits {most:,} at most"
+    if config.on_bad_image == "skip" and config.scan != "full":
+        return "unreadable images are left out, and not all are read before training"
+    return _why_one_training(resolved, train) if config.budget == AUTO else None
 
 
-def _needs_one_training(resolved: Resolved) -> bool:
-    """Whether the weights of several trainings can't be averaged: they start at random, or callbacks replace them."""
+def _why_one_training(resolved: Resolved, train: Split) -> str | None:
+    """Why the images can't be divided into folds, or the weights of several trainings not averaged."""
+    config = resolved.config
     strategy: Strategy = build(resolved, "strategy")
-    if (resolved.config.weights or strategy.default_weights) == "none":
-        return True
-    return any(replaces_weights(callback) for callback in build(resolved, "callbacks"))
+    if "val_fraction" in resolved.sources:
+        return "val_fraction is set"
+    if train.multilabel:
+        return "an image may have several labels"
+    if (config.weights or strategy.default_weights) == "none":
+        return "the weights start at random"
+    if any(replaces_weights(callback) for callback in build(resolved, "callbacks")):
+        return "a callback brings weights of its own"
+    counts = count_classes(_sampled(config, train, for_training=False).labels)
+    if min(counts.values(), default=0) < config.folds:
+        return f"a class has fewer images than {config.folds} folds"
+    return None
 
 
 def is_cross_fitted(config: Config) -> bool:
@@ -60,12 +77,14 @@ def is_cross_fitted(config: Config) -> bool:
 
 def with_one_recipe(resolved: Resolved) -> Resolved:
     """The request without what `auto` would add to one training: cross-fitting and a search."""
-    config, update = resolved.config, dict[str, object]()
-    if config.budget == AUTO:
-        update["budget"] = None
-        if config.validation == AUTO:
-            update["validation"] = "holdout"
-    return replace(resolved, config=config.model_copy(update=update))
+    config, sources = resolved.config, resolved.sources
+    if config.budget != AUTO:
+        return resolved
+    update: dict[str, object] = {"budget": None}
+    if config.validation == AUTO:
+        update["validation"] = "holdout"
+        sources = {key: where for key, where in sources.items() if key != "folds"}  # They are those of the run.
+    return replace(resolved, config=config.model_copy(update=update), sources=sources)
 
 
 def single_training(resolved: Resolved) -> Resolved:
@@ -93,7 +112,7 @@ def with_validation(resolved: Resolved, splits: Splits, for_training: bool) -> t
         resolved = with_one_recipe(resolved)  # The config of a run names the choice; older versions made none.
     if choose_validation(resolved, splits) == "kfold":
         return _cross_fitted(resolved, splits, for_training)
-    _refuse_fold_keys(resolved)
+    _refuse_fold_keys(resolved, splits)
     config, train, val = resolved.config, splits.train, splits.val
     notes: tuple[str, ...] = ()
     if val is None:
@@ -132,6 +151,11 @@ def validated_splits(config: Config, splits: Splits) -> list[Split]:
 
 def _cross_fitted(resolved: Resolved, splits: Splits, for_training: bool) -> tuple[Splits, tuple[str, ...]]:
     config, where = resolved.config, resolved.where
+    if config.on_bad_image == "skip" and config.scan != "full":
+        raise RequestError(
+            f"{where('scan')}: with kfold, unreadable images are left out only if all are read before training",
+            "give --scan full",
+        )
     assert splits.train is not None, "with_validation returns such data as it is"
     if splits.val is not None and for_training:
         raise RequestError(
@@ -171,7 +195,10 @@ def _rare_notes(config: Config, train: Split, classes: tuple[str, ...]) -> tuple
     return (one_line(f"{many} fewer images than {config.folds} folds, so not each fold validates them: {few}"),)
 
 
-def _refuse_fold_keys(resolved: Resolved) -> None:
+def _refuse_fold_keys(resolved: Resolved, splits: Splits) -> None:
     for key in FOLD_KEYS:
         if resolved.is_explicit(key) or (key == "fold" and resolved.config.fold is not None):
-            raise RequestError(f"{resolved.where(key)} has no effect without kfold", "give --validation kfold too")
+            reason = why_held_out(resolved, splits) if resolved.config.validation == AUTO else None
+            why = f": images are held out, since {reason}" if reason else ""
+            hint = "drop it, or change that" if reason else "give --validation kfold too"
+            raise RequestError(f"{resolved.where(key)} has no effect without kfold{why}", hint)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ftkit.data.images import sample_name
 from ftkit.distributed.collectives import max_over_processes
-from ftkit.errors import FtkitError
+from ftkit.errors import SettingsError
 from ftkit.training.callbacks.trainer_callback import TrainerCallback
 from ftkit.training.run_context import RunContext
 from ftkit.training.steppers.fsdp import own
@@ -41,7 +41,7 @@ class NanGuard(TrainerCallback):
 
     def on_update_refused(self, step: int) -> None:
         self.on_report({})
-        raise FtkitError(
+        raise SettingsError(
             f"the gradients are not finite in {self._place(step)}, on {self._images(step)}",
             f"lower --lr, or set --clip-grad; {KEPT}",
         )
@@ -50,11 +50,11 @@ class NanGuard(TrainerCallback):
         """Stop, on all processes, where a loss wasn't finite in any of them.
 
         Raises:
-            FtkitError: Names the epoch, the step and the images of its batches.
+            SettingsError: Names the epoch, the step and the images of its batches.
         """
         step = max_over_processes(self.trainer.session.accelerator, int(self._wrong_step))
         if step >= 0:
-            raise FtkitError(
+            raise SettingsError(
                 f"the loss is not finite in {self._place(step)}, on {self._images(step)}",
                 f"lower --lr, check these images, or leave such steps out with --on-nan skip; {KEPT}",
             )
@@ -70,7 +70,7 @@ class NanGuard(TrainerCallback):
         Only what trains can have become so, and buffers; all of it is checked while nothing is frozen yet.
 
         Raises:
-            FtkitError: A parameter or buffer isn't finite; names it.
+            SettingsError: A parameter or buffer isn't finite; names it.
         """
         session = self.trainer.session
         trained = ((name, tensor) for name, tensor in session.network.named_parameters() if tensor.requires_grad)
@@ -79,7 +79,7 @@ class NanGuard(TrainerCallback):
         # Another process may have the shard that isn't finite, and all must stop.
         wrong = wrong if self.trainer.shards is None else max_over_processes(session.accelerator, wrong)
         if wrong >= 0:
-            raise FtkitError(
+            raise SettingsError(
                 f"{checked[wrong][0]} is not finite after epoch {session.progress.epoch}, step "
                 f"{session.progress.step}, though the losses were",
                 f"lower --lr, or set --clip-grad; {KEPT}",

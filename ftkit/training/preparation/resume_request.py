@@ -114,6 +114,11 @@ def extend(run: RunFolder, plan: Plan) -> None:
     Raises:
         RequestError: The run has no checkpoint to resume from.
     """
+    if plan.fold_sizes:
+        raise RequestError(
+            f"--extend: {run.path} is cross-fitted, and its model is an average of several trainings",
+            "start a new run with --epochs, or with --budget none",
+        )
     if not any(run.checkpoints.glob("e*")):
         raise RequestError(f"--extend: {run.path} has no checkpoint to resume from", "start a new run with --epochs")
     changed = schedule_change(json.loads(run.plan.read_text(encoding="utf-8")), plan)

@@ -66,6 +66,9 @@ def _trainings(plan: Plan) -> Iterator[tuple[str, str]]:
     recipes = searched_recipes(plan)
     if recipes:
         yield "recipes" if plan.config.budget == AUTO else "search", _search(plan, recipes)
+    elif plan.config.budget is not None and plan.resolved.is_requested("budget"):
+        needs = "that takes a cross-fitted run in one process that sets no strategy, augmentation, rate or probe"
+        yield "recipes", f"none are compared: {needs}"
     if plan.fold_sizes:
         yield "folds", _folds(plan)
 
@@ -76,7 +79,11 @@ def _search(plan: Plan, recipes: Sequence[RecipeTrial]) -> str:
 
     budget, names = plan.config.budget, ", ".join(trial.name for trial in recipes)
     if not isinstance(budget, float):
-        return f"{names}, compared on out-of-fold images; lines below are of the first (--budget none trains it alone)"
+        most = len(recipes) * len(plan.fold_sizes)
+        return (
+            f"{names}, compared on out-of-fold images by {most} trainings or fewer; lines below are of the first "
+            "(--budget none trains it alone)"
+        )
     fixed = fixed_keys(plan.resolved)
     kept = f"; set and not changed: {', '.join(fixed)}" if fixed else ""
     where = "out-of-fold images" if plan.fold_sizes else "the validation split"

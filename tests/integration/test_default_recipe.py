@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +17,7 @@ from ftkit import FtkitError, RequestError
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder, typed
 from tests.runs import Notes, records, weights
-from tests.stopping import StopAt
+from tests.stopping import StopAt, train_until_killed
 
 CLASSES = {"a": 8, "b": 7, "c": 5}
 SETTINGS: dict[str, Any] = {
@@ -95,25 +91,10 @@ def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Pa
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
-KILLED = """
-import os, signal, sys
-import ftkit
-
-class Killer(ftkit.Listener):
-    def note(self, text):
-        if {when!r} in text:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-ftkit.train(ftkit.plan(**{settings!r}), Killer())
-"""
-
-
 @pytest.mark.parametrize("when", ["as-given, fold 1", "has won"])
 def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path, tmp_path: Path) -> None:
     place = {"dataset": {"name": "folder", "root": str(data)}, "output": str(tmp_path), "name": "cut"}
-    code = KILLED.format(when=when, settings=SETTINGS | place)
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=300, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    train_until_killed(when, SETTINGS | place)
     done = typed("train", "--resume", str(tmp_path / "cut"), "--json")
     assert done.returncode == 0, done.stderr
     assert found(tmp_path / "cut") == found(run)

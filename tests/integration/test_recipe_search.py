@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ from ftkit import RequestError
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder, typed
 from tests.runs import Notes, planner, records, weights
-from tests.stopping import StopAt
+from tests.stopping import StopAt, train_until_killed
 
 CLASSES = {"a": 8, "b": 7, "c": 5}
 FIXED: dict[str, Any] = {
@@ -123,30 +119,12 @@ def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Pa
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
-KILLED = """
-import os, signal, sys
-import ftkit
-
-class Killer(ftkit.Listener):
-    def note(self, text):
-        if {when!r} in text:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-ftkit.train(ftkit.plan({config!r}, name="cut", output={output!r}), Killer())
-"""
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("when", ["search: one-rate, fold 1", "has won"])
 def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path, tmp_path: Path) -> None:
-    config = tmp_path / "search.yaml"
-    place = {"dataset": {"name": "folder", "root": str(data)}, "workers": 0}
-    config.write_text(yaml.safe_dump({**SETTINGS, **FIXED, **place, "budget": "1h"}))
-    code = KILLED.format(when=when, config=str(config), output=str(tmp_path))
-    # Keys in a file aren't fixed, so they are given as the module's fixture gives them.
-    code = code.replace("name=", f"**{FIXED!r}, name=")
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=300, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = {"name": "folder", "root": str(data)}
+    place = {"dataset": folder, "workers": 0, "output": str(tmp_path), "name": "cut", "report": False}
+    train_until_killed(when, {**SETTINGS, **FIXED, **place, "budget": "1h"})
     done = typed("train", "--resume", str(tmp_path / "cut"), "--json")
     assert done.returncode == 0, done.stderr
     assert without_seconds(found(tmp_path / "cut")) == without_seconds(found(run))

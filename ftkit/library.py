@@ -60,7 +60,7 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
     """
     from ftkit.recipe_search.search_run import execute_plan
 
-    folder = RunFolder(Path(run).absolute())
+    folder = RunFolder(Path(run))
     plan = make_plan(resolve(folder.config, {}, [], {}), run=folder)
     return _completed(plan, execute_plan(plan, folder, listener, resume=True), listener)
 

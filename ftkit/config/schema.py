@@ -94,7 +94,8 @@ class Cache(Section):
     """Cached augmentations per image: the first is the image without augmentation, the others are augmented."""
     decoded: Decoded = "auto"
     """Where to cache decoded images. off: decode them in each epoch; ram or disk: keep them, if they fit; auto: ram for
-    5,000 image files or fewer that take 1 GB or less, and a quarter of the available memory or less."""
+    5,000 image files or fewer that take 1 GB or less, and a quarter of the available memory or less, unless
+    unreadable ones are skipped."""
     limit: Annotated[int, BeforeValidator(as_bytes)] = Field(default=20_000_000_000, ge=0)
     """Size limit of the activation cache over all runs, in bytes or such as 20GB. Least recently used entries are
     removed first."""

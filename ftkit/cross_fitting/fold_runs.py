@@ -130,7 +130,7 @@ def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
     update: Mapping[str, object] = {
         "fold": number,
         "budget": None,
-        "output": str(folds),
+        "output": str(folds.absolute()),
         "name": str(number),
         "weight_averaging": False,
         "report": False,

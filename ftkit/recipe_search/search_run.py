@@ -155,7 +155,7 @@ def _adopt(run: RunFolder, winner: TrialRun) -> None:
     marks = [mark.name for mark in (winner.run.last, winner.run.cross_fitting)]
     names = sorted(each.name for each in winner.run.path.iterdir())
     _move([winner.run.path / name for name in names if name not in {*marks, *KEPT}], run.path)
-    update = {"budget": None, "output": str(run.path.parent), "name": run.name}
+    update = {"budget": None, "output": str(run.path.parent.absolute()), "name": run.name}
     config = winner.plan.config.model_copy(update=update)
     write_request(run, replace(winner.plan, resolved=replace(winner.plan.resolved, config=config)))
     _move([winner.run.path / name for name in names if name in marks], run.path)

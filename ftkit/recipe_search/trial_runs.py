@@ -56,7 +56,7 @@ def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
     if folder.path.exists() and not begun:
         shutil.rmtree(folder.path)  # The search was killed while it was made.
     changed = with_changes(plan.resolved, trial.changes)
-    update: Mapping[str, object] = {"budget": None, "output": str(run.trials), "name": trial.name}
+    update: Mapping[str, object] = {"budget": None, "output": str(run.trials.absolute()), "name": trial.name}
     request = replace(changed, config=changed.config.model_copy(update=update))
     planned = make_plan(request, run=folder if begun and not done else run)
     require_same_images(plan.splits.train, planned.splits.train)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ftkit.activation_cache.feed import Feed
+from ftkit.config.choices import AUTO
 from ftkit.data.balance import sampling_weights
 from ftkit.data.loading import loader
 from ftkit.data.loading.decoded_images import DecodedCache, open_decoded_caches
@@ -202,7 +203,13 @@ def _optimizer(plan: Plan, built: BuiltModel, compute: Compute, accelerator: Acc
 
 
 def _decoded(plan: Plan, workers: int, listener: Listener) -> Mapping[SplitName, DecodedCache]:
-    """The caches of decoded images, where the config asks for them."""
+    """The caches of decoded images, where the config asks for them.
+
+    Where unreadable images are left out, `auto` keeps none: a file that breaks during the run would be left out or not
+    by whether it was kept already.
+    """
+    if plan.config.cache.decoded == AUTO and plan.config.on_bad_image == "skip":
+        return {}
     return open_decoded_caches(
         {"train": _split(plan, "train"), "val": _split(plan, "val")},
         plan.preprocessing.channels,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,6 @@ from ftkit.recipe_search.decisions import (
     next_step,
 )
 from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, Score, read_search
-from ftkit.runs.run_folder import RunFolder
 
 VALUES = {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.6, "e": 0.8}
 
@@ -208,7 +209,7 @@ def test_only_the_last_score_keeps_its_hits() -> None:
 def test_a_loss_that_is_not_finite_is_the_worst_and_is_kept(tmp_path: Path) -> None:
     score = Score(0.5, None)
     assert Score(0.5, 9.0).is_better(score, lower_is_better=False)
-    run = RunFolder(tmp_path)
+    run: Any = SimpleNamespace(search=tmp_path / "search.json")
     search = new(("a",), budget=None)
     search = search.with_trial(search.named("a").with_score(score, 1.0))
     run.search.write_text(json.dumps(search.to_json()))

@@ -189,7 +189,7 @@ def _train(plan: Plan, resumed: Path | None, quiet: bool, extending: bool, other
     from ftkit.runs.run_folder import RunFolder
     from ftkit.training.preparation.resume_request import extend, keep_place
 
-    run: RunFolder = RunFolder(resumed.absolute()) if resumed else open_planned(plan)
+    run: RunFolder = RunFolder(resumed) if resumed else open_planned(plan)
     if resumed:
         keep_place(run, plan)
     if extending and launch_env.rank() == 0:

@@ -229,7 +229,9 @@ def ftkit_run(**more: Any) -> Callable[[Settings], float]:
 
 METHODS: dict[str, Callable[[Settings], float]] = {
     "default": ftkit_run(),
-    **{f"ftkit: {name}": ftkit_run(strategy=name) for name in STRATEGIES},
+    "budget of 10 minutes": ftkit_run(budget="10m"),
+    "one training": ftkit_run(budget=None),
+    **{f"ftkit: {name}": ftkit_run(strategy=name, budget=None) for name in STRATEGIES},
     **RIVALS,
 }
 

@@ -44,9 +44,10 @@ def why_held_out(resolved: Resolved, splits: Splits) -> str | None:
     if config.budget is None:
         return "budget is none"
     most = MOST_CROSS_FITTED if config.budget == AUTO else MOST_SEARCHED
-    images = min(len(train), config.train_samples or len(train))
-    if images > most:
-        return f"there are {images:,} training images, and auto cross-fits {most:,} at most"
+    if config.train_samples is not None and config.train_samples < len(train):
+        return "train_samples leaves images to validate on"
+    if len(train) > most:
+        return f"there are {len(train):,} training images, and auto cross-fits {most:,} at most"
     if config.on_bad_image == "skip" and config.scan != "full":
         return "unreadable images are left out, and not all are read before training"
     return _why_one_training(resolved, train) if config.budget == AUTO else None
@@ -64,7 +65,7 @@ def _why_one_training(resolved: Resolved, train: Split) -> str | None:
         return "the weights start at random"
     if any(replaces_weights(callback) for callback in build(resolved, "callbacks")):
         return "a callback brings weights of its own"
-    counts = count_classes(_sampled(config, train, for_training=False).labels)
+    counts = count_classes(train.labels)
     if min(counts.values(), default=0) < config.folds:
         return f"a class has fewer images than {config.folds} folds"
     return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -184,7 +185,7 @@ def evaluation_loader(
 def _loader(
     samples: Samples, order: Sampler[list[Key]], workers: int, pin: bool, shape: Sequence[int] = (0,)
 ) -> DataLoader[_Sample | ReadFailure]:
-    return DataLoader(
+    loader: DataLoader[_Sample | ReadFailure] = DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,
@@ -202,6 +203,29 @@ def _loader(
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context=START if workers else None,
     )
+    _LOADERS.add(loader)
+    return loader
+
+
+_LOADERS: WeakSet[DataLoader[Any]] = WeakSet()
+
+
+@contextmanager
+def ending_workers() -> Iterator[None]:
+    """End the worker processes of the loaders that are made within it.
+
+    Networks of some packages refer to themselves, and with them to what trains them. Only a garbage collection finds
+    these, which leaves each worker five seconds to end by itself, without telling it.
+    """
+    known = set(_LOADERS)
+    try:
+        yield
+    finally:
+        for loader in set(_LOADERS) - known:
+            iterator: Any = loader._iterator
+            if iterator is not None:
+                iterator._shutdown_workers()
+                loader._iterator = None
 
 
 def require_readable(batch: Batch) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +32,13 @@ SEARCHED = ("strategy", "augment", "optimizer.lr", "probe", "epochs", "label_smo
 
 def fixed_keys(resolved: Resolved) -> tuple[str, ...]:
     """The keys among `SEARCHED` that a flag, a variable or the library's caller sets: no recipe changes them."""
-    requested = [key for key in resolved.sources if resolved.is_requested(key)]
-    return tuple(key for key in SEARCHED if any(one == key or one.startswith(f"{key}.") for one in requested))
+    return _searched_among(key for key in resolved.sources if resolved.is_requested(key))
+
+
+def _searched_among(sources: Iterable[str]) -> tuple[str, ...]:
+    """The keys among `SEARCHED` that have a source, for themselves or for an option below them."""
+    known = tuple(sources)
+    return tuple(key for key in SEARCHED if any(one == key or one.startswith(f"{key}.") for one in known))
 
 
 def searched_recipes(plan: Plan) -> tuple[RecipeTrial, ...]:
@@ -50,12 +55,7 @@ def searched_recipes(plan: Plan) -> tuple[RecipeTrial, ...]:
         return ()
     racing = tuple(trial for trial in first_recipes(plan, ()) if trial.name in RACING)
     changed = {key for trial in racing for key in trial.changes}
-    return () if changed & {key for key in SEARCHED if _is_set(plan.resolved, key)} else racing
-
-
-def _is_set(resolved: Resolved, key: str) -> bool:
-    """Whether a key, or one below it, has a value from anywhere."""
-    return any(one == key or one.startswith(f"{key}.") for one in resolved.sources)
+    return () if changed & set(_searched_among(plan.resolved.sources)) else racing
 
 
 def first_recipes(plan: Plan, fixed: Collection[str]) -> tuple[RecipeTrial, ...]:

@@ -10,6 +10,7 @@ from time import monotonic
 
 from ftkit.cross_fitting.fold_runs import plan_fold, require_same_images, train_fold
 from ftkit.cross_fitting.share_choice import choose, evaluate_shares
+from ftkit.data.loading.loader import ending_workers
 from ftkit.errors import FtkitError, RequestError, SettingsError, one_line
 from ftkit.metrics.bootstrap import hits, intervals
 from ftkit.planning.resolve import make_plan
@@ -113,7 +114,8 @@ def _train_whole(opened: TrialRun, listener: Listener) -> Score:
         resumes = run.inputs.is_file()
         if resumes:
             keep_place(run, plan)
-        train(plan, run, listener, resume=resumes)
+        with ending_workers():
+            train(plan, run, listener, resume=resumes)
     best = summarize(run.path).best
     assert best is not None, "a finished run has records"
     loss = best.get("val_loss")

@@ -21,8 +21,9 @@ from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_keys import TableKeys, TableSpec, cached_prefixes, open_checked_table, table_key
 from ftkit.config.schema import Cache
-from ftkit.data.loading.loader import Batch, Samples, raise_failures, split_targets
+from ftkit.data.loading.loader import Batch, Samples, split_targets
 from ftkit.data.loading.order import Key
+from ftkit.data.loading.read_failures import raise_failures
 from ftkit.data.scan.content_digests import ImageDigests, image_digests
 from ftkit.errors import plural
 from ftkit.files.cache_folder import CacheStore, activation_folder
@@ -87,7 +88,12 @@ class CachedSplit:
 
 @contextmanager
 def read_cached(
-    prefix: FrozenPrefix | None, samples: Samples, store: CacheStore | None, note: Note, threads: int | None = None
+    prefix: FrozenPrefix | None,
+    samples: Samples,
+    store: CacheStore | None,
+    note: Note,
+    threads: int | None = None,
+    whole: bool = False,
 ) -> Iterator[CachedSplit | None]:
     """The activations of a split; missing ones are computed and stored.
 
@@ -97,6 +103,7 @@ def read_cached(
     Args:
         samples: The split's samples, with the transform of evaluation.
         threads: See `inference.streaming.stream_outputs`.
+        whole: None either where activations are missing.
 
     Raises:
         FtkitError: An image can't be read; the message names it.
@@ -105,11 +112,17 @@ def read_cached(
         yield None
         return
     images = image_digests(samples.split)
+    if whole and not store.has(table_key(prefix.key, images.digest, prefix.preprocessing)):
+        yield None
+        return
     table = _opened(prefix, samples, images, store, note)
     if table is None:
         yield None
         return
     try:
+        if whole and table.missing():
+            yield None
+            return
         stored = _fill(table, prefix, samples, images, threads)
         if stored:
             of = plural(len(samples), "image")

@@ -10,8 +10,9 @@ import torch
 from ftkit.activation_cache.cached_augmentations import UNAUGMENTED
 from ftkit.activation_cache.cutting.cut import Cut
 from ftkit.activation_cache.table import DeviceTables, Rows
-from ftkit.data.loading.loader import Batch, ReadFailure, split_targets
+from ftkit.data.loading.loader import Batch, split_targets
 from ftkit.data.loading.order import Key
+from ftkit.data.loading.read_failures import ReadFailure
 from ftkit.parts.dataset import SplitName
 
 if TYPE_CHECKING:

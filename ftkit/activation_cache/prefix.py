@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ftkit.activation_cache.cutting.finder import CutFinder
-from ftkit.data.loading.loader import Batch, ReadFailure, Samples, label_tensor
+from ftkit.data.loading.loader import Batch, Samples, label_tensor
 from ftkit.data.loading.order import Key
+from ftkit.data.loading.read_failures import ReadFailure
 from ftkit.files.cache_folder import CHUNK
 from ftkit.inference.streaming import stream_outputs
 from ftkit.models.compute.devices import Compute

@@ -27,8 +27,9 @@ from ftkit.activation_cache.prefix import compute_rows, fast_prefix
 from ftkit.activation_cache.table import Table
 from ftkit.activation_cache.table_images import RunImages, TableImages
 from ftkit.activation_cache.table_keys import TableKeys, TableSpec, open_checked_table, table_key
-from ftkit.data.loading.loader import Batch, ReadFailure
+from ftkit.data.loading.loader import Batch
 from ftkit.data.loading.order import Key, Shard
+from ftkit.data.loading.read_failures import ReadFailure
 from ftkit.distributed.collectives import max_over_processes
 from ftkit.files.cache_folder import CHUNK, CacheStore, activation_folder
 from ftkit.models.identity import code_identity

@@ -104,6 +104,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(("--dataset",), "dataset.name", "NAME", "Name of a dataset; see `ftkit datasets list`.", DATA, "datasets"),
     Flag(("--train-samples",), "train_samples", "N", "Number of training images to use.", DATA),
+    Flag(("--val-samples",), "val_samples", "N", "Number of validation images to use.", DATA),
     Flag(
         ("--validation",),
         "validation",

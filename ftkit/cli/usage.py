@@ -39,6 +39,7 @@ FLAG_ALIASES: dict[str, tuple[str, ...]] = {
     "--learning-rate": ("--lr",),
     "--lr0": ("--lr",),
     "--max-epochs": ("--epochs",),
+    "--max-eval-samples": ("--val-samples",),
     "--max-train-samples": ("--train-samples",),
     "--metric-for-best-model": ("--monitor",),
     "--mixed-precision": ("--precision",),

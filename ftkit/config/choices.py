@@ -47,6 +47,7 @@ KEY_PEERS: dict[str, str] = {
     "learning_rate": "optimizer.lr",
     "lr": "optimizer.lr",
     "lr0": "optimizer.lr",
+    "max_eval_samples": "val_samples",
     "max_train_samples": "train_samples",
     "model": "backbone",
     "num_epochs": "epochs",

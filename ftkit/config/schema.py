@@ -95,7 +95,7 @@ class Cache(Section):
     decoded: Decoded = "auto"
     """Where to cache decoded images. off: decode them in each epoch; ram or disk: keep them, if they fit; auto: ram for
     5,000 image files or fewer that take 1 GB or less, and a quarter of the available memory or less, unless
-    unreadable ones are skipped."""
+    unreadable ones are skipped; on a CPU only for images with eight times as many pixels as the network's input."""
     limit: Annotated[int, BeforeValidator(as_bytes)] = Field(default=20_000_000_000, ge=0)
     """Size limit of the activation cache over all runs, in bytes or such as 20GB. Least recently used entries are
     removed first."""
@@ -130,12 +130,14 @@ class Config(Section):
     """Cross-fitting: number of parts that the training images are divided into, and of models that are trained."""
     budget: Annotated[Seconds | Literal["auto"] | None, BeforeValidator(as_seconds)] = "auto"
     """Time for a search of strategy, learning rate, augmentation and number of epochs, in seconds or such as 10m or
-    1h30m: recipes are trained in turn, and the best one becomes the run. auto: three recipes are compared on the folds
-    of a cross-fitted run that sets none of these; null: no search."""
+    1h30m: recipes are trained in turn, and the best one becomes the run. auto: three recipes are compared if
+    none of these is set and the weights are pretrained; null: no search."""
     fold: int | None = Field(default=None, ge=1)
     """Cross-fitting: train only the model of this fold, from 1; its validation images are this part."""
     train_samples: int | None = Field(default=None, ge=1)
     """Number of training images to use, a random sample stratified by class; by default all."""
+    val_samples: int | None = Field(default=None, ge=1)
+    """Number of validation images to use, a random sample stratified by class; by default all."""
     on_bad_image: BadImage = "error"
     """Unreadable image files. error: fail before training and name them; skip: leave them out."""
     scan: Scan = "full"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftkit.config.load import Resolved
-from ftkit.data.loading.loader import ending_workers
 from ftkit.distributed import launch_env
 from ftkit.distributed.processes import main_first, run_on_main
 from ftkit.errors import FtkitError, RunInterrupted, one_line, plural
@@ -153,12 +152,11 @@ def train_fold(fold: Fold, run: RunFolder, listener: Listener, other_world: bool
     if finished:
         return
     try:
-        with ending_workers():
-            if begun:
-                keep_place(fold.run, fold.plan)
-                train(fold.plan, fold.run, listener, resume=True, other_world=other_world)
-            else:
-                train(fold.plan, open_run(fold.plan), listener)
+        if begun:
+            keep_place(fold.run, fold.plan)
+            train(fold.plan, fold.run, listener, resume=True, other_world=other_world)
+        else:
+            train(fold.plan, open_run(fold.plan), listener)
     except RunInterrupted as error:
         message = f"fold {fold.number} of {fold.plan.config.folds}: {error.message}"
         raise RunInterrupted(message, resume_command(run), error.exit_code - 128) from None

@@ -83,32 +83,36 @@ def require_two_of_each(labels: Labels, classes: Sequence[str] = ()) -> None:
         raise _too_few(single, classes)
 
 
-def stratified_sample(labels: Labels, count: int, seed: int) -> list[int]:
+def stratified_sample(labels: Labels, count: int, seed: int, key: str = "train_samples") -> list[int]:
     """Positions of `count` samples, with each class in proportion to its size but at least once; ascending.
 
     A larger `count` with the same seed gives a superset of a smaller one.
+
+    Args:
+        key: The config key that sets `count`, for messages.
 
     Raises:
         RequestError: `count` is less than the number of classes, or more than the number of samples; multi-label, it
             is less than the number of samples needed to cover all classes.
     """
     if count > len(labels):
+        kind = "validation" if key == "val_samples" else "training"
         raise RequestError(
-            f"train_samples is {count}, but there are {plural(len(labels), 'training image')}",
-            f"set train_samples to {len(labels)} or less",
+            f"{key} is {count}, but there are {plural(len(labels), f'{kind} image')}",
+            f"set {key} to {len(labels)} or less",
         )
     if isinstance(labels, LabelSets):
         try:
             return sample_label_sets(labels, count, seed)
         except ValueError as error:
             raise RequestError(
-                f"train_samples is {count}, too few to include all classes", f"set train_samples to {error} or more"
+                f"{key} is {count}, too few to include all classes", f"set {key} to {error} or more"
             ) from None
     members = _shuffled(labels, seed)
     if count < len(members):
         raise RequestError(
-            f"train_samples is {count}, fewer than the {len(members)} classes",
-            f"set train_samples to {len(members)} or more",
+            f"{key} is {count}, fewer than the {len(members)} classes",
+            f"set {key} to {len(members)} or more",
         )
     quotas = _apportion({label: len(positions) for label, positions in members.items()}, count)
     return sorted(i for label, positions in members.items() for i in positions[: quotas[label]])

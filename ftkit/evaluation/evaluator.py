@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ftkit.activation_cache.cache_reader import Note, find_cached_prefix, ignore_note, read_cached
-from ftkit.data.loading.loader import Pixels, ReadFailure, Samples, raise_failures
+from ftkit.activation_cache.cache_reader import CachedSplit, Note, find_cached_prefix, ignore_note, read_cached
+from ftkit.data.loading.loader import Pixels, Samples
 from ftkit.data.loading.order import Key
+from ftkit.data.loading.read_failures import ReadFailure, raise_failures
 from ftkit.errors import RequestError
 from ftkit.evaluation.evaluation_data import EvaluationData
 from ftkit.files.cache_folder import CacheStore
 from ftkit.inference.classifier import Classifier, inference_networks
+from ftkit.inference.head_features import head_of, with_features
 from ftkit.inference.streaming import Read, grouped, stream_outputs
 from ftkit.metrics.bootstrap import Interval, intervals
 from ftkit.metrics.finite_outputs import finite_rows, require_finite
@@ -47,6 +50,25 @@ class ComputeOptions:
     batch_size: int = 64
     cache: bool = True
     tta: Tta = "none"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a pass over a split gives besides the logits.
+
+    Attributes:
+        features: Turns what the head takes, `(b, ...)`, into features `(b, d)`; None for no features. Of a single
+            network, seen as it is.
+        pixels: Reads the pixels of an image, as `Samples` takes it, for those who look at them on the way.
+        places: The positions of the images, ascending; by default all.
+    """
+
+    features: Callable[[Tensor], Tensor] | None = None
+    pixels: Pixels | None = None
+    places: Sequence[int] | None = None
+
+
+NO_EXTRAS = Extras()
 
 
 def evaluate_bundle(
@@ -127,21 +149,65 @@ def compute_logits(
     Raises:
         FtkitError: An image can't be read, or the outputs for some images are not finite; the message names them.
     """
-    classifier = Classifier(inference_networks(loaded), loaded.task, options.tta)
-    keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
-    groups = grouped(keys, classifier.group_size(options.batch_size))
-    samples, parts = Samples(split, evaluation(loaded.card.preprocessing)), []
-    prefix = find_cached_prefix(loaded, store) if classifier.is_plain else None
-    with read_cached(prefix, samples, store, tell, options.threads) as kept:
-        suffix = None if kept is None else kept.cut.eval_suffix
-        network = suffix and calibrated_network(suffix, loaded.card.calibration, loaded.compute.device)
-        read = split_reader(classifier, split) if kept is None else kept.read
-        for rest, outputs in stream_outputs(classifier.compute, network or classifier, groups, read, options.threads):
-            raise_failures(rest)
-            parts.append(outputs[0].float().cpu())
-    logits = torch.cat(parts)
+    logits, _ = outputs_of(loaded, split, options, store, tell)
     require_finite(finite_rows(logits), split.names)
     return logits
+
+
+def outputs_of(
+    loaded: Loaded,
+    split: Split,
+    options: ComputeOptions,
+    store: CacheStore | None = None,
+    tell: Note = ignore_note,
+    extras: Extras = NO_EXTRAS,
+) -> tuple[Tensor, Tensor | None]:
+    """A model's calibrated logits, float32 `(n, classes)`, and features, `(n, d)` or None, on the CPU, in one pass.
+
+    Args:
+        extras: What else to take from the pass. The other args are those of `compute_logits`.
+
+    Raises:
+        FtkitError: An image can't be read.
+    """
+    classifier = Classifier(inference_networks(loaded), loaded.task, options.tta)
+    places = range(len(split)) if extras.places is None else extras.places
+    keys: Iterable[Key] = ((0, index, 0) for index in places)
+    groups = grouped(keys, classifier.group_size(options.batch_size))
+    samples, logits, features = Samples(split, evaluation(loaded.card.preprocessing)), list[Tensor](), list[Tensor]()
+    prefix = find_cached_prefix(loaded, store) if classifier.is_plain else None
+    whole = extras.places is not None  # Of a sample alone, no other images should be computed.
+    with read_cached(prefix, samples, store, tell, options.threads, whole) as kept, ExitStack() as hooks:
+        network: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+        plain, read = _network_and_reader(loaded, classifier, split, kept, extras.pixels)
+        network = plain
+        if extras.features is not None:
+            # The suffix of a cut is made of the model's own modules, and other networks of copies of them.
+            inner = loaded.model if kept is not None else classifier.networks[0].network
+            network = hooks.enter_context(with_features(plain, head_of(loaded, inner)))
+        for rest, outputs in stream_outputs(classifier.compute, network, groups, read, options.threads):
+            raise_failures(rest)
+            logits.append(outputs[0].float().cpu())
+            features += [extras.features(each.cpu()) for each in outputs[1:] if extras.features is not None]
+    return torch.cat(logits), torch.cat(features) if features else None
+
+
+def _network_and_reader(
+    loaded: Loaded, classifier: Classifier, split: Split, kept: CachedSplit | None, pixels: Pixels | None
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Key], Read[tuple[Label, int] | ReadFailure]]]:
+    """What computes the outputs, and what reads its inputs: images, or their cached activations."""
+    if kept is None:
+        return classifier, split_reader(classifier, split, pixels)
+    network = calibrated_network(kept.cut.eval_suffix, loaded.card.calibration, loaded.compute.device)
+    if pixels is None:
+        return network, kept.read
+    images = split_reader(classifier, split, pixels)
+
+    def read(key: Key) -> Read[tuple[Label, int] | ReadFailure]:
+        image, rest = images(key)
+        return (None, rest) if image is None else kept.read(key)
+
+    return network, read
 
 
 def split_reader(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ftkit.data.loading.loader import raise_failures
-from ftkit.data.loading.order import Key
+from ftkit.activation_cache.cache_reader import store_of
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, one_line
-from ftkit.evaluation.evaluator import ComputeOptions, split_reader
+from ftkit.evaluation.evaluator import ComputeOptions, Extras, outputs_of
 from ftkit.evaluation.out_of_fold import read_out_of_fold
+from ftkit.files.cache_folder import CacheStore
 from ftkit.files.folder_swap import current_folder
-from ftkit.inference.classifier import Classifier, inference_networks
-from ftkit.inference.head_features import classifier_with_features, flat_features
-from ftkit.inference.streaming import grouped, stream_outputs
+from ftkit.inference.head_features import flat_features
 from ftkit.models.bundle import Loaded, load_bundle
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
@@ -44,16 +42,15 @@ def store_features(plan: Plan, run: RunFolder) -> bool:
     train = plan.splits.train
     if loaded.card.reference is None or loaded.backbone is None or train is None or len(train) < LEAST_IMAGES:
         return False
-    val = plan.splits.val
-    others = None if val is None else val.subset(_sample(len(val), MOST_IMAGES))
-    own = train.subset(_sample(len(train), MOST_IMAGES))
-    _, features = outputs_and_features(loaded, own)
+    val, store = plan.splits.val, store_of(plan.config.cache)
+    own = _sample(len(train), MOST_IMAGES)
+    _, features = _sampled_outputs(loaded, train, own, store)
     kept = _sample(len(own), most_images(features.shape[1]))
     features = features[kept]
-    if others is not None:
-        logits, compared = outputs_and_features(loaded, others)
+    if val is not None:
+        logits, compared = _sampled_outputs(loaded, val, _sample(len(val), MOST_IMAGES), store)
     else:
-        names = [own.names[place] for place in kept]
+        names = [train.names[own[place]] for place in kept]
         logits, compared = _out_of_fold(loaded, run, names), None
     energy = energies(logits, loaded.task.exclusive).numpy()
     write_reference(Path(folder), card_digest(folder), make_reference(features, energy, compared))
@@ -77,6 +74,16 @@ def features_at_end(plan: Plan, run: RunFolder, warn: Callable[[str], None]) -> 
         warn(f"no features of training images, so predict --novelty goes by the energy alone: {one_line(reason)}")
 
 
+def _sampled_outputs(
+    loaded: Loaded, split: Split, places: Sequence[int], store: CacheStore | None
+) -> tuple[Tensor, Tensor]:
+    """The calibrated logits, `(n, classes)`, and the features, `(n, d)`, of some images of a split."""
+    extras = Extras(flat_features, places=places)
+    logits, features = outputs_of(loaded, split, ComputeOptions(), store, extras=extras)
+    assert features is not None, "they are wanted"
+    return logits, features
+
+
 def _sample(count: int, most: int) -> list[int]:
     """Positions of at most so many images, drawn at random, ascending."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most]
@@ -91,23 +98,3 @@ def _out_of_fold(loaded: Loaded, run: RunFolder, names: Sequence[str]) -> Tensor
     if not all(name in places for name in names):
         raise RequestError(f"{run.path}: its out-of-fold outputs are of other images")
     return calibrated_logits(stored.logits[[places[name] for name in names]], loaded.card.calibration)
-
-
-def outputs_and_features(loaded: Loaded, split: Split) -> tuple[Tensor, Tensor]:
-    """The calibrated logits, `(n, classes)`, and the inputs of the head, `(n, d)`, for each image, float32 on the CPU.
-
-    Args:
-        loaded: A single network.
-
-    Raises:
-        FtkitError: An image can't be read.
-    """
-    classifier = Classifier(inference_networks(loaded), loaded.task)
-    keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
-    groups, logits, features = grouped(keys, classifier.group_size(ComputeOptions().batch_size)), [], []
-    with classifier_with_features(loaded, classifier) as network:
-        for rest, outputs in stream_outputs(classifier.compute, network, groups, split_reader(classifier, split)):
-            raise_failures(rest)
-            logits.append(outputs[0].float().cpu())
-            features.append(flat_features(outputs[1]).cpu())
-    return torch.cat(logits), torch.cat(features)

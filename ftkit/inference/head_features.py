@@ -41,9 +41,13 @@ def with_features(network: Callable[[Tensor], Tensor], head: nn.Module) -> Itera
 
 def classifier_with_features(loaded: Loaded, classifier: Classifier) -> AbstractContextManager[WithFeatures]:
     """The classifier of a single network as a function that also returns what its head takes."""
+    return with_features(classifier, head_of(loaded, classifier.networks[0].network))
+
+
+def head_of(loaded: Loaded, network: nn.Module) -> nn.Module:
+    """The first layer of the head in a network of a model that is a single one."""
     assert loaded.backbone is not None, "of a single network"
-    head = backbone_network(classifier.networks[0].network).get_submodule(loaded.backbone.head[0])
-    return with_features(classifier, head)
+    return backbone_network(network).get_submodule(loaded.backbone.head[0])
 
 
 def flat_features(features: Tensor) -> Tensor:

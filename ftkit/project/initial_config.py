@@ -32,16 +32,25 @@ class InitialSettings:
     backbone: Setting
     weights: Setting
     image_size: Setting
-    augment: Setting
-    strategy: Setting
-    epochs: Setting
-    batch_size: Setting
-    lr: Setting
 
 
+RECIPE = """\
+# Unless one of these three or the probe is set, `ftkit train` compares three recipes, and trains the best one.
+# {augment}
+# strategy: gradual       # the layers that train in each epoch; `ftkit strategies show NAME` shows the schedule
+# optimizer: {{name: adamw, lr: 0.003}}  # the head's learning rate; the strategy scales it for other layers"""
+EXAMPLE_RECIPE = """\
+augment: light            # crops of 80 % or more; standard also flips images, none uses no augmentation
+# The layers that train in each epoch. `ftkit strategies show NAME` shows the options and the schedule.
+strategy:
+  # The example in {module}.py.
+  name: {package}/top-down
+optimizer:
+  name: adamw             # a class of torch.optim; add its options as keys
+  # The head's learning rate; the strategy scales it for other layers, lr_curve over the run.
+  lr: 0.01"""
 OWN_SIZE = Setting("null", "Side of the network's square input, in pixels; null takes the backbone's default.")
 LENET_WEIGHTS = Setting("default", "Trained on hand-written digits, included in ftkit; none starts from scratch.")
-RATES = "The head's learning rate; the strategy scales it for other layers, lr_curve over the run."
 
 
 def template_values(
@@ -54,13 +63,16 @@ def template_values(
         target: Absolute path of the project's folder.
         version: The running version of ftkit; empty in a checkout that isn't installed.
     """
-    chosen = _example(package, module) if stats is None else _suited(stats)
+    chosen = _example() if stats is None else _suited(stats)
+    recipe = EXAMPLE_RECIPE.format(package=package, module=module) if stats is None else _recipe(stats)
     settings = {f.name: getattr(chosen, f.name) for f in fields(chosen)}
     return {
         "project": package,
         "module": module,
         "requires_ftkit": f"ftkit>={version}" if version else "ftkit",
         "dataset": f"dataset: {package}/shapes" if stats is None else _dataset(stats, target),
+        "recipe": recipe,
+        "epochs": "15" if stats is None else "10",
         "predict_path": "samples" if stats is None else _shell_quoted(_relative_to(target, stats.example)),
         **{key: setting.value for key, setting in settings.items()},
         **{f"{key}_why": setting.why for key, setting in settings.items()},
@@ -83,16 +95,11 @@ def plugin_values(plugin: str, kind: str) -> dict[str, str]:
     }
 
 
-def _example(package: str, module: str) -> InitialSettings:
+def _example() -> InitialSettings:
     return InitialSettings(
         backbone=Setting("lenet", "The smallest network; `ftkit backbones list` lists the others."),
         weights=LENET_WEIGHTS,
         image_size=OWN_SIZE,
-        augment=Setting("light", "Crops of 80 % or more; standard also flips images, none uses no augmentation."),
-        strategy=Setting(f"{package}/top-down", f"The example in {module}.py."),
-        epochs=Setting("15", "Enough for the three example classes."),
-        batch_size=Setting("32", "Images per batch."),
-        lr=Setting("0.01", f"{RATES} Small networks train well at a high one."),
     )
 
 
@@ -102,13 +109,6 @@ def _suited(stats: DatasetStats) -> InitialSettings:
         backbone=Setting(stats.backbone.name, "What auto chooses for these images on this machine; auto chooses anew."),
         weights=LENET_WEIGHTS if drawn else Setting("default", "ImageNet weights; or none, or the path of a file."),
         image_size=_image_size(stats.backbone),
-        augment=_augment(drawn),
-        strategy=Setting(
-            "gradual", "Unfreezes the network from the head down; `ftkit strategies list` lists the others."
-        ),
-        epochs=_epochs(stats.images),
-        batch_size=_batch_size(stats.images),
-        lr=Setting("0.001", RATES),
     )
 
 
@@ -118,24 +118,10 @@ def _image_size(choice: BackboneChoice) -> Setting:
     return Setting(str(choice.size), "For images of this size; null takes the backbone's default, which is slower.")
 
 
-def _augment(drawn: bool) -> Setting:
-    if drawn:
-        return Setting("light", "Crops, but no flips, which would change letters and digits.")
-    return Setting("standard", "Crops and horizontal flips; choose light where left and right matter.")
-
-
-def _epochs(images: int) -> Setting:
-    # With few images an epoch has few steps, so more epochs are needed.
-    epochs = 15 if images < 2_000 else 10 if images < 50_000 else 5
-    return Setting(str(epochs), f"For {images} training images; with more images, fewer epochs are enough.")
-
-
-def _batch_size(images: int) -> Setting:
-    if images < 500:
-        return Setting("16", "Images per batch; small, so that an epoch has enough steps.")
-    if images < 20_000:
-        return Setting("32", "Images per batch.")
-    return Setting("64", "Images per batch; lower it if memory runs out.")
+def _recipe(stats: DatasetStats) -> str:
+    drawn = "augment: light          # crops, but no flips, which would change letters and digits"
+    photographs = "augment: light          # or standard, with horizontal flips, where left and right don't matter"
+    return RECIPE.format(augment=drawn if stats.backbone.name == SMALL else photographs)
 
 
 def _dataset(stats: DatasetStats, target: Path) -> str:

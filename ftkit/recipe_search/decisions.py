@@ -1,7 +1,7 @@
 """What a search does next: a function of what it has tried, so that an interrupted search goes on as it would have.
 
 Without a budget, recipes race (Maron and Moore, 1994): all train on each fold in turn, and those that are clearly worse
-than the best one are given up.
+than the best one are given up. With a validation split all train once.
 
 With a budget, the first recipes are compared by successive halving (Jamieson and Talwalkar, 2016) with folds as the
 resource: all train on the first fold, the better half on the second one, and so on. Then changes of the best recipe are
@@ -20,6 +20,7 @@ Further = Callable[[RecipeSearch], Sequence[RecipeTrial]]
 """The recipes to try after the first ones, given the state of the search."""
 SPENT, NOTHING_LEFT = "the budget was spent", "no further recipe was left to try"
 ONE_LEFT, ALL_FOLDS = "the others are clearly worse", "all folds are used"
+ALL_TRAINED = "each was trained once"
 TOO_LONG = "its other folds would take longer than the budget"
 
 
@@ -70,7 +71,7 @@ def _race(search: RecipeSearch) -> tuple[RecipeSearch, Step | None]:
             best, own = ranked[0].scores[fold - 1], trial.scores[fold - 1]
             if fold == search.folds or best.is_clearly_better(own, search.lower_is_better):
                 search = search.with_trial(replace(trial, verdict=_behind(search, ranked[0], fold)))
-    return replace(search, reason=ALL_FOLDS), None
+    return replace(search, reason=ALL_FOLDS if search.folds > 1 else ALL_TRAINED), None
 
 
 def _halving(search: RecipeSearch, first: Sequence[str]) -> tuple[RecipeSearch, Step | None]:

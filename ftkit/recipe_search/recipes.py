@@ -26,6 +26,10 @@ SMOOTHING, MIXUP = 0.1, 0.2
 PARTS = ("strategy", "augment")
 RACING = (AS_GIVEN, "two-rates", "two-rates-new-head")
 """Recipes that race without a budget. The first has the probe too, at share 0 of the way to the last weights."""
+MOST_RACED, MOST_RACED_OF_CLASS = 1000, 20
+"""Training images of each recipe of a race on a validation split, where there are more than twice as many: this many,
+or as many of each class, whichever is more. As many images validate it at most."""
+ONE_PROCESS = "recipes are compared in one process only"
 SEARCHED = ("strategy", "augment", "optimizer.lr", "probe", "epochs", "label_smoothing", "batch_transforms")
 """The keys that recipes change."""
 
@@ -44,18 +48,44 @@ def _searched_among(sources: Iterable[str]) -> tuple[str, ...]:
 def searched_recipes(plan: Plan) -> tuple[RecipeTrial, ...]:
     """The recipes that a run compares first; none where it has no search.
 
-    With budget `auto` these are the recipes of a race, for a cross-fitted run that sets none of what they change. A
-    race works in one process only.
+    With budget `auto` these are the recipes of a race; none where `why_no_race` has a reason.
     """
     if plan.config.budget is None:
         return ()
     if plan.config.budget != AUTO:
         return first_recipes(plan, fixed_keys(plan.resolved))
-    if not plan.fold_sizes or not plan.config.epochs or launch_env.world() > 1:
-        return ()
-    racing = tuple(trial for trial in first_recipes(plan, ()) if trial.name in RACING)
-    changed = {key for trial in racing for key in trial.changes}
-    return () if changed & set(_searched_among(plan.resolved.sources)) else racing
+    return () if why_no_race(plan) else _racing(plan)
+
+
+def why_no_race(plan: Plan) -> str | None:
+    """Why a run with budget `auto` compares no recipes; None where it does."""
+    config = plan.config
+    if not config.epochs:
+        return "no epochs are trained"
+    if config.fold is not None:
+        return "a single fold is trained"
+    if plan.weights.kind == "none":
+        return "the weights start at random"
+    changed = {key for trial in _racing(plan) for key in trial.changes}
+    set_keys = [key for key in _searched_among(plan.resolved.sources) if key in changed]
+    if set_keys:
+        return f"{set_keys[0]} is set"
+    return ONE_PROCESS if launch_env.world() > 1 else None
+
+
+def _racing(plan: Plan) -> tuple[RecipeTrial, ...]:
+    return tuple(trial for trial in first_recipes(plan, ()) if trial.name in RACING)
+
+
+def race_samples(plan: Plan) -> dict[str, int]:
+    """The config keys that limit the images of each recipe, and their values; empty where all images are used."""
+    train, val = plan.splits.train, plan.splits.val
+    if isinstance(plan.config.budget, float) or plan.fold_sizes or train is None or val is None:
+        return {}
+    most = max(MOST_RACED, MOST_RACED_OF_CLASS * plan.num_classes)
+    if len(train) <= 2 * most:
+        return {}
+    return {"train_samples": most, **({"val_samples": most} if len(val) > most else {})}
 
 
 def first_recipes(plan: Plan, fixed: Collection[str]) -> tuple[RecipeTrial, ...]:

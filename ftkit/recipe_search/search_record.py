@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
@@ -110,6 +110,7 @@ class RecipeSearch:
     Attributes:
         budget: Seconds to spend; None for a race, which ends when one recipe is left or all folds are used.
         folds: Number of folds; 1 for a validation split.
+        samples: Config keys that limit the images of each trial, and their values; the winner is then trained on all.
         monitor: Name of the metric that chooses.
         fixed: Config keys that no recipe changes, because the user has set them.
         trials: In the order in which they were begun.
@@ -125,6 +126,7 @@ class RecipeSearch:
     trials: tuple[RecipeTrial, ...] = ()
     winner: str = ""
     reason: str = ""
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spent(self) -> float:

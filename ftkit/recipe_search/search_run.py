@@ -16,9 +16,9 @@ from ftkit.files.durable import replace_file
 from ftkit.files.json_text import dump_json
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.decisions import ALL_FOLDS, choose_winner, next_step
-from ftkit.recipe_search.recipes import fixed_keys, further_recipes, searched_recipes
+from ftkit.recipe_search.recipes import fixed_keys, further_recipes, race_samples, searched_recipes
 from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, read_search
-from ftkit.recipe_search.trial_runs import TrialRun, open_trial, train_step
+from ftkit.recipe_search.trial_runs import TrialRun, open_trial, train_step, train_whole
 from ftkit.runs import run_folder
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import summarize
@@ -95,6 +95,7 @@ def _begin(plan: Plan) -> RecipeSearch | None:
         lower_is_better=plan.metrics[plan.config.monitor].lower_is_better,
         fixed=fixed,
         trials=trials,
+        samples=race_samples(plan),
     )
 
 
@@ -124,7 +125,7 @@ def _try_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Lis
         leader = search.leader
         left = None if leader is None else search.seconds_left(leader)
         limit = None if left is None or search.budget is None else search.budget - search.spent - left
-        search = search.with_trial(train_step(plan, run, step, listener, limit))
+        search = search.with_trial(train_step(plan, run, search, step, listener, limit))
         _write(run, search)
     if search.leader is None:
         reasons = "; ".join(f"{trial.name}: {trial.verdict}" for trial in search.trials if trial.verdict)
@@ -141,12 +142,15 @@ def _announced(search: RecipeSearch, trial: RecipeTrial, fold: int) -> str:
 
 
 def _finished(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Listener) -> TrialRun:
-    """The winner's run, trained on all folds."""
+    """The winner's run, trained on all images."""
     opened = open_trial(plan, run, search.named(search.winner))
     if opened.is_cross_fitted and not opened.run.is_finished:
         rest = "its folds are evaluated" if search.reason == ALL_FOLDS else "its other folds are trained"
         listener.note(f"search: {search.winner} has won ({search.reason}); {rest}")
         cross_fit(opened.plan, opened.run, listener, resume=True, other_world=False)
+    elif not opened.run.is_finished:
+        listener.note(f"search: {search.winner} has won ({search.reason}); it is trained on all images")
+        train_whole(opened, listener)
     return opened
 
 

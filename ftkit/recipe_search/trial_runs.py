@@ -7,17 +7,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
+from types import MappingProxyType
 
 from ftkit.cross_fitting.fold_runs import plan_fold, require_same_images, train_fold
 from ftkit.cross_fitting.share_choice import choose, evaluate_shares
-from ftkit.data.loading.loader import ending_workers
 from ftkit.errors import FtkitError, RequestError, SettingsError, one_line
 from ftkit.metrics.bootstrap import hits, intervals
 from ftkit.planning.resolve import make_plan
 from ftkit.planning.run_plan import Plan
 from ftkit.recipe_search.decisions import Step
 from ftkit.recipe_search.recipes import with_changes
-from ftkit.recipe_search.search_record import RecipeTrial, Score
+from ftkit.recipe_search.search_record import RecipeSearch, RecipeTrial, Score
 from ftkit.runs.run_folder import RunFolder
 from ftkit.runs.run_summary import summarize
 from ftkit.strategies.schedule import Phase
@@ -26,6 +26,8 @@ from ftkit.training.preparation.open_run import open_run
 from ftkit.training.preparation.probe import NoProbeError
 from ftkit.training.preparation.resume_request import keep_place
 from ftkit.training.train import train
+
+ALL: Mapping[str, int] = MappingProxyType({})
 
 
 class TimeSpentError(FtkitError):
@@ -44,28 +46,33 @@ class TrialRun:
         return bool(self.plan.fold_sizes)
 
 
-def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial) -> TrialRun:
+def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial, samples: Mapping[str, int] = ALL) -> TrialRun:
     """A recipe's run, `trials/NAME` in the folder of the search; it is created where it isn't there.
 
     Args:
         plan: The plan of the search.
+        samples: Config keys that limit the images, and their values; the run is then `trials/NAME-sample`.
     """
-    folder = RunFolder(run.trials / trial.name)
+    folder = RunFolder(run.trials / (f"{trial.name}-sample" if samples else trial.name))
     # The files of a finished one may be on their way into the folder of the search.
     done = folder.is_finished
     begun = done or (folder.config if plan.fold_sizes else folder.inputs).is_file()
     if folder.path.exists() and not begun:
         shutil.rmtree(folder.path)  # The search was killed while it was made.
     changed = with_changes(plan.resolved, trial.changes)
-    update: Mapping[str, object] = {"budget": None, "output": str(run.trials.absolute()), "name": trial.name}
+    place = {"output": str(run.trials.absolute()), "name": folder.name}
+    update: Mapping[str, object] = {"budget": None, **place, **samples}
     request = replace(changed, config=changed.config.model_copy(update=update))
     planned = make_plan(request, run=folder if begun and not done else run)
-    require_same_images(plan.splits.train, planned.splits.train)
+    if not samples:
+        require_same_images(plan.splits.train, planned.splits.train)
     return TrialRun(planned, folder if begun else open_run(planned))
 
 
-def train_step(plan: Plan, run: RunFolder, step: Step, listener: Listener, limit: float | None) -> RecipeTrial:
-    """Train a recipe on one fold, or on all training images where there is a validation split, and evaluate it.
+def train_step(
+    plan: Plan, run: RunFolder, search: RecipeSearch, step: Step, listener: Listener, limit: float | None
+) -> RecipeTrial:
+    """Train a recipe on one fold, or once where there is a validation split, and evaluate it.
 
     Args:
         limit: Seconds after which the training is given up; None for no limit.
@@ -79,12 +86,12 @@ def train_step(plan: Plan, run: RunFolder, step: Step, listener: Listener, limit
     """
     started, timed = monotonic(), Deadline(listener, limit)
     try:
-        opened = open_trial(plan, run, step.trial)
+        opened = open_trial(plan, run, step.trial, search.samples)
     except RequestError as error:
         make_plan(plan.resolved, run=run)  # Where this fails too, it isn't the recipe's fault.
         return replace(step.trial, verdict=one_line(f"failed: {error.message}"))
     try:
-        score = _train_fold(opened, step.fold, timed) if opened.is_cross_fitted else _train_whole(opened, timed)
+        score = _train_fold(opened, step.fold, timed) if opened.is_cross_fitted else train_whole(opened, timed)
     except TimeSpentError as error:
         return replace(step.trial, verdict=error.message)
     except (SettingsError, NoProbeError) as error:
@@ -107,15 +114,14 @@ def _train_fold(opened: TrialRun, number: int, listener: Listener) -> Score:
     return Score(best.metrics[monitor], _finite(best.loss), bounds, each)
 
 
-def _train_whole(opened: TrialRun, listener: Listener) -> Score:
+def train_whole(opened: TrialRun, listener: Listener) -> Score:
     """Train a run with a validation split; the metrics of its model count."""
     plan, run = opened.plan, opened.run
     if not run.is_finished:
         resumes = run.inputs.is_file()
         if resumes:
             keep_place(run, plan)
-        with ending_workers():
-            train(plan, run, listener, resume=resumes)
+        train(plan, run, listener, resume=resumes)
     best = summarize(run.path).best
     assert best is not None, "a finished run has records"
     loss = best.get("val_loss")

@@ -15,7 +15,7 @@ from ftkit.activation_cache.feed import Feed
 from ftkit.config.choices import AUTO
 from ftkit.data.balance import sampling_weights
 from ftkit.data.loading import loader
-from ftkit.data.loading.decoded_images import DecodedCache, open_decoded_caches
+from ftkit.data.loading.decoded_images import DecodedCache, open_decoded_caches, open_small_caches
 from ftkit.data.loading.order import TrainingOrder
 from ftkit.data.loading.workers import choose_workers
 from ftkit.data.scan.content_digests import ImageDigests, image_digests
@@ -43,6 +43,9 @@ from ftkit.training.steppers.zero import require_zero
 from ftkit.training.steps.distillation import Distillation, make_distillation
 from ftkit.training.stop_signals import StopFlag
 from ftkit.transforms import pipeline
+
+DECODING_COUNTS = 8
+"""On a CPU, `auto` keeps images decoded that have at least this many times the pixels of the network's input."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def open_session(plan: Plan, run: RunFolder, listener: Listener, flag: StopFlag,
     plan = settle_batch_size(plan, built.network, compute, accelerator, run, listener)
     optimizer = _optimizer(plan, built, compute, accelerator)
     workers = _workers(plan, compute, listener)
-    decoded = _decoded(plan, workers, listener)
+    decoded = _decoded(plan, compute, workers, listener)
     order = _order(plan, accelerator.process_index)
     return Session(
         plan=plan,
@@ -202,22 +205,21 @@ def _optimizer(plan: Plan, built: BuiltModel, compute: Compute, accelerator: Acc
     return cast(torch.optim.Optimizer, accelerator.prepare_optimizer(made))
 
 
-def _decoded(plan: Plan, workers: int, listener: Listener) -> Mapping[SplitName, DecodedCache]:
-    """The caches of decoded images, where the config asks for them.
+def _decoded(plan: Plan, compute: Compute, workers: int, listener: Listener) -> Mapping[SplitName, DecodedCache]:
+    """The caches of decoded images, where the config asks for them, or by `auto` where they save time.
 
     Where unreadable images are left out, `auto` keeps none: a file that breaks during the run would be left out or not
     by whether it was kept already.
     """
-    if plan.config.cache.decoded == AUTO and plan.config.on_bad_image == "skip":
-        return {}
+    config, inputs = plan.config, plan.preprocessing
+    splits: dict[SplitName, Split] = {"train": _split(plan, "train"), "val": _split(plan, "val")}
+    if config.cache.decoded == AUTO:
+        least = DECODING_COUNTS * inputs.size**2 if compute.device.type == "cpu" else 0
+        if config.on_bad_image == "skip":
+            return {}
+        return open_small_caches(splits, inputs.channels, config.cache, workers, least, inputs.value_range)
     return open_decoded_caches(
-        {"train": _split(plan, "train"), "val": _split(plan, "val")},
-        plan.preprocessing.channels,
-        plan.config.cache,
-        plan.config.dataset.name,
-        workers,
-        listener.note,
-        plan.preprocessing.value_range,
+        splits, inputs.channels, config.cache, config.dataset.name, workers, listener.note, inputs.value_range
     )
 
 

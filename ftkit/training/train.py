@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ftkit.activation_cache.run_cache import RunCache
+from ftkit.data.loading.loader import ending_workers
 from ftkit.data.loading.workers import explain_worker_errors
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError
@@ -64,7 +65,7 @@ def train(
     """
     if resume:
         require_unfinished(run)
-    with stop_flag() as flag, stopped_at_once(run, flag):
+    with stop_flag() as flag, stopped_at_once(run, flag), ending_workers():
         try:
             with plugin_boundary("preparing the run"):
                 session = open_session(plan, run, listener or Listener(), flag, resume)

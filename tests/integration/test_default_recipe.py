@@ -17,9 +17,9 @@ from ftkit import FtkitError, RequestError
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder, typed
 from tests.runs import Notes, records, weights
+from tests.searches import search_of, without_seconds
 from tests.stopping import StopAt, train_until_killed
 
-CLASSES = {"a": 8, "b": 7, "c": 5}
 SETTINGS: dict[str, Any] = {
     "backbone": "lenet",
     "batch_size": 8,
@@ -33,8 +33,8 @@ RECIPES = ["as-given", "two-rates", "two-rates-new-head"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
-    return image_folder(tmp_path_factory.mktemp("data"), {"train": CLASSES, "test": dict.fromkeys(CLASSES, 2)})
+def data(few_images: Path) -> Path:
+    return few_images
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,6 @@ def planned(data: Path, where: Path, **settings: Any) -> ftkit.Plan:
     return ftkit.plan(**(SETTINGS | {"dataset": folder, "output": str(where)} | settings))
 
 
-def found(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "search.json").read_text())
-    return {**content, "trials": [{**trial, "seconds": len(trial["seconds"])} for trial in content["trials"]]}
-
-
 def test_the_run_started_before_its_recipes(run: Path, data: Path) -> None:
     shown = json.loads(typed("runs", "show", str(run), "--json").stdout)
     assert datetime.fromisoformat(shown["started"]).timestamp() < (run / "splits.csv").stat().st_mtime + 2
@@ -59,7 +54,7 @@ def test_the_run_started_before_its_recipes(run: Path, data: Path) -> None:
 
 
 def test_the_recipes_are_compared_on_the_folds(run: Path) -> None:
-    search, config = found(run), yaml.safe_load((run / "config.yaml").read_text())
+    search, config = search_of(run), yaml.safe_load((run / "config.yaml").read_text())
     assert [trial["name"] for trial in search["trials"]] == RECIPES
     assert (search["budget"], search["folds"], search["monitor"]) == (None, 2, "accuracy")
     assert search["reason"] in ("all folds are used", "the others are clearly worse")
@@ -87,7 +82,7 @@ def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Pa
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))
     ftkit.resume(tmp_path / "cut")
-    assert found(tmp_path / "cut") == found(run)
+    assert without_seconds(search_of(tmp_path / "cut")) == without_seconds(search_of(run))
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
@@ -97,7 +92,7 @@ def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path
     train_until_killed(when, SETTINGS | place)
     done = typed("train", "--resume", str(tmp_path / "cut"), "--json")
     assert done.returncode == 0, done.stderr
-    assert found(tmp_path / "cut") == found(run)
+    assert without_seconds(search_of(tmp_path / "cut")) == without_seconds(search_of(run))
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
@@ -143,7 +138,7 @@ def test_what_is_not_the_fault_of_a_recipe_ends_the_race(data: Path, tmp_path: P
     assert done.returncode == 1
     assert "0001.png" in done.stderr.splitlines()[-2]
     assert "repair or remove it" in done.stderr.splitlines()[-1]
-    assert [trial["verdict"] for trial in found(tmp_path / "runs/cut")["trials"]] == ["", "", ""]
+    assert [trial["verdict"] for trial in search_of(tmp_path / "runs/cut")["trials"]] == ["", "", ""]
 
 
 def test_resumed_by_a_relative_path_its_config_has_the_whole_one(data: Path, tmp_path: Path) -> None:
@@ -231,11 +226,6 @@ def test_images_are_held_out_of_many(image_folder: MakeFolder, tmp_path: Path) -
     (data / "train/a/0500.png").unlink(missing_ok=True)
     (data / "train/a/0500.jpg").unlink(missing_ok=True)
     assert planned(data, tmp_path, scan="off").config.validation == "kfold"
-
-
-def test_a_validation_split_is_used(image_folder: MakeFolder, tmp_path: Path) -> None:
-    data = image_folder(tmp_path / "data", {"train": CLASSES, "val": dict.fromkeys(CLASSES, 2)})
-    assert planned(data, tmp_path).config.validation == "holdout"
 
 
 FLAGS = ["--backbone", "lenet", "--folds", "2", "--epochs", "1", "--workers", "0", "--device", "cpu"]

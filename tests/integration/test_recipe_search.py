@@ -14,9 +14,9 @@ from ftkit import RequestError
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder, typed
 from tests.runs import Notes, planner, records, weights
+from tests.searches import FEW, search_of, without_seconds
 from tests.stopping import StopAt, train_until_killed
 
-CLASSES = {"a": 8, "b": 7, "c": 5}
 FIXED: dict[str, Any] = {
     "strategy": "full",
     "augment": "none",
@@ -31,8 +31,8 @@ FIRST = ("as-given", "two-rates", "two-rates-new-head", "one-rate")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
-    return image_folder(tmp_path_factory.mktemp("data"), {"train": CLASSES, "test": dict.fromkeys(CLASSES, 2)})
+def data(few_images: Path) -> Path:
+    return few_images
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return ftkit.train(planned(data, tmp_path_factory.mktemp("runs"), name="whole")).run.path
 
 
-def found(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "search.json").read_text())
-    return content
-
-
-def without_seconds(search: dict[str, Any]) -> dict[str, Any]:
-    return {**search, "trials": [{**trial, "seconds": len(trial["seconds"])} for trial in search["trials"]]}
-
-
 def test_recipes_that_keep_what_is_set_are_compared(run: Path) -> None:
-    search = found(run)
+    search = search_of(run)
     assert (search["folds"], search["monitor"], search["budget"]) == (2, "accuracy", 3600)
     assert set(search["fixed"]) == FIXED.keys()
     trials = {trial["name"]: trial for trial in search["trials"]}
@@ -68,7 +59,7 @@ def test_recipes_that_keep_what_is_set_are_compared(run: Path) -> None:
 
 
 def test_the_best_of_the_first_recipes_has_the_best_score(run: Path) -> None:
-    trials = {trial["name"]: trial for trial in found(run)["trials"]}
+    trials = {trial["name"]: trial for trial in search_of(run)["trials"]}
 
     def key(name: str) -> tuple[float, float]:
         score = trials[name]["scores"][0]
@@ -80,7 +71,7 @@ def test_the_best_of_the_first_recipes_has_the_best_score(run: Path) -> None:
 
 @pytest.mark.long
 def test_the_winner_is_the_run(run: Path, data: Path, tmp_path: Path) -> None:
-    search, config = found(run), yaml.safe_load((run / "config.yaml").read_text())
+    search, config = search_of(run), yaml.safe_load((run / "config.yaml").read_text())
     (winner,) = (trial for trial in search["trials"] if trial["name"] == search["winner"])
     assert config["budget"] is None
     assert config["validation"] == "kfold"
@@ -104,7 +95,7 @@ def test_evaluate_predict_and_runs_read_it_as_any_run(run: Path, data: Path) -> 
     assert typed("predict", str(data / "test"), "--model", str(run)).returncode == 0
     shown = typed("runs", "show", str(run))
     assert "finished" in shown.stdout
-    assert f"{len(found(run)['trials'])} recipes tried in " in shown.stdout
+    assert f"{len(search_of(run)['trials'])} recipes tried in " in shown.stdout
     assert "search.json" in shown.stdout
 
 
@@ -115,7 +106,7 @@ def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Pa
         ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))
     assert caught.value.hint == f"ftkit train --resume {tmp_path / 'cut'}"
     ftkit.resume(tmp_path / "cut")
-    assert without_seconds(found(tmp_path / "cut")) == without_seconds(found(run))
+    assert without_seconds(search_of(tmp_path / "cut")) == without_seconds(search_of(run))
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
@@ -127,14 +118,14 @@ def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path
     train_until_killed(when, {**SETTINGS, **FIXED, **place, "budget": "1h"})
     done = typed("train", "--resume", str(tmp_path / "cut"), "--json")
     assert done.returncode == 0, done.stderr
-    assert without_seconds(found(tmp_path / "cut")) == without_seconds(found(run))
+    assert without_seconds(search_of(tmp_path / "cut")) == without_seconds(search_of(run))
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
 def test_a_budget_that_is_spent_at_once_gives_the_first_recipe(data: Path, tmp_path: Path) -> None:
     notes = Notes()
     outcome = ftkit.train(planned(data, tmp_path, budget=0.001, strategy="gradual"), notes)
-    search = found(outcome.run.path)
+    search = search_of(outcome.run.path)
     assert (search["winner"], search["reason"]) == ("as-given", "the budget was spent")
     assert {trial["verdict"] for trial in search["trials"][1:]} == {"not tried: the budget was spent"}
     assert any("as-given has won (the budget was spent)" in note for note in notes.notes)
@@ -144,7 +135,7 @@ def test_a_budget_that_is_spent_at_once_gives_the_first_recipe(data: Path, tmp_p
 def test_with_a_validation_split_recipes_are_compared_on_it(
     image_folder: MakeFolder, tmp_path: Path, run: Path
 ) -> None:
-    data = image_folder(tmp_path / "split", {"train": CLASSES, "val": dict.fromkeys(CLASSES, 2)})
+    data = image_folder(tmp_path / "split", {"train": FEW, "val": dict.fromkeys(FEW, 2)})
     settings = {key: value for key, value in FIXED.items() if key != "epochs"} | {"epochs": 1, "probe": True}
     plan = ftkit.plan(
         dataset={"name": "folder", "root": str(data)},
@@ -155,7 +146,7 @@ def test_with_a_validation_split_recipes_are_compared_on_it(
         **settings,
     )
     outcome = ftkit.train(plan)
-    search = found(outcome.run.path)
+    search = search_of(outcome.run.path)
     assert search["folds"] == 1
     assert all(len(trial["scores"]) == 1 for trial in search["trials"])
     assert outcome.best["val_accuracy"] == max(trial["scores"][0]["value"] for trial in search["trials"])

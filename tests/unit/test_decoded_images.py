@@ -23,7 +23,7 @@ from tests.conftest import MakeFolder
 def data(tmp_path: Path, image_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FTKIT_CACHE_DIR", str(tmp_path / "cache"))
-    return image_folder(tmp_path / "data", {"train": {"a": 9, "b": 9}, "val": {"a": 4, "b": 4}})
+    return image_folder(tmp_path / "data", {"train": {"a": 9, "b": 9}, "val": {"a": 4, "b": 4}}, size=(96, 88))
 
 
 def trained(data: Path, name: str, **settings: Any) -> bytes:
@@ -65,6 +65,13 @@ def test_many_or_large_images_are_not_kept(
 ) -> None:
     monkeypatch.setattr(decoded_images, limit, value)
     assert decodings(data, monkeypatch, workers=0) == []
+
+
+def test_images_that_are_hardly_larger_than_the_input_are_not_kept(
+    image_folder: MakeFolder, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = image_folder(tmp_path / "smaller", {"train": {"a": 9, "b": 9}, "val": {"a": 4, "b": 4}}, size=(96, 80))
+    assert decodings(smaller, monkeypatch, workers=0) == []
 
 
 def test_another_run_finds_them_on_disk_and_clear_removes_them(

@@ -155,13 +155,16 @@ def _plan(resolved: Resolved, run: Path | None, quiet: bool, fetch: bool) -> Pla
     join_processes(resolved.config)
     named = _with_same_backbone(resolved)
     planned = main_first(lambda: complete(named, None, folder, fetch))
-    return planned if run or planned.config.budget is None or not planned.fold_sizes else _with_note(planned)
+    return planned if run else _with_note(planned)
 
 
 def _with_note(plan: Plan) -> Plan:
     """The plan with a note on what several processes leave out."""
-    note = "recipes are compared in one process only; here the config is trained as it is"
-    return replace(plan, notes=(*plan.notes, note))
+    from ftkit.recipe_search.recipes import ONE_PROCESS, why_no_race
+
+    if plan.config.budget is None or why_no_race(plan) != ONE_PROCESS:
+        return plan
+    return replace(plan, notes=(*plan.notes, f"{ONE_PROCESS}; here the config is trained as it is"))
 
 
 def _with_same_backbone(resolved: Resolved) -> Resolved:

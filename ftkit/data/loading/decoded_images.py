@@ -70,7 +70,7 @@ def open_decoded_caches(
     notify: Callable[[str], None],
     value_range: Range | None = None,
 ) -> dict[SplitName, DecodedCache]:
-    """The caches of decoded images of some splits, if the config enables them.
+    """The caches of decoded images of some splits, if the config names a place for them.
 
     Args:
         dataset: Its name, for the list of caches.
@@ -80,10 +80,8 @@ def open_decoded_caches(
     Raises:
         RequestError: There is not enough memory or disk space, or the samples are not files.
     """
-    if config.decoded == "off":
+    if config.decoded in ("off", "auto"):
         return {}
-    if config.decoded == "auto":
-        return _small_caches(splits, channels, config, workers, value_range)
     if workers and START != "fork":
         raise RequestError("--decoded-cache needs worker processes started by fork", "give --workers 0")
     sizes = {name: decoded_sizes(split, channels) for name, split in splits.items()}
@@ -100,14 +98,27 @@ def open_decoded_caches(
     }
 
 
-def _small_caches(
-    splits: Mapping[SplitName, Split], channels: int, config: Cache, workers: int, value_range: Range | None
+def open_small_caches(
+    splits: Mapping[SplitName, Split],
+    channels: int,
+    config: Cache,
+    workers: int,
+    least_pixels: int,
+    value_range: Range | None = None,
 ) -> dict[SplitName, DecodedCache]:
-    """The caches in memory by `auto`; none where the images are many or large, or aren't files."""
+    """The caches in memory by `auto`; none where the images are many or take much memory, or aren't files.
+
+    Args:
+        least_pixels: None either where the mean image has fewer: reading it takes little of the time then.
+        value_range: See `sample_pixels`.
+    """
     if (workers and START != "fork") or sum(map(len, splits.values())) > MOST_IMAGES:
         return {}
     sizes = {name: decoded_sizes(split, channels) for name, split in splits.items()}
-    total = sum(size.nbytes for size in sizes.values()) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    total = sum(size.nbytes for size in sizes.values())
+    if total < least_pixels * channels * sum(map(len, splits.values())):
+        return {}
+    total *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not 0 < total <= min(MOST_BYTES, MOST_OF_MEMORY * available_memory()):
         return {}
     in_memory = config.model_copy(update={"decoded": "ram"})

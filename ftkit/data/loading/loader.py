@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ftkit.data.images import UnreadableImage, sample_name
 from ftkit.data.loading.order import Key, Shard, TrainingOrder
 from ftkit.data.loading.pixels import sample_pixels
+from ftkit.data.loading.read_failures import ReadFailure, raise_failures
 from ftkit.data.loading.seeds import derive
 from ftkit.data.loading.workers import PREFETCH, START, exit_reason, init_worker, process_exiting
 from ftkit.errors import FtkitError, one_line
@@ -29,21 +30,6 @@ from ftkit.transforms.pipeline import Transform
 
 if TYPE_CHECKING:
     from ftkit.models.compute.devices import Compute
-
-
-@dataclass(frozen=True)
-class ReadFailure:
-    """An image that couldn't be read, in place of its sample, since exceptions lose their type between processes.
-
-    Attributes:
-        error: Raised, if images aren't skipped, instead of an error on the file.
-        skippable: Whether the image may be skipped. Otherwise `error` is not about the image, and ends the run.
-    """
-
-    file: str
-    reason: str
-    error: FtkitError | None = None
-    skippable: bool = True
 
 
 @dataclass
@@ -236,33 +222,6 @@ def require_readable(batch: Batch) -> Batch:
     """
     raise_failures(batch.failures)
     return batch
-
-
-def raise_plugin_errors(found: Iterable[object]) -> None:
-    """Raise the first error that is not about an image.
-
-    Raises:
-        FtkitError: There is one.
-    """
-    for one in found:
-        if isinstance(one, ReadFailure) and one.error is not None and not one.skippable:
-            raise one.error
-
-
-def raise_failures(found: Iterable[object]) -> None:
-    """Raise an error if an image couldn't be read.
-
-    Raises:
-        FtkitError: Names the first such file.
-    """
-    found = list(found)
-    raise_plugin_errors(found)
-    for one in found:
-        if isinstance(one, ReadFailure):
-            raise one.error or FtkitError(
-                f"{one.file}: {one.reason}",
-                "repair or remove it, or skip it with --on-bad-image skip, then run this again",
-            )
 
 
 def split_targets(split: Split) -> Tensor:

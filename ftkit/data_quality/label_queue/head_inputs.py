@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ftkit.data.images import ImageFiles
-from ftkit.data.loading.loader import ReadFailure, Samples, raise_failures
+from ftkit.data.loading.loader import Samples
 from ftkit.data.loading.order import Key
+from ftkit.data.loading.read_failures import ReadFailure, raise_failures
 from ftkit.errors import RequestError
 from ftkit.inference.head_features import with_features
 from ftkit.inference.streaming import grouped, stream_outputs

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,15 +10,12 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from ftkit.data.loading.loader import raise_failures
-from ftkit.data.loading.order import Key
 from ftkit.data.loading.pixels import sample_pixels
 from ftkit.errors import RequestError
-from ftkit.evaluation.evaluator import ComputeOptions, split_reader
+from ftkit.evaluation.evaluator import ComputeOptions, Extras, outputs_of
 from ftkit.evaluation.slicing.groupings import Grouping, by_cluster, by_range
-from ftkit.inference.classifier import Classifier, inference_networks
-from ftkit.inference.head_features import classifier_with_features, flat_features
-from ftkit.inference.streaming import grouped, stream_outputs
+from ftkit.files.cache_folder import CacheStore
+from ftkit.inference.head_features import flat_features
 from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Split
 from ftkit.parts.metric import Array
@@ -53,12 +49,13 @@ def measure(pixels: Tensor) -> tuple[float, float, float, float]:
 
 
 def logits_and_groupings(
-    loaded: Loaded, split: Split, options: ComputeOptions, wanted: Sequence[str]
+    loaded: Loaded, split: Split, options: ComputeOptions, wanted: Sequence[str], store: CacheStore | None = None
 ) -> tuple[Tensor, list[Grouping]]:
     """A model's logits for each image, float32 `(n, classes)`, and groups of the images by properties; in one pass.
 
     Args:
         wanted: Of `PROPERTIES`.
+        store: See `compute_logits`.
 
     Raises:
         RequestError: Clusters are wanted of an ensemble, which has no features of its own.
@@ -69,30 +66,20 @@ def logits_and_groupings(
             f"--slice-by {CLUSTER}: an ensemble has no features of its own",
             f"give other properties with --slice-by: {', '.join(PROPERTIES[:-1])}",
         )
-    classifier = Classifier(inference_networks(loaded), loaded.task, options.tta)
-    values = np.full((len(split), 4), np.nan)
+    values, value_range = np.full((len(split), 4), np.nan), loaded.card.preprocessing.value_range
 
     def pixels(index: int, channels: int) -> Tensor:
-        found = sample_pixels(split, index, channels, value_range=classifier.transforms[0].value_range)
+        found = sample_pixels(split, index, channels, value_range=value_range)
         if np.isnan(values[index, 0]):
             values[index] = measure(found)
         return found
 
-    keys: Iterable[Key] = ((0, index, 0) for index in range(len(split)))
-    groups = grouped(keys, classifier.group_size(options.batch_size))
-    logits, features = list[Tensor](), list[Tensor]()
-    # The features are a second output, where they are wanted.
-    plain = nullcontext(classifier)
-    with classifier_with_features(loaded, classifier) if CLUSTER in wanted else plain as network:
-        read = split_reader(classifier, split, pixels)
-        for rest, outputs in stream_outputs(classifier.compute, network, groups, read, options.threads):
-            raise_failures(rest)
-            logits.append(outputs[0].float().cpu())
-            features += [_projected(each.cpu()) for each in outputs[1:]]
+    extras = Extras(_projected if CLUSTER in wanted else None, pixels)
+    logits, features = outputs_of(loaded, split, options, store, extras=extras)
     found = _numeric(values, wanted)
-    if features:
-        found.append(by_cluster(CLUSTER, torch.cat(features).numpy()))
-    return torch.cat(logits), found
+    if features is not None:
+        found.append(by_cluster(CLUSTER, features.numpy()))
+    return logits, found
 
 
 def _numeric(values: Array, wanted: Sequence[str]) -> list[Grouping]:

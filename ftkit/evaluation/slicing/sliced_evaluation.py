@@ -44,8 +44,6 @@ def sliced_outputs(
 ) -> tuple[Outputs, list[Grouping]]:
     """The outputs of a model, and groups of the images.
 
-    Cached activations are used where no property of an image is wanted.
-
     Raises:
         RequestError: A column or property is unknown.
         FtkitError: An image can't be read.
@@ -54,13 +52,13 @@ def sliced_outputs(
     groupings = list(_columns(images, columns))
     if not wanted:
         return bundle_outputs(loaded, images, options, store, tell), groupings
-    logits, measured = logits_and_groupings(loaded, images.split, options, wanted)
+    logits, measured = logits_and_groupings(loaded, images.split, options, wanted, store)
     groupings += measured
     if images.outputs is not None:
         return bundle_outputs(loaded, images, options), groupings
     require_finite(finite_rows(logits), images.split.names)
     targets = loaded.task.targets(images.split.labels, len(loaded.card.classes))
-    return loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.decision), groupings
+    return loaded.task.outputs(logits, targets, loaded.card.classes, loaded.card.applied_decision), groupings
 
 
 def _chosen(request: SliceRequest, dataset: Dataset | None, is_ensemble: bool) -> tuple[list[str], list[str]]:

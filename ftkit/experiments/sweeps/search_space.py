@@ -38,6 +38,7 @@ FIXED = (
     "tracker",
     "train_samples",
     "val_fraction",
+    "val_samples",
     "workers",
 )
 """Sections that are the same in all trials: with other data, another metric or another seed, values don't compare."""

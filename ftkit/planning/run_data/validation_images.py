@@ -57,8 +57,9 @@ def _why_one_training(resolved: Resolved, train: Split) -> str | None:
     """Why the images can't be divided into folds, or the weights of several trainings not averaged."""
     config = resolved.config
     strategy: Strategy = build(resolved, "strategy")
-    if "val_fraction" in resolved.sources:
-        return "val_fraction is set"
+    for key in ("val_fraction", "val_samples"):
+        if key in resolved.sources and getattr(config, key) is not None:
+            return f"{key} is set"
     if train.multilabel:
         return "an image may have several labels"
     if (config.weights or strategy.default_weights) == "none":
@@ -121,7 +122,8 @@ def with_validation(resolved: Resolved, splits: Splits, for_training: bool) -> t
         train, val = train.subset(kept), train.subset(taken)
         notes = (f"no validation split: {len(taken)} of {len(kept) + len(taken)} training images are held out",)
     # Drawn from what is left, so that the validation images don't depend on it.
-    return replace(splits, train=_sampled(config, train, for_training), val=val), notes
+    train = _sampled(train, "train_samples", config, for_training)
+    return replace(splits, train=train, val=_sampled(val, "val_samples", config, for_training)), notes
 
 
 def fold_parts(config: Config, train: Split, classes: tuple[str, ...] = ()) -> list[list[int]]:
@@ -163,11 +165,13 @@ def _cross_fitted(resolved: Resolved, splits: Splits, for_training: bool) -> tup
             f"{where('validation')}: kfold is for data without a validation split, and this data has one",
             "drop it, or move these images to the training split",
         )
-    if resolved.is_explicit("val_fraction"):
-        raise RequestError(f"{where('val_fraction')} has no effect with kfold: no images are held out", "drop it")
+    # A run's own config names the default of `val_fraction`.
+    idle = {"val_fraction": resolved.is_explicit("val_fraction"), "val_samples": config.val_samples is not None}
+    for key in (key for key, is_set in idle.items() if is_set):
+        raise RequestError(f"{where(key)} has no effect with kfold: no images are held out", "drop it")
     if config.fold is not None and config.fold > config.folds:
         raise RequestError(f"{where('fold')} is {config.fold}, but there are {config.folds} folds", "give 1 or more")
-    train = _sampled(config, splits.train, for_training)
+    train = _sampled(splits.train, "train_samples", config, for_training)
     if config.fold is None:
         return replace(splits, train=train), _rare_notes(config, train, splits.classes)
     parts = fold_parts(config, train, splits.classes)
@@ -177,13 +181,14 @@ def _cross_fitted(resolved: Resolved, splits: Splits, for_training: bool) -> tup
     return replace(splits, train=train.subset(kept), val=train.subset(taken)), (note,)
 
 
-def _sampled(config: Config, train: Split, for_training: bool) -> Split:
-    """The training images, or `train_samples` of them."""
-    if config.train_samples is None:
-        return train
+def _sampled(split: Split, key: str, config: Config, for_training: bool) -> Split:
+    """The images of a split, or as many of them as a config key sets."""
+    count: int | None = getattr(config, key)
+    if count is None:
+        return split
     # A trained model can be evaluated on data that has shrunk since.
-    count = config.train_samples if for_training else min(config.train_samples, len(train))
-    return train.subset(stratified_sample(train.labels, count, config.seed))
+    count = count if for_training else min(count, len(split))
+    return split.subset(stratified_sample(split.labels, count, config.seed, key))
 
 
 def _rare_notes(config: Config, train: Split, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ftkit.data.loading.loader import Batch, raise_plugin_errors, require_readable
+from ftkit.data.loading.loader import Batch, require_readable
+from ftkit.data.loading.read_failures import raise_plugin_errors
 from ftkit.data.scan.image_scan import BadImage
 from ftkit.errors import FtkitError, one_line
 from ftkit.parts.dataset import SplitName

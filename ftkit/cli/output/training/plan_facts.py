@@ -61,29 +61,30 @@ def facts(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _trainings(plan: Plan) -> Iterator[tuple[str, str]]:
     """The search and the folds, where a run is of more than one training."""
-    from ftkit.recipe_search.recipes import searched_recipes
+    from ftkit.recipe_search.recipes import searched_recipes, why_no_race
 
     recipes = searched_recipes(plan)
     if recipes:
         yield "recipes" if plan.config.budget == AUTO else "search", _search(plan, recipes)
-    elif plan.config.budget is not None and plan.resolved.is_requested("budget"):
-        needs = "that takes a cross-fitted run in one process that sets no strategy, augmentation, rate or probe"
-        yield "recipes", f"none are compared: {needs}"
+    elif plan.config.budget == AUTO and plan.resolved.is_requested("budget"):
+        yield "recipes", f"none are compared: {why_no_race(plan)}"
     if plan.fold_sizes:
         yield "folds", _folds(plan)
 
 
 def _search(plan: Plan, recipes: Sequence[RecipeTrial]) -> str:
     """The recipes of a search; the other lines of the plan are those of the config as it is."""
-    from ftkit.recipe_search.recipes import fixed_keys
+    from ftkit.recipe_search.recipes import fixed_keys, race_samples
 
     budget, names = plan.config.budget, ", ".join(trial.name for trial in recipes)
     if not isinstance(budget, float):
-        most = len(recipes) * len(plan.fold_sizes)
-        return (
-            f"{names}, compared on out-of-fold images by {most} trainings or fewer; lines below are of the first "
-            "(--budget none trains it alone)"
-        )
+        samples = race_samples(plan)
+        how = "on the validation images by a training of each"
+        if plan.fold_sizes:
+            how = f"on out-of-fold images by {len(recipes) * len(plan.fold_sizes)} trainings or fewer"
+        elif samples:
+            how += f" on {samples['train_samples']:,} images, of which the best one is then trained on all"
+        return f"{names}, compared {how}; lines below are of the first (--budget none trains it alone)"
     fixed = fixed_keys(plan.resolved)
     kept = f"; set and not changed: {', '.join(fixed)}" if fixed else ""
     where = "out-of-fold images" if plan.fold_sizes else "the validation split"

@@ -9,6 +9,7 @@ from ftkit.errors import one_line
 
 if TYPE_CHECKING:
     from ftkit.planning.run_plan import Plan
+    from ftkit.recipe_search.search_record import RecipeSearch
     from ftkit.training.train import Outcome
 
 
@@ -20,7 +21,11 @@ def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
     if search is None:
         return []
     label, width = one_line(plan.metrics[search.monitor].label), max(len(trial.name) for trial in search.trials)
-    lines = [f"recipes by validation {label}, each on the first folds:" if search.folds > 1 else f"recipes by {label}:"]
+    lines = [
+        f"recipes by validation {label}, each on the first folds:"
+        if search.folds > 1
+        else f"recipes by validation {label}{_trained_on(search)}:"
+    ]
     for trial in search.trials:
         scores = " ".join("-" if score.value is None else f"{score.value:.4f}" for score in trial.scores) or "-"
         state = "best" if trial.name == search.winner else trial.verdict
@@ -28,3 +33,8 @@ def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
         lines += [f"  {'':<{width}}  {trial.changes_text}"] if trial.changes else []
     spent = time_text(search.spent) + ("" if search.budget is None else f" of {time_text(search.budget)}")
     return [*lines, f"search: {spent} spent, {search.reason}"]
+
+
+def _trained_on(search: RecipeSearch) -> str:
+    """The training images of each recipe, where they aren't all."""
+    return f", each trained on {search.samples['train_samples']:,} images" if search.samples else ""

@@ -20,11 +20,13 @@ def compared_recipes(data: ReportData) -> Html | Omitted:
         return Omitted("the run compared no recipes")
     label = summary.metric_labels.get(search.monitor, search.monitor)
     folds = search.folds > 1
-    where = "the validation images of its folds together" if folds else "the validation images"
+    where = "evaluated on the validation images of its folds together" if folds else "evaluated on validation images"
+    if search.samples:
+        where = f"trained on {search.samples['train_samples']:,} images and {where}; the best one then on all"
     heads = ["recipe", "changes", label, "95 % interval", *(["folds"] if folds else []), "seconds", ""]
     return tag(
         "div",
-        hint(f"Each recipe was trained and evaluated on {where}. {_ended(search)}"),
+        hint(f"Each recipe was {where}. {_ended(search)}"),
         table(heads, [list(_row(search, trial)) for trial in search.trials], "Recipes that were compared", "words"),
     )
 

@@ -234,7 +234,10 @@ def fill_choice(
         if choice.options:
             option = next(iter(choice.options))
             where = place(sources, f"{section}.{option}")
-            raise RequestError(f"{where} is set, but {section} is auto", f"name the {section} too")
+            catalog = registry.catalogs[CATALOGS[section]]
+            having = [name for name in catalog.of(BUILT_IN) if option in option_fields(catalog.get(name))]
+            hint = f"name the {section} too; {option} is an option of {', '.join(having)}"
+            raise RequestError(f"{where} is set, but {section} is auto", hint if having else f"name the {section} too")
         return choice
     cls = class_of(key[0], choice.name, registry, place(sources, f"{section}.name"))
     types = option_types(cls)

@@ -194,7 +194,7 @@ def test_a_run_without_calibration(tmp_path: Path) -> None:
 def test_slices_have_the_predictions_of_evaluate(work: Path) -> None:
     """Thresholds of several labels per image are those of uncalibrated scores, so both are calibrated."""
     decision = {"thresholds": [0.55] * len(CLASSES)}
-    card = {"task": {"name": "multilabel"}, "decision": decision, "calibration": TEMPERATURE}
+    card: dict[str, Any] = {"task": {"name": "multilabel"}, "decision": decision, "calibration": TEMPERATURE}
     save_model(work / "tags", CLASSES, network=network(0), **card)
     command = ("evaluate", "tags", "--data", "photos/test", "--device", "cpu", "--precision", "fp32")
     plain, sliced = run_json(*command), run_json(*command, "--slices", "--min-slice", "2")

@@ -46,6 +46,7 @@ def test_data_with_one_class_per_image_trains_as_several_and_isnt_paired_with_on
             ("--set", "loss=cross-entropy"),
             "loss 'cross-entropy' is for multiclass targets, and the task is multilabel",
         ),
+        ("plan", ("--set", "loss.pos_weight=balanced"), "name the loss too; pos_weight is an option of binary-cross"),
         ("plan", ("--monitor", "accuracy"), "metric 'accuracy' isn't defined for task multilabel"),
         ("plan", ("--metric", "top5"), "metric 'top5' isn't defined for task multilabel"),
         ("plan", ("--balance", "weights"), "--balance: weights are for one class per image"),

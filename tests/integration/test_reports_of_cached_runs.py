@@ -55,7 +55,17 @@ def test_they_are_those_without_a_cache(data: Path, tmp_path: Path, monkeypatch:
     answers = {}
     for name, used in (("cached", True), ("plain", False)):
         ftkit.train(plan(data, tmp_path, name=name, **SETTINGS, report=True, cache={"use": used}))
-        flags = ["--model", str(tmp_path / name), "--novelty", "0.05", "--json", "--device", "cpu", "--precision", "fp32"]
+        flags = [
+            "--model",
+            str(tmp_path / name),
+            "--novelty",
+            "0.05",
+            "--json",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+        ]
         done = typed("predict", str(data / "val"), *flags)
         assert done.returncode == 0, done.stderr
         answers[name] = [json.loads(line) for line in done.stdout.splitlines()]

@@ -67,12 +67,10 @@ def resume(run: str | os.PathLike[str], listener: Listener | None = None) -> Out
 
 def _completed(plan: Plan, outcome: Outcome, listener: Listener | None) -> Outcome:
     """Store features of a run and write its report, if its config asks for these; what is missing is a note."""
-    from ftkit.evaluation.feature_statistics import features_at_end
-    from ftkit.reports.after_training import report_at_end
+    from ftkit.reports.after_training import complete_run
 
     warn = listener.note if listener is not None else lambda line: None
-    features_at_end(outcome.plan or plan, outcome.run, warn)
-    report_at_end(outcome.plan or plan, outcome.run, warn)
+    complete_run(outcome.plan or plan, outcome.run, warn)
     return outcome
 
 

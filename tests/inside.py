@@ -199,5 +199,4 @@ def failing_report(patch: pytest.MonkeyPatch) -> None:
 
 def without_reports(patch: pytest.MonkeyPatch) -> None:
     """No run stores features or writes a report at its end: that takes as long as the training of a few images."""
-    patch.setattr("ftkit.evaluation.feature_statistics.features_at_end", lambda *args: None)
-    patch.setattr("ftkit.reports.after_training.report_at_end", lambda *args: None)
+    patch.setattr("ftkit.reports.after_training.complete_run", lambda *args: None)

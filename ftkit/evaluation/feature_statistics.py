@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ftkit.activation_cache.cache_reader import store_of
-from ftkit.distributed import launch_env
-from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import ComputeOptions, Extras, outputs_of
 from ftkit.evaluation.out_of_fold import read_out_of_fold
 from ftkit.files.cache_folder import CacheStore
@@ -55,23 +54,6 @@ def store_features(plan: Plan, run: RunFolder) -> bool:
     energy = energies(logits, loaded.task.exclusive).numpy()
     write_reference(Path(folder), card_digest(folder), make_reference(features, energy, compared))
     return True
-
-
-def features_at_end(plan: Plan, run: RunFolder, warn: Callable[[str], None]) -> None:
-    """Store the features of a run that has just ended, in the main process, if its config asks for them.
-
-    The run is complete by then, so an error or an interrupt is only a warning.
-
-    Args:
-        warn: Called with a line on what is missing.
-    """
-    if not plan.config.novelty_features or launch_env.rank() > 0:
-        return
-    try:
-        store_features(plan, run)
-    except (Exception, KeyboardInterrupt) as error:
-        reason = error.message if isinstance(error, FtkitError) else f"{type(error).__name__} {error}".strip()
-        warn(f"no features of training images, so predict --novelty goes by the energy alone: {one_line(reason)}")
 
 
 def _sampled_outputs(

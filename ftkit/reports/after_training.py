@@ -1,35 +1,63 @@
-"""The report at the end of a run."""
+"""What follows a training: features of the training images beside the model, and the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, one_line, shell_word
 from ftkit.evaluation.evaluator import ComputeOptions
+from ftkit.evaluation.feature_statistics import store_features
+from ftkit.models.compute.allocator import give_back_freed_memory
 from ftkit.planning.run_plan import Plan
 from ftkit.reports.run_report import RunInputs, write_report
 from ftkit.runs.run_folder import RunFolder
 
+T = TypeVar("T")
+Tell = Callable[[str], None]
 
-def report_at_end(plan: Plan, run: RunFolder, warn: Callable[[str], None]) -> Path | None:
-    """Write the report of a run that has just ended, in the main process, if its config asks for one.
+
+def complete_run(plan: Plan, run: RunFolder, warn: Tell, tell: Tell = lambda line: None) -> Path | None:
+    """Store features and write the report of a run that has just ended, if its config asks for them.
+
+    Only the main process does this.
 
     The run is complete by then, so an error or an interrupt is only a warning.
 
     Args:
         warn: Called with lines on what is missing, and how to repeat it.
+        tell: Called with a line before each of both.
 
     Returns:
-        The file; None without one.
+        The report's file; None without one.
     """
-    if not plan.config.report or launch_env.rank() > 0:
+    if launch_env.rank() > 0:
         return None
+    give_back_freed_memory()
+    if plan.config.novelty_features:
+        tell("storing features of training images, for predict --novelty")
+        lacking = "no features of training images, so predict --novelty goes by the energy alone: {}"
+        _tried(lambda: store_features(plan, run), warn, lacking)
+    if not plan.config.report:
+        return None
+    tell("writing the report")
     options = ComputeOptions(plan.config.device, cache=plan.config.cache.use)
+    inputs = RunInputs(plan.resolved, plan.splits, plan.notes)
+    lacking = f"no report: {{}}; to write it: ftkit report {shell_word(run.path)}"
+    return _tried(lambda: write_report(run.path, None, None, options, warn, inputs), warn, lacking)
+
+
+def _tried(do: Callable[[], T], warn: Tell, lacking: str) -> T | None:
+    """The result; None after a warning where it fails.
+
+    Args:
+        lacking: The warning, with `{}` in place of the reason.
+    """
     try:
-        return write_report(run.path, None, None, options, warn, RunInputs(plan.resolved, plan.splits, plan.notes))
+        return do()
     except (Exception, KeyboardInterrupt) as error:
         reason = error.message if isinstance(error, FtkitError) else f"{type(error).__name__} {error}".strip()
-        warn(f"no report: {one_line(reason)}; to write it: ftkit report {shell_word(run.path)}")
+        warn(lacking.replace("{}", one_line(reason)))
         return None

@@ -32,8 +32,32 @@ pages = 5 * 8 * 5 * 2**20 * 4 / resource.getpagesize()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / pages)
 """
 
+AFTER = """
+import resource, sys
+import ftkit, psutil, torch
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is set")
+def train():
+    folder = sys.argv[1]
+    ftkit.train(ftkit.plan(dataset={"name": "folder", "root": folder}, backbone="lenet", weights="none", epochs=1,
+        strategy="full", batch_size=2, workers=0, device="cpu", report=False, output=folder + "/runs"))
+
+train()
+[torch.ones(5 * 2**20) for _ in range(8)]
+held = psutil.Process().memory_info().rss
+train()
+print((held - psutil.Process().memory_info().rss) / 2**20)
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is set")
+
+
+@glibc
+def test_it_is_given_back_when_the_training_is_over(tmp_path: Path, image_folder: MakeFolder) -> None:
+    image_folder(tmp_path, {"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}})
+    done = subprocess.run([sys.executable, "-c", AFTER, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) > 100, "megabytes of the 160 that were freed"
+
+
+@glibc
 @pytest.mark.parametrize(("threshold", "faults"), [("", False), pytest.param("131072", True, marks=pytest.mark.long)])
 def test_blocks_of_20_mb_are_used_again(tmp_path: Path, image_folder: MakeFolder, threshold: str, faults: bool) -> None:
     image_folder(tmp_path, {"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}})

@@ -227,14 +227,9 @@ def _print_result(plan: Plan, outcome: Outcome, json: bool, quiet: bool) -> None
 
 
 def _complete(plan: Plan, outcome: Outcome, quiet: bool) -> None:
-    from ftkit.evaluation.feature_statistics import features_at_end
-    from ftkit.reports.after_training import report_at_end
+    from ftkit.reports.after_training import complete_run
 
-    if plan.config.novelty_features and not quiet:
-        console.note("storing features of training images, for predict --novelty")
-    features_at_end(outcome.plan or plan, outcome.run, console.warn)
-    if plan.config.report and not quiet:
-        console.note("writing the report")
-    written = report_at_end(outcome.plan or plan, outcome.run, console.warn)
+    tell = (lambda line: None) if quiet else console.note
+    written = complete_run(outcome.plan or plan, outcome.run, console.warn, tell)
     if written is not None and not quiet:
         console.note(f"report: {written}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -20,7 +21,20 @@ def keep_freed_memory() -> None:
     processor time of EfficientNet-Lite0 on a CPU. Larger blocks are still returned. Settings of the environment are
     left as they are, and so are other C libraries.
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version") and not any(os.environ.get(name) for name in ENVIRONMENT):
+    library = _glibc()
+    if library is not None and not any(os.environ.get(name) for name in ENVIRONMENT):
         library.mallopt(MMAP_THRESHOLD, LARGEST)
         library.mallopt(TRIM_THRESHOLD, NEVER)
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc return the memory that it has kept; what follows a training needs less, and of other sizes."""
+    library = _glibc()
+    if library is not None:
+        gc.collect()
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -328,3 +328,13 @@ def test_the_tests_that_the_docs_name_exist() -> None:
     assert missing == []
     tests = [path.partition("::") for _, path in named if "::" in path]
     assert all(f"def {test}(" in (REPOSITORY / "tests" / file).read_text() for file, _, test in tests)
+
+
+def test_no_page_has_a_heading_or_a_paragraph_twice() -> None:
+    pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("plugins/*/README.md")]
+    assert len(pages) > 20
+    for page in pages:
+        outside = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        parts = [part for part in outside.split("\n\n") if len(part) > 60 or part.startswith("#")]
+        twice = {part for part in parts if parts.count(part) > 1}
+        assert not twice, f"{page.name}: {twice}"

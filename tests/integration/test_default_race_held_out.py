@@ -12,6 +12,7 @@ import yaml
 import ftkit
 from ftkit.errors import RunInterrupted
 from tests.conftest import MakeFolder, typed
+from tests.report_page import Page
 from tests.runs import Notes, records, weights
 from tests.searches import FEW, search_of, without_seconds
 from tests.stopping import StopAt, train_until_killed
@@ -99,6 +100,18 @@ def test_of_many_images_each_recipe_is_trained_on_a_sample(sampled_run: tuple[Pa
     assert json.loads((run / "plan.json").read_text())["data"]["train"] == 2081
     assert not (run / "trials").exists()
     assert any(note.endswith("it is trained on all images") for note in notes)
+
+
+def test_the_report_has_the_recipes(sampled_run: tuple[Path, list[str]]) -> None:
+    run, search = sampled_run[0], search_of(sampled_run[0])
+    done = typed("report", str(run), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    page = Page(run / "report.html")
+    assert [row[0] for row in page.rows["recipes"]][-3:] == RECIPES
+    values = [trial["scores"][0]["value"] for trial in search["trials"]]
+    assert [row[2] for row in page.rows["recipes"]][-3:] == [pytest.approx(value, abs=1e-6) for value in values]
+    assert "trained on 1,000 images" in page.sections["recipes"]
+    assert "of training; comparing recipes took" in page.text
 
 
 @pytest.mark.parametrize("when", ["two-rates-new-head", "is trained on all images"])

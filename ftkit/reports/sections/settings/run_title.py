@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ftkit.errors import plural
+from ftkit.recipe_search.search_record import read_search
 from ftkit.reports.markup import Child, Html, tag
 from ftkit.reports.page_parts import facts
 from ftkit.reports.report_data import ReportData
@@ -32,8 +33,13 @@ def _model(summary: RunSummary) -> str:
 
 
 def _duration(summary: RunSummary) -> str:
-    seconds = sum(record["seconds"] for record in summary.records)
+    training = f"{_time(sum(record['seconds'] for record in summary.records))} of training"
+    search = read_search(summary.run)
+    return training if search is None else f"{training}; comparing recipes took {_time(search.spent)}"
+
+
+def _time(seconds: float) -> str:
     if seconds < 100:
-        return f"{seconds:.1f} s of training"
+        return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min of training" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min of training"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -202,10 +202,13 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     or_half = ", or half as much in 16 bits," if plan.config.precision == "auto" else ""
     epochs = sum(phase.stop - phase.start for phase, _ in served)
     passes = sum(use.passes for _, use in served) + bool(plan.probe)
+    times = "once" if passes == 1 else f"{passes} times"
+    nbytes = sum(use.nbytes for _, use in served)  # None where the probe has stored the same already.
+    size = f"~{short_count(nbytes)}B{or_half} " if nbytes else ""
     yield (
         "cache",
-        f"{augmentations} per image; frozen layers are computed {passes} times instead of {epochs + bool(plan.probe)}; "
-        f"~{short_count(sum(use.nbytes for _, use in served))}B{or_half} kept in {activation_folder(config.dir)}",
+        f"{augmentations} per image; frozen layers are computed {times} instead of {epochs + bool(plan.probe)}; "
+        f"{size}kept in {activation_folder(config.dir)}",
     )
     for phase, use in zip(plan.schedule.phases, uses, strict=True):
         if "limit" in use.reason:

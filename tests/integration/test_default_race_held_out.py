@@ -82,7 +82,7 @@ def test_the_config_of_the_run_trains_its_winner_alone(run: Path, tmp_path: Path
     assert weights(again, "model") == weights(run, "model")
 
 
-@pytest.mark.parametrize("step", [3, 14])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.long), 14])
 def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))
@@ -114,7 +114,9 @@ def test_the_report_has_the_recipes(sampled_run: tuple[Path, list[str]]) -> None
     assert "of training; comparing recipes took" in page.text
 
 
-@pytest.mark.parametrize("when", ["two-rates-new-head", "is trained on all images"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("two-rates-new-head", marks=pytest.mark.long), "is trained on all images"]
+)
 def test_killed_and_resumed_equals_never_killed(
     when: str, sampled_run: tuple[Path, list[str]], many: Path, tmp_path: Path
 ) -> None:
@@ -140,9 +142,9 @@ def test_the_validation_images_of_a_recipe_are_a_sample_of_many(image_folder: Ma
     ("settings", "reason"),
     [
         ({"strategy": "full"}, "strategy is set"),
-        ({"augment": "none"}, "augment is set"),
-        ({"optimizer": {"lr": 0.01}}, "optimizer.lr is set"),
-        ({"probe": False}, "probe is set"),
+        pytest.param({"augment": "none"}, "augment is set", marks=pytest.mark.long),
+        pytest.param({"optimizer": {"lr": 0.01}}, "optimizer.lr is set", marks=pytest.mark.long),
+        pytest.param({"probe": False}, "probe is set", marks=pytest.mark.long),
         ({"weights": "none"}, "the weights start at random"),
         ({"epochs": 0}, "no epochs are trained"),
     ],

@@ -77,7 +77,7 @@ def test_the_config_of_the_run_trains_its_winner_alone(run: Path, tmp_path: Path
     assert records(again) == records(run)
 
 
-@pytest.mark.parametrize("step", [3, 14])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.long), 14])
 def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted):
         ftkit.train(planned(data, tmp_path, name="cut"), StopAt(step))
@@ -86,7 +86,7 @@ def test_stopped_and_resumed_equals_never_stopped(step: int, run: Path, data: Pa
     assert weights(tmp_path / "cut", "model") == weights(run, "model")
 
 
-@pytest.mark.parametrize("when", ["as-given, fold 1", "has won"])
+@pytest.mark.parametrize("when", [pytest.param("as-given, fold 1", marks=pytest.mark.long), "has won"])
 def test_killed_and_resumed_equals_never_killed(when: str, run: Path, data: Path, tmp_path: Path) -> None:
     place = {"dataset": {"name": "folder", "root": str(data)}, "output": str(tmp_path), "name": "cut"}
     train_until_killed(when, SETTINGS | place)

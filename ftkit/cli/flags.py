@@ -163,7 +163,14 @@ FLAGS: tuple[Flag, ...] = (
         TRAINING,
         "strategies",
     ),
-    Flag(("--budget",), "budget", "TIME|none", "Search recipes for 10m or 2h; none: no search.", TRAINING, ("none",)),
+    Flag(
+        ("--budget",),
+        "budget",
+        "TIME|auto|none",
+        "Search recipes for 10m or 2h; auto, the default: compare three; none: one training.",
+        TRAINING,
+        ("auto", "none"),
+    ),
     Flag(("--epochs",), "epochs", "N", "Number of training epochs.", TRAINING),
     Flag(("--lr",), "optimizer.lr", "RATE|auto", "Base learning rate; auto: by short trainings.", TRAINING, ("auto",)),
     Flag(

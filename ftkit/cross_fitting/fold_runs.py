@@ -104,7 +104,7 @@ def plan_fold(plan: Plan, run: RunFolder, number: int) -> Fold:
     """A fold with its plan, made as `ftkit train --fold` would make it."""
     folder = RunFolder(run.folds / str(number))
     begun = run_on_main(lambda: _is_begun(folder))
-    request = _request(plan.resolved, run.folds, number)
+    request = _request(plan, run.folds, number)
     planned = main_first(lambda: make_plan(request, run=folder if begun else None))
     require_same_images(plan.splits.train, planned.splits.train, planned.splits.val)
     return Fold(number, replace(planned, world_size=plan.world_size), folder)
@@ -125,7 +125,7 @@ def require_same_images(whole: Split | None, *parts: Split | None) -> None:
         )
 
 
-def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
+def _request(plan: Plan, folds: Path, number: int) -> Resolved:
     # Weights between the first and the last are compared, and a report is written, for all folds together.
     update: Mapping[str, object] = {
         "fold": number,
@@ -135,8 +135,9 @@ def _request(resolved: Resolved, folds: Path, number: int) -> Resolved:
         "weight_averaging": False,
         "report": False,
         "calibration": "off",
+        **({} if plan.teacher is None else plan.teacher.config_update),
     }
-    return replace(resolved, config=resolved.config.model_copy(update=update))
+    return replace(plan.resolved, config=plan.config.model_copy(update=update))
 
 
 def _is_begun(folder: RunFolder) -> bool:

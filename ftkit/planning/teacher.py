@@ -32,6 +32,11 @@ class Teacher:
     places: tuple[int, ...]
 
     @property
+    def config_update(self) -> Mapping[str, str]:
+        """The config key with the folder in place of a run's name, for runs with another output folder."""
+        return {"teacher": str(self.folder)}
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the card of a model says of its teacher."""
         return {"model": str(self.folder), "backbone": self.card.backbone.name, "sha256": self.sha256}

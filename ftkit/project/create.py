@@ -19,7 +19,7 @@ from ftkit.files.json_text import dump_json
 from ftkit.plugins import Registry
 from ftkit.project import rendering
 from ftkit.project.dataset_stats import DatasetStats, compute_stats
-from ftkit.project.initial_config import plugin_values, template_values
+from ftkit.project.initial_config import earlier_values, plugin_values, template_values
 from ftkit.project.template_source import KINDS, Template, merge_values, open_template
 from ftkit.project.update import FileChange, TemplateRecord, apply_changes, find_changes, read_record
 
@@ -142,7 +142,9 @@ def update_project(folder: Path, check: bool = False) -> Update:
     named = ProjectName(record.values.get("package", record.values["project"]), record.values["module"])
     with open_template(record.template, record.kind, registry) as template:
         fresh = _placeholder_values(template.name, record.kind, named, None, folder, version)
-        placeholders = {**template.values, **fresh, **record.values, "requires_ftkit": fresh["requires_ftkit"]}
+        earlier = earlier_values(record.values) if record.template == "project" else {}
+        kept = {**record.values, **earlier}
+        placeholders = {**template.values, **fresh, **kept, "requires_ftkit": fresh["requires_ftkit"]}
         new = _render(template, placeholders, named)
     schema = base.get(SCHEMA)
     if schema is not None and (folder / SCHEMA).is_file() and (folder / SCHEMA).read_bytes() != schema:

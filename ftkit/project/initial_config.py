@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -49,6 +50,20 @@ optimizer:
   name: adamw             # a class of torch.optim; add its options as keys
   # The head's learning rate; the strategy scales it for other layers, lr_curve over the run.
   lr: 0.01"""
+EARLIER_RECIPE = """\
+# {augment_why}
+augment: {augment}
+# The layers that train in each epoch. `ftkit strategies show NAME` shows the options and the schedule.
+strategy:
+  # {strategy_why}
+  name: {strategy}
+optimizer:
+  name: adamw             # a class of torch.optim; add its options as keys
+  # {lr_why}
+  lr: {lr}"""
+"""With the values of a project whose template had one for each."""
+VALIDATION = "validation: auto          # or holdout, kfold; auto: kfold (cross-fitting) where images are few"
+EARLIER_VALIDATION = "val_fraction: 0.2         # part of the training images for validation, if there is no val split"
 OWN_SIZE = Setting("null", "Side of the network's square input, in pixels; null takes the backbone's default.")
 LENET_WEIGHTS = Setting("default", "Trained on hand-written digits, included in ftkit; none starts from scratch.")
 
@@ -72,11 +87,20 @@ def template_values(
         "requires_ftkit": f"ftkit>={version}" if version else "ftkit",
         "dataset": f"dataset: {package}/shapes" if stats is None else _dataset(stats, target),
         "recipe": recipe,
+        "validation": VALIDATION,
+        "batch_size": "32",
         "epochs": "15" if stats is None else "10",
         "predict_path": "samples" if stats is None else _shell_quoted(_relative_to(target, stats.example)),
         **{key: setting.value for key, setting in settings.items()},
         **{f"{key}_why": setting.why for key, setting in settings.items()},
     }
+
+
+def earlier_values(values: Mapping[str, str]) -> dict[str, str]:
+    """The values that a project's earlier template had under other names, so that an update keeps its training."""
+    if "recipe" in values or "strategy" not in values:
+        return {}
+    return {"recipe": EARLIER_RECIPE.format(**values), "validation": EARLIER_VALIDATION}
 
 
 def plugin_values(plugin: str, kind: str) -> dict[str, str]:

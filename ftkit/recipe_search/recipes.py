@@ -70,7 +70,7 @@ def why_no_race(plan: Plan) -> str | None:
     set_keys = [key for key in _searched_among(plan.resolved.sources) if key in changed]
     if set_keys:
         return f"{set_keys[0]} is set"
-    return ONE_PROCESS if launch_env.world() > 1 else None
+    return ONE_PROCESS if max(launch_env.world(), plan.world_size) > 1 else None
 
 
 def _racing(plan: Plan) -> tuple[RecipeTrial, ...]:

@@ -120,7 +120,8 @@ def _try_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Lis
         search, step = next_step(search, first, further)
         if step is None:
             break
-        stop_if_asked(run, flag, f"before {step.trial.name}, fold {step.fold}")
+        where = step.trial.name + (f", fold {step.fold}" if search.folds > 1 else "")
+        stop_if_asked(run, flag, f"before {where}")
         listener.note(_announced(search, step.trial, step.fold))
         leader = search.leader
         left = None if leader is None else search.seconds_left(leader)

@@ -61,7 +61,8 @@ def open_trial(plan: Plan, run: RunFolder, trial: RecipeTrial, samples: Mapping[
         shutil.rmtree(folder.path)  # The search was killed while it was made.
     changed = with_changes(plan.resolved, trial.changes)
     place = {"output": str(run.trials.absolute()), "name": folder.name}
-    update: Mapping[str, object] = {"budget": None, **place, **samples}
+    teacher = {} if plan.teacher is None else plan.teacher.config_update
+    update: Mapping[str, object] = {"budget": None, **place, **teacher, **samples}
     request = replace(changed, config=changed.config.model_copy(update=update))
     planned = make_plan(request, run=folder if begun and not done else run)
     if not samples:

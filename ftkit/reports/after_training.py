@@ -10,9 +10,11 @@ from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, one_line, shell_word
 from ftkit.evaluation.evaluator import ComputeOptions
 from ftkit.evaluation.feature_statistics import store_features
+from ftkit.files.folder_swap import current_folder
 from ftkit.models.compute.allocator import give_back_freed_memory
 from ftkit.planning.run_plan import Plan
 from ftkit.reports.run_report import RunInputs, write_report
+from ftkit.runs.model_card import CARD, read_card
 from ftkit.runs.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ def complete_run(plan: Plan, run: RunFolder, warn: Tell, tell: Tell = lambda lin
     if launch_env.rank() > 0:
         return None
     give_back_freed_memory()
-    if plan.config.novelty_features:
+    if plan.config.novelty_features and _has_reference(run):
         tell("storing features of training images, for predict --novelty")
         lacking = "no features of training images, so predict --novelty goes by the energy alone: {}"
         _tried(lambda: store_features(plan, run), warn, lacking)
@@ -47,6 +49,12 @@ def complete_run(plan: Plan, run: RunFolder, warn: Tell, tell: Tell = lambda lin
     inputs = RunInputs(plan.resolved, plan.splits, plan.notes)
     lacking = f"no report: {{}}; to write it: ftkit report {shell_word(run.path)}"
     return _tried(lambda: write_report(run.path, None, None, options, warn, inputs), warn, lacking)
+
+
+def _has_reference(run: RunFolder) -> bool:
+    """Whether the model has outputs to compare others with; not with few validation images."""
+    card = current_folder(run.model) / CARD
+    return card.is_file() and read_card(card.parent).reference is not None
 
 
 def _tried(do: Callable[[], T], warn: Tell, lacking: str) -> T | None:

@@ -6,7 +6,7 @@ import time
 
 from ftkit.activation_cache.phase_cuts import open_run_cache
 from ftkit.activation_cache.run_cache import RunCache
-from ftkit.errors import FtkitError, RequestError, one_line
+from ftkit.errors import FtkitError, RequestError, one_line, shell_word
 from ftkit.parts.task import HeadFit
 from ftkit.runs.checkpoint import has_checkpoint, load_checkpoint
 from ftkit.runs.run_folder import RunFolder
@@ -115,4 +115,7 @@ def require_unfinished(run: RunFolder) -> None:
         RequestError: Its last model is there, which is written when a run ends.
     """
     if run.is_finished:
-        raise RequestError(f"{run.path} is finished: there is nothing to resume", "start a new run")
+        raise RequestError(
+            f"{run.path} is finished: there is nothing to resume",
+            f"start a new run, or write its report: ftkit report {shell_word(run.path)}",
+        )

@@ -160,6 +160,30 @@ def test_the_settings_suit_the_images(
     assert differing <= {"notes"}, "a project trains as `ftkit train --data` does"
 
 
+def test_an_update_keeps_the_training_of_a_project_of_an_earlier_template(
+    tmp_path: Path, run_ftkit: RunFtkit, image_folder: MakeFolder
+) -> None:
+    """It had a value for each setting of the recipe, where there is one for all of it now."""
+    image_folder(tmp_path / "images", {"train": {"a": 6, "b": 6}}, size=(28, 28))
+    assert run_ftkit("init", "it", "--data", "images", cwd=tmp_path).returncode == 0
+    record = tmp_path / "it" / ".ftkit" / "template.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    values = {key: value for key, value in facts["values"].items() if key not in ("recipe", "validation")}
+    values |= {"strategy": "gradual", "augment": "standard", "lr": "0.001", "batch_size": "16", "epochs": "15"}
+    facts["values"] = values | {"strategy_why": "Why.", "augment_why": "Why.", "lr_why": "Why."}
+    record.write_text(json.dumps(facts), encoding="utf-8")
+    done = run_ftkit("init", "--update", cwd=tmp_path / "it")
+    assert done.returncode == 0, done.stderr
+    config = config_of(tmp_path / "it")
+    assert (config["strategy"], config["augment"], config["optimizer"]["lr"]) == (
+        {"name": "gradual"},
+        "standard",
+        0.001,
+    )
+    assert (config["batch_size"], config["epochs"], config["val_fraction"]) == (16, 15, 0.2)
+    assert run_ftkit("config", "validate", cwd=tmp_path / "it").returncode == 0
+
+
 def test_classes_and_counts_are_printed_and_written_to_the_config(
     tmp_path: Path, run_ftkit: RunFtkit, image_folder: MakeFolder
 ) -> None:

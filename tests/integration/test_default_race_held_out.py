@@ -177,3 +177,21 @@ def test_val_samples_has_no_effect_on_cross_fitting(few_images: Path, tmp_path: 
     assert "--val-samples has no effect with kfold" in done.stderr
     plan = json.loads(typed("plan", *flags, "--json", cwd=tmp_path).stdout)
     assert plan["data"]["val"] == 3
+
+
+def test_a_teacher_is_found_by_its_name(data: Path, few_images: Path, tmp_path: Path) -> None:
+    flags = ["--backbone", "lenet", "--epochs", "1", "--workers", "0", "--device", "cpu", "--set", "report=false"]
+    done = typed("train", "--data", str(data), *flags, "--budget", "none", "--name", "big", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = typed("train", "--data", str(data), *flags, "--teacher", "big", "--name", "small", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kfold = ["--data", str(few_images), *flags, "--folds", "2", "--strategy", "full"]
+    done = typed("train", *kfold, "--teacher", "big", "--name", "folded", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dry_run_of_several_processes_compares_nothing(data: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(data), "--backbone", "lenet", "--num-processes", "2", "--budget", "auto", "--dry-run"]
+    done = typed("train", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "none are compared: recipes are compared in one process only" in done.stdout

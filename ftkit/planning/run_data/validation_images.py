@@ -168,7 +168,7 @@ def _cross_fitted(resolved: Resolved, splits: Splits, for_training: bool) -> tup
     # A run's own config names the default of `val_fraction`.
     idle = {"val_fraction": resolved.is_explicit("val_fraction"), "val_samples": config.val_samples is not None}
     for key in (key for key, is_set in idle.items() if is_set):
-        raise RequestError(f"{where(key)} has no effect with kfold: no images are held out", "drop it")
+        raise RequestError(f"{where(key)} has no effect with kfold: each image validates once", "drop it")
     if config.fold is not None and config.fold > config.folds:
         raise RequestError(f"{where('fold')} is {config.fold}, but there are {config.folds} folds", "give 1 or more")
     train = _sampled(splits.train, "train_samples", config, for_training)

@@ -83,13 +83,22 @@ def require_two_of_each(labels: Labels, classes: Sequence[str] = ()) -> None:
         raise _too_few(single, classes)
 
 
-def stratified_sample(labels: Labels, count: int, seed: int, key: str = "train_samples") -> list[int]:
+def stratified_sample(labels: Labels, count: int, seed: int) -> list[int]:
     """Positions of `count` samples, with each class in proportion to its size but at least once; ascending.
 
     A larger `count` with the same seed gives a superset of a smaller one.
 
+    Raises:
+        RequestError: As `sample_by_key`, for `train_samples`.
+    """
+    return sample_by_key(labels, count, seed, "train_samples")
+
+
+def sample_by_key(labels: Labels, count: int, seed: int, key: str) -> list[int]:
+    """As `stratified_sample`, with a `count` that a config key sets.
+
     Args:
-        key: The config key that sets `count`, for messages.
+        key: It is named in messages.
 
     Raises:
         RequestError: `count` is less than the number of classes, or more than the number of samples; multi-label, it

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ftkit.config.choices import AUTO, Validation
 from ftkit.config.load import Resolved, build
 from ftkit.config.schema import Config
-from ftkit.data.sampling import stratified_parts, stratified_sample, stratified_split
+from ftkit.data.sampling import sample_by_key, stratified_parts, stratified_split
 from ftkit.errors import RequestError, one_line, plural
 from ftkit.metrics.finite_outputs import NAMED
 from ftkit.parts.callback import replaces_weights
@@ -188,7 +188,7 @@ def _sampled(split: Split, key: str, config: Config, for_training: bool) -> Spli
         return split
     # A trained model can be evaluated on data that has shrunk since.
     count = count if for_training else min(count, len(split))
-    return split.subset(stratified_sample(split.labels, count, config.seed, key))
+    return split.subset(sample_by_key(split.labels, count, config.seed, key))
 
 
 def _rare_notes(config: Config, train: Split, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -112,10 +112,7 @@ def read_cached(
         yield None
         return
     images = image_digests(samples.split)
-    if whole and not store.has(table_key(prefix.key, images.digest, prefix.preprocessing)):
-        yield None
-        return
-    table = _opened(prefix, samples, images, store, note)
+    table = _opened(prefix, samples, images, store, note, whole)
     if table is None:
         yield None
         return
@@ -177,11 +174,12 @@ def open_cut_finder(network: nn.Module, compute: Compute, preprocessing: Preproc
 
 
 def _opened(
-    prefix: FrozenPrefix, samples: Samples, images: ImageDigests, store: CacheStore, note: Note
+    prefix: FrozenPrefix, samples: Samples, images: ImageDigests, store: CacheStore, note: Note, whole: bool
 ) -> Table | None:
     cut, preprocessing = prefix.cut, prefix.preprocessing
     key = table_key(prefix.key, images.digest, preprocessing)
-    if not store.has(key) and not is_worth_storing(cut.nbytes, preprocessing.channels * preprocessing.size**2):
+    worth = not whole and is_worth_storing(cut.nbytes, preprocessing.channels * preprocessing.size**2)
+    if not store.has(key) and not worth:
         return None
     about = f"{prefix.backbone} after {cut.name}: {plural(len(samples), 'image')}"
     spec = TableSpec(key, about, len(samples), cut, prefix.key)

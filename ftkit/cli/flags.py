@@ -164,12 +164,7 @@ FLAGS: tuple[Flag, ...] = (
         "strategies",
     ),
     Flag(
-        ("--budget",),
-        "budget",
-        "TIME|auto|none",
-        "Search recipes for 10m or 2h; auto, the default: compare three; none: one training.",
-        TRAINING,
-        ("auto", "none"),
+        ("--budget",), "budget", "TIME|auto|none", "Compare recipes for 10m; auto: three.", TRAINING, ("auto", "none")
     ),
     Flag(("--epochs",), "epochs", "N", "Number of training epochs.", TRAINING),
     Flag(("--lr",), "optimizer.lr", "RATE|auto", "Base learning rate; auto: by short trainings.", TRAINING, ("auto",)),

@@ -214,9 +214,9 @@ def _decoded(plan: Plan, compute: Compute, workers: int, listener: Listener) -> 
     config, inputs = plan.config, plan.preprocessing
     splits: dict[SplitName, Split] = {"train": _split(plan, "train"), "val": _split(plan, "val")}
     if config.cache.decoded == AUTO:
-        least = DECODING_COUNTS * inputs.size**2 if compute.device.type == "cpu" else 0
         if config.on_bad_image == "skip":
             return {}
+        least = DECODING_COUNTS * inputs.size**2 if compute.device.type == "cpu" else 0
         return open_small_caches(splits, inputs.channels, config.cache, workers, least, inputs.value_range)
     return open_decoded_caches(
         splits, inputs.channels, config.cache, config.dataset.name, workers, listener.note, inputs.value_range

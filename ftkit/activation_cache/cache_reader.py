@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -130,8 +132,27 @@ def read_cached(
 
 
 def find_cached_prefix(loaded: Loaded, store: CacheStore | None) -> FrozenPrefix | None:
-    """The longest prefix of a model that has a table; None where none has."""
-    stored = cached_prefixes(store) if store is not None else set()
+    """The longest prefix of a model that has a table; None where none has.
+
+    It is remembered with the model: making and trying a cut takes as long as 50 images.
+    """
+    if store is None:
+        return None
+    remembered = _FOUND.setdefault(loaded, {})
+    if store.folder not in remembered:
+        found = _longest_prefix(loaded, store)
+        if found is None:
+            return None
+        remembered[store.folder] = found
+    return remembered[store.folder]
+
+
+_FOUND: WeakKeyDictionary[Loaded, dict[Path, FrozenPrefix]] = WeakKeyDictionary()
+"""Prefixes by model, and by the folder of tables."""
+
+
+def _longest_prefix(loaded: Loaded, store: CacheStore) -> FrozenPrefix | None:
+    stored = cached_prefixes(store)
     if not stored:
         return None
     preprocessing, compute = loaded.card.preprocessing, loaded.compute

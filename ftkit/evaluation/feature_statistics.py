@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,9 +12,8 @@ from ftkit.errors import RequestError
 from ftkit.evaluation.evaluator import ComputeOptions, Extras, outputs_of
 from ftkit.evaluation.out_of_fold import read_out_of_fold
 from ftkit.files.cache_folder import CacheStore
-from ftkit.files.folder_swap import current_folder
 from ftkit.inference.head_features import flat_features
-from ftkit.models.bundle import Loaded, load_bundle
+from ftkit.models.bundle import Loaded
 from ftkit.parts.dataset import Split
 from ftkit.planning.run_plan import Plan
 from ftkit.runs.model_card import card_digest
@@ -25,10 +23,13 @@ from ftkit.uncertainty.feature_reference import MOST_IMAGES, make_reference, mos
 from ftkit.uncertainty.novelty import LEAST_IMAGES, energies
 
 
-def store_features(plan: Plan, run: RunFolder) -> bool:
+def store_features(plan: Plan, run: RunFolder, loaded: Loaded) -> bool:
     """Store the features of training images beside a finished run's model, and what its validation images have of them.
 
     They are of a sample. Nothing is stored where a model has no `reference` outputs, as with few validation images.
+
+    Args:
+        loaded: The run's model.
 
     Returns:
         Whether they were stored.
@@ -36,9 +37,7 @@ def store_features(plan: Plan, run: RunFolder) -> bool:
     Raises:
         FtkitError: An image can't be read, or the file can't be written.
     """
-    folder = current_folder(run.model)
-    loaded = load_bundle(folder, plan.config.device, "auto", plan.resolved.registry)
-    train = plan.splits.train
+    folder, train = loaded.folder, plan.splits.train
     if loaded.card.reference is None or loaded.backbone is None or train is None or len(train) < LEAST_IMAGES:
         return False
     val, store = plan.splits.val, store_of(plan.config.cache)
@@ -52,7 +51,7 @@ def store_features(plan: Plan, run: RunFolder) -> bool:
         names = [train.names[own[place]] for place in kept]
         logits, compared = _out_of_fold(loaded, run, names), None
     energy = energies(logits, loaded.task.exclusive).numpy()
-    write_reference(Path(folder), card_digest(folder), make_reference(features, energy, compared))
+    write_reference(folder, card_digest(folder), make_reference(features, energy, compared))
     return True
 
 

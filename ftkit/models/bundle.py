@@ -39,7 +39,7 @@ from ftkit.tasks.saved_task import saved_task
 from ftkit.uncertainty.calibrated_network import calibrated_network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A model that is ready to use: in eval mode, on its device.
 

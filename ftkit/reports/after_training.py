@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from ftkit.errors import FtkitError, one_line, shell_word
 from ftkit.evaluation.evaluator import ComputeOptions
 from ftkit.evaluation.feature_statistics import store_features
 from ftkit.files.folder_swap import current_folder
+from ftkit.models.bundle import load_bundle
 from ftkit.models.compute.allocator import give_back_freed_memory
 from ftkit.planning.run_plan import Plan
 from ftkit.reports.run_report import RunInputs, write_report
@@ -38,15 +40,17 @@ def complete_run(plan: Plan, run: RunFolder, warn: Tell, tell: Tell = lambda lin
     if launch_env.rank() > 0:
         return None
     give_back_freed_memory()
+    # Both use the same model, which is loaded when the first one does.
+    model = cache(partial(load_bundle, run.model, plan.config.device, "auto", plan.resolved.registry))
     if plan.config.novelty_features and _has_reference(run):
         tell("storing features of training images, for predict --novelty")
         lacking = "no features of training images, so predict --novelty goes by the energy alone: {}"
-        _tried(lambda: store_features(plan, run), warn, lacking)
+        _tried(lambda: store_features(plan, run, model()), warn, lacking)
     if not plan.config.report:
         return None
     tell("writing the report")
     options = ComputeOptions(plan.config.device, cache=plan.config.cache.use)
-    inputs = RunInputs(plan.resolved, plan.splits, plan.notes)
+    inputs = RunInputs(plan.resolved, plan.splits, plan.notes, model)
     lacking = f"no report: {{}}; to write it: ftkit report {shell_word(run.path)}"
     return _tried(lambda: write_report(run.path, None, None, options, warn, inputs), warn, lacking)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ftkit.activation_cache.cache_reader import store_of
@@ -40,11 +41,13 @@ class RunInputs:
 
     Attributes:
         notes: Lines on the images.
+        model: Loads the run's model; by default as `ComputeOptions` say.
     """
 
     resolved: Resolved
     splits: Splits
     notes: tuple[str, ...]
+    model: Callable[[], Loaded] | None = None
 
 
 MOST_SLICED = 5000
@@ -123,7 +126,8 @@ def _evaluated(
     resolved = inputs.resolved
     try:
         images = split_of_run(resolved, card, split, bundle.parent, (inputs.splits, inputs.notes))
-        model = load_bundle(bundle, options.device, options.precision, resolved.registry)
+        load = inputs.model or partial(load_bundle, bundle, options.device, options.precision, resolved.registry)
+        model = load()
         metrics = run_metrics(resolved, model.task, len(card.classes))
         store = store_of(resolved.config.cache) if options.cache else None
         outputs, slices = _outputs_and_slices(model, images, options, store, metrics, resolved.config.monitor)

@@ -132,6 +132,21 @@ def test_an_evaluation_reads_its_activations(project: Path, run_ftkit: RunFtkit)
     assert said[0] == pytest.approx(said[1], abs=1e-6)
 
 
+def test_a_recommendation_reads_the_activations_of_a_run(project: Path, run_ftkit: RunFtkit) -> None:
+    first = run_ftkit("train", "--name", "first", "--strategy", "full", "--epochs", "1", cwd=project)
+    assert first.returncode == 0, first.stderr
+    weights = ("--weights", "runs/first/last/model.safetensors")
+    trained = run_ftkit("train", *weights, "--strategy", "freeze", "--epochs", "1", cwd=project)
+    assert trained.returncode == 0, trained.stderr
+    said = {}
+    for more in ((), ("--no-cache",)):
+        done = run_ftkit("advise", *weights, "--json", *more, cwd=project)
+        assert done.returncode == 0, done.stderr
+        assert ("the cache has the activations after body()" in done.stderr) == (not more), done.stderr
+        said[more] = json.loads(done.stdout)["facts"]
+    assert said[()] == pytest.approx(said[("--no-cache",)])
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "more",

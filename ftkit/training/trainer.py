@@ -15,6 +15,7 @@ from torch import nn
 
 from ftkit.activation_cache.feed import Feed
 from ftkit.activation_cache.run_cache import RunCache
+from ftkit.data.loading.loader import start_workers
 from ftkit.distributed.processes import broadcast_buffers
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import replace_nonfinite
@@ -104,6 +105,7 @@ class Trainer:
         """Take the steps of one epoch, from the run's position on."""
         session, plan, progress = self.session, self.session.plan, self.session.progress
         session.order.start(progress.epoch, progress.step)
+        start_workers(active.feed.val_loader)
         batches = iter(active.feed.train_loader)
         self.clock = EpochClock(self)
         for step in range(progress.step, plan.batches.steps):

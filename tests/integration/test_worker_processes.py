@@ -1,4 +1,4 @@
-"""Worker processes end with the run that started them."""
+"""Worker processes start before the network trains, and end with the run that started them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ftkit
+from ftkit import Listener, StepDone
 from ftkit.errors import RunInterrupted
 from tests.stopping import StopAt
 
@@ -51,3 +52,22 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, before: set[int | 
     assert started() <= before
     ftkit.resume(tmp_path / "run")
     assert started() <= before
+
+
+class WorkersAt(Listener):
+    """The worker processes that run after each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[set[int | None]] = []
+
+    def step_done(self, event: StepDone) -> None:
+        self.steps.append(started())
+
+
+def test_all_workers_start_before_the_first_step(tmp_path: Path, before: set[int | None]) -> None:
+    """A process that forks after it has trained copies each page of its memory that it changes again."""
+    seen = WorkersAt()
+    ftkit.train(plan(tmp_path, "run"), seen)
+    assert len(seen.steps) > 2
+    assert len(seen.steps[0] - before) == 4, "two workers each for training and validation images"
+    assert all(each == seen.steps[0] for each in seen.steps)

@@ -98,16 +98,21 @@ class TrainingOrder(Sampler[list[Key]]):
 
 
 class Shard(Sampler[list[Key]]):
-    """The shard of one process: every `world`-th sample in order, so that each is in exactly one shard."""
+    """The shard of one process: every `world`-th sample in order, so that each is in exactly one shard.
+
+    Attributes:
+        empty: Whether the next iteration has no batches.
+    """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.indices = range(rank, size, world)
         self.batch_size = batch_size
+        self.empty = False
         self.rounds = math.ceil(math.ceil(size / world) / batch_size)
         """Batches of the process with the largest shard."""
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, len(self.indices), self.batch_size):
+        for start in range(0, 0 if self.empty else len(self.indices), self.batch_size):
             yield [(0, i, 0) for i in self.indices[start : start + self.batch_size]]
 
     def __len__(self) -> int:

@@ -102,6 +102,12 @@ def test_of_many_images_each_recipe_is_trained_on_a_sample(sampled_run: tuple[Pa
     assert any(note.endswith("it is trained on all images") for note in notes)
 
 
+def test_the_json_of_a_plan_has_the_size_of_the_sample(many: Path, data: Path, tmp_path: Path) -> None:
+    for folder, wanted in ((many, {"train_samples": 1000}), (data, None)):
+        done = typed("plan", "--data", str(folder), "--backbone", "lenet", "--json", cwd=tmp_path)
+        assert json.loads(done.stdout)["recipe_samples"] == wanted
+
+
 def test_the_report_has_the_recipes(sampled_run: tuple[Path, list[str]]) -> None:
     run, search = sampled_run[0], search_of(sampled_run[0])
     done = typed("report", str(run), "--device", "cpu")

@@ -192,6 +192,20 @@ def test_the_json_of_a_plan_has_the_recipes(data: Path, tmp_path: Path) -> None:
     assert plan["recipes"] is None
 
 
+def test_the_json_of_a_run_has_the_recipes_and_the_winner(data: Path, tmp_path: Path) -> None:
+    done = typed("train", "--data", str(data), *FLAGS, "--name", "run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, search = json.loads(done.stdout)["recipes"], search_of(tmp_path / "runs" / "run")
+    assert list(found["tried"]) == RECIPES
+    assert found["winner"] == search["winner"]
+    assert found["tried"][found["winner"]]["verdict"] is None
+    for trial in search["trials"]:
+        assert found["tried"][trial["name"]]["values"] == [score["value"] for score in trial["scores"]]
+    more = ("--strategy", "full", "--name", "alone", "--json")
+    alone = typed("train", "--data", str(data), *FLAGS, *more, cwd=tmp_path)
+    assert json.loads(alone.stdout)["recipes"] is None
+
+
 def test_what_the_config_sets_is_trained_as_it_is(data: Path, tmp_path: Path) -> None:
     plan = planned(data, tmp_path, strategy="freeze")
     assert (plan.config.validation, len(plan.fold_sizes)) == ("kfold", 2)

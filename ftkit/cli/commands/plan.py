@@ -41,11 +41,12 @@ def plan(
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """A plan for `--json`, with the recipes that the run compares first."""
-    from ftkit.recipe_search.recipes import searched_recipes
+    """A plan for `--json`, with the recipes that the run compares first, and on how many images if not on all."""
+    from ftkit.recipe_search.recipes import race_samples, searched_recipes
 
     recipes = {trial.name: dict(trial.changes) for trial in searched_recipes(plan)}
-    return {**plan.to_json(), "recipes": recipes or None}
+    samples = race_samples(plan) if recipes else {}
+    return {**plan.to_json(), "recipes": recipes or None, "recipe_samples": samples or None}
 
 
 def complete(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output.evaluating.calibration_lines import fitted_lines
-from ftkit.cli.output.training.search_table import search_lines
+from ftkit.cli.output.training.search_table import search_json, search_lines
 from ftkit.errors import one_line, plural, shell_word
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def result_json(outcome: Outcome) -> dict[str, Any]:
         "best": outcome.best,
         "epochs": outcome.records,
         "calibration": None if calibration is None else asdict(calibration),
+        "recipes": search_json(outcome),
     }
 
 

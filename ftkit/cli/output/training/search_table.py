@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftkit.cli.output.descriptions import time_text
 from ftkit.errors import one_line
@@ -33,6 +33,31 @@ def search_lines(plan: Plan, outcome: Outcome) -> list[str]:
         lines += [f"  {'':<{width}}  {trial.changes_text}"] if trial.changes else []
     spent = time_text(search.spent) + ("" if search.budget is None else f" of {time_text(search.budget)}")
     return [*lines, f"search: {spent} spent, {search.reason}"]
+
+
+def search_json(outcome: Outcome) -> dict[str, Any] | None:
+    """The recipes with their metrics, seconds and verdicts as JSON values; None for a run without a search."""
+    from ftkit.recipe_search.search_record import read_search
+
+    search = read_search(outcome.run)
+    if search is None:
+        return None
+    return {
+        "winner": search.winner,
+        "reason": search.reason,
+        "monitor": search.monitor,
+        "folds": search.folds,
+        "samples": dict(search.samples) or None,
+        "tried": {
+            trial.name: {
+                "changes": dict(trial.changes),
+                "values": [score.value for score in trial.scores],
+                "seconds": sum(trial.seconds),
+                "verdict": trial.verdict or None,
+            }
+            for trial in search.trials
+        },
+    }
 
 
 def _trained_on(search: RecipeSearch) -> str:

@@ -1,9 +1,10 @@
-"""The learning curve of a probe on frozen features, and what more images would give."""
+"""Learning curves: a metric by the number of training images, and what more images would give."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,7 @@ from ftkit.experiments.recommend import frozen_features
 from ftkit.metrics.bootstrap import RESAMPLES, Interval, resampled
 from ftkit.metrics.outputs import Outputs
 from ftkit.metrics.report import metric_value
+from ftkit.parts.dataset import Split
 from ftkit.parts.label_sets import Labels
 from ftkit.parts.metric import Array, Metric
 from ftkit.parts.task import Task
@@ -44,7 +46,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """A probe's metric by the number of training images.
+    """A metric by the number of training images.
 
     Attributes:
         metric: Name of the metric: the task's `monitor`.
@@ -54,6 +56,7 @@ class LearningCurve:
         measured: Each number of images with the metric of each sample.
         expected: Of more images.
         sampled: Whether the largest sample has fewer images than there are.
+        fine_tuned: Whether a network was fine-tuned on each sample; otherwise a probe was fitted.
     """
 
     metric: str
@@ -63,6 +66,25 @@ class LearningCurve:
     measured: tuple[tuple[int, tuple[float, ...]], ...]
     expected: tuple[Expected, ...]
     sampled: bool = False
+    fine_tuned: bool = False
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What samples of the training images give.
+
+    Attributes:
+        images: Training images to sample from.
+        classes: Number of classes.
+        evaluated: Number of images that are evaluated.
+        outputs: Takes a number of images and a seed, trains a model on such a sample, and returns its outputs for the
+            evaluated images.
+    """
+
+    images: int
+    classes: int
+    evaluated: int
+    outputs: Callable[[int, int], Outputs]
 
 
 @dataclass(frozen=True)
@@ -83,7 +105,7 @@ class Pool:
         return len(self.labels)
 
 
-def measure_learning_curve(plan: Plan, repeats: int, wanted: Sequence[int], tell: Note) -> LearningCurve:
+def measure_probe_curve(plan: Plan, repeats: int, wanted: Sequence[int], tell: Note) -> LearningCurve:
     """Fit probes on samples of the training images, and extrapolate.
 
     Args:
@@ -94,11 +116,7 @@ def measure_learning_curve(plan: Plan, repeats: int, wanted: Sequence[int], tell
     Raises:
         RequestError: The data is too small, the head isn't linear, or a number is no more than the images there are.
     """
-    train = plan.splits.train
-    assert train is not None, "make_plan refuses data without a training split"
-    for number in wanted:
-        if number <= len(train):
-            raise RequestError(f"--at {number}: there are {len(train):,} training images", "give a larger number")
+    train = require_more(plan, wanted)
     kept = min(len(train), MOST_IMAGES)
     chosen = train if kept == len(train) else train.subset(stratified_sample(train.labels, kept, plan.config.seed))
     held = plan.splits.val
@@ -111,52 +129,52 @@ def measure_learning_curve(plan: Plan, repeats: int, wanted: Sequence[int], tell
     for split in (chosen, held):
         found = frozen_features(plan, split, tell)
         pools.append(Pool(found.values, found.targets, split.labels))
-    seed = derive(plan.config.seed, "learning curve") % 2**32
-    curve = learning_curve(plan.task, plan.splits.classes, _metric(plan), (pools[0], pools[1]), repeats, wanted, seed)
+    outputs = partial(_probe_outputs, plan.task, plan.splits.classes, (pools[0], pools[1]))
+    samples = Samples(len(chosen), plan.num_classes, len(held), outputs)
+    curve = learning_curve(plan, samples, repeats, wanted)
     return replace(curve, images=len(train), sampled=kept < len(train))
 
 
-def _metric(plan: Plan) -> tuple[str, Metric]:
-    return plan.task.monitor, plan.resolved.registry.metrics.get(plan.task.monitor)()
+def require_more(plan: Plan, wanted: Sequence[int]) -> Split:
+    """The training images.
+
+    Raises:
+        RequestError: A number to extrapolate to is no more than there are.
+    """
+    train = plan.splits.train
+    assert train is not None, "make_plan refuses data without a training split"
+    for number in wanted:
+        if number <= len(train):
+            raise RequestError(f"--at {number}: there are {len(train):,} training images", "give a larger number")
+    return train
 
 
-def learning_curve(
-    task: Task,
-    classes: Sequence[str],
-    metric: tuple[str, Metric],
-    pools: tuple[Pool, Pool],
-    repeats: int,
-    wanted: Sequence[int],
-    seed: int,
-) -> LearningCurve:
-    """The learning curve of probes on features; args as `measure_learning_curve`.
-
-    Args:
-        metric: With its name; 1 is perfect, or 0 where lower is better.
-        pools: The images to sample from, and those to evaluate on.
+def learning_curve(plan: Plan, samples: Samples, repeats: int, wanted: Sequence[int]) -> LearningCurve:
+    """The learning curve of models that are trained on samples; args as `measure_probe_curve`.
 
     Raises:
         RequestError: There are too few images.
     """
-    (name, how), (train, held) = metric, pools
-    sizes, fits, values = sample_sizes(len(train), len(classes)), list[Array](), list[list[float]]()
+    # An error is what a metric lacks to 1, or the metric itself where lower is better.
+    name, seed = plan.task.monitor, derive(plan.config.seed, "learning curve") % 2**32
+    how: Metric = plan.resolved.registry.metrics.get(name)()
+    sizes, fits, values = sample_sizes(samples.images, samples.classes), list[Array](), list[list[float]]()
     for size in sizes:
-        rounds = [seed + number for number in range(repeats)] if size < len(train) else [seed]
-        outputs = [_probe_outputs(task, classes, pools, size, each) for each in rounds]
+        rounds = [seed + number for number in range(repeats)] if size < samples.images else [seed]
+        outputs = [samples.outputs(size, each) for each in rounds]
         values.append([_value(how, name, one) for one in outputs])
         fits.append(np.mean([resampled(one, {name: how}, resamples=RESAMPLES)[name] for one in outputs], axis=0))
-    # An error is what a metric lacks to 1, or the metric itself where lower is better.
     top, sign = (0.0, 1.0) if how.lower_is_better else (1.0, -1.0)
     errors = top + sign * np.stack(fits, axis=1)
     spread = pooled_spread(np.array(sizes), [[top + sign * value for value in each] for each in values])
     points = CurvePoints(np.array(sizes), errors, spread, np.array([len(each) for each in values]))
-    numbers = list(wanted) or [2 * len(train), 4 * len(train)]
+    numbers = list(wanted) or [2 * samples.images, 4 * samples.images]
     expected = [
         Expected(number, top + sign * middle, _turned(bounds, how.lower_is_better))
         for number, (middle, bounds) in zip(numbers, extrapolate(points, numbers, seed), strict=True)
     ]
     measured = tuple((size, tuple(each)) for size, each in zip(sizes, values, strict=True))
-    return LearningCurve(name, how.label, len(train), len(held), measured, tuple(expected))
+    return LearningCurve(name, how.label, samples.images, samples.evaluated, measured, tuple(expected))
 
 
 def sample_sizes(images: int, classes: int) -> list[int]:

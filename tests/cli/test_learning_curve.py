@@ -47,9 +47,28 @@ def test_a_number_of_images(data: Path) -> None:
     assert "accuracy on 20 images that the probes aren't fitted on" in done.stdout
 
 
+def test_fine_tuning_on_each_sample(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    flags = ("--fine-tune", "--epochs", "2", "--repeats", "2", "--workers", "0")
+    done = curve(data, *flags, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert (found["fine_tuned"], found["images"], found["evaluated"]) == (True, 80, 20)
+    assert [row["images"] for row in found["measured"]] == [5, 10, 20, 40, 80]
+    assert [len(row["values"]) for row in found["measured"]] == [2, 2, 2, 2, 1]
+    assert [row["times"] for row in found["expected"]] == [2.0, 4.0]
+    assert done.stderr.count("training 9 of 9, on 80 images") == 1
+    assert not list(tmp_path.glob("ftkit-curve-*")), "the runs are removed"
+    shown = curve(data, *flags)
+    assert "Fine-tuned networks" in shown.stdout
+    assert "accuracy on 20 images, which also choose the epoch of each training" in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--fine-tune", "--epochs", "0"), "--fine-tune: no epochs are trained"),
+        (("--fine-tune", "--strategy", "probe"), "--fine-tune: no epochs are trained"),
         (("--at", "80"), "--at 80: there are 80 training images"),
         (("--weights", "none"), "has no pretrained weights here"),
         (("--train-samples", "12"), "are too few for a learning curve"),

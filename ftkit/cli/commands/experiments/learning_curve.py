@@ -1,4 +1,4 @@
-"""`ftkit learning-curve`: what more images would give, by probes on samples of those there are."""
+"""`ftkit learning-curve`: what more images would give, by models of samples of those there are."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ At = Annotated[
     list[int] | None,
     typer.Option("--at", metavar="N", min=1, help="Number of images to extrapolate to; by default 2 and 4 times all."),
 ]
+FineTune = Annotated[
+    bool, typer.Option("--fine-tune", help="Fine-tune the network on each sample; by default a probe is fitted.")
+]
 Repeats = Annotated[
     int, typer.Option("--repeats", metavar="N", min=2, max=100, help="Samples of each number of images.")
 ]
@@ -32,29 +35,49 @@ Repeats = Annotated[
     "learning-curve",
     epilog="Examples:\n"
     "  ftkit learning-curve --data photos              with twice and four times the images\n"
-    "  ftkit learning-curve --data photos --at 5000    with 5,000 training images",
+    "  ftkit learning-curve --data photos --at 5000    with 5,000 training images\n"
+    "  ftkit learning-curve --data photos --fine-tune --epochs 5",
 )
 @with_config
-def learning_curve(resolved: Resolved, at: At = None, repeats: Repeats = 3, json: Json = False) -> None:
+def learning_curve(
+    resolved: Resolved, at: At = None, repeats: Repeats = 3, fine_tune: FineTune = False, json: Json = False
+) -> None:
     """Estimate what more training images would give."""
-    from ftkit.config.load import with_choice
-    from ftkit.experiments.learning_curve import measure_learning_curve
     from ftkit.planning.backbone_choice import name_backbone
+
+    named = name_backbone(resolved)
+    found = (_fine_tuned if fine_tune else _probed)(named, repeats, at or [])
+    if json:
+        console.print_json(_to_json(found))
+    else:
+        _print(found)
+
+
+def _fine_tuned(resolved: Resolved, repeats: int, at: list[int]) -> LearningCurve:
+    from ftkit.experiments.auto_strategy import plan_run
+    from ftkit.experiments.fine_tuned_curve import measure_fine_tuned_curve
+    from ftkit.planning.run_data.validation_images import single_training
+
+    plan = plan_run(single_training(resolved), console.note, fetch=True)
+    if not plan.config.epochs:
+        raise RequestError("--fine-tune: no epochs are trained", "give --epochs or another --strategy, or leave --fine-tune out")
+    return measure_fine_tuned_curve(plan, repeats, at, console.note)
+
+
+def _probed(resolved: Resolved, repeats: int, at: list[int]) -> LearningCurve:
+    from ftkit.config.load import with_choice
+    from ftkit.experiments.learning_curve import measure_probe_curve
     from ftkit.planning.resolve import make_plan
     from ftkit.planning.run_data.validation_images import with_one_recipe
 
-    one = with_one_recipe(name_backbone(resolved))
+    one = with_one_recipe(resolved)
     plan = make_plan(with_choice(one, "strategy", "full", {}, {}), console.note, fetch=True)
     if plan.weights.kind == "none":
         raise RequestError(
             f"{plan.backbone.name} has no pretrained weights here, so its features say nothing about the images",
             "give --weights, or another backbone",
         )
-    found = measure_learning_curve(plan, repeats, at or [], console.note)
-    if json:
-        console.print_json(_to_json(found))
-    else:
-        _print(found)
+    return measure_probe_curve(plan, repeats, at, console.note)
 
 
 def _print(found: LearningCurve) -> None:
@@ -63,8 +86,13 @@ def _print(found: LearningCurve) -> None:
         (f"{images:,}", f"{fmean(values):.{digits}f}", _spread(values, digits), str(len(values)))
         for images, values in found.measured
     ]
-    console.show_table("Probe on frozen features", ("training images", label, "+-", "samples"), rows)
-    console.print_text(f"{label} on {plural(found.evaluated, 'image')} that the probes aren't fitted on")
+    title = "Fine-tuned networks" if found.fine_tuned else "Probe on frozen features"
+    console.show_table(title, ("training images", label, "+-", "samples"), rows)
+    evaluated = plural(found.evaluated, "image")
+    if found.fine_tuned:
+        console.print_text(f"{label} on {evaluated}, which also choose the epoch of each training")
+    else:
+        console.print_text(f"{label} on {evaluated} that the probes aren't fitted on")
     if found.sampled:
         console.print_text(f"the largest sample is of {found.images:,} training images")
     for one in found.expected:
@@ -92,6 +120,7 @@ def _to_json(found: LearningCurve) -> dict[str, Any]:
         "images": found.images,
         "evaluated": found.evaluated,
         "sampled": found.sampled,
+        "fine_tuned": found.fine_tuned,
         "measured": measured,
         "expected": expected,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def test_the_accuracy_before_is_that_of_the_run(work: Path, tmp_path: Path) -> N
     found = json.loads(extended(work, tmp_path / "model", "--json").stdout)
     evaluated = json.loads(typed("evaluate", "base", "--json", cwd=work).stdout)
     assert found["measured"][0]["before"] == pytest.approx(evaluated["accuracy"])
+
+
+def test_the_extended_model_is_fine_tuned_by_the_command_that_is_printed(work: Path, tmp_path: Path) -> None:
+    """Epoch 0 of that run is the extended model, whatever the order of the classes in the data."""
+    done = extended(work, tmp_path / "my model")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("fine-tune it:"))
+    words = shlex.split(line.partition("ftkit ")[2].replace("ALL_IMAGES", str(work / "all")))
+    more = ("--budget", "none", "--epochs", "1", "--lr", "0.0001", "--name", "tuned", "--no-report")
+    trained = typed(*words, *more, "--json", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    first = json.loads(trained.stdout)["epochs"][0]
+    assert first["epoch"] == 0
+    assert first["val_accuracy"] > 0.8, "with the classes in another order it would be below a half"
 
 
 def test_the_folder_is_new(work: Path, tmp_path: Path) -> None:

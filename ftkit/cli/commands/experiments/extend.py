@@ -88,6 +88,8 @@ def _print(found: Extension, to: Path) -> None:
         console.show_table(title, ("class", "before", "after"), shown)
     console.print_text(one_line(f"model: {to}"))
     console.print_text(f"predict your images:  ftkit predict IMAGE_OR_FOLDER --model {shell_word(to)}")
+    start = f"--backbone {shell_word(found.card.backbone.name)} --weights {shell_word(to)} --keep-head"
+    console.print_text(f"fine-tune it:         ftkit train --data ALL_IMAGES {start} --strategy full")
 
 
 def _to_json(found: Extension, to: Path) -> dict[str, object]:

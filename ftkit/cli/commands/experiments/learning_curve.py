@@ -60,7 +60,9 @@ def _fine_tuned(resolved: Resolved, repeats: int, at: list[int]) -> LearningCurv
 
     plan = plan_run(single_training(resolved), console.note, fetch=True)
     if not plan.config.epochs:
-        raise RequestError("--fine-tune: no epochs are trained", "give --epochs or another --strategy, or leave --fine-tune out")
+        raise RequestError(
+            "--fine-tune: no epochs are trained", "give --epochs or another --strategy, or leave --fine-tune out"
+        )
     return measure_fine_tuned_curve(plan, repeats, at, console.note)
 
 

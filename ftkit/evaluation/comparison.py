@@ -138,7 +138,7 @@ def _aligned(first: SplitOutputs, other: SplitOutputs) -> SplitOutputs:
 def _unlike(first: SplitOutputs, other: SplitOutputs, what: str) -> RequestError:
     runs = f"{first.trained.path} and {other.trained.path}"
     return RequestError(
-        f"{runs} can't be paired: their {what}", "give --unpaired to see them beside each other without a test"
+        f"{runs} can't be paired: their {what}", "ftkit compare --unpaired shows them beside each other without a test"
     )
 
 

@@ -51,24 +51,29 @@ class Uncertainty:
     def abstains(self) -> bool:
         return self.min_confidence is not None or self.reject_risk is not None
 
-    def check(self) -> None:
+    def check(self, flag: str = "") -> None:
         """Refuse values out of bounds, and values without effect.
+
+        Args:
+            flag: Put before names in messages: `--` where they are flags.
 
         Raises:
             RequestError: Names the value.
         """
         for name, value in (("coverage", self.coverage), ("reject-risk", self.reject_risk), ("novelty", self.novelty)):
             if value is not None and not 0 < value < 1:
-                raise RequestError(f"{name} is {value:g}", "give a number between 0 and 1")
+                raise RequestError(f"{flag}{name} is {value:g}", "give a number between 0 and 1")
         if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
-            raise RequestError(f"min-confidence is {self.min_confidence:g}", "give a number above 0, up to 1")
+            raise RequestError(f"{flag}min-confidence is {self.min_confidence:g}", "give a number above 0, up to 1")
         if self.min_confidence is not None and self.reject_risk is not None:
-            raise RequestError("min-confidence and reject-risk both set the lowest confidence", "give one of them")
+            raise RequestError(
+                f"{flag}min-confidence and {flag}reject-risk both set the lowest confidence", "give one of them"
+            )
         if self.sets is not None and self.sets not in METHODS:
-            raise unknown("sets", str(self.sets), METHODS)
+            raise unknown(f"{flag}sets", str(self.sets), METHODS)
         if self.coverage is None and (self.sets is not None or self.by_class):
             name = "by-class" if self.sets is None else "sets"
-            raise RequestError(f"{name} has no effect without coverage", "give coverage too")
+            raise RequestError(f"{flag}{name} has no effect without {flag}coverage", f"give {flag}coverage too")
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,8 @@ def read_report_data(
     summary = summarize(run)
     bundle = current_folder(summary.run.model)
     card = read_card(bundle) if (bundle / CARD).is_file() else None
-    evaluated: Evaluated | Omitted = Omitted("the run has no model yet")
+    lacking = "is missing" if summary.state == "finished" else "isn't there yet: the run has no model"
+    evaluated: Evaluated | Omitted = Omitted(f"{bundle / CARD} {lacking}")
     try:
         inputs = inputs or _inputs(summary.run)
     except FtkitError as error:

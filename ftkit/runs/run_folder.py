@@ -196,11 +196,22 @@ class RunFolder:
         shutil.rmtree(self.path)
 
     def records(self) -> list[dict[str, Any]]:
-        """The epochs' records, oldest first; a line truncated by a crash is left out."""
+        """The epochs' records, oldest first; a line truncated by a crash is left out.
+
+        Raises:
+            RequestError: A line isn't what ftkit wrote.
+        """
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines, found = self.metrics.read_text(encoding="utf-8").split("\n"), []
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise RequestError(
+                    f"{self.metrics} line {number} isn't what ftkit wrote", "put the line back, or remove it"
+                ) from None
+        return found
 
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record; it is on disk when this returns."""

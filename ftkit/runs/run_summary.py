@@ -69,6 +69,11 @@ class RunSummary:
         return {name: metric["label"] for name, metric in self.plan["metrics"].items()}
 
     @property
+    def processes(self) -> int:
+        """The number of processes that the run was planned for."""
+        return int(self.plan.get("world_size", 1))
+
+    @property
     def epochs(self) -> int:
         """Whole epochs done."""
         return int(self.records[-1]["epoch"]) if self.records else 0
@@ -158,7 +163,7 @@ def summarize(folder: Path) -> RunSummary:
     run = RunFolder(folder)
     config, plan, found = _read(run.config), _read(run.plan), read_cross_fitting(run)
     try:
-        records = tuple(run.records())
+        records = _records(run, config, plan)
         summary = RunSummary(
             run, _started(run), _state(run), config, plan, records, _layer_drift(run), kept_average(run), found
         )
@@ -166,6 +171,13 @@ def summarize(folder: Path) -> RunSummary:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _strange(folder, f"{type(error).__name__} {error}") from None
     return summary
+
+
+def _records(run: RunFolder, config: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The records; a finished run that has trained by itself, without folds, has some."""
+    if run.is_finished and config["epochs"] and not plan.get("fold_sizes") and not run.metrics.is_file():
+        raise RequestError(f"{run.metrics} is missing", "put it back, or remove the run")
+    return tuple(run.records())
 
 
 def _started(run: RunFolder) -> datetime:

@@ -84,7 +84,8 @@ def fit_calibration(
         errors=errors,
     )
     if not saved.mean() > saved.std(ddof=1) / images**0.5:
-        return replace(found, reason=f"{wanted} scaling doesn't lower the log loss of images that it wasn't fitted on")
+        unseen_images = "images that it wasn't fitted on by more than the standard error"
+        return replace(found, reason=f"{wanted} scaling doesn't lower the log loss of {unseen_images}")
     scale, bias = _fitted(logits, targets, wanted)
     return replace(found, method=wanted, scale=scale, bias=bias)
 

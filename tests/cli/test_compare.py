@@ -99,7 +99,7 @@ def test_the_table_has_every_run_and_the_test(capsys: pytest.CaptureFixture[str]
 def test_runs_with_other_classes_are_compared_unpaired_only(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "one", "else")
     assert "can't be paired: their classes differ: bees is only in the first" in message
-    assert "give --unpaired" in message
+    assert "ftkit compare --unpaired shows them" in message
     found, _ = compared(capsys, "one", "else", "--unpaired")
     assert found["split"] == "val", "the other data has no test split"
     assert [run["images"] for run in found["runs"]] == [8, 4]

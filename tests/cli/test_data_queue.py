@@ -13,7 +13,7 @@ import pytest
 import ftkit
 from ftkit.testing import draw_image, make_image_folder
 from tests.conftest import typed
-from tests.models import save_model
+from tests.models import Calibration, save_model
 
 pytestmark = pytest.mark.long
 
@@ -38,6 +38,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(
         folder / "several", ("x", "y"), "lenet", task={"name": "multilabel"}, decision={"thresholds": [0.5, 0.5]}
     )
+    calibration = Calibration("temperature", (0.5,), source="validation images", images=99)
+    save_model(folder / "calibrated", ("x", "y"), "lenet", calibration=calibration)
     return folder
 
 
@@ -62,9 +64,10 @@ def test_each_readable_image_once(work: Path) -> None:
     assert names(queue(work)) == names(found)
 
 
-def test_scores_are_those_of_predict(work: Path) -> None:
-    found = queue(work, "--strategy", "uncertain")
-    done = typed("predict", str(work / "new"), "--model", str(work / "runs/run"), "--top-k", "2", "--json", *EXACT)
+@pytest.mark.parametrize("model", ["runs/run", "calibrated"])
+def test_scores_are_those_of_predict(model: str, work: Path) -> None:
+    found = queue(work, "--strategy", "uncertain", model=model)
+    done = typed("predict", str(work / "new"), "--model", str(work / model), "--top-k", "2", "--json", *EXACT)
     predicted = {row["file"]: row for row in map(json.loads, done.stdout.splitlines()) if row["label"]}
     for image in found["images"]:
         row = predicted[str(work / "new" / image["name"])]

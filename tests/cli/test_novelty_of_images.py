@@ -134,7 +134,7 @@ def test_a_shift_and_none() -> None:
     assert done.returncode == 1
     assert "30 images compared with" in done.stdout
     assert "they differ" in done.stdout
-    assert "1 of 31 images left out" in done.stderr
+    assert "1 of 31 images left out: noise/broken.png: " in done.stderr
     (Path("noise") / "broken.png").unlink()
 
 

@@ -170,20 +170,25 @@ def test_the_library_gives_the_same() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--coverage", "1"), "coverage is 1"),
+        (("--coverage", "1"), "--coverage is 1"),
         (("--coverage", "nan"), "coverage is nan"),
         (("--coverage", "0.99"), "coverage 0.99 needs 99 calibration images, and the model has 36"),
         (("--coverage", "0.8", "--sets", "raps"), "raps is the same as aps with 5 classes or fewer"),
-        (("--sets", "aps"), "sets has no effect without coverage"),
-        (("--by-class",), "by-class has no effect without coverage"),
-        (("--min-confidence", "0"), "min-confidence is 0"),
-        (("--min-confidence", "0.5", "--reject-risk", "0.1"), "min-confidence and reject-risk both set"),
+        (("--sets", "aps"), "--sets has no effect without --coverage"),
+        (("--by-class",), "--by-class has no effect without --coverage"),
+        (("--min-confidence", "0"), "--min-confidence is 0"),
+        (("--min-confidence", "0.5", "--reject-risk", "0.1"), "--min-confidence and --reject-risk both set"),
         (("--reject-risk", "0.01"), "can't show an error rate that low"),
         (("--coverage", "0.8", "--to", "p.jsonl", "--resume"), "can't be resumed"),
     ],
 )
 def test_refused_requests(flags: tuple[str, ...], expected: str) -> None:
     assert expected in refused("predict", "new", "--model", "model", *flags)
+
+
+def test_an_evaluation_refuses_them_in_the_same_words() -> None:
+    assert "--coverage is 2" in refused("evaluate", "model", "--data", "new", "--coverage", "2")
+    assert "--sets has no effect without --coverage" in refused("evaluate", "model", "--data", "new", "--sets", "aps")
 
 
 def test_calibration_images_belong_to_one_model() -> None:

@@ -149,6 +149,7 @@ def _metrics(content: bytes, folder: Path) -> dict[str, float]:
         (["RUN", "--to", "report.pdf"], "its name doesn't end in .html"),
         (["RUN", "--split", "test"], "has no test split"),
         (["nowhere"], "nowhere"),
+        (["RUN", "RUN", "--to", "both.html"], "is given twice"),
         (["MODEL"], "is a model without a run"),
         (["RUN", "--to", "missing/report.html"], "there is no folder missing"),
     ],
@@ -160,6 +161,38 @@ def test_what_is_refused(arguments: list[str], message: str, run: Path, tmp_path
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_commands_of_a_run_of_two_processes_start_two(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "two")
+    facts = json.loads((tmp_path / "two" / "plan.json").read_text())
+    (tmp_path / "two" / "plan.json").write_text(json.dumps({**facts, "world_size": 2}))
+    assert typed("report", str(tmp_path / "two")).returncode == 0
+    for report, wanted in ((tmp_path / "two" / "report.html", 2), (run / "report.html", 0)):
+        page = Page(report)
+        assert page.sections["commands"].count("--num-processes 2") == wanted
+        assert ("2, each with batches of this size" in page.sections["settings"]) == (wanted > 0)
+
+
+def test_a_file_of_a_run_that_is_missing_or_damaged_is_named(run: Path, tmp_path: Path) -> None:
+    for name in ("gone", "broken", "bare"):
+        shutil.copytree(run, tmp_path / name)
+    (tmp_path / "gone" / "metrics.jsonl").unlink()
+    assert f"{tmp_path}/gone/metrics.jsonl is missing" in _refused(tmp_path / "gone")
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+        file.write("{broken\n")
+    lines = len((run / "metrics.jsonl").read_text().splitlines())
+    assert f"{tmp_path}/broken/metrics.jsonl line {lines + 1} isn't what ftkit wrote" in _refused(tmp_path / "broken")
+    card = next((tmp_path / "bare" / "model").resolve().glob("model.json"))
+    card.unlink()
+    done = typed("report", str(tmp_path / "bare"))
+    assert (done.returncode, "model.json is missing" in done.stderr) == (0, True), done.stderr
+
+
+def _refused(run: Path) -> str:
+    done = typed("report", str(run))
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ MAY_IMPORT_TORCH = (
     "ftkit.evaluation",
     "ftkit.experiments.backbone_ranking",
     "ftkit.experiments.extended_model",
+    "ftkit.experiments.fine_tuned_curve",
     "ftkit.experiments.learning_curve",
     "ftkit.experiments.power_law",
     "ftkit.experiments.range_test",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ftkit.evaluation.evaluation_data import EvaluationData
     from ftkit.evaluation.set_coverage import SetCoverage
     from ftkit.evaluation.slicing.slices import Slices
-    from ftkit.inference.uncertain_predictions import UncertaintyRule
+    from ftkit.inference.uncertain_predictions import Uncertainty, UncertaintyRule
     from ftkit.metrics.bootstrap import Interval
     from ftkit.metrics.outputs import Outputs
     from ftkit.metrics.report import Evaluation
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ftkit.transforms.view_choices import Tta
     from ftkit.uncertainty.calibration import CalibrationErrors
     from ftkit.uncertainty.rejection import RiskCoverage
+    from ftkit.uncertainty.set_methods import SetMethod
 
 app = typer.Typer()
 
@@ -118,6 +119,8 @@ def evaluate(
         raise RequestError(f"--cache has no effect with --tta {tta}: {NO_VIEWS_CACHED}", "drop one of them")
     wanted = slice_flags(slices, slice_by or [], min_slice, cache)
     target = None if mistakes is None else mistakes_target(mistakes)
+    if coverage is not None or set_method is not None or by_class:
+        _uncertainty(coverage, set_method, by_class).check("--")  # Before the model is loaded.
     bundle = model_folder(model, output)
     resolved = run_config(bundle)
     images = evaluation_images(bundle, data, sets or [], split, resolved)
@@ -125,12 +128,12 @@ def evaluate(
     from ftkit.config.schema import Cache
     from ftkit.evaluation.calibration_on_images import calibration_on_images
     from ftkit.evaluation.evaluator import ComputeOptions, evaluate_with_intervals
-    from ftkit.inference.uncertain_predictions import Uncertainty, uncertainty_rule
+    from ftkit.inference.uncertain_predictions import uncertainty_rule
     from ftkit.models.bundle import load_bundle
 
     loaded = load_bundle(bundle, device, precision, resolved.registry if resolved else None)
     metrics = _metrics(resolved, loaded, metric or [])
-    rule = uncertainty_rule(Uncertainty(coverage, set_method, by_class), bundle, loaded.card, loaded.task.exclusive)
+    rule = uncertainty_rule(_uncertainty(coverage, set_method, by_class), bundle, loaded.card, loaded.task.exclusive)
     _print_notes(bundle, images, loaded.notes, rule.notes)
     options = ComputeOptions(threads=None if workers is None else max(1, workers), batch_size=batch_size, tta=tta)
     store = store_of(resolved.config.cache if resolved else Cache()) if cache in (None, True) else None
@@ -146,6 +149,12 @@ def evaluate(
         console.print_json({"model": str(bundle), **results.to_json(tta)})
     else:
         results.show(tta)
+
+
+def _uncertainty(coverage: float | None, sets: SetMethod | None, by_class: bool) -> Uncertainty:
+    from ftkit.inference.uncertain_predictions import Uncertainty
+
+    return Uncertainty(coverage, sets, by_class)
 
 
 @dataclass(frozen=True)

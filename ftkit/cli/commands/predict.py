@@ -120,6 +120,7 @@ def predict(
     from ftkit.inference.uncertain_predictions import Uncertainty
 
     asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk, novelty)
+    asked.check("--")
     others = {"--resume": resume, "--num-processes": num_processes > 1, "--tta": tta != "none"}
     others |= {"--coverage": asked.has_sets, "--min-confidence and --reject-risk": asked.abstains}
     others["--novelty"] = novelty is not None
@@ -239,7 +240,6 @@ def _rule_notes(asked: Uncertainty, bundle: Path) -> tuple[str, ...]:
     from ftkit.inference.uncertain_predictions import uncertainty_rule
     from ftkit.runs.model_card import read_card
 
-    asked.check()
     if asked == type(asked)():
         return ()
     card = read_card(bundle)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+NAMED = 3
+"""Images without a prediction that are named."""
 SIGNIFICANT = 0.01
 """The p-value below which images count as shifted."""
 
@@ -54,7 +56,8 @@ def shift(
 
     job = PredictionJob(bundle, device, precision, 1, batch_size, uncertainty=Uncertainty(novelty=rate))
     card, predictions = predict_files(job, images, console.warn, num_processes)
-    novelty, confidence, left_out = _columns(predictions)
+    novelty, confidence, failures = _columns(predictions)
+    left_out = len(failures)
     if not novelty:
         raise RequestError("there is no image that can be read", "give other paths")
     import numpy as np
@@ -71,24 +74,26 @@ def shift(
         for line in shift_lines(found, reference.images):
             console.print_text(line)
     if left_out:
-        console.note(f"{left_out} of {plural(left_out + len(novelty), 'image')} left out: without a prediction")
+        more = f"; and {left_out - NAMED:,} more" if left_out > NAMED else ""
+        few = "; ".join(one_line(line) for line in failures[:NAMED])
+        console.note(f"{left_out:,} of {plural(left_out + len(novelty), 'image')} left out: {few}{more}")
     if lines := list(skipped.lines()):
         console.note(one_line(f"skipped: {'; '.join(lines)}"))
     if left_out or skipped.suspicious:
         raise typer.Exit(1)
 
 
-def _columns(predictions: Iterable[Prediction]) -> tuple[array[float], array[float], int]:
-    """The novelty and, with one class per image, the confidence of each image; the number without a prediction."""
-    novelty, confidence, left_out = array("d"), array("d"), 0
+def _columns(predictions: Iterable[Prediction]) -> tuple[array[float], array[float], list[str]]:
+    """The novelty and, with one class per image, the confidence of each image; and why others have no prediction."""
+    novelty, confidence, failures = array("d"), array("d"), list[str]()
     for one in predictions:
         if one.novelty is None or one.probability is None:
-            left_out += 1
+            failures.append(f"{one.name}: {one.error or 'it has no prediction'}")
             continue
         novelty.append(one.novelty)
         if one.labels is None:
             confidence.append(one.probability)
-    return novelty, confidence, left_out
+    return novelty, confidence, failures
 
 
 def shift_lines(found: Shift, reference: int) -> list[str]:
@@ -97,7 +102,7 @@ def shift_lines(found: Shift, reference: int) -> list[str]:
     lines = [
         f"{plural(found.images, 'image')} compared with {reference:,} validation images: {verdict} "
         f"(Kolmogorov-Smirnov distance {found.distance:.3f}, p = {found.p:.2g})",
-        f"unlike the validation images: {found.unlike:.1%}, of which {found.rate:.1%} are expected",
+        f"unlike the validation images: {found.unlike:.1%} of the images, where {found.rate:.1%} are expected",
     ]
     if found.accuracy is not None and found.mean_confidence is not None:
         lines.append(

@@ -23,6 +23,7 @@ from ftkit.parts.dataset import Split
 from ftkit.plugins import Registry
 from ftkit.training.preparation.probe import NoProbeError, head_layer
 from ftkit.transforms.pipeline import evaluation
+from ftkit.uncertainty.calibrated_network import calibrated_logits
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ModelOutputs:
     Attributes:
         places: Positions of the images that could be read and whose outputs are finite, ascending.
         features: float32 `(n, d)`, a row for each place, as the next one.
-        scores: float32 `(n, classes)`.
+        scores: The calibrated scores, float32 `(n, classes)`.
         failures: Reasons by position of the others.
     """
 
@@ -81,7 +82,11 @@ def split_outputs(loaded: Loaded, split: Split, registry: Registry, batch_size: 
         place: "the outputs of the model aren't finite" for place, ok in zip(places, usable, strict=True) if not ok
     }
     kept = tuple(place for place, ok in zip(places, usable, strict=True) if ok)
-    return ModelOutputs(kept, torch.cat(features)[usable], loaded.task.scores(found[usable]), failures)
+    return ModelOutputs(kept, torch.cat(features)[usable], _scores(loaded, found[usable]), failures)
+
+
+def _scores(loaded: Loaded, logits: Tensor) -> Tensor:
+    return loaded.task.scores(calibrated_logits(logits, loaded.card.calibration))
 
 
 def _reader(samples: Samples) -> Any:

@@ -57,10 +57,10 @@ def write_comparison(
         RequestError: A run is missing, has no model, or has other images or classes than the first.
         FtkitError: An image can't be read, or the file can't be written.
     """
+    if split == "train":
+        raise RequestError("--split train: runs are compared on val or test", "give one of them")
     trained_runs = find_trained_runs(specs, runs_dir)
     chosen = split or common_split(trained_runs)
-    if chosen == "train":
-        raise RequestError("--split train: runs are compared on val or test", "give one of them")
     outputs = [predict_split(one, chosen, options or ComputeOptions(), tell) for one in trained_runs]
     for line in (line for one in outputs for line in one.notes):
         tell(line)

@@ -67,7 +67,7 @@ def _intervals(found: Evaluated) -> str:
     if not found.intervals:
         return "With so many images intervals are not computed."
     few = f" Metrics are resampled up to {MOST_RESAMPLED:,} images." if len(found.outputs) > MOST_RESAMPLED else ""
-    return f"Below each number: its 95 % confidence interval.{few}"
+    return f"Below a number: its 95 % confidence interval, if it has one.{few}"
 
 
 def _cautions(found: Evaluated) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import PIL.Image
 
 from ftkit.data.images.image_files import sample_name
-from ftkit.errors import FtkitError, RequestError
+from ftkit.errors import FtkitError, RequestError, plural
 from ftkit.evaluation.mistakes import find_least_confident, find_mistakes
 from ftkit.explanation.overlay import overlay
 from ftkit.inference.heat_maps import HeatMap
@@ -30,15 +30,18 @@ def heat_maps(data: ReportData) -> Html | Omitted:
     evaluated = data.evaluated
     if isinstance(evaluated, Omitted):
         return evaluated
+    empty = list[int]()
     try:
         places = _places(evaluated)
-        figures = list(_figures(data, evaluated, places))
+        figures = list(_figures(data, evaluated, places, empty))
     except FtkitError as error:
         return Omitted(error.message)
     explained = (
         "Bright where the image raises the score of the class (Grad-CAM): the most confident mistakes, then the least "
         "confident right predictions. ftkit predict --explain FOLDER draws them for other images."
     )
+    if empty:
+        explained += f" {plural(len(empty), 'map is', 'maps are')} empty: no part of the image raises the score."
     return tag("div", hint(explained), gallery(figures)) if figures else Omitted("no image can be read")
 
 
@@ -51,13 +54,16 @@ def _places(evaluated: Evaluated) -> list[int]:
     return found
 
 
-def _figures(data: ReportData, evaluated: Evaluated, places: list[int]) -> Iterator[Html]:
+def _figures(data: ReportData, evaluated: Evaluated, places: list[int], empty: list[int]) -> Iterator[Html]:
+    """The figures; the places of those whose map is zero everywhere are added to `empty`."""
     split, classes = evaluated.images.split, evaluated.outputs.classes
     images = (split.open(place) for place in places)
     maps = Predictor(evaluated.model).iter_explain(images, max_side=SIDE)
     for place, one in zip(places, maps, strict=True):
         if one.values is None or one.image is None or one.explained is None or data.thumbnails.left <= 0:
             continue
+        if not one.values.any():
+            empty.append(place)
         label = label_text(split.labels[place], classes) or "none"
         yield _figure(data, split, place, one, label)
 

@@ -36,11 +36,19 @@ def reliability_diagram(data: ReportData) -> Html | Omitted:
     mean, accuracy = float(confidence.sum() / len(bins)), float(right.sum() / len(bins))
     single = isinstance(found.outputs, MulticlassOutputs)
     names = ("confidence", "accuracy") if single else ("probability", "frequency")
-    values = [tag("b", number(error, 4)), f": mean {names[0]} ", number(mean, 4), f", {names[1]} ", number(accuracy, 4)]
+    values = [
+        tag("b", number(error, 4)),
+        _bounds(found.calibration),
+        f": mean {names[0]} ",
+        number(mean, 4),
+        f", {names[1]} ",
+        number(accuracy, 4),
+    ]
     calibrated = _calibration(data, found.calibration)
     text = tag("p", "Calibration error ", values, f". {_verdict(mean - accuracy, single)} ", calibrated)
-    picture = tag("figure", _picture(counts, right, confidence, error), class_="reliability")
-    beside = tag("div", picture, tag("div", text, _table(counts, right, confidence)), class_="beside")
+    labels = (*names, "images" if single else "pairs")
+    picture = tag("figure", _picture(counts, right, confidence, error, labels), class_="reliability")
+    beside = tag("div", picture, tag("div", text, _table(counts, right, confidence, labels)), class_="beside")
     return tag("div", hint(_explanation(found.outputs)), beside)
 
 
@@ -57,6 +65,12 @@ def _explanation(outputs: Outputs) -> str:
         "in a group in which the image has the class"
     )
     return f"{grouped}, the orange line the mean probability: they should agree. Faint bars have fewer than {FEW}."
+
+
+def _bounds(errors: CalibrationErrors) -> list[Child]:
+    """The 95 % interval of the error, where it was computed."""
+    low, high = errors.error_interval
+    return [] if low is None or high is None else [" (95 % interval ", number(low, 4), " to ", number(high, 4), ")"]
 
 
 def _calibration(data: ReportData, errors: CalibrationErrors) -> list[Child]:
@@ -76,29 +90,40 @@ def _verdict(gap: float, single: bool) -> str:
     return "On average, the model is too confident." if gap > 0 else "On average, the model is not confident enough."
 
 
-def _picture(images: Array, right: Array, confidence: Array, error: float) -> Html:
+def _picture(images: Array, right: Array, confidence: Array, error: float, labels: tuple[str, str, str]) -> Html:
+    """The diagram.
+
+    Args:
+        labels: Of the axes, and what is counted.
+    """
     width, most = SIDE / BINS, max(1, int(images.max()))
     columns = [
-        _bin(LEFT + place * width + 1, width - 2, n, hits, total, most)
+        _bin((LEFT + place * width + 1, width - 2), n, hits, total, most, labels)
         for place, (n, hits, total) in enumerate(zip(images.tolist(), right.tolist(), confidence.tolist(), strict=True))
         if n
     ]
     return tag(
         "svg",
-        _grid(),
+        _grid(labels),
         columns,
         tag("path", d=f"M{LEFT} {TOP + SIDE}L{LEFT + SIDE} {TOP}", class_="diagonal"),
-        tag("text", f"images, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
+        tag("text", f"{labels[2]}, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
         viewBox=f"0 0 {LEFT + SIDE + 14} {TOP + SIDE + STRIP + 38}",
         role="img",
         aria_label=f"Reliability diagram, calibration error {error:.4f}; the table has the numbers",
     )
 
 
-def _bin(x: float, width: float, images: int, right: float, confidence: float, most: int) -> list[Html]:
-    """A bin: the bar of its accuracy, the line of its mean confidence, and below, the bar of its number of images."""
-    accuracy, mean = right / images, confidence / images
-    title = tag("title", f"{plural(images, 'image')}: confidence {mean:.3f}, accuracy {accuracy:.3f}")
+def _bin(
+    place: tuple[float, float], images: int, right: float, confidence: float, most: int, labels: tuple[str, str, str]
+) -> list[Html]:
+    """A bin: the bar of its accuracy, the line of its mean confidence, and below, the bar of its number of images.
+
+    Args:
+        place: Its left edge, and its width.
+    """
+    (x, width), accuracy, mean = place, right / images, confidence / images
+    title = tag("title", f"{images:,} {labels[2]}: {labels[0]} {mean:.3f}, {labels[1]} {accuracy:.3f}")
     height, tall = max(SIDE * accuracy, 1.0), max(1.0, (STRIP - 16) * images / most)
     style = "fill s1" + (" faint" if images < FEW else "")
     left, wide, bottom = round(x, 1), round(width, 1), TOP + SIDE + STRIP + 32
@@ -109,24 +134,24 @@ def _bin(x: float, width: float, images: int, right: float, confidence: float, m
     ]
 
 
-def _grid() -> list[Html]:
+def _grid(labels: tuple[str, str, str]) -> list[Html]:
     found = []
     for tenth in range(0, 11, 2):
         x, y = LEFT + SIDE * tenth / 10, TOP + SIDE * (1 - tenth / 10)
         found.append(tag("path", d=f"M{LEFT} {y:g}h{SIDE}", class_="grid"))
         found.append(tag("text", f"{tenth / 10:g}", x=LEFT - 8, y=y + 4, class_="tick end"))
         found.append(tag("text", f"{tenth / 10:g}", x=x, y=TOP + SIDE + 18, class_="tick middle"))
-    found.append(tag("text", "accuracy", x=-(TOP + SIDE / 2), y=13, class_="tick middle turned"))
-    found.append(tag("text", "confidence", x=LEFT + SIDE, y=TOP + SIDE + 40, class_="tick end"))
+    found.append(tag("text", labels[1], x=-(TOP + SIDE / 2), y=13, class_="tick middle turned"))
+    found.append(tag("text", labels[0], x=LEFT + SIDE, y=TOP + SIDE + 40, class_="tick end"))
     return found
 
 
-def _table(images: Array, right: Array, confidence: Array) -> Html:
+def _table(images: Array, right: Array, confidence: Array, labels: tuple[str, str, str]) -> Html:
     rows = list[list[Child]]()
     for place, (n, hits, total) in enumerate(zip(images.tolist(), right.tolist(), confidence.tolist(), strict=True)):
         if n:
             rows.append(
                 [f"{place / BINS:.2f} to {(place + 1) / BINS:.2f}", count(n), number(total / n, 4), number(hits / n, 4)]
             )
-    heads = ("confidence from", "images", "mean confidence", "accuracy")
-    return folded("The numbers", table(heads, rows, "Accuracy by confidence"))
+    heads = (f"{labels[0]} from", labels[2], f"mean {labels[0]}", labels[1])
+    return folded("The numbers", table(heads, rows, f"{labels[1].capitalize()} by {labels[0]}"))

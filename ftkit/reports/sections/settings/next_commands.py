@@ -29,11 +29,12 @@ def next_commands(data: ReportData) -> Html:
 
 def _commands(data: ReportData) -> Iterator[tuple[str, str]]:
     run, summary = shell_word(data.summary.run.path), data.summary
+    processes = f" --num-processes {summary.processes}" if summary.processes > 1 else ""
     if summary.state in ("stopped", "pruned"):
-        yield "Resume the run", f"ftkit train --resume {run}"
-    yield "Train it again", f"ftkit train --config {shell_word(summary.run.config)}"
+        yield "Resume the run", f"ftkit train --resume {run}{processes}"
+    yield "Train it again", f"ftkit train --config {shell_word(summary.run.config)}{processes}"
     if summary.state == "finished" and not summary.fold_sizes:
-        yield "Train it for more epochs", f"ftkit train --resume {run} --extend 5"
+        yield "Train it for more epochs", f"ftkit train --resume {run} --extend 5{processes}"
     if data.card is not None:
         yield "Evaluate it", f"ftkit evaluate {run}"
         yield "List the mistakes", f"ftkit evaluate {run} --mistakes mistakes.csv"

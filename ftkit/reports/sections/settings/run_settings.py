@@ -31,6 +31,8 @@ def run_settings(data: ReportData) -> Html:
     parameters = [group["parameters"] for group in summary.plan["groups"]]
     if parameters and None not in parameters:
         rows.insert(0, ("parameters", count(sum(parameters))))
+    if summary.processes > 1:
+        rows.append(("processes", f"{summary.processes}, each with batches of this size"))
     rows.insert(0, ("weights", str(summary.plan.get("weights", "?"))))
     config = summary.run.config.read_text(encoding="utf-8")
     return tag(

@@ -112,7 +112,7 @@ def test_an_unreadable_run_is_skipped_with_a_warning(tmp_path: Path, capsys: pyt
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["good"]
     assert f"{tmp_path / 'bad' / 'plan.json'} isn't what ftkit wrote" in err
-    assert f"{tmp_path / 'odd'} isn't what ftkit wrote" in err
+    assert f"{tmp_path / 'odd' / 'metrics.jsonl'} line 1 isn't what ftkit wrote" in err
 
 
 @pytest.mark.parametrize(

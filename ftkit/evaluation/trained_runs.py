@@ -97,13 +97,9 @@ def find_trained_runs(specs: Iterable[str], runs_dir: Path) -> list[TrainedRun]:
     """Runs with their models, by folder or by name under `runs_dir`, and ensembles, by folder.
 
     Raises:
-        RequestError: A run is missing, has no model yet, is a model without its run, or is given twice; or there are
-            ensembles alone.
+        RequestError: A run is missing, has no model yet, or is a model without its run; or there are ensembles alone.
     """
     bundles = [(spec, find_model(spec, runs_dir)) for spec in specs]
-    for place, (spec, bundle) in enumerate(bundles):
-        if bundle.resolve() in [earlier.resolve() for _, earlier in bundles[:place]]:
-            raise RequestError(f"{spec} is given twice", "give each run once")
     found = [None if read_card(bundle).members else _trained_run(spec, bundle) for spec, bundle in bundles]
     runs = [one for one in found if one is not None]
     if not runs:

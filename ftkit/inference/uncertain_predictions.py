@@ -51,29 +51,31 @@ class Uncertainty:
     def abstains(self) -> bool:
         return self.min_confidence is not None or self.reject_risk is not None
 
-    def check(self, flag: str = "") -> None:
+    def check(self) -> None:
         """Refuse values out of bounds, and values without effect.
-
-        Args:
-            flag: Put before names in messages: `--` where they are flags.
 
         Raises:
             RequestError: Names the value.
         """
-        for name, value in (("coverage", self.coverage), ("reject-risk", self.reject_risk), ("novelty", self.novelty)):
-            if value is not None and not 0 < value < 1:
-                raise RequestError(f"{flag}{name} is {value:g}", "give a number between 0 and 1")
-        if self.min_confidence is not None and not 0 < self.min_confidence <= 1:
-            raise RequestError(f"{flag}min-confidence is {self.min_confidence:g}", "give a number above 0, up to 1")
-        if self.min_confidence is not None and self.reject_risk is not None:
-            raise RequestError(
-                f"{flag}min-confidence and {flag}reject-risk both set the lowest confidence", "give one of them"
-            )
-        if self.sets is not None and self.sets not in METHODS:
-            raise unknown(f"{flag}sets", str(self.sets), METHODS)
-        if self.coverage is None and (self.sets is not None or self.by_class):
-            name = "by-class" if self.sets is None else "sets"
-            raise RequestError(f"{flag}{name} has no effect without {flag}coverage", f"give {flag}coverage too")
+        check_values(self)
+
+
+def check_values(asked: Uncertainty, flag: str = "") -> None:
+    """As `Uncertainty.check`, with `flag` before names in messages: `--` where they are flags."""
+    for name, value in (("coverage", asked.coverage), ("reject-risk", asked.reject_risk), ("novelty", asked.novelty)):
+        if value is not None and not 0 < value < 1:
+            raise RequestError(f"{flag}{name} is {value:g}", "give a number between 0 and 1")
+    if asked.min_confidence is not None and not 0 < asked.min_confidence <= 1:
+        raise RequestError(f"{flag}min-confidence is {asked.min_confidence:g}", "give a number above 0, up to 1")
+    if asked.min_confidence is not None and asked.reject_risk is not None:
+        raise RequestError(
+            f"{flag}min-confidence and {flag}reject-risk both set the lowest confidence", "give one of them"
+        )
+    if asked.sets is not None and asked.sets not in METHODS:
+        raise unknown(f"{flag}sets", str(asked.sets), METHODS)
+    if asked.coverage is None and (asked.sets is not None or asked.by_class):
+        name = "by-class" if asked.sets is None else "sets"
+        raise RequestError(f"{flag}{name} has no effect without {flag}coverage", f"give {flag}coverage too")
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,9 @@ def evaluate(
     wanted = slice_flags(slices, slice_by or [], min_slice, cache)
     target = None if mistakes is None else mistakes_target(mistakes)
     if coverage is not None or set_method is not None or by_class:
-        _uncertainty(coverage, set_method, by_class).check("--")  # Before the model is loaded.
+        from ftkit.inference.uncertain_predictions import check_values
+
+        check_values(_uncertainty(coverage, set_method, by_class), "--")  # Before the model is loaded.
     bundle = model_folder(model, output)
     resolved = run_config(bundle)
     images = evaluation_images(bundle, data, sets or [], split, resolved)

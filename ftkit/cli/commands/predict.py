@@ -117,10 +117,10 @@ def predict(
     output: RunsFolder = None,
 ) -> None:
     """Predict the class of images."""
-    from ftkit.inference.uncertain_predictions import Uncertainty
+    from ftkit.inference.uncertain_predictions import Uncertainty, check_values
 
     asked = Uncertainty(coverage, sets, by_class, min_confidence, reject_risk, novelty)
-    asked.check("--")
+    check_values(asked, "--")
     others = {"--resume": resume, "--num-processes": num_processes > 1, "--tta": tta != "none"}
     others |= {"--coverage": asked.has_sets, "--min-confidence and --reject-risk": asked.abstains}
     others["--novelty"] = novelty is not None

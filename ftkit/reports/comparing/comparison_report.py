@@ -54,12 +54,15 @@ def write_comparison(
         tell: Called with lines to report.
 
     Raises:
-        RequestError: A run is missing, has no model, or has other images or classes than the first.
+        RequestError: A run is missing, has no model, is given twice, or has other images or classes than the first.
         FtkitError: An image can't be read, or the file can't be written.
     """
     if split == "train":
         raise RequestError("--split train: runs are compared on val or test", "give one of them")
     trained_runs = find_trained_runs(specs, runs_dir)
+    for place, one in enumerate(trained_runs):
+        if one.bundle in [earlier.bundle for earlier in trained_runs[:place]]:
+            raise RequestError(f"{specs[place]} is given twice", "give each run once")
     chosen = split or common_split(trained_runs)
     outputs = [predict_split(one, chosen, options or ComputeOptions(), tell) for one in trained_runs]
     for line in (line for one in outputs for line in one.notes):

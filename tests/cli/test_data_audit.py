@@ -71,6 +71,23 @@ def test_the_table_and_the_gallery(audited: tuple[dict[str, Any], Path]) -> None
     assert typed("data", "audit", ".", "--to", str(to)).returncode == 2
 
 
+def test_scores_that_are_often_wrong_are_noted(digits: Path, audited: tuple[dict[str, Any], Path]) -> None:
+    with (digits / "digits.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = [row["label"] for row in rows]
+    with (digits / "shifted.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        third = len(rows) // 3
+        for place, row in enumerate(rows):
+            writer.writerow(row if place > third else {**row, "label": labels[(place * 7 + 3) % third]})
+    done = typed("data", "audit", str(digits / "shifted.csv"), *LENET, "--json")
+    assert done.returncode == 0, done.stderr
+    (note,) = [note for note in json.loads(done.stdout)["notes"] if "so many of the labels listed are right" in note]
+    assert note.startswith("the scores agree with ")
+    assert not any("agree" in note for note in audited[0]["notes"])
+
+
 def test_copies_with_two_labels_and_outliers(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
     labels = truth(tmp_path)

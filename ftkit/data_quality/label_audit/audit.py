@@ -34,6 +34,8 @@ from ftkit.parts.label_sets import Label, LabelSets, label_set, label_text
 LABEL, COPY, OUTLIER = "label", "duplicate", "outlier"
 """Problems of an image."""
 MOST_OVERLAPS = 20
+WEAK = 0.8
+"""Agreement of scores and labels below which the number of wrong labels is overestimated much."""
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
@@ -148,10 +150,16 @@ def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit
         notes.append(f"{plural(int((~judged).sum()), 'image')} without scores: {_unjudged(run)}")
     joint, classes = suspects.joint, plan.splits.classes
     pairs = [] if joint is None else overlapping_classes(joint)[:MOST_OVERLAPS]
+    agreement = None if joint is None else _agreement(images, scores, judged)
+    if agreement is not None and agreement < WEAK:
+        notes.append(
+            f"the scores agree with {agreement:.1%} of the labels, so many of the labels listed are right: another "
+            "--backbone, a larger --image-size or a cross-fitted run may list fewer"
+        )
     return LabelAudit(
         data=images.data,
         scored=scored,
-        agreement=None if joint is None else _agreement(images, scores, judged),
+        agreement=agreement,
         rate=None if joint is None else float(1 - np.trace(joint)),
         images=_listed(images, suspects),
         overlaps=tuple((classes[a], classes[b], share) for a, b, share in pairs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
@@ -54,30 +54,21 @@ def measure_fine_tuned_curve(plan: Plan, repeats: int, wanted: Sequence[int], te
         nonlocal done
         done += 1
         tell(f"training {done} of {count}, on {plural(size, 'image')}")
-        return _outputs(_on_sample(plan, images, size, seed), held)
+        sample = images if size == len(images) else images.subset(stratified_sample(images.labels, size, seed))
+        return _outputs(plan, sample, held, seed)
 
     found = learning_curve(plan, Samples(len(images), plan.num_classes, len(held), outputs), repeats, wanted)
     return replace(found, fine_tuned=True)
 
 
-def _on_sample(plan: Plan, images: Split, size: int, seed: int) -> Callable[[str], Plan]:
-    """The plan of a training on a sample, by the folder of its run."""
-    sample = images if size == len(images) else images.subset(stratified_sample(images.labels, size, seed))
-
-    def planned(folder: str) -> Plan:
+def _outputs(plan: Plan, sample: Split, held: Split, seed: int) -> Outputs:
+    """Train on a sample in a folder that is removed, and evaluate the best model."""
+    with TemporaryDirectory(prefix="ftkit-curve-") as folder:
         update = {"output": folder, "name": "run", "tracker": (), "report": False, "calibration": "off", "seed": seed}
         resolved = replace(plan.resolved, config=plan.config.model_copy(update=update))
-        return replace(plan, resolved=resolved, splits=replace(plan.splits, train=sample))
-
-    return planned
-
-
-def _outputs(planned: Callable[[str], Plan], held: Split) -> Outputs:
-    """Train in a folder that is removed, and evaluate the best model."""
-    with TemporaryDirectory(prefix="ftkit-curve-") as folder:
-        plan = planned(folder)
+        sampled = replace(plan, resolved=resolved, splits=replace(plan.splits, train=sample))
         try:
-            run = train(plan, open_run(plan)).run
+            run = train(sampled, open_run(sampled)).run
         except RunInterrupted as error:
             raise RunInterrupted(
                 "stopped while a learning curve was measured; nothing is kept", "start again", error.exit_code - 128

@@ -155,7 +155,6 @@ def learning_curve(plan: Plan, samples: Samples, repeats: int, wanted: Sequence[
     Raises:
         RequestError: There are too few images.
     """
-    # An error is what a metric lacks to 1, or the metric itself where lower is better.
     name, seed = plan.task.monitor, derive(plan.config.seed, "learning curve") % 2**32
     how: Metric = plan.resolved.registry.metrics.get(name)()
     sizes, fits, values = sample_sizes(samples.images, samples.classes), list[Array](), list[list[float]]()
@@ -164,6 +163,7 @@ def learning_curve(plan: Plan, samples: Samples, repeats: int, wanted: Sequence[
         outputs = [samples.outputs(size, each) for each in rounds]
         values.append([_value(how, name, one) for one in outputs])
         fits.append(np.mean([resampled(one, {name: how}, resamples=RESAMPLES)[name] for one in outputs], axis=0))
+    # An error is what a metric lacks to 1, or the metric itself where lower is better.
     top, sign = (0.0, 1.0) if how.lower_is_better else (1.0, -1.0)
     errors = top + sign * np.stack(fits, axis=1)
     spread = pooled_spread(np.array(sizes), [[top + sign * value for value in each] for each in values])

@@ -61,7 +61,7 @@ def write_comparison(
         raise RequestError("--split train: runs are compared on val or test", "give one of them")
     trained_runs = find_trained_runs(specs, runs_dir)
     for place, one in enumerate(trained_runs):
-        if one.bundle in [earlier.bundle for earlier in trained_runs[:place]]:
+        if one.bundle.resolve() in [earlier.bundle.resolve() for earlier in trained_runs[:place]]:
             raise RequestError(f"{specs[place]} is given twice", "give each run once")
     chosen = split or common_split(trained_runs)
     outputs = [predict_split(one, chosen, options or ComputeOptions(), tell) for one in trained_runs]

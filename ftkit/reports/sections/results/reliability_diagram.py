@@ -46,7 +46,7 @@ def reliability_diagram(data: ReportData) -> Html | Omitted:
     ]
     calibrated = _calibration(data, found.calibration)
     text = tag("p", "Calibration error ", values, f". {_verdict(mean - accuracy, single)} ", calibrated)
-    labels = (*names, "images" if single else "pairs")
+    labels = (*names, "image" if single else "pair")
     picture = tag("figure", _picture(counts, right, confidence, error, labels), class_="reliability")
     beside = tag("div", picture, tag("div", text, _table(counts, right, confidence, labels)), class_="beside")
     return tag("div", hint(_explanation(found.outputs)), beside)
@@ -107,7 +107,7 @@ def _picture(images: Array, right: Array, confidence: Array, error: float, label
         _grid(labels),
         columns,
         tag("path", d=f"M{LEFT} {TOP + SIDE}L{LEFT + SIDE} {TOP}", class_="diagonal"),
-        tag("text", f"{labels[2]}, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
+        tag("text", f"{labels[2]}s, at most {most:,}", x=LEFT, y=TOP + SIDE + 40, class_="tick"),
         viewBox=f"0 0 {LEFT + SIDE + 14} {TOP + SIDE + STRIP + 38}",
         role="img",
         aria_label=f"Reliability diagram, calibration error {error:.4f}; the table has the numbers",
@@ -123,7 +123,7 @@ def _bin(
         place: Its left edge, and its width.
     """
     (x, width), accuracy, mean = place, right / images, confidence / images
-    title = tag("title", f"{images:,} {labels[2]}: {labels[0]} {mean:.3f}, {labels[1]} {accuracy:.3f}")
+    title = tag("title", f"{plural(images, labels[2])}: {labels[0]} {mean:.3f}, {labels[1]} {accuracy:.3f}")
     height, tall = max(SIDE * accuracy, 1.0), max(1.0, (STRIP - 16) * images / most)
     style = "fill s1" + (" faint" if images < FEW else "")
     left, wide, bottom = round(x, 1), round(width, 1), TOP + SIDE + STRIP + 32
@@ -153,5 +153,5 @@ def _table(images: Array, right: Array, confidence: Array, labels: tuple[str, st
             rows.append(
                 [f"{place / BINS:.2f} to {(place + 1) / BINS:.2f}", count(n), number(total / n, 4), number(hits / n, 4)]
             )
-    heads = (f"{labels[0]} from", labels[2], f"mean {labels[0]}", labels[1])
+    heads = (f"{labels[0]} from", f"{labels[2]}s", f"mean {labels[0]}", labels[1])
     return folded("The numbers", table(heads, rows, f"{labels[1].capitalize()} by {labels[0]}"))

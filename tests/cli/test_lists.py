@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.read_only import with_read_only
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PLUGIN = """
@@ -67,7 +69,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listed(project: Path, *arguments: str) -> tuple[list[dict[str, Any]], str, set[str]]:
+def listed(project: Path, *arguments: str, read_only_cache: bool = False) -> tuple[list[dict[str, Any]], str, set[str]]:
     """The list as JSON, stderr without its last line, and the heavy modules that the process had imported."""
     code = (
         "import sys\nfrom ftkit.cli.main import main\n"
@@ -75,9 +77,10 @@ def listed(project: Path, *arguments: str) -> tuple[list[dict[str, Any]], str, s
         f"print(*{HEAVY!r} & set(sys.modules), file=sys.stderr)\nsys.exit(code)"
     )
     environment = {**os.environ, "FTKIT_CACHE_DIR": str(project / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code]
+    if read_only_cache:
+        command = with_read_only(project / "cache", *command)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     *messages, heavy = done.stderr.split("\n")[:-1]
     return json.loads(done.stdout), "\n".join(messages), set(heavy.split())
@@ -122,6 +125,15 @@ def test_a_list_that_cannot_be_stored_is_still_shown(project: Path) -> None:
         found, messages, _ = listed(project, "mine/")
         assert len(found) == 2
         assert messages.count("the list of plugin 'mine' isn't stored, so each list takes as long") == 1
+
+
+def test_a_list_in_a_read_only_cache_is_read(project: Path) -> None:
+    first, *_ = listed(project, "mine/")
+    assert listed(project, "mine/", read_only_cache=True) == (first, "", set())
+    (project / "version.txt").write_text("2")
+    found, messages, _ = listed(project, "mine/", read_only_cache=True)
+    assert found == first
+    assert "the list of plugin 'mine' isn't stored, so each list takes as long: Read-only file system" in messages
 
 
 def test_a_failing_key_is_the_plugins_fault(project: Path) -> None:

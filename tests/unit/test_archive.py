@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import stat
 import subprocess
@@ -26,6 +25,7 @@ from ftkit.builtin.datasets import unpacking as unpacking
 from ftkit.builtin.datasets.archive import Archive
 from ftkit.errors import FtkitError, RequestError
 from tests.conftest import RunFtkit
+from tests.read_only import with_read_only
 
 PNG = io.BytesIO()
 Image.new("RGB", (4, 4), "red").save(PNG, "PNG")
@@ -211,18 +211,13 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_cache_that_can_only_be_read_is_enough(tmp_path: Path, cache: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("this user may write everywhere")
     archive = written(tmp_path / "a.zip", zipped())
     Archive(archive).load()
     code = (
         "import sys; from ftkit.builtin.datasets.archive import Archive; print(len(Archive(sys.argv[1]).load().train))"
     )
-    cache.chmod(0o500)
-    try:
-        done = subprocess.run([sys.executable, "-c", code, str(archive)], capture_output=True, text=True, check=False)
-    finally:
-        cache.chmod(0o700)
+    command = with_read_only(cache, sys.executable, "-c", code, str(archive))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "2\n", done.stderr
 
 

@@ -7,7 +7,7 @@ its speed doesn't depend. The images are those of a folder with `train` and `val
 500 x 375 pixels are generated. An epoch is the pass over the training images, as recorded by both sides; the first
 epoch of a process isn't counted. The loop uses fp32 and two workers, as in the usual tutorials; ftkit uses fp32 and
 `auto`. All sides run alternately in separate processes, and the medians are compared. Peak memory is that of the
-training process. The part of the processor time that the kernel takes is of whole processes, with their workers.
+largest process. The part of the processor time that the kernel takes is of whole runs, with their workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 from cache import drawn, machine
 
 LOOP = """
-import json, resource, sys, time
+import json, sys, time
 import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader
@@ -56,15 +55,7 @@ for epoch in range(epochs):
         loss.backward()
         optimizer.step()
     seconds.append(time.perf_counter() - began)
-print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
-"""
-
-FTKIT = """
-import json, resource, sys
-import ftkit
-outcome = ftkit.train(ftkit.plan(**json.loads(sys.argv[1])))
-seconds = [record["seconds"] for record in outcome.records]
-print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps(seconds))
 """
 
 Taken = tuple[list[float], float, float]
@@ -145,18 +136,24 @@ class Bench:
             "augment": "standard",
             "output": str(self.scratch / "runs"),
         }
-        return [sys.executable, "-c", FTKIT, json.dumps(common | settings)]
+        config = self.scratch / f"{len(list(self.scratch.glob('*.yaml')))}.yaml"
+        config.write_text(json.dumps(common | settings), encoding="utf-8")  # JSON is YAML.
+        return [sys.executable, "-m", "ftkit", "train", "--config", str(config), "--json"]
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> Taken:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    seconds, peak = json.loads(done.stdout.splitlines()[-1])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
-    return seconds, peak, system / (user + system)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0)
+        errors.seek(0)
+        if status:
+            raise SystemExit(errors.read())
+        found = json.loads(out.read())
+    if isinstance(found, dict):
+        records = (Path(found["run"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        found = [json.loads(record)["seconds"] for record in records]
+    return found, usage.ru_maxrss, usage.ru_stime / (usage.ru_utime + usage.ru_stime)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ftkit.cli.output import console, streams
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
+from ftkit.models.compute.allocator import keep_freed_memory
 
 
 class LazyGroup(TyperGroup):
@@ -105,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if arguments is None:
         console.restart_in_utf8_mode()
+        keep_freed_memory()
     # PIL warns of large images that ftkit reads; beyond its own limit ftkit refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     with streams.prepared(program=arguments is None), signals.as_interrupts() as received:

@@ -15,10 +15,12 @@ from torch import nn
 
 from ftkit.activation_cache.feed import Feed
 from ftkit.activation_cache.run_cache import RunCache
+from ftkit.data.loading.decoded_images import available_memory
 from ftkit.data.loading.loader import start_workers
 from ftkit.distributed.processes import broadcast_buffers
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import replace_nonfinite
+from ftkit.models.compute.allocator import keep_larger_blocks
 from ftkit.models.parameter_groups import modes_of
 from ftkit.optim.optimizers import set_learning_rates
 from ftkit.strategies.schedule import Phase
@@ -154,6 +156,8 @@ class Trainer:
         """
         session, plan, progress = self.session, self.session.plan, self.session.progress
         seconds = perf_counter() - started
+        if trained and session.device.type == "cpu":
+            keep_larger_blocks(available_memory())
         self.call("on_epoch_trained")
         self.validation = self.validate()
         if trained:

@@ -17,7 +17,6 @@ from ftkit.cli.output import console, streams
 from ftkit.cli.switches import DEBUG, NO_PLUGINS, PLUGIN, STRICT_PLUGINS
 from ftkit.distributed import launch_env
 from ftkit.errors import FtkitError, RequestError, RunInterrupted
-from ftkit.models.compute.allocator import keep_freed_memory
 
 
 class LazyGroup(TyperGroup):
@@ -106,6 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if arguments is None:
         console.restart_in_utf8_mode()
+        from ftkit.models.compute.allocator import keep_freed_memory
+
         keep_freed_memory()
     # PIL warns of large images that ftkit reads; beyond its own limit ftkit refuses them.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")

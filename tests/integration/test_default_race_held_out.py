@@ -51,6 +51,12 @@ def many(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> 
     return image_folder(tmp_path_factory.mktemp("many"), {"train": MANY}, size=(28, 28))
 
 
+@pytest.fixture(scope="module")
+def many_of_both(tmp_path_factory: pytest.TempPathFactory, image_folder: MakeFolder) -> Path:
+    counts = {"train": MANY, "val": {"a": 600, "b": 600}}
+    return image_folder(tmp_path_factory.mktemp("many-of-both"), counts, size=(28, 28))
+
+
 def sampled(data: Path, where: Path, **settings: Any) -> ftkit.Plan:
     return planned(data, where, **({"epochs": 1, "batch_size": 64, "scan": "off"} | settings))
 
@@ -134,12 +140,17 @@ def test_killed_and_resumed_equals_never_killed(
     assert weights(tmp_path / "cut", "model") == weights(sampled_run[0], "model")
 
 
-def test_the_validation_images_of_a_recipe_are_a_sample_of_many(image_folder: MakeFolder, tmp_path: Path) -> None:
-    counts = {"train": MANY, "val": {"a": 600, "b": 600}}
-    data = image_folder(tmp_path / "data", counts, size=(28, 28))
-    shown = typed("plan", "--data", str(data), "--backbone", "lenet", "--scan", "off", cwd=tmp_path)
+def test_the_validation_images_of_a_recipe_are_a_sample_of_many(many_of_both: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(many_of_both), "--backbone", "lenet", "--scan", "off"]
+    shown = typed("plan", *flags, cwd=tmp_path)
     assert "compared on the validation images by a training of each on 1,000 images" in " ".join(shown.stdout.split())
-    run = ftkit.train(sampled(data, tmp_path / "runs", name="one")).run.path
+    found = json.loads(typed("plan", *flags, "--json", cwd=tmp_path).stdout)
+    assert found["recipe_samples"] == {"train_samples": 1000, "val_samples": 1000}
+
+
+@pytest.mark.long
+def test_a_run_whose_recipes_are_evaluated_on_a_sample_is_evaluated_on_all(many_of_both: Path, tmp_path: Path) -> None:
+    run = ftkit.train(sampled(many_of_both, tmp_path / "runs", name="one")).run.path
     assert search_of(run)["samples"] == {"train_samples": 1000, "val_samples": 1000}
     assert json.loads((run / "plan.json").read_text())["data"] == {"train": 2601, "val": 1200}
 

@@ -79,7 +79,7 @@ def test_it_is_given_back_when_the_training_is_over(tmp_path: Path, image_folder
 
 
 @glibc
-@pytest.mark.parametrize("megabytes", [20, 40])
+@pytest.mark.parametrize("megabytes", [pytest.param(20, marks=pytest.mark.long), 40])
 @pytest.mark.parametrize(("threshold", "faults"), [("", False), pytest.param("131072", True, marks=pytest.mark.long)])
 def test_blocks_that_a_step_has_freed_are_used_again(
     tmp_path: Path, image_folder: MakeFolder, threshold: str, faults: bool, megabytes: int

@@ -281,7 +281,11 @@ ftkit.train(ftkit.plan(dataset={{"name": "folder", "root": sys.argv[1]}}, output
 """
 
 
-@pytest.mark.parametrize("step", [11, None], ids=["in the second fold", "between the folds and the final model"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(11, marks=pytest.mark.long), None],
+    ids=["in the second fold", "between the folds and the final model"],
+)
 def test_killed_and_resumed_equals_never_stopped(step: int | None, run: Path, data: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "workers": 0, "name": "cut", "checkpoint": {"every_steps": 1}, "budget": None}
     code = KILLED.format(step=step, settings=settings)

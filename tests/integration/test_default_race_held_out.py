@@ -126,9 +126,8 @@ def test_the_report_has_the_recipes(sampled_run: tuple[Path, list[str]]) -> None
     assert "of training; comparing recipes took" in page.text
 
 
-@pytest.mark.parametrize(
-    "when", [pytest.param("two-rates-new-head", marks=pytest.mark.long), "is trained on all images"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["two-rates-new-head", "is trained on all images"])
 def test_killed_and_resumed_equals_never_killed(
     when: str, sampled_run: tuple[Path, list[str]], many: Path, tmp_path: Path
 ) -> None:

@@ -284,6 +284,10 @@ def test_commands_of_one_training_hold_images_out(data: Path, tmp_path: Path) ->
     for folder in (tmp_path / "runs").iterdir():
         if (folder / "config.yaml").is_file():
             assert yaml.safe_load((folder / "config.yaml").read_text())["validation"] == "holdout"
+
+
+@pytest.mark.long
+def test_commands_that_train_for_a_while_hold_images_out(data: Path, tmp_path: Path) -> None:
     place = ["--data", str(data), "--workers", "0"]
     network = ["--backbone", "lenet"]
     for command in (["lr-find", *network, "--epochs", "1"], ["advise", *network], ["compare", "--backbones", "lenet"]):

@@ -22,7 +22,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "hangs" else n for n in BROKEN])
 def test_core_commands_work_beside_a_broken_plugin_whose_fault_is_reported_once(name: str, site: Path) -> None:
     broken = BROKEN[name]
     install(site, name, broken)

@@ -257,6 +257,7 @@ def test_what_plan_and_train_print(data: Path, tmp_path: Path) -> None:
     assert "3 recipes tried in " in shown.stdout
 
 
+@pytest.mark.long
 def test_several_processes_train_the_config_as_it_is(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

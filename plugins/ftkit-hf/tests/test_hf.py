@@ -236,7 +236,20 @@ def test_a_run_with_both_is_pushed_pulled_and_predicts(
 ) -> None:
     project = ftkit_project({})
     line = ("--dataset", "hf/dataset", "--set", f"dataset.path={parquet}", "--backbone", f"hf/{network('vit')}")
-    options = ("--epochs", "1", "--batch-size", "4", "--budget", "none", "--name", "run", "--workers", "2", "-q")
+    options = (
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--budget",
+        "none",
+        "--name",
+        "run",
+        "--workers",
+        "2",
+        "-q",
+        "--no-report",
+    )
     done = project.run("train", *line, *options)
     assert done.returncode == 0, done.stderr
     with serving() as hub:

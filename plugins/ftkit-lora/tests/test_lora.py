@@ -177,7 +177,17 @@ def test_what_is_below_the_first_adapter_is_cached_and_the_result_is_the_same(
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "cache"))
     (project.path / "nets.py").write_text(SQUARE)
     line = ("train", "--backbone", "nets/square", "--weights", "none", "--strategy", "lora/lora", "--epochs", "3")
-    more = ("--set", "plugins=[nets.py]", "--set", "strategy.layers=body", "--augment", "none", "--no-probe", "-q")
+    more = (
+        "--set",
+        "plugins=[nets.py]",
+        "--set",
+        "strategy.layers=body",
+        "--augment",
+        "none",
+        "--no-probe",
+        "--no-report",
+        "-q",
+    )
     found = {}
     for name, cache, tables in (("plain", "--no-cache", 0), ("cached", "--cache", 2)):
         sizes = ("--batch-size", "4", "--workers", "0", "--precision", "fp32")

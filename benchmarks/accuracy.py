@@ -6,7 +6,7 @@ All methods of a case train the same pretrained network on the same images, whic
 evaluated once on the same test images. ftkit gets no other images: what it selects by comes from the training images.
 The rivals use all training images, and report their last epoch. Loops, fastai and the Trainer have a method for each of
 three learning rates. Seeds 0 and 1 run all three; later seeds run the one whose mean accuracy on the test images was
-higher with these two, which favours the rivals. The tables show that one.
+highest with these two, which favours the rivals. The tables show that one.
 
 Each run adds a line to the results file, with its seconds; completed runs are skipped, so a stopped benchmark can be
 continued. At the end, tables of all results are printed: mean and standard deviation over the seeds.

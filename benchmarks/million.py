@@ -14,15 +14,14 @@ import argparse
 import csv
 import io
 import os
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache import machine
+from processes import Measured, measured
 
 OF_A_CLASS, OF_A_SHARD = 1000, 10_000
 
@@ -87,23 +86,14 @@ def measurements(scratch: Path, config: dict[str, str]) -> Iterator[tuple[str, f
     for key, value in config.items():
         flags += ["--set", f"dataset.{key}={value}"] if key != "name" else []
     for what, more in (("plan, --scan off", ["--scan", "off"]), ("plan, first scan", []), ("plan, second scan", [])):
-        yield what, *measured([*PLAN, *flags, *more])
+        yield row(what, measured([sys.executable, *PLAN, *flags, *more]))
     first = [str(scratch / "runs"), str(scratch / "workers"), *(f"{key}={value}" for key, value in config.items())]
-    seconds, cpu, peak = measured(["-c", FIRST_STEP, *first])
-    yield "train to its first step", seconds, cpu, peak
+    yield row("train to its first step", measured([sys.executable, "-c", FIRST_STEP, *first]))
     yield "its two workers", 0.0, 0.0, int((scratch / "workers").read_text()) / 1e6
 
 
-def measured(command: list[str]) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and peak memory in megabytes of a process."""
-    began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None, "it is piped"
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command[:4])} failed:\n{said[-2000:]}")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+def row(what: str, done: Measured) -> tuple[str, float, float, float]:
+    return what, done.seconds, done.cpu, done.peak
 
 
 def make(data: Path, count: int, layout: str) -> None:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from cache import machine
+from processes import measured
 
 LOOP = """
 import sys
@@ -80,12 +78,12 @@ def main() -> None:
         for turn in range(wanted.times):
             pairs = [("loop", loop), ("ftkit", ours)]
             for name, command in pairs if turn % 2 == 0 else reversed(pairs):
-                times[name].append(measured([*command, str(folder / "some")], folder)[0])
+                times[name].append(measured([*command, str(folder / "some")]).seconds)
         middle = {name: statistics.median(values) for name, values in times.items()}
         report = {"images": wanted.images, "seconds": middle, "ratio": middle["loop"] / middle["ftkit"]}
         if wanted.many:
             link_images(folder / "some", folder / "many", wanted.many)
-            peaks = {n: measured([*ours, str(folder / n)], folder)[1] for n in ("some", "many")}
+            peaks = {n: measured([*ours, str(folder / n)]).peak for n in ("some", "many")}
             report |= {"peak_mb": peaks, "peak_ratio": peaks["many"] / peaks["some"]}
     print(json.dumps({**report, "machine": machine()}, indent=2))
 
@@ -104,19 +102,6 @@ def link_images(source: Path, target: Path, count: int) -> None:
     for number in range(count):
         (target / f"{number:06d}.jpg").symlink_to(files[number % len(files)])
 
-
-def measured(command: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds of a process, and its peak memory in megabytes."""
-    began = time.perf_counter()
-    with (folder / "answers").open("w") as answers:
-        process = subprocess.Popen(command, stdout=answers, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command[1:4]} failed")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
-
-
-assert resource.RUSAGE_SELF == 0, "ru_maxrss is in kilobytes on Linux, which this is for"
 
 if __name__ == "__main__":
     main()

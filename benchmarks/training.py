@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import drawn, machine
+from processes import measured
 
 LOOP = """
 import json, sys, time
@@ -59,7 +58,7 @@ print(json.dumps(seconds))
 """
 
 Taken = tuple[list[float], float, float]
-"""Seconds of each epoch, the peak memory in kilobytes, and the part of the processor time that the kernel took."""
+"""Seconds of each epoch, the peak memory in megabytes, and the part of the processor time that the kernel took."""
 
 
 def main() -> None:
@@ -94,7 +93,7 @@ class Bench:
         seconds = {
             name: statistics.median(s for each, *_ in runs for s in each[1:] or each) for name, runs in taken.items()
         }
-        memory = {name: statistics.median(peak for _, peak, _ in runs) / 1024 for name, runs in taken.items()}
+        memory = {name: statistics.median(peak for _, peak, _ in runs) for name, runs in taken.items()}
         kernel = {name: statistics.median(part for *_, part in runs) for name, runs in taken.items()}
         for name in ("ftkit in fp32", "ftkit"):
             print(
@@ -142,18 +141,12 @@ class Bench:
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> Taken:
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        out.seek(0)
-        errors.seek(0)
-        if status:
-            raise SystemExit(errors.read())
-        found = json.loads(out.read())
+    done = measured(command, environment)
+    found = json.loads(done.out)
     if isinstance(found, dict):
         records = (Path(found["run"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         found = [json.loads(record)["seconds"] for record in records]
-    return found, usage.ru_maxrss, usage.ru_stime / (usage.ru_utime + usage.ru_stime)
+    return found, done.peak, done.kernel / done.cpu
 
 
 if __name__ == "__main__":

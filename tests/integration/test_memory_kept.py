@@ -88,7 +88,7 @@ def test_blocks_that_a_step_has_freed_are_used_again(
     environment = os.environ | ({"MALLOC_TRIM_THRESHOLD_": threshold} if threshold else {})
     command = [sys.executable, "-c", RUN, str(tmp_path), str(megabytes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert (float(done.stdout.splitlines()[-1]) > 0.2) == faults, done.stdout
+    assert (float(done.stdout.splitlines()[-1]) > 0.5) == faults, done.stdout
 
 
 @glibc

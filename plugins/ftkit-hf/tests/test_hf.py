@@ -236,21 +236,8 @@ def test_a_run_with_both_is_pushed_pulled_and_predicts(
 ) -> None:
     project = ftkit_project({})
     line = ("--dataset", "hf/dataset", "--set", f"dataset.path={parquet}", "--backbone", f"hf/{network('vit')}")
-    options = (
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--budget",
-        "none",
-        "--name",
-        "run",
-        "--workers",
-        "2",
-        "-q",
-        "--no-report",
-    )
-    done = project.run("train", *line, *options)
+    options = ("--epochs", "1", "--batch-size", "4", "--budget", "none", "--name", "run", "--workers", "2")
+    done = project.run("train", *line, *options, "--no-report", "-q")
     assert done.returncode == 0, done.stderr
     with serving() as hub:
         env = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_test"}

@@ -177,21 +177,11 @@ def test_what_is_below_the_first_adapter_is_cached_and_the_result_is_the_same(
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "cache"))
     (project.path / "nets.py").write_text(SQUARE)
     line = ("train", "--backbone", "nets/square", "--weights", "none", "--strategy", "lora/lora", "--epochs", "3")
-    more = (
-        "--set",
-        "plugins=[nets.py]",
-        "--set",
-        "strategy.layers=body",
-        "--augment",
-        "none",
-        "--no-probe",
-        "--no-report",
-        "-q",
-    )
+    more = ("--set", "plugins=[nets.py]", "--set", "strategy.layers=body", "--augment", "none", "--no-probe")
     found = {}
     for name, cache, tables in (("plain", "--no-cache", 0), ("cached", "--cache", 2)):
         sizes = ("--batch-size", "4", "--workers", "0", "--precision", "fp32")
-        done = project.run(*line, *more, *sizes, "--name", name, cache)
+        done = project.run(*line, *more, *sizes, "--name", name, cache, "--no-report", "-q")
         assert done.returncode == 0, done.stderr
         assert project.run("cache", "list").stdout.count("nets/square after body.0") == tables
         found[name] = load_file(project.path / "runs" / name / "last" / "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from contextlib import suppress
+from functools import cached_property
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -22,12 +23,17 @@ from ftkit.errors import FtkitError, RequestError, RunInterrupted
 class LazyGroup(TyperGroup):
     """Lists commands and plugins from metadata; imports one only to run or complete it."""
 
+    @cached_property
+    def plugin_entries(self) -> dict[str, Entry]:
+        """Installed plugins as rows of the table, from the metadata of their packages."""
+        return _plugin_entries()
+
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS, *_plugin_entries()]
+        return [*COMMANDS, *self.plugin_entries]
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
         """A row of the table, for help and completion."""
-        entry = COMMANDS.get(cmd_name) or _plugin_entries().get(cmd_name)
+        entry = COMMANDS.get(cmd_name) or self.plugin_entries.get(cmd_name)
         return TyperCommand(cmd_name, help=entry.help, rich_help_panel=entry.panel) if entry else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
@@ -162,7 +168,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _plugin_entries() -> dict[str, Entry]:
-    """Installed plugins as rows of the table, from the metadata of their packages."""
     from ftkit.plugins.discovery import installed, is_disabled
 
     return {

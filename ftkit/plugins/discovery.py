@@ -52,13 +52,17 @@ class Source:
     Attributes:
         entry: The entry point of an installed package, or None.
         file: The Python file of a project's plugin, or None.
-        requires: The versions of ftkit that its package requires, such as `>=0.1`; empty for any.
     """
 
     owner: Owner
     entry: EntryPoint | None = None
     file: Path | None = None
-    requires: str = ""
+
+    @property
+    def requires(self) -> str:
+        """The versions of ftkit that its package requires, such as `>=0.1`; empty for any."""
+        package = self.entry.dist if self.entry else None
+        return _required_of_us(package) if package else ""
 
 
 def installed() -> list[Source]:
@@ -86,14 +90,13 @@ def _installed(entry: EntryPoint) -> Source:
     package = entry.dist
     if package is None:
         return Source(Owner(entry.name, "", ""), entry=entry)
-    about = package.metadata
+    about = package.metadata  # Each access parses the file again.
     summary = about["Summary"].strip() if "Summary" in about else ""
-    owner = Owner(entry.name, package.name, package.version, summary)
-    return Source(owner, entry=entry, requires=_required_of_us(package))
+    return Source(Owner(entry.name, about["Name"], about["Version"], summary), entry=entry)
 
 
 def _required_of_us(package: Distribution) -> str:
-    """The versions of ftkit that a package requires, from its metadata."""
+    # Imported here, since a list of plugins doesn't need it.
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in package.requires or ():

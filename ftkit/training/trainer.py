@@ -20,7 +20,7 @@ from ftkit.data.loading.loader import start_workers
 from ftkit.distributed.processes import broadcast_buffers
 from ftkit.errors import FtkitError
 from ftkit.files.json_text import replace_nonfinite
-from ftkit.models.compute.allocator import keep_larger_blocks
+from ftkit.models.compute.allocator import PageFaults, keep_larger_blocks
 from ftkit.models.parameter_groups import modes_of
 from ftkit.optim.optimizers import set_learning_rates
 from ftkit.strategies.schedule import Phase
@@ -109,7 +109,7 @@ class Trainer:
         session.order.start(progress.epoch, progress.step)
         start_workers(active.feed.val_loader)
         batches = iter(active.feed.train_loader)
-        self.clock = EpochClock(self)
+        faults, self.clock = PageFaults(), EpochClock(self)
         for step in range(progress.step, plan.batches.steps):
             rates = plan.learning_rates(progress.epoch * plan.batches.steps + step)
             set_learning_rates(session.optimizer, rates)
@@ -122,6 +122,8 @@ class Trainer:
             if progress.step < plan.batches.steps:
                 self.call("on_step_boundary")
                 self.stop_if_asked()
+        if session.device.type == "cpu":
+            keep_larger_blocks(faults, available_memory())
         broadcast_buffers(session.network)
 
     def train_step(self, active: ActivePhase, batches: Iterator[Any], step: int) -> bool:
@@ -156,8 +158,6 @@ class Trainer:
         """
         session, plan, progress = self.session, self.session.plan, self.session.progress
         seconds = perf_counter() - started
-        if trained and session.device.type == "cpu":
-            keep_larger_blocks(available_memory())
         self.call("on_epoch_trained")
         self.validation = self.validate()
         if trained:

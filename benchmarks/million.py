@@ -2,7 +2,7 @@
 
     python benchmarks/million.py [--images 1000000] [--layout folder|csv|shards] [--data FOLDER] [--keep FOLDER]
 
-The images are generated JPEGs of 32 pixels, 1,000 of a class, a fifth of which are held out for validation. `plan` runs
+The images are generated JPEGs of 32 pixels, 1,000 of a class; a fifth is held out for validation. `plan` runs
 without a scan, with the first scan and with a second one, and `train` until its first optimizer step, with two workers.
 At a million images, generating them takes some minutes and 4 GB of disk space; `--keep` keeps them, `--data` uses them
 again. The scan cache is always a new one.

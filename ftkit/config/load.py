@@ -87,7 +87,7 @@ def resolve(
         file: The config file; by default `ftkit.yaml` in the working folder, if it exists.
         flags: The spelling of a flag and its value, by dotted config key.
         sets: `KEY=VALUE`, which override flags and earlier ones.
-        env: The environment, of which names that start with `FTKIT_` are read.
+        env: The environment; names that start with `FTKIT_` are read.
 
     Raises:
         RequestError: One line per error, with the place, the key and the remedy.

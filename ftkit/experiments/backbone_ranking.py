@@ -23,7 +23,7 @@ from ftkit.tasks.logme import logme
 
 FOLDS = 5
 TIMED, REPEATS = 32, 3
-"""Images of a timed pass, and timed passes, of which the fastest counts."""
+"""Images of a timed pass, and number of timed passes; the fastest counts."""
 
 Tell = Callable[[str], None]
 

@@ -56,7 +56,7 @@ class RateCurve:
 
 
 def smoothed(losses: Sequence[float]) -> tuple[float, ...]:
-    """Exponential moving averages, each of which weights all losses so far."""
+    """Exponential moving averages; each weights all losses so far."""
     average, found = 0.0, list[float]()
     for count, loss in enumerate(losses, 1):
         average = MOMENTUM * average + (1 - MOMENTUM) * loss

@@ -60,7 +60,7 @@ def _axes(height: int, width: int, preprocessing: Preprocessing) -> tuple[_Axis,
 
 
 def _cropped(side: int, kept: int, resized: int, size: int) -> _Axis:
-    """A side of which the middle `kept` pixels are resized, and the middle `size` pixels of that are taken."""
+    """A side whose middle `kept` pixels are resized; the middle `size` pixels of the result are taken."""
     scale = resized / kept / size
     cut, left = round((side - kept) / 2), round((resized - size) / 2)
     return _Axis(scale, -cut * scale - left / size)

@@ -52,7 +52,7 @@ class CrossFitting:
 
     @property
     def images(self) -> int:
-        """Number of images, each of which was validated once."""
+        """Number of images; each was validated once."""
         return sum(one.val for one in self.folds)
 
     def to_json(self) -> dict[str, Any]:

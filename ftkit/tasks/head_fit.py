@@ -107,7 +107,7 @@ def _nearest_mean(x: Array, y: Array, unseen: Array) -> Array:
     """The class whose mean is nearest to each row of `unseen`."""
     names = np.unique(y)
     means = np.stack([x[y == name].mean(axis=0) for name in names])
-    # |u - m|² = |u|² - 2um + |m|², of which |u|² is the same for all means.
+    # |u - m|² = |u|² - 2um + |m|²; |u|² is the same for all means.
     guesses: Array = names[((means**2).sum(axis=1) - 2 * unseen @ means.T).argmin(axis=1)]
     return guesses
 

@@ -64,7 +64,7 @@ class FeatureReference:
 
         Args:
             features: `(b, d)`.
-            itself: Whether the images are those of the reference, each of which is then left out for itself.
+            itself: Whether the images are those of the reference; each is then left out for itself.
         """
         known, found = self._known, list[Tensor]()
         for part in torch.split(normalised(features), BLOCK):

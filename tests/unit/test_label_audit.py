@@ -48,8 +48,8 @@ def test_the_same_as_cleanlab() -> None:
 
 def test_images_without_scores_are_left_out() -> None:
     scores, labels = noisy()
-    scores[3], judged = 0, np.arange(60) != 3
-    assert find_label_errors(scores, labels, judged).rows.tolist() == [0, 2, 5, 1]
+    scores[3], has_scores = 0, np.arange(60) != 3
+    assert find_label_errors(scores, labels, has_scores).rows.tolist() == [0, 2, 5, 1]
 
 
 def test_overlapping_classes_are_those_off_the_diagonal() -> None:
@@ -57,7 +57,7 @@ def test_overlapping_classes_are_those_off_the_diagonal() -> None:
     assert [(a, b, round(share, 6)) for a, b, share in overlapping_classes(joint)] == [(0, 1, 0.15), (1, 2, 0.02)]
 
 
-def test_several_labels_are_judged_one_by_one() -> None:
+def test_several_labels_are_checked_one_by_one() -> None:
     rng = np.random.default_rng(0)
     true = rng.random((200, 3)) < 0.4
     scores = np.where(true, 0.9, 0.1) + rng.normal(scale=0.02, size=true.shape)
@@ -67,7 +67,7 @@ def test_several_labels_are_judged_one_by_one() -> None:
     wrong, own = find_label_set_errors(scores, given)
     assert np.argwhere(wrong).tolist() == [[0, 1], [1, 2]]
     assert np.isclose(own[0], [0.99, 0.01, 0.99]).all()
-    # A class that all images have can't be judged.
+    # A class that all images have can't be checked.
     assert not find_label_set_errors(scores, np.ones_like(given))[0].any()
 
 
@@ -118,18 +118,18 @@ def test_scores_are_of_models_without_the_image() -> None:
     labels = np.random.default_rng(0).integers(0, 2, 300)
     x = components(torch.eye(300))
     assert x.shape == (300, 256)
-    scores, judged = probe_scores(x, labels, choose_folds(labels, np.arange(300), 0), 2, seed=0)
-    assert judged.all()
+    scores, has_scores = probe_scores(x, labels, choose_folds(labels, np.arange(300), 0), 2, seed=0)
+    assert has_scores.all()
     assert np.allclose(scores.sum(axis=1), 1, atol=1e-5)
     assert abs((scores.argmax(axis=1) == labels).mean() - 0.5) < 0.1
 
 
-def test_a_class_of_one_image_isnt_judged() -> None:
+def test_a_class_of_one_image_has_no_scores() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([0] * 20 + [1] * 20 + [2])
     x = rng.normal(size=(41, 6)).astype(np.float32)
     x[np.arange(41), labels] += 4
-    scores, judged = probe_scores(x, labels, choose_folds(labels, np.arange(41), 0), 3, seed=0)
-    assert judged.tolist() == [True] * 40 + [False]
+    scores, has_scores = probe_scores(x, labels, choose_folds(labels, np.arange(41), 0), 3, seed=0)
+    assert has_scores.tolist() == [True] * 40 + [False]
     assert scores[40, 2] == 0
     assert (scores[:40].argmax(axis=1) == labels[:40]).all()

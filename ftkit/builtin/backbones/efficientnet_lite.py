@@ -137,7 +137,7 @@ def _file(name: str, variant: Variant) -> Path | None:
 
 
 def _load(name: str, variant: Variant) -> Mapping[str, Tensor]:
-    """The state dict in the installed package, of which no code runs.
+    """The state dict in the installed package, whose code isn't run.
 
     Raises:
         FtkitError: The package isn't installed, or the file is damaged.

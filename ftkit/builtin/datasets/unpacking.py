@@ -226,7 +226,7 @@ def _named_once(entry: _Entry, archive: Path) -> Iterator[None]:
 
 
 def _parts(name: str, archive: Path, problem: str = "") -> list[str]:
-    """The components of a path in the archive, none of which leads upwards."""
+    """The components of a path in the archive, without any that leads upwards."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in parts or "\0" in name:
         raise _unsafe(archive, problem or f"{name[:100]!r} leaves the folder")

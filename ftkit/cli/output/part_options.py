@@ -25,7 +25,7 @@ SECTIONS = {
     "optimizers": "optimizer",
     "curves": "lr_curve",
 }
-"""The config section of the kinds of part of which a run uses one."""
+"""Config section by kind of part, for kinds that take a single part."""
 
 
 @dataclass(frozen=True)

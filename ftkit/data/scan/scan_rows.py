@@ -19,7 +19,7 @@ SAMPLE = 10_000
 
 
 class ScanRows:
-    """The samples of all splits, numbered as rows, of which some are scanned.
+    """The samples of all splits, numbered as rows; some of them are scanned.
 
     Args:
         files: File of each sample, by split; the rows are in this order.
@@ -73,7 +73,7 @@ class ScanRows:
 
 
 def choose_rows(splits: Splits, scan: Scan, seed: int) -> ScanRows:
-    """The rows of the splits, of which the files that `scan` selects are scanned.
+    """The rows of the splits; the files that `scan` selects are scanned.
 
     Args:
         seed: Chooses the sample.

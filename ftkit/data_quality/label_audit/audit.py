@@ -139,18 +139,18 @@ def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit
     plan = audit_plan(resolved, tell)
     images = audit_images(plan, tell)
     if run is None:
-        scores, judged = _probed(images)
+        scores, has_scores = _probed(images)
         scored = f"out-of-fold probe on features of {plan.backbone.name}"
     else:
-        scores, judged = _stored(images, run)
+        scores, has_scores = _stored(images, run)
         scored = f"out-of-fold outputs of {run}"
-    suspects = find_suspects(scores, images.targets.numpy(), judged, plan.task.exclusive)
+    suspects = find_suspects(scores, images.targets.numpy(), has_scores, plan.task.exclusive)
     notes = list(images.notes)
-    if not judged.all():
-        notes.append(f"{plural(int((~judged).sum()), 'image')} without scores: {_unjudged(run)}")
+    if not has_scores.all():
+        notes.append(f"{plural(int((~has_scores).sum()), 'image')} without scores: {_why_without_scores(run)}")
     joint, classes = suspects.joint, plan.splits.classes
     pairs = [] if joint is None else overlapping_classes(joint)[:MOST_OVERLAPS]
-    agreement = None if joint is None else _agreement(images, scores, judged)
+    agreement = None if joint is None else _agreement(images, scores, has_scores)
     if agreement is not None and agreement < WEAK:
         notes.append(
             f"the scores agree with {agreement:.1%} of the labels, so many of the labels listed are right: another "
@@ -168,12 +168,12 @@ def audit_labels(resolved: Resolved, run: Path | None, tell: Note) -> LabelAudit
     )
 
 
-def _agreement(images: AuditImages, scores: Floats, judged: NDArray[np.bool_]) -> float:
-    labels = images.targets.numpy()[judged]
-    return float((scores[judged].argmax(axis=1) == labels).mean()) if len(labels) else 0.0
+def _agreement(images: AuditImages, scores: Floats, has_scores: NDArray[np.bool_]) -> float:
+    labels = images.targets.numpy()[has_scores]
+    return float((scores[has_scores].argmax(axis=1) == labels).mean()) if len(labels) else 0.0
 
 
-def _unjudged(run: Path | None) -> str:
+def _why_without_scores(run: Path | None) -> str:
     if run is not None:
         return "the run has none for them; only copies and outliers are looked for among these"
     return "no other image of their class is in another fold"
@@ -199,12 +199,12 @@ def _stored(images: AuditImages, run: Path) -> tuple[Floats, NDArray[np.bool_]]:
     order = torch.tensor(
         [places.get(split.names[i], -1) if name != "test" else -1 for name, split, i in images.data.samples()]
     )
-    judged = order >= 0
-    if not judged.any() or found.logits.shape[1] != images.plan.num_classes:
+    has_scores = order >= 0
+    if not has_scores.any() or found.logits.shape[1] != images.plan.num_classes:
         raise RequestError(f"{run}: its stored outputs are of other images or classes", "train the run again")
     scores = torch.zeros(len(order), images.plan.num_classes)
-    scores[judged] = images.plan.task.scores(found.logits[order[judged]])
-    return scores.numpy(), judged.numpy()
+    scores[has_scores] = images.plan.task.scores(found.logits[order[has_scores]])
+    return scores.numpy(), has_scores.numpy()
 
 
 def _listed(images: AuditImages, suspects: Suspects) -> tuple[AuditedImage, ...]:

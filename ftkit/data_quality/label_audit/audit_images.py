@@ -40,7 +40,7 @@ class AuditImages:
 
 
 def audit_plan(resolved: Resolved, tell: Note) -> Plan:
-    """The plan of a training on all images, of which only the network and the data are used.
+    """The plan of a training on all images; only its network and its data are used.
 
     Unreadable images are left out, with a note. Validation images are held out as in training, since the activations
     that training has cached are those of its splits.

@@ -45,15 +45,15 @@ class LabelErrors:
         return float(1 - np.trace(self.joint))
 
 
-def find_label_errors(scores: Floats, labels: Integers, judged: Flags) -> LabelErrors:
+def find_label_errors(scores: Floats, labels: Integers, has_scores: Flags) -> LabelErrors:
     """Probable label errors of images with one class each.
 
     Args:
         scores: The probability of each class, `(n, classes)`, of models that weren't trained on the image.
         labels: `(n,)`.
-        judged: Which images have scores for all classes, `(n,)`; the others are left out.
+        has_scores: Which images have scores for all classes, `(n,)`; the others are left out.
     """
-    places = np.flatnonzero(judged)
+    places = np.flatnonzero(has_scores)
     scores, labels = scores[places], labels[places]
     counts = confident_joint(scores, labels)
     own, best = scores[np.arange(len(labels)), labels], scores.argmax(axis=1)
@@ -104,22 +104,22 @@ class Suspects:
     joint: Floats | None
 
 
-def find_suspects(scores: Floats, targets: NDArray[Any], judged: Flags, exclusive: bool) -> Suspects:
+def find_suspects(scores: Floats, targets: NDArray[Any], has_scores: Flags, exclusive: bool) -> Suspects:
     """The probable label errors of images with one class each, or with several labels.
 
     Args:
         scores: The probability of each class, `(n, classes)`, of models that weren't trained on the image.
         targets: The label of each image, `(n,)`, or which labels it has, `(n, classes)`.
-        judged: Which images have scores, `(n,)`.
+        has_scores: Which images have scores, `(n,)`.
         exclusive: Whether each image has one class.
     """
     if exclusive:
-        own = np.where(judged, scores[np.arange(len(targets)), targets], np.nan)
-        errors = find_label_errors(scores, targets, judged)
+        own = np.where(has_scores, scores[np.arange(len(targets)), targets], np.nan)
+        errors = find_label_errors(scores, targets, has_scores)
         return Suspects(errors.rows, errors.suggested.tolist(), own, errors.joint)
     given = targets.astype(np.bool_)
     wrong, own = np.zeros_like(given), np.full(given.shape, np.nan, dtype=np.float32)
-    wrong[judged], own[judged] = find_label_set_errors(scores[judged], given[judged])
+    wrong[has_scores], own[has_scores] = find_label_set_errors(scores[has_scores], given[has_scores])
     least = np.where(wrong, own, np.inf).min(axis=1)
     rows = np.flatnonzero(wrong.any(axis=1))
     rows = rows[np.argsort(least[rows], kind="stable")]

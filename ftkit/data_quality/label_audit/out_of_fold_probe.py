@@ -67,16 +67,16 @@ def probe_scores(
     found = np.zeros((len(STRENGTHS), len(x), classes), dtype=np.float32) if len(x) * classes < 2**27 else None
     strengths = STRENGTHS if found is not None else STRENGTHS[1:2]
     scores = found if found is not None else np.zeros((1, len(x), classes), dtype=np.float32)
-    judged = np.zeros(len(x), dtype=np.bool_)
+    has_scores = np.zeros(len(x), dtype=np.bool_)
     for fold in range(FOLDS):
         unseen = np.flatnonzero(folds == fold)
         seen = _sample(np.flatnonzero(folds != fold), labels, seed)
         known = np.unique(labels[seen])
-        judged[unseen] = np.isin(labels[unseen], known)
+        has_scores[unseen] = np.isin(labels[unseen], known)
         if len(unseen) and len(known) > 1:
             _fit(scores, x, labels, (seen, unseen), strengths)
     right = [(one.argmax(axis=1) == labels).sum() for one in scores]
-    return scores[int(np.argmax(right))], judged
+    return scores[int(np.argmax(right))], has_scores
 
 
 def _fit(

@@ -120,7 +120,7 @@ def parse_space(texts: Sequence[str]) -> dict[str, str]:
 
 
 def make_space(texts: Mapping[str, str], resolve_with: ResolveWith) -> dict[str, Choices | Range]:
-    """The space of parsed `--search` values, each of which the config's validation accepts.
+    """The space of parsed `--search` values, which the config's validation accepts.
 
     Raises:
         RequestError: A key, name or value is invalid, also in combination with choices of the other keys.

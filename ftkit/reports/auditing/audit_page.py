@@ -70,7 +70,7 @@ def _gallery(data: AuditData, problem: str, text: str) -> Html | Omitted:
         return Omitted("no image has this problem")
     figures = list(_figures(data, found[: data.most]))
     if not figures:
-        return Omitted(f"{plural(len(found), 'image')}, of which none is shown; label-errors.csv has them")
+        return Omitted(f"{plural(len(found), 'image')}, none of them shown; label-errors.csv has them")
     shown = f"{len(figures):,} of {plural(len(found), 'image')}."
     rest = "" if len(figures) == len(found) else " label-errors.csv has all of them."
     return tag("div", hint(f"{shown} {text}{rest}"), gallery(figures))

@@ -45,7 +45,7 @@ def write_comparison(
     options: ComputeOptions | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Write the comparison of runs, the first of which is the baseline.
+    """Write the comparison of runs; the first one is the baseline.
 
     Args:
         specs: Folders or names of runs, and folders of ensembles.

@@ -101,7 +101,7 @@ def _check_state(state: dict[str, Any]) -> None:
 
 
 def _make(optimizer: Optimizer, rate: float) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    """Fresh parameters in two groups, of which the second has no weight decay if the optimizer has one."""
+    """Fresh parameters in two groups; the second has no weight decay if the optimizer has one."""
     import torch
     from torch import nn
 

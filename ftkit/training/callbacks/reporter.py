@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ftkit.training.trainer import Trainer
 
 REPORT_EVERY = 0.2
-"""Seconds between reports on a GPU, each of which waits for it."""
+"""Seconds between reports on a GPU; each report waits for it."""
 
 
 class EpochClock:

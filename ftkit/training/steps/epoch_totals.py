@@ -33,7 +33,7 @@ class EpochTotals:
         return loss, int(correct), int(seen)
 
     def over_processes(self, accelerator: Accelerator) -> tuple[float, int, int]:
-        """The sums over all processes, each of which must call this."""
+        """The sums over all processes; each must call this."""
         loss, correct, seen = accelerator.reduce(self.values, "sum").tolist()
         return loss, int(correct), int(seen)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COLUMNS = ("image", "label", "predicted", "score", "margin")
 SUFFIXES = (".csv", ".jsonl")
 LONGEST_NAME = 120
-"""Characters of a folder's or a file's name, of which most systems allow 255 bytes."""
+"""Most characters of a folder's or a file's name; most systems allow 255 bytes."""
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ def _sources(data: ReportData, evaluated: Evaluated) -> Iterator[_Source]:
     stored, task, train = read_out_of_fold(run.path), evaluated.model.task, data.splits.train
     if list(stored.names) != list(train.names):
         raise RequestError("the training images aren't those of the run's out-of-fold outputs")
-    judged = finite_rows(stored.logits).numpy()
-    found = find_suspects(task.scores(stored.logits).numpy(), stored.targets.numpy(), judged, task.exclusive)
+    has_scores = finite_rows(stored.logits).numpy()
+    found = find_suspects(task.scores(stored.logits).numpy(), stored.targets.numpy(), has_scores, task.exclusive)
     yield _Source(TRAINING, train, found)
 
 

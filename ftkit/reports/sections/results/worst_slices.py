@@ -14,7 +14,7 @@ from ftkit.reports.section import Omitted
 SHOWN = 20
 """Slices in the table that aren't worse by more than chance."""
 PICTURED = 4
-"""Clusters of which pictures are shown, the worst first."""
+"""Number of clusters with pictures, the worst first."""
 
 
 def worst_slices(data: ReportData) -> Html | Omitted:

@@ -14,7 +14,7 @@ from ftkit.reports.section import Omitted
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 720, 150, 8, 10, 22
 MOST_COLUMNS = 120
-"""Columns of the picture; of a longer run, each is several epochs, of which it shows the first."""
+"""Columns of the picture; in a longer run each stands for several epochs and shows the first one."""
 LEVELS = 8
 """Steps of colour between the lowest and the highest learning rate."""
 LONGEST = 20

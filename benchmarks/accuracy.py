@@ -226,6 +226,7 @@ def write_digits(folder: Path) -> None:
         assert split is not None, "digits has both"
         for i in range(len(split)):
             image, label = split[i]
+            assert isinstance(label, int), "digits has one label per image"
             target = folder / name / splits.classes[label]
             target.mkdir(parents=True, exist_ok=True)
             image.save(target / f"{i}.png")

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import ftkit
 from ftkit.data.loading.loader import Samples
+from ftkit.data.loading.order import Key
 from ftkit.models.build import build_model
 from ftkit.models.parameter_groups import assign_parameters
 from ftkit.transforms.pipeline import evaluation, training
@@ -59,21 +60,21 @@ class Rival:
         """Shuffled batches of augmented images, as from a DataLoader; the last one may be smaller."""
         samples = self.samples()
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(1000 * self.seed + epoch))
-        for chosen in order.split(BATCH):
-            yield stacked(samples, [(epoch, int(i)) for i in chosen])
+        for chosen in torch.split(order, BATCH):
+            yield stacked(samples, [(epoch, int(i), 0) for i in chosen])
 
     def accuracy(self) -> float:
         """Accuracy on the test images."""
         samples, right = Samples(self.test, evaluation(self.plan.preprocessing), self.seed), 0
         self.network.eval()
         with torch.inference_mode():
-            for chosen in torch.arange(len(samples)).split(128):
-                images, labels = stacked(samples, [(0, int(i)) for i in chosen])
+            for chosen in torch.split(torch.arange(len(samples)), 128):
+                images, labels = stacked(samples, [(0, int(i), 0) for i in chosen])
                 right += int((self.network(images).argmax(1) == labels).sum())
         return right / len(samples)
 
 
-def stacked(samples: Samples, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+def stacked(samples: Samples, keys: list[Key]) -> tuple[Tensor, Tensor]:
     drawn: list[Any] = [samples[key] for key in keys]
     return torch.stack([sample.image for sample in drawn]), torch.tensor([sample.label for sample in drawn])
 
@@ -107,7 +108,7 @@ def loop(head: float, body: float, *, gradual: bool = False) -> Callable[[Settin
                 if len(labels) == 1:
                     continue  # BatchNorm can't train on a single image.
                 optimizer.zero_grad()
-                cross_entropy(rival.network(images), labels).backward()
+                cross_entropy(rival.network(images), labels).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if not gradual:
                     curve.step()
@@ -210,7 +211,7 @@ class Images(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample: Any = self.samples[(self.drawn // len(self), index)]
+        sample: Any = self.samples[(self.drawn // len(self), index, 0)]
         self.drawn += 1
         return {"pixel_values": sample.image, "labels": sample.label}
 

@@ -30,62 +30,6 @@ from typing import Any
 NETWORK = "resnet50"
 WIDTH, HEIGHT = 500, 375
 
-LIMITS = """
-import json, sys, time
-import torch, torchvision
-from torch import nn
-import ftkit
-from ftkit.data.loading.loader import Samples, training_loader
-from ftkit.data.loading.order import TrainingOrder
-from ftkit.models.compute.devices import choose_compute
-from ftkit.models.compute.memory_format import choose_memory_format
-from ftkit.transforms import pipeline
-
-def wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-def network_speed(o, network, compute):
-    images = compute.to_device(torch.randn(o["batch"], 3, o["size"], o["size"]))
-    labels = torch.zeros(o["batch"], dtype=torch.int64, device=compute.device)
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    for number in range(o["warm_up"] + o["steps"]):
-        if number == o["warm_up"]:
-            wait(compute.device)
-            began = time.perf_counter()
-        with compute.autocast():
-            loss = nn.functional.cross_entropy(network(images).float(), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    wait(compute.device)
-    return o["steps"] * o["batch"] / (time.perf_counter() - began)
-
-def decoding_speed(o, plan, compute, workers):
-    change = pipeline.training(plan.preprocessing, plan.augmentation, plan.image_transforms)
-    order = TrainingOrder(plan.batches, 0, 0, None, plan.splits.train.blocks)
-    samples, pin = Samples(plan.splits.train, change, 0, None, True), compute.device.type == "cuda"
-    loader = training_loader(samples, order, workers, pin, (3, o["size"], o["size"]))
-    for epoch in range(2):  # the workers start in the first
-        order.start(epoch, 0)
-        began, seen = time.perf_counter(), 0
-        for batch in loader:
-            seen += len(batch.to(compute))
-        wait(compute.device)
-    return seen / (time.perf_counter() - began)
-
-if __name__ == "__main__":
-    o = json.loads(sys.argv[1])
-    network = torchvision.models.get_model(o["network"], num_classes=2)
-    compute = choose_memory_format(network, choose_compute(o["device"], "auto", network), 3, o["size"])
-    found = {"device": network_speed(o, network, compute), "precision": compute.precision}
-    plan = ftkit.plan(dataset={"name": "folder", "root": o["data"]}, backbone=o["network"], weights="none",
-        batch_size=o["batch"], epochs=1, device=o["device"], preprocessing={"size": o["size"]})
-    for workers in o["workers"]:
-        found[f"{workers} workers"] = decoding_speed(o, plan, compute, workers)
-    print(json.dumps(found))
-"""
-
 LOOP = """
 import json, sys, time
 import torch, torchvision
@@ -210,7 +154,8 @@ class Bench:
     def limits(self) -> None:
         """Images per second of the network alone, and of decoding alone by number of workers."""
         few = {"warm_up": 1, "steps": 2} if self.options.tiny else {"warm_up": 20, "steps": 100}
-        found = json.loads(self.process(LIMITS, {**self.common, **few, "workers": self.workers})[0])
+        script = Path(__file__).with_name("gpu_limits.py").read_text(encoding="utf-8")
+        found = json.loads(self.process(script, {**self.common, **few, "workers": self.workers})[0])
         device = found.pop("device")
         print(f"the network alone, in {found.pop('precision')}: {device:.0f} images/s", flush=True)
         for name, speed in found.items():

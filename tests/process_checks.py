@@ -137,6 +137,9 @@ def settings(
         "checkpoint": {"min_seconds": 0},
         "workers": 0,
         "device": "cpu",
+        "report": False,
+        "novelty_features": False,
+        "calibration": "off",
     }
 
 

@@ -97,7 +97,7 @@ def ftkit_strategies():
 """The head, an epoch of everything, and the head again on what has become of the rest."""
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.long)])
 def test_layers_frozen_again_after_training_are_computed_again(precision: str, data: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "twice.py"
     plugin.write_text(TWICE)

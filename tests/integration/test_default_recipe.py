@@ -168,6 +168,7 @@ def test_folds_without_effect_say_why(flags: list[str], reason: str, data: Path,
     assert hint == "hint: drop it, or change that"
 
 
+@pytest.mark.long
 def test_folds_go_with_what_is_measured_before_the_run(data: Path, tmp_path: Path) -> None:
     done = typed("plan", "--data", str(data), *FLAGS, "--lr", "auto", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -218,6 +218,34 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(data: Path, tmp_path: 
     assert hint == "hint: give fewer --workers, or 0"
 
 
+LOST = """
+import socket, sys
+from multiprocessing import connection
+import ftkit
+
+connect = connection.Client
+
+def after_a_lost_one(address, *args, **kwargs):
+    with socket.socket(socket.AF_UNIX) as lost:
+        lost.connect(address)
+    return connect(address, *args, **kwargs)
+
+connection.Client = after_a_lost_one
+folder = sys.argv[1]
+ftkit.train(ftkit.plan(dataset={"name": "folder", "root": folder}, backbone="lenet", weights="none", strategy="full",
+    epochs=1, batch_size=2, workers=1, device="cpu", report=False, output=sys.argv[2]))
+print("trained")
+"""
+
+
+def test_workers_print_no_traceback_where_the_main_process_stops_receiving(data: Path, tmp_path: Path) -> None:
+    """As it does for one worker when another one is killed; a connection is reset before each batch here."""
+    done = run([sys.executable, "-c", LOST, str(data), str(tmp_path / "runs")], Path(__file__).parents[2], None)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "trained"
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "0"])
 def test_a_signal_ends_a_run_that_waits_for_an_image(workers: str, tmp_path: Path) -> None:

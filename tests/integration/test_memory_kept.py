@@ -86,11 +86,11 @@ def test_it_is_given_back_when_the_training_is_over(tmp_path: Path, image_folder
 
 @glibc
 @pytest.mark.parametrize(("layers", "megabytes", "threshold", "faults"), [
-    (8, 40, "", False),
+    (3, 40, "", False),
     (0, 40, "", True),
     pytest.param(0, 20, "", False, marks=pytest.mark.long),
-    pytest.param(8, 20, "131072", True, marks=pytest.mark.long),
-    pytest.param(8, 40, "131072", True, marks=pytest.mark.long),
+    pytest.param(3, 20, "131072", True, marks=pytest.mark.long),
+    pytest.param(3, 40, "131072", True, marks=pytest.mark.long),
 ])  # fmt: skip
 def test_blocks_that_a_step_has_freed_are_used_again(
     tmp_path: Path, image_folder: MakeFolder, layers: int, megabytes: int, threshold: str, faults: bool

@@ -23,6 +23,7 @@ from functools import cache
 from multiprocessing import queues, util
 from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 from ftkit.errors import FtkitError, RequestError, one_line
@@ -147,7 +148,17 @@ def init_worker(exiting: Any, reason: Any, worker: int) -> None:
         reason.value = one_line(f"{type(error).__name__}: {error}").encode()[: REASON_BYTES - 1]
         os._exit(1)
 
+    sys.excepthook = _ignore_lost_receiver
     queues.Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined] # not in the stubs
+
+
+def _ignore_lost_receiver(kind: type[BaseException], error: BaseException, found: TracebackType | None) -> None:
+    """Print no traceback where the main process stops receiving a batch, as it does when another worker is killed.
+
+    In a worker, only the thread that sends file descriptors calls `sys.excepthook`; the main process reports the reason.
+    """
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, found)
 
 
 @cache

@@ -155,7 +155,8 @@ def init_worker(exiting: Any, reason: Any, worker: int) -> None:
 def _ignore_lost_receiver(kind: type[BaseException], error: BaseException, found: TracebackType | None) -> None:
     """Print no traceback where the main process stops receiving a batch, as it does when another worker is killed.
 
-    In a worker, only the thread that sends file descriptors calls `sys.excepthook`; the main process reports the reason.
+    In a worker, only the thread that sends file descriptors calls `sys.excepthook`. The main process reports the
+    reason.
     """
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, found)

@@ -65,7 +65,7 @@ def plan_accelerator(plan: Plan, saved: Precision | None = None) -> tuple[Accele
 
 
 def _traits(plan: Plan) -> NetworkTraits:
-    """The traits of a plan's network, all of which trains from the first layer group on that ever trains."""
+    """The traits of a plan's network, where gradients pass from the first layer group that ever trains on."""
     network = _adapted(plan, _on_meta(plan))
     members = assign_parameters(network, plan.schedule.groups)
     trained = {group for phase in plan.schedule.phases for group in phase.trainable}

@@ -13,12 +13,12 @@ from ftkit.testing.network_cuts import find_cuts
 
 
 def main() -> None:
-    backbones = Registry().catalogs["backbones"]
+    backbones = Registry().backbones
     sys.stdout.write("| network | how | cut below |\n| --- | --- | --- |\n")
     for argument in sys.argv[1:]:
         name, _, size = argument.partition("@")
         try:
-            places = list(find_cuts(backbones[name], int(size) if size else None))
+            places = list(find_cuts(backbones.get(name), int(size) if size else None))
         except FtkitError as error:
             sys.stdout.write(f"| {name} | {error} | |\n")
             continue

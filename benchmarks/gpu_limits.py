@@ -19,9 +19,9 @@ from torch import nn
 import ftkit
 from ftkit.data.loading.loader import Samples, training_loader
 from ftkit.data.loading.order import TrainingOrder
-from ftkit.models.compute.devices import Compute, choose_device
+from ftkit.models.build import plan_accelerator
+from ftkit.models.compute.devices import Compute, compute_of
 from ftkit.models.compute.memory_format import choose_memory_format
-from ftkit.models.compute.precision import choose_precision, traits_of
 from ftkit.planning.run_plan import Plan
 from ftkit.transforms import pipeline
 
@@ -29,11 +29,6 @@ Options = dict[str, Any]
 
 
 def main(o: Options) -> None:
-    network = torchvision.models.get_model(o["network"], weights=None, num_classes=2)
-    device = choose_device(o["device"])
-    precision = choose_precision("auto", device, lambda: traits_of(network, dict(network.named_parameters()))).training
-    compute = choose_memory_format(network, Compute(torch.device(device), precision), 3, o["size"])
-    found: dict[str, Any] = {"device": network_speed(o, network, compute), "precision": precision}
     plan = ftkit.plan(
         dataset={"name": "folder", "root": o["data"]},
         backbone=o["network"],
@@ -43,6 +38,10 @@ def main(o: Options) -> None:
         device=o["device"],
         preprocessing={"size": o["size"]},
     )
+    network = torchvision.models.get_model(o["network"], weights=None, num_classes=2)
+    accelerator, precision = plan_accelerator(plan)
+    compute = choose_memory_format(network, compute_of(accelerator), 3, o["size"])
+    found: dict[str, Any] = {"device": network_speed(o, network, compute), "precision": precision.training}
     for workers in o["workers"]:
         found[f"{workers} workers"] = decoding_speed(o, plan, compute, workers)
     print(json.dumps(found))

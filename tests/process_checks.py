@@ -137,9 +137,6 @@ def settings(
         "checkpoint": {"min_seconds": 0},
         "workers": 0,
         "device": "cpu",
-        "report": False,
-        "novelty_features": False,
-        "calibration": "off",
     }
 
 

@@ -42,6 +42,16 @@ class InvalidPlugin(Exception):
     """A module that isn't a valid plugin."""
 
 
+class _Hooks(pluggy.PluginManager):
+    """Examines only the names of hooks. pluggy examines each name of each module, which takes most of the time."""
+
+    def parse_hookspec_opts(self, module_or_class: ModuleType | type, name: str) -> pluggy.HookspecOpts | None:
+        return super().parse_hookspec_opts(module_or_class, name) if name in HOOKS else None
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return super().parse_hookimpl_opts(plugin, name) if name in HOOKS else None
+
+
 class _TimeUp(BaseException):
     """The time limit; no `Exception`, so that a plugin's `except Exception` doesn't catch it."""
 
@@ -133,7 +143,7 @@ def register(owner: Owner, module: ModuleType) -> Plugin:
     if owner.name != BUILT_IN:
         register_plugin_path(owner.name, module)
     mine = _own_hooks(module)
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager = _Hooks(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=owner.name)
     offers = {name: _offered(name, call(), owner, module) for name, call in _calls(manager, mine, CATALOGS)}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ftkit.errors import FtkitError
 from ftkit.parts.task import HeadFit
+from ftkit.tasks.fold_fits import Array, held_out_classes
 
 FEW = 1000
 """Up to so many images strengths are compared in half decades and on repeated splits, which costs little then."""
@@ -24,9 +25,6 @@ FOLDS, REPEATS = 5, 8
 LONE_STRENGTH = 0.01
 """Did well on all the data that was tried."""
 ITERATIONS = 1000
-
-
-Array = np.ndarray[Any, Any]
 
 
 def fit_multinomial(
@@ -119,36 +117,50 @@ def choose_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: i
     (measured on CIFAR-10 with 10 images a class: 77.4 % against 81.3 %). Where a class has a single image,
     or there are too many classes for two each, nothing can be compared, and `LONE_STRENGTH` is taken.
     """
-    from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import RepeatedStratifiedKFold, train_test_split
 
     if 2 * len(np.unique(y)) > MOST_COMPARED:
         return LONE_STRENGTH
     if len(y) > MOST_COMPARED:
         x, _, y, _ = train_test_split(x, y, train_size=MOST_COMPARED, random_state=seed, stratify=y)
-    folds = min(FOLDS, *Counter(y.tolist()).values())
-    if folds < 2:
+    names, y, counts = np.unique(y, return_inverse=True, return_counts=True)
+    folds = min(FOLDS, *counts.tolist())
+    if folds < 2 or len(names) < 2:
         return LONE_STRENGTH
     few = len(y) <= FEW
     repeats = min(REPEATS, FEW // len(y)) if few else 1
-    model = LogisticRegressionCV(
-        Cs=[10 ** (half / 2) for half in range(-8, 3, 1 if few else 2)],
-        cv=RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed),
-        scoring="balanced_accuracy" if balanced else "accuracy",
-        fit_intercept=intercept,
-        class_weight="balanced" if balanced else None,
-        max_iter=ITERATIONS,
-        refit=False,
-    )
-    scores = fitted(model, x, y).scores_
-    # Older versions of scikit-learn give the same array once for each class.
-    by_fold = next(iter(scores.values())) if isinstance(scores, dict) else scores
-    return float(model.Cs_[int(by_fold.mean(axis=0).round(6).argmax())])
+    strengths = [10 ** (half / 2) for half in range(-8, 3, 1 if few else 2)]
+    weights = np.ones((folds * repeats, len(y)))
+    splits = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
+    for fold, (_, unseen) in enumerate(splits.split(x, y)):
+        weights[fold, unseen] = 0
+    if balanced:
+        weights = _balanced(weights, y)
+    scores = np.zeros((len(strengths), len(weights)))
+    for part, predicted in held_out_classes(x, y, weights, strengths, intercept):
+        held_out = weights[part].T == 0
+        right = (predicted == y[:, None]) & held_out
+        if balanced:
+            own = [((y == label)[:, None] & held_out, right & (y == label)[:, None]) for label in range(len(names))]
+            scores[:, part] = np.mean([hits.sum(axis=1) / rows.sum(axis=0) for rows, hits in own], axis=0)
+        else:
+            scores[:, part] = right.sum(axis=1) / held_out.sum(axis=0)
+    return float(strengths[int(scores.mean(axis=1).round(6).argmax())])
+
+
+def _balanced(weights: Array, y: Array) -> Array:
+    """Weights with which each class counts equally in each fold's training."""
+    classes = y.max() + 1
+    counts = np.stack([weights[:, y == label].sum(axis=1) for label in range(classes)], axis=1)
+    balanced: Array = weights * (weights.sum(axis=1, keepdims=True) / (classes * counts))[:, y]
+    return balanced
 
 
 def fitted(model: Any, x: Array, y: Array, weights: Array | None = None) -> Any:
-    """Fitted; scikit-learn's announcements of what will change some day are not the user's concern."""
-    with warnings.catch_warnings():
+    """A model fitted on checked arrays, without scikit-learn's warnings of future versions."""
+    from sklearn import config_context
+
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         warnings.simplefilter("ignore", FutureWarning)
         return model.fit(x, y, sample_weight=weights)
 

@@ -12,6 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ftkit.api import Multilabel
+from ftkit.tasks.fold_fits import held_out_classes
 from ftkit.tasks.head_fit import cross_validated, fit_multinomial
 
 
@@ -33,6 +34,34 @@ def test_the_solution_is_that_of_scikit_learn_on_the_same_features(classes: int)
     ours = (x.double() @ solution.weight.double().T + solution.bias.double()).softmax(1).numpy()
     assert np.abs(ours - theirs.predict_proba(scaled)).max() < 2e-3
     assert (ours.argmax(1) == theirs.predict(scaled)).mean() == 1.0
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("features", [6, 60])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_models_of_all_folds_predict_what_scikit_learn_predicts(classes: int, features: int, intercept: bool) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % classes
+    x = rng.normal(size=(40, features)) + rng.normal(size=(classes, features))[y] * 0.3
+    weights = rng.choice([0.0, 1.0, 2.5], size=(5, 40))
+    strengths = (1e-4, 0.01, 1.0)
+    ((part, predicted),) = held_out_classes(x, y, weights, strengths, intercept)
+    assert predicted.shape == (3, 40, 5)
+    for strength, ours in zip(strengths, predicted, strict=True):
+        for fold in range(5)[part]:
+            model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000, fit_intercept=intercept)
+            model.fit(x, y, sample_weight=weights[fold])
+            assert (ours[:, fold] == model.predict(x)).all()
+
+
+def test_folds_are_fitted_in_parts_where_models_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = clouds(60, 3)
+    weights = np.random.default_rng(0).choice([0.0, 1.0], size=(4, 60))
+    ((_, whole),) = held_out_classes(x.double().numpy(), y.numpy(), weights, (0.01,), True)
+    monkeypatch.setattr("ftkit.tasks.fold_fits.MOST_VALUES", 3 * 60 * 3)
+    parts = list(held_out_classes(x.double().numpy(), y.numpy(), weights, (0.01,), True))
+    assert [part for part, _ in parts] == [slice(0, 3), slice(3, 6)]
+    assert (np.concatenate([found for _, found in parts], axis=2) == whole).all()
 
 
 def test_a_class_with_one_image_can_be_solved() -> None:

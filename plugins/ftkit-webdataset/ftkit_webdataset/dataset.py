@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from braceexpand import UnbalancedBracesError, braceexpand
+
 from ftkit.api import (
     Dataset,
     Labelled,
@@ -73,14 +75,17 @@ class Shards(Dataset):
 
 
 def shards(pattern: str, key: str) -> list[str]:
-    """Paths or URLs of the shards that match a pattern with braces.
+    """Paths or URLs of the shards that match a pattern with braces, or several patterns with `::` between them.
 
     Raises:
-        RequestError: No shard matches.
+        RequestError: No shard matches, or a brace isn't closed.
     """
-    from webdataset.shardlists import expand_urls
-
-    found = [place if is_address(place) else str(Path(place).expanduser()) for place in expand_urls(pattern)]
+    # As WebDataset does; importing it would import torch, which takes longer than planning a run.
+    try:
+        named = [place for one in pattern.split("::") for place in braceexpand(one)]
+    except UnbalancedBracesError as error:
+        raise RequestError(f"dataset.{key}: {one_line(str(error))}", "close each brace") from None
+    found = [place if is_address(place) else str(Path(place).expanduser()) for place in named]
     if not found:
         raise RequestError(
             f"dataset.{key}: {pattern!r} matches no shard", "give a pattern such as shards/train-{000000..000009}.tar"

@@ -24,7 +24,7 @@ from ftkit.api import (
     label_splits,
     one_line,
 )
-from ftkit_webdataset.index import LABEL, Index, beside, class_names, index_of
+from ftkit_webdataset.index import LABEL, Index, beside, class_names, index_in_parallel, index_of
 from ftkit_webdataset.places import is_address, part, stamp
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class _Shards:
 def _read(places: Sequence[str]) -> _Shards:
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         stamps = list(pool.map(stamp, places))
+        index_in_parallel(places, stamps)
         indices = list(pool.map(index_of, places, stamps))
     told = all(changed for _, changed in stamps)
     return _Shards(places, indices, repr([*zip(places, stamps, strict=True)]) if told else None)

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ftkit.api import RequestError, cache_folder, is_image, one_line
-from ftkit_webdataset.places import stream
+from ftkit_webdataset.places import is_address, stream
 
 LABEL = "cls"
 LARGEST_LABEL = 4096
 FORMAT = 2
+LARGE = 100_000_000
+"""Bytes of shards whose index is worth starting processes for."""
+
+Stamp = tuple[int, str]
+"""Size of a shard in bytes, and a text that changes with its content."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,60 @@ class Index:
     without: list[str]
 
 
-def index_of(shard: str, stamp: tuple[int, str]) -> Index:
+def index_in_parallel(shards: Sequence[str], stamps: Sequence[Stamp]) -> None:
+    """Store the indices of large local shards that the cache lacks, with one process per core.
+
+    Reading the headers of a shard is Python code, which threads run one at a time. What a process can't read or store
+    is left to `index_of`, which reports the error.
+
+    Args:
+        stamps: Of each shard, as for `index_of`.
+    """
+    missing = [
+        (shard, stamp)
+        for shard, stamp in zip(shards, stamps, strict=True)
+        if stamp[1] and not is_address(shard) and not _cached(shard, stamp).is_file()
+    ]
+    count = min(_cores(), len(missing))
+    if count < 2 or sum(size for _, (size, _) in missing) < LARGE:
+        return
+    program = "from ftkit_webdataset.index import index_listed; index_listed()"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(count)
+    ]
+    try:
+        for number, worker in enumerate(workers):
+            assert worker.stdin is not None, "it is a pipe"
+            with suppress(BrokenPipeError), worker.stdin as given:
+                json.dump(missing[number::count], given)
+        for worker in workers:
+            worker.wait()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def index_listed() -> None:
+    """Store the indices of the shards on stdin: a JSON list of paths and stamps."""
+    for shard, (size, changed) in json.load(sys.stdin):
+        with suppress(RequestError):
+            index_of(shard, (size, changed))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _cached(shard: str, stamp: Stamp) -> Path:
+    """Where the index of a shard is stored."""
+    size, changed = stamp
+    sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
+    return cache_folder() / "webdataset" / f"{sign}.json"
+
+
+def index_of(shard: str, stamp: Stamp) -> Index:
     """The index of a shard, from the cache or by reading the shard once.
 
     Args:
@@ -49,12 +111,10 @@ def index_of(shard: str, stamp: tuple[int, str]) -> Index:
     Raises:
         RequestError: The shard can't be read.
     """
-    size, changed = stamp
-    if not changed:
+    if not stamp[1]:
         # Another shard of the same size could not be distinguished from this one.
         return scan(shard)
-    sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
-    kept = cache_folder() / "webdataset" / f"{sign}.json"
+    kept = _cached(shard, stamp)
     try:
         found = Index(**json.loads(kept.read_text(encoding="utf-8")))
         # One text for each class, in place of one for each image.
@@ -63,7 +123,7 @@ def index_of(shard: str, stamp: tuple[int, str]) -> Index:
         made = scan(shard)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_name(f".{kept.name}-{id(made)}")
+        fresh = kept.with_name(f".{kept.name}-{os.getpid()}-{id(made)}")
         fresh.write_text(json.dumps(asdict(made)), encoding="utf-8")
         fresh.replace(kept)
     except OSError:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -96,37 +94,6 @@ def test_what_is_written_is_read_again_to_the_byte(project: Project, images: Pat
     with tarfile.open(folder / "train-000000.tar") as archive:
         kept = {archive.extractfile(m).read() for m in archive if not m.name.endswith(".cls")}  # type: ignore[union-attr]
     assert kept == {file.read_bytes() for file in (images / "train").rglob("*.*")}
-
-
-def test_patterns_name_several_shards(project: Project) -> None:
-    folder = project.path / "shards"
-    both = Shards(f"{folder}/{{train,val}}-000000.tar").load().train
-    joined = Shards(f"{folder}/train-000000.tar::{folder}/val-000000.tar").load().train
-    assert both is not None
-    assert joined is not None
-    assert len(both) == len(joined) == 21
-    with pytest.raises(RequestError, match=r"dataset\.train: .*close each brace"):
-        Shards(f"{folder}/train-{{000000.tar").load()
-
-
-def test_planning_imports_no_torch(project: Project) -> None:
-    program = """
-import sys
-from ftkit.cli.main import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as stop:
-    code = stop.code
-sys.exit(code or ("torch was imported" if "torch" in sys.modules else 0))
-"""
-    place = ("--dataset", "webdataset/shards", "--set", "dataset.train=shards/train-000000.tar")
-    flags = ("--backbone", "lenet", "--weights", "none", "--strategy", "scratch")
-    done = subprocess.run(
-        [sys.executable, "-c", program, "plan", *place, *flags],
-        cwd=project.path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "2 classes" in done.stdout
 
 
 def test_over_http_the_images_are_the_same(project: Project) -> None:

@@ -320,6 +320,7 @@ def test_torchrun_starts_it_too(data: Path, tmp_path: Path) -> None:
     assert done.stdout.count("best epoch") == 1
 
 
+@pytest.mark.long
 def test_the_library_resumes_in_several_processes(data: Path, tmp_path: Path) -> None:
     """In programs that do nothing else before, so that only `resume` can have joined them."""
     settings = {

@@ -150,6 +150,7 @@ def test_a_killed_scan_resumes(photos: MakePhotos) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in other units")
+@pytest.mark.long
 def test_memory_of_a_plan_grows_by_little_for_each_image(photos: MakePhotos) -> None:
     few, many = 1000, 20_000
     peaks = [peak(photos(f"photos{count}", count)) for count in (few, many)]

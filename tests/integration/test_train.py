@@ -240,6 +240,7 @@ def test_each_signal_has_its_own_exit_code(signum: signal.Signals, data: Path, t
     assert (tmp_path / "run" / "checkpoints" / "LATEST").exists()
 
 
+@pytest.mark.long
 def test_the_default_run_is_transfer_learning_that_works_offline(run_ftkit: RunFtkit, tmp_path: Path) -> None:
     done = run_ftkit("train", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from ftkit.api import (
     Dataset,
@@ -83,7 +83,7 @@ def shards(pattern: str, key: str) -> list[str]:
     # As WebDataset does; importing it would import torch, which takes longer than planning a run.
     try:
         named = [place for one in pattern.split("::") for place in braceexpand(one)]
-    except UnbalancedBracesError as error:
+    except ValueError as error:  # its UnbalancedBracesError
         raise RequestError(f"dataset.{key}: {one_line(str(error))}", "close each brace") from None
     found = [place if is_address(place) else str(Path(place).expanduser()) for place in named]
     if not found:

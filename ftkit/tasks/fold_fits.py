@@ -20,19 +20,19 @@ OPTIONS = {"maxiter": 1000, "gtol": 1e-5, "ftol": 64 * np.finfo(float).eps, "max
 """Those of scikit-learn, with a tenth of its tolerance: at the usual one, predictions of weak models still change."""
 
 
-def held_out_classes(
+def fold_predictions(
     x: Array, y: Array, weights: Array, strengths: Sequence[float], intercept: bool
 ) -> Iterator[tuple[slice, Array]]:
-    """Classes that the models of each fold predict for all images, with one strength after the other.
+    """The classes that the model of each fold predicts for all images, for each strength of regularisation.
 
     Args:
         x: Scaled features `(n, features)`.
         y: Classes from 0 on, `(n,)`; at least two.
-        weights: Of each image in the training of each fold's model, `(folds, n)`; 0 for those held out.
+        weights: Weight of each image in the training of each fold's model, `(folds, n)`; 0 for those held out.
         strengths: Values of C, ascending: the fit of each starts from that of the one before.
 
     Yields:
-        Some of the folds, and classes `(strengths, n, folds)`.
+        A slice of the folds, and the classes that their models predict, `(strengths, n, folds)`.
     """
     if x.shape[1] > len(x):
         # A solution is a weighted sum of the images, so coordinates in the space that they span are enough.

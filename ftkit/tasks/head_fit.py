@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ftkit.errors import FtkitError
 from ftkit.parts.task import HeadFit
-from ftkit.tasks.fold_fits import Array, held_out_classes
+from ftkit.tasks.fold_fits import Array, fold_predictions
 
 FEW = 1000
 """Up to so many images strengths are compared in half decades and on repeated splits, which costs little then."""
@@ -137,7 +137,7 @@ def choose_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: i
     if balanced:
         weights = _balanced(weights, y)
     scores = np.zeros((len(strengths), len(weights)))
-    for part, predicted in held_out_classes(x, y, weights, strengths, intercept):
+    for part, predicted in fold_predictions(x, y, weights, strengths, intercept):
         held_out = weights[part].T == 0
         right = (predicted == y[:, None]) & held_out
         if balanced:

@@ -14,14 +14,14 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-MOST_VALUES = 2_000_000
-"""Scores or parameters of the models that are fitted at once; 16 MB for each of the arrays of L-BFGS."""
-OPTIONS = {"maxiter": 1000, "gtol": 1e-5, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
-"""Those of scikit-learn, with a tenth of its tolerance: at the usual one, predictions of weak models still change."""
+MOST_VALUES = 300_000
+"""Scores or parameters of the models that are fitted at once. More are no faster, and take more memory."""
+OPTIONS = {"maxiter": 1000, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
+"""Those of scikit-learn."""
 
 
 def fold_predictions(
-    x: Array, y: Array, weights: Array, strengths: Sequence[float], intercept: bool
+    x: Array, y: Array, weights: Array, strengths: Sequence[float], intercept: bool, tolerance: float
 ) -> Iterator[tuple[slice, Array]]:
     """The classes that the model of each fold predicts for all images, for each strength of regularisation.
 
@@ -30,6 +30,7 @@ def fold_predictions(
         y: Classes from 0 on, `(n,)`; at least two.
         weights: Weight of each image in the training of each fold's model, `(folds, n)`; 0 for those held out.
         strengths: Values of C, ascending: the fit of each starts from that of the one before.
+        tolerance: Of the largest entry of the gradient, as `tol` of scikit-learn.
 
     Yields:
         A slice of the folds, and the classes that their models predict, `(strengths, n, folds)`.
@@ -46,7 +47,7 @@ def fold_predictions(
         problem = _FoldFits(inputs, y, weights[part], columns, intercept)
         found = []
         for strength in strengths:
-            problem.fit(strength)
+            problem.fit(strength, tolerance)
             found.append(problem.classes())
         yield part, np.stack(found)
 
@@ -64,7 +65,7 @@ class _FoldFits:
         self._penalised = inputs.shape[1] - intercept
         self._parameters = np.zeros((inputs.shape[1], len(weights), columns))
 
-    def fit(self, strength: float) -> None:
+    def fit(self, strength: float, tolerance: float) -> None:
         """Fit to a strength, from the current parameters on."""
         from scipy.optimize import minimize
 
@@ -79,7 +80,8 @@ class _FoldFits:
             gradient[: self._penalised] += ridge * penalised
             return float((self._shares * losses).sum() + 0.5 * (ridge * penalised**2).sum()), gradient.ravel()
 
-        found = minimize(objective, self._parameters.ravel(), jac=True, method="L-BFGS-B", options=OPTIONS)
+        options = {**OPTIONS, "gtol": tolerance}
+        found = minimize(objective, self._parameters.ravel(), jac=True, method="L-BFGS-B", options=options)
         self._parameters = found.x.reshape(self._parameters.shape)
 
     def classes(self) -> Array:

@@ -45,7 +45,7 @@ def test_models_of_all_folds_predict_what_scikit_learn_predicts(classes: int, fe
     x = rng.normal(size=(40, features)) + rng.normal(size=(classes, features))[y] * 0.3
     weights = rng.choice([0.0, 1.0, 2.5], size=(5, 40))
     strengths = (1e-4, 0.01, 1.0)
-    ((part, predicted),) = fold_predictions(x, y, weights, strengths, intercept)
+    ((part, predicted),) = fold_predictions(x, y, weights, strengths, intercept, 1e-5)
     assert predicted.shape == (3, 40, 5)
     for strength, ours in zip(strengths, predicted, strict=True):
         for fold in range(5)[part]:
@@ -57,9 +57,9 @@ def test_models_of_all_folds_predict_what_scikit_learn_predicts(classes: int, fe
 def test_folds_are_fitted_in_parts_where_models_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = clouds(60, 3)
     weights = np.random.default_rng(0).choice([0.0, 1.0], size=(4, 60))
-    ((_, whole),) = fold_predictions(x.double().numpy(), y.numpy(), weights, (0.01,), True)
+    ((_, whole),) = fold_predictions(x.double().numpy(), y.numpy(), weights, (0.01,), True, 1e-5)
     monkeypatch.setattr("ftkit.tasks.fold_fits.MOST_VALUES", 3 * 60 * 3)
-    parts = list(fold_predictions(x.double().numpy(), y.numpy(), weights, (0.01,), True))
+    parts = list(fold_predictions(x.double().numpy(), y.numpy(), weights, (0.01,), True, 1e-5))
     assert [part for part, _ in parts] == [slice(0, 3), slice(3, 6)]
     assert (np.concatenate([found for _, found in parts], axis=2) == whole).all()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftkit.api import layer_groups
@@ -30,6 +30,7 @@ def test_numbers_are_joined() -> None:
     assert second.pattern == r"f\.(1|10)\."
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.dictionaries(NAMES, st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=14))
 def test_each_name_is_in_its_own_group_alone(drawn: dict[str, tuple[int, bool]]) -> None:
     # What has something below it is a module, and no name of a parameter or of a layer without others in it.

@@ -5,6 +5,7 @@ from ftkit.data.label_columns import Labelled, label_splits
 from ftkit.data.lazy_sequence import LazySequence
 from ftkit.data.sampling import stratified_sample, stratified_split
 from ftkit.data.walk import SkippedFiles, list_folder, walk_images
+from ftkit.distributed.cores import available_cores
 from ftkit.errors import FtkitError, RequestError, check_number, nearest, one_line, plural, unknown
 from ftkit.files.file_identity import Stamp, file_stamp
 from ftkit.files.file_kinds import kind_of_file
@@ -105,6 +106,7 @@ __all__ = [
     "TrainedModel",
     "UndefinedMetricError",
     "UnreadableImage",
+    "available_cores",
     "cache_folder",
     "check_number",
     "class_counts",

@@ -8,11 +8,10 @@ and regularisation are those of scikit-learn's `LogisticRegression`, which fits 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from ftkit.parts.metric import Array
 
 MOST_VALUES = 300_000
 """Scores or parameters of the models that are fitted at once. More are no faster, and take more memory."""

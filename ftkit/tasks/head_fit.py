@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ftkit.errors import FtkitError
+from ftkit.parts.metric import Array
 from ftkit.parts.task import HeadFit
-from ftkit.tasks.fold_fits import Array, fold_predictions
+from ftkit.tasks.fold_fits import fold_predictions
 
 FEW = 1000
 """Up to so many images strengths are compared in half decades and on repeated splits, which costs little then."""
@@ -132,27 +133,23 @@ def choose_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: i
     few = len(y) <= FEW
     repeats = min(REPEATS, FEW // len(y)) if few else 1
     strengths = [10 ** (half / 2) for half in range(-8, 3, 1 if few else 2)]
-    weights = np.ones((folds * repeats, len(y)))
+    held_out = np.zeros((folds * repeats, len(y)))
     splits = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
     for fold, (_, unseen) in enumerate(splits.split(x, y)):
-        weights[fold, unseen] = 0
+        held_out[fold, unseen] = 1
+    weights = 1 - held_out
     if balanced:
-        weights = _balanced(weights, y)
+        weights, held_out = _balanced(weights, y), _balanced(held_out, y)
     scores = np.zeros((len(strengths), len(weights)))
     tolerance = TOLERANCE_OF_FEW if few else TOLERANCE
     for part, predicted in fold_predictions(x, y, weights, strengths, intercept, tolerance):
-        held_out = weights[part].T == 0
-        right = (predicted == y[:, None]) & held_out
-        if balanced:
-            own = [((y == label)[:, None] & held_out, right & (y == label)[:, None]) for label in range(len(names))]
-            scores[:, part] = np.mean([hits.sum(axis=1) / rows.sum(axis=0) for rows, hits in own], axis=0)
-        else:
-            scores[:, part] = right.sum(axis=1) / held_out.sum(axis=0)
+        right = (predicted == y[:, None]) * held_out[part].T
+        scores[:, part] = right.sum(axis=1) / held_out[part].sum(axis=1)
     return float(strengths[int(scores.mean(axis=1).round(6).argmax())])
 
 
 def _balanced(weights: Array, y: Array) -> Array:
-    """Weights with which each class counts equally in each fold's training."""
+    """Weights `(folds, n)` with which each class counts equally in each fold; their sum stays."""
     classes = y.max() + 1
     counts = np.stack([weights[:, y == label].sum(axis=1) for label in range(classes)], axis=1)
     balanced: Array = weights * (weights.sum(axis=1, keepdims=True) / (classes * counts))[:, y]

@@ -6,13 +6,11 @@ the noise (You, Liu, Wang and Long, LogME: Practical Assessment of Pre-trained M
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
+from ftkit.parts.metric import Array
 
 ITERATIONS = 100
 CLOSE = 1e-6

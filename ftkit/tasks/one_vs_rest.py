@@ -11,8 +11,8 @@ from torch import Tensor
 from ftkit.data.balance import sampling_weights
 from ftkit.data.multilabel_sampling import stratified_folds
 from ftkit.parts.label_sets import LabelSets
+from ftkit.parts.metric import Array
 from ftkit.parts.task import HeadFit
-from ftkit.tasks.fold_fits import Array
 from ftkit.tasks.head_fit import FOLDS, LONE_STRENGTH, MOST_COMPARED, fitted, regression, scaled, single_thread
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from ftkit.distributed.cores import available_cores
 from ftkit.errors import FtkitError, RequestError, one_line
 
 START = "fork" if sys.platform == "linux" else None
@@ -58,8 +59,7 @@ def resolve_workers(workers: int | Literal["auto"], images: int, world: int = 1)
     """
     if workers != "auto":
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return 0 if images < 64 else max(1, min(8, cores // world - 1))
+    return 0 if images < 64 else max(1, min(8, available_cores() // world - 1))
 
 
 def choose_workers(

@@ -6,7 +6,6 @@ times as many 32-pixel images as two threads.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from ftkit.data.loading.workers import START
+from ftkit.distributed.cores import available_cores
 from ftkit.errors import FtkitError
 
 R = TypeVar("R")
@@ -46,7 +46,7 @@ def scan_in_parallel(scan: Scan[R], files: Iterator[tuple[int, str]], count: int
     Raises:
         FtkitError: A process was killed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    cores = available_cores()
     if count >= FEW and START == "fork" and cores > 1:
         return _in_processes(scan, files, min(cores, count // CHUNK))
     return _in_threads(scan, files, 2 * cores)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ftkit_timm import ftkit_backbones
 from ftkit_timm.parameters import TABLE, parameters_of, source_digest
 
 from ftkit.testing import check_backbone
+from ftkit.testing.project import Project
 
 HEAVY = ("torch", "timm", "torchvision", "numpy", "transformers")
 CODE = """
@@ -68,3 +70,14 @@ def test_a_number_is_not_used_for_other_code(monkeypatch: pytest.MonkeyPatch) ->
     assert parameters_of("resnet18") is None
     assert parameters_of("vgg11") == rows["vgg"]["parameters"]["vgg11"]
     parameters._counts.cache_clear()
+
+
+@pytest.mark.long
+def test_the_package_is_listed_and_its_networks_are_found(ftkit_project: Callable[..., Project]) -> None:
+    project = ftkit_project({})
+    listed = project.run("plugins", "list")
+    assert "timm" in listed.stdout
+    assert "backbones" in listed.stdout
+    shown = project.run("backbones", "list", "timm/test_conv")
+    assert "timm/test_convnext" in shown.stdout
+    assert shown.returncode == 0

@@ -275,17 +275,6 @@ def test_a_name_that_timm_has_not_gets_the_nearest(ftkit_project: Callable[..., 
     assert "timm/convnext_tiny" in done.stderr
 
 
-@pytest.mark.long
-def test_the_package_is_listed_and_its_networks_are_found(ftkit_project: Callable[..., Project]) -> None:
-    project = ftkit_project({})
-    listed = project.run("plugins", "list")
-    assert "timm" in listed.stdout
-    assert "backbones" in listed.stdout
-    shown = project.run("backbones", "list", "timm/test_conv")
-    assert "timm/test_convnext" in shown.stdout
-    assert shown.returncode == 0
-
-
 @pytest.mark.parametrize(("name", "size"), [("test_convnext", 32), ("test_vit", 160)])
 def test_the_rate_of_stochastic_depth_acts_in_training(
     name: str, size: int, tmp_path: Path, ftkit_images: Callable[..., Path]

@@ -18,17 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ftkit.api import RequestError, cache_folder, is_image, one_line
-from ftkit_webdataset.places import is_address, stream
+from ftkit.api import RequestError, available_cores, cache_folder, is_image, one_line
+from ftkit_webdataset.places import ShardStamp, is_address, stream
 
 LABEL = "cls"
 LARGEST_LABEL = 4096
 FORMAT = 2
 LARGE = 100_000_000
 """Bytes of shards whose index is worth starting processes for."""
-
-Stamp = tuple[int, str]
-"""Size of a shard in bytes, and a text that changes with its content."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Index:
     without: list[str]
 
 
-def index_in_parallel(shards: Sequence[str], stamps: Sequence[Stamp]) -> None:
+def index_in_parallel(shards: Sequence[str], stamps: Sequence[ShardStamp]) -> None:
     """Store the indices of large local shards that the cache lacks, with one process per core.
 
     Reading the headers of a shard is Python code, which threads run one at a time. What a process can't read or store
@@ -63,7 +60,7 @@ def index_in_parallel(shards: Sequence[str], stamps: Sequence[Stamp]) -> None:
         for shard, stamp in zip(shards, stamps, strict=True)
         if stamp[1] and not is_address(shard) and not _cached(shard, stamp).is_file()
     ]
-    count = min(_cores(), len(missing))
+    count = min(available_cores(), len(missing))
     if count < 2 or sum(size for _, (size, _) in missing) < LARGE:
         return
     program = "from ftkit_webdataset.index import index_listed; index_listed()"
@@ -91,18 +88,14 @@ def index_listed() -> None:
             index_of(shard, (size, changed))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def _cached(shard: str, stamp: Stamp) -> Path:
+def _cached(shard: str, stamp: ShardStamp) -> Path:
     """Where the index of a shard is stored."""
     size, changed = stamp
     sign = hashlib.sha256(f"{FORMAT}\0{shard}\0{size}\0{changed}".encode("utf-8", "surrogatepass")).hexdigest()
     return cache_folder() / "webdataset" / f"{sign}.json"
 
 
-def index_of(shard: str, stamp: Stamp) -> Index:
+def index_of(shard: str, stamp: ShardStamp) -> Index:
     """The index of a shard, from the cache or by reading the shard once.
 
     Args:

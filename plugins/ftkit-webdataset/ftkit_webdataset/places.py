@@ -18,13 +18,16 @@ SECONDS = 30.0
 TRIES = 4
 """Attempts to read a byte range; a server may be busy for a moment during a long run."""
 
+ShardStamp = tuple[int, str]
+"""Size of a shard in bytes, and a text that changes with its content; empty where a server sends none."""
+
 
 def is_address(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def stamp(place: str) -> tuple[int, str]:
-    """Size in bytes, and a text that changes with the content; empty where a server sends none.
+def stamp(place: str) -> ShardStamp:
+    """What tells one content of a shard from another.
 
     Raises:
         RequestError: There is no such file.

@@ -54,11 +54,7 @@ def test_planning_imports_no_torch(places: list[str], tmp_path: Path) -> None:
     program = """
 import sys
 from ftkit.cli.main import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as stop:
-    code = stop.code
-sys.exit(code or ("torch was imported" if "torch" in sys.modules else 0))
+sys.exit(main(sys.argv[1:]) or ("torch was imported" if "torch" in sys.modules else 0))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, "plan", "--dataset", "webdataset/shards", "--set", f"dataset.train={places[0]}",
@@ -73,7 +69,7 @@ def test_large_shards_are_indexed_by_several_processes(
     places: list[str], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path(places[4]).write_bytes(b"no archive" * 100)
-    monkeypatch.setattr("ftkit_webdataset.index._cores", lambda: 3)
+    monkeypatch.setattr("ftkit_webdataset.index.available_cores", lambda: 3)
     stamps = [stamp(place) for place in places]
     index_in_parallel(places, stamps)
     assert not kept.exists(), "these are small"

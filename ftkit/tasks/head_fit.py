@@ -141,11 +141,15 @@ def choose_strength(x: Array, y: Array, intercept: bool, balanced: bool, seed: i
     if balanced:
         weights, held_out = _balanced(weights, y), _balanced(held_out, y)
     scores = np.zeros((len(strengths), len(weights)))
-    tolerance = TOLERANCE_OF_FEW if few else TOLERANCE
-    for part, predicted in fold_predictions(x, y, weights, strengths, intercept, tolerance):
+    for part, predicted in fold_predictions(x, y, weights, strengths, intercept, tolerance_of(len(y))):
         right = (predicted == y[:, None]) * held_out[part].T
         scores[:, part] = right.sum(axis=1) / held_out[part].sum(axis=1)
     return float(strengths[int(scores.mean(axis=1).round(6).argmax())])
+
+
+def tolerance_of(images: int) -> float:
+    """The tolerance of fits that compare strengths on so many images."""
+    return TOLERANCE_OF_FEW if images <= FEW else TOLERANCE
 
 
 def _balanced(weights: Array, y: Array) -> Array:

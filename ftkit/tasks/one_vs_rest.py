@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,13 +13,20 @@ from ftkit.data.multilabel_sampling import stratified_folds
 from ftkit.parts.label_sets import LabelSets
 from ftkit.parts.metric import Array
 from ftkit.parts.task import HeadFit
-from ftkit.tasks.head_fit import FOLDS, LONE_STRENGTH, MOST_COMPARED, fitted, regression, scaled, single_thread
+from ftkit.tasks.fold_fits import label_scores
+from ftkit.tasks.head_fit import (
+    FOLDS,
+    LONE_STRENGTH,
+    MOST_COMPARED,
+    fitted,
+    regression,
+    scaled,
+    single_thread,
+    tolerance_of,
+)
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))
 """The values of C that are compared."""
-
-FitClass = Callable[[Array, Array, Array], tuple[Array, float]]
-"""From the places of images, their features and whether they have a class to the weights and bias of its score."""
 
 
 def fit_one_vs_rest(
@@ -67,8 +74,8 @@ def cross_validated(features: Tensor, targets: Tensor, seed: int = 0) -> tuple[f
     with single_thread():
         strength = choose_strength(x, y, True, equal, seed)
         folds = _folds(y, seed)
-        probe = _mean_precision(x, y, folds, lambda at, seen, own: _fit_class(seen, own, strength, True, equal[at]))
-        return probe, _mean_precision(x, y, folds, lambda _, seen, own: _nearest_mean(seen, own))
+        (probe,) = _fold_scores(x, y, folds, (strength,), True, equal)
+        return _mean_precision(y, probe), _mean_precision(y, _nearest_mean_scores(x, y, folds))
 
 
 def choose_strength(x: Array, y: Array, intercept: bool, weights: Array, seed: int) -> float:
@@ -85,16 +92,9 @@ def choose_strength(x: Array, y: Array, intercept: bool, weights: Array, seed: i
     y = y[:, _in_both(y)]
     if len(y) < 2 * FOLDS or not y.shape[1]:
         return LONE_STRENGTH
-    folds = _folds(y, seed)
-
-    def precision(strength: float) -> float:
-        found = _mean_precision(
-            x, y, folds, lambda at, seen, own: _fit_class(seen, own, strength, intercept, weights[at])
-        )
-        return round(found, 6)
-
-    scores = {strength: precision(strength) for strength in STRENGTHS}
-    return max(scores, key=lambda strength: (scores[strength], -strength))
+    scores = _fold_scores(x, y, _folds(y, seed), STRENGTHS, intercept, weights)
+    precisions = [round(_mean_precision(y, each), 6) for each in scores]
+    return STRENGTHS[precisions.index(max(precisions))]
 
 
 def _in_both(y: Array) -> list[int]:
@@ -117,16 +117,54 @@ def _drawn_weights(y: Array) -> Array:
     return weights
 
 
-def _mean_precision(x: Array, y: Array, folds: Sequence[Sequence[int]], fit: FitClass) -> float:
-    """The mean average precision of scores, each from a fit on the other folds."""
+def _fold_scores(
+    x: Array, y: Array, folds: Sequence[Sequence[int]], strengths: Sequence[float], intercept: bool, weights: Array
+) -> Array:
+    """The score of each class for each image, by a model that is fitted on the other folds, for each strength.
+
+    Args:
+        x: Scaled features `(n, features)`.
+        y: bool `(n, classes)`.
+        folds: The places of the images that each holds out; together all.
+        strengths: Ascending.
+        weights: Of the images, `(n,)`.
+
+    Returns:
+        Float64 `(strengths, n, classes)`.
+    """
+    trained = np.tile(weights, (len(folds), 1))
+    for fold, unseen in enumerate(folds):
+        trained[fold, unseen] = 0
+    scores = np.zeros((len(strengths), *y.shape))
+    models = []
+    for fold, unseen in enumerate(folds):
+        seen = np.delete(y, unseen, axis=0)
+        for label, positives in enumerate(seen.sum(axis=0).tolist()):
+            if 0 < positives < len(seen):
+                models.append((fold, label))
+            else:
+                scores[:, unseen, label] = _lone_bias(positives, len(seen), intercept)
+    for part, found in label_scores(x, y, trained, models, strengths, intercept, tolerance_of(len(y))):
+        for place, (fold, label) in enumerate(models[part]):
+            scores[:, folds[fold], label] = found[:, folds[fold], place]
+    return scores
+
+
+def _nearest_mean_scores(x: Array, y: Array, folds: Sequence[Sequence[int]]) -> Array:
+    """The score of each class for each image by the nearness to the means of the other folds, `(n, classes)`."""
+    scores = np.zeros(y.shape)
+    for unseen in folds:
+        seen, own = np.delete(x, unseen, axis=0), np.delete(y, unseen, axis=0)
+        for label in range(y.shape[1]):
+            weight, bias = _nearest_mean(seen, own[:, label])
+            scores[unseen, label] = x[unseen] @ weight + bias
+    return scores
+
+
+def _mean_precision(y: Array, scores: Array) -> float:
+    """The mean average precision of scores `(n, classes)`."""
     from sklearn.metrics import average_precision_score
 
-    scores, everything = np.zeros(y.shape), np.arange(len(y))
-    for unseen in folds:
-        seen = np.setdiff1d(everything, unseen)
-        for label in range(y.shape[1]):
-            weight, bias = fit(seen, x[seen], y[seen, label])
-            scores[unseen, label] = x[unseen] @ weight + bias
     return float(np.mean([average_precision_score(y[:, label], scores[:, label]) for label in range(y.shape[1])]))
 
 
@@ -137,9 +175,14 @@ def _nearest_mean(x: Array, y: Array) -> tuple[Array, float]:
 
 
 def _fit_class(x: Array, y: Array, strength: float, intercept: bool, weights: Array) -> tuple[Array, float]:
-    """Weights and bias; where only one kind of image is there, the bias alone: the logit of a smoothed share."""
+    """Weights and bias; where only one kind of image is there, the bias alone."""
     positives = int(y.sum())
     if positives in (0, len(y)):
-        return np.zeros(x.shape[1]), float(np.log((positives + 1) / (len(y) - positives + 1))) if intercept else 0.0
+        return np.zeros(x.shape[1]), _lone_bias(positives, len(y), intercept)
     model = fitted(regression(strength, intercept, False), x, y, weights)
     return model.coef_[0], float(np.atleast_1d(model.intercept_)[0])
+
+
+def _lone_bias(positives: int, images: int, intercept: bool) -> float:
+    """The logit of a smoothed share, for a class that no image or every image has."""
+    return float(np.log((positives + 1) / (images - positives + 1))) if intercept else 0.0

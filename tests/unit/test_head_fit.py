@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ftkit.api import Multilabel
-from ftkit.tasks.fold_fits import fold_predictions
+from ftkit.tasks.fold_fits import fold_predictions, label_scores
 from ftkit.tasks.head_fit import cross_validated, fit_multinomial
 
 
@@ -52,6 +52,23 @@ def test_models_of_all_folds_predict_what_scikit_learn_predicts(classes: int, fe
             model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000, fit_intercept=intercept)
             model.fit(x, y, sample_weight=weights[fold])
             assert (ours[:, fold] == model.predict(x)).all()
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("features", [6, 60])
+def test_models_of_several_labels_give_the_log_odds_of_scikit_learn(features: int, intercept: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, features))
+    targets = x @ rng.normal(size=(features, 3)) + rng.normal(size=(40, 3)) > 0
+    weights = rng.choice([0.0, 1.0, 2.5], size=(4, 40))
+    models, strengths = [(3, 0), (0, 2), (1, 1), (0, 0), (2, 2)], (1e-4, 0.01, 1.0)
+    ((part, scores),) = label_scores(x, targets, weights, models, strengths, intercept, 1e-5)
+    assert scores.shape == (3, 40, 5)
+    for strength, ours in zip(strengths, scores, strict=True):
+        for place, (fold, label) in enumerate(models[part]):
+            model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000, fit_intercept=intercept)
+            model.fit(x, targets[:, label], sample_weight=weights[fold])
+            assert ours[:, place] == pytest.approx(model.decision_function(x), abs=3e-3)
 
 
 def test_folds_are_fitted_in_parts_where_models_are_large(monkeypatch: pytest.MonkeyPatch) -> None:

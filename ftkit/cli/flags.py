@@ -163,9 +163,7 @@ FLAGS: tuple[Flag, ...] = (
         TRAINING,
         "strategies",
     ),
-    Flag(
-        ("--budget",), "budget", "TIME|auto|none", "Compare recipes for 10m; auto: three.", TRAINING, ("auto", "none")
-    ),
+    Flag(("--budget",), "budget", "TIME|auto|none", "Compare recipes for 10m; auto: four.", TRAINING, ("auto", "none")),
     Flag(("--epochs",), "epochs", "N", "Number of training epochs.", TRAINING),
     Flag(("--lr",), "optimizer.lr", "RATE|auto", "Base learning rate; auto: by short trainings.", TRAINING, ("auto",)),
     Flag(

@@ -130,7 +130,7 @@ class Config(Section):
     """Cross-fitting: number of parts that the training images are divided into, and of models that are trained."""
     budget: Annotated[Seconds | Literal["auto"] | None, BeforeValidator(as_seconds)] = "auto"
     """Time for a search of strategy, learning rate, augmentation and number of epochs, in seconds or such as 10m or
-    1h30m: recipes are trained in turn, and the best one becomes the run. auto: three recipes are compared if
+    1h30m: recipes are trained in turn, and the best one becomes the run. auto: four recipes are compared if
     none of these is set and the weights are pretrained; null: no search."""
     fold: int | None = Field(default=None, ge=1)
     """Cross-fitting: train only the model of this fold, from 1; its validation images are this part."""

@@ -15,6 +15,7 @@ from ftkit.models.build import build_model
 from ftkit.models.bundle import load_bundle
 from ftkit.models.weights.interpolation import interpolate
 from ftkit.models.weights.pretrained import restore_weights
+from ftkit.planning.averaging import starts_trained
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.model_card import WEIGHTS
@@ -22,7 +23,7 @@ from ftkit.runs.run_folder import RunFolder
 
 State = Mapping[str, Tensor]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the way from the first to the last weights at which networks are evaluated."""
+"""Shares of the way from the first to the last weights at which networks are evaluated, where the first classify."""
 
 
 class FoldNetwork:
@@ -53,8 +54,18 @@ class FoldNetwork:
         return compute_logits(self.loaded, self.fold.images, ComputeOptions())
 
 
+def shares_of(plan: Plan) -> tuple[float, ...]:
+    """The shares at which the networks of a run are evaluated.
+
+    One share where no epoch is trained, or from a new random head: half the way from it is no better model.
+    """
+    if not plan.config.epochs:
+        return SHARES[:1]
+    return SHARES if starts_trained(plan) else SHARES[-1:]
+
+
 def share_outputs(fold: Fold, check: Callable[[str], None]) -> dict[float, Tensor]:
-    """The logits of a trained fold for its validation images, by share; one share where no epoch was trained.
+    """The logits of a trained fold for its validation images, by share.
 
     They are computed once and stored in the fold's folder.
 
@@ -64,9 +75,9 @@ def share_outputs(fold: Fold, check: Callable[[str], None]) -> dict[float, Tenso
     stored = fold.run.share_outputs
     if stored.is_file():
         tensors = load_tensors(stored, "remove it, and resume the run: it is computed again")
-        return {float(share): logits for share, logits in tensors.items()}
+        return {share: tensors[f"{share:g}"] for share in shares_of(fold.plan)}
     network, found = FoldNetwork(fold), dict[float, Tensor]()
-    for share in SHARES if fold.plan.config.epochs else SHARES[:1]:
+    for share in shares_of(fold.plan):
         check(f"in the evaluation of fold {fold.number}")
         found[share] = network.outputs(share)
     replace_file(stored, save({f"{share:g}": logits.contiguous() for share, logits in found.items()}))

@@ -78,12 +78,16 @@ def check_averaging(plan: Plan) -> tuple[str, ...]:
     return (f"no averages of weights are evaluated: {reason}",) if sharded else ()
 
 
+def starts_trained(plan: Plan) -> bool:
+    """Whether the first weights classify: their head is the probe's, or comes with the weights."""
+    return plan.probe is not None or plan.config.keep_head
+
+
 def _of_schedule(plan: Plan) -> Averaging:
     last = plan.schedule.phases[-1]
     length = last.stop - last.start
     count = max(LEAST, -(-length // PART))
-    starts_good = plan.probe is not None or plan.config.keep_head
     return Averaging(
-        SHARES if starts_good else (),
+        SHARES if starts_trained(plan) else (),
         range(last.stop - count + 1, last.stop + 1) if length >= LEAST else range(0),
     )

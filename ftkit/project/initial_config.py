@@ -36,7 +36,7 @@ class InitialSettings:
 
 
 RECIPE = """\
-# Unless one of these three or the probe is set, `ftkit train` compares three recipes, and trains the best one.
+# Unless one of these three or the probe is set, `ftkit train` compares four recipes, and trains the best one.
 # {augment}
 # strategy: gradual       # the layers that train in each epoch; `ftkit strategies show NAME` shows the schedule
 # optimizer: {{name: adamw, lr: 0.003}}  # the head's learning rate; the strategy scales it for other layers"""

@@ -24,7 +24,7 @@ FACTOR = 10 / 3
 LEVELS = ("none", "light", "standard", "strong")
 SMOOTHING, MIXUP = 0.1, 0.2
 PARTS = ("strategy", "augment")
-RACING = (AS_GIVEN, "two-rates", "two-rates-new-head")
+RACING = (AS_GIVEN, "two-rates", "two-rates-new-head", "one-rate")
 """Recipes that race without a budget. The first has the probe too, at share 0 of the way to the last weights."""
 MOST_RACED, MOST_RACED_OF_CLASS = 1000, 20
 """Training images of each recipe of a race on a validation split, where there are more than twice as many: this many,
@@ -101,7 +101,7 @@ def first_recipes(plan: Plan, fixed: Collection[str]) -> tuple[RecipeTrial, ...]
         AS_GIVEN: {},
         "two-rates": {"strategy": two_rates, **standard, "optimizer.lr": rate * FACTOR},
         "two-rates-new-head": {"strategy": two_rates, "optimizer.lr": rate * FACTOR, **new_head},
-        "one-rate": {"strategy": one_rate, **standard, "optimizer.lr": rate / FACTOR, **new_head},
+        "one-rate": {"strategy": one_rate, **standard, **new_head},
     }
     if plan.probe is None or {"strategy", "epochs"} & set(fixed):
         del found["probe"]

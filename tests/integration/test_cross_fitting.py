@@ -116,10 +116,19 @@ def test_the_outputs_are_those_of_the_fold_that_did_not_train_on_the_image(data:
 
 
 def test_the_model_is_the_mean_of_the_folds_at_the_chosen_share(data: Path, tmp_path: Path) -> None:
-    # Without a probe, the head at the start isn't fitted, so the last weights are better.
+    run = ftkit.train(planned(data, tmp_path, epochs=4)).run.path
+    assert_is_the_mean_of_the_folds(run)
+
+
+def test_from_a_new_random_head_the_last_weights_alone_are_evaluated(data: Path, tmp_path: Path) -> None:
     run = ftkit.train(planned(data, tmp_path, probe=False, optimizer={"lr": 0.01}, epochs=4)).run.path
+    assert [one["share"] for one in found(run)["shares"]] == [1]
+    assert_is_the_mean_of_the_folds(run)
+    assert card(run / "model")["epoch"] == 4
+
+
+def assert_is_the_mean_of_the_folds(run: Path) -> None:
     share = found(run)["share"]
-    assert share > 0
     folds = [run / "folds" / str(number) for number in (1, 2, 3)]
     states = [
         {name: tensors(fold, "first")[name].lerp(tensor, share) for name, tensor in tensors(fold, "last").items()}
@@ -128,7 +137,6 @@ def test_the_model_is_the_mean_of_the_folds_at_the_chosen_share(data: Path, tmp_
     mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
     assert_close(tensors(run, "model"), mean)
     assert found(run)["model"] == "average of the folds' weights"
-    assert card(run / "model")["epoch"] == 4
 
 
 def test_the_best_share_is_chosen_on_all_images(run: Path) -> None:

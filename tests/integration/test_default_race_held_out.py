@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 0,
     "report": False,
 }
-RECIPES = ["as-given", "two-rates", "two-rates-new-head"]
+RECIPES = ["as-given", "two-rates", "two-rates-new-head", "one-rate"]
 MANY = {"a": 1300, "b": 1301}
 """Training images of each class, after a fifth is held out, more than twice those that a recipe is trained on."""
 
@@ -73,7 +73,7 @@ def test_each_recipe_is_trained_once_and_the_best_is_the_run(run: Path) -> None:
     assert [trial["name"] for trial in search["trials"]] == RECIPES
     assert (search["budget"], search["folds"], search["samples"]) == (None, 1, {})
     assert search["reason"] == "each was trained once"
-    assert [len(trial["scores"]) for trial in search["trials"]] == [1, 1, 1]
+    assert [len(trial["scores"]) for trial in search["trials"]] == [1, 1, 1, 1]
     values = {trial["name"]: trial["scores"][0]["value"] for trial in search["trials"]}
     assert values[search["winner"]] == max(values.values())
     assert (config["budget"], config["validation"], config["train_samples"]) == (None, "holdout", None)
@@ -101,7 +101,7 @@ def test_of_many_images_each_recipe_is_trained_on_a_sample(sampled_run: tuple[Pa
     run, notes = sampled_run
     search, config = search_of(run), yaml.safe_load((run / "config.yaml").read_text())
     assert search["samples"] == {"train_samples": 1000}
-    assert [len(trial["scores"]) for trial in search["trials"]] == [1, 1, 1]
+    assert [len(trial["scores"]) for trial in search["trials"]] == [1, 1, 1, 1]
     assert config["train_samples"] is None
     assert json.loads((run / "plan.json").read_text())["data"]["train"] == 2081
     assert not (run / "trials").exists()
@@ -119,9 +119,9 @@ def test_the_report_has_the_recipes(sampled_run: tuple[Path, list[str]]) -> None
     done = typed("report", str(run), "--device", "cpu")
     assert done.returncode == 0, done.stderr
     page = Page(run / "report.html")
-    assert [row[0] for row in page.rows["recipes"]][-3:] == RECIPES
+    assert [row[0] for row in page.rows["recipes"]][-4:] == RECIPES
     values = [trial["scores"][0]["value"] for trial in search["trials"]]
-    assert [row[2] for row in page.rows["recipes"]][-3:] == [pytest.approx(value, abs=1e-6) for value in values]
+    assert [row[2] for row in page.rows["recipes"]][-4:] == [pytest.approx(value, abs=1e-6) for value in values]
     assert "trained on 1,000 images" in page.sections["recipes"]
     assert "of training; comparing recipes took" in page.text
 

@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 0,
     "report": False,
 }
-RECIPES = ["as-given", "two-rates", "two-rates-new-head"]
+RECIPES = ["as-given", "two-rates", "two-rates-new-head", "one-rate"]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_what_is_not_the_fault_of_a_recipe_ends_the_race(data: Path, tmp_path: P
     assert done.returncode == 1
     assert "0001.png" in done.stderr.splitlines()[-2]
     assert "repair or remove it" in done.stderr.splitlines()[-1]
-    assert [trial["verdict"] for trial in search_of(tmp_path / "runs/cut")["trials"]] == ["", "", ""]
+    assert [trial["verdict"] for trial in search_of(tmp_path / "runs/cut")["trials"]] == [""] * 4
 
 
 def test_resumed_by_a_relative_path_its_config_has_the_whole_one(data: Path, tmp_path: Path) -> None:
@@ -249,13 +249,13 @@ FLAGS = ["--backbone", "lenet", "--folds", "2", "--epochs", "1", "--workers", "0
 def test_what_plan_and_train_print(data: Path, tmp_path: Path) -> None:
     plan = typed("plan", "--data", str(data), *FLAGS, cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
-    assert "recipes  as-given, two-rates, two-rates-new-head, compared on out-of-fold images" in plan.stdout
+    assert "recipes  as-given, two-rates, two-rates-new-head, one-rate, compared on out-of-fold images" in plan.stdout
     done = typed("train", "--data", str(data), *FLAGS, "--name", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "recipes by validation accuracy, each on the first folds:"
     assert "search: " in done.stdout
     shown = typed("runs", "show", "mine", cwd=tmp_path)
-    assert "3 recipes tried in " in shown.stdout
+    assert "4 recipes tried in " in shown.stdout
 
 
 @pytest.mark.long

@@ -3,9 +3,11 @@
 Without a budget, recipes race (Maron and Moore, 1994): all train on each fold in turn, and those that are clearly worse
 than the best one are given up. With a validation split all train once.
 
-With a budget, the first recipes are compared by successive halving (Jamieson and Talwalkar, 2016) with folds as the
-resource: all train on the first fold, the better half on the second one, and so on. Then changes of the best recipe are
-tried one at a time. A change is given up at the first fold after which it isn't better.
+With a budget, the first recipes race too, if that is expected to take half of the budget at most. Otherwise they are
+compared by successive halving (Jamieson and Talwalkar, 2016) with folds as the resource: all train on the first fold,
+the better half on the second one, and so on. Then changes of the best recipe are tried one at a time. A change is given
+up at the first fold after which it isn't better, and after all folds unless it is better by a standard error: of many
+changes some are better by chance.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ SPENT, NOTHING_LEFT = "the budget was spent", "no further recipe was left to try
 ONE_LEFT, ALL_FOLDS = "the others are clearly worse", "all folds are used"
 ALL_TRAINED = "each was trained once"
 TOO_LONG = "its other folds would take longer than the budget"
+RACED = 0.5
+"""Most of the budget that a race of the first recipes may be expected to take."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,11 @@ def next_step(search: RecipeSearch, first: Sequence[str], further: Further) -> t
         first: Names of the recipes that are compared first; all are trials of the search.
     """
     if search.budget is None:
-        return _race(search)
-    search, step = _halving(search, first)
+        return _race(search, first)
+    compare = _race if _has_time_to_race(search, first) else _halving
+    search, step = compare(search, first)
     if step is None:
-        search, step = _challenge(search, further)
+        search, step = _challenge(replace(search, reason=""), further)
     if step is None:
         return replace(search, reason=NOTHING_LEFT), None
     if search.leader is not None and not _fits(search, step):
@@ -57,10 +62,17 @@ def _fits(search: RecipeSearch, step: Step) -> bool:
     return search.has_time_for(search.seconds_expected(step.trial) + search.seconds_left(leader))
 
 
-def _race(search: RecipeSearch) -> tuple[RecipeSearch, Step | None]:
+def _has_time_to_race(search: RecipeSearch, first: Sequence[str]) -> bool:
+    """Whether a race of the first recipes fits into its part of the budget, by their times on the first fold."""
+    assert search.budget is not None, "asked of a search with a budget"
+    seconds = sum(sum(search.named(name).seconds[:1]) for name in first)
+    return seconds * search.folds <= RACED * search.budget
+
+
+def _race(search: RecipeSearch, first: Sequence[str]) -> tuple[RecipeSearch, Step | None]:
     """The next training of a race; None where one recipe is left, or all folds are used."""
     for fold in range(1, search.folds + 1):
-        alive = [trial for trial in search.trials if not trial.verdict]
+        alive = [trial for name in first if not (trial := search.named(name)).verdict]
         if fold > 1 and len(alive) == 1:
             return replace(search, reason=ONE_LEFT), None
         for trial in alive:
@@ -92,18 +104,24 @@ def _halving(search: RecipeSearch, first: Sequence[str]) -> tuple[RecipeSearch, 
 
 
 def _challenge(search: RecipeSearch, further: Further) -> tuple[RecipeSearch, Step | None]:
-    """The next training of a changed recipe; None where there is none left."""
-    while (leader := search.leader) is not None:
-        rivals = [one for one in search.trials if not one.verdict and one.name != leader.name]
+    """The next training of a changed recipe, or first of the best one on its other folds; None where none is left."""
+    while trained := [trial for trial in search.trials if trial.trained and not trial.verdict]:
+        best = trained[0]  # Its challengers were begun later.
+        if best.trained < search.folds:
+            return search, Step(best, best.trained + 1)
+        rivals = [one for one in search.trials if not one.verdict and one.name != best.name]
         rival = rivals[0] if rivals else next(iter(further(search)), None)
         if rival is None:
             return search, None
-        if rival.trained and not rival.is_better(leader, search.lower_is_better):
-            search = search.with_trial(replace(rival, verdict=_behind(search, leader, rival.trained)))
-        elif rival.trained < leader.trained:
+        if rival.trained and not rival.is_better(best, search.lower_is_better):
+            search = search.with_trial(replace(rival, verdict=_behind(search, best, rival.trained)))
+        elif rival.trained < best.trained:
             return search, Step(rival, rival.trained + 1)
+        elif not rival.scores[-1].gains_an_error(best.scores[-1], search.lower_is_better):
+            verdict = f"ahead of {best.name} by less than a standard error"
+            search = search.with_trial(replace(rival, verdict=verdict))
         else:
-            search = search.with_trial(replace(leader, verdict=_behind(search, rival, leader.trained)))
+            search = search.with_trial(replace(best, verdict=_behind(search, rival, best.trained)))
     return search, None
 
 

@@ -47,16 +47,29 @@ class Score:
 
         Rates of the same images are compared image by image, other metrics by whether their own intervals are apart.
         """
-        if self.hits and len(self.hits) == len(other.hits):
-            differences = [int(one) - int(two) for one, two in zip(self.hits, other.hits, strict=True)]
-            mean = fmean(differences) * (-1 if lower_is_better else 1)
-            return mean > Z * stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else False
+        gain = self._gain(other, lower_is_better)
+        if gain is not None:
+            return gain > Z
         if self.interval is None or other.interval is None:
             return False
         low, high = (self, other) if lower_is_better else (other, self)
         assert low.interval is not None, "both have one"
         assert high.interval is not None, "both have one"
         return low.interval[1] < high.interval[0]
+
+    def gains_an_error(self, other: Score, lower_is_better: bool) -> bool:
+        """Whether it is better, and by more than a standard error where both are rates of the same images."""
+        gain = self._gain(other, lower_is_better)
+        return self.is_better(other, lower_is_better) if gain is None else gain > 1
+
+    def _gain(self, other: Score, lower_is_better: bool) -> float | None:
+        """The difference to another score, in standard errors; None unless both are rates of the same images."""
+        if len(self.hits) < 2 or len(self.hits) != len(other.hits):
+            return None
+        differences = [int(one) - int(two) for one, two in zip(self.hits, other.hits, strict=True)]
+        mean = fmean(differences) * (-1 if lower_is_better else 1)
+        error = stdev(differences) / math.sqrt(len(differences))
+        return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,9 @@ def _try_recipes(plan: Plan, run: RunFolder, search: RecipeSearch, listener: Lis
         stop_if_asked(run, flag, f"before {where}")
         listener.note(_announced(search, step.trial, step.fold))
         leader = search.leader
-        left = None if leader is None else search.seconds_left(leader)
-        limit = None if left is None or search.budget is None else search.budget - search.spent - left
+        limit = None
+        if search.budget is not None and leader is not None and step.trial.name != leader.name:
+            limit = search.budget - search.spent - search.seconds_left(leader)
         search = search.with_trial(train_step(plan, run, search, step, listener, limit))
         _write(run, search)
     if search.leader is None:

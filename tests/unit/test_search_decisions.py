@@ -1,4 +1,4 @@
-"""The order of a search for a recipe: successive halving over folds, then changes of the best recipe."""
+"""The order of a search for a recipe: a race or successive halving over folds, then changes of the best recipe."""
 
 from __future__ import annotations
 
@@ -59,9 +59,11 @@ def run(
         search = search.with_trial(step.trial.with_score(Score(value, 1.0, bounds), seconds))
 
 
-def test_the_better_half_goes_on_to_the_next_fold() -> None:
-    search, steps = run(new(), VALUES)
-    assert steps == [*((name, 1) for name in "abcde"), ("b", 2), ("c", 2), ("e", 2), ("b", 3), ("e", 3)]
+def test_the_better_half_goes_on_to_the_next_fold_and_the_best_one_to_all() -> None:
+    # A race of 25 trainings would take more than half of the budget.
+    search, steps = run(new(budget=40.0), VALUES)
+    halved = [*((name, 1) for name in "abcde"), ("b", 2), ("c", 2), ("e", 2), ("b", 3), ("e", 3)]
+    assert steps == [*halved, ("b", 4), ("b", 5)]
     assert search.reason == NOTHING_LEFT
     assert {trial.name: trial.verdict for trial in search.trials} == {
         "a": "behind b after fold 1",
@@ -80,12 +82,43 @@ def test_a_change_is_given_up_at_the_first_fold_at_which_it_is_not_better() -> N
     changes = [step for step in steps if "+" in step[0]]
     assert changes == [
         ("b+worse", 1),
-        *(("b+better", fold) for fold in (1, 2, 3)),
-        *(("b+better+again", fold) for fold in (1, 2, 3)),
+        *(("b+better", fold) for fold in (1, 2, 3, 4, 5)),
+        *(("b+better+again", fold) for fold in (1, 2, 3, 4, 5)),
     ]
     assert search.named("b+worse").verdict == "behind b after fold 1"
-    assert search.named("b").verdict == "behind b+better after 3 folds"
+    assert search.named("b").verdict == "behind b+better after 5 folds"
     assert choose_winner(search).winner == "b+better+again"
+
+
+@pytest.mark.parametrize(("budget", "raced"), [(50.0, True), (49.0, False)])
+def test_the_first_recipes_race_where_that_takes_half_of_the_budget_at_most(budget: float, raced: bool) -> None:
+    search, steps = run(new(budget=budget), VALUES, width=3.0)
+    assert (steps == [(name, fold) for fold in range(1, 6) for name in VALUES]) is raced
+    assert search.reason == NOTHING_LEFT
+    assert search.named("e").verdict == f"behind b after {5 if raced else 3} folds"
+    assert choose_winner(search).winner == "b"
+
+
+@pytest.mark.parametrize(
+    ("hits", "winner"),
+    [
+        ("11110" + "1" * 20, "a+more"),  # 4 images more and none less: two standard errors.
+        ("1" * 4 + "0" * 3 + "1" * 18, "a"),  # 4 more and 2 less: less than one.
+    ],
+)
+def test_a_change_must_gain_a_standard_error(hits: str, winner: str) -> None:
+    def scored(name: str, hits: str) -> RecipeTrial:
+        trial = RecipeTrial(name, {})
+        for fold in range(1, 6):
+            some = hits[: 5 * fold]
+            trial = trial.with_score(Score(some.count("1") / len(some), 1.0, None, some), 1.0)
+        return trial
+
+    trials = (scored("a", "0" * 5 + "1" * 20), scored("a+more", hits))
+    search, step = next_step(replace(new(()), trials=trials), ("a",), lambda _: ())
+    assert (step, choose_winner(search).winner) == (None, winner)
+    if winner == "a":
+        assert search.named("a+more").verdict == "ahead of a by less than a standard error"
 
 
 def test_without_folds_each_recipe_is_trained_once() -> None:
@@ -125,7 +158,7 @@ def test_a_failed_recipe_is_passed_over() -> None:
     search = new(("a", "b"), folds=2)
     search = search.with_trial(replace(search.named("b"), verdict="failed: no memory"))
     search, steps = run(search, VALUES)
-    assert steps == [("a", 1)]
+    assert steps == [("a", 1), ("a", 2)]
     assert choose_winner(search).winner == "a"
 
 

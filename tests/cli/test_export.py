@@ -260,7 +260,7 @@ def predicted(run_ftkit: RunFtkit, work: Path) -> list[str]:
     [
         ("lenet", 28),
         ("resnet18", 32),
-        ("mobilenet_v3_small", 32),
+        pytest.param("mobilenet_v3_small", 32, marks=pytest.mark.long),
         pytest.param("vit_b_16", 32, marks=pytest.mark.long),
         pytest.param("efficientnet_b0", 64, marks=pytest.mark.long),
         pytest.param("swin_t", 32, marks=pytest.mark.long),

@@ -269,6 +269,7 @@ def test_several_processes_train_the_config_as_it_is(
     assert not (tmp_path / "runs" / "both" / "search.json").exists()
 
 
+@pytest.mark.long
 def test_a_race_is_not_resumed_in_several_processes(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

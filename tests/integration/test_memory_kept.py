@@ -89,7 +89,7 @@ def test_it_is_given_back_when_the_training_is_over(tmp_path: Path, image_folder
 @glibc
 @pytest.mark.parametrize(("layers", "megabytes", "threshold", "faults"), [
     (3, 40, "", False),
-    (0, 40, "", True),
+    pytest.param(0, 40, "", True, marks=pytest.mark.long),
     pytest.param(0, 20, "", False, marks=pytest.mark.long),
     pytest.param(3, 20, "131072", True, marks=pytest.mark.long),
     pytest.param(3, 40, "131072", True, marks=pytest.mark.long),
@@ -106,7 +106,7 @@ def test_blocks_that_a_step_has_freed_are_used_again(
 
 
 @glibc
-@pytest.mark.parametrize(("threshold", "faults"), [("", False), ("131072", True)])
+@pytest.mark.parametrize(("threshold", "faults"), [("", False), pytest.param("131072", True, marks=pytest.mark.long)])
 def test_threads_of_the_program_use_freed_memory_for_blocks_of_40_mb(threshold: str, faults: bool) -> None:
     """As layers that compute eight images in a thread do. A thread's own memory has no room for two such blocks."""
     environment = os.environ | {"PYTHONUTF8": "1"} | ({"MALLOC_TRIM_THRESHOLD_": threshold} if threshold else {})

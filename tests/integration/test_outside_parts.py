@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import outside_plugin
+from tests.conftest import typed
 from tests.runs import records
 
 CONFIG = """
@@ -118,30 +119,30 @@ def dashed(part: str) -> str:
 
 
 def test_the_metric_is_evaluated_and_compared(project: Path) -> None:
-    done = ftkit(project, "evaluate", "whole", "--json")
+    done = typed("evaluate", "whole", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert 0 < found["outside/kappa"] <= found["accuracy"]
     shutil.copytree(project / "runs" / "whole", project / "runs" / "again")
-    done = ftkit(project, "compare", "whole", "again", "--metric", "outside/kappa", "--json")
+    done = typed("compare", "whole", "again", "--metric", "outside/kappa", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "outside/kappa" in done.stdout
 
 
 def test_the_exporter_writes_a_model_that_computes_the_same(project: Path) -> None:
-    done = ftkit(project, "export", "whole", "--format", "outside/program", "--to", "exported", "--json")
+    done = typed("export", "whole", "--format", "outside/program", "--to", "exported", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     assert (project / "exported" / "model.pt2").is_file()
 
 
 def test_the_doctor_checks_every_part(project: Path) -> None:
-    done = ftkit(project, "plugins", "doctor", "outside")
+    done = typed("plugins", "doctor", "outside", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("kappa", "blend", "stain", "poly", "lion", "saw", "wander", "program"):
         assert f"outside/{name}" in done.stdout, done.stdout
 
 
 def test_the_plan_names_every_part(project: Path) -> None:
-    plan = ftkit(project, "plan").stdout
+    plan = typed("plan", cwd=project).stdout
     for name in ("kappa", "blend", "stain", "poly", "lion", "saw", "wander"):
         assert name in plan.lower(), plan

@@ -143,7 +143,7 @@ def test_a_stopped_trial_is_resumed_by_the_same_command(
     images: Path, capsys: pytest.CaptureFixture[str], signum: signal.Signals
 ) -> None:
     more = ["--search", RATES, "--trials", "1", "--set", "checkpoint.min_seconds=0"]
-    arguments = command(images, *more, epochs=60)
+    arguments = command(images, *more, epochs=20)
     process = started(arguments)
     records = Path("runs/s/trial-0/metrics.jsonl")
     until = time.monotonic() + 120
@@ -162,7 +162,7 @@ def test_a_stopped_trial_is_resumed_by_the_same_command(
     assert "trial 0 of 1, resumed" in err
     assert "resumed after epoch" in err
     assert [trial["state"] for trial in found["trials"]] == ["finished"]
-    whole, _ = swept(capsys, command(images, *more, "--output", "whole", epochs=60, study="w/s.journal"))
+    whole, _ = swept(capsys, command(images, *more, "--output", "whole", epochs=20, study="w/s.journal"))
     run, other = (Path(one["trials"][0]["run"]) for one in (found, whole))
     assert runs.records(run) == runs.records(other)
     assert runs.weights(run) == runs.weights(other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ from ftkit.plugins.kinds import KINDS
 from ftkit.plugins.loading import Offer, Plugin, load, register, run_isolated
 
 T = TypeVar("T")
+OWNER = Owner(BUILT_IN, BUILT_IN, ftkit.__version__)
+"""Of the built-in parts."""
 
 MODULES = (
     "ftkit.tasks.multiclass",
@@ -81,13 +83,13 @@ class Registry:
         self.catalogs: dict[str, Catalog[Any]] = {
             plural: Catalog(kind.name, kind.is_valid, self) for plural, kind in KINDS.items()
         }
-        self.built_in = Owner(BUILT_IN, BUILT_IN, ftkit.__version__)
+        self.built_in = OWNER
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
         self._duplicates: list[Source] = []
         self._reported = 0
-        for name in MODULES:
-            self._offer(register(self.built_in, importlib.import_module(name)))
+        for plugin in _built_in_plugins():
+            self._offer(plugin)
         for path in project_plugins:
             _require_file(path)
         for source in (*of_project(project_plugins), *installed()):
@@ -273,6 +275,12 @@ class Registry:
 
     def _by_hook(self) -> dict[str, Catalog[Any]]:
         return {KINDS[plural].hook: catalog for plural, catalog in self.catalogs.items()}
+
+
+@cache
+def _built_in_plugins() -> tuple[Plugin, ...]:
+    """The built-in plugins. All registries of a process share them: their parts don't change."""
+    return tuple(register(OWNER, importlib.import_module(name)) for name in MODULES)
 
 
 def _invalid_values(what: str, offer: Offer, wanted: Callable[[Any], bool]) -> list[str]:

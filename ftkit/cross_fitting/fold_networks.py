@@ -15,14 +15,14 @@ from ftkit.models.build import build_model
 from ftkit.models.bundle import load_bundle
 from ftkit.models.weights.interpolation import interpolate
 from ftkit.models.weights.pretrained import restore_weights
-from ftkit.planning.averaging import starts_trained
+from ftkit.planning import averaging
 from ftkit.planning.run_plan import Plan
 from ftkit.plugin_errors import plugin_boundary
 from ftkit.runs.model_card import WEIGHTS
 from ftkit.runs.run_folder import RunFolder
 
 State = Mapping[str, Tensor]
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES = (0.0, *averaging.SHARES, 1.0)
 """Shares of the way from the first to the last weights at which networks are evaluated, where the first classify."""
 
 
@@ -61,7 +61,7 @@ def shares_of(plan: Plan) -> tuple[float, ...]:
     """
     if not plan.config.epochs:
         return SHARES[:1]
-    return SHARES if starts_trained(plan) else SHARES[-1:]
+    return SHARES if averaging.starts_trained(plan) else SHARES[-1:]
 
 
 def share_outputs(fold: Fold, check: Callable[[str], None]) -> dict[float, Tensor]:

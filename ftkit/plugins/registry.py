@@ -27,8 +27,6 @@ from ftkit.plugins.kinds import KINDS
 from ftkit.plugins.loading import Offer, Plugin, load, register, run_isolated
 
 T = TypeVar("T")
-OWNER = Owner(BUILT_IN, BUILT_IN, ftkit.__version__)
-"""Of the built-in parts."""
 
 MODULES = (
     "ftkit.tasks.multiclass",
@@ -83,7 +81,6 @@ class Registry:
         self.catalogs: dict[str, Catalog[Any]] = {
             plural: Catalog(kind.name, kind.is_valid, self) for plural, kind in KINDS.items()
         }
-        self.built_in = OWNER
         self._loaded: dict[str, Plugin | Fault] = {}
         self._sources: dict[str, Source] = {}
         self._duplicates: list[Source] = []
@@ -160,7 +157,7 @@ class Registry:
         """Load a plugin, unless it is unknown, disabled or loaded already."""
         if plugin not in self._sources or plugin in self._loaded or is_disabled(plugin):
             return
-        found = self._loaded[plugin] = load(self._sources[plugin], self.built_in.version)
+        found = self._loaded[plugin] = load(self._sources[plugin], ftkit.__version__)
         if isinstance(found, Fault):
             self._report(found)
         else:
@@ -280,7 +277,8 @@ class Registry:
 @cache
 def _built_in_plugins() -> tuple[Plugin, ...]:
     """The built-in plugins. All registries of a process share them: their parts don't change."""
-    return tuple(register(OWNER, importlib.import_module(name)) for name in MODULES)
+    owner = Owner(BUILT_IN, BUILT_IN, ftkit.__version__)
+    return tuple(register(owner, importlib.import_module(name)) for name in MODULES)
 
 
 def _invalid_values(what: str, offer: Offer, wanted: Callable[[Any], bool]) -> list[str]:

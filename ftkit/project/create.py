@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+import ftkit
 from ftkit.config.dataset_choice import DatasetChoice
 from ftkit.config.json_schema import json_schema
 from ftkit.errors import FtkitError, RequestError
@@ -95,7 +96,7 @@ def make_project(target: Path, request: InitRequest) -> Project:
     target = target.expanduser().absolute()
     rendering.check_target(target, request.force)
     registry = Registry()
-    version = registry.built_in.version
+    version = ftkit.__version__
     with open_template(request.template, request.kind, registry) as template:
         text = request.name if request.name is not None else target.resolve().name
         named = plugin_name(text, target) if template.name == "plugin" else project_name(text, target)
@@ -137,10 +138,9 @@ def update_project(folder: Path, check: bool = False) -> Update:
     """
     folder = folder.expanduser().absolute()
     record, base = read_record(folder)
-    registry = Registry()
-    version = registry.built_in.version
+    version = ftkit.__version__
     named = ProjectName(record.values.get("package", record.values["project"]), record.values["module"])
-    with open_template(record.template, record.kind, registry) as template:
+    with open_template(record.template, record.kind, Registry()) as template:
         fresh = _placeholder_values(template.name, record.kind, named, None, folder, version)
         earlier = earlier_values(record.values) if record.template == "project" else {}
         kept = {**record.values, **earlier}
